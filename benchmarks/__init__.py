@@ -1,0 +1,1 @@
+"""The measuring harness: protocol, comparison, environment, report."""

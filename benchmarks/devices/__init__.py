@@ -1,0 +1,1 @@
+"""Places to run: one file each; `_device.py` is the contract."""

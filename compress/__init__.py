@@ -1,0 +1,3 @@
+"""Compress vision models for edge devices: distil, export, prove, measure."""
+
+__version__ = "0.1.0"

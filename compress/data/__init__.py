@@ -1,0 +1,1 @@
+"""Data sources: one file each; `_dataset.py` is the contract."""

@@ -1,0 +1,119 @@
+"""What happens, as it happens: progress with ETA for people on stderr, one JSON line per event for machines.
+
+Long work takes an `Events` and reports to it; `Events()` alone is silent, which is what library calls and tests use. On a
+terminal progress is a live bar; elsewhere it is a plain line now and then. The number of lines does not grow with the model.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import Unreachable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_INTERVAL_SECONDS = 15.0
+"""Without a terminal, progress of one task is printed at most this often."""
+
+
+class Task:
+    """Progress of one piece of work."""
+
+    def __init__(self, console: Console | None, description: str, total: int, done: int) -> None:
+        self._console, self._description, self._total, self._done = console, description, total, done
+        self._begun_at, self._begun_done = time.monotonic(), done
+        self._printed = time.monotonic()
+        self._bar: Any = None
+        self._note = ""
+        if console is not None and console.is_terminal:
+            self._bar = _bar(console)
+            self._id = self._bar.add_task(description, total=total, completed=done, note="")
+            self._bar.start()
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        """Count steps as done; `note` is a short figure beside the bar, such as the loss."""
+        self._done += steps
+        self._note = self._note if note is None else note
+        if self._bar is not None:
+            self._bar.update(self._id, completed=self._done, note=self._note)
+        elif self._console is not None and time.monotonic() - self._printed > PLAIN_INTERVAL_SECONDS:
+            self._printed = time.monotonic()
+            self._console.print(f"{self._description}: {self._done}/{self._total} {self._note}, {self._eta()} left", highlight=False)
+
+    def _eta(self) -> str:
+        here = self._done - self._begun_done
+        seconds = (time.monotonic() - self._begun_at) / max(here, 1) * (self._total - self._done)
+        return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class Events:
+    """Where work reports to.
+
+    Args:
+        path: File to which one JSON line per event is appended.
+        console: Where people look; `None` is silent.
+    """
+
+    def __init__(self, path: Path | None = None, console: Console | None = None) -> None:
+        self._path, self._console = path, console
+
+    def emit(self, event: str, **fields: object) -> None:
+        """Append an event for machines.
+
+        Raises:
+            Unreachable: The file cannot be written.
+        """
+        if self._path is None:
+            return
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, default=str)
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise Unreachable(f"{self._path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+
+    def say(self, text: str) -> None:
+        """Tell people one line."""
+        if self._console is not None:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, renderable: object) -> None:
+        """Show people something that rich can draw, such as a table."""
+        if self._console is not None:
+            self._console.print(renderable)
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+        """Show the progress of one piece of work, of which `done` of `total` steps are behind us."""
+        task = Task(self._console, description, total, done)
+        try:
+            yield task
+        finally:
+            task.close()
+
+
+def _bar(console: Console) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )

@@ -1,0 +1,1 @@
+"""Distillation methods: one file each; `_method.py` is the contract."""

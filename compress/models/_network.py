@@ -1,0 +1,115 @@
+"""The contract of a network: a backbone with named stages and a named classifier.
+
+A `Network` wraps any `nn.Module` and edits nothing on it. `forward` returns logits only, so exporters trace the plain graph;
+`outputs` also returns the feature map of each tap, read by hooks that live for that one call. A model family is a file with
+one function per network, `resnet20(classes, channels, *, option=...) -> Network`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import CompressError
+
+
+class Outputs(NamedTuple):
+    """What one forward pass gives."""
+
+    logits: Tensor
+    """[B, K], or dense [B, K, H, W]."""
+    features: tuple[Tensor, ...]
+    """One map per tap, shallow to deep, [B, c, h, w]."""
+
+
+class Network(nn.Module):
+    """A module with named taps and a named classifier.
+
+    Args:
+        module: Maps images [B, C, H, W] to logits [B, K].
+        taps: Names of submodules whose outputs are the feature maps, shallow to deep.
+        classifier: Name of the last linear layer; methods that share or adapt the classifier need it.
+
+    Raises:
+        CompressError: A tap or the classifier is not a submodule; the message lists near misses.
+    """
+
+    def __init__(self, module: nn.Module, *, taps: Sequence[str], classifier: str | None = None) -> None:
+        super().__init__()
+        self.module, self.taps, self.classifier_name = module, tuple(taps), classifier
+        known = dict(module.named_modules())
+        for name in (*self.taps, *([classifier] if classifier is not None else [])):
+            if name not in known:
+                shown = ", ".join(key for key in known if key.count(".") < 2 and key)
+                raise CompressError(f"{type(module).__name__} has no submodule {name!r}; it has: {shown}")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, K] for images [B, C, H, W]."""
+        logits: Tensor = self.module(images)
+        return logits
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """Return logits and the feature map of every tap.
+
+        Raises:
+            CompressError: A tap did not run exactly once, gave no tensor, or was overwritten in place by a later layer.
+        """
+        seen: dict[str, list[tuple[Tensor, int]]] = {name: [] for name in self.taps}
+        handles = []
+        for name in self.taps:
+
+            def keep(_module: nn.Module, _inputs: object, output: object, name: str = name) -> None:
+                if not isinstance(output, Tensor):
+                    raise CompressError(f"tap {name!r} gives a {type(output).__name__}, not a tensor; tap a layer inside it")
+                seen[name].append((output, output._version))
+
+            handles.append(self.module.get_submodule(name).register_forward_hook(keep))
+        try:
+            logits = self(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        features = []
+        for name, maps in seen.items():
+            if len(maps) != 1:
+                raise CompressError(f"tap {name!r} ran {len(maps)} times in one forward pass; a tap must run once")
+            tensor, version = maps[0]
+            if tensor._version != version:
+                raise CompressError(f"tap {name!r} is overwritten in place by a later layer; tap that layer, or set inplace=False")
+            features.append(tensor)
+        return Outputs(logits, tuple(features))
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The last linear layer.
+
+        Raises:
+            CompressError: The network was built without naming it, or it is not linear.
+        """
+        if self.classifier_name is None:
+            raise CompressError("this network names no classifier; give Network(..., classifier='name')")
+        layer = self.module.get_submodule(self.classifier_name)
+        if not isinstance(layer, nn.Linear):
+            raise CompressError(f"classifier {self.classifier_name!r} is a {type(layer).__name__}, not a linear layer")
+        return layer
+
+
+def shapes(network: Network, image: Tensor) -> Outputs:
+    """Return the shapes of one pass as meta tensors, leaving batch-norm statistics and modes as they were.
+
+    Args:
+        network: Any network.
+        image: One image, [1, C, H, W].
+    """
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            logits, features = network.outputs(image)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return Outputs(logits.to("meta"), tuple(feature.to("meta") for feature in features))

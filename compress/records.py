@@ -1,0 +1,339 @@
+"""Everything that is written to disk: typed, versioned, and written whole or not at all.
+
+Records are frozen pydantic types; `save` and `read` move them to and from JSON, `whole` gives any other writer a temporary
+path that is renamed into place when the block ends well. Imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compress.errors import CompressError, Unreachable
+
+SCHEMA_VERSION = 1
+
+Status = Literal["passed", "failed", "skipped"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+class Record(BaseModel):
+    """A frozen part of a file; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Document(Record):
+    """A whole file."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+
+
+class Preprocess(Record):
+    """The one contract of what happens to an image before the network sees it (`compress.preprocess` carries it out).
+
+    The image is decoded to `channels`, resized to exactly `height` × `width` with Pillow's `interpolation` where its size
+    differs, and normalised as `(value / 255 - mean) / std` in float32.
+    """
+
+    height: int
+    width: int
+    channels: Literal["gray", "rgb"]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Accuracy(Record):
+    """Top-1 accuracy with what is needed to judge it."""
+
+    top1_percent: float
+    samples: int
+    ci95: tuple[float, float]
+    """Wilson interval, in percent."""
+
+    @classmethod
+    def of(cls, correct: int, samples: int) -> Self:
+        """Return the accuracy of `correct` hits among `samples` images, with its 95 % Wilson interval."""
+        if not 0 <= correct <= samples or samples == 0:
+            raise CompressError(f"accuracy of {correct} hits among {samples} images is not defined; give at least one image")
+        z = 1.959963984540054
+        share, scale = correct / samples, 1 + z * z / samples
+        middle = (share + z * z / (2 * samples)) / scale
+        half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples)) / scale
+        low, high = max(0.0, middle - half), min(1.0, middle + half)
+        return cls(top1_percent=100 * share, samples=samples, ci95=(100 * low, 100 * high))
+
+
+class Latency(Record):
+    """Time per call of one file, from interleaved rounds."""
+
+    p50: float
+    """Median of all calls, milliseconds; so are the fields below."""
+    p90: float
+    p99: float
+    mean: float
+    stdev: float
+    ci95: tuple[float, float]
+    """Bootstrap interval of the median over rounds."""
+    samples: int
+    """Timed calls."""
+    rounds: tuple[float, ...]
+    """Median of each interleaved round, in order."""
+    first_call: float
+    """The first inference after loading."""
+    load: float
+    """Loading and compiling the file."""
+    threads: int
+    batch_size: int
+    stable: bool
+    """Whether warm-up settled and the rounds agree."""
+
+
+class Ratio(Record):
+    """How many times faster a file is than the one it is compared with, from the same interleaved rounds."""
+
+    against: str
+    """Name of the slower or faster other."""
+    speedup: float
+    """Median over rounds of other / this; above 1 this one is faster."""
+    ci95: tuple[float, float]
+    """Bootstrap interval."""
+    verdict: Literal["faster", "slower", "not distinguishable", "unstable"]
+
+
+class Gate(Record):
+    """How an exported file did on its own runtime, on held-out images, against the torch network it came from."""
+
+    status: Status
+    reason: str
+    """Why it failed; empty when it passed."""
+    samples: int
+    agreement_percent: float | None = None
+    max_abs_diff: float | None = None
+    top1_drop_points: float | None = None
+    worst_images: tuple[int, ...] = ()
+    """Indices in the validation split of the images whose logits differ most."""
+
+
+class Variant(Record):
+    """One row of the report: a network as a file on a runtime at a precision on a device."""
+
+    name: str
+    """Unique in the report."""
+    network: str
+    """`teacher`, `student`, or a baseline's name."""
+    method: str
+    """How it was trained, for example `dih(dist)`, `kd`, `supervised`."""
+    format: str
+    """`torch` or the export format."""
+    runtime: str
+    precision: Precision
+    device: str
+    size_bytes: int | None = None
+    parameters: int
+    macs: int | None = None
+    """Multiply-accumulates for one image."""
+    accuracy: Accuracy | None = None
+    """On the test split."""
+    validation: Accuracy | None = None
+    """On the validation split."""
+    agreement_percent: float | None = None
+    """Share of test images with the top-1 class of the torch network."""
+    max_abs_diff: float | None = None
+    """Largest difference of any logit to the torch network, on the test split."""
+    latency_ms: Latency | None = None
+    throughput_per_s: float | None = None
+    """Images per second at `measure.throughput_batch_size`."""
+    ratio: Ratio | None = None
+    peak_memory_bytes: int | None = None
+    """Peak resident memory of a process that runs only this file."""
+    effective: dict[str, str] = {}
+    """What the runtime says that it really did: provider, inference precision, threads."""
+    status: Status
+    reason: str = ""
+
+
+class Epoch(Record):
+    """What one epoch of one stage gave."""
+
+    stage: str
+    epoch: int
+    """From 1."""
+    lr: float
+    losses: dict[str, float]
+    """Mean over the epoch of every weighted loss term, and `total`."""
+    validation_top1_percent: float | None = None
+    seconds: float
+
+
+class StageResult(Document):
+    """`metrics.json` of a finished stage; written last, so a stage that has it is whole."""
+
+    stage: str
+    key: str
+    """sha256 over everything that can change the result."""
+    method: str
+    parameters: int
+    macs: int | None = None
+    best_epoch: int | None = None
+    validation: Accuracy | None = None
+    members: dict[str, Accuracy] = {}
+    """Validation accuracy of auxiliary members, for example the heads of a cohort."""
+    epochs: tuple[Epoch, ...] = ()
+    seconds: float
+    files: dict[str, str]
+    """sha256 of each file of the stage."""
+
+
+class Environment(Document):
+    """Where numbers were made."""
+
+    packages: dict[str, str]
+    python: str
+    platform: str
+    cpu: str
+    cores_physical: int | None
+    cores_logical: int
+    memory_bytes: int
+    facts: dict[str, str] = {}
+    """Governor, turbo, temperature, cgroup quota, affinity, load, hypervisor: what could be read, `unavailable` where not."""
+
+
+class Report(Document):
+    """`report.json`: the whole run, for machines; `report.md` and `report.html` show the same."""
+
+    name: str
+    recipe: dict[str, Any]
+    status: Status
+    created: str
+    """ISO 8601, UTC."""
+    seconds: float
+    """Work of this report, cached stages counted as when they were made."""
+    classes: tuple[str, ...]
+    images: dict[str, int]
+    """Images in each split."""
+    variants: tuple[Variant, ...]
+    gates: dict[str, Gate]
+    """By the variant's name."""
+    stages: tuple[StageResult, ...]
+    environment: Environment
+    notes: tuple[str, ...] = ()
+    """What a reader must know to judge the numbers."""
+
+
+class BundleFile(Record):
+    """One model file of a bundle."""
+
+    path: str
+    """Relative to the bundle; the file that the runtime opens."""
+    parts: dict[str, str]
+    """sha256 of every file that belongs to it, `path` included."""
+    format: str
+    runtime: str
+    precision: Precision
+    size_bytes: int
+    gate: Gate
+
+
+class Manifest(Document):
+    """`manifest.json` of a bundle: all that a device needs to know."""
+
+    name: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    input: str = "images"
+    """Name of the input: float32 [batch, channels, height, width]."""
+    output: str = "logits"
+    """Name of the output: float32 [batch, classes]."""
+    files: tuple[BundleFile, ...]
+    samples: str
+    """npz with `images` uint8 [N, H, W, C], `labels` int64 [N], `logits` float32 [N, classes] of the torch network."""
+    samples_sha256: str
+    provenance: dict[str, str]
+    """Recipe, weights and package versions."""
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def save(path: Path, record: BaseModel) -> None:
+    """Write a record as JSON, whole or not at all.
+
+    Raises:
+        Unreachable: The disk is full or the folder cannot be written.
+    """
+    with whole(path) as temporary:
+        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path, kind: type[R]) -> R:
+    """Read a record.
+
+    Raises:
+        Unreachable: There is no such file, or it cannot be read.
+        CompressError: The file is not a record of this kind and version.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise Unreachable(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "document"
+        raise CompressError(f"{path}: is not a {kind.__name__}: {place}: {first['msg']}") from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
+
+    The path may become a file or a folder. A folder that is already there is replaced.
+
+    Raises:
+        Unreachable: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise Unreachable(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder") from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the checksum of a file.
+
+    Raises:
+        Unreachable: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Unreachable(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return a percentile with linear interpolation between the closest ranks."""
+    ordered = sorted(values)
+    position = (len(ordered) - 1) * percent / 100
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
