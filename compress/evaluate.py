@@ -1,0 +1,77 @@
+"""Metrics of any predictor on any split."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from compress.data._loader import Batches
+from compress.methods._method import Method
+from compress.records import Accuracy
+
+Logits = NDArray[np.float32]
+
+
+def accuracy(logits: Logits, labels: NDArray[np.int64]) -> Accuracy:
+    """Return top-1 accuracy of logits [N, K] against labels [N]."""
+    return Accuracy.of(int((logits.argmax(axis=1) == labels).sum()), len(labels))
+
+
+@torch.no_grad()
+def logits(module: nn.Module, batches: Batches) -> Logits:
+    """Return the logits of every image in order, [N, K], computed in evaluation mode and float32; modes are restored."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        answers = [module(batch.images).float().cpu() for batch in batches.epoch(0)]
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    result: Logits = torch.cat(answers).numpy()
+    return result
+
+
+def labels(batches: Batches) -> NDArray[np.int64]:
+    """Return the labels of every image in order, [N]."""
+    result: NDArray[np.int64] = torch.cat([batch.labels.cpu() for batch in batches.epoch(0)]).numpy()
+    return result
+
+
+@torch.no_grad()
+def validate(method: Method, batches: Batches) -> dict[str, Accuracy]:
+    """Return the accuracy of everybody whose predictions the method validates, in evaluation mode; modes are restored."""
+    modes = {part: part.training for part in method.modules()}
+    method.eval()
+    hits: dict[str, int] = {}
+    samples = 0
+    try:
+        for batch in batches.epoch(0):
+            samples += len(batch.labels)
+            for name, answer in method.predictions(method.step(batch)).items():
+                hits[name] = hits.get(name, 0) + int((answer.argmax(dim=1) == batch.labels).sum())
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    return {name: Accuracy.of(count, samples) for name, count in hits.items()}
+
+
+def parameters(module: nn.Module) -> int:
+    """Return the number of parameters, buffers not counted."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@torch.no_grad()
+def macs(module: nn.Module, image: Tensor) -> int:
+    """Return the multiply-accumulates of convolutions and matrix products for one image [1, C, H, W]."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with FlopCounterMode(display=False) as counter:
+            module(image)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM end a run after the step at hand, with its state saved; a second Ctrl-C ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from compress.events import Events
+
+
+@contextmanager
+def graceful(events: Events) -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether the user wants to stop.
+
+    Outside the main thread, where Python allows no signal handlers, it always answers no.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        events.say("stopping after this step, the state is saved; Ctrl-C again stops at once")
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

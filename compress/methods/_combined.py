@@ -1,0 +1,73 @@
+"""Several methods on one student.
+
+Preparatory stages run in order, the last stages run as one with all terms added, and each network runs once per step. What
+cannot combine is refused with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from compress.errors import CompressError
+from compress.methods._method import Method, Setting, Step
+
+
+class Combined(Method):
+    """The sum of several methods.
+
+    Args:
+        setting: Student, teachers, an image, the number of classes.
+        methods: By the name that their terms carry in logs; all were built from this very setting.
+
+    Raises:
+        CompressError: The methods contradict each other; the message says how.
+    """
+
+    def __init__(self, setting: Setting, methods: Mapping[str, Method]) -> None:
+        super().__init__(setting)
+        self.methods = nn.ModuleDict(methods)
+        self._parts = dict(methods)
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        parts = self._parts
+        if "supervised" in parts:
+            raise CompressError("method: 'supervised' adds nothing to other methods, whose terms hold the labels; remove it")
+        for name, method in parts.items():
+            if method.stages()[-1] is not method:
+                raise CompressError(f"method: {name!r} trains several students one after the other; run it alone")
+        replacing = [name for name, method in parts.items() if method.deployable() is not self.student]
+        if replacing and len(parts) > 1:
+            others = ", ".join(repr(name) for name in parts if name not in replacing[:1])
+            raise CompressError(
+                f"method: {replacing[0]!r} ships another head than the student's own, which {others} would train for nothing"
+            )
+        moving = [name for name, method in parts.items() if method.moves_teacher]
+        fitted = [name for name, method in parts.items() if len(method.stages()) > 1]
+        if moving and fitted:
+            raise CompressError(f"method: {moving[0]!r} changes the teacher to which {fitted[0]!r} fitted its modules; drop one")
+
+    def stages(self) -> list[Method]:
+        """Return all preparatory stages in order, then the combined one."""
+        return [*(stage for method in self._parts.values() for stage in method.stages()[:-1]), self]
+
+    def phases(self) -> dict[str, list[Parameter]]:
+        """Return the phases of all methods; a parameter that several train is listed once."""
+        merged: dict[str, dict[int, Parameter]] = {}
+        for method in self._parts.values():
+            for phase, parameters in method.phases().items():
+                merged.setdefault(phase, {}).update({id(parameter): parameter for parameter in parameters})
+        return {phase: list(parameters.values()) for phase, parameters in merged.items()}
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Return the terms of all methods, each under its method's name."""
+        return {
+            f"{name}.{term}": value for name, method in self._parts.items() for term, value in method.losses(step).items()
+        }
+
+    def deployable(self) -> nn.Module:
+        """Return the network that the methods agree on."""
+        return next((m.deployable() for m in self._parts.values() if m.deployable() is not self.student), self.student)

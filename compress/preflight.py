@@ -1,0 +1,155 @@
+"""Checks that take seconds and are made before the work that takes hours.
+
+`structure` runs one batch of every stage through all of its losses: shapes fit, every trained parameter is in exactly one
+phase, what should be frozen is frozen. `teacher` measures each teacher on the validation split. `gradient_shares` says how
+much of the gradient each loss term has, on one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.errors import CompressError
+from compress.evaluate import Logits
+from compress.methods._method import Method
+from compress.models._network import Batch
+from compress.records import Accuracy
+from compress.trainer import freeze_all_but
+
+CHANCE_FACTOR = 1.5
+"""A teacher whose accuracy may be below this many times chance teaches nothing."""
+
+REORDERED_GAIN_POINTS = 20.0
+"""A teacher that gains this much when its classes are renamed was trained on another class order."""
+
+
+def structure(method: Method, batch: Batch) -> None:
+    """Run every stage once on one batch and check that it can be trained; weights and statistics end as they were.
+
+    Raises:
+        CompressError: Shapes do not fit, a parameter is in two phases or in none, a loss carries no gradient to what it
+            should train, or a frozen module would still move.
+    """
+    for stage in method.stages():
+        weights = {name: value.clone() for name, value in stage.state_dict().items()}
+        phases = stage.phases()
+        _refuse_overlap(stage, phases)
+        freeze_all_but(stage, (parameter for group in phases.values() for parameter in group))
+        for phase, group in phases.items():
+            _refuse_no_gradient(stage, batch, phase, group)
+        _refuse_moved(stage, weights, phases)
+        freeze_all_but(stage, ())
+        stage.load_state_dict(weights)
+
+
+def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequence[str]) -> Accuracy:
+    """Return a teacher's accuracy on the validation split, if it can be a teacher.
+
+    Args:
+        name: What the recipe calls it, for messages.
+        answers: Its logits, [N, K].
+        labels: The labels, [N].
+        classes: Names in label order.
+
+    Raises:
+        CompressError: It is no better than chance, gives numbers that are not finite, has another number of classes, or
+            knows the classes in another order.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    if answers.shape[1] != len(classes):
+        raise CompressError(f"{name}: gives {answers.shape[1]} classes and the data has {len(classes)}; use a matching teacher")
+    if not np.isfinite(answers).all():
+        raise CompressError(f"{name}: gives numbers that are not finite on the validation split; check its weights")
+    predicted = answers.argmax(axis=1)
+    found = Accuracy.of(int((predicted == labels).sum()), len(labels))
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion, (predicted, labels), 1)
+    rows, columns = linear_sum_assignment(confusion, maximize=True)
+    renamed = 100 * float(confusion[rows, columns].sum()) / len(labels)
+    if renamed - found.top1_percent > REORDERED_GAIN_POINTS:
+        moved = next(row for row, column in zip(rows, columns, strict=True) if row != column)
+        target = columns[list(rows).index(moved)]
+        raise CompressError(
+            f"{name}: has {found.top1_percent:.1f} % top-1, but {renamed:.1f} % with its classes renamed: it was trained with "
+            f"another class order (its class {moved} is {classes[target]!r} here); reorder the labels or take another teacher"
+        )
+    chance = 100 * float(np.bincount(labels).max()) / len(labels)
+    if found.ci95[1] < CHANCE_FACTOR * chance or found.top1_percent <= chance:
+        raise CompressError(
+            f"{name}: has {found.top1_percent:.1f} % top-1 on {len(labels)} validation images and chance is {chance:.1f} %; "
+            "check its weights and the mean and std of the data, or train it longer"
+        )
+    return found
+
+
+def gradient_shares(method: Method, batch: Batch) -> dict[str, float]:
+    """Return the share of each loss term in the sum of gradient norms over what the stage trains, on one batch."""
+    phases = method.phases()
+    freeze_all_but(method, (parameter for group in phases.values() for parameter in group))
+    buffers = {name: value.clone() for name, value in method.named_buffers()}
+    norms: dict[str, float] = {}
+    for phase, group in phases.items():
+        terms = method(method.step(batch, phase=phase))
+        for name, value in terms.items():
+            norms[name] = _norm(value, group)
+    for name, value in method.named_buffers():
+        value.copy_(buffers[name])
+    freeze_all_but(method, ())
+    total = sum(norms.values()) or 1.0
+    return {name: norm / total for name, norm in norms.items()}
+
+
+def _norm(value: Tensor, group: list[nn.Parameter]) -> float:
+    if not value.requires_grad:
+        return 0.0
+    gradients = torch.autograd.grad(value, group, retain_graph=True, allow_unused=True)
+    return float(torch.stack([gradient.norm() for gradient in gradients if gradient is not None]).norm())
+
+
+def _refuse_overlap(stage: Method, phases: dict[str, list[nn.Parameter]]) -> None:
+    owner: dict[int, str] = {}
+    names = {id(parameter): name for name, parameter in stage.named_parameters()}
+    for phase, group in phases.items():
+        if not group:
+            raise CompressError(f"stage {stage.stage!r}: phase {phase!r} trains nothing")
+        for parameter in group:
+            if id(parameter) not in names:
+                raise CompressError(f"stage {stage.stage!r}: phase {phase!r} trains a parameter that no module of it holds")
+            if id(parameter) in owner:
+                both = f"{owner[id(parameter)]!r} and {phase!r}"
+                raise CompressError(f"stage {stage.stage!r}: {names[id(parameter)]} is trained twice, in {both}")
+            owner[id(parameter)] = phase
+
+
+def _refuse_no_gradient(stage: Method, batch: Batch, phase: str, group: list[nn.Parameter]) -> None:
+    try:
+        terms = stage(stage.step(batch, phase=phase))
+    except (RuntimeError, ValueError) as error:
+        shapes = f"images {list(batch.images.shape)}"
+        raise CompressError(f"stage {stage.stage!r}, phase {phase!r}: the losses do not fit ({shapes}): {error}") from error
+    for name, value in terms.items():
+        if value.dim() != 0:
+            raise CompressError(f"stage {stage.stage!r}: term {name!r} has shape {list(value.shape)}; a term is one number")
+    total = torch.stack([value.float() for value in terms.values()]).sum()
+    if not total.requires_grad:
+        raise CompressError(f"stage {stage.stage!r}, phase {phase!r}: no loss depends on what it trains")
+    gradients = torch.autograd.grad(total, group, allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        raise CompressError(f"stage {stage.stage!r}, phase {phase!r}: no loss depends on what it trains")
+
+
+def _refuse_moved(stage: Method, weights: dict[str, Tensor], phases: dict[str, list[nn.Parameter]]) -> None:
+    """Refuse a stage in which one pass changed the statistics of a module that holds nothing trained."""
+    trained = {id(parameter) for group in phases.values() for parameter in group}
+    for prefix, module in stage.named_modules():
+        if any(id(parameter) in trained for parameter in module.parameters()):
+            continue
+        for name, value in module.named_buffers(recurse=False):
+            if not torch.equal(value, weights[f"{prefix}.{name}"]):
+                raise CompressError(f"stage {stage.stage!r}: {prefix}.{name} is frozen, yet one pass changed it")

@@ -1,0 +1,131 @@
+"""The stage cache: work is found again by what decides its result.
+
+A stage's key is the sha256 over everything that can change its result: its recipe section, the keys of what it reads, and the
+versions of the engine. Its folder lies under `.cache/` of the runs folder and has its final name only when it is whole; while
+it is being made it is `KEY.partial`, where an interrupted stage keeps its state. A lock lets one process make it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from compress import records
+from compress.errors import CompressError
+from compress.records import writable
+
+ENGINE = ("*.py", "methods/*.py", "models/*.py", "data/*.py")
+
+
+def key(**parts: object) -> str:
+    """Return the sha256 over named parts, which must be JSON values."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def engine() -> Mapping[str, str]:
+    """Return the versions that can change what training gives: torch, the processor type, and our own source."""
+    import torch
+
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(path for pattern in ENGINE for path in root.glob(pattern)):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return {"torch": torch.__version__, "machine": platform.machine(), "source": digest.hexdigest()}
+
+
+class Cache:
+    """Finished and half-finished stages.
+
+    Args:
+        root: Folder of all runs.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / ".cache"
+
+    def find(self, stage_key: str) -> Path | None:
+        """Return the folder of a finished stage, if there is one."""
+        path = self.folder / stage_key
+        return path if path.is_dir() else None
+
+    def make(self, stage_key: str, work: Callable[[Path], None]) -> Path:
+        """Return the folder of a stage, made by `work(folder)` unless it is there.
+
+        `work` may find what it left in the folder when it was interrupted; what it leaves when it ends well is the stage.
+
+        Raises:
+            Unreachable: The folder cannot be written.
+        """
+        path, partial = self.folder / stage_key, self.folder / f"{stage_key}.partial"
+        locks = self.folder / "locks"
+        with writable(self.folder):
+            locks.mkdir(parents=True, exist_ok=True)
+            with FileLock(locks / stage_key):
+                if not path.is_dir():
+                    partial.mkdir(exist_ok=True)
+                    work(partial)
+                    os.replace(partial, path)
+        return path
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the lock of a run folder.
+
+    Raises:
+        CompressError: Another process works in it.
+        Unreachable: The folder cannot be written.
+    """
+    with writable(run):
+        run.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run / ".lock")
+    try:
+        with writable(run), lock.acquire(timeout=0):
+            yield
+    except Timeout as error:
+        raise CompressError(f"{run}: another process works in this run; wait for it, or give the recipe another name") from error
+
+
+def publish(stage: Path, folder: Path) -> None:
+    """Show a finished stage in the run's folder: hard links where the file system has them, copies otherwise.
+
+    Raises:
+        Unreachable: The folder cannot be written.
+    """
+    with records.whole(folder) as temporary:
+        temporary.mkdir()
+        for path in sorted(stage.rglob("*")):
+            target = temporary / path.relative_to(stage)
+            if path.is_dir():
+                target.mkdir()
+            else:
+                _link(path, target)
+
+
+def link(path: Path, target: Path) -> None:
+    """Show one file of a finished stage at another place, which is replaced.
+
+    Raises:
+        Unreachable: The folder cannot be written.
+    """
+    with records.whole(target) as temporary:
+        _link(path, temporary)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:  # not every file system has hard links; what counts is the content
+        shutil.copy2(path, target)
+

@@ -1,0 +1,319 @@
+"""The only training loop.
+
+`fit` trains one stage of a method: every phase of every step in order, validation of what will be shipped after every epoch,
+and a state file from which a killed run continues with the same bytes. It knows nothing of any particular method.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from compress import checkpoint, evaluate
+from compress.data._loader import Batches
+from compress.errors import CompressError, Interrupted
+from compress.events import Events, Task
+from compress.methods._method import Method
+from compress.models._network import Batch
+from compress.recipe import TrainSection
+from compress.records import Accuracy, Epoch
+
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Fit(NamedTuple):
+    """What training gave; the selected weights are in the method's product."""
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    validation: dict[str, Accuracy]
+    """Of the selected epoch, by name of who predicts."""
+
+
+def fit(
+    method: Method,
+    train: Batches,
+    validation: Batches,
+    *,
+    settings: TrainSection,
+    seed: int = 0,
+    state: Path | None = None,
+    state_seconds: float = 30.0,
+    stopped: Callable[[], bool] = lambda: False,
+    events: Events | None = None,
+    description: str = "",
+) -> Fit:
+    """Train one stage and leave the selected weights in `method.product()`.
+
+    Args:
+        method: The stage, on its device.
+        train: Shuffled batches.
+        validation: Held-out batches, whole and in order.
+        settings: How to train.
+        seed: Seed of what is random in the networks, such as dropout.
+        state: File from which an interrupted stage continues; `None` keeps none.
+        state_seconds: The state is written at the end of an epoch or within it after this long.
+        stopped: Asked after every step; true saves the state and ends.
+        events: Where progress goes.
+        description: What people read beside the progress.
+
+    Raises:
+        CompressError: A loss is not finite; the message names terms, step and epoch.
+        Interrupted: `stopped` said so; the state is saved.
+    """
+    run = _Run(method, train, validation, settings, events or Events(), state)
+    torch.manual_seed(seed)
+    run.resume()
+    total = settings.epochs * run.steps
+    saved = time.monotonic()
+    with run.events.task(description or method.stage, total, run.done) as task:
+        while run.epoch < settings.epochs:
+            for batch in train.epoch(run.epoch, run.step):
+                run.advance(batch, task)
+                if stopped():
+                    run.save()
+                    raise Interrupted(f"{description or method.stage}: stopped in epoch {run.epoch + 1}; the state is saved")
+                if time.monotonic() - saved > state_seconds:
+                    run.save()
+                    saved = time.monotonic()
+            run.end_epoch()
+            if time.monotonic() - saved > state_seconds:
+                run.save()
+                saved = time.monotonic()
+    return run.finish()
+
+
+class _Run:
+    """The state of one stage's training, and the moves that change it."""
+
+    def __init__(
+        self, method: Method, train: Batches, validation: Batches, settings: TrainSection, events: Events, state: Path | None
+    ) -> None:
+        self.method, self.train, self.validation, self.settings = method, train, validation, settings
+        self.events, self.path = events, state
+        self.steps = len(train)
+        self.phases = method.phases()
+        freeze_all_but(method, (parameter for group in self.phases.values() for parameter in group))
+        self.optimizers = {name: _optimizer(group, settings) for name, group in self.phases.items()}
+        self.autocast = _DTYPES[settings.precision]
+        self.device = next(method.product().parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.average = _average(method.product(), settings.ema_decay)
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.sums: dict[str, Tensor] = {}
+        self.history: list[Epoch] = []
+        self.best: dict[str, Any] = {}
+
+    @property
+    def done(self) -> int:
+        """Steps behind us."""
+        return self.epoch * self.steps + self.step
+
+    def advance(self, batch: Batch, task: Task) -> None:
+        """Do one step: all phases, in order, each with a fresh forward pass."""
+        begun = time.perf_counter()
+        rate = learning_rate(self.settings, self.done, self.steps)
+        for phase, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with _only(self.phases, phase):
+                terms = self.method(self.method.step(batch, phase=phase, autocast=self.autocast))
+                self._descend(terms, optimizer, phase)
+            self._count(terms, phase)
+        if self.average is not None:
+            self.average.update_parameters(self.method.product())
+        self.step += 1
+        self.seconds += time.perf_counter() - begun
+        if self.done % 10 == 0:
+            task.advance(0, note=f"loss {float(self.sums['total']) / self.step:.3f}")
+        task.advance()
+
+    def _descend(self, terms: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, phase: str) -> None:
+        total = torch.stack([value.float() for value in terms.values()]).sum()
+        if not math.isfinite(float(total.detach())):
+            bad = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in terms.items() if not torch.isfinite(value))
+            where = f"epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}, phase {phase!r}"
+            raise CompressError(f"training stopped at {where}: {bad or 'the sum of losses'} is not finite; lower train.lr")
+        optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        if self.settings.max_gradient_norm is not None:
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.phases[phase], self.settings.max_gradient_norm)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def _count(self, terms: Mapping[str, Tensor], phase: str) -> None:
+        prefix = f"{phase}." if len(self.phases) > 1 else ""
+        named = {f"{prefix}{name}": value.detach().double() for name, value in terms.items()}
+        named["total"] = torch.stack(list(named.values())).sum()
+        for name, value in named.items():
+            self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64, device=value.device)) + value
+
+    def end_epoch(self) -> None:
+        """Validate, remember the epoch if it is to be kept, and begin the next."""
+        begun = time.perf_counter()
+        with _averaged(self.method.product(), self.average):
+            scores = evaluate.validate(self.method, self.validation)
+            top1 = sum(score.top1_percent for score in scores.values()) / len(scores)
+            if not self.best or self.settings.select == "last" or top1 > self.best["top1"]:
+                weights = {name: value.detach().clone() for name, value in self.method.product().state_dict().items()}
+                best = {name: score.model_dump_json() for name, score in scores.items()}
+                self.best = {"top1": top1, "epoch": self.epoch + 1, "weights": weights, "scores": best}
+        means = {name: float(value) / self.steps for name, value in self.sums.items()}
+        record = Epoch(
+            stage=self.method.stage,
+            epoch=self.epoch + 1,
+            lr=learning_rate(self.settings, self.done - 1, self.steps),
+            losses=means,
+            validation_top1_percent=top1,
+            seconds=self.seconds + time.perf_counter() - begun,
+        )
+        self.history.append(record)
+        self.events.emit("epoch", **record.model_dump())
+        self.epoch, self.step, self.seconds, self.sums = self.epoch + 1, 0, 0.0, {}
+
+    def finish(self) -> Fit:
+        """Put the selected weights into the product, freeze it, and return what training gave."""
+        self.method.product().load_state_dict(self.best["weights"])
+        freeze_all_but(self.method, ())
+        scores = {name: Accuracy.model_validate_json(text) for name, text in self.best["scores"].items()}
+        return Fit(tuple(self.history), self.best["epoch"], scores)
+
+    def save(self) -> None:
+        """Write the state, whole or not at all."""
+        if self.path is None:
+            return
+        checkpoint.save_state(
+            self.path,
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "seconds": self.seconds,
+                "sums": self.sums,
+                "history": [record.model_dump_json() for record in self.history],
+                "best": self.best,
+                "moving": _moving(self.method),
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                "scaler": self.scaler.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "random": torch.get_rng_state(),
+                "cuda_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            },
+        )
+
+    def resume(self) -> None:
+        """Continue from the state file, if there is one."""
+        saved = checkpoint.load_state(self.path) if self.path is not None else None
+        if saved is None:
+            return
+        self.epoch, self.step, self.seconds = saved["epoch"], saved["step"], saved["seconds"]
+        self.sums, self.best = saved["sums"], saved["best"]
+        self.history = [Epoch.model_validate_json(text) for text in saved["history"]]
+        with torch.no_grad():
+            for name, tensor in _moving(self.method).items():
+                tensor.copy_(saved["moving"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
+        self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        torch.set_rng_state(saved["random"])
+        if saved["cuda_random"]:
+            torch.cuda.set_rng_state_all(saved["cuda_random"])
+        self.events.emit("resumed", stage=self.method.stage, epoch=self.epoch + 1, step=self.step)
+        self.events.say(f"{self.method.stage}: continues in epoch {self.epoch + 1}, step {self.step + 1}")
+
+
+def learning_rate(settings: TrainSection, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step, counted from 0 over all epochs."""
+    warmup = settings.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return settings.lr * (step + 1) / (warmup + 1)
+    if settings.schedule == "cosine":
+        progress = (step - warmup) / max(settings.epochs * steps_per_epoch - warmup, 1)
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    if settings.schedule == "step":
+        epoch = step // steps_per_epoch
+        return settings.lr * settings.decay ** sum(epoch >= share * settings.epochs for share in settings.milestones)
+    return settings.lr
+
+
+def freeze_all_but(method: nn.Module, trained: Iterable[Parameter]) -> None:
+    """Freeze everything that is not listed: no gradient, and evaluation mode for modules that hold nothing trained.
+
+    A module without parameters, such as dropout, follows the module that it is in.
+    """
+    wanted = {id(parameter) for parameter in trained}
+    for parameter in method.parameters():
+        parameter.requires_grad_(id(parameter) in wanted)
+
+    def set_mode(module: nn.Module, inherited: bool) -> None:
+        own = [id(parameter) in wanted for parameter in module.parameters()]
+        module.training = any(own) if own else inherited
+        for child in module.children():
+            set_mode(child, module.training)
+
+    set_mode(method, False)
+
+
+def _moving(method: Method) -> dict[str, Tensor]:
+    """Return every tensor that training changes, once, by name: all that a module in training mode holds itself."""
+    tensors: dict[int, tuple[str, Tensor]] = {}
+    for prefix, module in method.named_modules():
+        if module.training:
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            for name, tensor in own:
+                tensors.setdefault(id(tensor), (f"{prefix}.{name}", tensor))
+    return dict(tensors.values())
+
+
+@contextmanager
+def _only(phases: Mapping[str, list[Parameter]], phase: str) -> Iterator[None]:
+    """Let gradients flow to the parameters of one phase alone."""
+    others = [parameter for name, group in phases.items() if name != phase for parameter in group]
+    for parameter in others:
+        parameter.requires_grad_(False)  # noqa: FBT003 (torch names it by position)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)  # noqa: FBT003
+
+
+def _optimizer(parameters: list[Parameter], settings: TrainSection) -> torch.optim.Optimizer:
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _average(product: nn.Module, decay: float | None) -> AveragedModel | None:
+    return None if decay is None else AveragedModel(product, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+@contextmanager
+def _averaged(product: nn.Module, average: AveragedModel | None) -> Iterator[None]:
+    """Let the product hold the averaged weights for a while."""
+    if average is None:
+        yield
+        return
+    trained = {name: value.detach().clone() for name, value in product.state_dict().items()}
+    product.load_state_dict(average.module.state_dict())
+    try:
+        yield
+    finally:
+        product.load_state_dict(trained)

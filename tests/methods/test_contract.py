@@ -1,0 +1,213 @@
+"""What every method promises; a new file in `compress/methods` is tested here the moment it exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress import plugins, preflight, trainer
+from compress.errors import CompressError
+from compress.methods._combined import Combined
+from compress.methods._method import Method, Setting
+from compress.models._network import Batch, Network
+from compress.recipe import TrainSection
+
+NAMES = plugins.names("methods")
+
+
+class Tiny(nn.Module):
+    """Two convolutional stages with batch-norm and a linear classifier."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.second = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU()
+        )
+        self.dropout = nn.Dropout(0.1)
+        self.linear = nn.Linear(2 * width, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled = self.second(self.first(images)).mean(dim=(2, 3))
+        logits: Tensor = self.linear(self.dropout(pooled))
+        return logits
+
+
+def tiny(width: int) -> Network:
+    return Network(Tiny(width), taps=("first", "second"), classifier="linear")
+
+
+def setting(teachers: int = 1) -> Setting:
+    return Setting(tiny(2), tuple(tiny(8) for _ in range(teachers)), torch.zeros(1, 1, 8, 8), 4)
+
+
+def batch(size: int = 16) -> Batch:
+    return Batch(torch.randn(size, 1, 8, 8), torch.arange(size) % 4)
+
+
+def build(name: str, where: Setting) -> Method:
+    method: Method = plugins.load("methods", name)(where)
+    return method
+
+
+class Repeated:
+    """The same batch again and again."""
+
+    def __init__(self, batch: Batch, count: int) -> None:
+        self.batch, self.count = batch, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        yield from [self.batch] * (self.count - start)
+
+
+@pytest.fixture(params=NAMES)
+def method(request: pytest.FixtureRequest) -> Method:
+    return build(request.param, setting())
+
+
+def test_every_stage_passes_the_preflight_and_ends_as_it_was(method: Method) -> None:
+    """The structural check accepts the method and leaves weights and statistics untouched."""
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    preflight.structure(method, batch())
+    for name, value in method.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_training_one_batch_lowers_the_loss(method: Method) -> None:
+    """A few steps on one batch lower the sum of the losses of every stage."""
+    data = Repeated(batch(), 15)
+    for stage in method.stages():
+        fit = trainer.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=2, lr=0.02, schedule="constant"))
+        first, last = fit.epochs[0].losses["total"], fit.epochs[-1].losses["total"]
+        assert last < first, stage.stage
+
+
+def test_what_no_phase_lists_does_not_move(method: Method) -> None:
+    """Weights and batch-norm statistics of everything frozen stay bit-equal through training."""
+    data = Repeated(batch(), 3)
+    for stage in method.stages():
+        moving = {id(parameter) for group in stage.phases().values() for parameter in group}
+        frozen = {
+            f"{prefix}.{name}": (tensor, tensor.clone())
+            for prefix, module in stage.named_modules()
+            if not any(id(parameter) in moving for parameter in module.parameters())
+            for name, tensor in module.state_dict().items()
+        }
+        trainer.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
+        assert frozen or not stage.teachers
+        for name, (tensor, before) in frozen.items():
+            assert torch.equal(tensor, before), (stage.stage, name)
+
+
+def test_the_optimizer_holds_exactly_what_the_phase_lists(method: Method) -> None:
+    """Nothing is trained that is not listed, and everything that is listed is trained."""
+    for stage in method.stages():
+        phases = stage.phases()
+        run = trainer._Run(stage, Repeated(batch(), 1), Repeated(batch(), 1), TrainSection(), trainer.Events(), None)
+        assert list(run.optimizers) == list(phases)
+        for name, optimizer in run.optimizers.items():
+            held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+            assert held == [id(parameter) for parameter in phases[name]]
+        required = {id(parameter) for parameter in stage.parameters() if parameter.requires_grad}
+        assert required == {id(parameter) for group in phases.values() for parameter in group}
+
+
+def test_each_network_runs_once_per_step(method: Method) -> None:
+    """One step runs student and teacher at most once each, whatever the losses read."""
+    counts: dict[str, int] = {}
+    networks = {"student": method.student, **{f"teacher{i}": network for i, network in enumerate(method.teachers)}}
+    for name, network in networks.items():
+        network.register_forward_hook(lambda *_, name=name: counts.__setitem__(name, counts.get(name, 0) + 1))
+    for stage in method.stages():
+        counts.clear()
+        for phase in stage.phases():
+            stage(stage.step(batch(), phase=phase))
+            assert all(count == 1 for count in counts.values()), (stage.stage, phase, counts)
+            counts.clear()
+
+
+def test_the_module_docstring_says_what_check_prints(method: Method) -> None:
+    """Every method file states what is trained, frozen and shipped, its stages and its source."""
+    name = next(name for name in NAMES if plugins.load("methods", name) is type(method))
+    about = plugins.describe("methods", name)
+    for label in ("Trained:", "Frozen:", "Shipped:", "Stages:", "Source:"):
+        assert f"\n{label} " in about.docstring, label
+    stages = next(line for line in about.docstring.splitlines() if line.startswith("Stages:")).removeprefix("Stages: ")
+    assert stages.split(", ") == [stage.stage for stage in method.stages()]
+    for option, description in about.options.items():
+        assert description.description, f"option {option} is not described"
+
+
+def test_the_student_is_shipped_without_anything_of_the_method(method: Method) -> None:
+    """What is shipped holds the parameters of the plain student and no others, unless the method says that it ships more."""
+    shipped = {id(parameter) for parameter in method.deployable().parameters()}
+    own = {id(parameter) for parameter in method.student.parameters()}
+    about = next(plugins.describe("methods", name) for name in NAMES if plugins.load("methods", name) is type(method))
+    if "\nShipped: the student.\n" in about.docstring:
+        assert method.deployable() is method.student
+        assert shipped == own
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "supervised"])
+def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
+    """Without a teacher the method is refused with the reason."""
+    with pytest.raises(CompressError, match="needs a teacher"):
+        build(name, setting(teachers=0))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "supervised"])
+def test_several_teachers_teach(name: str) -> None:
+    """With two teachers both run, and the loss is finite."""
+    method = build(name, setting(teachers=2))
+    preflight.structure(method, batch())
+
+
+def test_combined_adds_the_terms_and_runs_each_network_once() -> None:
+    """The sum of the combined terms is the sum of the parts, from one forward pass of each network."""
+    where = setting()
+    parts = {"kd": build("kd", where), "dist": build("dist", where)}
+    whole = Combined(where, parts)
+    data = batch()
+    trainer.freeze_all_but(whole, whole.phases()["student"])
+    whole.eval()
+    terms = whole(whole.step(data))
+    alone = {f"{name}.{term}": value for name, part in parts.items() for term, value in part(part.step(data)).items()}
+    assert terms.keys() == alone.keys()
+    for name, value in terms.items():
+        torch.testing.assert_close(value, alone[name])
+    test_each_network_runs_once_per_step(whole)
+
+
+def test_combined_runs_preparatory_stages_first_and_trains_the_student_once() -> None:
+    """A cohort with a further method trains its heads first; the student's parameters are listed once."""
+    where = setting()
+    whole = Combined(where, {"dih": build("dih", where), "dist": build("dist", where)})
+    assert [stage.stage for stage in whole.stages()] == ["heads", "student"]
+    listed = whole.phases()["student"]
+    assert len({id(parameter) for parameter in listed}) == len(listed) == len(list(where.student.parameters()))
+    preflight.structure(whole, batch())
+
+
+def test_combined_refuses_what_cannot_be_combined() -> None:
+    """Contradictions are refused with the reason: a second label loss, another head, a teacher that moves under its heads."""
+    where = setting()
+
+    class Moving(type(build("kd", where))):  # type: ignore[misc]
+        moves_teacher = True
+
+    class Replacing(type(build("kd", where))):  # type: ignore[misc]
+        def deployable(self) -> nn.Module:
+            return nn.Sequential(self.student)
+
+    with pytest.raises(CompressError, match="supervised"):
+        Combined(where, {"supervised": build("supervised", where), "kd": build("kd", where)})
+    with pytest.raises(CompressError, match="changes the teacher"):
+        Combined(where, {"moving": Moving(where), "dih": build("dih", where)})
+    with pytest.raises(CompressError, match="another head"):
+        Combined(where, {"replacing": Replacing(where), "kd": build("kd", where)})
