@@ -1,1 +1,23 @@
-"""The measuring harness: protocol, comparison, environment, report."""
+"""The measuring harness: protocol, comparison, environment, report.
+
+    from benchmarks import Subject, evaluate, measure, runtime_for
+
+Importing this package loads nothing; the first use of one of these names loads `benchmarks.protocol`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.protocol import Evaluation, Measurement, Subject, evaluate, measure, ratio, runtime_for
+
+__all__ = ["Evaluation", "Measurement", "Subject", "evaluate", "measure", "ratio", "runtime_for"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from benchmarks import protocol
+
+    return getattr(protocol, name)

@@ -27,7 +27,10 @@ class RecipeError(CompressError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
+        super().__init__(self.problems)  # as given, so that the error can be pickled
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class GateFailed(CompressError):

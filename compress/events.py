@@ -6,17 +6,17 @@ terminal progress is a live bar; elsewhere it is a plain line now and then. The 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compress.errors import Unreachable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 PLAIN_INTERVAL_SECONDS = 15.0
 """Without a terminal, progress of one task is printed at most this often."""
@@ -25,16 +25,15 @@ PLAIN_INTERVAL_SECONDS = 15.0
 class Task:
     """Progress of one piece of work."""
 
-    def __init__(self, console: Console | None, description: str, total: int, done: int) -> None:
+    def __init__(self, console: Console | None, bar: Progress | None, description: str, total: int, done: int) -> None:
         self._console, self._description, self._total, self._done = console, description, total, done
         self._begun_at, self._begun_done = time.monotonic(), done
         self._printed = time.monotonic()
-        self._bar: Any = None
+        self._bar = bar
         self._note = ""
-        if console is not None and console.is_terminal:
-            self._bar = _bar(console)
-            self._id = self._bar.add_task(description, total=total, completed=done, note="")
-            self._bar.start()
+        if bar is not None:
+            self._id = bar.add_task(description, total=total, completed=done, note="")
+            bar.start()
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Count steps as done; `note` is a short figure beside the bar, such as the loss."""
@@ -44,7 +43,7 @@ class Task:
             self._bar.update(self._id, completed=self._done, note=self._note)
         elif self._console is not None and time.monotonic() - self._printed > PLAIN_INTERVAL_SECONDS:
             self._printed = time.monotonic()
-            self._console.print(f"{self._description}: {self._done}/{self._total} {self._note}, {self._eta()} left", highlight=False)
+            _say(self._console, f"{self._description}: {self._done}/{self._total} {self._note}, {self._eta()} left")
 
     def _eta(self) -> str:
         here = self._done - self._begun_done
@@ -54,7 +53,9 @@ class Task:
     def close(self) -> None:
         """Take the bar off the screen."""
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.remove_task(self._id)
+            if not self._bar.tasks:
+                self._bar.stop()
 
 
 class Events:
@@ -67,6 +68,11 @@ class Events:
 
     def __init__(self, path: Path | None = None, console: Console | None = None) -> None:
         self._path, self._console = path, console
+        self._bar: Progress | None = None
+
+    def attach(self, path: Path) -> None:
+        """Append events to this file from now on."""
+        self._path = path
 
     def emit(self, event: str, **fields: object) -> None:
         """Append an event for machines.
@@ -76,17 +82,22 @@ class Events:
         """
         if self._path is None:
             return
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, default=str)
+        from pydantic_core import to_json
+
+        known = {"time": round(time.time(), 3), "event": event, **fields}
+        line = to_json(known, inf_nan_mode="strings", fallback=str)  # JSON has no NaN, which is when events matter most
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with self._path.open("ab") as file:
+                file.write(line + b"\n")
         except OSError as error:
-            raise Unreachable(f"{self._path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+            raise Unreachable(
+                f"{self._path}: cannot be written ({error.strerror}); free space or choose another folder"
+            ) from error
 
     def say(self, text: str) -> None:
         """Tell people one line."""
         if self._console is not None:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            _say(self._console, text)
 
     def show(self, renderable: object) -> None:
         """Show people something that rich can draw, such as a table."""
@@ -96,24 +107,30 @@ class Events:
     @contextmanager
     def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
         """Show the progress of one piece of work, of which `done` of `total` steps are behind us."""
-        task = Task(self._console, description, total, done)
+        if self._bar is None and self._console is not None and self._console.is_terminal:
+            self._bar = _bar(self._console)
+        task = Task(self._console, self._bar, description, total, done)
         try:
             yield task
         finally:
             task.close()
 
 
-def _bar(console: Console) -> Any:
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _bar(console: Console) -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
         transient=True,
     )

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from inspect import cleandoc
 from pathlib import Path
@@ -103,7 +104,7 @@ def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
 
 
-EXTRAS: Mapping[str, str] = {"datasets": "hf", "huggingface_hub": "hf", "timm": "timm"}
+EXTRAS: Mapping[str, str] = {"huggingface_hub": "hf", "pyarrow": "hf", "timm": "timm"}
 """Package that is missing, and the extra of this distribution that brings it."""
 
 
@@ -124,17 +125,36 @@ def _table(kind: Kind) -> dict[str, Plugin]:
         for plugin in _read(kind, path.stem, f"{_PACKAGES[kind]}.{path.stem}", path):
             table[plugin.name] = plugin
     for point in entry_points(group=f"compress.{kind}"):
-        spec = importlib.util.find_spec(point.module)
-        if spec is None or spec.origin is None:
-            raise Unreachable(f"entry point {point.name!r} of compress.{kind} names {point.module}, which is not there")
-        for plugin in _read(kind, point.name, point.module, Path(spec.origin)):
+        where = f"entry point {point.name!r} of compress.{kind}"
+        origin = _origin(point.value)
+        if origin is None:
+            raise Unreachable(f"{where} names {point.value!r}, which is no installed module; reinstall or remove its package")
+        for plugin in _read(kind, point.name, point.value, origin):
             if plugin.name in table:
-                raise CompressError(f"{kind}: {plugin.name!r} is claimed by {table[plugin.name].module} and {point.module}")
+                raise CompressError(f"{where}: {table[plugin.name].module} already has {plugin.name!r}; rename one of them")
             table[plugin.name] = plugin
     return table
 
 
+def _origin(module: str) -> Path | None:
+    """Return the file of a module without importing the packages around it, which `find_spec` alone would do."""
+    top, *inner = module.split(".")
+    spec = importlib.util.find_spec(top)
+    for part in inner:
+        if spec is None:
+            return None
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
 def _read(kind: Kind, name: str, module: str, path: Path) -> Iterator[Plugin]:
+    try:
+        yield from _parse(kind, name, module, path)
+    except (SyntaxError, ValueError) as error:
+        raise CompressError(f"{path}: cannot be read as a plug-in: {error}; mend it or remove its package") from error
+
+
+def _parse(kind: Kind, name: str, module: str, path: Path) -> Iterator[Plugin]:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     about = ast.get_docstring(tree) or ""
     if kind == "models":

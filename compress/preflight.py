@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.evaluate import Logits
+from compress.freezing import freeze_all_but
 from compress.methods._method import Method
 from compress.models._network import Batch
 from compress.records import Accuracy
-from compress.trainer import freeze_all_but
 
 CHANCE_FACTOR = 1.5
 """A teacher whose accuracy may be below this many times chance teaches nothing."""

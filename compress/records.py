@@ -1,26 +1,21 @@
-"""Everything that is written to disk: typed, versioned, and written whole or not at all.
+"""Everything that is written to disk: typed and versioned.
 
-Records are frozen pydantic types; `save` and `read` move them to and from JSON, `whole` gives any other writer a temporary
-path that is renamed into place when the block ends well. Imports neither torch nor numpy.
+Records are frozen pydantic types; `save` and `read` move them to and from JSON. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import secrets
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress.errors import CompressError, Unreachable
+from compress.files import whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Status = Literal["passed", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -70,7 +65,7 @@ class Accuracy(Record):
         share, scale = correct / samples, 1 + z * z / samples
         middle = (share + z * z / (2 * samples)) / scale
         half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples)) / scale
-        low, high = max(0.0, middle - half), min(1.0, middle + half)
+        low, high = max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))  # rounding may cross at 0 and 1
         return cls(top1_percent=100 * share, samples=samples, ci95=(100 * low, 100 * high))
 
 
@@ -256,6 +251,8 @@ class Manifest(Document):
     output: str = "logits"
     """Name of the output: float32 [batch, classes]."""
     files: tuple[BundleFile, ...]
+    gate: dict[str, float | None]
+    """What the files were held to; fields of the recipe's section `gate`."""
     samples: str
     """npz with `images` uint8 [N, H, W, C], `labels` int64 [N], `logits` float32 [N, classes] of the torch network."""
     samples_sha256: str
@@ -290,44 +287,8 @@ def read(path: Path, kind: type[R]) -> R:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "document"
-        raise CompressError(f"{path}: is not a {kind.__name__}: {place}: {first['msg']}") from error
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
-
-    The path may become a file or a folder. A folder that is already there is replaced.
-
-    Raises:
-        Unreachable: The disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise Unreachable(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder") from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the checksum of a file.
-
-    Raises:
-        Unreachable: The file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise Unreachable(f"{path}: cannot be read ({error.strerror})") from error
+        message = f"{path}: is not a {kind.__name__} of schema version {SCHEMA_VERSION}: {place}: {first['msg']}; make it again"
+        raise CompressError(message) from error
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

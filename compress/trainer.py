@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from compress import checkpoint, evaluate
 from compress.data._loader import Batches
 from compress.errors import CompressError, Interrupted
 from compress.events import Events, Task
+from compress.freezing import freeze_all_but, moving, only
 from compress.methods._method import Method
 from compress.models._network import Batch
 from compress.recipe import TrainSection
@@ -70,7 +71,7 @@ def fit(
         CompressError: A loss is not finite; the message names terms, step and epoch.
         Interrupted: `stopped` said so; the state is saved.
     """
-    run = _Run(method, train, validation, settings, events or Events(), state)
+    run = _Run(method, train, validation, settings=settings, events=events or Events(), state=state)
     torch.manual_seed(seed)
     run.resume()
     total = settings.epochs * run.steps
@@ -96,7 +97,7 @@ class _Run:
     """The state of one stage's training, and the moves that change it."""
 
     def __init__(
-        self, method: Method, train: Batches, validation: Batches, settings: TrainSection, events: Events, state: Path | None
+        self, method: Method, train: Batches, validation: Batches, *, settings: TrainSection, events: Events, state: Path | None
     ) -> None:
         self.method, self.train, self.validation, self.settings = method, train, validation, settings
         self.events, self.path = events, state
@@ -125,7 +126,7 @@ class _Run:
         for phase, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with _only(self.phases, phase):
+            with only(self.phases, phase):
                 terms = self.method(self.method.step(batch, phase=phase, autocast=self.autocast))
                 self._descend(terms, optimizer, phase)
             self._count(terms, phase)
@@ -201,7 +202,7 @@ class _Run:
                 "sums": self.sums,
                 "history": [record.model_dump_json() for record in self.history],
                 "best": self.best,
-                "moving": _moving(self.method),
+                "moving": moving(self.method),
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
                 "scaler": self.scaler.state_dict(),
                 "average": None if self.average is None else self.average.state_dict(),
@@ -219,7 +220,7 @@ class _Run:
         self.sums, self.best = saved["sums"], saved["best"]
         self.history = [Epoch.model_validate_json(text) for text in saved["history"]]
         with torch.no_grad():
-            for name, tensor in _moving(self.method).items():
+            for name, tensor in moving(self.method).items():
                 tensor.copy_(saved["moving"][name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])
@@ -245,48 +246,6 @@ def learning_rate(settings: TrainSection, step: int, steps_per_epoch: int) -> fl
         epoch = step // steps_per_epoch
         return settings.lr * settings.decay ** sum(epoch >= share * settings.epochs for share in settings.milestones)
     return settings.lr
-
-
-def freeze_all_but(method: nn.Module, trained: Iterable[Parameter]) -> None:
-    """Freeze everything that is not listed: no gradient, and evaluation mode for modules that hold nothing trained.
-
-    A module without parameters, such as dropout, follows the module that it is in.
-    """
-    wanted = {id(parameter) for parameter in trained}
-    for parameter in method.parameters():
-        parameter.requires_grad_(id(parameter) in wanted)
-
-    def set_mode(module: nn.Module, inherited: bool) -> None:
-        own = [id(parameter) in wanted for parameter in module.parameters()]
-        module.training = any(own) if own else inherited
-        for child in module.children():
-            set_mode(child, module.training)
-
-    set_mode(method, False)
-
-
-def _moving(method: Method) -> dict[str, Tensor]:
-    """Return every tensor that training changes, once, by name: all that a module in training mode holds itself."""
-    tensors: dict[int, tuple[str, Tensor]] = {}
-    for prefix, module in method.named_modules():
-        if module.training:
-            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            for name, tensor in own:
-                tensors.setdefault(id(tensor), (f"{prefix}.{name}", tensor))
-    return dict(tensors.values())
-
-
-@contextmanager
-def _only(phases: Mapping[str, list[Parameter]], phase: str) -> Iterator[None]:
-    """Let gradients flow to the parameters of one phase alone."""
-    others = [parameter for name, group in phases.items() if name != phase for parameter in group]
-    for parameter in others:
-        parameter.requires_grad_(False)  # noqa: FBT003 (torch names it by position)
-    try:
-        yield
-    finally:
-        for parameter in others:
-            parameter.requires_grad_(True)  # noqa: FBT003
 
 
 def _optimizer(parameters: list[Parameter], settings: TrainSection) -> torch.optim.Optimizer:

@@ -1,1 +1,80 @@
-"""Deployment formats: one file each; `_exporter.py` is the contract, `_verify.py` the gate, `_bundle.py` what is handed over."""
+"""Deployment formats: one file each; `_exporter.py` is the contract, `_verify.py` the gate, `_bundle.py` what is handed over.
+
+    from exporters import export, gate
+    export(module, image, Path("student.onnx"), format="onnx", options={"opset": 20})
+
+Importing this package loads neither torch nor any format's package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from compress import plugins
+from compress.errors import CompressError
+from compress.recipe import ExportSection
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from exporters._exporter import Exporter
+    from exporters._verify import gate
+
+__all__ = ["export", "gate", "load"]
+
+
+def export(
+    module: nn.Module,
+    image: Tensor,
+    path: Path,
+    *,
+    format: str,  # noqa: A002 (the recipe's word)
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write any module as a deployment file, whole or not at all.
+
+    Args:
+        module: Maps images [batch, channels, height, width] to logits [batch, classes]; left as it was.
+        image: One image, [1, channels, height, width]; only its shape is used.
+        path: The file to write, with the suffix of the format.
+        format: The format (`compress list exporters`).
+        options: Its options, as in a recipe.
+
+    Returns:
+        `path`, where further parts of the format lie beside it.
+
+    Raises:
+        CompressError: There is no such format or option, or the format cannot hold this network.
+        Unreachable: The disk is full, the folder cannot be written, or a package is missing.
+    """
+    options = options or {}
+    known = plugins.describe("exporters", format).options
+    for option in options:
+        if option not in known:
+            raise CompressError(f"exporters/{format}: there is no option {option!r}; {plugins.suggestion(option, list(known))}")
+    exporter: Exporter = plugins.load("exporters", format)(**options)
+    suffix = exporter.path(path.parent, path.stem).suffix
+    if path.suffix != suffix:
+        raise CompressError(f"{path}: a file of format {format!r} ends in {suffix!r}; name it {path.with_suffix(suffix).name}")
+    exporter.export(module, image, path)
+    return path
+
+
+def load(section: ExportSection) -> Exporter:
+    """Return the exporter that a section of a recipe describes.
+
+    Raises:
+        CompressError: The format does not offer this combination of options.
+        Unreachable: A package that the format needs is not installed.
+    """
+    return cast("Exporter", plugins.load("exporters", section.format)(**section.options()))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "gate":
+        from exporters._verify import gate
+
+        return gate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,10 @@
 """The contract of a deployment format.
 
-An exporter is a class named after its file whose keyword-only arguments are its options in the recipe. It turns a torch
+An exporter is a class named after its file whose keyword-only arguments, each with a default, are its options in the recipe.
+It turns a torch
 module into one self-contained file and nothing else: proving the file is the gate's work (`_verify.py`), running it the
 runner's. Input and output are named `images` (float32 [batch, channels, height, width]) and `logits` (float32 [batch,
-classes]) in every format.
+classes]) in every format. Heavy packages are imported inside functions, so that asking an exporter for a path costs nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class Exporter(Protocol):
 
     runtime: ClassVar[str]
     """The runtime (`benchmarks/runtimes`) on which its files are gated."""
+    inert: ClassVar[bool]
+    """Whether a file is data only. One whose loading can run code never enters a bundle, for bundles come from strangers."""
     precision: Precision
     """Precision of the weights in the file."""
 
@@ -38,7 +41,7 @@ class Exporter(Protocol):
 
         Args:
             module: Maps images [batch, channels, height, width] to logits [batch, classes]; left as it was.
-            example: One image, [1, channels, height, width].
+            example: One image, [1, channels, height, width]; only its shape is used.
             path: As `path` returns it.
 
         Raises:

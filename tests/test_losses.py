@@ -62,9 +62,9 @@ CASES: list[tuple[str, Callable[[Tensor, Tensor], Tensor], Callable[[Array, Arra
     ("kd T1", lambda s, t: losses.kd(s, t, temperature=1.0), lambda s, t: reference_kd(s, t, 1.0), (5, 4)),
     ("kd T4", lambda s, t: losses.kd(s, t, temperature=4.0), lambda s, t: reference_kd(s, t, 4.0), (5, 4)),
     ("kd 2 classes", lambda s, t: losses.kd(s, t, temperature=2.0), lambda s, t: reference_kd(s, t, 2.0), (6, 2)),
-    ("dist T1", lambda s, t: losses.dist(s, t), lambda s, t: reference_dist(s, t, 1.0), (5, 4)),
+    ("dist T1", losses.dist, lambda s, t: reference_dist(s, t, 1.0), (5, 4)),
     ("dist T4", lambda s, t: losses.dist(s, t, temperature=4.0), lambda s, t: reference_dist(s, t, 4.0), (5, 4)),
-    ("dist 2 classes", lambda s, t: losses.dist(s, t), lambda s, t: reference_dist(s, t, 1.0), (6, 2)),
+    ("dist 2 classes", losses.dist, lambda s, t: reference_dist(s, t, 1.0), (6, 2)),
     ("feature_mse", losses.feature_mse, lambda s, t: float(((s - t) ** 2).mean()), (2, 3, 2, 2)),
     ("factor_l1", losses.factor_l1, reference_factor, (2, 3, 2, 2)),
 ]

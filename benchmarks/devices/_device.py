@@ -1,13 +1,18 @@
 """The contract of a place to run.
 
-A device is a class named after its file whose keyword-only arguments are its options in the recipe. It runs
-`benchmarks/runner.py` on one job and brings the answer back; the protocol is the runner's and therefore the same everywhere.
+A device is a class named after its file whose keyword-only arguments are its options in the recipe. It runs the job folder's
+own `runner.py` on that folder (see `benchmarks/runner.py`) and brings the answer back; the protocol is the runner's and
+therefore the same everywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+
+Progress = Callable[[int, int, str], None]
+"""Told as the job goes on: steps done, steps in all, and the name of the subject that is running."""
 
 
 class Device(Protocol):
@@ -16,8 +21,8 @@ class Device(Protocol):
     name: str
     """How reports call it."""
 
-    def run(self, job: Path, *, timeout_seconds: float) -> None:
-        """Run the runner on a job folder (see `benchmarks/runner.py`) and leave its results in the same folder.
+    def run(self, job: Path, *, timeout_seconds: float, progress: Progress) -> None:
+        """Run `job/runner.py` with `job` as its argument and leave its results in `job`.
 
         Raises:
             CompressError: The runner said what is wrong with the job.

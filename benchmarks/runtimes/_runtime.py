@@ -1,7 +1,8 @@
 """The contract of an inference runtime.
 
-A runtime file is self-contained: it may import the standard library, numpy and its runtime, and nothing of ours, because the
-runner loads it by path, here and on a device that has nothing else. It holds a class named after the file.
+A runtime file is self-contained: the runner loads it by path, here and on a device that has nothing else, so it imports the
+standard library and numpy at the top, its runtime inside functions, and nothing of ours. It holds a class named after the
+file. Everything that it raises is shown to the user as it is, with the name of the file that was being run.
 """
 
 from __future__ import annotations
@@ -15,18 +16,28 @@ from numpy.typing import NDArray
 class Runtime(Protocol):
     """One loaded file, ready to be run.
 
-    Constructing it loads and compiles the file: `Runtime(path, threads=1, batch_size=1)`. `batch_size` is what will be fed;
-    a runtime that gains from a fixed shape may use it. A constructor that cannot honour `threads` or the file's precision
-    raises instead of running something else.
+    Constructing it loads and compiles the file. A constructor that cannot honour `threads`, `batch_size` or the file's
+    precision raises instead of running something else.
     """
 
+    inert: ClassVar[bool]
+    """Whether opening a file that a stranger made runs nothing that it brings."""
     suffixes: ClassVar[tuple[str, ...]]
-    """File names that this runtime opens, for example `(".onnx",)`."""
+    """Endings of the files that this runtime opens, for example `(".onnx",)`; no two runtimes share one."""
 
-    def __init__(self, path: str, *, threads: int, batch_size: int) -> None: ...
+    @staticmethod
+    def prepare() -> None:
+        """Import the runtime's package, so that its import is not counted as loading a file."""
+
+    def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
+        """Load `path`; every call will bring exactly `batch_size` images."""
+
+    @staticmethod
+    def parts(path: str) -> tuple[str, ...]:
+        """Return every file that belongs to `path`, itself first; all lie in its folder and travel together."""
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits [batch, classes] for images [batch, channels, height, width]; the result is the caller's own memory."""
 
     def effective(self) -> dict[str, Any]:
-        """Return what really runs, as the runtime reports it after loading: provider, inference precision, threads, version."""
+        """Return what really runs, as the runtime reports it after loading: provider, precision, threads, version."""

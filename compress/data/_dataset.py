@@ -2,16 +2,18 @@
 
 A source is a class named after its file whose keyword-only arguments are its options in the recipe. It imports no torch, so
 that `compress check` can describe the data without loading an engine. Images are uint8, decoded and resized by
-`compress.preprocess`, and held in memory.
+`compress.preprocess`, and held in memory. `checked`, `fingerprint` and `hold_out` serve every source.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.errors import CompressError
 from compress.records import Preprocess
 
 Images = NDArray[np.uint8]
@@ -64,3 +66,72 @@ class Source(Protocol):
             CompressError: An image cannot be decoded or a label is out of range; the message names the item.
             Unreachable: The data is not there.
         """
+
+
+def checked(dataset: Dataset, classes: int) -> Dataset:
+    """Return the data set as it is, if its arrays are what the contract says.
+
+    Raises:
+        CompressError: A split is empty, images are not uint8 [N, H, W, C] of one size, or a label is out of range; the message
+            names the split and the row.
+    """
+    for name, (images, labels) in zip(Dataset._fields, dataset, strict=True):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in {1, 3}:
+            raise CompressError(
+                f"split {name!r}: images are {images.dtype} {list(images.shape)}; uint8 [N, H, W, 1 or 3] is needed"
+            )
+        if len(images) == 0:
+            raise CompressError(f"split {name!r}: has no images")
+        if labels.dtype != np.int64 or labels.shape != (len(images),):
+            raise CompressError(
+                f"split {name!r}: labels are {labels.dtype} {list(labels.shape)}; int64 [{len(images)}] is needed"
+            )
+        wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+        if len(wrong):
+            where, label = f"split {name!r}, row {wrong[0]}", labels[wrong[0]]
+            problem = f"label {label} is not in 0 .. {classes - 1}, as in {len(wrong)} rows"
+            raise CompressError(f"{where}: {problem}; mend the labels, or choose another split")
+    if dataset.train.images.shape[1:] != dataset.test.images.shape[1:]:
+        sizes = [list(split.images.shape[1:]) for split in dataset]
+        raise CompressError(f"the images of the splits differ in size: {sizes[0]} and {sizes[1]}")
+    return dataset
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Return the sha256 of shapes, labels and image bytes: equal exactly when the data is equal."""
+    digest = hashlib.sha256()
+    for images, labels in dataset:
+        digest.update(repr(images.shape).encode())
+        digest.update(labels.astype("<i8").tobytes())
+        digest.update(np.ascontiguousarray(images).reshape(-1).data)
+    return digest.hexdigest()
+
+
+def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Return a split in two, for training and for validation, stratified by class; each keeps the order of its rows.
+
+    Args:
+        split: What is divided.
+        fraction: Share of the images that is held out, rounded up.
+        seed: Which images those are.
+
+    Raises:
+        CompressError: A class has too few images for both sides.
+    """
+    from sklearn.model_selection import train_test_split
+
+    state = int(np.random.SeedSequence(seed).generate_state(1)[0])  # scikit-learn takes 32 bits
+    try:
+        sides = train_test_split(np.arange(len(split.labels)), test_size=fraction, random_state=state, stratify=split.labels)
+    except ValueError as error:
+        raise CompressError(f"{fraction:g} of {len(split.labels)} images cannot be held out: {error}") from error
+    for rows in sides:
+        lost = np.setdiff1d(split.labels, split.labels[rows])
+        if len(lost):
+            count = int((split.labels == lost[0]).sum())
+            raise CompressError(
+                f"class {lost[0]} has {count} image{'s' * (count > 1)}, too few to hold out {fraction:g} of each class; "
+                "add images, remove the class, or change the fraction"
+            )
+    train, validation = (np.sort(rows) for rows in sides)
+    return Split(split.images[train], split.labels[train]), Split(split.images[validation], split.labels[validation])

@@ -48,7 +48,9 @@ class Combined(Method):
         moving = [name for name, method in parts.items() if method.moves_teacher]
         fitted = [name for name, method in parts.items() if len(method.stages()) > 1]
         if moving and fitted:
-            raise CompressError(f"method: {moving[0]!r} changes the teacher to which {fitted[0]!r} fitted its modules; drop one")
+            raise CompressError(
+                f"method: {moving[0]!r} changes the teacher to which {fitted[0]!r} fitted its modules; drop one"
+            )
 
     def stages(self) -> list[Method]:
         """Return all preparatory stages in order, then the combined one."""
@@ -64,9 +66,7 @@ class Combined(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the terms of all methods, each under its method's name."""
-        return {
-            f"{name}.{term}": value for name, method in self._parts.items() for term, value in method.losses(step).items()
-        }
+        return {f"{name}.{term}": value for name, method in self._parts.items() for term, value in method.losses(step).items()}
 
     def deployable(self) -> nn.Module:
         """Return the network that the methods agree on."""

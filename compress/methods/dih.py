@@ -15,6 +15,7 @@ code's 200 and pooling above 32 pixels are ours; `logit_loss: dist` is our combi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from compress import losses
 from compress.errors import CompressError
 from compress.methods._method import Method, Setting, Step, needs_teacher
 from compress.models._network import shapes
-from compress.recipe import Count, Listing, Literal, LogitLoss, Positive, Share, Text, TrainSection
+from compress.recipe import Count, Listing, LogitLoss, Positive, Share, Text, TrainSection
 
 FLATTEN_UP_TO_PIXELS = 32
 """Above this input size a flattened map makes heads larger than the teacher (376 M parameters for ResNet-34 at 224)."""

@@ -16,6 +16,15 @@ from torch import Tensor, nn
 from compress.errors import CompressError
 
 
+class Batch(NamedTuple):
+    """Images with their labels, normalised and on the device."""
+
+    images: Tensor
+    """[B, C, H, W]."""
+    labels: Tensor
+    """[B]."""
+
+
 class Outputs(NamedTuple):
     """What one forward pass gives."""
 
@@ -78,7 +87,9 @@ class Network(nn.Module):
                 raise CompressError(f"tap {name!r} ran {len(maps)} times in one forward pass; a tap must run once")
             tensor, version = maps[0]
             if tensor._version != version:
-                raise CompressError(f"tap {name!r} is overwritten in place by a later layer; tap that layer, or set inplace=False")
+                raise CompressError(
+                    f"tap {name!r} is overwritten in place by a later layer; tap that layer, or set inplace=False"
+                )
             features.append(tensor)
         return Outputs(logits, tuple(features))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import plugins, preflight, trainer
+from compress import freezing, plugins, preflight, trainer
 from compress.errors import CompressError
 from compress.methods._combined import Combined
 from compress.methods._method import Method, Setting
@@ -62,7 +62,7 @@ class Repeated:
     def __len__(self) -> int:
         return self.count
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, _epoch: int, start: int = 0) -> Iterator[Batch]:
         yield from [self.batch] * (self.count - start)
 
 
@@ -109,7 +109,9 @@ def test_the_optimizer_holds_exactly_what_the_phase_lists(method: Method) -> Non
     """Nothing is trained that is not listed, and everything that is listed is trained."""
     for stage in method.stages():
         phases = stage.phases()
-        run = trainer._Run(stage, Repeated(batch(), 1), Repeated(batch(), 1), TrainSection(), trainer.Events(), None)
+        run = trainer._Run(
+            stage, Repeated(batch(), 1), Repeated(batch(), 1), settings=TrainSection(), events=trainer.Events(), state=None
+        )
         assert list(run.optimizers) == list(phases)
         for name, optimizer in run.optimizers.items():
             held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
@@ -174,7 +176,7 @@ def test_combined_adds_the_terms_and_runs_each_network_once() -> None:
     parts = {"kd": build("kd", where), "dist": build("dist", where)}
     whole = Combined(where, parts)
     data = batch()
-    trainer.freeze_all_but(whole, whole.phases()["student"])
+    freezing.freeze_all_but(whole, whole.phases()["student"])
     whole.eval()
     terms = whole(whole.step(data))
     alone = {f"{name}.{term}": value for name, part in parts.items() for term, value in part(part.step(data)).items()}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compress import losses, trainer
+from compress import freezing, losses
 from compress.errors import CompressError
 from compress.methods.dih import Dih, _head
 from tests.methods.test_contract import batch, setting
@@ -44,7 +44,7 @@ def test_mean_is_the_sum_divided_by_the_members_and_single_ce_counts_it_once() -
 
 
 def test_a_member_with_weight_zero_is_left_out_with_its_cross_entropy() -> None:
-    """alpha 0 removes a member and its share of the labels."""
+    """Alpha 0 removes a member and its share of the labels."""
     method = Dih(setting(), alpha=(0.2, 0.0, 0.4)).eval()
     data = batch()
     step = method.step(data)
@@ -74,7 +74,7 @@ def test_the_first_stage_trains_heads_and_runs_no_student() -> None:
     """Training heads leaves teacher and student alone, and the student is never run."""
     method = Dih(setting())
     heads = method.stages()[0]
-    trainer.freeze_all_but(heads, heads.phases()["heads"])
+    freezing.freeze_all_but(heads, heads.phases()["heads"])
     assert not any(module.training for module in heads.teachers.modules())
     assert not any(module.training for module in heads.student.modules())
     method.student.register_forward_hook(lambda *_: pytest.fail("the student ran"))

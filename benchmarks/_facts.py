@@ -1,0 +1,235 @@
+"""What a report says, in words: one wording of each number, verdict and difference for terminal, Markdown and HTML.
+
+A missing value is a dash and never 0. A difference that its interval cannot tell from 0 is called not distinguishable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from compress.records import Accuracy, Latency, Ratio, Report, Variant
+
+MISSING = "–"
+
+State = Literal["passed", "failed", "skipped", "none"]
+
+
+class Row(NamedTuple):
+    """A variant and how it is to be judged."""
+
+    variant: Variant
+    gate: State
+    """`none` where nothing was gated, as for the torch network itself."""
+    problem: str
+    """What failed, is unstable or was skipped; empty where all is well."""
+    unstable: bool
+
+    @property
+    def fit(self) -> bool:
+        """Whether the row may be called good: nothing failed, nothing skipped, a settled latency."""
+        return self.gate in ("passed", "none") and not self.unstable
+
+
+class Difference(NamedTuple):
+    """Top-1 of one network minus that of another, in points."""
+
+    points: float
+    low: float
+    high: float
+    verdict: Literal["better", "worse", "not distinguishable"]
+
+
+class Worth(NamedTuple):
+    """What one way of training gave."""
+
+    variant: Variant
+    accuracy: Accuracy
+    to_supervised: Difference | None
+    to_teacher: Difference | None
+
+
+class Verdict(NamedTuple):
+    """The first lines of a report."""
+
+    state: State
+    headline: str
+    shipped: str
+    """The best file that may be shipped; empty when there is none."""
+    problems: tuple[str, ...]
+
+
+def rows(report: Report) -> list[Row]:
+    """Return every variant with its judgement, in the report's order."""
+    return [_row(report, variant) for variant in report.variants]
+
+
+def _row(report: Report, variant: Variant) -> Row:
+    gate = report.gates.get(variant.name)
+    state: State = gate.status if gate else "none"
+    reasons = [gate.reason if gate else ""]
+    if variant.status != "passed":
+        state = variant.status if state in ("none", "passed") else state
+        reasons.append(variant.reason)
+    latency, ratio = variant.latency_ms, variant.ratio
+    unstable = (latency is not None and not latency.stable) or (ratio is not None and ratio.verdict == "unstable")
+    if unstable:
+        reasons.append("latency unstable: it never settled, so no number of it is reliable")
+    problem = "; ".join(dict.fromkeys(filter(None, reasons)))
+    return Row(variant, state, problem or (f"{state} without a reason" if state in ("failed", "skipped") else ""), unstable)
+
+
+def verdict(report: Report) -> Verdict:
+    """Return whether the gate passed, and what may be shipped."""
+    files = [row for row in rows(report) if row.variant.network == "student" and row.variant.name in report.gates]
+    passed = [row for row in files if row.gate == "passed"]
+    failed = [row for row in rows(report) if row.gate == "failed"]
+    if failed or report.status == "failed":
+        state: State = "failed"
+        refused = len(files) - len(passed)
+        headline = (
+            f"Failed: {refused} of {len(files)} files must not be shipped" if refused else "Failed: see what went wrong below"
+        )
+    elif passed:
+        state, headline = "passed", f"Gate passed: {len(passed)} of {len(files)} files may be shipped"
+    else:
+        state, headline = "none", "Not gated: no file was proved, so nothing may be shipped"
+    problems = tuple(f"{row.variant.name}: {row.problem}" for row in rows(report) if row.problem)
+    return Verdict(state, headline, _shipped(report, passed), problems)
+
+
+def _shipped(report: Report, passed: list[Row]) -> str:
+    if not passed:
+        return ""
+    best = min(
+        passed, key=lambda row: (row.unstable, row.variant.latency_ms.p50 if row.variant.latency_ms else math.inf)
+    ).variant
+    facts = [f"{percent(best.accuracy.top1_percent)} top-1 (n={best.accuracy.samples})"] if best.accuracy else []
+    teacher = next((other for other in report.variants if other.network.startswith("teacher")), None)
+    if teacher and teacher.parameters > best.parameters:
+        facts.append(f"{significant(teacher.parameters / best.parameters, 2)}× fewer parameters than the teacher")
+    if best.ratio and best.latency_ms:
+        facts.append(f"{_pace(report, best.ratio)} on {best.runtime}, {threads(best.latency_ms.threads)}")
+    if len({variant.device for variant in report.variants}) > 1:
+        facts.append(f"device {best.device}")
+    return f"{best.network} as {best.format} {best.precision}: {', '.join(facts)}"
+
+
+def _pace(report: Report, ratio: Ratio) -> str:
+    other = next((variant.network for variant in report.variants if variant.name == ratio.against), ratio.against)
+    if ratio.verdict in ("faster", "slower"):
+        times = ratio.speedup if ratio.verdict == "faster" else 1 / ratio.speedup
+        return f"{significant(times, 2)}× {ratio.verdict} than the {other}"
+    return f"latency {ratio.verdict} from the {other}'s" if ratio.verdict == "not distinguishable" else "latency unstable"
+
+
+def worth(report: Report) -> list[Worth]:
+    """Return what each way of training gave on the test split, the teacher first."""
+    trained: dict[tuple[str, str], Variant] = {}
+    for variant in sorted(report.variants, key=lambda variant: variant.format != "torch"):
+        if variant.accuracy:
+            trained.setdefault((variant.network, variant.method), variant)
+    teacher = next((each.accuracy for each in trained.values() if _is_teacher(each)), None)
+    plain = next((each.accuracy for each in trained.values() if each.method == "supervised" and not _is_teacher(each)), None)
+    return [
+        Worth(
+            each,
+            each.accuracy,
+            difference(each.accuracy, plain) if plain and each.accuracy is not plain and not _is_teacher(each) else None,
+            difference(each.accuracy, teacher) if teacher and each.accuracy is not teacher else None,
+        )
+        for each in sorted(
+            trained.values(), key=lambda each: (not _is_teacher(each), each.network == "student", each.method != "supervised")
+        )
+        if each.accuracy
+    ]
+
+
+def difference(this: Accuracy, other: Accuracy) -> Difference:
+    """Return this minus other with a 95 % interval from both Wilson intervals (Newcombe 1998, method 10).
+
+    The two count as independent samples. On the same images they agree on most, so the true interval is narrower and a
+    difference that is called distinguishable here is so there.
+    """
+    points = this.top1_percent - other.top1_percent
+    low = points - math.hypot(this.top1_percent - this.ci95[0], other.ci95[1] - other.top1_percent)
+    high = points + math.hypot(this.ci95[1] - this.top1_percent, other.top1_percent - other.ci95[0])
+    return Difference(points, low, high, "better" if low > 0 else "worse" if high < 0 else "not distinguishable")
+
+
+def against(report: Report) -> str:
+    """Return the network that latencies are compared with, for a column title."""
+    named = {variant.ratio.against for variant in report.variants if variant.ratio}
+    networks = {variant.network for variant in report.variants if variant.name in named}
+    return networks.pop() if len(networks) == 1 else "other"
+
+
+def protocol(report: Report) -> Iterator[str]:
+    """Yield how accuracy and latency were measured."""
+    samples = sorted({variant.accuracy.samples for variant in report.variants if variant.accuracy})
+    if samples:
+        yield f"top-1 on {' and '.join(map(str, samples))} test images, Wilson 95 % interval"
+    timed = [variant.latency_ms for variant in report.variants if variant.latency_ms]
+    for count, batch in sorted({(latency.threads, latency.batch_size) for latency in timed}):
+        yield f"latency: median per call, {threads(count)}, batch {batch}, bootstrap 95 % interval"
+
+
+def _is_teacher(variant: Variant) -> bool:
+    return variant.network.startswith("teacher")
+
+
+def threads(count: int) -> str:
+    """Return `1 thread` or `4 threads`."""
+    return f"{count} thread{'s' * (count != 1)}"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """Return a number with that many significant digits, without an exponent from 0.001 to a million."""
+    if value is None:
+        return MISSING
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def count(value: float | None) -> str:
+    """Return a large number as 78.0 k, 1.93 M or 25.6 G."""
+    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value is not None and value >= factor:
+            return significant(value / factor) + unit
+    return MISSING if value is None else f"{value:g}"
+
+
+def size(value: int | None) -> str:
+    """Return bytes as KiB, MiB or GiB."""
+    for factor, unit in ((1 << 30, " GiB"), (1 << 20, " MiB"), (1 << 10, " KiB")):
+        if value is not None and value >= factor:
+            return significant(value / factor) + unit
+    return MISSING if value is None else f"{value} B"
+
+
+def percent(value: float | None) -> str:
+    """Return a share with one decimal; 100.0 % is said only of all."""
+    if value is None:
+        return MISSING
+    return f"{value:.1f} %" if value == 100 or value < 99.95 else f"{math.floor(value * 100) / 100:.2f} %"
+
+
+def span(bounds: tuple[float, float] | None, digits: int | None = None) -> str:
+    """Return an interval; with `digits` decimals, or else three significant digits."""
+    if bounds is None:
+        return MISSING
+    return "–".join(f"{bound:.{digits}f}" if digits is not None else significant(bound) for bound in bounds)
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign."""
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def median(latency: Latency | None) -> str:
+    """Return the median latency, marked where it did not settle."""
+    return MISSING if latency is None else significant(latency.p50)

@@ -1,0 +1,148 @@
+"""Where numbers were made: what may move a latency, as far as this machine lets us read it.
+
+Containers and virtual machines hide most of it. What cannot be read is `unavailable`, never a guess.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from benchmarks.runner import UNAVAILABLE, read, read_all
+from compress.records import Environment
+
+PACKAGES = (
+    "edge-compress", "torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf",
+)  # fmt: skip
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
+"""CPU flags that decide which kernels a runtime picks, as /proc/cpuinfo spells them."""
+UNLIMITED_BYTES = 1 << 60
+"""cgroup v1 writes a huge number where there is no memory limit."""
+
+
+def environment() -> Environment:
+    """Return packages, CPU, memory and the facts that a reader of latencies must know."""
+    return Environment(
+        packages=dict(_packages()),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpu=_cpuinfo("model name") or _cpuinfo("Model") or platform.processor() or platform.machine(),
+        cores_physical=psutil.cpu_count(logical=False),
+        cores_logical=psutil.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        facts={name: read_fact() or UNAVAILABLE for name, read_fact in FACTS.items()},
+    )
+
+
+def _packages() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
+
+
+def _cpuinfo(key: str) -> str:
+    """Return the first value of a key of /proc/cpuinfo, empty where there is none."""
+    for line in read("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def _distinct(pattern: str) -> str:
+    return ", ".join(sorted(set(read_all(pattern).values())))
+
+
+def _governor() -> str:
+    return _distinct("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
+
+
+def _turbo() -> str:
+    off = {"0": "on", "1": "off"}.get(read("/sys/devices/system/cpu/intel_pstate/no_turbo"), "")
+    return off or {"0": "off", "1": "on"}.get(read("/sys/devices/system/cpu/cpufreq/boost"), "")
+
+
+def _frequency() -> str:
+    values = read_all("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq").values()
+    return ", ".join(f"{int(value) / 1000:.0f} MHz" for value in values)
+
+
+def _temperature() -> str:
+    values = read_all("/sys/class/thermal/thermal_zone*/temp").values()
+    return ", ".join(f"{int(value) / 1000:.0f} °C" for value in values)
+
+
+def _cgroup_files(controller: str, name: str, name_v1: str) -> Iterator[tuple[str, Path]]:
+    """Yield the content and the place of a limit in every cgroup above this process, innermost first."""
+    for line in read("/proc/self/cgroup").splitlines():
+        _, controllers, place = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = Path("/sys/fs/cgroup", *([controllers] if controllers else []))
+        here = root / place.lstrip("/")
+        for folder in (here, *here.parents):
+            if folder.is_relative_to(root) and (text := read(str(folder / (name_v1 if controllers else name)))):
+                yield text, folder
+
+
+def _cpu_quota() -> str:
+    """Return the tightest CPU quota in cores."""
+    quotas, seen = [], False
+    for text, folder in _cgroup_files("cpu", "cpu.max", "cpu.cfs_quota_us"):
+        quota, _, period = text.partition(" ")
+        period = period or read(str(folder / "cpu.cfs_period_us"))
+        seen = True
+        if quota not in ("max", "-1"):
+            quotas.append(int(quota) / int(period))
+    return f"{min(quotas):g} cores" if quotas else "none" if seen else ""
+
+
+def _memory_limit() -> str:
+    texts = [text for text, _ in _cgroup_files("memory", "memory.max", "memory.limit_in_bytes")]
+    limits = [int(text) for text in texts if text != "max" and int(text) < UNLIMITED_BYTES]
+    return f"{min(limits) / 2**20:.0f} MiB" if limits else "none" if texts else ""
+
+
+def _affinity() -> str:
+    return ", ".join(map(str, sorted(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else ""
+
+
+def _load() -> str:
+    return ", ".join(f"{value:.2f}" for value in os.getloadavg())
+
+
+def _hypervisor() -> str:
+    flags = _cpuinfo("flags").split()
+    return ("yes" if "hypervisor" in flags else "no") if flags else ""
+
+
+def _instructions() -> str:
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return ", ".join(flag for flag in INSTRUCTIONS if flag in flags)
+
+
+def _energy() -> str:
+    return ", ".join(Path(path).parent.name for path in read_all("/sys/class/powercap/*/energy_uj"))
+
+
+FACTS: dict[str, Callable[[], str]] = {
+    "governor": _governor,
+    "turbo": _turbo,
+    "frequency": _frequency,
+    "temperature": _temperature,
+    "cgroup_cpu_quota": _cpu_quota,
+    "cgroup_memory_limit": _memory_limit,
+    "affinity": _affinity,
+    "load_average_1_5_15_min": _load,
+    "hypervisor": _hypervisor,
+    "instructions": _instructions,
+    "energy_counter": _energy,
+}
+"""What is read, and how; an empty answer is unavailable."""

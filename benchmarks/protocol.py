@@ -1,0 +1,293 @@
+"""Evaluating and measuring model files: what the pipeline calls and what a notebook may call.
+
+    from benchmarks.protocol import Subject, evaluate, measure, runtime_for
+    student = Subject("student", Path("student.onnx"), "onnxruntime")
+    logits = evaluate(student, images).logits
+    figures = measure([student, teacher], images, against="teacher")
+
+Both write a job folder that holds everything the runner needs, hand it to a device, and turn its raw answer into figures.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import comparison, runner
+from benchmarks.devices._device import Device
+from benchmarks.devices.local import Local
+from compress import plugins
+from compress.errors import CompressError, Unreachable, Unstable
+from compress.events import Events, Task
+from compress.files import whole, writable
+from compress.records import Latency, Ratio, percentile
+
+Images = NDArray[np.float32]
+
+USELESS_FACTOR = 10
+"""Where the interval of every file's median spans this factor, not even the order of magnitude is known."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A file on a runtime."""
+
+    name: str
+    """Unique among what is measured together."""
+    path: Path
+    runtime: str
+    """A plug-in of `benchmarks/runtimes`."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one file answers."""
+
+    logits: NDArray[np.float32]
+    """[N, classes]."""
+    peak_memory_bytes: int | None
+    """Peak resident memory of the process that ran only this file, Python and runtime included; None where unreadable."""
+    baseline_memory_bytes: int | None
+    """Resident memory of that process before it imported the runtime."""
+    effective: dict[str, str]
+    """What really ran, as the runtime reports it."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How fast one file is."""
+
+    latency: Latency
+    ratio: Ratio | None
+    """Against the chosen other; None for that one itself."""
+    throughput_per_s: float
+    """Images per second over all timed calls."""
+    effective: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """`job.json`."""
+
+    task: Literal["evaluate", "measure"]
+    threads: int
+    batch_size: int
+    seed: int = 0
+    rounds: int = 1
+    seconds: float = 1.0
+
+
+def runtime_for(path: Path) -> str:
+    """Return the runtime that opens a file, by its ending.
+
+    Raises:
+        CompressError: No runtime opens such files.
+    """
+    endings = {ending: name for name in plugins.names("runtimes") for ending in plugins.load("runtimes", name).suffixes}
+    if path.suffix not in endings:
+        known = ", ".join(f"{ending} ({name})" for ending, name in sorted(endings.items()))
+        raise CompressError(f"{path}: no runtime opens files that end in {path.suffix!r}; there are: {known}")
+    return endings[path.suffix]
+
+
+def evaluate(
+    subject: Subject,
+    images: Images,
+    *,
+    batch_size: int = 32,
+    threads: int = 1,
+    device: Device | None = None,
+    timeout_seconds: float = 1800.0,
+    events: Events | None = None,
+) -> Evaluation:
+    """Run every image through one file, in a process of its own.
+
+    Args:
+        subject: The file.
+        images: Preprocessed, [N, C, H, W].
+        batch_size: Images in a call; at most N. The last call is filled up with images whose logits are dropped.
+        threads: Threads of the runtime.
+        device: Where; default: here.
+        timeout_seconds: When to give up.
+        events: Where progress is shown.
+
+    Raises:
+        CompressError: The file does not fit its runtime, the images or the options.
+        Unreachable: The file, the runtime or the device is not there, or the runtime crashed or took too long.
+    """
+    job = Job("evaluate", threads=threads, batch_size=min(batch_size, max(len(images), 1)))
+    with _folder(job, [subject], images) as folder:
+        with (events or Events()).task(f"evaluate {subject.name}", total=len(images)) as task:
+            result = _run(folder, device, timeout_seconds, task)
+        logits = np.load(folder / "logits.npy", allow_pickle=False)
+    if logits.ndim < 2 or len(logits) != len(images):
+        raise CompressError(
+            f"{subject.name}: gives {list(logits.shape)} for {len(images)} images; it must give [batch, classes]"
+        )
+    memory = {key: result[key] for key in ("peak_memory_bytes", "baseline_memory_bytes")}
+    return Evaluation(logits=logits, effective=_as_text(result["effective"]), **memory)
+
+
+def measure(
+    subjects: Sequence[Subject],
+    images: Images,
+    *,
+    against: str | None,
+    threads: int = 1,
+    batch_size: int = 1,
+    rounds: int = 15,
+    seconds: float = 12.0,
+    device: Device | None = None,
+    seed: int = 0,
+    timeout_seconds: float | None = None,
+    events: Events | None = None,
+    raw: Path | None = None,
+) -> dict[str, Measurement]:
+    """Time files in interleaved rounds, all in one process, and compare them with one of them.
+
+    Args:
+        subjects: The files; their names must differ.
+        images: Preprocessed, [N, C, H, W]; up to 16 batches of them are fed in turn.
+        against: Name of the subject that the ratios are taken against.
+        threads: Threads of each runtime.
+        batch_size: Images in a call; where there are fewer, they repeat.
+        rounds: Interleaved rounds, at least 5; in each, every file is timed once.
+        seconds: Time spent timing all files together, after warm-up.
+        device: Where; default: here.
+        seed: Of the order within the rounds and of the bootstrap.
+        timeout_seconds: When to give up; default: ten times `seconds`, and a minute for each file.
+        events: Where progress is shown.
+        raw: File for the raw series of every call and the state of the machine before and after.
+
+    Raises:
+        CompressError: A file does not fit its runtime, the images or the options.
+        Unreachable: A file, a runtime or the device is not there, or a runtime crashed or took too long.
+        Unstable: The rounds of every file scatter so much that not even the order of magnitude is known.
+    """
+    names = [subject.name for subject in subjects]
+    if not names or len(set(names)) != len(names) or (against is not None and against not in names):
+        raise CompressError(f"measure: names must differ and hold {against!r}, not {names}; name each file once")
+    if rounds < 5:
+        raise CompressError(f"measure: {rounds} rounds give no interval; use at least 5")
+    job = Job("measure", threads=threads, batch_size=batch_size, seed=seed, rounds=rounds, seconds=seconds)
+    allowed = timeout_seconds or 60 * len(subjects) + 10 * seconds
+    with _folder(job, subjects, images) as folder:
+        with (events or Events()).task("measure", total=rounds + 1) as task:
+            result = _run(folder, device, allowed, task)
+        if raw is not None:
+            with whole(raw) as temporary:
+                shutil.copyfile(folder / "result.json", temporary)
+    return _figures(job, result["subjects"], against)
+
+
+def _figures(job: Job, series: dict[str, dict[str, Any]], against: str | None) -> dict[str, Measurement]:
+    """Turn raw series into figures.
+
+    Raises:
+        Unstable: The rounds of every file scatter so much that not even the order of magnitude is known.
+    """
+    latencies = {name: _latency(job, one) for name, one in series.items()}
+    if all(latency.ci95[1] > USELESS_FACTOR * latency.ci95[0] for latency in latencies.values()):
+        shown = ", ".join(f"{name} {one.ci95[0]:.3g} to {one.ci95[1]:.3g} ms" for name, one in latencies.items())
+        raise Unstable(f"measure: the rounds scatter too much for any figure ({shown}); stop other work on the machine")
+    figures = {}
+    for name, latency in latencies.items():
+        compared = None if against in (None, name) else ratio(str(against), latencies[str(against)], latency, seed=job.seed)
+        throughput = 1000 * job.batch_size / latency.mean
+        figures[name] = Measurement(latency, compared, throughput, _as_text(series[name]["effective"]))
+    return figures
+
+
+def _latency(job: Job, one: dict[str, Any]) -> Latency:
+    calls = [duration / 1e6 for durations in one["rounds_ns"] for duration in durations]
+    rounds = tuple(statistics.median(durations) / 1e6 for durations in one["rounds_ns"])
+    return Latency(
+        p50=percentile(calls, 50),
+        p90=percentile(calls, 90),
+        p99=percentile(calls, 99),
+        mean=statistics.fmean(calls),
+        stdev=statistics.stdev(calls),
+        ci95=comparison.interval(rounds, seed=job.seed),
+        samples=len(calls),
+        rounds=rounds,
+        first_call=one["first_call_ns"] / 1e6,
+        load=one["load_ns"] / 1e6,
+        threads=job.threads,
+        batch_size=job.batch_size,
+        stable=one["settled"] and comparison.is_stable(rounds),
+    )
+
+
+def ratio(against: str, other: Latency, own: Latency, *, seed: int = 0) -> Ratio:
+    """Return how many times faster `own` is than `other`, called `against`, from the rounds of one `measure`."""
+    ratios = comparison.paired_ratios(other.rounds, own.rounds)
+    ci95 = comparison.interval(ratios, seed=seed)
+    return Ratio(against=against, speedup=statistics.median(ratios), ci95=ci95, verdict=comparison.verdict(ci95))
+
+
+@contextmanager
+def _folder(job: Job, subjects: Sequence[Subject], images: Images) -> Iterator[Path]:
+    """Give a job folder, complete and movable, that vanishes afterwards.
+
+    Raises:
+        CompressError: Images, options or a file's ending are not what the runner takes.
+        Unreachable: A file is not there, or the temporary folder cannot be written.
+    """
+    if images.ndim != 4 or images.dtype != np.float32 or not len(images):
+        raise CompressError(f"images are {images.dtype} {list(images.shape)}; give at least one, float32 [N, C, H, W]")
+    if min(job.threads, job.batch_size, job.seconds) <= 0:
+        raise CompressError(f"threads {job.threads}, batch_size {job.batch_size} and seconds {job.seconds} must be above 0")
+    with tempfile.TemporaryDirectory(prefix="edge-compress-") as name:
+        folder = Path(name)
+        with writable(folder):
+            shutil.copyfile(runner.__file__, folder / "runner.py")
+            np.save(folder / "images.npy", images, allow_pickle=False)
+            listed = [_add(folder, index, subject) for index, subject in enumerate(subjects)]
+            (folder / "job.json").write_text(json.dumps(asdict(job) | {"subjects": listed}), encoding="utf-8")
+        yield folder
+
+
+def _add(folder: Path, index: int, subject: Subject) -> dict[str, str]:
+    """Copy a subject's files and its runtime into a job folder; return its entry in `job.json`."""
+    plugin, runtime = plugins.describe("runtimes", subject.runtime), plugins.load("runtimes", subject.runtime)
+    if subject.path.suffix not in runtime.suffixes:
+        raise CompressError(f"{subject.path}: {subject.runtime} opens files that end in {', '.join(runtime.suffixes)}")
+    place, code = folder / "files" / str(index), importlib.util.find_spec(plugin.module)
+    place.mkdir(parents=True)
+    (folder / "runtimes").mkdir(exist_ok=True)
+    for part in runtime.parts(str(subject.path)):
+        if not (Path(part).is_file() and os.access(part, os.R_OK)):
+            raise Unreachable(f"{subject.name}: {part} is not there or cannot be read; export it first")
+        shutil.copyfile(part, place / Path(part).name)
+    shutil.copyfile(str(code.origin if code else None), folder / "runtimes" / f"{subject.runtime}.py")
+    entry = {"name": subject.name, "runtime": subject.runtime, "class": plugin.attribute}
+    return entry | {"file": f"files/{index}/{subject.path.name}"}
+
+
+def _run(folder: Path, device: Device | None, timeout_seconds: float, task: Task) -> Any:
+    """Run a job folder on a device; return its `result.json`."""
+    reached = 0
+
+    def progress(done: int, _total: int, doing: str) -> None:
+        nonlocal reached
+        task.advance(done - reached, note=doing)
+        reached = done
+
+    (device or Local()).run(folder, timeout_seconds=timeout_seconds, progress=progress)
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def _as_text(effective: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in effective.items()}

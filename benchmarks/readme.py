@@ -1,0 +1,88 @@
+"""Write the measured table into README.md: `python -m benchmarks.readme` (`--check` only compares).
+
+The numbers are those of `benchmarks/results/digits/report.json`, which `compress run recipes/digits.yaml` made; nothing in the
+table is typed by hand, and a test runs `--check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from compress.errors import CompressError
+from compress.records import Report, Variant, read
+
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "digits" / "report.json"
+BEGIN, END = "<!-- demo:", "<!-- /demo -->"
+
+
+@click.command(help="Write the measured table into README.md.")
+@click.option("--check", is_flag=True, help="Write nothing; fail when README.md is not up to date.")
+def main(check: bool) -> None:
+    """Write or compare the table."""
+    path = ROOT / "README.md"
+    old = path.read_text(encoding="utf-8")
+    new = spliced(old, "\n".join(lines(read(RESULT, Report))))
+    if check and new != old:
+        raise click.ClickException("README.md is not what the committed result says; run: python -m benchmarks.readme")
+    if not check:
+        path.write_text(new, encoding="utf-8")
+
+
+def spliced(text: str, table: str) -> str:
+    """Return the text with what stands between the two markers replaced.
+
+    Raises:
+        CompressError: A marker is missing.
+    """
+    if BEGIN not in text or END not in text:
+        raise CompressError(f"README.md: has no {BEGIN} ... {END}; put the markers back")
+    head, rest = text.split(BEGIN, 1)
+    comment, body = rest.split("\n", 1)
+    return f"{head}{BEGIN}{comment}\n{table}\n{END}{body.split(END, 1)[1]}"
+
+
+def lines(report: Report) -> Iterator[str]:
+    """Yield the table of a report in Markdown, with what one must know to judge it."""
+    yield "| | method | parameters | file | top-1 on the test split | onnxruntime, 1 thread | gate |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in report.variants:
+        if row.format == "onnx" or row.status == "skipped":
+            cells = (row.network, row.method, f"{row.parameters:,}", _size(row), _accuracy(row), _speed(row), _gate(row))
+            yield f"| {' | '.join(cells)} |"
+    machine = report.environment
+    yield ""
+    yield (
+        f"Real digits, {report.images['test']} test images, one seed; intervals are 95 %. Made by `make demo` in "
+        f"{report.seconds / 60:.1f} minutes on {machine.cores_logical} cores of an {machine.cpu}. With so few images the "
+        "students' intervals overlap: this shows the chain, not which method is best."
+    )
+
+
+def _size(row: Variant) -> str:
+    return "–" if row.size_bytes is None else f"{row.size_bytes / 1e6:.2f} MB"
+
+
+def _accuracy(row: Variant) -> str:
+    found = row.accuracy
+    return "–" if found is None else f"{found.top1_percent:.1f} % ({found.ci95[0]:.1f}–{found.ci95[1]:.1f})"
+
+
+def _speed(row: Variant) -> str:
+    if row.latency_ms is None:
+        return "as the student" if row.status == "skipped" else "–"
+    text = f"{row.latency_ms.p50:.2f} ms"
+    if row.ratio is None:
+        return text
+    return f"{text}, {row.ratio.speedup:.1f}× ({row.ratio.ci95[0]:.1f}–{row.ratio.ci95[1]:.1f}) {row.ratio.verdict}"
+
+
+def _gate(row: Variant) -> str:
+    return "not exported" if row.status == "skipped" else row.status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""The one program that evaluates and times model files on their runtimes: `python runner.py JOB`.
+
+It is self-contained (Python 3.9, numpy and the runtime under test; nothing of ours), so the folder JOB can be pushed to any
+board and gives comparable numbers there. `benchmarks/protocol.py` writes the folder and reads the answer.
+
+In JOB:
+    job.json            task, threads, batch_size, seed, rounds, seconds, subjects: [{name, runtime, class, file}]
+    images.npy          float32 [N, C, H, W]
+    runtimes/NAME.py    the runtimes that the subjects name, loaded by path
+    files/I/...         the files of subject number I
+Out, written whole or not at all:
+    result.json         raw series in nanoseconds, what really ran, the machine before and after
+    logits.npy          task `evaluate`: float32 [N, classes]
+On stderr, one JSON document per line: {"done", "total", "doing"} as it goes, and a last {"error", ...} beside a non-zero
+exit status when something raises. Other lines there come from the runtimes.
+
+Task `evaluate` feeds all images to one subject. Task `measure` loads all subjects into this one process, warms each up until
+it stops getting faster, and then times them in interleaved rounds, so that whatever disturbs the machine disturbs all alike.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CALLS_BEFORE_BLOCK = 2
+"""Untimed calls when a subject's turn comes: the others have cooled its caches and put its threads to sleep."""
+CALLS_IN_BLOCK = (3, 5000)
+"""Fewest and most timed calls of one subject in one round: a median needs three; more than 5000 tell nothing new."""
+BATCHES, BATCHES_BYTES = 16, 64 << 20
+"""So many different batches at most are fed in turn while timing; one alone would sit in the cache and flatter."""
+WARMUP_WINDOW_NS = 20_000_000
+"""A warm-up window lasts this long and at least three calls, so that its median is not one scheduling accident."""
+WARMUP_LIMIT_SECONDS = (0.5, 5.0)
+"""A subject that has not settled is warmed up at least this long, and never longer."""
+UNAVAILABLE = "unavailable"
+
+
+def main(folder: Path) -> None:
+    """Carry out the job in a folder."""
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if job["threads"] > available:
+        raise ValueError(f"{job['threads']} threads are asked for, and this process may use {available}; ask for fewer")
+    before = snapshot()
+    task = {"evaluate": evaluate, "measure": measure}[job["task"]]
+    result = task(job, folder)
+    result.update(before=before, after=snapshot(), python=sys.version.split()[0], numpy=np.__version__)
+    write(folder / "result.json", json.dumps(result).encode())
+
+
+def evaluate(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Feed every image to one subject and keep the logits.
+
+    One batch of images is in memory at a time, so that the peak is the network's. It is the process's whole resident memory,
+    because that is what a board must have; the baseline is Python with numpy, before the runtime is imported.
+    """
+    size, subject = job["batch_size"], job["subjects"][0]
+    count = len(np.load(folder / "images.npy", mmap_mode="r"))
+    baseline = memory_bytes("VmRSS")
+    logits = []
+    with Blame(subject["name"]):
+        runtime = opener(job, subject, folder)()
+        for start in range(0, count, size):
+            logits.append(runtime(batch(folder, start, size))[: count - start])
+            say(min(start + size, count), count, subject["name"])
+    with (folder / ".logits.npy").open("wb") as file:
+        np.save(file, np.concatenate(logits).astype(np.float32, copy=False), allow_pickle=False)
+    (folder / ".logits.npy").replace(folder / "logits.npy")
+    return {
+        "effective": runtime.effective(),
+        "peak_memory_bytes": memory_bytes("VmHWM"),
+        "baseline_memory_bytes": baseline,
+    }
+
+
+def measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Time all subjects in interleaved rounds; each round runs them in another order."""
+    images, size = np.load(folder / "images.npy", mmap_mode="r"), job["batch_size"]
+    count = max(1, min(BATCHES, len(images), BATCHES_BYTES // (images[0].nbytes * size)))
+    batches = [batch(folder, number * size, size) for number in range(count)]
+    total, subjects = job["rounds"] + 1, job["subjects"]
+    states = [prepare(job, subject, folder, batches, total) for subject in subjects]
+    share_ns = job["seconds"] * 1e9 / job["rounds"] / len(states)
+    for state in states:
+        state["calls"] = int(
+            min(max(share_ns / max(state["warmup_medians_ns"][-1], 1.0), CALLS_IN_BLOCK[0]), CALLS_IN_BLOCK[1])
+        )
+    shuffler, orders = np.random.default_rng(job["seed"]), []
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays; without this each collection between rounds takes 0.1 s
+    for number in range(job["rounds"]):
+        gc.collect()
+        orders.append(shuffler.permutation(len(states)).tolist())
+        for index in orders[-1]:
+            name = subjects[index]["name"]
+            say(number + 1, total, name)
+            with Blame(name):
+                series(states[index]["runtime"], batches, CALLS_BEFORE_BLOCK)
+                states[index]["rounds_ns"].append(series(states[index]["runtime"], batches, states[index]["calls"]))
+    say(total, total, "")
+    for state in states:
+        state["effective"] = state.pop("runtime").effective()
+    return {"orders": orders, "subjects": {subject["name"]: state for subject, state in zip(subjects, states)}}  # noqa: B905 (Python 3.9)
+
+
+def prepare(job: dict[str, Any], subject: dict[str, Any], folder: Path, batches: list[Any], total: int) -> dict[str, Any]:
+    """Load one subject and warm it up; what is special about the first calls is recorded apart."""
+    say(0, total, subject["name"])
+    with Blame(subject["name"]):
+        open_file = opener(job, subject, folder)
+        begun = time.perf_counter_ns()
+        runtime = open_file()
+        loaded = time.perf_counter_ns()
+        runtime(batches[0])
+        first = time.perf_counter_ns()
+        medians, settled = warm_up(runtime, batches, job["seconds"] / len(job["subjects"]))
+    return {
+        "runtime": runtime,
+        "load_ns": loaded - begun,
+        "first_call_ns": first - loaded,
+        "warmup_medians_ns": medians,
+        "settled": settled,
+        "rounds_ns": [],
+    }
+
+
+def warm_up(runtime: Any, batches: list[Any], seconds: float) -> tuple[list[float], bool]:
+    """Call until the windows' medians stop falling; return these medians and whether they did."""
+    limit = min(max(seconds, WARMUP_LIMIT_SECONDS[0]), WARMUP_LIMIT_SECONDS[1])
+    medians: list[float] = []
+    begun, calls = time.perf_counter(), CALLS_IN_BLOCK[0]
+    while not is_steady(medians):
+        if time.perf_counter() - begun > limit and len(medians) >= 4:
+            return medians, False
+        medians.append(float(np.median(series(runtime, batches, calls))))
+        calls = int(min(max(WARMUP_WINDOW_NS / max(medians[-1], 1.0), CALLS_IN_BLOCK[0]), CALLS_IN_BLOCK[1]))
+    return medians, True
+
+
+def is_steady(medians: list[float], *, tolerance: float = 0.03, windows: int = 3) -> bool:
+    """Return whether warm-up is over: none of the last `windows` medians beat the best before them by more than `tolerance`.
+
+    Only getting faster counts as warming up. Noise and throttling make a window slower; the rounds show those.
+    """
+    if len(medians) <= windows:
+        return False
+    return min(medians[-windows:]) >= (1 - tolerance) * min(medians[:-windows])
+
+
+def series(runtime: Any, batches: list[Any], calls: int) -> list[int]:
+    """Return the nanoseconds of each of `calls` calls, with the garbage collector off."""
+    clock, durations = time.perf_counter_ns, []
+    gc.disable()
+    try:
+        for number in range(calls):
+            images = batches[number % len(batches)]
+            begun = clock()
+            runtime(images)
+            durations.append(clock() - begun)
+    finally:
+        gc.enable()
+    return durations
+
+
+def batch(folder: Path, start: int, size: int) -> Any:
+    """Return images [size, C, H, W] from `start` on; behind the last image the first follow, so every batch is full."""
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)  # unmapped on return: its pages are not ours
+    return np.ascontiguousarray(images[np.arange(start, start + size) % len(images)])
+
+
+def opener(job: dict[str, Any], subject: dict[str, Any], folder: Path) -> Callable[[], Any]:
+    """Return what opens the subject's file; its package is imported before, so that no file is charged for it."""
+    path = folder / "runtimes" / f"{subject['runtime']}.py"
+    spec = importlib.util.spec_from_file_location(f"runtime_{subject['runtime']}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    runtime = getattr(module, subject["class"])
+    runtime.prepare()
+    return partial(runtime, str(folder / subject["file"]), threads=job["threads"], batch_size=job["batch_size"])
+
+
+class Blame:
+    """Writes the name of the subject on whatever its runtime raises."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            error.__dict__["subject"] = self.name
+
+
+def confess(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Say on the last line of stderr, for the caller, what was raised; Python then exits with status 1."""
+    sys.__excepthook__(kind, error, trace)
+    said = {"error": str(error) or kind.__name__, "type": kind.__name__, "subject": error.__dict__.get("subject")}
+    if isinstance(error, ModuleNotFoundError):
+        said["missing"] = error.name
+    print(json.dumps(said), file=sys.stderr, flush=True)
+
+
+def say(done: int, total: int, doing: str) -> None:
+    """Report progress; `doing` names the subject, so that the caller knows whose call it was if the process dies."""
+    print(json.dumps({"done": done, "total": total, "doing": doing}), file=sys.stderr, flush=True)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name("." + path.name)
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def memory_bytes(field: str) -> int | None:
+    """Return `VmHWM` (peak) or `VmRSS` (now) of this process; None where there is no /proc.
+
+    Not `ru_maxrss`: that is inherited through fork and exec, so under a big parent it is the parent's.
+    """
+    for line in read("/proc/self/status").splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def snapshot() -> dict[str, Any]:
+    """Return what may disturb a measurement, as far as it can be read: load, clock, heat, throttling, stolen time."""
+    cpu = (read("/proc/stat").split("\n", 1)[0].split() + [""] * 9)[8]
+    switches = [line.replace("\t", " ") for line in read("/proc/self/status").splitlines() if "ctxt_switches" in line]
+    return {
+        "unix_seconds": time.time(),
+        "load_average": list(os.getloadavg()),
+        "governor": read_all("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"),
+        "frequency_khz": read_all("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"),
+        "temperature_millicelsius": read_all("/sys/class/thermal/thermal_zone*/temp"),
+        "throttle_count": read_all("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count"),
+        "cgroup_cpu": read_all("/sys/fs/cgroup/cpu.stat") or read_all("/sys/fs/cgroup/cpu/cpu.stat"),
+        "steal_ticks": cpu or UNAVAILABLE,
+        "context_switches": switches or UNAVAILABLE,
+    }
+
+
+def read_all(pattern: str) -> dict[str, str]:
+    """Return the content of every readable file that matches; empty where there is none."""
+    found = {str(path): read(str(path)) for path in sorted(Path("/").glob(pattern.lstrip("/")))}
+    return {path: text for path, text in found.items() if text}
+
+
+def read(path: str) -> str:
+    """Return the text of a small file, and nothing where it cannot be read: virtual machines and containers hide most."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.excepthook = confess
+    if len(sys.argv) != 2:
+        sys.exit("usage: python runner.py JOB")
+    main(Path(sys.argv[1]))

@@ -1,0 +1,83 @@
+"""ONNX Runtime on its CPU execution provider.
+
+Graph optimisation stays at the default, which is what an application gets. A file with external data is refused: exports are
+self-contained, and a stranger's file must not make us read others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+# TensorProto.external_data (field 13) whose key is "location", as protobuf writes it: found without the package onnx.
+EXTERNAL_DATA = re.compile(rb"\x6a[\x00-\xff]{1,2}\x0a\x08location\x12")
+PROVIDER = "CPUExecutionProvider"
+
+
+class Onnxruntime:
+    """An ONNX file on the CPU execution provider.
+
+    Raises:
+        ValueError: The file has external data, another batch size, or more than one input or output.
+        RuntimeError: Another provider or number of threads than asked for would run.
+    """
+
+    inert: ClassVar[bool] = True
+    suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+
+    @staticmethod
+    def prepare() -> None:
+        """Import onnxruntime."""
+        importlib.import_module("onnxruntime")
+
+    def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
+        import onnxruntime
+
+        refuse_external_data(Path(path))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER])
+        if self.session.get_providers() != [PROVIDER]:
+            raise RuntimeError(f"asked for {PROVIDER}, got {self.session.get_providers()}")
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError(f"has {len(inputs)} inputs and {len(outputs)} outputs; one of each is needed")
+        if isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] != batch_size:
+            raise ValueError(f"is made for batches of {inputs[0].shape[0]}, not {batch_size}; export it with a dynamic batch")
+        self.input, self.version = inputs[0].name, onnxruntime.__version__
+
+    @staticmethod
+    def parts(path: str) -> tuple[str, ...]:
+        """Return the file itself: it has no others."""
+        return (path,)
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits [batch, classes] for images [batch, channels, height, width]."""
+        logits: NDArray[np.float32] = self.session.run(None, {self.input: images})[0]
+        return logits
+
+    def effective(self) -> dict[str, Any]:
+        """Return provider, threads and version; the precision is that of the file, ONNX Runtime changes none."""
+        options = self.session.get_session_options()
+        return {
+            "provider": self.session.get_providers()[0],
+            "threads": options.intra_op_num_threads,
+            "precision": "as in the file",
+            "version": self.version,
+        }
+
+
+def refuse_external_data(path: Path) -> None:
+    """Raise ValueError if tensors of an ONNX file lie in other files."""
+    if path.stat().st_size == 0:
+        raise ValueError("is empty")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if EXTERNAL_DATA.search(content):
+            raise ValueError("keeps tensors in external files; save it as one self-contained file")

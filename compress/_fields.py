@@ -1,0 +1,115 @@
+"""The words of a recipe: types of fields, what a section is, and a section's type for every plug-in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, GetJsonSchemaHandler, create_model
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from compress import plugins
+from compress.errors import CompressError
+
+Count = Annotated[int, Field(ge=1)]
+WholeNumber = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+LogitLoss = Literal["kd", "dist"]
+
+
+class _SchemaAlso:
+    """Tells editors what else may stand for a value, by a function of the JSON Schema that the value itself has."""
+
+    def __init__(self, also: Callable[[JsonSchemaValue], JsonSchemaValue]) -> None:
+        self.also = also
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        full = handler(core)
+        return {"anyOf": [full, self.also(full)]}
+
+
+def _as_tuple(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return tuple(value)
+    return value if value is None else (value,)
+
+
+T = TypeVar("T")
+Listing = Annotated[tuple[T, ...], BeforeValidator(_as_tuple), _SchemaAlso(lambda full: full["items"])]
+"""A list in which a single item may stand without brackets."""
+Several = Annotated[tuple[T, ...], Field(min_length=1), BeforeValidator(_as_tuple), _SchemaAlso(lambda full: full["items"])]
+"""The same, of at least one item."""
+
+
+class Section(BaseModel):
+    """A part of the recipe: frozen, strict about types, and closed to unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class PluginSection(Section):
+    """A section whose further fields are the options of the plug-in that it names."""
+
+    def options(self, base: Path | None = None) -> dict[str, Any]:
+        """Return the plug-in's own options: every field that the section's own type does not have.
+
+        Args:
+            base: Folder of the recipe. An option `path` that names something there is given as that place.
+        """
+        own = next(cls for cls in type(self).__mro__ if issubclass(cls, PluginSection) and not plugin_name(cls))
+        options = {key: getattr(self, key) for key in type(self).model_fields if key not in own.model_fields}
+        if base is not None and isinstance(options.get("path"), str) and (base / options["path"]).exists():
+            options["path"] = str((base / options["path"]).resolve())
+        return options
+
+
+def plugin_name(section: type) -> str:
+    """Return the plug-in that a type made by `variants` is for; empty for a plain section."""
+    return section.__name__.partition(".")[2]
+
+
+_VOCABULARY: Mapping[str, Any] = {
+    "Count": Count, "WholeNumber": WholeNumber, "Positive": Positive, "NonNegative": NonNegative, "Fraction": Fraction,
+    "Share": Share, "Text": Text, "Sha256": Sha256, "LogitLoss": LogitLoss, "Listing": Listing, "Literal": Literal,
+    "bool": bool, "int": int, "float": float, "str": str,
+}  # fmt: skip
+"""The names that the annotation of a plug-in's option may use."""
+
+
+def variants(base: type[PluginSection], kind: plugins.Kind, tag: str) -> Any:
+    """Return the union, told apart by the field `tag`, of one section type for each plug-in of a kind."""
+    names = plugins.names(kind)
+    union: Any = reduce(or_, (_section(base, plugins.describe(kind, name), tag) for name in names))
+    chosen = Annotated[union, Discriminator(tag)] if len(names) > 1 else union
+
+    def by_name(value: object) -> object:
+        return {tag: value} if isinstance(value, str) else value
+
+    return Annotated[chosen, BeforeValidator(by_name), _SchemaAlso(lambda _full: {"enum": names})]
+
+
+def _section(base: type[PluginSection], plugin: plugins.Plugin, tag: str) -> type[PluginSection]:
+    fields: dict[str, Any] = {tag: (Literal[plugin.name], Field(description=plugin.summary))}
+    for option, about in plugin.options.items():
+        where = f"{plugin.module}: option {option!r}"
+        if option in base.model_fields:
+            raise CompressError(f"{where} is already a field of every {plugin.kind} section; rename it")
+        try:
+            annotation = eval(about.annotation, {"__builtins__": {}}, dict(_VOCABULARY))  # noqa: S307 (installed code's own annotation, closed vocabulary)
+        except (NameError, TypeError, SyntaxError) as error:
+            raise CompressError(
+                f"{where}: annotation {about.annotation!r}: {error}; use the types of compress.recipe"
+            ) from error
+        default = ... if about.default is plugins.REQUIRED else about.default
+        fields[option] = (annotation, Field(default, description=about.description))
+    return create_model(f"{base.__name__}.{plugin.name}", __base__=base, **fields)

@@ -1,0 +1,143 @@
+"""From paths to what can be run: finds bundles, their files and samples; writing and checking is `exporters/_bundle.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress import plugins
+from compress.errors import CompressError, Unreachable
+from compress.records import BundleFile, Manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from benchmarks.protocol import Subject
+
+
+def find(path: Path) -> Path:
+    """Return the bundle that a path is, or holds.
+
+    Raises:
+        Unreachable: There is none.
+    """
+    for folder in (path, path / "bundle"):
+        if (folder / "manifest.json").is_file():
+            return folder
+    raise Unreachable(
+        f"{path}: holds no bundle (no manifest.json); give the folder of a bundle, or of a run whose gates passed"
+    )
+
+
+def read(path: Path) -> tuple[Path, Manifest]:
+    """Return the folder and the manifest of a bundle, after paths, checksums and verdicts were checked.
+
+    Raises:
+        CompressError: The bundle is not what its manifest says.
+        Unreachable: There is no bundle.
+    """
+    from exporters import _bundle
+
+    folder = find(path)
+    return folder, _bundle.check(folder)
+
+
+def choose(manifest: Manifest, file: str | None) -> BundleFile:
+    """Return one file of a bundle by its name there; without one, the first.
+
+    Raises:
+        CompressError: There is no such file.
+    """
+    known = {entry.path: entry for entry in manifest.files}
+    if file is not None and file not in known:
+        raise CompressError(f"--file {file}: the bundle has no such file; {plugins.suggestion(file, list(known))}")
+    return manifest.files[0] if file is None else known[file]
+
+
+def subject(folder: Path, entry: BundleFile) -> Subject:
+    """Return a file as something to run, called by its name in the bundle."""
+    from benchmarks.protocol import Subject
+
+    return Subject(name=entry.path, path=folder / entry.path, runtime=entry.runtime)
+
+
+def images(folder: Path, manifest: Manifest) -> NDArray[np.float32]:
+    """Return the bundle's samples as the network sees them, [N, C, H, W]."""
+    from compress.preprocess import normalise
+    from exporters import _bundle
+
+    return normalise(_bundle.read_samples(folder, manifest).images, manifest.preprocess)
+
+
+def subjects(paths: Sequence[Path]) -> list[Subject]:
+    """Return what is measured; names are file names, with the folder before them where they repeat.
+
+    Raises:
+        CompressError: No runtime opens such a file, or a bundle is not what its manifest says.
+        Unreachable: A file is not there.
+    """
+    from benchmarks import protocol
+
+    found: list[Subject] = []
+    for path in paths:
+        if path.is_dir():
+            folder, manifest = read(path)
+            found += [subject(folder, entry) for entry in manifest.files]
+        elif path.is_file():
+            found.append(protocol.Subject(name=path.name, path=path, runtime=_safe_runtime(path)))
+        else:
+            raise Unreachable(f"{path}: there is no such file, bundle or run")
+    names = [subject.name for subject in found]
+    return [subject if names.count(subject.name) == 1 else replace(subject, name=str(subject.path)) for subject in found]
+
+
+def _safe_runtime(path: Path) -> str:
+    """Return the runtime of a file that may come from a stranger.
+
+    Raises:
+        CompressError: No runtime opens such a file, or loading it can run code that it brings.
+    """
+    from benchmarks import protocol
+
+    name = protocol.runtime_for(path)
+    if not plugins.load("runtimes", name).inert:
+        raise CompressError(
+            f"{path}: loading such a file can run code that it brings; measure its ONNX or OpenVINO file instead"
+        )
+    return name
+
+
+def inputs(paths: Sequence[Path], shape: str | None) -> NDArray[np.float32]:
+    """Return images [N, C, H, W] to measure with: those of the bundles, or noise of the given shape.
+
+    Raises:
+        CompressError: A file lies in no bundle and no shape is given, or the files take images of different shapes.
+    """
+    import numpy as np
+
+    if shape is not None:
+        return np.random.default_rng(0).standard_normal((16, *_sides(shape)), dtype=np.float32)
+    held = {str(path): images(*read(path if path.is_dir() else _beside(path))) for path in paths}
+    shapes = {name: list(images.shape[1:]) for name, images in held.items()}
+    if len({tuple(sides) for sides in shapes.values()}) > 1:
+        told = ", ".join(f"{name} {sides}" for name, sides in shapes.items())
+        raise CompressError(f"the files take images of different shapes ({told}); measure them one by one")
+    return next(iter(held.values()))
+
+
+def _beside(file: Path) -> Path:
+    """Return the bundle that a file lies in, or that of the run in whose folder it lies."""
+    for folder in (file.parent, file.parent.parent):
+        if any((place / "manifest.json").is_file() for place in (folder, folder / "bundle")):
+            return folder
+    raise CompressError(f"{file}: lies in no bundle and no run, so its input is unknown; give --shape channels,height,width")
+
+
+def _sides(shape: str) -> tuple[int, ...]:
+    sides = tuple(int(side) for side in shape.split(",") if side.strip().isdecimal())
+    if len(sides) != 3 or shape.count(",") != 2 or 0 in sides:
+        raise CompressError(f"--shape {shape}: is not channels,height,width; write for example 3,224,224")
+    return sides

@@ -1,0 +1,298 @@
+"""`compress`: parse, call one function, print.
+
+Every command keeps to the manners of `compress.terminal`. Nothing but click is imported until a command runs, so `--help`,
+`--version` and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from compress import __version__
+from compress.errors import CompressError, GateFailed
+from compress.terminal import Program, Terminal, manners, report_bug
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+KINDS = ("methods", "models", "data", "exporters", "runtimes", "devices")
+
+overrides_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Replace one field of the recipe, e.g. train.epochs=3; repeatable.",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the runtime."
+)
+runs_option = click.option("--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of all runs.")
+
+
+ABOUT = """Distil a small vision model from a large one, export it, prove that the file still works, measure it.
+
+\b
+Start:       compress init, compress check recipe.yaml, compress run recipe.yaml
+Exit codes:  0 good, 1 our bug, 2 bad recipe or usage, 3 gate failed,
+             4 measurement unstable, 5 a device, file or package could not be
+             reached, 130 interrupted (state saved)
+"""
+
+
+@click.group(cls=Program, help=ABOUT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def program() -> None:
+    """Hold the commands."""
+
+
+def verb(name: str) -> Callable[[F], click.Command]:
+    """Return a decorator that makes a command with the manners of all; the function gets the `Terminal` first."""
+
+    def decorate(function: F) -> click.Command:
+        command = program.command(name)(click.pass_obj(function))
+        command.params += manners()
+        return command
+
+    return decorate
+
+
+def main() -> None:
+    """Run the command line; unexpected errors say that they are ours."""
+    sys.excepthook = report_bug
+    program()
+
+
+@verb("run")
+@click.argument("recipe", type=PATH)
+@overrides_option
+@runs_option
+def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], runs: Path) -> None:
+    """Run a recipe from data to report.
+
+    Continues an interrupted run, and skips what is already done and unchanged.
+    """
+    from compress import pipeline
+    from compress.recipe import load
+
+    loaded = load(recipe, overrides)
+    try:
+        pipeline.run(loaded, base=recipe.parent, runs=runs, events=terminal.events())
+    except GateFailed:
+        _show_report(terminal, runs / loaded.name)
+        raise
+    _show_report(terminal, runs / loaded.name)
+    terminal.hint(f"compress predict {runs / loaded.name / 'bundle'} IMAGE, or compress compare {runs}/*")
+
+
+@verb("check")
+@click.argument("recipe", type=PATH)
+@overrides_option
+@runs_option
+def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], runs: Path) -> None:
+    """Validate a recipe and print what a run would do."""
+    from compress.plan import plan, tree
+    from compress.recipe import load
+
+    planned = plan(load(recipe, overrides), base=recipe.parent, runs=runs)
+    terminal.answer(planned, tree(planned))
+    terminal.hint(f"compress run {recipe}" + "".join(f" --set {override}" for override in overrides))
+
+
+@verb("export")
+@click.argument("run", type=PATH)
+@click.option(
+    "--to",
+    "formats",
+    multiple=True,
+    metavar="FORMAT[:PRECISION]",
+    help="E.g. openvino:fp16; repeatable; default: the recipe's exports.",
+)
+@click.option("--out", type=FOLDER, help="Folder to write; default: RUN/exports.")
+def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path | None) -> None:
+    """Export and gate the student of a finished run."""
+    from compress import pipeline, tables
+    from compress.deployed import refuse_failures
+    from compress.recipe import load
+
+    overrides = [f"exports=[{', '.join(map(_export_as_yaml, formats))}]"] if formats else []
+    sections = load(run / "recipe.yaml", overrides).exports
+    if not sections:
+        raise CompressError(f"{run / 'recipe.yaml'}: names no exports; say what with --to, for example --to onnx:fp32")
+    gates = pipeline.export(run, sections, out=out, events=terminal.events())
+    terminal.answer(gates, tables.gates(gates))
+    refuse_failures(gates)
+    terminal.hint(f"compress bench {out or run / 'exports'}/*")
+
+
+def _export_as_yaml(text: str) -> str:
+    name, _, precision = text.partition(":")
+    return f"{{format: {name}, precision: {precision}}}" if precision else f"{{format: {name}}}"
+
+
+@verb("verify")
+@click.argument("bundle", type=FOLDER)
+@click.option("--file", help="Only this file of the bundle.")
+@threads_option
+def verify(terminal: Terminal, *, bundle: Path, file: str | None, threads: int) -> None:
+    """Gate the files of a bundle again, on their own runtimes.
+
+    The images and the torch network's answers are those that the bundle carries.
+    """
+    from compress import deployed, tables
+
+    gates = deployed.verify(bundle, file=file, threads=threads, events=terminal.events())
+    terminal.answer(gates, tables.gates(gates))
+    deployed.refuse_failures(gates)
+    terminal.hint(f"compress bench {bundle}")
+
+
+@verb("bench")
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="FILE_OR_RUN...")
+@click.option("--against", help="File that the others are compared with; default: the first.")
+@click.option("--device", default="local", show_default=True, help="Where to measure (compress list devices).")
+@threads_option
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Images per call.")
+@click.option("--rounds", type=click.IntRange(min=5), default=15, show_default=True, help="Interleaved rounds.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=12.0,
+    show_default=True,
+    help="Time for all files together.",
+)
+@click.option("--shape", metavar="CHANNELS,HEIGHT,WIDTH", help="Input of a file that is in no bundle.")
+def bench(
+    terminal: Terminal, *, paths: Sequence[Path], against: str | None, device: str, threads: int, batch_size: int, rounds: int,
+    seconds: float, shape: str | None,
+) -> None:  # fmt: skip
+    """Measure files, bundles or runs against each other."""
+    from compress import deployed, tables
+
+    measured = deployed.bench(
+        paths, against=against, device=device, threads=threads, batch_size=batch_size, rounds=rounds, seconds=seconds,
+        shape=shape, events=terminal.events(),
+    )  # fmt: skip
+    terminal.answer(measured, tables.timings(measured))
+    deployed.refuse_unstable(measured)
+    terminal.hint("more --seconds narrows the intervals; compress compare RUN... shows accuracy beside latency")
+
+
+@verb("predict")
+@click.argument("bundle", type=FOLDER)
+@click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--file", help="File of the bundle; default: the first.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show.")
+@threads_option
+def predict(terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: str | None, top: int, threads: int) -> None:
+    """Classify your pictures with the deployed file."""
+    from compress import deployed, tables
+
+    predictions = deployed.predict(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
+    terminal.answer(predictions, tables.predictions(predictions))
+    deployed.refuse_unread(predictions)
+    terminal.hint(f"compress bench {bundle}")
+
+
+@verb("compare")
+@click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
+@click.option("--out", type=PATH, help="Also write the comparison with its accuracy-latency picture to this .html file.")
+def compare(terminal: Terminal, *, runs: Sequence[Path], out: Path | None) -> None:
+    """Put the reports of several runs into one table."""
+    from benchmarks import report
+
+    reports = [_read_report(run) for run in runs]
+    if out is not None:
+        report.write_comparison(reports, out)
+    terminal.answer(reports, report.compare_table(reports), *([f"written: {out}"] if out else []))
+    terminal.hint(f"compress report {runs[0]}" if out else "the same command with --out comparison.html draws the picture")
+
+
+@verb("report")
+@click.argument("run", type=FOLDER)
+def report_(terminal: Terminal, *, run: Path) -> None:
+    """Print the report of a run; writes report.md and .html anew."""
+    from benchmarks import report
+
+    report.write(_read_report(run), run)
+    _show_report(terminal, run)
+    terminal.hint(f"open {run / 'report.html'}")
+
+
+def _show_report(terminal: Terminal, run: Path) -> None:
+    from benchmarks import report
+
+    written = _read_report(run)
+    terminal.answer(
+        written, report.table(written), f"report: {run / 'report.html'}  {run / 'report.md'}  {run / 'report.json'}"
+    )
+
+
+def _read_report(run: Path) -> Any:
+    from compress.records import Report, read
+
+    return read(run / "report.json", Report)
+
+
+@verb("list")
+@click.argument("kind", type=click.Choice(KINDS), required=False)
+@click.argument("name", required=False)
+def list_(terminal: Terminal, *, kind: str | None, name: str | None) -> None:
+    """List what a recipe may name, or the options of one name."""
+    from compress import catalogue
+
+    terminal.answer(*catalogue.show(kind, name))
+    if name is None:
+        terminal.hint(f"compress list {kind or 'KIND'} {'NAME' if kind else ''}")
+    else:
+        terminal.hint("name it in a recipe, then compress check RECIPE")
+
+
+@verb("init")
+@click.argument("path", type=PATH, default=Path("recipe.yaml"))
+@click.option("--data", type=FOLDER, help="Folder of parquet files in hub layout; default: the embedded handwritten digits.")
+def init(terminal: Terminal, *, path: Path, data: Path | None) -> None:
+    """Write a commented recipe to start from; never overwrites."""
+    from compress import starter
+
+    starter.write(path, data=data)
+    terminal.answer({"written": str(path)}, f"written: {path}")
+    terminal.hint(f"compress check {path}")
+
+
+@verb("schema")
+@click.option("--out", type=PATH, help="File to write; default: stdout.")
+def schema(terminal: Terminal, *, out: Path | None) -> None:
+    """Print the JSON Schema of recipes, for your editor."""
+    import json
+
+    from compress.files import whole
+    from compress.recipe import json_schema
+
+    text = json.dumps(json_schema(), indent=1)
+    if out is None:
+        terminal.answer(json_schema(), text)
+    else:
+        with whole(out) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+        terminal.answer({"written": str(out)}, f"written: {out}")
+    terminal.hint(f"first line of a recipe: # yaml-language-server: $schema={out or 'recipe.schema.json'}")
+
+
+@verb("doctor")
+@runs_option
+def doctor(terminal: Terminal, *, runs: Path) -> None:
+    """Tell what works on this machine and what does not."""
+    from compress import doctor as examination
+    from compress import tables
+
+    findings = examination.examine(runs)
+    terminal.answer(findings, tables.findings(findings))
+    examination.refuse_broken(findings)
+    terminal.hint("compress init")

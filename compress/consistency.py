@@ -1,0 +1,116 @@
+"""What can be told wrong of a recipe beyond its types: the files that it names, and its fields against each other and the data.
+
+Needs no torch. `problems_of` finds all in one pass; what only a network can tell is pre-flight's work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.errors import CompressError, Unreachable
+from compress.files import sha256_of
+from compress.recipe import Recipe
+
+if TYPE_CHECKING:
+    from compress.data._dataset import Source, Summary
+
+
+def together(problems: Sequence[CompressError]) -> CompressError:
+    """Return one error with a line for each problem; `Unreachable` if all that is wrong is that something is not there."""
+    kind = Unreachable if all(isinstance(problem, Unreachable) for problem in problems) else CompressError
+    return kind("\n".join(str(problem) for problem in problems))
+
+
+def split_sizes(recipe: Recipe, summary: Summary) -> dict[str, int]:
+    """Return the images of each split; validation is rounded up, as `compress.data` does."""
+    validation = math.ceil(summary.train_images * recipe.data.validation_fraction)
+    return {"train": summary.train_images - validation, "validation": validation, "test": summary.test_images}
+
+
+def recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
+    """Yield what can be told wrong without looking at the data."""
+    for index, teacher in enumerate(recipe.teacher):
+        where = "teacher" if len(recipe.teacher) == 1 else f"teacher.{index}"
+        yield from _weights_problems(where, teacher.weights, teacher.sha256, base)
+        if teacher.weights is not None and teacher.train is not None:
+            yield CompressError(f"{where}.train: has no effect beside {where}.weights; remove one of them")
+    yield from _weights_problems("student", recipe.student.weights, None, base)
+    yield from _export_problems(recipe)
+    if recipe.data.crop_padding >= recipe.data.image_size:
+        yield CompressError(
+            f"data.crop_padding: {recipe.data.crop_padding} is not less than data.image_size {recipe.data.image_size}; "
+            "a border cannot be reflected further than the image goes"
+        )
+    trainings = [("train", recipe.train), *((f"teacher.{i}.train", t.train) for i, t in enumerate(recipe.teacher) if t.train)]
+    for where, train in trainings:
+        if train.warmup_epochs >= train.epochs:
+            yield CompressError(
+                f"{where}.warmup_epochs: {train.warmup_epochs:g} leaves nothing of {train.epochs} epochs; lower it"
+            )
+
+
+def _export_problems(recipe: Recipe) -> Iterator[CompressError]:
+    """Yield exports that their format does not offer, and pairs that would write the same file."""
+    import exporters
+
+    seen: dict[str, int] = {}
+    for index, section in enumerate(recipe.exports):
+        try:
+            name = exporters.load(section).path(Path(), "student").name
+        except CompressError as error:
+            yield type(error)(f"exports.{index}: {error}")
+            continue
+        first = seen.setdefault(name, index)
+        if first != index:
+            yield CompressError(f"exports.{index}: writes {name} like exports.{first}; remove one of them")
+
+
+def _weights_problems(where: str, weights: str | None, sha256: str | None, base: Path) -> Iterator[CompressError]:
+    if weights is None:
+        if sha256 is not None:
+            yield CompressError(f"{where}.sha256: is the checksum of a file, but {where}.weights names none; add it")
+        return
+    path = base / weights
+    if not path.is_file():
+        yield Unreachable(f"{where}.weights: {path}: there is no such file; paths start at the recipe's folder")
+    elif sha256 is not None and (actual := sha256_of(path)) != sha256:
+        yield CompressError(f"{where}.sha256: {path} has {actual}; it is another file, or the checksum is of another version")
+
+
+def data_problems(recipe: Recipe, source: Source, summary: Summary) -> Iterator[CompressError]:
+    """Yield where recipe and data contradict."""
+    channels = 1 if source.channels == "gray" else 3
+    for name, values in (("mean", recipe.data.mean), ("std", recipe.data.std)):
+        if values is not None and len(values) != channels:
+            yield CompressError(
+                f"data.{name}: has {len(values)} values, the images have {channels} channels; give one for each"
+            )
+    images = split_sizes(recipe, summary)
+    if images["validation"] < len(summary.classes):
+        yield CompressError(
+            f"data.validation_fraction: {recipe.data.validation_fraction:g} of {summary.train_images} images leaves "
+            f"{images['validation']} for {len(summary.classes)} classes; raise it"
+        )
+    if recipe.train.batch_size > images["train"]:
+        yield CompressError(
+            f"train.batch_size: {recipe.train.batch_size} is more than the {images['train']} training images; lower it"
+        )
+    needed, available = _pixel_bytes(recipe, channels, summary), _memory_bytes()
+    if needed > available:
+        yield CompressError(
+            f"data.image_size: {recipe.data.image_size} makes the images {needed / 2**30:.1f} GiB in memory, where "
+            f"{available / 2**30:.1f} GiB are free; choose a smaller size"
+        )
+
+
+def _pixel_bytes(recipe: Recipe, channels: int, summary: Summary) -> int:
+    return (summary.train_images + summary.test_images) * recipe.data.image_size**2 * channels
+
+
+def _memory_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,229 @@
+"""The delivered half of a run: export, proof on the file's own runtime, measurement.
+
+Every file is run by the runner in a process of its own on validation and test images. The gate judges the validation images;
+the test images are for the report alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import exporters
+from benchmarks.environment import environment
+from benchmarks.protocol import Subject, evaluate, measure, ratio
+from compress import evaluate as torch_evaluate
+from compress import records, stages
+from compress.errors import CompressError, Unreachable, Unstable
+from compress.files import sha256_of
+from compress.preprocess import normalise
+from compress.recipe import ExportSection, canonical
+from compress.records import Document, Gate, Latency, Ratio, Variant
+from compress.training import Trained, Work
+
+OUTCOME, TIMING = "outcome.json", "timing.json"
+TORCH = "torch"
+
+
+class Outcome(Document):
+    """What is known of one exported file before it is timed."""
+
+    variant: Variant
+    gate: Gate
+    path: str
+    parts: dict[str, str]
+
+
+class Timing(Document):
+    """What was measured, by the variant's name."""
+
+    latency_ms: dict[str, Latency]
+    ratio: dict[str, Ratio]
+    throughput_per_s: dict[str, float]
+
+
+class Answers(NamedTuple):
+    """What the torch network says, computed in float32 on the CPU."""
+
+    validation: NDArray[np.float32]
+    test: NDArray[np.float32]
+
+
+class Delivered(NamedTuple):
+    """One exported file and what is known of it."""
+
+    variant: Variant
+    gate: Gate
+    folder: Path
+    path: Path
+    section: ExportSection
+
+
+def answers(work: Work, trained: Trained) -> Answers:
+    """Return the logits of a network on the validation and the test split."""
+    network = trained.network.eval()
+    return Answers(*(torch_evaluate.logits(network, work.batches(split)) for split in (work.data.validation, work.data.test)))
+
+
+def plain(work: Work, trained: Trained, said: Answers) -> Variant:
+    """Return the row of a network that is compared as trained and not exported."""
+    return Variant(
+        name=f"{trained.name}-torch", network=trained.name, method=trained.method, format=TORCH, runtime=TORCH,
+        precision="fp32", device="local", parameters=torch_evaluate.parameters(trained.network), macs=_macs(work, trained),
+        accuracy=torch_evaluate.accuracy(said.test, work.data.test.labels),
+        validation=torch_evaluate.accuracy(said.validation, work.data.validation.labels),
+        status="skipped", reason="not exported: the same graph as the student's",
+    )  # fmt: skip
+
+
+def deliver(work: Work, trained: Trained, section: ExportSection, said: Answers) -> Delivered:
+    """Export a network, run the file on its own runtime, and judge it.
+
+    Raises:
+        CompressError: The format cannot hold the network.
+        Unreachable: The disk is full or the folder cannot be written.
+    """
+    exporter = exporters.load(section)
+    key = stages.key(
+        network=trained.key, section=canonical(section), data=work.data.key, gate=canonical(work.recipe.gate),
+        packages={name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")},
+        source=_source("exporters", "benchmarks"),
+    )  # fmt: skip
+    name = exporter.path(Path(), f"{trained.name}-{section.format}").stem
+
+    def make(folder: Path) -> None:
+        path = exporter.path(folder, trained.name)
+        with work.events.task(f"export {name}", total=2) as task:
+            exporter.export(trained.network.cpu(), work.data.image(), path)
+            task.advance()
+            variant, gate = _prove(work, trained, Subject(name, path, exporter.runtime), section, said)
+            task.advance()
+        parts = {part.name: sha256_of(part) for part in exporter.parts(path)}
+        size = sum(part.stat().st_size for part in exporter.parts(path))
+        variant = variant.model_copy(update={"size_bytes": size})
+        records.save(folder / OUTCOME, Outcome(variant=variant, gate=gate, path=path.name, parts=parts))
+
+    folder = work.cache.make(key, make)
+    outcome = records.read(folder / OUTCOME, Outcome)
+    mark = "passed" if outcome.gate.status == "passed" else f"FAILED: {outcome.gate.reason}"
+    work.events.say(f"{name}: gate {mark}")
+    work.events.emit("gate", file=name, **outcome.gate.model_dump())
+    return Delivered(outcome.variant, outcome.gate, folder, folder / outcome.path, section)
+
+
+def time(work: Work, delivered: Sequence[Delivered]) -> tuple[Mapping[str, Variant], str]:
+    """Return the rows of all files that run, with latency, throughput, and their ratio to the reference of their runtime.
+
+    Files of one runtime and precision are compared with the same file of `measure.against`. The text says why nothing could
+    be timed; it is empty when something was. What could not be timed is tried again next time.
+    """
+    runnable = [item for item in delivered if item.variant.accuracy is not None]
+    settings = work.recipe.measure
+    machine = environment()
+    key = stages.key(
+        files=[[item.variant.name, sha256_of(item.path)] for item in runnable],
+        measure=settings.model_dump(mode="json", exclude={"devices"}), packages=machine.packages, cpu=machine.cpu,
+        source=_source("benchmarks"),
+    )  # fmt: skip
+
+    def make(folder: Path) -> None:
+        records.save(folder / TIMING, _measure(work, runnable, folder))
+
+    rows = {item.variant.name: item.variant for item in delivered}
+    if not runnable:
+        return rows, ""
+    try:
+        made = work.cache.make(key, make)
+    except Unstable as error:
+        return rows, str(error)
+    stages.publish(made, work.folder / "measurements")
+    timing = records.read(made / TIMING, Timing)
+    for field in ("latency_ms", "ratio", "throughput_per_s"):
+        for name, value in getattr(timing, field).items():
+            rows[name] = rows[name].model_copy(update={field: value})
+    return rows, ""
+
+
+def _measure(work: Work, delivered: Sequence[Delivered], folder: Path) -> Timing:
+    """Time all files; the raw series of every call are left in the folder."""
+    settings = work.recipe.measure
+    subjects = [Subject(item.variant.name, item.path, item.variant.runtime) for item in delivered]
+    images = normalise(work.data.validation.images[:256], work.data.preprocess)
+    single, bulk = (
+        measure(
+            subjects, images, against=None, threads=settings.threads, batch_size=size, rounds=settings.rounds,
+            seconds=settings.seconds, events=work.events, raw=folder / f"{name}-raw.json",
+        )
+        for name, size in (("latency", settings.batch_size), ("throughput", settings.throughput_batch_size))
+    )  # fmt: skip
+    latency = {name: found.latency for name, found in single.items()}
+    pairs = {item.variant.name: _opponent(item, delivered, settings.against) for item in delivered}
+    ratios = {name: ratio(other, latency[other], latency[name]) for name, other in pairs.items() if other is not None}
+    return Timing(
+        latency_ms=latency, ratio=ratios, throughput_per_s={name: found.throughput_per_s for name, found in bulk.items()}
+    )
+
+
+def _opponent(item: Delivered, delivered: Sequence[Delivered], network: str) -> str | None:
+    """Return the name of the file that this one is compared with: the other network in the same format and precision."""
+    like = [
+        other.variant.name
+        for other in delivered
+        if other.variant.network.startswith(network)
+        and (other.variant.format, other.variant.precision) == (item.variant.format, item.variant.precision)
+        and other is not item
+    ]
+    return like[0] if like else None
+
+
+def _prove(work: Work, trained: Trained, subject: Subject, section: ExportSection, said: Answers) -> tuple[Variant, Gate]:
+    """Run the file on validation and test images, and judge it on the validation images."""
+    data = work.data
+    images = normalise(np.concatenate([data.validation.images, data.test.images]), data.preprocess)
+    precision = exporters.load(section).precision
+    row = Variant(
+        name=subject.name, network=trained.name, method=trained.method, format=section.format, runtime=subject.runtime,
+        precision=precision, device="local", parameters=torch_evaluate.parameters(trained.network), macs=_macs(work, trained),
+        status="failed",
+    )  # fmt: skip
+    try:
+        found = evaluate(subject, images)
+    except (CompressError, Unreachable) as error:
+        reason = f"{subject.runtime} cannot run it: {error}"
+        return row.model_copy(update={"reason": reason}), Gate(status="failed", reason=reason, samples=0)
+    held = len(data.validation.labels)
+    on_validation, on_test = found.logits[:held], found.logits[held:]
+    gate = exporters.gate(
+        said.validation, on_validation, data.validation.labels, settings=work.recipe.gate, precision=precision
+    )
+    return row.model_copy(
+        update={
+            "accuracy": torch_evaluate.accuracy(on_test, data.test.labels),
+            "validation": torch_evaluate.accuracy(on_validation, data.validation.labels),
+            "agreement_percent": 100 * float((on_test.argmax(axis=1) == said.test.argmax(axis=1)).mean()),
+            "max_abs_diff": float(np.abs(on_test - said.test).max()),
+            "peak_memory_bytes": found.peak_memory_bytes,
+            "effective": found.effective,
+            "status": gate.status,
+            "reason": gate.reason,
+        }
+    ), gate
+
+
+def _macs(work: Work, trained: Trained) -> int:
+    return torch_evaluate.macs(trained.network, work.data.image().to(next(trained.network.parameters()).device))
+
+
+def _source(*packages: str) -> str:
+    """Return the sha256 of our own source that makes or judges a file."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()

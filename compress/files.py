@@ -1,0 +1,77 @@
+"""Files that are whole or not there: temporary names, refusals of the file system, checksums."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compress.errors import Unreachable
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
+
+    The path may become a file or a folder. A folder that is already there is moved aside, replaced, and then removed: no
+    system call exchanges folders everywhere, so between two renames there is neither, but nothing is ever half there.
+
+    Raises:
+        Unreachable: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    aside = temporary.with_suffix(".old")
+    with writable(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary.is_dir() and path.is_dir():
+                path.replace(aside)
+            temporary.replace(path)
+        finally:
+            if aside.exists() and not path.exists():
+                aside.replace(path)
+            for left in (temporary, aside):
+                if left.is_dir():
+                    shutil.rmtree(left)
+                left.unlink(missing_ok=True)
+
+
+REFUSALS = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG,
+})  # fmt: skip
+"""Errors by which a file system refuses to write; any other is ours."""
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn a file system's refusal to write at `path` into a message.
+
+    Raises:
+        Unreachable: The disk is full or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise Unreachable(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the checksum of a file.
+
+    Raises:
+        Unreachable: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Unreachable(f"{path}: cannot be read ({error.strerror})") from error

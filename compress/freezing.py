@@ -1,0 +1,51 @@
+"""What is frozen, and what moves: requires_grad, evaluation mode and gradient, decided in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+
+def freeze_all_but(method: nn.Module, trained: Iterable[Parameter]) -> None:
+    """Freeze everything that is not listed: no gradient, and evaluation mode for modules that hold nothing trained.
+
+    A module without parameters, such as dropout, follows the module that it is in.
+    """
+    wanted = {id(parameter) for parameter in trained}
+    for parameter in method.parameters():
+        parameter.requires_grad_(id(parameter) in wanted)
+
+    def set_mode(module: nn.Module, inherited: bool) -> None:
+        own = [id(parameter) in wanted for parameter in module.parameters()]
+        module.training = any(own) if own else inherited
+        for child in module.children():
+            set_mode(child, module.training)
+
+    set_mode(method, False)
+
+
+def moving(method: nn.Module) -> dict[str, Tensor]:
+    """Return every tensor that training changes, once, by name: all that a module in training mode holds itself."""
+    tensors: dict[int, tuple[str, Tensor]] = {}
+    for prefix, module in method.named_modules():
+        if module.training:
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            for name, tensor in own:
+                tensors.setdefault(id(tensor), (f"{prefix}.{name}", tensor))
+    return dict(tensors.values())
+
+
+@contextmanager
+def only(phases: Mapping[str, list[Parameter]], phase: str) -> Iterator[None]:
+    """Let gradients flow to the parameters of one phase alone."""
+    others = [parameter for name, group in phases.items() if name != phase for parameter in group]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)

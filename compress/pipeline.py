@@ -1,0 +1,208 @@
+"""The whole run, in the order of the arrow: data, teachers, students, export, proof, measurement, report.
+
+Nothing is done here; every line calls one move of `training`, `delivery`, `exporters` or `benchmarks`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import exporters
+from benchmarks import report
+from benchmarks.environment import environment
+from compress import delivery, preflight, records, stages, training
+from compress.delivery import Answers, Delivered
+from compress.errors import CompressError, GateFailed, Unstable
+from compress.events import Events
+from compress.files import whole, writable
+from compress.interrupt import graceful
+from compress.models._network import Network
+from compress.plan import baseline_names
+from compress.recipe import ExportSection, Recipe, canonical, dump, load
+from compress.records import Gate, Report, Variant
+from compress.training import Trained, Work
+from exporters import _bundle as bundle
+
+RECIPE, REJECTED = "recipe.yaml", "rejected"
+SAMPLES = 64
+"""Images of the validation split that travel with a bundle."""
+
+
+def run(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Report:
+    """Carry out a recipe; what is done and unchanged is found in the cache, an interrupted run continues.
+
+    Args:
+        recipe: What to do.
+        base: Folder at which relative paths in the recipe start.
+        runs: Folder of all runs; the run's own folder is `runs/recipe.name`.
+        events: Where progress goes.
+
+    Raises:
+        GateFailed: An exported student is not what was trained; the report is written and says what is wrong.
+        Unstable: Nothing could be timed; the report is written without latencies.
+        Interrupted: The user stopped; the same call continues.
+        CompressError: The recipe cannot be carried out.
+    """
+    begun = time.monotonic()
+    with _work(recipe, base=base, runs=runs, events=events) as work:
+        _check_structure(work)
+        teachers = [training.teacher(work, index, section) for index, section in enumerate(recipe.teacher)]
+        shipped = training.student(work, "student", recipe.method, teachers)
+        compared = zip(baseline_names(recipe.baselines), recipe.baselines, strict=True)
+        baselines = [training.student(work, name, methods, teachers) for name, methods in compared]
+
+        said = {trained.name: delivery.answers(work, trained) for trained in (*teachers, shipped, *baselines)}
+        sections = [ExportSection(format=delivery.TORCH), *recipe.exports]
+        files = [
+            delivery.deliver(work, trained, section, said[trained.name])
+            for trained in (*teachers, shipped)
+            for section in sections
+        ]
+        timed, unstable = delivery.time(work, files)
+        rows = [*timed.values(), *(delivery.plain(work, trained, said[trained.name]) for trained in baselines)]
+
+        _hand_over(work, shipped, files, said[shipped.name])
+        results = [*teachers, shipped, *baselines]
+        gates = {item.variant.name: item.gate for item in files}
+        written = _report(work, rows, gates, results, time.monotonic() - begun, unstable)
+        report.write(written, work.folder)
+        events.emit("end", status=written.status, seconds=written.seconds)
+    if written.status == "failed":
+        raise GateFailed(_failures(work, files))
+    if unstable:
+        raise Unstable(f"{unstable}; everything else is in {work.folder / 'report.html'}")
+    return written
+
+
+def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | None, events: Events) -> dict[str, Gate]:
+    """Export the student of a finished run once more, in other formats, and judge the files.
+
+    Args:
+        run_folder: A folder that `run` left.
+        sections: The formats.
+        out: Where the files go; default: `exports` in the run's folder. What fails its gate goes to `rejected` in there.
+        events: Where progress goes.
+
+    Raises:
+        CompressError: The folder holds no finished run, or a format cannot hold the network.
+    """
+    path = run_folder / RECIPE
+    if not path.is_file():
+        raise CompressError(f"{run_folder}: holds no {RECIPE}; give the folder of a run")
+    recipe = load(path)
+    target = out or run_folder / "exports"
+    with _work(recipe, base=run_folder, runs=run_folder.resolve().parent, events=events) as work:
+        teachers = [training.teacher(work, index, section) for index, section in enumerate(recipe.teacher)]
+        shipped = training.student(work, "student", recipe.method, teachers)
+        said = delivery.answers(work, shipped)
+        files = [delivery.deliver(work, shipped, section, said) for section in sections]
+        for item in files:
+            place = target if item.gate.status == "passed" else target / REJECTED
+            for part in exporters.load(item.section).parts(item.path):
+                stages.link(part, place / part.name)
+    return {item.variant.name: item.gate for item in files}
+
+
+@contextmanager
+def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Iterator[Work]:
+    """Lock the run's folder, load the data, and give what all stages share."""
+    folder = runs / recipe.name
+    with stages.locked(folder), graceful(events) as stopped:
+        events.attach(folder / "events.jsonl")
+        events.emit("begin", recipe=recipe.name)
+        data = training.prepare(recipe.data, base=base, seed=recipe.seed)
+        sizes = (
+            f"{len(data.train.labels)} training, {len(data.validation.labels)} validation, {len(data.test.labels)} test images"
+        )
+        events.say(f"data: {recipe.data.source}, {len(data.classes)} classes, {sizes}")
+        with whole(folder / RECIPE) as temporary:
+            temporary.write_text(dump(recipe, base), encoding="utf-8")
+        records.save(folder / "environment.json", environment())
+        device = training.device(recipe.train.device)
+        yield Work(recipe, base, folder, stages.Cache(runs), events, device, data, stopped)
+
+
+def _check_structure(work: Work) -> None:
+    """Run one batch through every stage of every method with untrained networks."""
+    networks = [training.build(work, section) for section in work.recipe.teacher]
+    batch = next(work.batches(work.data.train, work.recipe.train).epoch(0))
+    for methods in (work.recipe.method, *work.recipe.baselines):
+        preflight.structure(
+            training.assemble(work, methods, [network for network in networks if isinstance(network, Network)]), batch
+        )
+
+
+def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: Answers) -> None:
+    """Write the bundle of all files that passed, and keep the others apart with the reason beside them."""
+    offered = [item for item in files if item.variant.network == shipped.name and item.section.format != delivery.TORCH]
+    rejected = work.folder / REJECTED
+    with writable(rejected):
+        shutil.rmtree(rejected, ignore_errors=True)
+    for item in offered:
+        if item.gate.status == "failed":
+            for part in exporters.load(item.section).parts(item.path):
+                stages.link(part, rejected / part.name)
+            records.save(rejected / f"{item.path.name}.gate.json", item.gate)
+    passed = [_deployable(item) for item in offered if item.gate.status == "passed"]
+    if not passed:
+        return
+    held = work.data.validation
+    chosen = slice(0, SAMPLES)
+    bundle.write(
+        work.folder / "bundle", name=work.recipe.name, classes=work.data.classes, preprocess=work.data.preprocess, files=passed,
+        samples=bundle.Samples(held.images[chosen], held.labels[chosen], said.validation[chosen]),
+        gate=work.recipe.gate, provenance={
+            "recipe": canonical(work.recipe), "weights": shipped.results[-1].files[training.WEIGHTS], "method": shipped.method,
+            **{f"package.{name}": version for name, version in environment().packages.items()},
+        },
+    )  # fmt: skip
+
+
+def _deployable(item: Delivered) -> bundle.Deployable:
+    return bundle.Deployable(item.path, item.section.format, exporters.load(item.section), item.gate)
+
+
+def _report(  # noqa: PLR0917 (all that a report is made of)
+    work: Work, rows: Sequence[Variant], gates: dict[str, Gate], trained: Sequence[Trained], seconds: float, unstable: str
+) -> Report:
+    stages_done = list({result.key: result for item in trained for result in item.results}.values())
+    failed = any(gate.status == "failed" for name, gate in gates.items() if name.startswith("student"))
+    return Report(
+        name=work.recipe.name,
+        recipe=work.recipe.model_dump(mode="json"),
+        status="failed" if failed else "passed",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=max(seconds, sum(result.seconds for result in stages_done)),
+        classes=work.data.classes,
+        images={name: len(getattr(work.data, name).labels) for name in ("train", "validation", "test")},
+        variants=tuple(rows),
+        gates=gates,
+        stages=tuple(stages_done),
+        environment=environment(),
+        notes=(*_notes(work), *([f"Nothing could be timed: {unstable}"] if unstable else [])),
+    )
+
+
+def _failures(work: Work, files: Sequence[Delivered]) -> str:
+    failed = [item for item in files if item.gate.status == "failed" and item.variant.network == "student"]
+    lines = [f"{work.folder / REJECTED / item.path.name}: {item.gate.reason}" for item in failed]
+    return "\n".join([*lines, f"the files are kept apart; see {work.folder / 'report.html'}"])
+
+
+def _notes(work: Work) -> tuple[str, ...]:
+    settings = work.recipe.measure
+    return (
+        "Accuracy is top-1 on the test split, which no choice has seen; its interval is Wilson's at 95 %.",
+        "The gate compares each file with the torch network on the validation split, on the file's own runtime.",
+        (
+            f"Latency: {settings.rounds} interleaved rounds of all files in one process, {settings.threads} thread(s), batch "
+            f"{settings.batch_size}; its interval is a bootstrap of the median over rounds."
+        ),
+        f"A ratio compares a file with the {settings.against}'s file of the same format and precision, round by round.",
+        "Rows that were not exported have the student's graph, and so its latency.",
+    )

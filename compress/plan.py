@@ -1,0 +1,254 @@
+"""What a recipe will do, told before anything is done, and without torch.
+
+`plan(recipe, ...)` looks at the data source and the files that the recipe names, collects **all** that contradicts, and
+otherwise returns the stages in the order in which the run goes through them. What a method trains, freezes and ships comes from
+the labelled lines of its module's docstring (`Trained:`, `Frozen:`, `Shipped:`, `Stages:`), so that no method is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress import plugins
+from compress.consistency import data_problems, recipe_problems, split_sizes, together
+from compress.errors import CompressError
+from compress.recipe import MethodSection, Recipe, TeacherSection
+from compress.records import Record
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from compress.data._dataset import Source
+
+LABEL = re.compile(r"^(Trained|Frozen|Shipped|Stages|Source): *(.+(?:\n(?![A-Z][a-z]+:|\n).+)*)", re.MULTILINE)
+
+
+class Work(Record):
+    """How much training a stage is, before early stops."""
+
+    epochs: int
+    images_per_epoch: int
+    """Images that are trained on in one epoch; the last incomplete batch is dropped."""
+    trained: int
+    """Forward and backward passes of one image through what is trained."""
+    teacher: int
+    """Forward passes of one image through all teachers."""
+
+
+class Stage(Record):
+    """One part of the run."""
+
+    name: str
+    about: str
+    trained: str = ""
+    frozen: str = ""
+    shipped: str = ""
+    work: Work | None = None
+    kept: str = ""
+    """Folder or file that keeps the result, relative to the run's folder."""
+    found: bool = False
+    """Whether that is there already; it is used again if nothing that it depends on has changed."""
+
+
+class Plan(Record):
+    """The whole run."""
+
+    name: str
+    folder: str
+    classes: tuple[str, ...]
+    images: dict[str, int]
+    """Images in each split."""
+    stages: tuple[Stage, ...]
+    notes: tuple[str, ...] = ()
+
+
+def plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
+    """Return what a run of `recipe` will do.
+
+    Args:
+        recipe: A loaded recipe.
+        base: Folder that the recipe's relative paths start from.
+        runs: Folder of all runs.
+
+    Raises:
+        CompressError: The recipe contradicts itself or the data; every problem in its own line.
+        Unreachable: All that is wrong is that something is not there.
+    """
+    problems: list[CompressError] = []
+    source = plugins.load("data", recipe.data.source)(**recipe.data.options(base))
+    try:
+        summary = source.summary()
+    except CompressError as error:
+        raise together([error, *recipe_problems(recipe, base)]) from error
+    problems = [*recipe_problems(recipe, base), *data_problems(recipe, source, summary)]
+    if problems:
+        raise together(problems)
+    folder = runs / recipe.name
+    images = split_sizes(recipe, summary)
+    stages = [_data_stage(recipe, source), *_training(recipe, images["train"]), *_delivery(recipe)]
+    return Plan(
+        name=recipe.name,
+        folder=str(folder),
+        classes=summary.classes,
+        images=images,
+        stages=tuple(stage.model_copy(update={"found": _is_found(folder, stage)}) for stage in stages),
+        notes=tuple(_notes(recipe)),
+    )
+
+
+def facts(method: str) -> dict[str, str]:
+    """Return the labelled lines of a method's docstring: `Trained`, `Frozen`, `Shipped`, `Stages`, `Source`.
+
+    Raises:
+        CompressError: There is no such method, or a label is missing.
+    """
+    plugin = plugins.describe("methods", method)
+    found = {label: " ".join(text.split()).rstrip(".") for label, text in LABEL.findall(plugin.docstring)}
+    missing = [label for label in ("Trained", "Frozen", "Shipped", "Stages") if label not in found]
+    if missing:
+        raise CompressError(
+            f"{plugin.module}: its docstring lacks the line(s) {', '.join(f'{label}: ...' for label in missing)}"
+        )
+    return found
+
+
+def title(methods: Sequence[MethodSection]) -> str:
+    """Return what reports call a set of methods, such as `dih(dist)`."""
+    losses = [str(method.options().get("logit_loss", "kd")) for method in methods]
+    return " + ".join(m.name if loss == "kd" else f"{m.name}({loss})" for m, loss in zip(methods, losses, strict=True))
+
+
+def baseline_names(baselines: Sequence[Sequence[MethodSection]]) -> list[str]:
+    """Return a name, fit for a folder, for each baseline: that of its methods, numbered where two are the same."""
+    titles = [re.sub(r"[^a-z0-9_]+", "-", title(methods)).strip("-") for methods in baselines]
+    return [name if titles.count(name) == 1 else f"{name}-{index}" for index, name in enumerate(titles)]
+
+
+def _data_stage(recipe: Recipe, source: Source) -> Stage:
+    data = recipe.data
+    augmentation = [f"crops from a border of {data.crop_padding}"] if data.crop_padding else []
+    augmentation += ["mirrored halves"] if data.flip else []
+    about = f"{data.source}: {data.image_size}×{data.image_size} {source.channels}, {data.interpolation}"
+    scaling = "given mean and std" if data.mean and data.std else "mean and std of the training split"
+    return Stage(name="data", about=", ".join([about, scaling, *augmentation]))
+
+
+def _training(recipe: Recipe, train_images: int) -> Iterator[Stage]:
+    """Yield every stage that trains: teachers, the student's stages, the baselines."""
+    several = len(recipe.teacher) > 1
+    for index, teacher in enumerate(recipe.teacher):
+        yield _teacher_stage(f"teacher{index}" if several else "teacher", teacher, recipe, train_images)
+    yield from _student_stages("", recipe.method, recipe, train_images)
+    for name, methods in zip(baseline_names(recipe.baselines), recipe.baselines, strict=True):
+        yield from _student_stages(name, methods, recipe, train_images)
+
+
+def _teacher_stage(name: str, teacher: TeacherSection, recipe: Recipe, train_images: int) -> Stage:
+    if teacher.weights is not None:
+        return Stage(name=name, about=f"{teacher.model} with the weights of {teacher.weights}", frozen="everything")
+    train = teacher.train or recipe.train
+    work = _work(train.epochs, train.batch_size, train_images)
+    return Stage(name=name, about=f"{teacher.model}, trained on the labels", trained="everything", work=work, kept=name)
+
+
+def _student_stages(baseline: str, methods: Sequence[MethodSection], recipe: Recipe, train_images: int) -> Iterator[Stage]:
+    """Yield the preparatory stages of the methods in order, then the one that trains the student."""
+    known = [facts(method.name) for method in methods]
+    teachers = 0 if all(method.name == "supervised" for method in methods) else len(recipe.teacher)
+    for method, about in zip(methods, known, strict=True):
+        for stage in about["Stages"].split(", ")[:-1]:
+            epochs = method.options().get(f"{stage}_epochs", recipe.train.epochs)
+            yield Stage(
+                name=f"{baseline}-{stage}" if baseline else stage,
+                about=f"what {method.name} needs before the student",
+                trained=f"the {stage}",
+                frozen="everything else",
+                work=_work(epochs, recipe.train.batch_size, train_images, len(recipe.teacher)),
+                kept=f"{baseline}-{stage}" if baseline else stage,
+            )
+    yield Stage(
+        name=baseline or "student",
+        about=f"{recipe.student.model} by {title(methods)}",
+        trained=_joined(known, "Trained"),
+        frozen=_joined(known, "Frozen"),
+        shipped="nothing, it is for comparison" if baseline else _joined(known, "Shipped"),
+        work=_work(recipe.train.epochs, recipe.train.batch_size, train_images, teachers),
+        kept=baseline or "student",
+    )
+
+
+def _joined(known: Sequence[dict[str, str]], label: str) -> str:
+    return "; ".join(dict.fromkeys(about[label] for about in known))
+
+
+def _work(epochs: int, batch_size: int, images: int, teachers: int = 0) -> Work:
+    each = images // batch_size * batch_size
+    return Work(epochs=epochs, images_per_epoch=each, trained=epochs * each, teacher=teachers * epochs * each)
+
+
+def _delivery(recipe: Recipe) -> Iterator[Stage]:
+    """Yield what follows training."""
+    gate, measure = recipe.gate, recipe.measure
+    for section in recipe.exports:
+        options = ", ".join(f"{name} {value}" for name, value in section.options().items())
+        yield Stage(name="export", about=f"{section.format}: {options}" if options else section.format, kept="bundle")
+    if recipe.exports:
+        bound = f", logits within {gate.max_abs_diff:g}" if gate.max_abs_diff is not None else ""
+        drop, agreement = f"{gate.max_top1_drop_points:g} point(s)", f"{100 * gate.min_agreement:g} %"
+        rule = f"top-1 at most {drop} lower, agreement at least {agreement}{bound}"
+        yield Stage(name="gate", about=f"each file on its own runtime, validation split: {rule}")
+    devices = ", ".join(device.device for device in measure.devices) or "this machine"
+    calls = f"batch {measure.batch_size} and {measure.throughput_batch_size}, {measure.threads} thread(s)"
+    yield Stage(name="measure", about=f"{devices}: {calls}, {measure.rounds} interleaved rounds, against the {measure.against}")
+    yield Stage(name="report", about="report.json, report.md, report.html", kept="report.json")
+
+
+def _is_found(folder: Path, stage: Stage) -> bool:
+    if not stage.kept:
+        return False
+    kept = folder / stage.kept
+    return any((kept / proof).is_file() for proof in ("metrics.json", "manifest.json")) or kept.is_file()
+
+
+def _notes(recipe: Recipe) -> Iterator[str]:
+    if not recipe.exports:
+        yield "nothing is exported, so nothing is gated: add `exports:` to leave a file that can be deployed"
+    if all(method.name == "supervised" for method in recipe.method):
+        yield "the student is trained without its teacher: the teacher is only measured"
+
+
+def tree(whole: Plan) -> Tree:
+    """Return the plan as people read it."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    images = whole.images
+    classes = f"{len(whole.classes)} classes"
+    sizes = f"{images['train']} training, {images['validation']} validation and {images['test']} test images"
+    root = Tree(Text(f"{whole.name}: {classes}; {sizes}; in {whole.folder}", style="bold"), guide_style="dim")
+    for stage in whole.stages:
+        branch = root.add(Text.assemble((stage.name, "bold cyan"), "  ", stage.about))
+        for label, text in _details(stage):
+            branch.add(Text.assemble((f"{label}: ", "dim"), text))
+    for note in whole.notes:
+        root.add(Text(f"note: {note}", style="yellow"))
+    return root
+
+
+def _details(stage: Stage) -> Iterator[tuple[str, str]]:
+    for label in ("trained", "frozen", "shipped"):
+        if text := getattr(stage, label):
+            yield label, text
+    if stage.work is not None:
+        work = stage.work
+        passes = f"{work.trained:,} images forward and backward"
+        teaching = f"; {work.teacher:,} forward through teachers" if work.teacher else ""
+        yield "work", f"{work.epochs} epochs × {work.images_per_epoch:,} images = {passes}{teaching}"
+    if stage.work is not None and stage.kept:
+        yield (
+            "kept in",
+            f"{stage.kept}/ (found: used again if nothing it depends on has changed)" if stage.found else f"{stage.kept}/",
+        )

@@ -1,0 +1,284 @@
+"""The trained half of a run: data, teachers, and students by any set of methods, each stage found again in the cache.
+
+`Work` is what all stages of one run share. `prepare`, `teacher` and `student` are the three moves; `compress.pipeline` calls
+them in order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress import checkpoint, evaluate, plugins, preflight, records, stages, trainer
+from compress.data._dataset import Split, checked, fingerprint, hold_out
+from compress.data._loader import InMemory
+from compress.errors import CompressError
+from compress.events import Events
+from compress.files import sha256_of
+from compress.freezing import freeze_all_but
+from compress.methods._combined import Combined
+from compress.methods._method import Method, Setting
+from compress.methods.supervised import Supervised
+from compress.models._network import Network
+from compress.plan import title
+from compress.preprocess import normalise, statistics
+from compress.recipe import DataSection, MethodSection, ModelSection, Recipe, TeacherSection, TrainSection, canonical
+from compress.records import Accuracy, Preprocess, StageResult
+
+WEIGHTS, METRICS, STATE = "weights.safetensors", "metrics.json", "state.pt"
+
+
+class Prepared(NamedTuple):
+    """The data of a run."""
+
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    key: str
+
+    def image(self) -> Tensor:
+        """Return one normalised training image, [1, C, H, W]."""
+        return torch.from_numpy(normalise(self.train.images[:1], self.preprocess))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the stages of one run share."""
+
+    recipe: Recipe
+    base: Path
+    folder: Path
+    cache: stages.Cache
+    events: Events
+    device: torch.device
+    data: Prepared
+    stopped: Callable[[], bool]
+
+    def batches(self, split: Split, settings: TrainSection | None = None) -> InMemory:
+        """Return batches of a split: shuffled and augmented for training with `settings`, else whole and in order."""
+        if settings is None:
+            return InMemory(split, self.data.preprocess, batch_size=256, device=self.device)
+        return InMemory(
+            split,
+            self.data.preprocess,
+            batch_size=settings.batch_size,
+            device=self.device,
+            shuffle=True,
+            seed=self.recipe.seed,
+            crop_padding=self.recipe.data.crop_padding,
+            flip=self.recipe.data.flip,
+        )
+
+    def labels(self) -> NDArray[np.int64]:
+        """Return the labels of the validation split, [N]."""
+        return self.data.validation.labels
+
+
+class Trained(NamedTuple):
+    """A network that is ready to be shipped or to teach."""
+
+    name: str
+    method: str
+    """How it was trained, for reports."""
+    network: nn.Module
+    results: tuple[StageResult, ...]
+    key: str
+    folder: Path | None
+    """Where its weights are; `None` for a teacher from the user's file."""
+
+
+def device(name: str) -> torch.device:
+    """Return the device that a recipe asks for; `auto` is the GPU where there is one.
+
+    Raises:
+        CompressError: It is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CompressError("train.device: 'cuda' is asked for and torch sees no CUDA device; use 'auto' or 'cpu'")
+    return torch.device(name)
+
+
+def prepare(section: DataSection, *, base: Path, seed: int) -> Prepared:
+    """Load the data, hold out the validation split, and settle the preprocessing.
+
+    Raises:
+        CompressError: The data is not what the recipe says.
+        Unreachable: The data is not there.
+    """
+    source = plugins.load("data", section.source)(**section.options(base))
+    geometry = {"height": section.image_size, "width": section.image_size, "channels": source.channels}
+    preprocess = Preprocess(**geometry, interpolation=section.interpolation, mean=(0.0,), std=(1.0,))
+    classes = tuple(source.summary().classes)
+    dataset = checked(source.load(preprocess), len(classes))
+    train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed)
+    mean, std = statistics(train.images)
+    depth = train.images.shape[-1]
+    for name, values in (("mean", section.mean), ("std", section.std)):
+        if values is not None and len(values) != depth:
+            raise CompressError(f"data.{name}: has {len(values)} numbers and the images have {depth} channels")
+    preprocess = preprocess.model_copy(update={"mean": section.mean or mean, "std": section.std or std})
+    key = stages.key(
+        images=fingerprint(dataset),
+        preprocess=preprocess.model_dump(mode="json"),
+        classes=classes,
+        split=[section.validation_fraction, seed],
+        augment=[section.crop_padding, section.flip],
+    )
+    return Prepared(preprocess, classes, train, validation, dataset.test, key)
+
+
+def build(work: Work, section: ModelSection) -> Network:
+    """Return a network with random weights that depend on the recipe's seed alone."""
+    torch.manual_seed(work.recipe.seed)
+    channels = work.data.train.images.shape[-1]
+    make = plugins.load("models", section.model)
+    network: Network = make(len(work.data.classes), channels, **section.options())
+    return network.to(work.device)
+
+
+def assemble(work: Work, sections: Sequence[MethodSection], teachers: Sequence[Network]) -> Method:
+    """Return the method, or the combination of methods, on a fresh student.
+
+    Raises:
+        CompressError: A method cannot work with these networks or not with another method.
+    """
+    student = build(work, work.recipe.student)
+    if work.recipe.student.weights is not None:
+        checkpoint.load_weights(student, work.base / work.recipe.student.weights)
+    setting = Setting(student, tuple(teachers), work.data.image().to(work.device), len(work.data.classes))
+    torch.manual_seed(work.recipe.seed)  # heads and translators start the same whatever the student is
+    methods: dict[str, Method] = {}
+    for section in sections:
+        name = section.name if section.name not in methods else f"{section.name}{len(methods) + 1}"
+        methods[name] = plugins.load("methods", section.name)(setting, **section.options())
+    whole = next(iter(methods.values())) if len(methods) == 1 else Combined(setting, methods)
+    return whole.to(work.device)
+
+
+def teacher(work: Work, index: int, section: TeacherSection) -> Trained:
+    """Return a teacher: from the user's file, or trained on the labels.
+
+    Raises:
+        CompressError: Its weights do not fit, or it is not fit to teach.
+        Unreachable: Its file is not there.
+    """
+    name = "teacher" if len(work.recipe.teacher) == 1 else f"teacher{index}"
+    network = build(work, section)
+    if section.weights is not None:
+        path = work.base / section.weights
+        checkpoint.load_weights(network, path, sha256=section.sha256)
+        key = stages.key(weights=sha256_of(path), model=canonical(section))
+        trained = Trained(name, "given", network, (), key, None)
+    else:
+        settings = section.train or work.recipe.train
+        method = Supervised(Setting(network, (), work.data.image(), len(work.data.classes)))
+        reads = {"model": section.model_dump(mode="json", exclude={"weights", "sha256", "train"}), "index": index}
+        trained = _train(work, name, method, settings, reads=reads, method_name="supervised")
+    freeze = trained.network.eval()
+    answers = evaluate.logits(freeze, work.batches(work.data.validation))
+    found = preflight.teacher(name, answers, work.labels(), work.data.classes)
+    if trained.folder is None:
+        work.events.say(f"{name}: {section.model} from {section.weights}, {_percent(found)} on validation")
+    return trained
+
+
+def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: Sequence[Trained]) -> Trained:
+    """Train the student with a set of methods, stage by stage.
+
+    Raises:
+        CompressError: The methods contradict each other, or training does not work.
+        Interrupted: The user stopped; the state is saved.
+    """
+    networks = [trained.network for trained in teachers if isinstance(trained.network, Network)]
+    method = assemble(work, sections, networks)
+    knowledge = [trained.key for trained in teachers]
+    results: list[StageResult] = []
+    for stage in method.stages()[:-1]:
+        reads = {"teachers": knowledge, "stage": dict(stage.identity())}
+        own_name = stage.stage if name == "student" else f"{name}-{stage.stage}"
+        results += _train(work, own_name, stage, work.recipe.train, reads=reads, method_name=title(sections)).results
+    start = work.recipe.student.weights
+    needed = [] if all(section.name == "supervised" for section in sections) else knowledge
+    inputs = {
+        "teachers": needed,
+        "prepared": [result.key for result in results],
+        "model": work.recipe.student.model_dump(mode="json", exclude={"weights"}),
+        "weights": start and sha256_of(work.base / start),
+        "method": [section.model_dump(mode="json") for section in sections],
+    }
+    last = _train(work, name, method, work.recipe.train, reads=inputs, method_name=title(sections))
+    return last._replace(results=(*results, *last.results))
+
+
+def _train(
+    work: Work, name: str, method: Method, settings: TrainSection, *, reads: Mapping[str, object], method_name: str
+) -> Trained:
+    settings = method.schedule(settings)
+    key = stages.key(
+        reads=reads, train=settings.model_dump(mode="json"), data=work.data.key, seed=work.recipe.seed,
+        device=work.device.type, engine=dict(stages.engine()),
+    )  # fmt: skip
+    found = work.cache.find(key) is not None
+
+    def make(folder: Path) -> None:
+        _announce(work, name, method)
+        begun = time.monotonic()
+        fit = trainer.fit(
+            method, work.batches(work.data.train, settings), work.batches(work.data.validation), settings=settings,
+            seed=work.recipe.seed, state=folder / STATE, stopped=work.stopped, events=work.events, description=name,
+        )  # fmt: skip
+        product = method.product()
+        checkpoint.save_weights(folder / WEIGHTS, product, metadata={"stage": name, "key": key})
+        own = fit.validation.get("student")
+        image = work.data.image().to(work.device)
+        result = StageResult(
+            stage=name, key=key, method=method_name, parameters=evaluate.parameters(product),
+            macs=evaluate.macs(product, image) if own is not None else None,
+            best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
+            epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
+            files={WEIGHTS: sha256_of(folder / WEIGHTS)},
+        )  # fmt: skip
+        (folder / STATE).unlink(missing_ok=True)
+        records.save(folder / METRICS, result)
+
+    folder = work.cache.make(key, make)
+    result = records.read(folder / METRICS, StageResult).model_copy(update={"stage": name, "method": method_name})
+    checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
+    freeze_all_but(method, ())
+    stages.publish(folder, work.folder / name)
+    work.events.emit("stage", stage=name, key=key, found=found, seconds=result.seconds)
+    work.events.say(f"{name}: {_summary(result)}{' (found in the cache)' if found else f' in {result.seconds:.0f} s'}")
+    return Trained(name, method_name, method.deployable(), (result,), key, folder)
+
+
+def _announce(work: Work, name: str, method: Method) -> None:
+    """Say what is trained, what is frozen, and how much of the gradient each loss term has."""
+    batch = next(work.batches(work.data.train, work.recipe.train).epoch(0))
+    trained = sum(parameter.numel() for group in method.phases().values() for parameter in group)
+    frozen = evaluate.parameters(method) - trained
+    shares = preflight.gradient_shares(method, batch)
+    listed = ", ".join(f"{term} {share:.0%}" for term, share in shares.items())
+    work.events.say(f"{name}: trains {trained:,} parameters, {frozen:,} frozen; gradient norm: {listed}")
+    work.events.emit("preflight", stage=name, trained=trained, frozen=frozen, gradient_shares=shares)
+
+
+def _summary(result: StageResult) -> str:
+    if result.validation is not None:
+        return f"{_percent(result.validation)} on validation, best epoch {result.best_epoch} of {len(result.epochs)}"
+    return ", ".join(f"{name} {_percent(accuracy)}" for name, accuracy in result.members.items()) + " on validation"
+
+
+def _percent(accuracy: Accuracy) -> str:
+    return f"{accuracy.top1_percent:.2f} %"

@@ -1,0 +1,57 @@
+"""torch.export: the network as a `.pt2` program, so that another process can run it in torch without any of our code.
+
+Loading one is not safe: torch 2.13 reads custom constants with `pickle.loads`, tensor subclasses with
+`torch.load(weights_only=False)`, falls back to that for the sample inputs, and parses symbolic shapes with sympy's `eval`.
+So these files are only ever loaded from a run's own folder, never put in a bundle. What we write ourselves is plain: raw
+tensors, JSON, and zeros for sample inputs.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from compress.errors import CompressError
+from compress.files import whole
+from compress.records import Precision
+from exporters._trace import quiet, trace
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Torch:
+    """Writes a `.pt2` file for `torch.export.load(path).module()`.
+
+    Args:
+        precision: Precision of weights and arithmetic.
+    """
+
+    runtime: ClassVar[str] = "torch"
+    inert: ClassVar[bool] = False
+
+    def __init__(self, *, precision: Literal["fp32"] = "fp32") -> None:
+        if precision != "fp32":
+            raise CompressError(f"exporters/torch: precision {precision!r} is not offered; use 'fp32'")
+        self.precision: Precision = precision
+
+    def path(self, folder: Path, stem: str) -> Path:
+        """Return `folder/STEM-fp32.pt2`."""
+        return folder / f"{stem}-{self.precision}.pt2"
+
+    def parts(self, path: Path) -> tuple[Path, ...]:
+        """Return the file itself."""
+        return (path,)
+
+    def export(self, module: nn.Module, example: Tensor, path: Path) -> None:
+        """Write the network with a dynamic batch; see the contract in `_exporter.py`."""
+        import torch
+
+        # through memory: an archive that is written by name repeats that name inside, here a random temporary one
+        archive = io.BytesIO()
+        program = trace(module, example)
+        with quiet():
+            torch.export.save(program, archive)
+        with whole(path) as temporary:
+            temporary.write_bytes(archive.getvalue())

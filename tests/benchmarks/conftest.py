@@ -1,0 +1,81 @@
+"""One tiny network whose logits are known without any runtime, as a file for each of them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.protocol import Images, Subject
+
+CHANNELS, SIZE, CLASSES = 3, 8, 5
+
+
+class Tiny(NamedTuple):
+    """Mean over the image, then a linear layer."""
+
+    weight: np.ndarray
+    """[C, K]"""
+    images: Images
+    """[N, C, H, W]"""
+    subjects: dict[str, Subject]
+    """By runtime."""
+
+    def logits(self) -> np.ndarray:
+        """Return what every runtime must give, computed here in float64."""
+        return self.images.astype(np.float64).mean(axis=(2, 3)) @ self.weight.astype(np.float64)
+
+    def write_onnx(self, path: Path, *, batch: int | str = "batch") -> Path:
+        """Write the network as ONNX; `batch` is a number for a static shape."""
+        images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, CHANNELS, SIZE, SIZE])
+        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])
+        nodes = [
+            helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+        ]
+        graph = helper.make_graph(nodes, "tiny", [images], [logits], [numpy_helper.from_array(self.weight, "weight")])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        return path
+
+    def write_openvino(self, path: Path, *, batch: int | str = "batch") -> Path:
+        """Write the network as float32 OpenVINO IR."""
+        import openvino
+
+        source = self.write_onnx(path.with_suffix(".source.onnx"), batch=batch)
+        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+        return path
+
+    def write_torch(self, path: Path) -> Path:
+        """Write the network as torch.export does."""
+        import torch
+
+        linear = torch.nn.Linear(CHANNELS, CLASSES, bias=False)
+        linear.weight = torch.nn.Parameter(torch.from_numpy(self.weight.T.copy()))
+        network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), linear)
+        example, batch = torch.zeros(2, CHANNELS, SIZE, SIZE), torch.export.Dim("batch", min=1, max=4096)
+        with warnings.catch_warnings():
+            # torch 2.13 warns of its own pytree's LeafSpec while it copies it.
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            torch.export.save(torch.export.export(network, (example,), dynamic_shapes=({0: batch},)), path)
+        return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The network as a file for every runtime of the folder."""
+    folder, random = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
+    weight = random.standard_normal((CHANNELS, CLASSES)).astype(np.float32)
+    images = random.standard_normal((11, CHANNELS, SIZE, SIZE)).astype(np.float32)
+    network = Tiny(weight, images, {})
+    paths = {
+        "onnxruntime": network.write_onnx(folder / "tiny.onnx"),
+        "openvino": network.write_openvino(folder / "tiny.xml"),
+        "torch": network.write_torch(folder / "tiny.pt2"),
+    }
+    return network._replace(subjects={name: Subject(name, path, name) for name, path in paths.items()})

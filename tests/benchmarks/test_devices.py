@@ -1,0 +1,172 @@
+"""The contract of every device, and what becomes of a runtime that misbehaves.
+
+The bad runtimes here are real files in a real job folder: nothing is replaced in the runner or in the device.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import runner
+from benchmarks.devices._device import Device
+from benchmarks.devices.local import Local
+from compress import plugins
+from compress.errors import CompressError, Unreachable
+
+RUNTIME = """
+import os, signal, subprocess, sys, time
+import numpy as np
+
+class Bad:
+    @staticmethod
+    def prepare():
+        import numpy
+
+
+    def __init__(self, path, *, threads, batch_size):
+        self.path = path
+
+    def __call__(self, images):
+        {call}
+        return images.mean(axis=(2, 3))
+
+    def effective(self):
+        return {{"omp": os.environ.get("OMP_NUM_THREADS"), "where": np.__file__}}
+"""
+
+
+def make_job(folder: Path, call: str, *, task: str = "evaluate") -> Path:
+    """Write a job folder whose runtime does `call` whenever it is run."""
+    (folder / "runtimes").mkdir()
+    (folder / "runtimes" / "bad.py").write_text(RUNTIME.format(call=call))
+    shutil.copyfile(runner.__file__, folder / "runner.py")
+    np.save(folder / "images.npy", np.ones((5, 3, 4, 4), np.float32))
+    subject = {"name": "culprit", "runtime": "bad", "class": "Bad", "file": "files/0/model"}
+    job = {"task": task, "threads": 1, "batch_size": 2, "seed": 0, "rounds": 5, "seconds": 0.1, "subjects": [subject]}
+    (folder / "job.json").write_text(json.dumps(job))
+    return folder
+
+
+def ignore(done: int, total: int, doing: str) -> None:
+    """Take no notice of progress."""
+
+
+@pytest.mark.parametrize("name", plugins.names("devices"))
+def test_every_device_keeps_the_contract(name: str) -> None:
+    """A device is called by its name and takes exactly what the contract says."""
+    device = plugins.load("devices", name)
+    assert isinstance(device.name, str)
+    assert inspect.signature(device.run).parameters.keys() == inspect.signature(Device.run).parameters.keys()
+
+
+def test_the_job_folder_is_all_that_a_job_needs(tmp_path: Path) -> None:
+    """A folder with runner, runtime and images is complete, and its results lie in it, whole."""
+    job, seen = make_job(tmp_path, "pass"), []
+    Local().run(job, timeout_seconds=60, progress=lambda *step: seen.append(step))
+    result = json.loads((job / "result.json").read_text())
+    assert np.load(job / "logits.npy").tolist() == [[1.0] * 3] * 5
+    assert result["effective"]["omp"] == "1"
+    assert seen == [(2, 5, "culprit"), (4, 5, "culprit"), (5, 5, "culprit")]
+    assert not list(job.glob(".*"))
+
+
+def test_nothing_in_the_working_folder_shadows_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file numpy.py where the user stands, or beside the runner, is not what the runner imports."""
+    job = make_job(tmp_path, "pass")
+    (job / "numpy.py").write_text("raise RuntimeError('shadowed')")
+    monkeypatch.chdir(job)
+    Local().run(job, timeout_seconds=60, progress=ignore)
+    assert json.loads((job / "result.json").read_text())["effective"]["where"] == np.__file__
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        pytest.param("raise ValueError('no such\\n operator')", CompressError, r"\Aculprit: no such operator\Z", id="raises"),
+        pytest.param(
+            "import nonesuch", Unreachable, "culprit needs the package 'nonesuch', which is not installed", id="package"
+        ),
+        pytest.param("raise MemoryError", Unreachable, "culprit: memory ran out", id="memory"),
+        pytest.param("os.abort()", Unreachable, r"crashed the process \(SIGABRT\)", id="aborts"),
+        pytest.param("os.kill(os.getpid(), signal.SIGSEGV)", Unreachable, r"crashed the process \(SIGSEGV\)", id="segfault"),
+        pytest.param("os.kill(os.getpid(), signal.SIGKILL)", Unreachable, "most likely because memory ran out", id="killed"),
+        pytest.param("print('boo', file=sys.stderr); os._exit(3)", Unreachable, "ended with status 3: .*boo", id="exits"),
+    ],
+)
+@pytest.mark.parametrize("task", ["evaluate", "measure"])
+def test_a_runtime_that_fails_gives_one_clear_message(
+    task: str, call: str, kind: type[CompressError], message: str, tmp_path: Path
+) -> None:
+    """Whatever a runtime does to its process, the caller learns what happened and finds no result."""
+    job = make_job(tmp_path, call, task=task)
+    with pytest.raises(CompressError, match=message) as caught:
+        Local().run(job, timeout_seconds=60, progress=ignore)
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+    assert not (job / "result.json").exists()
+
+
+def test_a_crash_names_the_subject_that_was_running(tmp_path: Path) -> None:
+    """A dead process says nothing itself; its last progress line tells whose call it was."""
+    job = make_job(tmp_path, "os.abort()", task="measure")
+    with pytest.raises(Unreachable, match=r"\Aculprit: "):
+        Local().run(job, timeout_seconds=60, progress=ignore)
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process exists and is no zombie."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+SLEEPER = "open(self.path + '.child', 'w').write(str(subprocess.Popen(['sleep', '600']).pid)); time.sleep(600)"
+
+
+@pytest.fixture
+def sleeping_job(tmp_path: Path) -> Path:
+    """A job whose runtime starts a child process and then hangs, with the child's number in files/0/model.child."""
+    job = make_job(tmp_path, SLEEPER)
+    (job / "files" / "0").mkdir(parents=True)
+    return job
+
+
+def child_of(job: Path) -> int:
+    """Return the number of the process that the hanging runtime started, once it has."""
+    path = job / "files" / "0" / "model.child"
+    while not (path.exists() and path.read_text()):
+        time.sleep(0.02)
+    return int(path.read_text())
+
+
+def test_a_timeout_kills_the_runner_and_its_children(sleeping_job: Path) -> None:
+    """What hangs is stopped after the given time, together with whatever it started."""
+    with pytest.raises(Unreachable, match="not done after 3 s, so it was stopped"):
+        Local().run(sleeping_job, timeout_seconds=3, progress=ignore)
+    assert not is_running(child_of(sleeping_job))
+
+
+def test_an_interrupt_kills_the_runner_and_its_children(sleeping_job: Path) -> None:
+    """Ctrl-C in the caller leaves no process behind."""
+
+    def interrupt() -> None:
+        child_of(sleeping_job)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        Local().run(sleeping_job, timeout_seconds=60, progress=ignore)
+    thread.join()
+    assert not is_running(child_of(sleeping_job))

@@ -1,0 +1,208 @@
+"""What `evaluate` and `measure` promise, with real runtimes."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks.devices._device import Progress
+from benchmarks.protocol import Measurement, Subject, evaluate, measure, ratio
+from compress.errors import CompressError, Unreachable, Unstable
+from compress.events import Events
+
+if TYPE_CHECKING:
+    from conftest import Tiny
+
+MIB = 1 << 20
+
+
+def test_measuring_gives_every_subject_its_figures(tiny: Tiny, tmp_path: Path) -> None:
+    """Files of several runtimes are timed in the same rounds, and everything that was asked for is told."""
+    raw = tmp_path / "raw.json"
+    figures = measure(list(tiny.subjects.values()), tiny.images, against="torch", rounds=5, seconds=0.3, batch_size=2, raw=raw)
+    assert list(figures) == list(tiny.subjects)
+    for name, found in figures.items():
+        latency = found.latency
+        assert 0 < latency.p50 <= latency.p90 <= latency.p99
+        assert latency.ci95[0] <= np.median(latency.rounds) <= latency.ci95[1]
+        assert (len(latency.rounds), latency.threads, latency.batch_size) == (5, 1, 2)
+        assert latency.load > 0
+        assert latency.first_call > 0
+        assert found.throughput_per_s == pytest.approx(2000 / latency.mean)
+        assert found.effective["threads"] == "1"
+        assert (found.ratio is None) is (name == "torch")
+
+
+def test_the_raw_series_are_kept(tiny: Tiny, tmp_path: Path) -> None:
+    """Every call's nanoseconds, the order of each round and the machine before and after can be looked at again."""
+    raw = tmp_path / "raw.json"
+    subjects = [tiny.subjects["onnxruntime"], replace(tiny.subjects["onnxruntime"], name="again")]
+    figures = measure(subjects, tiny.images, against=None, rounds=5, seconds=0.1, raw=raw)
+    kept = json.loads(raw.read_text())
+    assert [sorted(order) for order in kept["orders"]] == [[0, 1]] * 5
+    assert kept["before"]["load_average"]
+    assert kept["after"]["context_switches"]
+    for name, one in kept["subjects"].items():
+        assert np.median(np.concatenate(one["rounds_ns"])) / 1e6 == pytest.approx(figures[name].latency.p50)
+        assert sum(map(len, one["rounds_ns"])) == figures[name].latency.samples
+        assert figures[name].ratio is None
+
+
+def test_the_order_of_rounds_comes_from_the_seed(tiny: Tiny, tmp_path: Path) -> None:
+    """Orders vary between rounds and are the same for the same seed."""
+    subjects = [replace(tiny.subjects["onnxruntime"], name=name) for name in "abcd"]
+    orders = []
+    for number, seed in enumerate((0, 0, 1)):
+        measure(subjects, tiny.images, against=None, rounds=5, seconds=0.05, seed=seed, raw=tmp_path / f"{number}.json")
+        orders.append(json.loads((tmp_path / f"{number}.json").read_text())["orders"])
+    assert orders[0] == orders[1] != orders[2]
+    assert len({tuple(order) for order in orders[0]}) > 1
+
+
+def test_a_ratio_can_be_taken_afterwards(tiny: Tiny) -> None:
+    """Two latencies of one measurement give the ratio that `measure` itself reports, and its inverse the other way."""
+    subjects = [tiny.subjects["onnxruntime"], replace(tiny.subjects["openvino"], name="other")]
+    figures = measure(subjects, tiny.images, against="other", rounds=5, seconds=0.1)
+    own, other = figures["onnxruntime"].latency, figures["other"].latency
+    assert ratio("other", other, own) == figures["onnxruntime"].ratio
+    assert ratio("onnxruntime", own, other).speedup == pytest.approx(1 / ratio("other", other, own).speedup)
+
+
+def test_peak_memory_is_that_of_the_file_and_not_of_its_caller(tiny: Tiny) -> None:
+    """A big calling process does not show in the figure, which a forked or vforked child otherwise inherits."""
+    ballast = np.ones(600 * MIB, np.uint8)
+    found = evaluate(tiny.subjects["onnxruntime"], tiny.images)
+    assert found.peak_memory_bytes is not None
+    assert found.baseline_memory_bytes is not None
+    assert 0 < found.baseline_memory_bytes < found.peak_memory_bytes < ballast.nbytes // 2
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_images(tiny: Tiny) -> None:
+    """Images are read batch by batch, so the figure is the network's and not the data set's."""
+    few = evaluate(tiny.subjects["onnxruntime"], tiny.images)
+    many = evaluate(tiny.subjects["onnxruntime"], np.tile(tiny.images, (12_000, 1, 1, 1)), batch_size=2048)  # 97 MiB
+    assert few.peak_memory_bytes is not None
+    assert many.peak_memory_bytes is not None
+    assert many.peak_memory_bytes - few.peak_memory_bytes < 40 * MIB
+
+
+def test_progress_is_shown_as_it_goes(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner's steps reach the caller's console."""
+    monkeypatch.setattr("compress.events.PLAIN_INTERVAL_SECONDS", -1.0)
+    console = Console(file=io.StringIO(), width=100)
+    evaluate(tiny.subjects["onnxruntime"], tiny.images, batch_size=4, events=Events(console=console))
+    lines = console.file.getvalue().splitlines()
+    assert [line.partition(",")[0] for line in lines] == [f"evaluate onnxruntime: {done}/11 onnxruntime" for done in (4, 8, 11)]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        pytest.param(np.zeros((0, 3, 8, 8), np.float32), r"images are float32 \[0, 3, 8, 8\]", id="none"),
+        pytest.param(np.zeros((1, 3, 8, 8), np.uint8), r"images are uint8 \[1, 3, 8, 8\]", id="not normalised"),
+        pytest.param(np.zeros((3, 8, 8), np.float32), r"images are float32 \[3, 8, 8\]", id="no batch"),
+    ],
+)
+def test_images_of_another_kind_are_refused(images: np.ndarray, message: str, tiny: Tiny) -> None:
+    """The message shows type and shape of what was given."""
+    with pytest.raises(CompressError, match=message):
+        evaluate(tiny.subjects["onnxruntime"], images)
+
+
+def test_images_of_another_size_are_an_error_of_the_file(tiny: Tiny) -> None:
+    """What the runtime says about a wrong shape arrives, with the file's name before it."""
+    with pytest.raises(CompressError, match=r"onnxruntime: .*[Ii]nvalid dimensions"):
+        evaluate(tiny.subjects["onnxruntime"], np.zeros((1, 3, 9, 9), np.float32))
+
+
+def test_options_that_make_no_measurement_are_refused(tiny: Tiny) -> None:
+    """Each impossible option gives its own sentence before anything starts."""
+    one = tiny.subjects["onnxruntime"]
+    with pytest.raises(CompressError, match="names must differ and hold 'teacher', not"):
+        measure([one], tiny.images, against="teacher")
+    with pytest.raises(CompressError, match="names must differ"):
+        measure([one, one], tiny.images, against=None)
+    with pytest.raises(CompressError, match="4 rounds give no interval; use at least 5"):
+        measure([one], tiny.images, against=None, rounds=4)
+    with pytest.raises(CompressError, match=r"threads 0, .* must be above 0"):
+        evaluate(one, tiny.images, threads=0)
+    with pytest.raises(CompressError, match="10000 threads are asked for, and this process may use"):
+        evaluate(one, tiny.images, threads=10_000)
+    with pytest.raises(CompressError, match="openvino opens files that end in"):
+        evaluate(replace(one, runtime="openvino"), tiny.images)
+
+
+def test_a_name_may_hold_anything(tiny: Tiny) -> None:
+    """The name of a subject is shown, never used as a path or an option."""
+    subject = Subject("../--help; rm 'x'\n", tiny.subjects["onnxruntime"].path, "onnxruntime")
+    assert evaluate(subject, tiny.images).logits.shape == (11, 5)
+
+
+def test_a_runtime_without_its_file_part_is_named(tiny: Tiny, tmp_path: Path) -> None:
+    """An IR whose weights were left behind is reported by the missing part."""
+    lonely = tmp_path / "lonely.xml"
+    lonely.write_bytes(tiny.subjects["openvino"].path.read_bytes())
+    with pytest.raises(Unreachable, match=r"lonely\.bin is not there or cannot be read"):
+        evaluate(Subject("lonely", lonely, "openvino"), tiny.images)
+
+
+class Recorded:
+    """A device that answers with round medians in milliseconds, as a disturbed machine may give them."""
+
+    name = "recorded"
+
+    def __init__(self, *, rounds: dict[str, list[float]], settled: bool = True) -> None:
+        self.rounds, self.settled = rounds, settled
+
+    def run(self, job: Path, *, timeout_seconds: float, progress: Progress) -> None:  # noqa: ARG002 (the contract)
+        """Leave the recorded answer in the job folder."""
+        common = {"load_ns": 1, "first_call_ns": 1, "settled": self.settled, "effective": {}}
+        series = {name: [[1e6 * value] * 3 for value in rounds] for name, rounds in self.rounds.items()}
+        result = {"subjects": {name: {"rounds_ns": rounds} | common for name, rounds in series.items()}}
+        (job / "result.json").write_text(json.dumps(result))
+
+
+def figures_of(tiny: Tiny, device: Recorded) -> dict[str, Measurement]:
+    """Return the figures of recorded rounds, compared with `b` where there are two."""
+    subjects = [replace(tiny.subjects["onnxruntime"], name=name) for name in device.rounds]
+    return measure(subjects, tiny.images, against="b" if "b" in device.rounds else None, device=device)
+
+
+QUIET, HEATING = [1.0, 1.01, 1.0, 0.99, 1.0, 1.0], [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
+
+
+def test_an_unstable_series_is_flagged_and_shown(tiny: Tiny) -> None:
+    """Rounds that drift, or a warm-up that never settled, keep their figures and lose the word stable."""
+    assert figures_of(tiny, Recorded(rounds={"a": QUIET}))["a"].latency.stable
+    assert not figures_of(tiny, Recorded(rounds={"a": HEATING}))["a"].latency.stable
+    assert not figures_of(tiny, Recorded(rounds={"a": QUIET}, settled=False))["a"].latency.stable
+
+
+def test_heat_that_slows_both_does_not_spoil_the_comparison(tiny: Tiny) -> None:
+    """Two series that drift together are unstable each, and their ratio is still exact."""
+    found = figures_of(tiny, Recorded(rounds={"a": HEATING, "b": [2 * value for value in HEATING]}))["a"]
+    assert not found.latency.stable
+    assert found.ratio is not None
+    assert (found.ratio.against, found.ratio.speedup, found.ratio.verdict) == ("b", pytest.approx(2), "faster")
+
+
+def test_noise_in_one_alone_is_an_unstable_verdict(tiny: Tiny) -> None:
+    """Where the ratio wanders widely around 1, neither difference nor sameness is claimed."""
+    found = figures_of(tiny, Recorded(rounds={"a": [0.7, 1.4, 0.8, 1.3, 0.9, 1.2], "b": [1.0] * 6}))["a"]
+    assert found.ratio is not None
+    assert found.ratio.verdict == "unstable"
+
+
+def test_a_measurement_without_any_use_is_an_error(tiny: Tiny) -> None:
+    """Only when the rounds of every file scatter wildly is there no figure at all; the message says by how much."""
+    wild = [1.0, 30.0, 1.0, 40.0, 2.0, 80.0]
+    with pytest.raises(Unstable, match=r"scatter too much for any figure \(a 1 to [\d.]+ ms\); stop other work"):
+        figures_of(tiny, Recorded(rounds={"a": wild}))
+    assert figures_of(tiny, Recorded(rounds={"a": wild, "b": QUIET})).keys() == {"a", "b"}

@@ -1,0 +1,144 @@
+"""What a reader can rely on in `report.json`, `report.md`, `report.html` and the terminal's table."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import _facts, report
+from compress.errors import Unreachable
+from compress.records import Accuracy, Report, read
+from tests.benchmarks.reading import HOSTILE, Page, changed, html_of, shown
+from tests.benchmarks.sample_report import sample
+
+
+@pytest.fixture(scope="module")
+def record() -> Report:
+    return sample()
+
+
+@pytest.fixture(scope="module")
+def folder(record: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report")
+    report.write(record, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_json_comes_back_as_it_went(record: Report, folder: Path) -> None:
+    """`report.json` holds the whole record."""
+    assert read(folder / "report.json", Report) == record
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json", "report.md"]
+
+
+def test_every_variant_is_a_row(record: Report, page: Page, folder: Path) -> None:
+    """No file that was made is missing from the page or from the Markdown."""
+    assert [attributes["data-variant"] for _, attributes in page.elements if "data-variant" in attributes] == [
+        each.name for each in record.variants
+    ]
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    table = markdown.partition("## Files")[2].partition("##")[0]
+    assert sum(line.startswith("| ") for line in table.splitlines()) == len(record.variants) + 1
+
+
+def test_markdown_tables_are_rectangular(folder: Path) -> None:
+    """Every row of a Markdown table has as many cells as its head."""
+    blocks = re.findall(r"(?:^\|.*\n)+", (folder / "report.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(blocks) == 4
+    for block in blocks:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
+
+
+def test_page_needs_nothing_else(folder: Path) -> None:
+    """The page has no script and refers to nothing outside itself."""
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//\w|url\(|@import|<script|<link|<img|\bsrc=|\bhref=|\bon\w+=", html)
+    assert "default-src 'none'" in html
+
+
+def test_order_is_that_of_a_reader(page: Page) -> None:
+    """The verdict comes first, then picture, files, worth, gates, training, cohort, how it was made."""
+    parts = [
+        "1 of 3 files must not be shipped", "Accuracy against latency", "Files", "What each method was worth", "Gates",
+        "Training", "Cohort", "Latency in detail", "How this was measured", "Environment", "Recipe",
+    ]  # fmt: skip
+    places = [page.text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_strangers_text_stays_text(record: Report, tmp_path: Path) -> None:
+    """Markup in names, reasons, classes, notes, facts and recipes is shown and never acted on."""
+    hostile = changed(record, "student-torch-fp32", method=HOSTILE, runtime=HOSTILE, effective={HOSTILE: HOSTILE})
+    failed = record.gates["student-openvino-fp16"].model_copy(update={"reason": HOSTILE})
+    stage = record.stages[1].model_copy(update={"stage": HOSTILE, "members": {HOSTILE: Accuracy.of(1, 2)}})
+    update = {"name": HOSTILE, "classes": (HOSTILE,), "notes": (HOSTILE,), "recipe": {"name": HOSTILE + "\n```\n# out"}}
+    hostile = hostile.model_copy(update={**update, "stages": (stage,), "gates": {**record.gates, failed.reason: failed}})
+    html = html_of(hostile, tmp_path)
+    page = Page(html)
+    assert "<script" not in html
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert page.text.count("<script>alert(1)</script>") >= 9
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    prose, _, recipe = markdown.partition("## Recipe")
+    assert "<script" not in prose
+    assert "](javascript" not in prose.replace("\\]", "")
+    assert recipe.strip().startswith("```")
+    assert recipe.strip().splitlines()[0] == recipe.strip().splitlines()[-1]
+    assert HOSTILE in shown(report.table(hostile), width=300)
+
+
+def test_missing_values_are_dashes(record: Report, tmp_path: Path) -> None:
+    """A file without accuracy, size and latency shows dashes, and is not in the picture."""
+    gone = dict.fromkeys(("accuracy", "latency_ms", "ratio", "throughput_per_s", "agreement_percent", "size_bytes"))
+    html = html_of(changed(record, "kd-onnx-fp32", **gone, max_abs_diff=None), tmp_path)
+    row = html.partition('data-variant="kd-onnx-fp32"')[2].partition("</tr>")[0]
+    cells = [re.sub(r"<.*?>", " ", cell).split() for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)]
+    assert cells[1:8] == [["77.8", "k", "–"], ["–"], ["–", "–"], ["–"], ["–"], ["–"], ["–"]]
+    assert "kd onnxruntime fp32: top-1" not in html
+
+
+def test_empty_report_is_a_page(record: Report, tmp_path: Path) -> None:
+    """A run that came to nothing says so and promises nothing."""
+    empty = record.model_copy(update={"variants": (), "gates": {}, "stages": (), "status": "failed"})
+    text = Page(html_of(empty, tmp_path)).text
+    assert "✓" not in text
+    assert "No file was measured" in text
+    assert "Failed" in shown(report.table(empty))
+
+
+def ticks(html: str) -> int:
+    return html.count("✓")
+
+
+def test_no_tick_without_a_passed_gate(record: Report, tmp_path: Path) -> None:
+    """Green ticks stand for gates that passed, on the row and on the gate, and nothing else."""
+    assert ticks(html_of(record, tmp_path)) == 2 * sum(gate.status == "passed" for gate in record.gates.values())
+    assert ticks(html_of(record.model_copy(update={"gates": {}, "status": "passed"}), tmp_path)) == 0
+    broken = changed(record, "student-onnx-fp32", status="failed", reason="ran out of memory")
+    assert ticks(html_of(broken, tmp_path)) == 3
+    assert "student-onnx-fp32: ran out of memory" in _facts.verdict(broken).problems
+
+
+def test_terminal_table_fits_and_is_whole(record: Report) -> None:
+    """In 100 columns no cell is cut or broken, and what failed stands below."""
+    text = shown(report.table(record))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "…" not in text
+    for word in ("onnxruntime", "openvino", "distinguishable", "failed", "unstable", "6.80× faster", "0.131–0.134", "311 KiB"):
+        assert any(word in line for line in lines), word
+    assert "student-openvino-fp16: top-1 86.6 %" in text
+
+
+def test_a_folder_that_refuses_is_one_message(record: Report, tmp_path: Path) -> None:
+    """Where nothing can be written, the message names the file, and nothing half-written stays."""
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(Unreachable, match=r"report\.json: cannot be written"):
+        report.write(record, tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

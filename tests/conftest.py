@@ -1,0 +1,91 @@
+"""What every test gets: fixed seeds and threads; and the smallest recipe that takes digits through the whole chain."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Seed every generator that is loaded, so that each test sees the same numbers alone and in company."""
+    number = 20_240_229
+    random.seed(number)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(number)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(number)
+    return number
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Sums in torch depend on the number of threads that share them."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> str:
+    """A recipe for real digits that names every section and trains for a second or two."""
+    return """\
+name: tiny
+seed: 1
+data: {source: digits, image_size: 8, validation_fraction: 0.2}
+teacher: {model: resnet_cifar.resnet8, train: {epochs: 1}}
+student: {model: resnet_cifar.resnet8}
+method: {name: kd, temperature: 2}
+baselines: [supervised]
+train: {epochs: 1, lr: 5e-2, batch_size: 256}
+exports: [{format: onnx, precision: fp32}]
+gate: {max_top1_drop_points: 1.0, min_agreement: 0.98}
+measure: {devices: [local], rounds: 5, seconds: 0.5}
+"""
+
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install a user's own package: `install(kind, name, source)` writes a module and the entry point that names it."""
+    from compress import plugins, recipe
+
+    def forget() -> None:
+        importlib.invalidate_caches()
+        plugins._table.cache_clear()
+        recipe.schema.cache_clear()
+
+    site = tmp_path / "site-packages"
+    points = site / "acme-0.1.dist-info" / "entry_points.txt"
+
+    def add(kind: str, name: str, source: str, *, value: str | None = None) -> None:
+        module = site / "acme" / f"{name}_{kind}.py"
+        module.parent.mkdir(parents=True, exist_ok=True)
+        module.write_text(source, encoding="utf-8")
+        (site / "acme" / "__init__.py").write_text("raise RuntimeError('a plug-in was imported only to be described')\n")
+        points.parent.mkdir(exist_ok=True)
+        (points.parent / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 0.1\n")
+        with points.open("a", encoding="utf-8") as file:
+            file.write(f"[compress.{kind}]\n{name} = {value or f'acme.{module.stem}'}\n")
+        monkeypatch.syspath_prepend(site)
+        forget()
+
+    yield add
+    monkeypatch.undo()
+    for module in [name for name in sys.modules if name.partition(".")[0] == "acme"]:
+        del sys.modules[module]
+    forget()

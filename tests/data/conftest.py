@@ -1,0 +1,48 @@
+"""Small data sets in the hub's layout, made of random pictures."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def png(seed):
+    values = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return `write(name, labels, ...)`, which writes one parquet file of pictures and returns the folder."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    def add(name, labels, *, names=("cat", "dog"), images=None, label="label", features=None, extra=None):
+        images = [png(row) for row in range(len(labels))] if images is None else images
+        cells = [cell if cell is None or isinstance(cell, dict) else {"bytes": cell, "path": None} for cell in images]
+        columns = {
+            "img": pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            label: pa.array(labels, pa.int64()),
+            **(extra or {}),
+        }
+        declared = {"img": {"_type": "Image"}, label: {"_type": "ClassLabel", "names": list(names)}} if names else {}
+        info = {"info": {"features": declared if features is None else features}}
+        metadata = {"huggingface": json.dumps(info)} if declared or features else None
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
+        return str(tmp_path)
+
+    return add
+
+
+@pytest.fixture
+def folder(write):
+    """A folder with six training and three test pictures of cats and dogs."""
+    write("train-00000-of-00002.parquet", [0, 1, 0])
+    write("train-00001-of-00002.parquet", [1, 0, 1], images=[png(row) for row in (3, 4, 5)])
+    return write("test-00000-of-00001.parquet", [1, 0, 1], images=[png(row) for row in (6, 7, 8)])

@@ -1,0 +1,84 @@
+"""The contract of a data source, over every source: a new file is tested the moment it exists."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from compress import plugins
+from compress.data._dataset import checked, fingerprint
+from compress.records import Preprocess
+
+NAMES = plugins.names("data")
+
+
+@pytest.fixture(params=NAMES)
+def source(request):
+    """Build each source; one that needs options takes the small local folder."""
+    required = [
+        name for name, option in plugins.describe("data", request.param).options.items() if option.default is plugins.REQUIRED
+    ]
+    options = {"path": request.getfixturevalue("folder")} if required == ["path"] else {}
+    return plugins.load("data", request.param)(**options)
+
+
+def contract(size=8, channels="rgb", interpolation="bilinear"):
+    count = 1 if channels == "gray" else 3
+    return Preprocess(
+        height=size, width=size, channels=channels, interpolation=interpolation, mean=(0.5,) * count, std=(0.5,) * count
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_is_described(name):
+    """`compress list data` and editors have a line for the source and for each of its options."""
+    plugin = plugins.describe("data", name)
+    assert plugin.summary
+    assert all(option.description for option in plugin.options.values())
+
+
+def test_the_summary_is_what_is_loaded(source):
+    """Sizes and the number of classes, told without decoding, are those of the images."""
+    summary = source.summary()
+    dataset = checked(source.load(contract()), len(summary.classes))
+    assert (len(dataset.train.labels), len(dataset.test.labels)) == (summary.train_images, summary.test_images)
+    assert set(np.concatenate([split.labels for split in dataset])) == set(range(len(summary.classes)))
+
+
+@pytest.mark.parametrize("channels", ["gray", "rgb"])
+def test_images_have_the_shape_asked_for(source, channels):
+    """Whatever the source's own depth and size, images come as uint8 [N, H, W, C] of the contract."""
+    dataset = source.load(contract(11, channels))
+    depth = {"gray": 1, "rgb": 3}[channels]
+    assert dataset.train.images.shape[1:] == dataset.test.images.shape[1:] == (11, 11, depth)
+
+
+def test_loading_twice_gives_equal_bytes(source):
+    """Data is a pure function of the options and the size."""
+    assert fingerprint(source.load(contract())) == fingerprint(source.load(contract()))
+    assert fingerprint(source.load(contract())) != fingerprint(source.load(contract(9)))
+
+
+def test_interpolation_reaches_the_images(source):
+    """The recipe's interpolation changes resized images."""
+    results = [source.load(contract(11, source.channels, kind)).train.images for kind in ("nearest", "bicubic")]
+    assert not np.array_equal(*results)
+
+
+def test_no_test_image_is_trained_on(source):
+    """No row of the test split stands in the training split as well, pixel for pixel."""
+    dataset = source.load(contract(8, source.channels, "nearest"))
+    seen = {image.tobytes() for image in dataset.train.images}
+    assert not any(image.tobytes() in seen for image in dataset.test.images)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_describing_and_importing_load_no_engine(name):
+    """`compress check` reads a source without torch, and its module brings no heavy package by itself."""
+    script = (
+        "import sys; from compress import plugins; plugins.load('data', sys.argv[1])\n"
+        "print({'torch', 'sklearn', 'pyarrow', 'huggingface_hub'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"

@@ -1,0 +1,108 @@
+"""Small real networks, and the runtimes that run what was exported."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from exporters.openvino import import_quietly
+
+Images = NDArray[np.float32]
+Answers = Callable[[nn.Module, Images], Images]
+CLASSES, SHAPE = 5, (3, 12, 10)
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.relu(features + self.norm(self.conv(features)))
+
+
+class TinyNet(nn.Module):
+    """Every kind of layer that the project's students have; dropout shows whether the file is in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(SHAPE[0], 8, 3, padding=1)
+        self.block = Residual(8)
+        self.down = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.drop = nn.Dropout(0.5)
+        self.classifier = nn.Linear(16, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.down(self.block(self.stem(images)))
+        logits: Tensor = self.classifier(self.drop(nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)))
+        return logits
+
+
+@pytest.fixture
+def network() -> TinyNet:
+    """A network with uneven batch-norm statistics and logits of RMS about 4, left in training mode on purpose."""
+    torch.manual_seed(0)
+    made = TinyNet()
+    with torch.no_grad():
+        for _ in range(3):
+            made(torch.randn(16, *SHAPE) + 0.3)
+        made.classifier.weight.mul_(30)
+    return made
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.rand(1, *SHAPE)
+
+
+@pytest.fixture
+def images() -> Images:
+    return np.random.default_rng(0).normal(size=(6, *SHAPE)).astype(np.float32)
+
+
+@pytest.fixture
+def answers() -> Answers:
+    """The network's own logits, in evaluation mode."""
+
+    def answer(network: nn.Module, images: Images) -> Images:
+        with torch.no_grad():
+            logits: Images = copy.deepcopy(network).eval()(torch.from_numpy(images)).numpy()
+        return logits
+
+    return answer
+
+
+@pytest.fixture
+def run() -> Callable[[str, Path, Images], Images]:
+    """Run an exported file on the runtime of a name."""
+    return lambda runtime, path, images: RUNTIMES[runtime](path, images)
+
+
+def run_onnxruntime(path: Path, images: Images) -> Images:
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    logits: Images = session.run(["logits"], {"images": images})[0]
+    return logits
+
+
+def run_openvino(path: Path, images: Images) -> Images:
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+    compiled = import_quietly().Core().compile_model(path, "CPU", settings)
+    return np.array(compiled({"images": images})["logits"])
+
+
+def run_torch(path: Path, images: Images) -> Images:
+    with torch.no_grad():
+        logits: Images = torch.export.load(path).module()(torch.from_numpy(images)).numpy()
+    return logits
+
+
+RUNTIMES = {"onnxruntime": run_onnxruntime, "openvino": run_openvino, "torch": run_torch}

@@ -1,0 +1,261 @@
+"""What every exporter promises, for every file in the folder: a new one is tested the moment it exists."""
+
+from __future__ import annotations
+
+import copy
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compress import plugins
+from compress.errors import CompressError, Unreachable
+from compress.recipe import GateSection
+from compress.records import Precision
+from exporters import gate
+
+
+def offered(name: str) -> list[str]:
+    annotation = plugins.describe("exporters", name).options["precision"].annotation
+    return [precision for precision in get_args(Precision) if f"'{precision}'" in annotation]
+
+
+VARIANTS = [(name, precision) for name in plugins.names("exporters") for precision in offered(name)]
+each = pytest.mark.parametrize(("name", "precision"), VARIANTS)
+each_format = pytest.mark.parametrize(("name", "precision"), [(name, offered(name)[0]) for name in plugins.names("exporters")])
+
+
+def make(name, precision):
+    return plugins.load("exporters", name)(precision=precision)
+
+
+@contextmanager
+def full_disk(room_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond a size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def content(exporter, path):
+    return [part.read_bytes() for part in exporter.parts(path)]
+
+
+@each
+def test_options_have_defaults_and_files_have_names_of_their_own(name, precision, tmp_path):
+    """A format can be asked for without options; its files lie in the folder, and precisions do not overwrite each other."""
+    plugins.load("exporters", name)()
+    paths = {make(name, other).path(tmp_path, "student") for other in offered(name)}
+    assert len(paths) == len(offered(name))
+    exporter = make(name, precision)
+    path = exporter.path(tmp_path, "student")
+    assert path.parent == tmp_path
+    assert path.name.startswith("student")
+    assert path in exporter.parts(path)
+    assert exporter.precision == precision
+
+
+@each
+def test_file_answers_like_the_network_at_any_batch_size(name, precision, network, image, images, answers, run, tmp_path):
+    """On its own runtime, at batch 1, 3 and 6, the file gives the network's logits: the gate passes on defaults."""
+    exporter = make(name, precision)
+    path = exporter.path(tmp_path, "student")
+    exporter.export(network, image, path)
+    assert sorted(tmp_path.iterdir()) == sorted(exporter.parts(path))
+    wanted = answers(network, images)
+    assert float(np.std(wanted)) > 0.5
+    for count in (1, 3, 6):
+        found = run(exporter.runtime, path, images[:count])
+        verdict = gate(wanted[:count], found, wanted[:count].argmax(axis=1), settings=GateSection(), precision=precision)
+        assert verdict.status == "passed", verdict.reason
+
+
+@each
+def test_module_is_left_as_it_was(name, precision, network, image, tmp_path):
+    """Modes, weights, gradients and memory format of the user's module survive the export."""
+    network.to(memory_format=torch.channels_last)
+    network.block.eval()
+    network.stem.weight.requires_grad_(requires_grad=False)
+    network(image.repeat(2, 1, 1, 1)).sum().backward()
+    before = copy.deepcopy(network)
+    gradients = {weight: parameter.grad for weight, parameter in network.named_parameters()}
+    exporter = make(name, precision)
+    exporter.export(network, image, exporter.path(tmp_path, "student"))
+    assert [module.training for module in network.modules()] == [module.training for module in before.modules()]
+    for (weight, now), (_, then) in zip(network.named_parameters(), before.named_parameters(), strict=True):
+        assert torch.equal(now, then), weight
+        assert now.requires_grad == then.requires_grad
+        assert now.stride() == then.stride()
+        assert now.grad is gradients[weight]
+    for (buffer, now), (_, then) in zip(network.named_buffers(), before.named_buffers(), strict=True):
+        assert torch.equal(now, then), buffer
+
+
+@each
+def test_file_holds_no_trace_of_the_machine(name, precision, network, image, tmp_path):
+    """No path, source file or class name is in the bytes; a picture of the user is not either."""
+    marker = image.mul_(0).add_(0.123456).numpy().tobytes()[:64]
+    exporter = make(name, precision)
+    path = exporter.path(tmp_path, "student")
+    exporter.export(network, image, path)
+    here = (
+        str(Path.cwd()),
+        str(tmp_path),
+        str(Path.home()) + "/",
+        "site-packages",
+        "conftest",
+        "TinyNet",
+        "Residual",
+        "forward(",
+    )
+    for data in content(exporter, path):
+        assert marker not in data
+        for text in here:
+            assert text.encode() not in data, text
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from compress import plugins
+
+def export_all(folder, variants):
+    torch.manual_seed(1)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+    for name, precision in variants:
+        exporter = plugins.load("exporters", name)(precision=precision)
+        exporter.export(network, torch.rand(1, 3, 8, 8), exporter.path(Path(folder), "student"))
+"""
+
+
+def test_same_network_gives_the_same_bytes(tmp_path):
+    """Between two exports of one process, and between two processes with other hash seeds and folders."""
+    call = f"\nexport_all({str(tmp_path / 'three')!r}, {VARIANTS!r})"
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    with subprocess.Popen([sys.executable, "-c", SCRIPT + call], env=environment) as other:
+        scope: dict[str, object] = {}
+        exec(SCRIPT, scope)  # noqa: S102 (the text above)
+        for folder in ("one", "two"):
+            scope["export_all"](tmp_path / folder, VARIANTS)  # type: ignore[operator]
+    assert other.returncode == 0
+    one, two, three = (
+        {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in ("one", "two", "three")
+    )
+    assert len(one) >= len(VARIANTS)
+    assert [file for file in one if one[file] != two[file]] == []
+    assert [file for file in one if one[file] != three[file]] == []
+
+
+@each
+def test_failed_export_leaves_nothing_new_and_nothing_changed(name, precision, network, image, tmp_path):
+    """On a full disk the folder holds what it held: an older export stays whole, and nothing is added."""
+    exporter = make(name, precision)
+    path = exporter.path(tmp_path, "student")
+    for part in exporter.parts(path):
+        part.write_bytes(b"an older export")
+    with full_disk(700), pytest.raises(Unreachable, match=rf"{path.name}: cannot be written .*free space"):
+        exporter.export(network, image, path)
+    assert sorted(tmp_path.iterdir()) == sorted(exporter.parts(path))
+    assert set(content(exporter, path)) == {b"an older export"}
+
+
+@each_format
+def test_folder_that_cannot_be_made_is_said(name, precision, network, image, tmp_path):
+    """A file in the place of the folder gives one message and no debris."""
+    (tmp_path / "file").write_text("")
+    exporter = make(name, precision)
+    with pytest.raises(Unreachable, match="cannot be written"):
+        exporter.export(network, image, exporter.path(tmp_path / "file", "student"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@each_format
+def test_weights_that_are_not_finite_are_refused_by_name(name, precision, network, image, tmp_path):
+    """A diverged network is not exported; the message names the weight."""
+    with torch.no_grad():
+        network.block.conv.weight[0, 0, 0, 0] = torch.nan
+    exporter = make(name, precision)
+    with pytest.raises(CompressError, match=r"1 of 576 values of 'block\.conv\.weight' are not finite"):
+        exporter.export(network, image, exporter.path(tmp_path, "student"))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Branching(nn.Module):
+    def forward(self, images):
+        logits = images.mean((2, 3))
+        return logits if logits.sum() > 0 else -logits
+
+
+class FixedBatch(nn.Module):
+    def forward(self, images):
+        return images.mean((2, 3)).reshape(2, 3)
+
+
+class Dictionary(nn.Module):
+    def forward(self, images):
+        return {"logits": images.mean((2, 3))}
+
+
+class Dense(nn.Module):
+    def forward(self, images):
+        return images
+
+
+class Narrow(nn.Module):
+    def forward(self, images):
+        return images.flatten(1) @ torch.ones(7, 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (Branching(), "export of Branching: .*a branch depends on the values of the image"),
+        (FixedBatch(), "export of FixedBatch: .*fixes the batch size"),
+        (Dictionary(), "export of Dictionary: forward returns a dict; wrap it"),
+        (Dense(), r"export of Dense: images \[2, 3, 12, 10\] give logits \[2, 3, 12, 10\], not \[2, classes\]"),
+        (Narrow(), r"export of Narrow: the network fails on images \[2, 3, 12, 10\]: .*check the image size"),
+    ],
+)
+@each_format
+def test_network_that_cannot_be_exported_is_explained(name, precision, module, said, image, tmp_path, capfd):
+    """One message names the network and the reason; torch's own pages of output stay away."""
+    exporter = make(name, precision)
+    with pytest.raises(CompressError, match=said):
+        exporter.export(module, image, exporter.path(tmp_path, "student"))
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+@each_format
+def test_export_is_silent(name, precision, network, image, tmp_path, capfd):
+    """A good export prints nothing and warns of nothing."""
+    exporter = make(name, precision)
+    exporter.export(network, image, exporter.path(tmp_path, "student"))
+    assert capfd.readouterr() == ("", "")
+
+
+@each_format
+def test_batch_of_images_is_not_an_example(name, precision, network, image, tmp_path):
+    """The example is one image; anything else is a misunderstanding."""
+    exporter = make(name, precision)
+    with pytest.raises(CompressError, match=r"shape \[2, 3, 12, 10\]; give one image"):
+        exporter.export(network, image.repeat(2, 1, 1, 1), exporter.path(tmp_path, "student"))

@@ -1,0 +1,109 @@
+"""ONNX: what is in the file, and what is refused."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from compress.errors import CompressError
+from exporters import onnx as exporter_module
+from exporters.onnx import Onnx
+
+
+def test_graph_is_clean_and_named(network, image):
+    """Input, output and batch axis have their names, all weights are inside, and no metadata is left."""
+    model = Onnx().convert(network, image)
+    (entry,), (answer,) = model.graph.input, model.graph.output
+    dims = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in (entry, answer)]
+    assert [entry.name, answer.name] == ["images", "logits"]
+    assert dims == [["batch", 3, 12, 10], ["batch", 5]]
+    assert not model.graph.value_info
+    assert not [item for item in (*model.graph.node, *model.graph.initializer, entry, answer, model) if item.metadata_props]
+    assert not [tensor.name for tensor in model.graph.initializer if tensor.external_data]
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 20)]
+    assert model.producer_name == "edge-compress"
+
+
+def test_batch_norm_is_folded_and_dropout_is_gone(network, image):
+    """The graph is that of evaluation, although the module was in training mode."""
+    kinds = {node.op_type for node in Onnx().convert(network, image).graph.node}
+    assert network.training
+    assert not kinds & {"BatchNormalization", "Dropout"}
+
+
+def test_memory_format_and_dtype_do_not_matter(network, image):
+    """A channels-last or float64 copy of a network gives the same bytes: no strides leak into the graph."""
+    plain = Onnx().convert(network, image).SerializeToString(deterministic=True)
+    network.to(memory_format=torch.channels_last)
+    assert (
+        Onnx().convert(network, image.contiguous(memory_format=torch.channels_last)).SerializeToString(deterministic=True)
+        == plain
+    )
+    assert Onnx().convert(network.double(), image).SerializeToString(deterministic=True) == plain
+
+
+@pytest.mark.parametrize("opset", [18, 24])
+def test_opset_is_what_was_asked_for_and_runs(opset, network, image, images, answers, run, tmp_path):
+    """The oldest and the newest operator set are written as such, and onnxruntime runs both."""
+    exporter = Onnx(opset=opset)
+    path = exporter.path(tmp_path, "student")
+    exporter.export(network, image, path)
+    assert path.name == f"student-fp32-opset{opset}.onnx"
+    assert onnx.load(path).opset_import[0].version == opset
+    assert abs(run("onnxruntime", path, images) - answers(network, images)).max() < 1e-4
+
+
+@pytest.mark.parametrize("opset", [11, 17, 25])
+def test_opset_that_torch_would_replace_is_refused(opset):
+    """Where less than 18 is asked for, torch writes 18; we say so instead."""
+    with pytest.raises(CompressError, match=rf"opset {opset} cannot be written; use 18 to 24"):
+        Onnx(opset=opset)
+
+
+def test_fixed_batch_is_fixed(network, image, images, answers, run, tmp_path):
+    """With a fixed batch, the file takes exactly that many images, and says so in its name."""
+    exporter = Onnx(batch=3)
+    path = exporter.path(tmp_path, "student")
+    exporter.export(network, image, path)
+    assert path.name == "student-fp32-batch3.onnx"
+    assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
+    assert abs(run("onnxruntime", path, images[:3]) - answers(network, images[:3])).max() < 1e-4
+
+
+def test_operator_without_translation_is_named(image):
+    """The message names the operator, not the exporter's internals."""
+
+    class Bessel(nn.Module):
+        def forward(self, images):
+            return torch.special.bessel_j0(images.mean((2, 3)))
+
+    with pytest.raises(
+        CompressError, match=r"export of Bessel: ONNX opset 20 has no operator for prims\.bessel_j0; replace it"
+    ):
+        Onnx().convert(Bessel(), image)
+
+
+def test_more_than_a_protobuf_holds_is_refused(network, image, monkeypatch):
+    """Instead of a second file with the weights, a network above the limit is refused before any work."""
+    size_bytes = sum(4 * tensor.numel() for tensor in network.state_dict().values())
+    monkeypatch.setattr(exporter_module, "MAX_BYTES", size_bytes)
+    assert Onnx().convert(network, image).ByteSize() > 0
+    monkeypatch.setattr(exporter_module, "MAX_BYTES", size_bytes - 1)
+    with pytest.raises(CompressError, match="exceed the 2 GB of one ONNX file"):
+        Onnx().convert(network, image)
+
+
+def test_control_flow_is_stripped_inside_too(image):
+    """Metadata of a subgraph goes as that of the graph does."""
+
+    class Choosing(nn.Module):
+        def forward(self, images):
+            logits = images.mean((2, 3))
+            return torch.cond(logits.sum() > 0, lambda x: x + 1.0, lambda x: x - 1.0, (logits,))
+
+    content = Onnx().convert(Choosing(), image).SerializeToString()
+    assert b"test_onnx.py" not in content
+    assert b"pkg.torch" not in content
+    assert b"If" in content

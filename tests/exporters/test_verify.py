@@ -1,0 +1,241 @@
+"""Laws of the gate: what passes, what never does, and what it says about the cause."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compress.errors import CompressError
+from compress.recipe import GateSection
+from exporters._verify import BOUNDS, gate
+
+IMAGES, CLASSES = 200, 10
+STRICT = GateSection(max_top1_drop_points=0.0, min_agreement=1.0)
+PRECISIONS = sorted(BOUNDS)
+
+
+def trained(seed: int = 0, scale: float = 4.0):
+    """Logits of a network that is right on most images: [N, K] of RMS about `scale`, and labels."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, CLASSES, IMAGES)
+    logits = random.normal(size=(IMAGES, CLASSES)) + 3.0 * np.eye(CLASSES)[labels]
+    logits *= scale / np.sqrt(np.square(logits).mean())
+    return logits.astype(np.float32), labels
+
+
+def judge(candidate, *, precision="fp32", settings=STRICT, seed=0):
+    logits, labels = trained(seed)
+    return gate(logits, candidate.astype(np.float32), labels, settings=settings, precision=precision)
+
+
+LOGITS, LABELS = trained()
+ORDER = np.array([1, 2, 0, *range(3, CLASSES)])
+PROBABILITIES = np.exp(LOGITS - LOGITS.max(axis=1, keepdims=True))
+PROBABILITIES /= PROBABILITIES.sum(axis=1, keepdims=True)
+
+DAMAGE = {
+    "classes in another order": (LOGITS[:, ORDER], "the classes come in another order (3 moved: 0 is found at 2)"),
+    "images in another order": (np.roll(LOGITS, 1, axis=0), "the images come in another order (200 moved: 0 is found at 1)"),
+    "constant": (np.broadcast_to(LOGITS[0], LOGITS.shape), "the output does not depend on the image"),
+    "zero": (np.zeros_like(LOGITS), "the output does not depend on the image"),
+    "scaled": (LOGITS * 1.5, "the logits are scaled by 1.5"),
+    "sign swapped": (-LOGITS, "the sign is swapped"),
+    "bias lost": (
+        LOGITS - np.linspace(-3, 2, CLASSES),
+        "each class is shifted by a constant (class 0 by 3), as by a lost bias",
+    ),
+    "log-softmax": (np.log(PROBABILITIES), "each image's logits are shifted by a constant, as by a log-softmax"),
+    "softmax": (PROBABILITIES, "a softmax was exported with the network"),
+    "noise": (np.random.default_rng(1).normal(size=LOGITS.shape), "agreement"),
+}
+
+
+@given(seed=st.integers(0, 10_000), precision=st.sampled_from(PRECISIONS))
+@settings(max_examples=25, deadline=None)
+def test_identical_logits_pass(seed, precision):
+    """Whatever the logits, a file that gives them passes the strictest gate with nothing to report."""
+    verdict = judge(trained(seed)[0], precision=precision, seed=seed)
+    assert (verdict.status, verdict.reason, verdict.samples) == ("passed", "", IMAGES)
+    assert (verdict.agreement_percent, verdict.max_abs_diff, verdict.top1_drop_points) == (100.0, 0.0, 0.0)
+
+
+@given(seed=st.integers(0, 10_000), scale=st.sampled_from([1e-3, 1.0, 100.0]))
+@settings(max_examples=25, deadline=None)
+def test_rounding_passes(seed, scale):
+    """Differences as measured between torch and runtimes (3e-6 of the RMS) pass at any scale of the logits."""
+    logits, labels = trained(seed, scale)
+    noise = 3e-6 * scale * np.random.default_rng(seed).normal(size=logits.shape)
+    assert gate(logits, (logits + noise).astype(np.float32), labels, settings=STRICT, precision="fp32").status == "passed"
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_caught_and_named(kind):
+    """What exporters have really done to networks fails the gate at fp32, and the reason shows the cause."""
+    candidate, said = DAMAGE[kind]
+    verdict = judge(candidate, settings=GateSection())
+    assert verdict.status == "failed"
+    assert said in verdict.reason
+
+
+@pytest.mark.parametrize("kind", sorted(set(DAMAGE) - {"scaled", "log-softmax", "softmax"}))
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_damage_that_changes_classes_is_caught_at_any_precision(kind, precision):
+    """The wide bounds of low precisions do not let a broken network through."""
+    assert judge(DAMAGE[kind][0], precision=precision, settings=GateSection()).status == "failed"
+
+
+@pytest.mark.parametrize("kind", ["classes in another order", "constant", "zero", "sign swapped"])
+def test_damage_to_tiny_logits_is_caught(kind):
+    """Where all logits are far below the bound of the difference, agreement still tells a broken file from a good one."""
+    tiny = np.float32(1e-5)
+    candidate = (DAMAGE[kind][0] * tiny).astype(np.float32)
+    assert gate(LOGITS * tiny, LOGITS * tiny, LABELS, settings=STRICT, precision="fp32").status == "passed"
+    assert "agreement" in gate(LOGITS * tiny, candidate, LABELS, settings=GateSection(), precision="fp32").reason
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_bad_number_fails(value):
+    """A single logit that is not finite fails, counts as a wrong answer, and heads the list of worst images."""
+    candidate = LOGITS.copy()
+    candidate[7, 3] = value
+    verdict = judge(candidate, settings=GateSection(max_top1_drop_points=100, min_agreement=0))
+    assert verdict.status == "failed"
+    assert "its logits are not finite on 1 of 200 images" in verdict.reason
+    assert verdict.max_abs_diff is None
+    assert verdict.worst_images[0] == 7
+    assert verdict.agreement_percent == pytest.approx(99.5)
+
+
+@pytest.mark.parametrize(
+    "candidate", [LOGITS[:-1], LOGITS[:, :-1], LOGITS[:, :, None], LOGITS.ravel(), LOGITS.astype(np.float64)]
+)
+def test_other_shape_or_type_fails(candidate):
+    """What is not float32 [N, K] is not compared, and both shapes are told."""
+    verdict = gate(LOGITS, candidate, LABELS, settings=STRICT, precision="fp32")
+    assert verdict.status == "failed"
+    assert f"{candidate.dtype} {list(candidate.shape)}, not float32 [200, 10]" in verdict.reason
+
+
+def test_every_reason_is_given():
+    """Agreement, accuracy and difference are told together, each with the limit that it broke."""
+    verdict = judge(LOGITS[:, ORDER], settings=GateSection())
+    for part in ("is below 98 % (gate.min_agreement)", "(gate.max_top1_drop_points 1)", "(gate.max_abs_diff)"):
+        assert part in verdict.reason
+
+
+def flipped(count: int):
+    """Logits that choose another class on some images that the network has right."""
+    candidate = LOGITS.copy()
+    right = np.flatnonzero(LOGITS.argmax(axis=1) == LABELS)[:count]
+    candidate[right, (LABELS[right] + 1) % CLASSES] = LOGITS[right].max(axis=1) + 1
+    return candidate
+
+
+def test_limits_are_inclusive():
+    """Exactly at the limit passes, one image further fails: 4 of 200 are 2 %."""
+    accepted = GateSection(max_top1_drop_points=2.0, min_agreement=0.98, max_abs_diff=100.0)
+    assert judge(flipped(4), settings=accepted).status == "passed"
+    verdict = judge(flipped(5), settings=accepted)
+    assert verdict.status == "failed"
+    assert verdict.agreement_percent == 97.5
+    assert verdict.top1_drop_points == 2.5
+
+
+def test_a_better_file_is_not_punished():
+    """An accuracy above the network's own is a negative drop."""
+    candidate = LOGITS.copy()
+    wrong = np.flatnonzero(LOGITS.argmax(axis=1) != LABELS)
+    candidate[wrong, LABELS[wrong]] = LOGITS[wrong].max(axis=1) + 1
+    verdict = judge(candidate, settings=GateSection(min_agreement=0.5, max_abs_diff=100.0))
+    assert len(wrong) > 0
+    assert verdict.status == "passed"
+    assert verdict.top1_drop_points == -100 * len(wrong) / IMAGES
+
+
+def test_bound_of_the_difference():
+    """By default it is that of the precision times the RMS of the logits; the recipe's own number replaces it."""
+    candidate = LOGITS.copy()
+    candidate[3, LABELS[3]] += 0.01
+    assert judge(candidate).status == "failed"
+    assert judge(candidate, precision="fp16").status == "passed"
+    assert judge(candidate, settings=GateSection(max_abs_diff=0.02)).status == "passed"
+    assert judge(candidate, precision="fp16", settings=GateSection(max_abs_diff=0.005)).status == "failed"
+
+
+def test_a_tie_may_fall_either_way():
+    """Where the network's two best logits are equal, either class agrees, and the accuracy does not move."""
+    logits = LOGITS.copy()
+    best, second = np.argsort(-logits, axis=1)[:, :2].T
+    logits[:20][np.arange(20), second[:20]] = logits[:20][np.arange(20), best[:20]]
+    candidate = logits.copy()
+    candidate[:20][np.arange(20), logits[:20].argmax(axis=1)] -= 1e-6
+    assert (candidate.argmax(axis=1) != logits.argmax(axis=1)).sum() == 20
+    verdict = gate(logits, candidate, LABELS, settings=STRICT, precision="fp32")
+    assert (verdict.status, verdict.agreement_percent, verdict.top1_drop_points) == ("passed", 100.0, 0.0)
+
+
+def test_a_tie_excuses_only_the_tied_classes():
+    """A third class on a tied image is a disagreement like any other."""
+    logits = LOGITS.copy()
+    logits[0, :2] = logits[0].max() + 1
+    candidate = logits.copy()
+    candidate[0, 5] = logits[0].max() + 1
+    assert gate(logits, candidate, LABELS, settings=GateSection(), precision="int8").agreement_percent == 99.5
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_rounded_weights_get_no_wider_tie(precision):
+    """A class that changes although the network was decided counts, at any precision."""
+    logits = LOGITS.copy()
+    logits[0] = np.linspace(0, 1, CLASSES)
+    candidate = logits.copy()
+    candidate[0, 0] = 1.01
+    assert gate(logits, candidate, LABELS, settings=GateSection(), precision=precision).agreement_percent == 99.5
+
+
+def test_network_without_an_opinion_proves_nothing():
+    """If every image is a tie, agreement is empty, and the gate says so instead of passing."""
+    constant = np.ones((IMAGES, CLASSES), dtype=np.float32)
+    verdict = gate(constant, constant, LABELS, settings=GateSection(), precision="fp32")
+    assert verdict.status == "failed"
+    assert "ties on every image" in verdict.reason
+
+
+def test_worst_images_are_the_ten_largest_differences():
+    """Worst first, by the largest difference of any logit."""
+    candidate = LOGITS.copy()
+    for rank, index in enumerate(range(50, 62)):
+        candidate[index, 0] += 1 + rank
+    assert judge(candidate).worst_images == tuple(range(61, 51, -1))
+
+
+@pytest.mark.parametrize(
+    ("reference", "labels", "said"),
+    [
+        (LOGITS[:0], LABELS[:0], r"float32 \[0, 10\]; give float32"),
+        (LOGITS.astype(np.float64), LABELS, "float64"),
+        (np.full_like(LOGITS, np.nan), LABELS, "own logits are not finite"),
+        (LOGITS, LABELS[:-1], r"labels \[199\]"),
+        (LOGITS, LABELS + 1, r"from 1 to 10; give one label in 0 \.\. 9 for each of 200 images"),
+    ],
+)
+def test_useless_reference_is_an_error_not_a_verdict(reference, labels, said):
+    """With nothing to compare with, the file is not to blame."""
+    with pytest.raises(CompressError, match=said):
+        gate(reference, LOGITS[: len(reference)], labels, settings=STRICT, precision="fp32")
+
+
+def test_gate_needs_numpy_only():
+    """It can judge on a machine that has no torch and no runtime."""
+    script = (
+        "import sys, numpy; from exporters import gate; from compress.recipe import GateSection;"
+        "a = numpy.eye(3, dtype='float32');"
+        "verdict = gate(a, a, numpy.arange(3), settings=GateSection(), precision='fp32'); assert verdict.status == 'passed';"
+        "assert not {'torch', 'onnxruntime', 'openvino', 'scipy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,110 @@
+"""The contract of a network, over every model of every family: a new file is tested the moment it exists."""
+
+import pytest
+import torch
+from torch import nn
+
+from compress import plugins
+from compress.models._network import shapes
+
+NAMES = plugins.names("models")
+CLASSES = 7
+
+
+def build(name, channels=3, seed=0):
+    torch.manual_seed(seed)
+    return plugins.load("models", name)(CLASSES, channels)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def network(request):
+    return build(request.param)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_summary_and_every_option_are_described(name):
+    """`compress list models` and editors have a line for the network and for each of its options."""
+    plugin = plugins.describe("models", name)
+    assert plugin.summary.endswith(".")
+    assert all(option.description for option in plugin.options.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 17)])
+def test_any_input_from_8_pixels_gives_logits(name, channels, size):
+    """Gray and RGB, even and odd sizes: one logit per class and image."""
+    logits, features = shapes(build(name, channels), torch.zeros(1, channels, size, size))
+    assert logits.shape == (1, CLASSES)
+    assert all(feature.ndim == 4 for feature in features)
+
+
+def test_features_go_from_shallow_to_deep(network):
+    """Along the taps maps never grow and channels never shrink, and the last map is what the classifier sees."""
+    features = shapes(network, torch.zeros(1, 3, 16, 16)).features
+    assert len(features) >= 2
+    sides = [feature.shape[2] for feature in features]
+    widths = [feature.shape[1] for feature in features]
+    assert sides == sorted(sides, reverse=True)
+    assert sides[0] > sides[-1]
+    assert widths == sorted(widths)
+    assert widths[-1] == network.classifier.in_features
+
+
+def test_the_classifier_is_the_last_linear_layer(network):
+    """The named classifier gives the logits."""
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    assert network.classifier is last
+    seen = []
+    handle = last.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    logits = network.eval()(torch.rand(2, 3, 16, 16))
+    handle.remove()
+    assert seen[0] is logits
+
+
+def test_tapping_changes_no_logit_and_leaves_no_hook(network):
+    """`outputs` gives the logits of `forward`; taps run once and are not overwritten, or it would have raised."""
+    network.eval()
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(network.outputs(images).logits, network(images))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_every_tap_reaches_the_logits(network):
+    """The gradient of the logits at each tap is not zero: a feature loss there teaches what is shipped."""
+    logits, features = network.eval().outputs(torch.rand(2, 3, 16, 16))
+    for gradient in torch.autograd.grad(logits.square().sum(), features):
+        assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_seed_gives_one_network(name):
+    """Two builds with the same seed are equal, another seed is not, and a state dict carries everything over."""
+    first, second, third = build(name), build(name), build(name, seed=1)
+    weights = first.state_dict()
+    assert all(torch.equal(value, second.state_dict()[key]) for key, value in weights.items())
+    assert not all(torch.equal(value, third.state_dict()[key]) for key, value in weights.items())
+    third.load_state_dict(weights)
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(first.eval()(images), third.eval()(images))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_first_batch_has_healthy_numbers(name):
+    """Freshly initialised networks give finite logits of moderate size, and every parameter receives a gradient."""
+    network = build(name).train()
+    logits = network(torch.randn(8, 3, 16, 16))
+    logits.logsumexp(1).sum().backward()
+    assert logits.detach().abs().max() < 20
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+def test_shapes_leaves_statistics_and_modes_alone(network):
+    """Asking for shapes trains nothing: batch-norm buffers, train and eval modes stay."""
+    network.train()
+    network.module.conv1.eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    shapes(network, torch.randn(1, 3, 16, 16))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network.training
+    assert not network.module.conv1.training
+    network.train()

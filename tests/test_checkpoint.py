@@ -1,0 +1,272 @@
+"""Weights and state: what is saved comes back, what does not fit changes nothing, what could run code does not run."""
+
+import contextlib
+import os
+import pickle
+import struct
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from compress.checkpoint import load_state, load_weights, save_state, save_weights
+from compress.errors import CompressError, Unreachable
+from compress.files import sha256_of
+from compress.models._network import Network
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, images):
+        return self.linear(self.bn(self.conv(images)).mean((2, 3)))
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return Network(Tiny(), taps=("bn",), classifier="linear")
+
+
+def equal(first, second):
+    return all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Return a function that pickles anything to a torch file."""
+
+    def write(content):
+        torch.save(content, tmp_path / "x.pt")
+        return tmp_path / "x.pt"
+
+    return write
+
+
+def test_weights_and_metadata_come_back(tmp_path):
+    """A network loaded from its own file is the same network, bit for bit."""
+    save_weights(tmp_path / "w.safetensors", network(0), metadata={"classes": "a,b", "é": "ü"})
+    other = network(1)
+    assert load_weights(other, tmp_path / "w.safetensors") == {"classes": "a,b", "é": "ü"}
+    assert equal(network(0), other)
+
+
+def test_names_are_those_inside_the_network(tmp_path):
+    """What a network saves, the plain module loads, and the other way round."""
+    save_weights(tmp_path / "w.safetensors", network(0), metadata={})
+    module = Tiny()
+    load_weights(module, tmp_path / "w.safetensors")
+    assert equal(network(0).module, module)
+
+
+def test_equal_weights_give_equal_bytes_in_every_process(tmp_path):
+    """The file does not depend on the process, the order of metadata or the memory layout of a tensor."""
+    script = (
+        "import sys, torch; from pathlib import Path; from compress.checkpoint import save_weights; torch.manual_seed(0)\n"
+        "save_weights(Path(sys.argv[1]), torch.nn.Conv2d(3, 4, 3), metadata=dict.fromkeys(sys.argv[2], 'x'))"
+    )
+    for name, keys in (("a", "qwertyuiop"), ("b", "poiuytrewq")):
+        subprocess.run([sys.executable, "-c", script, tmp_path / name, keys], check=True)
+    torch.manual_seed(0)
+    save_weights(
+        tmp_path / "c", nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), metadata=dict.fromkeys("qwertyuiop", "x")
+    )
+    assert len({(tmp_path / name).read_bytes() for name in "abc"}) == 1
+
+
+def test_tensors_that_share_memory_are_saved(tmp_path):
+    """Tied weights are written and loaded like any others."""
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    module[1].weight = module[0].weight
+    save_weights(tmp_path / "w.safetensors", module, metadata={})
+    other = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    load_weights(other, tmp_path / "w.safetensors")
+    assert torch.equal(other[1].weight, module[0].weight)
+
+
+@pytest.mark.parametrize("nest", [None, "state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_torch_files_of_training_scripts_load(saved, nest, prefix):
+    """A state dict is found under the usual keys, with or without DataParallel's prefix."""
+    state = {prefix + name: value for name, value in network(0).module.state_dict().items()}
+    path = saved(state if nest is None else {nest: state, "epoch": 3})
+    other = network(1)
+    assert load_weights(other, path) == {}
+    assert equal(network(0), other)
+
+
+def test_an_old_file_without_batch_counters_loads(saved):
+    """`num_batches_tracked` may be absent, since old torch versions did not save it."""
+    state = {name: value for name, value in network(0).module.state_dict().items() if "num_batches" not in name}
+    other = network(1)
+    load_weights(other, saved(state))
+    assert equal(network(0), other)
+
+
+def test_half_precision_is_converted_and_told(saved, caplog):
+    """fp16 weights become the module's fp32, and the log says so."""
+    state = {
+        name: value.half() if value.is_floating_point() else value for name, value in network(0).module.state_dict().items()
+    }
+    other = network(1)
+    with caplog.at_level("INFO", "compress.checkpoint"):
+        load_weights(other, saved(state))
+    assert "torch.float16 is converted to torch.float32" in caplog.text
+    assert torch.equal(other.module.linear.weight, state["linear.weight"].float())
+    assert other.module.linear.weight.dtype == torch.float32
+
+
+def changed(**changes):
+    state = dict(network(0).module.state_dict())
+    for name, value in changes.items():
+        key = name.replace("__", ".")
+        if value is None:
+            del state[key]
+        else:
+            state[key] = value
+    return state
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (changed(conv__weight=None, bn__bias=None), r"2 missing: conv\.weight, bn\.bias"),
+        (changed(head=torch.zeros(2)), "1 surplus: head"),
+        (changed(linear__weight=torch.zeros(7, 4)), r"1 misshapen: linear\.weight float \[7, 4\] for float \[2, 4\]"),
+        (changed(linear__weight=torch.zeros(2, 4, dtype=torch.int8)), r"misshapen: linear\.weight int8"),
+        (changed(conv__bias=torch.tensor([0, 1, float("nan"), 2])), r"1 with NaN or infinity: conv\.bias"),
+        ({f"x{n}": torch.zeros(1) for n in range(9)}, "9 surplus: x0, x1, x2, x3, x4 and 4 more"),
+        ({}, "not named tensors"),
+        ([1, 2], "holds a list, not named tensors"),
+        ({"epoch": 1, "weight": torch.zeros(1)}, "1 not tensors: epoch"),
+    ],
+)
+def test_weights_that_do_not_fit_change_nothing(saved, state, reason):
+    """Missing, surplus, misshapen and non-finite tensors are listed, and the module stays as it was."""
+    other = network(1)
+    with pytest.raises(CompressError, match=reason):
+        load_weights(other, saved(state))
+    assert equal(network(1), other)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_code_in_a_pickle_is_not_run(tmp_path, write):
+    """A checkpoint that would run a command is refused, by both of torch's formats, and the command does not run."""
+    trap = tmp_path / "executed"
+    write({"weight": Malicious(trap)}, tmp_path / "x.pt")
+    with pytest.raises(CompressError, match=r"could run code.*; nothing was loaded: use safetensors"):
+        load_weights(network(), tmp_path / "x.pt")
+    assert not trap.exists()
+    with contextlib.suppress(RuntimeError):  # of a bare pickle, torch finds the format wrong only after running it
+        torch.load(tmp_path / "x.pt", weights_only=False)
+    assert trap.exists()  # the trap works
+
+
+def whole_file(tmp_path):
+    save_weights(tmp_path / "w.safetensors", network(), metadata={})
+    return (tmp_path / "w.safetensors").read_bytes()
+
+
+DAMAGE = {
+    "empty": lambda _: b"",
+    "truncated": lambda data: data[:-10],
+    "truncated header": lambda data: data[:40],
+    "huge header": lambda data: struct.pack("<Q", 1 << 60) + data[8:],
+    "text": lambda _: b"version https://git-lfs.github.com/spec/v1\n",
+    "no json": lambda data: data[:9] + b"\xff" * 20 + data[29:],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_damaged_file_is_told(tmp_path, name, suffix):
+    """A damaged file gives one message with its path, whatever it is called, and changes nothing."""
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(DAMAGE[name](whole_file(tmp_path)))
+    other = network(1)
+    with pytest.raises(CompressError, match=rf"x\.{suffix}: is "):
+        load_weights(other, path)
+    assert equal(network(1), other)
+
+
+def test_a_truncated_torch_file_is_told(saved):
+    """Half of a torch file gives one message with its path."""
+    path = saved(network().module.state_dict())
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CompressError, match=r"x\.pt: is "):
+        load_weights(network(), path)
+
+
+def test_the_checksum_is_compared(tmp_path):
+    """A wrong checksum names both; the right one loads."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, network(), metadata={})
+    with pytest.raises(CompressError, match=f"has sha256 {sha256_of(path)}, not {'0' * 64}"):
+        load_weights(network(), path, sha256="0" * 64)
+    load_weights(network(), path, sha256=sha256_of(path))
+
+
+def test_a_missing_file_is_unreachable(tmp_path):
+    """A path that is not there has its own exit code."""
+    with pytest.raises(Unreachable):
+        load_weights(network(), tmp_path / "none.safetensors")
+
+
+def test_training_state_comes_back(tmp_path):
+    """Optimiser and generator state survive, so a continued run takes the same steps."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    net(torch.ones(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    state = {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "epoch": 3, "best": None, "history": [(1, 0.5)]}
+    save_state(tmp_path / "state.pt", state)
+    found = load_state(tmp_path / "state.pt")
+    assert found["epoch"] == 3
+    assert found["history"] == [(1, 0.5)]
+    assert torch.equal(found["rng"], state["rng"])
+    assert torch.equal(found["optimizer"]["state"][0]["momentum_buffer"], state["optimizer"]["state"][0]["momentum_buffer"])
+
+
+def test_no_state_is_none(tmp_path):
+    """A stage that never ran has no state."""
+    assert load_state(tmp_path / "state.pt") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80garbage", b"PK\x03\x04"])
+def test_damaged_state_says_to_delete_it(tmp_path, content):
+    """State that cannot be read is not skipped in silence."""
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(CompressError, match="delete"):
+        load_state(tmp_path / "state.pt")
+
+
+def test_state_that_could_not_be_loaded_is_not_saved(tmp_path):
+    """An object that the safe loader refuses is found when saving, not after the crash."""
+    with pytest.raises(TypeError, match=r"state\['a'\]\[1\]: a Malicious"):
+        save_state(tmp_path / "state.pt", {"a": [1, Malicious("x")]})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning")  # old files are made with it
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda module, path: torch.jit.save(torch.jit.trace(module, torch.ones(1, 2)), path)]
+)
+def test_whole_models_are_refused_with_advice(tmp_path, write):
+    """A pickled or traced model is code: the message says what to save, and never advises to load it unsafely."""
+    write(nn.Linear(2, 2), tmp_path / "x.pt")
+    with pytest.raises(CompressError, match="use safetensors") as caught:
+        load_weights(network(), tmp_path / "x.pt")
+    assert "weights_only` set to `False`" not in str(caught.value)

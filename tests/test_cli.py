@@ -1,0 +1,253 @@
+"""The command line: what it prints where, with which exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from compress import plugins
+from compress.cli import KINDS, program
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(program, [str(argument) for argument in arguments], prog_name="compress")
+
+
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "compress", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_recipe: str) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(tiny_recipe, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def failed_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str) -> tuple[Path, Result]:
+    """The folder of a real run whose gate no file can pass, and what the command answered."""
+    folder = tmp_path_factory.mktemp("failed")
+    (folder / "tiny.yaml").write_text(tiny_recipe, encoding="utf-8")
+    overrides = ("gate.max_abs_diff=1e-12", "baselines=[]", "measure.seconds=0.2")
+    options = [part for override in overrides for part in ("--set", override)]
+    done = invoke("run", folder / "tiny.yaml", "--runs", folder / "runs", "--json", *options)
+    return folder / "runs" / "tiny", done
+
+
+def test_every_command_is_listed_with_its_help() -> None:
+    """`compress --help` names every command with a whole sentence, none cut off."""
+    lines = invoke("--help").output.partition("Commands:")[2].strip().splitlines()
+    assert [line.split()[0] for line in lines] == list(program.commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
+
+
+@pytest.mark.parametrize("name", list(program.commands))
+def test_every_command_has_the_same_manners(name: str) -> None:
+    """Every command takes --json, --quiet and --verbose, and describes each of its options."""
+    command = program.commands[name]
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    assert {"--json", "--quiet", "--verbose"} <= flags
+    assert all(option.help for option in command.params if isinstance(option, click.Option))
+
+
+def test_kinds_are_those_of_the_plugin_folders() -> None:
+    """The literal table that keeps --help fast is the real one."""
+    assert KINDS == plugins.KINDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (["lst"], 2, "Did you mean 'list'?"),
+        (["check", "missing.yaml"], 5, "missing.yaml: cannot be read"),
+        (["list", "methods", "kdd"], 2, "did you mean 'kd'?"),
+        (["list", "mathods"], 2, "'mathods'"),
+        (["verify", "."], 5, "holds no bundle"),
+        (["predict", "nowhere", "x.png"], 5, "nowhere: holds no bundle"),
+        (["bench", "nothing.onnx"], 5, "nothing.onnx: there is no such file"),
+        (["report", "nowhere"], 5, "nowhere/report.json: cannot be read"),
+        (["compare", "nowhere"], 5, "nowhere/report.json: cannot be read"),
+        (["export", "nowhere"], 5, "nowhere/recipe.yaml: cannot be read"),
+        (["init", "/dev/null/recipe.yaml"], 5, "/dev/null/recipe.yaml: cannot be written"),
+        (["init", "--data", "nowhere"], 5, "nowhere: there is no such folder"),
+    ],
+)  # fmt: skip
+def test_bad_input_gives_one_message_and_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], exit_code: int, said: str
+) -> None:
+    """What cannot be done is one message on stderr, nothing on stdout, and the documented exit code."""
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*arguments)
+    assert (done.exit_code, done.stdout) == (exit_code, "")
+    assert said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["check", "missing.yaml"], ["check", "--no-such-option"], ["lst"], ["list", "methods", "kdd"]]
+)
+def test_errors_are_one_json_document_too(arguments: list[str]) -> None:
+    """With --json even a wrong usage leaves exactly one JSON document on stdout, with message and exit code."""
+    done = invoke(*arguments, "--json")
+    document = json.loads(done.stdout)
+    assert document["exit_code"] == done.exit_code != 0
+    assert document["error"].splitlines()[0] in done.stderr
+
+
+def test_all_problems_of_a_recipe_at_once(tmp_path: Path, recipe: Path) -> None:
+    """Every mistake of a recipe is its own line, with file, line and a suggestion."""
+    recipe.write_text(recipe.read_text().replace("epochs: 1, lr", "epochs: 0, lrr").replace("seed: 1", "seed: one"))
+    done = invoke("check", recipe)
+    assert done.exit_code == 2
+    assert f"{recipe}:2: seed" in done.stderr
+    assert "train.lrr: unknown field; did you mean 'lr'?" in done.stderr
+    assert "train.epochs" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["list"], ["list", "methods"], ["list", "methods", "dih"], ["list", "devices", "local"], ["schema"]]
+)
+def test_results_are_one_json_document(arguments: list[str]) -> None:
+    """--json prints exactly one document on stdout and nothing on stderr."""
+    done = invoke(*arguments, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert json.loads(done.stdout)
+
+
+def test_check_in_json_is_the_plan(recipe: Path) -> None:
+    """A machine reads the same plan as people do."""
+    plan = json.loads(invoke("check", recipe, "--json", "--set", "train.epochs=7").stdout)
+    student = next(stage for stage in plan["stages"] if stage["name"] == "student")
+    assert student["work"]["epochs"] == 7
+
+
+def test_what_to_type_next(recipe: Path) -> None:
+    """A command ends with the next one on stderr, with the overrides that were given; --quiet and --json leave it out."""
+    assert invoke("check", recipe, "--set", "seed=5").stderr == f"next: compress run {recipe} --set seed=5\n"
+    assert invoke("check", recipe, "--quiet").stderr == ""
+    assert invoke("check", recipe, "--json").stderr == ""
+
+
+def test_list_shows_every_option_of_a_plugin() -> None:
+    """The detail of a plug-in names each option with its default, without importing it."""
+    shown = invoke("list", "methods", "dih").stdout
+    assert all(option in shown for option in plugins.describe("methods", "dih").options)
+    assert "Listing[" not in shown
+
+
+def test_init_writes_a_recipe_that_passes_check(tmp_path: Path) -> None:
+    """The starter recipe is a good recipe."""
+    path = tmp_path / "my first run.yaml"
+    assert invoke("init", path).exit_code == 0
+    assert invoke("check", path).exit_code == 0
+
+
+def test_init_for_own_images_passes_check(tmp_path: Path) -> None:
+    """The starter recipe for a folder in hub layout is a good recipe for what lies there."""
+    import io
+
+    import pyarrow
+    import pyarrow.parquet
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    rows = {"image": [{"bytes": buffer.getvalue(), "path": None}] * 400, "label": [0, 1] * 200}
+    (tmp_path / "images").mkdir()
+    for split in ("train", "test"):
+        pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "images" / f"{split}-00000-of-00001.parquet")
+    path = tmp_path / "own.yaml"
+    assert invoke("init", path, "--data", tmp_path / "images").exit_code == 0
+    done = invoke("check", path, "--json")
+    assert json.loads(done.stdout)["images"]["test"] == 400
+
+
+def test_init_never_overwrites(tmp_path: Path) -> None:
+    """A recipe that is there stays as it is."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("mine")
+    assert invoke("init", path).exit_code == 2
+    assert path.read_text() == "mine"
+
+
+def test_schema_describes_the_starter_recipe(tmp_path: Path) -> None:
+    """The JSON Schema accepts what `init` writes and refuses an unknown field, as `check` does."""
+    from jsonschema import Draft202012Validator
+    from ruamel.yaml import YAML
+
+    assert invoke("schema", "--out", tmp_path / "schema.json").exit_code == 0
+    invoke("init", tmp_path / "recipe.yaml")
+    validator = Draft202012Validator(json.loads((tmp_path / "schema.json").read_text()))
+    recipe = YAML(typ="safe").load((tmp_path / "recipe.yaml").read_text())
+    assert list(validator.iter_errors(recipe)) == []
+    assert list(validator.iter_errors(recipe | {"surprise": 1})) != []
+
+
+def test_a_failed_gate_is_exit_code_3_with_the_report(failed_run: tuple[Path, Result]) -> None:
+    """A run whose file fails its gate still gives its whole report as the one document, and the reason on stderr."""
+    _, done = failed_run
+    assert done.exit_code == 3
+    assert json.loads(done.stdout)["status"] == "failed"
+    assert "more than 1e-12 (gate.max_abs_diff)" in done.stderr
+
+
+def test_report_is_written_anew(failed_run: tuple[Path, Result]) -> None:
+    """`compress report` makes both readable reports from report.json and prints table and paths."""
+    run, _ = failed_run
+    (run / "report.html").unlink()
+    (run / "report.md").unlink()
+    done = invoke("report", run)
+    assert done.exit_code == 0
+    assert str(run / "report.html") in done.stdout
+    assert (run / "report.html").is_file()
+    assert (run / "report.md").is_file()
+
+
+def test_compare_writes_its_page(failed_run: tuple[Path, Result], tmp_path: Path) -> None:
+    """`compress compare --out` prints the table and writes the page with the picture."""
+    run, _ = failed_run
+    done = invoke("compare", run, "--out", tmp_path / "comparison.html")
+    assert done.exit_code == 0
+    assert "tiny" in done.stdout
+    assert "<svg" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+
+
+def test_export_of_a_run_keeps_to_its_gate(failed_run: tuple[Path, Result]) -> None:
+    """Another format of the same student is judged by the gate of the run's recipe."""
+    run, _ = failed_run
+    done = invoke("export", run, "--to", "openvino:fp16", "--json")
+    assert done.exit_code == 3
+    assert json.loads(done.stdout)["exit_code"] == 3
+    assert "student-fp16.xml" in done.stderr
+
+
+def test_export_names_unknown_formats(failed_run: tuple[Path, Result]) -> None:
+    """A format that there is not is answered with a suggestion, before anything is loaded."""
+    run, _ = failed_run
+    done = invoke("export", run, "--to", "onx")
+    assert done.exit_code == 2
+    assert "did you mean 'onnx'?" in done.stderr
+
+
+def test_doctor_finds_this_machine_healthy(tmp_path: Path) -> None:
+    """Where the tests run, every needed part works, and each runtime has done an inference."""
+    done = process("doctor", "--json", "--runs", tmp_path / "runs")
+    found = {finding["what"]: finding["status"] for finding in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stderr
+    assert {found[f"runtime {name}"] for name in plugins.names("runtimes")} == {"ok"}
+    assert not (tmp_path / "runs").exists()
+
+
+def test_doctor_says_what_cannot_be_written() -> None:
+    """A folder that cannot be written is a failure with its reason, and exit code 5."""
+    done = process("doctor", "--runs", "/proc/runs")
+    assert done.returncode == 5
+    assert "runs folder: /proc" in done.stderr

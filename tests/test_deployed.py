@@ -1,0 +1,203 @@
+"""What users do with a bundle: gate it again, measure it, let it classify their pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from torch import nn
+
+import exporters
+from compress import deployed, plugins
+from compress.cli import program
+from compress.errors import CompressError, GateFailed
+from compress.events import Events
+from compress.preprocess import normalise
+from compress.recipe import GateSection
+from compress.records import Gate, Preprocess
+from exporters import _bundle
+
+CLASSES = ("dark", "middle", "bright")
+PREPROCESS = Preprocess(height=8, width=8, channels="rgb", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+FORMATS = ("onnx", "openvino")
+
+
+class Brightness(nn.Module):
+    """Tells dark, middle and bright pictures apart by their mean, which is 0 for middle gray."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(3, 3)
+        with torch.no_grad():
+            self.classifier.weight.copy_(torch.tensor([[-2.0], [0.0], [2.0]]).expand(3, 3))
+            self.classifier.bias.copy_(torch.tensor([0.0, 3.0, 0.0]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(images.mean((2, 3)))
+        return logits
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(program, [str(argument) for argument in arguments], prog_name="compress")
+
+
+def write_bundle(folder: Path, *, shift: float = 0.0) -> Path:
+    """Write a bundle whose stored logits are those of the network, shifted for the first class."""
+    network = Brightness().eval()
+    images = np.stack([np.full((8, 8, 3), value, np.uint8) for value in range(0, 250, 10)])
+    with torch.no_grad():
+        logits = network(torch.from_numpy(normalise(images, PREPROCESS))).numpy()
+    files = []
+    for name in FORMATS:
+        exporter = plugins.load("exporters", name)()
+        path = exporter.path(folder.parent, "student")
+        exporters.export(network, torch.zeros(1, 3, 8, 8), path, format=name)
+        passed = Gate(status="passed", reason="", samples=25, agreement_percent=100, max_abs_diff=0, top1_drop_points=0)
+        files.append(_bundle.Deployable(path, name, exporter, passed))
+    stored = logits + np.array([shift, 0, 0], np.float32)
+    samples = _bundle.Samples(images, logits.argmax(1).astype(np.int64), stored)
+    _bundle.write(
+        folder,
+        name="brightness",
+        classes=CLASSES,
+        preprocess=PREPROCESS,
+        files=files,
+        samples=samples,
+        gate=GateSection(),
+        provenance={},
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with its bundle: both formats of one real network."""
+    return write_bundle(tmp_path_factory.mktemp("run") / "bundle")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """A dark and a bright picture of another size than the network's, and a text that claims to be one."""
+    paths = [tmp_path / "[dark].png", tmp_path / "bright.png", tmp_path / "broken.png"]
+    Image.new("L", (30, 20), 10).save(paths[0])
+    Image.new("RGB", (5, 9), (250, 240, 250)).save(paths[1])
+    paths[2].write_text("no picture")
+    return paths
+
+
+def test_verify_passes_what_was_exported(bundle: Path) -> None:
+    """Every file of a good bundle agrees on its own runtime with the stored logits; the run's folder will do."""
+    gates = deployed.verify(bundle.parent, events=Events())
+    assert [gate.status for gate in gates.values()] == ["passed", "passed"]
+    assert all(gate.agreement_percent == 100 for gate in gates.values())
+
+
+def test_verify_refuses_a_file_that_answers_otherwise(tmp_path: Path) -> None:
+    """A bundle whose files do not answer as its samples say fails with exit code 3, figures first."""
+    folder = write_bundle(tmp_path / "bundle", shift=9.0)
+    done = invoke("verify", folder, "--json")
+    gates = json.loads(done.stdout)
+    assert done.exit_code == GateFailed.exit_code
+    assert {gate["status"] for gate in gates.values()} == {"failed"}
+    assert "student-fp32.onnx" in done.stderr
+    assert "agreement" in done.stderr
+
+
+def test_verify_one_file(bundle: Path) -> None:
+    """--file picks one file, and an unknown one is answered with a suggestion."""
+    assert list(deployed.verify(bundle, file="student-fp32.onnx", events=Events())) == ["student-fp32.onnx"]
+    with pytest.raises(CompressError, match=r"did you mean 'student-fp32.onnx'"):
+        deployed.verify(bundle, file="student.onnx", events=Events())
+
+
+@pytest.mark.parametrize("verb", [["verify"], ["bench"], ["predict"]])
+def test_a_damaged_bundle_is_not_run(bundle: Path, tmp_path: Path, verb: list[str]) -> None:
+    """A changed byte in a model file is found before any runtime opens it."""
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    model = copy / "student-fp32.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    done = invoke(*verb, copy, *(["x.png"] if verb == ["predict"] else []))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "student-fp32.onnx: has sha256" in done.stderr
+
+
+def test_bench_compares_files_in_one_job(bundle: Path) -> None:
+    """The files of a run are measured together; all but the yardstick have a speed-up with its interval."""
+    timings = deployed.bench([bundle.parent], against="student-fp32.xml", rounds=5, seconds=0.3, batch_size=4, events=Events())
+    ratio = timings["student-fp32.onnx"].ratio
+    assert timings["student-fp32.xml"].ratio is None
+    assert ratio is not None
+    assert ratio.ci95[0] <= ratio.speedup <= ratio.ci95[1]
+    assert all(timing.latency_ms.p50 > 0 and timing.latency_ms.batch_size == 4 for timing in timings.values())
+
+
+def test_bench_prints_a_table_or_one_document(bundle: Path) -> None:
+    """People get a row for each file, machines one document with every field of the record."""
+    arguments = ["bench", bundle / "student-fp32.onnx", "--seconds", "0.2", "--rounds", "5"]
+    shown, document = invoke(*arguments), invoke(*arguments, "--json")
+    assert "student-fp32.onnx" in shown.stdout
+    assert json.loads(document.stdout)["student-fp32.onnx"]["latency_ms"]["rounds"]
+
+
+def test_bench_of_a_lone_file_needs_its_shape(bundle: Path, tmp_path: Path) -> None:
+    """A file outside of a bundle is measured when its input is given, and refused with what to give when not."""
+    lone = Path(shutil.copy(bundle / "student-fp32.onnx", tmp_path))
+    with pytest.raises(CompressError, match="give --shape channels,height,width"):
+        deployed.bench([lone], events=Events())
+    with pytest.raises(CompressError, match="--shape 3,8: is not channels,height,width"):
+        deployed.bench([lone], shape="3,8", events=Events())
+    assert deployed.bench([lone], shape="3,8,8", rounds=5, seconds=0.2, events=Events())
+
+
+def test_bench_against_an_unknown_file(bundle: Path) -> None:
+    """The yardstick must be among what is measured."""
+    with pytest.raises(CompressError, match=r"--against student-fp32: is not measured; did you mean 'student-fp32.xml'"):
+        deployed.bench([bundle], against="student-fp32", events=Events())
+
+
+def test_same_names_are_told_apart(bundle: Path, tmp_path: Path) -> None:
+    """Files of one name from two runs are called by their paths."""
+    other = shutil.copytree(bundle, tmp_path / "other")
+    timings = deployed.bench([bundle, other], rounds=5, seconds=0.4, events=Events())
+    assert str(other / "student-fp32.onnx") in timings
+    assert len(timings) == 4
+
+
+def test_predict_says_what_is_in_the_picture(bundle: Path, pictures: list[Path]) -> None:
+    """Pictures of any size and mode are classified by the deployed file, with scores that are the softmax."""
+    dark, bright = deployed.predict(bundle.parent, pictures[:2], top=3, events=Events())
+    assert [dark.classes[0].name, bright.classes[0].name] == ["dark", "bright"]
+    assert sum(score.score for score in dark.classes) == pytest.approx(1)
+    assert dark.milliseconds is None or dark.milliseconds > 0
+
+
+def test_predict_agrees_between_formats(bundle: Path, pictures: list[Path]) -> None:
+    """Every file of a bundle says the same of a picture."""
+    scores = [deployed.predict(bundle, pictures[:1], file=name, events=Events())[0].classes[0].score for name in
+              ("student-fp32.onnx", "student-fp32.xml")]  # fmt: skip
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_predict_goes_on_after_an_unreadable_picture(bundle: Path, pictures: list[Path]) -> None:
+    """An unreadable picture is named, does not stop the others, and ends in exit code 2."""
+    done = invoke("predict", bundle, pictures[2], *pictures[:2], pictures[0].parent / "missing.png", "--json")
+    document = json.loads(done.stdout)
+    assert done.exit_code == 2
+    assert [bool(prediction["error"]) for prediction in document] == [True, False, False, True]
+    assert "broken.png: cannot be decoded" in done.stderr
+    assert "missing.png: cannot be read" in done.stderr
+
+
+def test_predict_prints_the_best_classes(bundle: Path, pictures: list[Path]) -> None:
+    """People see as many classes as they asked for, best first, and file names as they are."""
+    done = invoke("predict", bundle, pictures[0], "--top", "2")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.index("dark") < done.stdout.index("middle")
+    assert "[dark].png" in done.stdout
+    assert "bright" not in done.stdout

@@ -1,0 +1,264 @@
+"""The whole chain on real digits: what a run leaves behind, finds again, survives, and refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from rich.console import Console
+
+import exporters
+from compress import checkpoint, pipeline, recipe, stages
+from compress.errors import CompressError, GateFailed
+from compress.events import Events
+from compress.models.resnet_cifar import resnet8
+from compress.recipe import ExportSection
+from compress.records import Manifest, Report, StageResult, read
+from exporters import _bundle
+
+Run = Callable[..., Report]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of runs for the whole module, so that its stages are found again."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def run(runs: Path, tiny_recipe: str) -> Run:
+    """Run the tiny recipe with some fields replaced."""
+
+    def go(*overrides: str, where: Path = runs, text: io.StringIO | None = None) -> Report:
+        parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", overrides)
+        console = Console(file=text or io.StringIO(), width=200)
+        return pipeline.run(parsed, base=where, runs=where, events=Events(console=console))
+
+    return go
+
+
+def test_a_run_leaves_a_report_a_bundle_and_every_stage(run: Run, runs: Path) -> None:
+    """The folder holds what DESIGN promises, and every number of the report has its sample count."""
+    report = run()
+    folder = runs / "tiny"
+    for name in ("recipe.yaml", "environment.json", "events.jsonl", "report.json", "report.md", "report.html"):
+        assert (folder / name).is_file(), name
+    for stage in ("teacher", "student", "supervised"):
+        assert read(folder / stage / "metrics.json", StageResult).files.keys() == {"weights.safetensors"}
+        assert (folder / stage / "weights.safetensors").is_file()
+    assert report.status == "passed"
+    assert report == read(folder / "report.json", Report)
+    rows = {row.name: row for row in report.variants}
+    assert set(rows) == {
+        "teacher-torch-fp32", "teacher-onnx-fp32", "student-torch-fp32", "student-onnx-fp32", "supervised-torch",
+    }  # fmt: skip
+    for row in rows.values():
+        assert row.accuracy is not None
+        assert row.accuracy.samples == report.images["test"] == 450
+        assert row.validation is not None
+        assert row.validation.samples == report.images["validation"]
+        assert (row.latency_ms is None) == (row.network == "supervised")
+    assert rows["student-onnx-fp32"].ratio is not None
+    assert rows["student-onnx-fp32"].ratio.against == "teacher-onnx-fp32"
+    assert json.loads((folder / "events.jsonl").read_text().splitlines()[0])["event"] == "begin"
+    assert not list(folder.glob("**/*.partial"))
+    assert _bundle.check(folder / "bundle").files[0].path == "student-fp32.onnx"
+
+
+def test_a_second_run_finds_every_stage_and_gives_the_same_numbers(run: Run, runs: Path) -> None:
+    """Nothing is trained, exported or measured again."""
+    first, text = run(), io.StringIO()
+    made = sorted((runs / ".cache").iterdir())
+    second = run(text=text)
+    assert text.getvalue().count("found in the cache") == 3
+    assert second.variants == first.variants
+    assert sorted((runs / ".cache").iterdir()) == made
+
+
+def test_a_changed_student_keeps_the_teacher_and_a_changed_gate_keeps_the_student(run: Run) -> None:
+    """A stage is made again exactly when something that it reads has changed."""
+    run()
+    text = io.StringIO()
+    run("train.lr=0.06", text=text)
+    assert "teacher: " in text.getvalue()
+    lines = {line.split(":")[0]: line for line in text.getvalue().splitlines() if "on validation" in line}
+    assert "found" not in lines["student"]
+    text = io.StringIO()
+    run("gate.min_agreement=0.9", text=text)
+    assert text.getvalue().count("found in the cache") == 3
+
+
+def test_the_heads_are_a_stage_that_a_changed_student_finds_again(run: Run) -> None:
+    """A cohort's heads depend on teacher and data alone."""
+    cohort = ("name=cohort", "method={name: dih, logit_loss: dist, heads_epochs: 1}", "baselines=[]", "exports=[]")
+    report = run(*cohort)
+    assert [stage.stage for stage in report.stages] == ["teacher", "heads", "student"]
+    assert set(report.stages[1].members) == {"head0", "head1", "head2"}
+    text = io.StringIO()
+    run(*cohort, "student.model=resnet_cifar.resnet14", text=text)
+    lines = [line for line in text.getvalue().splitlines() if line.startswith("heads:")]
+    assert len(lines) == 1
+    assert "found in the cache" in lines[0]
+
+
+def test_a_distilled_student_exports_the_operators_of_a_plain_one(run: Run, runs: Path, tmp_path: Path) -> None:
+    """Nothing of the cohort, its heads or its losses is in the shipped graph."""
+    run("name=cohort", "method={name: dih, logit_loss: dist, heads_epochs: 1}", "baselines=[]", "exports=[onnx]")
+    plain = exporters.export(resnet8(10, 1), torch.zeros(1, 1, 8, 8), tmp_path / "plain.onnx", format="onnx")
+    shipped = onnx.load(runs / "cohort" / "bundle" / "student-fp32.onnx")
+    assert [node.op_type for node in shipped.graph.node] == [node.op_type for node in onnx.load(plain).graph.node]
+
+
+def test_a_file_that_is_not_what_was_trained_fails_the_run_and_is_kept_apart(
+    run: Run, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exporter that silently damages the network ends in exit code 3, a marked report and no bundle with that file."""
+    from exporters.onnx import Onnx
+
+    honest = Onnx.export
+
+    def damaged(self: Onnx, module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+        network = resnet8(10, 1)
+        network.load_state_dict(module.state_dict())
+        with torch.no_grad():
+            network.classifier.bias += torch.arange(10.0)
+        honest(self, network, example, path)
+
+    monkeypatch.setattr(Onnx, "export", damaged)
+    with pytest.raises(GateFailed, match=r"rejected/student-fp32.onnx: .*agree"):
+        run("name=damaged", "gate.min_agreement=0.99")  # another gate, so that the good file is not found in the cache
+    folder = runs / "damaged"
+    report = read(folder / "report.json", Report)
+    assert report.status == "failed"
+    assert report.gates["student-onnx-fp32"].status == "failed"
+    assert (folder / "rejected" / "student-fp32.onnx").is_file()
+    assert not (folder / "bundle").exists()
+    assert "failed" in (folder / "report.html").read_text().lower()
+
+
+def test_a_file_that_the_runtime_cannot_open_fails_the_gate(run: Run, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime that refuses or dies is a failed gate with the runtime's own words, not a crash and not a pass."""
+    from exporters.onnx import Onnx
+
+    monkeypatch.setattr(Onnx, "export", lambda _self, _module, _example, path: path.write_bytes(b"not a model"))
+    with pytest.raises(GateFailed, match="onnxruntime cannot run it"):
+        run("name=garbage", "gate.min_agreement=0.97", "baselines=[]")
+    row = next(row for row in read(runs / "garbage" / "report.json", Report).variants if row.name == "student-onnx-fp32")
+    assert (row.status, row.accuracy, row.latency_ms) == ("failed", None, None)
+
+
+def test_a_user_teacher_comes_from_a_file_and_is_never_changed(run: Run, runs: Path, tmp_path: Path) -> None:
+    """Weights from a file teach as they are; the file keeps its bytes; a wrong checksum or network is refused."""
+    run()
+    weights = tmp_path / "teacher.safetensors"
+    weights.write_bytes((runs / "tiny" / "teacher" / "weights.safetensors").read_bytes())
+    before = weights.read_bytes()
+    given = ("name=given", f"teacher={{model: resnet_cifar.resnet8, weights: {weights}}}", "baselines=[]")
+    report = run(*given)
+    assert [stage.stage for stage in report.stages] == ["student"]
+    assert weights.read_bytes() == before
+    with pytest.raises(CompressError, match=r"sha256|checksum"):
+        run(*given, f"teacher={{model: resnet_cifar.resnet8, weights: {weights}, sha256: {'0' * 64}}}")
+    with pytest.raises(CompressError, match="missing"):
+        run(*given, f"teacher={{model: resnet_cifar.resnet20, weights: {weights}}}")
+
+
+def test_an_untrained_teacher_is_refused_before_the_student_is_trained(run: Run, runs: Path, tmp_path: Path) -> None:
+    """A teacher at chance teaches nothing, and the message says so with its accuracy."""
+    torch.manual_seed(0)
+    checkpoint.save_weights(tmp_path / "random.safetensors", resnet8(10, 1), metadata={})
+    weights = tmp_path / "random.safetensors"
+    with pytest.raises(CompressError, match=r"teacher: has .* top-1 on .* chance is"):
+        run("name=random", f"teacher={{model: resnet_cifar.resnet8, weights: {weights}}}")
+    assert not (runs / "random" / "student").exists()
+
+
+def test_a_teacher_with_another_class_order_is_recognised(run: Run, runs: Path, tmp_path: Path) -> None:
+    """A good teacher whose classes are permuted is told from a bad one."""
+    run("teacher.0.train.epochs=6", "name=better", "baselines=[]", "exports=[]")
+    network = resnet8(10, 1)
+    checkpoint.load_weights(network, runs / "better" / "teacher" / "weights.safetensors")
+    with torch.no_grad():
+        for parameter in network.classifier.parameters():
+            parameter.copy_(parameter.roll(1, dims=0))
+    weights = tmp_path / "rolled.safetensors"
+    checkpoint.save_weights(weights, network, metadata={})
+    with pytest.raises(CompressError, match="another class order"):
+        run("name=rolled", f"teacher={{model: resnet_cifar.resnet8, weights: {weights}}}")
+
+
+def test_two_runs_in_one_folder_do_not_mix(run: Run, runs: Path) -> None:
+    """The second is refused while the first works there."""
+    with stages.locked(runs / "tiny"), pytest.raises(CompressError, match="another process works in this run"):
+        run()
+
+
+def test_the_student_is_exported_again_from_its_run(run: Run, runs: Path, tmp_path: Path) -> None:
+    """`export` makes further files of a finished run, gated like the first."""
+    run()
+    gates = pipeline.export(runs / "tiny", [ExportSection(format="openvino")], out=tmp_path / "more", events=Events())
+    assert {name: gate.status for name, gate in gates.items()} == {"student-openvino-fp32": "passed"}
+    assert sorted(path.name for path in (tmp_path / "more").iterdir()) == ["student-fp32.bin", "student-fp32.xml"]
+
+
+def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "compress", "run", "recipe.yaml", "--runs", "runs", *arguments],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+LONG = ("--set", "train.epochs=40", "--set", "baselines=[]", "--set", "exports=[]", "--set", "train.batch_size=64")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_killed_continues_and_ends_with_the_same_bytes(tiny_recipe: str, tmp_path: Path, number: int) -> None:
+    """Killed in the middle of the student's training and started again: the weights are those of an undisturbed run."""
+    weights = {}
+    for name in ("whole", "broken"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "recipe.yaml").write_text(tiny_recipe)
+        if name == "broken":
+            process = command(folder, *LONG)
+            _wait_for_epochs(folder / "runs" / "tiny" / "events.jsonl", 8, process)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), said
+            assert not (folder / "runs" / "tiny" / "student").exists()
+        process = command(folder, *LONG)
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        if name == "broken":
+            assert "student: continues in epoch" in said or number == signal.SIGKILL
+        weights[name] = (folder / "runs" / "tiny" / "student" / "weights.safetensors").read_bytes()
+    assert weights["whole"] == weights["broken"]
+
+
+def _wait_for_epochs(path: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if path.exists() and sum('"stage": "student"' in line for line in path.read_text().splitlines()) >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    pytest.fail("the run did not come to train its student")
+
+
+def test_a_bundle_holds_all_that_a_device_needs(run: Run, runs: Path) -> None:
+    """Class names, preprocessing and samples travel with the files."""
+    run()
+    manifest = read(runs / "tiny" / "bundle" / "manifest.json", Manifest)
+    assert manifest.classes == tuple(str(digit) for digit in range(10))
+    assert (manifest.preprocess.height, manifest.preprocess.channels) == (8, "gray")
+    assert manifest.provenance["method"] == "kd"

@@ -1,0 +1,175 @@
+"""Plug-ins: what is found, what is told of it without importing it, and how a user's own package joins in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compress import plugins, recipe
+from compress.errors import CompressError, Unreachable
+from compress.plugins import REQUIRED, Kind, Option
+
+Install = Callable[..., None]
+
+FOLDERS: dict[Kind, str] = {
+    "methods": "compress/methods", "models": "compress/models", "data": "compress/data",
+    "exporters": "exporters", "runtimes": "benchmarks/runtimes", "devices": "benchmarks/devices",
+}  # fmt: skip
+
+NETWORK = '''"""A family."""
+def small(classes: int, channels: int, *, width: Count = 8) -> Network:
+    """A small network.
+
+    Args:
+        classes: Not an option, because it is not keyword-only.
+        width: Channels of the first layer, which
+            may be explained over two lines.
+
+    Raises:
+        CompressError: Never.
+    """
+    return ("network", classes, channels, width)
+
+def _helper() -> None: ...
+'''
+
+PLAIN = '"""{summary}"""\nclass {name}:\n    """Does it."""\n    def __init__(self, *, path: Text = "here") -> None: ...\n'
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_a_file_is_a_plug_in(kind: Kind, root: Path) -> None:
+    """Every plain file of a plug-in folder is found by its name, and no file with a leading underscore is."""
+    files = {path.stem for path in (root / FOLDERS[kind]).glob("*.py") if not path.name.startswith("_")}
+    found = {name.partition(".")[0] for name in plugins.names(kind)}
+    assert files
+    assert found == files
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_every_plug_in_explains_itself(kind: Kind) -> None:
+    """Each plug-in has a one-line summary, and one for every option that a recipe can set."""
+    for name in plugins.names(kind):
+        plugin = plugins.describe(kind, name)
+        assert plugin.summary, f"{kind}/{name} has no first line"
+        if kind != "runtimes":  # their arguments come from the runner
+            assert all(option.description for option in plugin.options.values()), f"{kind}/{name}: an option is not described"
+
+
+def test_describing_imports_nothing() -> None:
+    """Listing every plug-in of every kind loads neither them nor what they need."""
+    program = (
+        "import sys; from compress import plugins; [plugins.describe(k, n) for k in plugins.KINDS for n in plugins.names(k)];"
+        "print(*{'torch', 'numpy', 'sklearn', 'openvino', 'onnx'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_a_users_network(install: Install) -> None:
+    """A package's function is a network with its options as the source states them, and loads as that function."""
+    install("models", "mine", NETWORK)
+    # The package's own `__init__` raises: describing must not run it, loading must.
+    plugin = plugins.describe("models", "mine.small")
+    assert plugin.summary == "A small network."
+    assert plugin.options == {
+        "width": Option("Count", 8, "Channels of the first layer, which may be explained over two lines.")
+    }
+    assert "mine._helper" not in plugins.names("models")
+    with pytest.raises(RuntimeError, match="imported only to be described"):
+        plugins.load("models", "mine.small")
+
+
+@pytest.mark.parametrize("kind", ["methods", "data", "exporters", "runtimes", "devices"])
+def test_a_users_class(install: Install, kind: Kind) -> None:
+    """Every kind can be added to from outside, and the name of a file with words is that of its class in capitals."""
+    install(kind, "my_own", PLAIN.format(summary="My own.", name="MyOwn"))
+    plugin = plugins.describe(kind, "my_own")
+    assert (plugin.attribute, plugin.summary, plugin.options) == ("MyOwn", "My own.", {"path": Option("Text", "here", "")})
+    assert "my_own" in plugins.names(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [("methods", "method"), ("data", "data.source"), ("exporters", "exports"), ("devices", "measure.devices")],
+)
+def test_a_users_class_in_a_recipe(install: Install, tiny_recipe: str, kind: Kind, field: str) -> None:
+    """A recipe names a package's plug-in like one of ours, by name alone where its options have defaults."""
+    install(kind, "my_own", PLAIN.format(summary="My own.", name="MyOwn"))
+    assert '"path":"here"' in recipe.canonical(recipe.parse(tiny_recipe.encode(), "x.yaml", [f"{field}=my_own"]))
+
+
+def test_load_returns_what_the_file_holds(install: Install, tmp_path: Path) -> None:
+    """Loading imports the module and returns its class."""
+    install("devices", "mine", '"""Mine."""\nclass Mine:\n    name = "mine"\n')
+    (tmp_path / "site-packages" / "acme" / "__init__.py").write_text("")
+    assert plugins.load("devices", "mine").name == "mine"
+
+
+def test_a_missing_package_is_named(install: Install, tmp_path: Path) -> None:
+    """A plug-in whose package is not installed says which, and how to get it."""
+    install("devices", "mine", '"""Mine."""\nimport surely_not_installed.part\nclass Mine: ...\n')
+    (tmp_path / "site-packages" / "acme" / "__init__.py").write_text("")
+    with pytest.raises(
+        Unreachable, match=r"^devices/mine needs the package 'surely_not_installed', .*: pip install 'surely_not"
+    ):
+        plugins.load("devices", "mine")
+
+
+def test_a_missing_package_of_an_extra() -> None:
+    """Where one of our extras brings the package, that is what is offered."""
+    message = plugins.missing_package(
+        "data/huggingface", ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow.parquet")
+    )
+    assert message.endswith("pip install 'edge-compress[hf]'")
+
+
+def test_unknown_name() -> None:
+    """A name that is not there is answered with the nearest one, or with all."""
+    with pytest.raises(CompressError, match=r"^methods: there is no 'kdd'; did you mean 'kd'\?$"):
+        plugins.describe("methods", "kdd")
+    with pytest.raises(CompressError, match=r"^methods: there is no 'zzz'; there are: .*kd"):
+        plugins.load("methods", "zzz")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("class Other: ...", "a plug-in named 'mine' must hold the class 'Mine'"),
+        ("class Mine(:", "cannot be read as a plug-in: invalid syntax"),
+        ("class Mine:\n    def __init__(self, *, size: Count = 2 ** 3): ...", "cannot be read as a plug-in: malformed node"),
+    ],
+)
+def test_an_unfit_plug_in_is_named(install: Install, source: str, expected: str) -> None:
+    """A package that breaks the contract is named by its file."""
+    install("devices", "mine", source)
+    with pytest.raises(CompressError, match=f"mine_devices.py: {expected}"):
+        plugins.names("devices")
+
+
+def test_two_plug_ins_of_one_name(install: Install) -> None:
+    """A package cannot silently take the place of one of ours."""
+    install("methods", "kd", '"""Mine."""\nclass Kd: ...\n')
+    with pytest.raises(CompressError, match=r"entry point 'kd' .* compress\.methods\.kd already has 'kd'; rename one"):
+        plugins.names("methods")
+
+
+@pytest.mark.parametrize("value", ["acme.gone", "gone.module", "acme.mine_methods:Mine"])
+def test_an_entry_point_to_nowhere(install: Install, value: str) -> None:
+    """An entry point names an installed module; anything else is said with the entry point's name."""
+    install("methods", "mine", '"""Mine."""\nclass Mine: ...\n', value=value)
+    with pytest.raises(
+        Unreachable, match=f"entry point 'mine' of compress.methods names {value!r}, which is no installed module"
+    ):
+        plugins.names("methods")
+
+
+def test_required_options_have_no_default(install: Install) -> None:
+    """An option without a default must be given."""
+    install("devices", "mine", '"""Mine."""\nclass Mine:\n    def __init__(self, *, host: Text, port: Count = 22): ...\n')
+    options = plugins.describe("devices", "mine").options
+    assert options["host"].default is REQUIRED
+    assert options["port"].default == 22

@@ -1,0 +1,127 @@
+"""How the command line behaves as a process: what it loads, where it writes, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from compress import __version__
+from compress.terminal import report_bug
+
+HEAVY = "torch numpy pydantic"
+LOADS = "import sys; from compress.cli import program; program(sys.argv[2:], standalone_mode=False); \
+print('loaded:', *sorted(set(sys.argv[1].split()) & set(sys.modules)), file=sys.stderr)"
+
+
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "compress", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_recipe: str) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(tiny_recipe, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["bench", "--help"], ["doctor", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    """Asking for help or the version loads neither torch nor numpy nor pydantic."""
+    done = subprocess.run([sys.executable, "-c", LOADS, HEAVY, *arguments], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "loaded:"
+
+
+def test_completion_loads_nothing_heavy() -> None:
+    """Pressing Tab in a shell is answered as lightly as --help."""
+    asked = os.environ | {"_COMPRESS_COMPLETE": "bash_complete", "COMP_WORDS": "compress ver", "COMP_CWORD": "1"}
+    code = (
+        "import atexit, sys; sys.argv = ['compress']; from compress.cli import main; "
+        f"atexit.register(lambda: print(*sorted({{*{HEAVY.split()}}} & set(sys.modules)), file=sys.stderr)); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=asked)
+    assert done.stdout.split() == ["plain,verify"]
+    assert done.stderr.strip() == ""
+
+
+def test_help_is_quick() -> None:
+    """`compress --help` takes less than a quarter of a second of a core; the best of three, and not what others take."""
+    seconds = []
+    for _ in range(3):
+        before = os.times()
+        process("--help")
+        after = os.times()
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))  # user and system time of children
+    assert min(seconds) < 0.25
+
+
+def test_check_does_not_load_torch(recipe: Path) -> None:
+    """A recipe is checked without torch or any runtime."""
+    arguments = [sys.executable, "-c", LOADS, "torch onnx onnxruntime openvino sklearn", "check", str(recipe)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stderr.strip().splitlines()[-1] == "loaded:"
+
+
+def test_closed_pipe_ends_quietly() -> None:
+    """`compress list | head -1` ends like every other program whose reader has gone: no traceback."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "compress", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        running.stdout.close()
+        assert running.stderr is not None
+        said = running.stderr.read()
+    assert (running.returncode, said) == (141, b"")
+
+
+def test_full_disk_is_said() -> None:
+    """Results that cannot be written for want of space are a message and exit code 5, not a traceback."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "compress", "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 5
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupt_is_130_without_traceback(tmp_path: Path) -> None:
+    """Ctrl-C outside a run ends with one line and exit code 130."""
+    command = [sys.executable, "-m", "compress", "doctor", "--runs", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        time.sleep(1)  # by then the first runtime is being tried, which takes more than a second
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert said.startswith("interrupted")
+
+
+def test_unexpected_errors_are_called_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    """What nobody foresaw keeps its traceback and says whose fault it is."""
+    error = ZeroDivisionError("division by zero")
+    report_bug(ZeroDivisionError, error, None)
+    said = capsys.readouterr().err
+    assert said.startswith("ZeroDivisionError: division by zero")
+    assert said.endswith("this is a bug in compress (ZeroDivisionError); please report the lines above\n")
+
+
+def test_verbose_logs_to_stderr(recipe: Path) -> None:
+    """--verbose logs, first of all versions and arguments, on stderr alone; without it nothing of that is seen."""
+    quiet, loud = process("check", recipe, "--json"), process("check", recipe, "--json", "--verbose")
+    assert quiet.stderr == ""
+    assert loud.stderr.startswith(f"INFO compress.terminal: edge-compress {__version__}")
+    assert json.loads(loud.stdout) == json.loads(quiet.stdout)
+
+
+def test_output_without_terminal_is_plain(recipe: Path) -> None:
+    """What goes to a file holds no colour codes."""
+    done = process("check", recipe)
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout + done.stderr
