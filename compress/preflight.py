@@ -21,9 +21,6 @@ from compress.methods._method import Method
 from compress.models._network import Batch
 from compress.records import Accuracy
 
-CHANCE_FACTOR = 1.5
-"""A teacher whose accuracy may be below this many times chance teaches nothing."""
-
 REORDERED_GAIN_POINTS = 20.0
 """A teacher that gains this much when its classes are renamed was trained on another class order."""
 
@@ -57,7 +54,7 @@ def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequ
         classes: Names in label order.
 
     Raises:
-        CompressError: It is no better than chance, gives numbers that are not finite, has another number of classes, or
+        CompressError: It is not clearly better than always answering the commonest class, gives numbers that are not finite, has another number of classes, or
             knows the classes in another order.
     """
     from scipy.optimize import linear_sum_assignment
@@ -80,10 +77,11 @@ def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequ
             f"another class order (its class {moved} is {classes[target]!r} here); reorder the labels or take another teacher"
         )
     chance = 100 * float(np.bincount(labels).max()) / len(labels)
-    if found.ci95[1] < CHANCE_FACTOR * chance or found.top1_percent <= chance:
+    if found.ci95[0] <= chance:
         raise CompressError(
-            f"{name}: has {found.top1_percent:.1f} % top-1 on {len(labels)} validation images and chance is {chance:.1f} %; "
-            "check its weights and the mean and std of the data, or train it longer"
+            f"{name}: has {found.top1_percent:.1f} % top-1 on {len(labels)} validation images, and always answering the commonest "
+            f"class has {chance:.1f} %, which is not clearly less; check its weights and the mean and std of the data, or train it "
+            "longer"
         )
     return found
 

@@ -71,18 +71,20 @@ def fit(
         CompressError: A loss is not finite; the message names terms, step and epoch.
         Interrupted: `stopped` said so; the state is saved.
     """
-    run = _Run(method, train, validation, settings=settings, events=events or Events(), state=state)
+    title = description or method.stage
+    run = _Run(method, train, validation, settings=settings, events=events or Events(), state=state, title=title)
+
     torch.manual_seed(seed)
     run.resume()
     total = settings.epochs * run.steps
     saved = time.monotonic()
-    with run.events.task(description or method.stage, total, run.done) as task:
+    with run.events.task(title, total, run.done) as task:
         while run.epoch < settings.epochs:
             for batch in train.epoch(run.epoch, run.step):
                 run.advance(batch, task)
                 if stopped():
                     run.save()
-                    raise Interrupted(f"{description or method.stage}: stopped in epoch {run.epoch + 1}; the state is saved")
+                    raise Interrupted(f"{title}: stopped in epoch {run.epoch + 1}; the state is saved")
                 if time.monotonic() - saved > state_seconds:
                     run.save()
                     saved = time.monotonic()
@@ -97,10 +99,18 @@ class _Run:
     """The state of one stage's training, and the moves that change it."""
 
     def __init__(
-        self, method: Method, train: Batches, validation: Batches, *, settings: TrainSection, events: Events, state: Path | None
+        self,
+        method: Method,
+        train: Batches,
+        validation: Batches,
+        *,
+        settings: TrainSection,
+        events: Events,
+        state: Path | None,
+        title: str,
     ) -> None:
         self.method, self.train, self.validation, self.settings = method, train, validation, settings
-        self.events, self.path = events, state
+        self.events, self.path, self.title = events, state, title
         self.steps = len(train)
         self.phases = method.phases()
         freeze_all_but(method, (parameter for group in self.phases.values() for parameter in group))
@@ -171,7 +181,7 @@ class _Run:
                 self.best = {"top1": top1, "epoch": self.epoch + 1, "weights": weights, "scores": best}
         means = {name: float(value) / self.steps for name, value in self.sums.items()}
         record = Epoch(
-            stage=self.method.stage,
+            stage=self.title,
             epoch=self.epoch + 1,
             lr=learning_rate(self.settings, self.done - 1, self.steps),
             losses=means,
@@ -230,8 +240,8 @@ class _Run:
         torch.set_rng_state(saved["random"])
         if saved["cuda_random"]:
             torch.cuda.set_rng_state_all(saved["cuda_random"])
-        self.events.emit("resumed", stage=self.method.stage, epoch=self.epoch + 1, step=self.step)
-        self.events.say(f"{self.method.stage}: continues in epoch {self.epoch + 1}, step {self.step + 1}")
+        self.events.emit("resumed", stage=self.title, epoch=self.epoch + 1, step=self.step)
+        self.events.say(f"{self.title}: continues in epoch {self.epoch + 1}, step {self.step + 1}")
 
 
 def learning_rate(settings: TrainSection, step: int, steps_per_epoch: int) -> float:

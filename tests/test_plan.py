@@ -9,7 +9,7 @@ import pytest
 from compress import plugins
 from compress.errors import CompressError, Unreachable
 from compress.files import sha256_of
-from compress.plan import Plan, facts, plan, title
+from compress.plan import Plan, baseline_names, facts, plan, title
 from compress.recipe import Recipe, parse
 
 
@@ -68,13 +68,13 @@ def test_image_counts_are_those_of_the_split(make) -> None:
     assert make().images == expected
 
 
-def test_titles_are_those_of_the_report(tiny_recipe: str) -> None:
-    """A set of methods has one name in the plan and in the report."""
-    from compress.training import title_of
-
-    for methods in ("kd", "[{name: dih, logit_loss: dist}]", "[kd, dist]"):
-        sections = recipe(tiny_recipe, f"method={methods}").method
-        assert title(sections) == title_of(sections)
+def test_a_set_of_methods_has_a_title_and_a_baseline_a_name_fit_for_a_folder(tiny_recipe: str) -> None:
+    """Reports say `dih(dist)`, folders `dih-dist`; two equal baselines are told apart by number."""
+    made = recipe(
+        tiny_recipe, "method=[{name: dih, logit_loss: dist}, kd]", "baselines=[{name: dih, logit_loss: dist}, kd, kd]"
+    )
+    assert title(made.method) == "dih(dist) + kd"
+    assert baseline_names(made.baselines) == ["dih-dist", "kd-1", "kd-2"]
 
 
 def test_finished_stages_are_pointed_out(make, tmp_path: Path) -> None:

@@ -110,7 +110,13 @@ def test_the_optimizer_holds_exactly_what_the_phase_lists(method: Method) -> Non
     for stage in method.stages():
         phases = stage.phases()
         run = trainer._Run(
-            stage, Repeated(batch(), 1), Repeated(batch(), 1), settings=TrainSection(), events=trainer.Events(), state=None
+            stage,
+            Repeated(batch(), 1),
+            Repeated(batch(), 1),
+            settings=TrainSection(),
+            events=trainer.Events(),
+            state=None,
+            title="",
         )
         assert list(run.optimizers) == list(phases)
         for name, optimizer in run.optimizers.items():
