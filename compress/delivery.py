@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import exporters
@@ -67,8 +68,9 @@ class Delivered(NamedTuple):
 
 def answers(work: Work, trained: Trained) -> Answers:
     """Return the logits of a network on the validation and the test split."""
-    network = trained.network.eval()
-    return Answers(*(torch_evaluate.logits(network, work.batches(split)) for split in (work.data.validation, work.data.test)))
+    cpu = torch.device("cpu")  # where the files run; a GPU may round differently
+    network, splits = trained.network.to(cpu), (work.data.validation, work.data.test)
+    return Answers(*(torch_evaluate.logits(network, work.whole(split, device=cpu)) for split in splits))
 
 
 def plain(work: Work, trained: Trained, said: Answers) -> Variant:
@@ -85,6 +87,8 @@ def plain(work: Work, trained: Trained, said: Answers) -> Variant:
 def deliver(work: Work, trained: Trained, section: ExportSection, said: Answers) -> Delivered:
     """Export a network, run the file on its own runtime, and judge it.
 
+    The network is on the CPU, where `answers` has put it.
+
     Raises:
         CompressError: The format cannot hold the network.
         Unreachable: The disk is full or the folder cannot be written.
@@ -100,7 +104,7 @@ def deliver(work: Work, trained: Trained, section: ExportSection, said: Answers)
     def make(folder: Path) -> None:
         path = exporter.path(folder, trained.name)
         with work.events.task(f"export {name}", total=2) as task:
-            exporter.export(trained.network.cpu(), work.data.image(), path)
+            exporter.export(trained.network, work.data.image(), path)
             task.advance()
             variant, gate = _prove(work, trained, Subject(name, path, exporter.runtime), section, said)
             task.advance()
@@ -217,7 +221,7 @@ def _prove(work: Work, trained: Trained, subject: Subject, section: ExportSectio
 
 
 def _macs(work: Work, trained: Trained) -> int:
-    return torch_evaluate.macs(trained.network, work.data.image().to(next(trained.network.parameters()).device))
+    return torch_evaluate.macs(trained.network, work.data.image())
 
 
 def _source(*packages: str) -> str:

@@ -20,7 +20,6 @@ from compress.delivery import Answers, Delivered
 from compress.errors import CompressError, GateFailed, Unstable
 from compress.events import Events
 from compress.files import whole, writable
-from compress.interrupt import graceful
 from compress.models._network import Network
 from compress.plan import baseline_names
 from compress.recipe import ExportSection, Recipe, canonical, dump, load
@@ -112,7 +111,7 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
 def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Iterator[Work]:
     """Lock the run's folder, load the data, and give what all stages share."""
     folder = runs / recipe.name
-    with stages.locked(folder), graceful(events) as stopped:
+    with stages.locked(folder):
         events.attach(folder / "events.jsonl")
         events.emit("begin", recipe=recipe.name)
         data = training.prepare(recipe.data, base=base, seed=recipe.seed)
@@ -124,13 +123,13 @@ def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Iterator
             temporary.write_text(dump(recipe, base), encoding="utf-8")
         records.save(folder / "environment.json", environment())
         device = training.device(recipe.train.device)
-        yield Work(recipe, base, folder, stages.Cache(runs), events, device, data, stopped)
+        yield Work(recipe, base, folder, stages.Cache(runs), events, device, data)
 
 
 def _check_structure(work: Work) -> None:
     """Run one batch through every stage of every method with untrained networks."""
-    networks = [training.build(work, section) for section in work.recipe.teacher]
-    batch = next(work.batches(work.data.train, work.recipe.train).epoch(0))
+    networks = [training.build(work, section, "check") for section in work.recipe.teacher]
+    batch = next(work.shuffled(work.data.train, work.recipe.train, seed=0).epoch(0))
     for methods in (work.recipe.method, *work.recipe.baselines):
         preflight.structure(
             training.assemble(work, methods, [network for network in networks if isinstance(network, Network)]), batch

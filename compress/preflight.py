@@ -54,8 +54,8 @@ def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequ
         classes: Names in label order.
 
     Raises:
-        CompressError: It is not clearly better than always answering the commonest class, gives numbers that are not finite, has another number of classes, or
-            knows the classes in another order.
+        CompressError: It is not clearly better than always answering the commonest class, gives numbers that are not finite,
+            has another number of classes, or knows the classes in another order.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -79,9 +79,8 @@ def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequ
     chance = 100 * float(np.bincount(labels).max()) / len(labels)
     if found.ci95[0] <= chance:
         raise CompressError(
-            f"{name}: has {found.top1_percent:.1f} % top-1 on {len(labels)} validation images, and always answering the commonest "
-            f"class has {chance:.1f} %, which is not clearly less; check its weights and the mean and std of the data, or train it "
-            "longer"
+            f"{name}: has {found.top1_percent:.1f} % top-1 on {len(labels)} validation images, not clearly more than the "
+            f"{chance:.1f} % of always answering the commonest class; check its weights and the mean and std of the data"
         )
     return found
 

@@ -6,8 +6,9 @@ them in order.
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,10 +25,11 @@ from compress.errors import CompressError
 from compress.events import Events
 from compress.files import sha256_of
 from compress.freezing import freeze_all_but
+from compress.interrupt import graceful
 from compress.methods._combined import Combined
 from compress.methods._method import Method, Setting
 from compress.methods.supervised import Supervised
-from compress.models._network import Network
+from compress.models._network import Batch, Network
 from compress.plan import title
 from compress.preprocess import normalise, statistics
 from compress.recipe import DataSection, MethodSection, ModelSection, Recipe, TeacherSection, TrainSection, canonical
@@ -62,19 +64,20 @@ class Work:
     events: Events
     device: torch.device
     data: Prepared
-    stopped: Callable[[], bool]
 
-    def batches(self, split: Split, settings: TrainSection | None = None) -> InMemory:
-        """Return batches of a split: shuffled and augmented for training with `settings`, else whole and in order."""
-        if settings is None:
-            return InMemory(split, self.data.preprocess, batch_size=256, device=self.device)
+    def whole(self, split: Split, *, device: torch.device | None = None) -> InMemory:
+        """Return all images of a split in order."""
+        return InMemory(split, self.data.preprocess, batch_size=256, device=device or self.device)
+
+    def shuffled(self, split: Split, settings: TrainSection, *, seed: int) -> InMemory:
+        """Return batches of a split for training: shuffled and augmented."""
         return InMemory(
             split,
             self.data.preprocess,
             batch_size=settings.batch_size,
             device=self.device,
             shuffle=True,
-            seed=self.recipe.seed,
+            seed=seed,
             crop_padding=self.recipe.data.crop_padding,
             flip=self.recipe.data.flip,
         )
@@ -139,9 +142,14 @@ def prepare(section: DataSection, *, base: Path, seed: int) -> Prepared:
     return Prepared(preprocess, classes, train, validation, dataset.test, key)
 
 
-def build(work: Work, section: ModelSection) -> Network:
-    """Return a network with random weights that depend on the recipe's seed alone."""
-    torch.manual_seed(work.recipe.seed)
+def seed_for(work: Work, role: str) -> int:
+    """Return a seed for one role in the run, such as `teacher1`, that depends on the recipe's seed and the role alone."""
+    return int.from_bytes(hashlib.sha256(f"{work.recipe.seed}/{role}".encode()).digest()[:4])
+
+
+def build(work: Work, section: ModelSection, role: str) -> Network:
+    """Return a network with random weights that depend on the recipe's seed and the role alone."""
+    torch.manual_seed(seed_for(work, role))
     channels = work.data.train.images.shape[-1]
     make = plugins.load("models", section.model)
     network: Network = make(len(work.data.classes), channels, **section.options())
@@ -154,11 +162,11 @@ def assemble(work: Work, sections: Sequence[MethodSection], teachers: Sequence[N
     Raises:
         CompressError: A method cannot work with these networks or not with another method.
     """
-    student = build(work, work.recipe.student)
+    student = build(work, work.recipe.student, "student")
     if work.recipe.student.weights is not None:
         checkpoint.load_weights(student, work.base / work.recipe.student.weights)
     setting = Setting(student, tuple(teachers), work.data.image().to(work.device), len(work.data.classes))
-    torch.manual_seed(work.recipe.seed)  # heads and translators start the same whatever the student is
+    torch.manual_seed(seed_for(work, "method"))  # heads and translators start the same whatever the student is
     methods: dict[str, Method] = {}
     for section in sections:
         name = section.name if section.name not in methods else f"{section.name}{len(methods) + 1}"
@@ -175,7 +183,7 @@ def teacher(work: Work, index: int, section: TeacherSection) -> Trained:
         Unreachable: Its file is not there.
     """
     name = "teacher" if len(work.recipe.teacher) == 1 else f"teacher{index}"
-    network = build(work, section)
+    network = build(work, section, name)
     if section.weights is not None:
         path = work.base / section.weights
         checkpoint.load_weights(network, path, sha256=section.sha256)
@@ -184,10 +192,9 @@ def teacher(work: Work, index: int, section: TeacherSection) -> Trained:
     else:
         settings = section.train or work.recipe.train
         method = Supervised(Setting(network, (), work.data.image(), len(work.data.classes)))
-        reads = {"model": section.model_dump(mode="json", exclude={"weights", "sha256", "train"}), "index": index}
+        reads = {"model": section.model_dump(mode="json", exclude={"weights", "sha256", "train"}), "role": name}
         trained = _train(work, name, method, settings, reads=reads, method_name="supervised")
-    freeze = trained.network.eval()
-    answers = evaluate.logits(freeze, work.batches(work.data.validation))
+    answers = evaluate.logits(trained.network, work.whole(work.data.validation))
     found = preflight.teacher(name, answers, work.labels(), work.data.classes)
     if trained.folder is None:
         work.events.say(f"{name}: {section.model} from {section.weights}, {_percent(found)} on validation")
@@ -226,19 +233,22 @@ def _train(
     work: Work, name: str, method: Method, settings: TrainSection, *, reads: Mapping[str, object], method_name: str
 ) -> Trained:
     settings = method.schedule(settings)
+    seed = seed_for(work, name if name.startswith("teacher") else method.stage)  # one order for all students of a recipe
     key = stages.key(
-        reads=reads, train=settings.model_dump(mode="json"), data=work.data.key, seed=work.recipe.seed,
+        reads=reads, train=settings.model_dump(mode="json"), data=work.data.key, seed=seed,
         device=work.device.type, engine=dict(stages.engine()),
     )  # fmt: skip
     found = work.cache.find(key) is not None
 
     def make(folder: Path) -> None:
-        _announce(work, name, method)
+        batches = work.shuffled(work.data.train, settings, seed=seed)
+        _announce(work, name, method, next(batches.epoch(0)))
         begun = time.monotonic()
-        fit = trainer.fit(
-            method, work.batches(work.data.train, settings), work.batches(work.data.validation), settings=settings,
-            seed=work.recipe.seed, state=folder / STATE, stopped=work.stopped, events=work.events, description=name,
-        )  # fmt: skip
+        with graceful(work.events) as stopped:
+            fit = trainer.fit(
+                method, batches, work.whole(work.data.validation), settings=settings, seed=seed, state=folder / STATE,
+                stopped=stopped, events=work.events, description=name,
+            )  # fmt: skip
         product = method.product()
         checkpoint.save_weights(folder / WEIGHTS, product, metadata={"stage": name, "key": key})
         own = fit.validation.get("student")
@@ -250,8 +260,8 @@ def _train(
             epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
             files={WEIGHTS: sha256_of(folder / WEIGHTS)},
         )  # fmt: skip
-        (folder / STATE).unlink(missing_ok=True)
         records.save(folder / METRICS, result)
+        (folder / STATE).unlink(missing_ok=True)
 
     folder = work.cache.make(key, make)
     result = records.read(folder / METRICS, StageResult).model_copy(update={"stage": name, "method": method_name})
@@ -263,9 +273,8 @@ def _train(
     return Trained(name, method_name, method.deployable(), (result,), key, folder)
 
 
-def _announce(work: Work, name: str, method: Method) -> None:
+def _announce(work: Work, name: str, method: Method, batch: Batch) -> None:
     """Say what is trained, what is frozen, and how much of the gradient each loss term has."""
-    batch = next(work.batches(work.data.train, work.recipe.train).epoch(0))
     trained = sum(parameter.numel() for group in method.phases().values() for parameter in group)
     frozen = evaluate.parameters(method) - trained
     shares = preflight.gradient_shares(method, batch)

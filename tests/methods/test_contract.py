@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compress import freezing, plugins, preflight, trainer
 from compress.errors import CompressError
+from compress.events import Events
 from compress.methods._combined import Combined
 from compress.methods._method import Method, Setting
 from compress.models._network import Batch, Network
@@ -114,7 +115,7 @@ def test_the_optimizer_holds_exactly_what_the_phase_lists(method: Method) -> Non
             Repeated(batch(), 1),
             Repeated(batch(), 1),
             settings=TrainSection(),
-            events=trainer.Events(),
+            events=Events(),
             state=None,
             title="",
         )
