@@ -75,7 +75,7 @@ def _row(report: Report, variant: Variant) -> Row:
     latency, ratio = variant.latency_ms, variant.ratio
     unstable = (latency is not None and not latency.stable) or (ratio is not None and ratio.verdict == "unstable")
     if unstable:
-        reasons.append("latency unstable: it never settled, so no number of it is reliable")
+        reasons.append("latency unstable: its rounds scatter or drift by more than 10 %, so take it as a rough figure")
     problem = "; ".join(dict.fromkeys(filter(None, reasons)))
     return Row(variant, state, problem or (f"{state} without a reason" if state in ("failed", "skipped") else ""), unstable)
 

@@ -23,16 +23,10 @@ MARGIN = 0.02
 """Ratios nearer to 1 are no difference: one file, loaded twice, came out 0.5 % apart on a quiet and 2.5 % on a busy machine."""
 RESOLUTION = 0.20
 """An interval around 1 that is wider than this share cannot call two files alike; the ratios are unstable."""
-STABLE_SPREAD = 0.10
-"""Quartiles of the rounds may lie this share of the median apart; undisturbed machines stay at 2 to 10 %."""
+STABLE_INTERVAL = 0.10
+"""The interval of the median may be this share of it wide: a few disturbed rounds then do not hide a figure that is known."""
 STABLE_DRIFT = 0.10
 """The last third of the rounds may differ from the first by this share."""
-
-
-def spread(rounds: Sequence[float]) -> float:
-    """Return the distance of the quartiles as a share of the median."""
-    low, middle, high = np.percentile(rounds, (25, 50, 75))
-    return float((high - low) / middle)
 
 
 def drift(rounds: Sequence[float]) -> float:
@@ -42,8 +36,9 @@ def drift(rounds: Sequence[float]) -> float:
 
 
 def is_stable(rounds: Sequence[float]) -> bool:
-    """Return whether the rounds of one file agree: neither scattered nor drifting."""
-    return spread(rounds) <= STABLE_SPREAD and abs(drift(rounds)) <= STABLE_DRIFT
+    """Return whether the rounds of one file tell its median: with a narrow interval, and without a drift."""
+    low, high = interval(rounds)
+    return high - low <= STABLE_INTERVAL * float(np.median(rounds)) and abs(drift(rounds)) <= STABLE_DRIFT
 
 
 def interval(rounds: Sequence[float], *, seed: int = 0) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ class Outcome(Document):
     gate: Gate
     path: str
     parts: dict[str, str]
+    seconds: float
 
 
 class Timing(Document):
@@ -47,6 +49,7 @@ class Timing(Document):
     latency_ms: dict[str, Latency]
     ratio: dict[str, Ratio]
     throughput_per_s: dict[str, float]
+    seconds: float
 
 
 class Answers(NamedTuple):
@@ -64,6 +67,8 @@ class Delivered(NamedTuple):
     folder: Path
     path: Path
     section: ExportSection
+    seconds: float
+    """How long export and proof took when they were made."""
 
 
 def answers(work: Work, trained: Trained) -> Answers:
@@ -102,6 +107,7 @@ def deliver(work: Work, trained: Trained, section: ExportSection, said: Answers)
     name = exporter.path(Path(), f"{trained.name}-{section.format}").stem
 
     def make(folder: Path) -> None:
+        begun = monotonic()
         path = exporter.path(folder, trained.name)
         with work.events.task(f"export {name}", total=2) as task:
             exporter.export(trained.network, work.data.image(), path)
@@ -111,21 +117,32 @@ def deliver(work: Work, trained: Trained, section: ExportSection, said: Answers)
         parts = {part.name: sha256_of(part) for part in exporter.parts(path)}
         size = sum(part.stat().st_size for part in exporter.parts(path))
         variant = variant.model_copy(update={"size_bytes": size})
-        records.save(folder / OUTCOME, Outcome(variant=variant, gate=gate, path=path.name, parts=parts))
+        made = Outcome(variant=variant, gate=gate, path=path.name, parts=parts, seconds=monotonic() - begun)
+        records.save(folder / OUTCOME, made)
 
     folder = work.cache.make(key, make)
     outcome = records.read(folder / OUTCOME, Outcome)
     mark = "passed" if outcome.gate.status == "passed" else f"FAILED: {outcome.gate.reason}"
     work.events.say(f"{name}: gate {mark}")
     work.events.emit("gate", file=name, **outcome.gate.model_dump())
-    return Delivered(outcome.variant, outcome.gate, folder, folder / outcome.path, section)
+    return Delivered(outcome.variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds)
 
 
-def time(work: Work, delivered: Sequence[Delivered]) -> tuple[Mapping[str, Variant], str]:
+class Timed(NamedTuple):
+    """All files with what was measured."""
+
+    variants: Mapping[str, Variant]
+    seconds: float
+    """How long measuring took when it was done."""
+    unstable: str
+    """Why nothing could be timed; empty when something was."""
+
+
+def time(work: Work, delivered: Sequence[Delivered]) -> Timed:
     """Return the rows of all files that run, with latency, throughput, and their ratio to the reference of their runtime.
 
-    Files of one runtime and precision are compared with the same file of `measure.against`. The text says why nothing could
-    be timed; it is empty when something was. What could not be timed is tried again next time.
+    Files of one runtime and precision are compared with the same file of `measure.against`. What could not
+    be timed is tried again next time.
     """
     runnable = [item for item in delivered if item.variant.accuracy is not None]
     settings = work.recipe.measure
@@ -141,22 +158,22 @@ def time(work: Work, delivered: Sequence[Delivered]) -> tuple[Mapping[str, Varia
 
     rows = {item.variant.name: item.variant for item in delivered}
     if not runnable:
-        return rows, ""
+        return Timed(rows, 0.0, "")
     try:
         made = work.cache.make(key, make)
     except Unstable as error:
-        return rows, str(error)
+        return Timed(rows, 0.0, str(error))
     stages.publish(made, work.folder / "measurements")
     timing = records.read(made / TIMING, Timing)
     for field in ("latency_ms", "ratio", "throughput_per_s"):
         for name, value in getattr(timing, field).items():
             rows[name] = rows[name].model_copy(update={field: value})
-    return rows, ""
+    return Timed(rows, timing.seconds, "")
 
 
 def _measure(work: Work, delivered: Sequence[Delivered], folder: Path) -> Timing:
     """Time all files; the raw series of every call are left in the folder."""
-    settings = work.recipe.measure
+    settings, begun = work.recipe.measure, monotonic()
     subjects = [Subject(item.variant.name, item.path, item.variant.runtime) for item in delivered]
     images = normalise(work.data.validation.images[:256], work.data.preprocess)
     single, bulk = (
@@ -170,7 +187,10 @@ def _measure(work: Work, delivered: Sequence[Delivered], folder: Path) -> Timing
     pairs = {item.variant.name: _opponent(item, delivered, settings.against) for item in delivered}
     ratios = {name: ratio(other, latency[other], latency[name]) for name, other in pairs.items() if other is not None}
     return Timing(
-        latency_ms=latency, ratio=ratios, throughput_per_s={name: found.throughput_per_s for name, found in bulk.items()}
+        latency_ms=latency,
+        ratio=ratios,
+        throughput_per_s={name: found.throughput_per_s for name, found in bulk.items()},
+        seconds=monotonic() - begun,
     )
 
 

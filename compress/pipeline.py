@@ -6,7 +6,6 @@ Nothing is done here; every line calls one move of `training`, `delivery`, `expo
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ import exporters
 from benchmarks import report
 from benchmarks.environment import environment
 from compress import delivery, preflight, records, stages, training
-from compress.delivery import Answers, Delivered
+from compress.delivery import Answers, Delivered, Timed
 from compress.errors import CompressError, GateFailed, Unstable
 from compress.events import Events
 from compress.files import whole, writable
@@ -47,7 +46,6 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Report:
         Interrupted: The user stopped; the same call continues.
         CompressError: The recipe cannot be carried out.
     """
-    begun = time.monotonic()
     with _work(recipe, base=base, runs=runs, events=events) as work:
         _check_structure(work)
         teachers = [training.teacher(work, index, section) for index, section in enumerate(recipe.teacher)]
@@ -62,19 +60,18 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Report:
             for trained in (*teachers, shipped)
             for section in sections
         ]
-        timed, unstable = delivery.time(work, files)
-        rows = [*timed.values(), *(delivery.plain(work, trained, said[trained.name]) for trained in baselines)]
+        timed = delivery.time(work, files)
+        rows = [*timed.variants.values(), *(delivery.plain(work, trained, said[trained.name]) for trained in baselines)]
 
         _hand_over(work, shipped, files, said[shipped.name])
         results = [*teachers, shipped, *baselines]
-        gates = {item.variant.name: item.gate for item in files}
-        written = _report(work, rows, gates, results, time.monotonic() - begun, unstable)
+        written = _report(work, rows, files, results, timed)
         report.write(written, work.folder)
         events.emit("end", status=written.status, seconds=written.seconds)
     if written.status == "failed":
         raise GateFailed(_failures(work, files))
-    if unstable:
-        raise Unstable(f"{unstable}; everything else is in {work.folder / 'report.html'}")
+    if timed.unstable:
+        raise Unstable(f"{timed.unstable}; everything else is in {work.folder / 'report.html'}")
     return written
 
 
@@ -166,24 +163,24 @@ def _deployable(item: Delivered) -> bundle.Deployable:
     return bundle.Deployable(item.path, item.section.format, exporters.load(item.section), item.gate)
 
 
-def _report(  # noqa: PLR0917 (all that a report is made of)
-    work: Work, rows: Sequence[Variant], gates: dict[str, Gate], trained: Sequence[Trained], seconds: float, unstable: str
+def _report(
+    work: Work, rows: Sequence[Variant], files: Sequence[Delivered], trained: Sequence[Trained], timed: Timed
 ) -> Report:
-    stages_done = list({result.key: result for item in trained for result in item.results}.values())
-    failed = any(gate.status == "failed" for name, gate in gates.items() if name.startswith("student"))
+    made = {result.key: result for item in trained for result in item.results}
+    failed = any(item.gate.status == "failed" for item in files if item.variant.network == "student")
     return Report(
         name=work.recipe.name,
         recipe=work.recipe.model_dump(mode="json"),
         status="failed" if failed else "passed",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=max(seconds, sum(result.seconds for result in stages_done)),
+        seconds=sum(stage.seconds for stage in made.values()) + sum(item.seconds for item in files) + timed.seconds,
         classes=work.data.classes,
         images={name: len(getattr(work.data, name).labels) for name in ("train", "validation", "test")},
         variants=tuple(rows),
-        gates=gates,
-        stages=tuple(stages_done),
+        gates={item.variant.name: item.gate for item in files},
+        stages=tuple(made.values()),
         environment=environment(),
-        notes=(*_notes(work), *([f"Nothing could be timed: {unstable}"] if unstable else [])),
+        notes=(*_notes(work), *([f"Nothing could be timed: {timed.unstable}"] if timed.unstable else [])),
     )
 
 

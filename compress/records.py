@@ -213,7 +213,7 @@ class Report(Document):
     created: str
     """ISO 8601, UTC."""
     seconds: float
-    """Work of this report, cached stages counted as when they were made."""
+    """Training, export, proof and measurement, each counted as when it was made."""
     classes: tuple[str, ...]
     images: dict[str, int]
     """Images in each split."""

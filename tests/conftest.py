@@ -45,7 +45,7 @@ def tiny_recipe() -> str:
 name: tiny
 seed: 1
 data: {source: digits, image_size: 8, validation_fraction: 0.2}
-teacher: {model: resnet_cifar.resnet8, train: {epochs: 2, batch_size: 64}}
+teacher: {model: resnet_cifar.resnet8, train: {epochs: 1}}
 student: {model: resnet_cifar.resnet8}
 method: {name: kd, temperature: 2}
 baselines: [supervised]

@@ -124,11 +124,16 @@ def test_a_crash_names_the_subject_that_was_running(tmp_path: Path) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Return whether a process exists and is no zombie."""
-    try:
-        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return False
+    """Return whether a process exists and is no zombie, a moment after it was killed."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            if "State:\tZ" in Path(f"/proc/{process}/status").read_text():
+                return False
+        except OSError:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 SLEEPER = "open(self.path + '.child', 'w').write(str(subprocess.Popen(['sleep', '600']).pid)); time.sleep(600)"
