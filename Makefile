@@ -40,7 +40,7 @@ demo: setup
 	@$(BIN)/compress run recipes/digits.yaml
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 check: setup
 	@$(BIN)/ruff format --check .

@@ -49,6 +49,8 @@ class Subject:
     path: Path
     runtime: str
     """A plug-in of `benchmarks/runtimes`."""
+    batch_size: int | None = None
+    """The only number of images that the file takes in a call; `None` takes any."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ def evaluate(
     Args:
         subject: The file.
         images: Preprocessed, [N, C, H, W].
-        batch_size: Images in a call; at most N. The last call is filled up with images whose logits are dropped.
+        batch_size: Images in a call, where the file takes any number; at most N. The last call is filled up with images whose
+            logits are dropped.
         threads: Threads of the runtime.
         device: Where; default: here.
         timeout_seconds: When to give up.
@@ -127,7 +130,7 @@ def evaluate(
         CompressError: The file does not fit its runtime, the images or the options.
         Unreachable: The file, the runtime or the device is not there, or the runtime crashed or took too long.
     """
-    job = Job("evaluate", threads=threads, batch_size=min(batch_size, max(len(images), 1)))
+    job = Job("evaluate", threads=threads, batch_size=subject.batch_size or min(batch_size, max(len(images), 1)))
     with _folder(job, [subject], images) as folder:
         with (events or Events()).task(f"evaluate {subject.name}", total=len(images)) as task:
             result = _run(folder, device, timeout_seconds, task)
@@ -179,6 +182,11 @@ def measure(
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) != len(names) or (against is not None and against not in names):
         raise CompressError(f"measure: names must differ and hold {against!r}, not {names}; name each file once")
+    for subject in subjects:
+        if subject.batch_size not in (None, batch_size):
+            raise CompressError(
+                f"{subject.name}: takes {subject.batch_size} images in a call, not {batch_size}; measure it with that"
+            )
     if rounds < 5:
         raise CompressError(f"measure: {rounds} rounds give no interval; use at least 5")
     job = Job("measure", threads=threads, batch_size=batch_size, seed=seed, rounds=rounds, seconds=seconds)

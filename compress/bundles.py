@@ -61,7 +61,7 @@ def subject(folder: Path, entry: BundleFile) -> Subject:
     """Return a file as something to run, called by its name in the bundle."""
     from benchmarks.protocol import Subject
 
-    return Subject(name=entry.path, path=folder / entry.path, runtime=entry.runtime)
+    return Subject(name=entry.path, path=folder / entry.path, runtime=entry.runtime, batch_size=entry.batch_size)
 
 
 def images(folder: Path, manifest: Manifest) -> NDArray[np.float32]:

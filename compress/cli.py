@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from compress import __version__
-from compress.errors import CompressError, GateFailed
+from compress.errors import CompressError, GateFailed, Unstable
 from compress.terminal import Program, Terminal, manners, report_bug
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -84,7 +84,7 @@ def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], runs: Pat
     loaded = load(recipe, overrides)
     try:
         pipeline.run(loaded, base=recipe.parent, runs=runs, events=terminal.events())
-    except GateFailed:
+    except (GateFailed, Unstable):
         _show_report(terminal, runs / loaded.name)
         raise
     _show_report(terminal, runs / loaded.name)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import exporters
 from benchmarks.environment import environment
-from benchmarks.protocol import Subject, evaluate, measure, ratio
+from benchmarks.protocol import Measurement, Subject, evaluate, measure, ratio
 from compress import evaluate as torch_evaluate
 from compress import records, stages
 from compress.errors import CompressError, Unreachable, Unstable
@@ -28,6 +28,7 @@ from compress.preprocess import normalise
 from compress.recipe import ExportSection, canonical
 from compress.records import Document, Gate, Latency, Ratio, Variant
 from compress.training import Trained, Work
+from exporters._exporter import Exporter
 
 OUTCOME, TIMING = "outcome.json", "timing.json"
 TORCH = "torch"
@@ -112,7 +113,7 @@ def deliver(work: Work, trained: Trained, section: ExportSection, said: Answers)
         with work.events.task(f"export {name}", total=2) as task:
             exporter.export(trained.network, work.data.image(), path)
             task.advance()
-            variant, gate = _prove(work, trained, Subject(name, path, exporter.runtime), section, said)
+            variant, gate = _prove(work, trained, _subject(name, path, exporter), section, said)
             task.advance()
         parts = {part.name: sha256_of(part) for part in exporter.parts(path)}
         size = sum(part.stat().st_size for part in exporter.parts(path))
@@ -122,6 +123,9 @@ def deliver(work: Work, trained: Trained, section: ExportSection, said: Answers)
 
     folder = work.cache.make(key, make)
     outcome = records.read(folder / OUTCOME, Outcome)
+    for part, sha256 in outcome.parts.items():
+        if sha256_of(folder / part) != sha256:
+            raise CompressError(f"{folder / part}: was changed after it was proved; delete {folder} and run again")
     mark = "passed" if outcome.gate.status == "passed" else f"FAILED: {outcome.gate.reason}"
     work.events.say(f"{name}: gate {mark}")
     work.events.emit("gate", file=name, **outcome.gate.model_dump())
@@ -174,24 +178,32 @@ def time(work: Work, delivered: Sequence[Delivered]) -> Timed:
 def _measure(work: Work, delivered: Sequence[Delivered], folder: Path) -> Timing:
     """Time all files; the raw series of every call are left in the folder."""
     settings, begun = work.recipe.measure, monotonic()
-    subjects = [Subject(item.variant.name, item.path, item.variant.runtime) for item in delivered]
-    images = normalise(work.data.validation.images[:256], work.data.preprocess)
-    single, bulk = (
-        measure(
-            subjects, images, against=None, threads=settings.threads, batch_size=size, rounds=settings.rounds,
-            seconds=settings.seconds, events=work.events, raw=folder / f"{name}-raw.json",
-        )
-        for name, size in (("latency", settings.batch_size), ("throughput", settings.throughput_batch_size))
-    )  # fmt: skip
+    single = _run_rounds(work, delivered, settings.batch_size, folder / "latency-raw.json")
+    bulk = _run_rounds(work, delivered, settings.throughput_batch_size, folder / "throughput-raw.json")
     latency = {name: found.latency for name, found in single.items()}
     pairs = {item.variant.name: _opponent(item, delivered, settings.against) for item in delivered}
-    ratios = {name: ratio(other, latency[other], latency[name]) for name, other in pairs.items() if other is not None}
-    return Timing(
-        latency_ms=latency,
-        ratio=ratios,
-        throughput_per_s={name: found.throughput_per_s for name, found in bulk.items()},
-        seconds=monotonic() - begun,
-    )
+    ratios = {
+        name: ratio(other, latency[other], latency[name])
+        for name, other in pairs.items()
+        if name in latency and other is not None and other in latency
+    }
+    throughput = {name: found.throughput_per_s for name, found in bulk.items()}
+    return Timing(latency_ms=latency, ratio=ratios, throughput_per_s=throughput, seconds=monotonic() - begun)
+
+
+def _run_rounds(work: Work, delivered: Sequence[Delivered], batch_size: int, raw: Path) -> dict[str, Measurement]:
+    """Time all files that take this many images in a call."""
+    settings = work.recipe.measure
+    subjects = [_subject(item.variant.name, item.path, exporters.load(item.section)) for item in delivered]
+    fitting = [subject for subject in subjects if subject.batch_size in (None, batch_size)]
+    return measure(
+        fitting, normalise(work.data.validation.images[:256], work.data.preprocess), against=None, threads=settings.threads,
+        batch_size=batch_size, rounds=settings.rounds, seconds=settings.seconds, events=work.events, raw=raw,
+    ) if fitting else {}  # fmt: skip
+
+
+def _subject(name: str, path: Path, exporter: Exporter) -> Subject:
+    return Subject(name, path, exporter.runtime, exporter.batch_size)
 
 
 def _opponent(item: Delivered, delivered: Sequence[Delivered], network: str) -> str | None:

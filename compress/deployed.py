@@ -234,10 +234,13 @@ def _answers(
 
     logits = protocol.evaluate(subject, images, threads=threads, events=events).logits
     try:
-        timed = protocol.measure([subject], images, against=None, threads=threads, rounds=5, seconds=0.5, events=events)
+        size = subject.batch_size or 1
+        timed = protocol.measure(
+            [subject], images, against=None, threads=threads, batch_size=size, rounds=5, seconds=0.5, events=events
+        )
     except Unstable:
         return logits, None
-    return logits, timed[subject.name].latency.p50
+    return logits, timed[subject.name].latency.p50 / size
 
 
 def _scores(logits: NDArray[np.float32], classes: Sequence[str], top: int) -> tuple[Score, ...]:

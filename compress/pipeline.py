@@ -20,7 +20,7 @@ from compress.errors import CompressError, GateFailed, Unstable
 from compress.events import Events
 from compress.files import whole, writable
 from compress.models._network import Network
-from compress.plan import baseline_names
+from compress.plan import baseline_names, plan
 from compress.recipe import ExportSection, Recipe, canonical, dump, load
 from compress.records import Gate, Report, Variant
 from compress.training import Trained, Work
@@ -46,6 +46,7 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Report:
         Interrupted: The user stopped; the same call continues.
         CompressError: The recipe cannot be carried out.
     """
+    plan(recipe, base=base, runs=runs)  # refuses all that contradicts, before anything is loaded
     with _work(recipe, base=base, runs=runs, events=events) as work:
         _check_structure(work)
         teachers = [training.teacher(work, index, section) for index, section in enumerate(recipe.teacher)]

@@ -237,6 +237,8 @@ class BundleFile(Record):
     runtime: str
     precision: Precision
     size_bytes: int
+    batch_size: int | None = None
+    """The only number of images that the file takes in a call; `None` takes any."""
     gate: Gate
 
 

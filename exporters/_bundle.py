@@ -185,6 +185,7 @@ def _copy(file: Deployable, folder: Path) -> BundleFile:
         runtime=file.exporter.runtime,
         precision=file.exporter.precision,
         size_bytes=sum((folder / part.name).stat().st_size for part in parts),
+        batch_size=file.exporter.batch_size,
         gate=file.gate,
     )
 

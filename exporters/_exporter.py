@@ -27,6 +27,8 @@ class Exporter(Protocol):
     """The runtime (`benchmarks/runtimes`) on which its files are gated."""
     inert: ClassVar[bool]
     """Whether a file is data only. One whose loading can run code never enters a bundle, for bundles come from strangers."""
+    batch_size: int | None
+    """The only number of images that its files take in a call; `None` takes any."""
     precision: Precision
     """Precision of the weights in the file."""
 

@@ -54,12 +54,13 @@ class Onnx:
         if opset not in OPSETS:
             raise CompressError(f"exporters/onnx: opset {opset} cannot be written; use {OPSETS[0]} to {OPSETS[-1]}")
         self.precision: Precision = precision
-        self.opset, self.batch = opset, batch
+        self.opset = opset
+        self.batch_size: int | None = None if batch == "dynamic" else batch
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-fp32.onnx`, with what differs from the default options in its name."""
         opset = "" if self.opset == 20 else f"-opset{self.opset}"
-        batch = "" if self.batch == "dynamic" else f"-batch{self.batch}"
+        batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
         return folder / f"{stem}-{self.precision}{opset}{batch}.onnx"
 
     def parts(self, path: Path) -> tuple[Path, ...]:
@@ -89,7 +90,7 @@ class Onnx:
         if size_bytes > MAX_BYTES:
             size = f"{size_bytes / 1e9:.1f} GB"
             raise CompressError(f"export of {name}: {size} of weights exceed the 2 GB of one ONNX file; use a smaller network")
-        model = self._translate(trace(module, example, batch=None if self.batch == "dynamic" else self.batch), name)
+        model = self._translate(trace(module, example, batch=self.batch_size), name)
         self._finish(model)
         try:
             onnx.checker.check_model(model, full_check=True)
@@ -130,7 +131,7 @@ class Onnx:
         del model.metadata_props[:]
         model.doc_string = ""
         model.producer_name, model.producer_version = "edge-compress", __version__
-        if self.batch == "dynamic":
+        if self.batch_size is None:
             for value in (model.graph.input[0], model.graph.output[0]):
                 value.type.tensor_type.shape.dim[0].dim_param = "batch"
 

@@ -47,6 +47,7 @@ class Openvino:
         if precision not in {"fp32", "fp16"}:
             raise CompressError(f"exporters/openvino: precision {precision!r} is not offered; use 'fp32' or 'fp16'")
         self.precision: Precision = precision
+        self.batch_size: int | None = None
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.xml`."""

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 import exporters
-from compress import checkpoint, pipeline, recipe, stages
+from compress import checkpoint, deployed, pipeline, recipe, stages
 from compress.errors import CompressError, GateFailed
 from compress.events import Events
 from compress.models.resnet_cifar import resnet8
@@ -209,6 +209,16 @@ def test_the_student_is_exported_again_from_its_run(run: Run, runs: Path, tmp_pa
     gates = pipeline.export(runs / "tiny", [ExportSection(format="openvino")], out=tmp_path / "more", events=Events())
     assert {name: gate.status for name, gate in gates.items()} == {"student-openvino-fp32": "passed"}
     assert sorted(path.name for path in (tmp_path / "more").iterdir()) == ["student-fp32.bin", "student-fp32.xml"]
+
+
+def test_a_file_for_one_image_at_a_time_is_proved_timed_and_verified(run: Run, runs: Path) -> None:
+    """A fixed batch of 1, usual on devices, goes through gate, latency, bundle and `verify`; it has no throughput at 32."""
+    report = run("name=single", "exports=[{format: onnx, batch: 1}]", "baselines=[]")
+    row = next(row for row in report.variants if row.name.startswith("student-onnx"))
+    assert (row.status, row.throughput_per_s) == ("passed", None)
+    assert row.latency_ms is not None
+    gates = deployed.verify(runs / "single", events=Events())
+    assert [gate.status for gate in gates.values()] == ["passed"]
 
 
 def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
