@@ -1,6 +1,6 @@
 """The engine as a library: `compress.distill` for the user's own modules and loaders.
 
-It is the same engine that `compress run` uses: the same pre-flight, the same loop, the same methods.
+It is the same engine that `compress run` uses: the same checks before training, the same loop, the same methods.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from compress import plugins, preflight, trainer
+from compress import evaluate, plugins, preflight, stages, trainer
+from compress._fields import variants
 from compress.data._loader import FromLoader
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods._combined import Combined
 from compress.methods._method import Method, Setting
 from compress.models._network import Network
-from compress.recipe import TrainSection
+from compress.recipe import MethodSection, TrainSection
 from compress.records import Accuracy, Epoch
+from compress.training import device
 
 Loader = Iterable[tuple[Tensor, Tensor]]
 Methods = str | Mapping[str, Mapping[str, Any]]
@@ -48,54 +51,69 @@ def distill(
     taps: Sequence[str] = (),
     settings: TrainSection | None = None,
     seed: int = 0,
-    device: str = "cpu",
     state: Path | None = None,
     events: Events | None = None,
 ) -> Distilled:
     """Train a student with the help of one or several teachers.
 
     Args:
-        teacher: Network or networks, images [B, C, H, W] to logits [B, K], left as they were; none for `supervised`.
+        teacher: Network or networks, images [B, C, H, W] to logits [B, K], whose weights are never changed; `[]` for none.
         student: The network that is trained, in place.
         train: Batches of (images float32 [B, C, H, W], labels int64 [B]), with a length; iterated once an epoch.
         validation: Held-out batches of the same kind.
         method: A method's name, or names with their options: `{"dih": {"logit_loss": "dist"}}`. Several are combined.
         taps: Names of the teacher's submodules whose feature maps a method may use; a `compress.Network` brings its own.
-        settings: How to train.
+        settings: How to train; `device` decides where, and the batches are the loader's whatever `batch_size` says.
         seed: Seed of what is random.
-        device: Where to train.
         state: Folder in which an interrupted call keeps its state and from which the same call continues.
         events: Where progress goes.
 
     Raises:
-        CompressError: A name, an option or a shape does not fit; nothing was trained.
+        CompressError: A name, an option or a shape does not fit, or a teacher knows nothing; nothing was trained.
     """
-    where = torch.device(device)
-    batches = FromLoader(train, device=where, seed=seed)
-    held_out = FromLoader(validation, device=where, seed=seed)
+    settings = settings or TrainSection()
+    where = device(settings.device)
+    batches, held_out = FromLoader(train, device=where, seed=seed), FromLoader(validation, device=where, seed=seed)
     first = next(batches.epoch(0))
     teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
     networks = tuple(_network(each, taps).to(where) for each in teachers)
     learner = _network(student, ()).to(where)
     classes = _classes(learner, first.images[:1])
+    sections = _sections(method)
     torch.manual_seed(seed)
-    whole = _method(method, Setting(learner, networks, first.images[:1], classes)).to(where)
+    whole = _method(sections, Setting(learner, networks, first.images[:1], classes)).to(where)
     with _flags_restored([*networks, learner]):
+        _check_teachers(networks, held_out, classes)
         preflight.structure(whole, first)
+        files = [None if state is None else _state_file(state, stage, sections, settings, seed) for stage in whole.stages()]
         fits = [
             trainer.fit(
-                stage,
-                batches,
-                held_out,
-                settings=stage.schedule(settings or TrainSection()),
-                seed=seed,
-                state=None if state is None else state / f"{stage.stage}.pt",
-                events=events,
+                stage, batches, held_out, settings=stage.schedule(settings), seed=seed, state=file, events=events,
             )
-            for stage in whole.stages()
-        ]
+            for stage, file in zip(whole.stages(), files, strict=True)
+        ]  # fmt: skip
+    for file in files:
+        if file is not None:
+            file.unlink(missing_ok=True)
     epochs = tuple(epoch for fit in fits for epoch in fit.epochs)
     return Distilled(whole.deployable().eval(), fits[-1].validation["student"], epochs)
+
+
+def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: int) -> None:
+    names = [str(label) for label in range(classes)]
+    labels = evaluate.labels(held_out)
+    for index, network in enumerate(networks):
+        preflight.teacher(f"teacher {index}", evaluate.logits(network, held_out), labels, names)
+
+
+def _state_file(folder: Path, stage: Method, sections: Sequence[MethodSection], settings: TrainSection, seed: int) -> Path:
+    """Return where a stage keeps its state: another method, network, setting or seed has another file."""
+    shapes = {name: list(value.shape) for name, value in stage.state_dict().items()}
+    methods = [section.model_dump(mode="json") for section in sections]
+    key = stages.key(
+        shapes=shapes, methods=methods, settings=settings.model_dump(mode="json"), seed=seed, engine=stages.engine()
+    )
+    return folder / f"{stage.stage}-{key[:16]}.pt"
 
 
 @contextmanager
@@ -127,15 +145,27 @@ def _classes(network: Network, image: Tensor) -> int:
     return int(logits.shape[1])
 
 
-def _method(method: Methods, setting: Setting) -> Method:
-    wanted = {method: {}} if isinstance(method, str) else method
-    built: dict[str, Method] = {}
+def _sections(method: Methods) -> list[MethodSection]:
+    """Return the options of every method, checked as a recipe's are."""
+    wanted: Mapping[str, Mapping[str, Any]] = {method: {}} if isinstance(method, str) else method
+    if not wanted:
+        raise CompressError("method: names none; see `compress list methods`")
+    adapter: TypeAdapter[MethodSection] = TypeAdapter(variants(MethodSection, "methods", "name"))
+    sections = []
     for name, options in wanted.items():
         known = plugins.describe("methods", name).options
         for option in options:
             if option not in known:
                 raise CompressError(f"method.{name}: there is no option {option!r}; {plugins.suggestion(option, list(known))}")
-        built[name] = plugins.load("methods", name)(setting, **options)
-    if not built:
-        raise CompressError("method: names none; see `compress list methods`")
+        try:
+            sections.append(adapter.validate_python({"name": name, **options}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise CompressError(f"method.{where}: {first['msg']}, not {first['input']!r}") from error
+    return sections
+
+
+def _method(sections: Sequence[MethodSection], setting: Setting) -> Method:
+    built = {section.name: plugins.load("methods", section.name)(setting, **section.options()) for section in sections}
     return next(iter(built.values())) if len(built) == 1 else Combined(setting, built)

@@ -39,6 +39,16 @@ def recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
             yield CompressError(f"{where}.train: has no effect beside {where}.weights; remove one of them")
     yield from _weights_problems("student", recipe.student.weights, None, base)
     yield from _export_problems(recipe)
+    for section in recipe.measure.devices:
+        if section.device != "local":
+            yield CompressError(
+                f"measure.devices: a run measures on this machine only, not on {section.device!r}; use compress bench"
+            )
+    for index, teacher in enumerate(recipe.teacher):
+        if teacher.train is not None and teacher.train.device not in ("auto", recipe.train.device):
+            yield CompressError(
+                f"teacher.{index}.train.device: the run trains on train.device ({recipe.train.device}); say it there"
+            )
     if recipe.data.crop_padding >= recipe.data.image_size:
         yield CompressError(
             f"data.crop_padding: {recipe.data.crop_padding} is not less than data.image_size {recipe.data.image_size}; "
@@ -59,10 +69,17 @@ def _export_problems(recipe: Recipe) -> Iterator[CompressError]:
     seen: dict[str, int] = {}
     for index, section in enumerate(recipe.exports):
         try:
-            name = exporters.load(section).path(Path(), "student").name
+            exporter = exporters.load(section)
+            name = exporter.path(Path(), "student").name
         except CompressError as error:
             yield type(error)(f"exports.{index}: {error}")
             continue
+        sizes = (None, recipe.measure.batch_size, recipe.measure.throughput_batch_size)
+        if exporter.batch_size not in sizes:
+            yield CompressError(
+                f"exports.{index}: takes {exporter.batch_size} images in a call and would never be timed; set "
+                "measure.batch_size or measure.throughput_batch_size to that"
+            )
         first = seen.setdefault(name, index)
         if first != index:
             yield CompressError(f"exports.{index}: writes {name} like exports.{first}; remove one of them")

@@ -22,11 +22,11 @@ from benchmarks.environment import environment
 from benchmarks.protocol import Measurement, Subject, evaluate, measure, ratio
 from compress import evaluate as torch_evaluate
 from compress import records, stages
-from compress.errors import CompressError, Unreachable, Unstable
+from compress.errors import CompressError
 from compress.files import sha256_of
 from compress.preprocess import normalise
 from compress.recipe import ExportSection, canonical
-from compress.records import Document, Gate, Latency, Ratio, Variant
+from compress.records import Document, Environment, Gate, Latency, Ratio, Variant
 from compress.training import Trained, Work
 from exporters._exporter import Exporter
 
@@ -51,6 +51,8 @@ class Timing(Document):
     ratio: dict[str, Ratio]
     throughput_per_s: dict[str, float]
     seconds: float
+    environment: Environment
+    """The machine when it was measured."""
 
 
 class Answers(NamedTuple):
@@ -101,10 +103,14 @@ def deliver(work: Work, trained: Trained, section: ExportSection, said: Answers)
     """
     exporter = exporters.load(section)
     key = stages.key(
-        network=trained.key, section=canonical(section), data=work.data.key, gate=canonical(work.recipe.gate),
+        network=trained.key, name=trained.name, section=canonical(section), data=[work.data.key, work.data.test_key],
+        gate=canonical(work.recipe.gate),
         packages={name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")},
-        source=_source("exporters", "benchmarks"),
+        source=_source("exporters", "benchmarks"), exporter=stages.plugin("exporters", section.format),
+        runtime=stages.plugin("runtimes", exporter.runtime),
     )  # fmt: skip
+    if (known := work.cache.find(key)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
+        work.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
     name = exporter.path(Path(), f"{trained.name}-{section.format}").stem
 
     def make(folder: Path) -> None:
@@ -136,10 +142,12 @@ class Timed(NamedTuple):
     """All files with what was measured."""
 
     variants: Mapping[str, Variant]
-    seconds: float
+    seconds: float = 0.0
     """How long measuring took when it was done."""
-    unstable: str
-    """Why nothing could be timed; empty when something was."""
+    environment: Environment | None = None
+    """The machine when it was measured."""
+    problem: CompressError | None = None
+    """Why nothing could be timed."""
 
 
 def time(work: Work, delivered: Sequence[Delivered]) -> Timed:
@@ -162,17 +170,17 @@ def time(work: Work, delivered: Sequence[Delivered]) -> Timed:
 
     rows = {item.variant.name: item.variant for item in delivered}
     if not runnable:
-        return Timed(rows, 0.0, "")
+        return Timed(rows)
     try:
         made = work.cache.make(key, make)
-    except Unstable as error:
-        return Timed(rows, 0.0, str(error))
+    except CompressError as error:
+        return Timed(rows, problem=error)
     stages.publish(made, work.folder / "measurements")
     timing = records.read(made / TIMING, Timing)
     for field in ("latency_ms", "ratio", "throughput_per_s"):
         for name, value in getattr(timing, field).items():
             rows[name] = rows[name].model_copy(update={field: value})
-    return Timed(rows, timing.seconds, "")
+    return Timed(rows, timing.seconds, timing.environment)
 
 
 def _measure(work: Work, delivered: Sequence[Delivered], folder: Path) -> Timing:
@@ -188,7 +196,9 @@ def _measure(work: Work, delivered: Sequence[Delivered], folder: Path) -> Timing
         if name in latency and other is not None and other in latency
     }
     throughput = {name: found.throughput_per_s for name, found in bulk.items()}
-    return Timing(latency_ms=latency, ratio=ratios, throughput_per_s=throughput, seconds=monotonic() - begun)
+    return Timing(
+        latency_ms=latency, ratio=ratios, throughput_per_s=throughput, seconds=monotonic() - begun, environment=environment()
+    )
 
 
 def _run_rounds(work: Work, delivered: Sequence[Delivered], batch_size: int, raw: Path) -> dict[str, Measurement]:
@@ -230,7 +240,7 @@ def _prove(work: Work, trained: Trained, subject: Subject, section: ExportSectio
     )  # fmt: skip
     try:
         found = evaluate(subject, images)
-    except (CompressError, Unreachable) as error:
+    except CompressError as error:
         reason = f"{subject.runtime} cannot run it: {error}"
         return row.model_copy(update={"reason": reason}), Gate(status="failed", reason=reason, samples=0)
     held = len(data.validation.labels)
@@ -238,6 +248,8 @@ def _prove(work: Work, trained: Trained, subject: Subject, section: ExportSectio
     gate = exporters.gate(
         said.validation, on_validation, data.validation.labels, settings=work.recipe.gate, precision=precision
     )
+    if gate.max_abs_diff is None:  # not what was promised, so there is nothing to compare
+        return row.model_copy(update={"reason": gate.reason}), gate
     return row.model_copy(
         update={
             "accuracy": torch_evaluate.accuracy(on_test, data.test.labels),

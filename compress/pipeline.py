@@ -9,14 +9,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
+
+import numpy as np
 
 import exporters
 from benchmarks import report
 from benchmarks.environment import environment
 from compress import delivery, preflight, records, stages, training
 from compress.delivery import Answers, Delivered, Timed
-from compress.errors import CompressError, GateFailed, Unstable
+from compress.errors import CompressError, GateFailed
 from compress.events import Events
 from compress.files import whole, writable
 from compress.models._network import Network
@@ -42,7 +45,7 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Report:
 
     Raises:
         GateFailed: An exported student is not what was trained; the report is written and says what is wrong.
-        Unstable: Nothing could be timed; the report is written without latencies.
+        Unstable: No timing meant anything; the report is written without latencies.
         Interrupted: The user stopped; the same call continues.
         CompressError: The recipe cannot be carried out.
     """
@@ -56,23 +59,26 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Report:
 
         said = {trained.name: delivery.answers(work, trained) for trained in (*teachers, shipped, *baselines)}
         sections = [ExportSection(format=delivery.TORCH), *recipe.exports]
-        files = [
-            delivery.deliver(work, trained, section, said[trained.name])
-            for trained in (*teachers, shipped)
-            for section in sections
-        ]
+        files = [delivery.deliver(work, shipped, section, said[shipped.name]) for section in sections]
+        notes = []
+        for trained, section in product(teachers, sections):
+            try:
+                files.append(delivery.deliver(work, trained, section, said[trained.name]))
+            except CompressError as error:  # the student does not depend on it
+                notes.append(f"{trained.name} could not be exported for comparison: {error}")
         timed = delivery.time(work, files)
         rows = [*timed.variants.values(), *(delivery.plain(work, trained, said[trained.name]) for trained in baselines)]
 
         _hand_over(work, shipped, files, said[shipped.name])
         results = [*teachers, shipped, *baselines]
         written = _report(work, rows, files, results, timed)
+        written = written.model_copy(update={"notes": (*written.notes, *notes)})
         report.write(written, work.folder)
         events.emit("end", status=written.status, seconds=written.seconds)
     if written.status == "failed":
         raise GateFailed(_failures(work, files))
-    if timed.unstable:
-        raise Unstable(f"{timed.unstable}; everything else is in {work.folder / 'report.html'}")
+    if timed.problem is not None:
+        raise type(timed.problem)(f"{timed.problem}; everything else is in {work.folder / 'report.html'}")
     return written
 
 
@@ -94,14 +100,13 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
     recipe = load(path)
     target = out or run_folder / "exports"
     with _work(recipe, base=run_folder, runs=run_folder.resolve().parent, events=events) as work:
-        teachers = [training.teacher(work, index, section) for index, section in enumerate(recipe.teacher)]
-        shipped = training.student(work, "student", recipe.method, teachers)
+        shipped = training.finished_student(work)
         said = delivery.answers(work, shipped)
         files = [delivery.deliver(work, shipped, section, said) for section in sections]
         for item in files:
             place = target if item.gate.status == "passed" else target / REJECTED
             for part in exporters.load(item.section).parts(item.path):
-                stages.link(part, place / part.name)
+                stages.copy(part, place / part.name)
     return {item.variant.name: item.gate for item in files}
 
 
@@ -143,13 +148,17 @@ def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: A
     for item in offered:
         if item.gate.status == "failed":
             for part in exporters.load(item.section).parts(item.path):
-                stages.link(part, rejected / part.name)
+                stages.copy(part, rejected / part.name)
             records.save(rejected / f"{item.path.name}.gate.json", item.gate)
     passed = [_deployable(item) for item in offered if item.gate.status == "passed"]
     if not passed:
+        with writable(work.folder):
+            shutil.rmtree(work.folder / "bundle", ignore_errors=True)  # of an earlier run, with another student
         return
     held = work.data.validation
-    chosen = slice(0, SAMPLES)
+    chosen = np.linspace(0, len(held.labels) - 1, min(SAMPLES, len(held.labels))).astype(
+        int
+    )  # also of every class in sorted data
     bundle.write(
         work.folder / "bundle", name=work.recipe.name, classes=work.data.classes, preprocess=work.data.preprocess, files=passed,
         samples=bundle.Samples(held.images[chosen], held.labels[chosen], said.validation[chosen]),
@@ -180,8 +189,8 @@ def _report(
         variants=tuple(rows),
         gates={item.variant.name: item.gate for item in files},
         stages=tuple(made.values()),
-        environment=environment(),
-        notes=(*_notes(work), *([f"Nothing could be timed: {timed.unstable}"] if timed.unstable else [])),
+        environment=timed.environment or environment(),
+        notes=(*_notes(work), *([f"Nothing could be timed: {timed.problem}"] if timed.problem else [])),
     )
 
 
@@ -201,5 +210,6 @@ def _notes(work: Work) -> tuple[str, ...]:
             f"{settings.batch_size}; its interval is a bootstrap of the median over rounds."
         ),
         f"A ratio compares a file with the {settings.against}'s file of the same format and precision, round by round.",
+        "Peak memory is that of a process that runs only this file, in batches of 32.",
         "Rows that were not exported have the student's graph, and so its latency.",
     )

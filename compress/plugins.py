@@ -64,6 +64,8 @@ class Plugin:
     summary: str
     docstring: str
     options: Mapping[str, Option]
+    path: Path
+    """Its source."""
 
 
 def names(kind: Kind) -> list[str]:
@@ -161,13 +163,13 @@ def _parse(kind: Kind, name: str, module: str, path: Path) -> Iterator[Plugin]:
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 text = ast.get_docstring(node) or ""
-                yield Plugin(kind, f"{name}.{node.name}", module, node.name, _first(text), text, _options(node, text))
+                yield Plugin(kind, f"{name}.{node.name}", module, node.name, _first(text), text, _options(node, text), path)
         return
     wanted = "".join(word.capitalize() for word in name.split("_"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == wanted:
             text = ast.get_docstring(node) or ""
-            yield Plugin(kind, name, module, wanted, _first(about), about, _options(_constructor(node), text))
+            yield Plugin(kind, name, module, wanted, _first(about), about, _options(_constructor(node), text), path)
             return
     raise CompressError(f"{path}: a plug-in named {name!r} must hold the class {wanted!r}")
 

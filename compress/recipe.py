@@ -101,6 +101,8 @@ class TrainSection(Section):
     """Where training runs; `auto` is the GPU where there is one."""
     max_gradient_norm: Positive | None = None
     """Clip the gradient to this L2 norm."""
+    state_seconds: NonNegative = 30.0
+    """How often the state from which an interrupted training continues is written; the result does not depend on it."""
     select: Literal["best", "last"] = "best"
     """Which epoch is kept: the best top-1 on the validation split, or the last."""
 

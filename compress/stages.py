@@ -19,8 +19,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from compress import plugins
 from compress.errors import CompressError
-from compress.files import whole, writable
+from compress.files import sha256_of, whole, writable
 
 ENGINE = ("trainer.py", "training.py", "freezing.py", "evaluate.py", "losses.py", "preprocess.py", "m*/*.py", "data/*.py")
 """Our own source that can change what training gives."""
@@ -34,14 +35,21 @@ def key(**parts: object) -> str:
 
 @cache
 def engine() -> Mapping[str, str]:
-    """Return the versions that can change what training gives: torch, the processor type, and our own source."""
+    """Return what can change the bytes that training gives: torch, its threads and instructions, and our own source."""
     import torch
 
     digest = hashlib.sha256()
     root = Path(__file__).parent
     for path in sorted(path for pattern in ENGINE for path in root.glob(pattern)):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return {"torch": torch.__version__, "machine": platform.machine(), "source": digest.hexdigest()}
+    capability = torch.backends.cpu.get_cpu_capability()
+    machine = f"{platform.machine()} {capability}, {torch.get_num_threads()} threads"
+    return {"torch": torch.__version__, "machine": machine, "source": digest.hexdigest()}
+
+
+def plugin(kind: plugins.Kind, name: str) -> str:
+    """Return the sha256 of a plug-in's source, for the key of what it makes; it may lie in a user's own package."""
+    return sha256_of(plugins.describe(kind, name).path)
 
 
 class Cache:
@@ -58,6 +66,11 @@ class Cache:
         """Return the folder of a finished stage, if there is one."""
         path = self.folder / stage_key
         return path if path.is_dir() else None
+
+    def drop(self, stage_key: str) -> None:
+        """Forget a finished stage, so that it is made again."""
+        with writable(self.folder):
+            shutil.rmtree(self.folder / stage_key, ignore_errors=True)
 
     def make(self, stage_key: str, work: Callable[[Path], None]) -> Path:
         """Return the folder of a stage, made by `work(folder)` unless it is there.
@@ -87,16 +100,19 @@ def locked(run: Path) -> Iterator[None]:
         CompressError: Another process works in it.
         Unreachable: The folder cannot be written.
     """
-    with writable(run):
-        run.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run / ".lock")
+    lock = FileLock(run / ".lock")
     try:
-        with writable(run), lock.acquire(timeout=0):
-            yield
+        with writable(run):
+            run.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout as error:
         raise CompressError(
             f"{run}: another process works in this run; wait for it, or give the recipe another name"
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def publish(stage: Path, folder: Path) -> None:
@@ -107,22 +123,18 @@ def publish(stage: Path, folder: Path) -> None:
     """
     with whole(folder) as temporary:
         temporary.mkdir()
-        for path in sorted(stage.rglob("*")):
-            target = temporary / path.relative_to(stage)
-            if path.is_dir():
-                target.mkdir()
-            else:
-                _link(path, target)
+        for path in sorted(stage.glob("[!.]*")):  # what a killed process left has a dot
+            _link(path, temporary / path.name)
 
 
-def link(path: Path, target: Path) -> None:
-    """Show one file of a finished stage at another place, which is replaced.
+def copy(path: Path, target: Path) -> None:
+    """Hand out one file of a finished stage, for the user to do with as he likes.
 
     Raises:
         Unreachable: The folder cannot be written.
     """
     with whole(target) as temporary:
-        _link(path, temporary)
+        shutil.copy2(path, temporary)
 
 
 def _link(path: Path, target: Path) -> None:

@@ -48,7 +48,6 @@ def fit(
     settings: TrainSection,
     seed: int = 0,
     state: Path | None = None,
-    state_seconds: float = 30.0,
     stopped: Callable[[], bool] = lambda: False,
     events: Events | None = None,
     description: str = "",
@@ -62,7 +61,6 @@ def fit(
         settings: How to train.
         seed: Seed of what is random in the networks, such as dropout.
         state: File from which an interrupted stage continues; `None` keeps none.
-        state_seconds: The state is written at the end of an epoch or within it after this long.
         stopped: Asked after every step; true saves the state and ends.
         events: Where progress goes.
         description: What people read beside the progress.
@@ -85,11 +83,11 @@ def fit(
                 if stopped():
                     run.save()
                     raise Interrupted(f"{title}: stopped in epoch {run.epoch + 1}; the state is saved")
-                if time.monotonic() - saved > state_seconds:
+                if time.monotonic() - saved > settings.state_seconds:
                     run.save()
                     saved = time.monotonic()
             run.end_epoch()
-            if time.monotonic() - saved > state_seconds:
+            if time.monotonic() - saved > settings.state_seconds:
                 run.save()
                 saved = time.monotonic()
     return run.finish()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress import checkpoint, evaluate, plugins, preflight, records, stages, trainer
-from compress.data._dataset import Split, checked, fingerprint, hold_out
+from compress.data._dataset import Dataset, Split, checked, fingerprint, hold_out
 from compress.data._loader import InMemory
 from compress.errors import CompressError
 from compress.events import Events
@@ -32,7 +32,7 @@ from compress.methods.supervised import Supervised
 from compress.models._network import Batch, Network
 from compress.plan import title
 from compress.preprocess import normalise, statistics
-from compress.recipe import DataSection, MethodSection, ModelSection, Recipe, TeacherSection, TrainSection, canonical
+from compress.recipe import DataSection, MethodSection, ModelSection, Recipe, TeacherSection, TrainSection
 from compress.records import Accuracy, Preprocess, StageResult
 
 WEIGHTS, METRICS, STATE = "weights.safetensors", "metrics.json", "state.pt"
@@ -47,6 +47,9 @@ class Prepared(NamedTuple):
     validation: Split
     test: Split
     key: str
+    """Of all that training and selection see."""
+    test_key: str
+    """Of the test split."""
 
     def image(self) -> Tensor:
         """Return one normalised training image, [1, C, H, W]."""
@@ -101,16 +104,17 @@ class Trained(NamedTuple):
 
 
 def device(name: str) -> torch.device:
-    """Return the device that a recipe asks for; `auto` is the GPU where there is one.
+    """Return the device that a recipe asks for; `auto` is the GPU where there is one, on which convolutions then use no TF32.
 
     Raises:
         CompressError: It is not there.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise CompressError("train.device: 'cuda' is asked for and torch sees no CUDA device; use 'auto' or 'cpu'")
-    return torch.device(name)
+    chosen = torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+    if chosen.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; less is asked for by `precision`
+    return chosen
 
 
 def prepare(section: DataSection, *, base: Path, seed: int) -> Prepared:
@@ -133,13 +137,13 @@ def prepare(section: DataSection, *, base: Path, seed: int) -> Prepared:
             raise CompressError(f"data.{name}: has {len(values)} numbers and the images have {depth} channels")
     preprocess = preprocess.model_copy(update={"mean": section.mean or mean, "std": section.std or std})
     key = stages.key(
-        images=fingerprint(dataset),
+        images=fingerprint(Dataset(train, validation)),
         preprocess=preprocess.model_dump(mode="json"),
         classes=classes,
-        split=[section.validation_fraction, seed],
         augment=[section.crop_padding, section.flip],
     )
-    return Prepared(preprocess, classes, train, validation, dataset.test, key)
+    test_key = stages.key(images=fingerprint(Dataset(dataset.test, dataset.test)))
+    return Prepared(preprocess, classes, train, validation, dataset.test, key, test_key)
 
 
 def seed_for(work: Work, role: str) -> int:
@@ -166,10 +170,10 @@ def assemble(work: Work, sections: Sequence[MethodSection], teachers: Sequence[N
     if work.recipe.student.weights is not None:
         checkpoint.load_weights(student, work.base / work.recipe.student.weights)
     setting = Setting(student, tuple(teachers), work.data.image().to(work.device), len(work.data.classes))
-    torch.manual_seed(seed_for(work, "method"))  # heads and translators start the same whatever the student is
     methods: dict[str, Method] = {}
     for section in sections:
         name = section.name if section.name not in methods else f"{section.name}{len(methods) + 1}"
+        torch.manual_seed(seed_for(work, f"method {section.name}"))  # its modules start the same whatever stands beside it
         methods[name] = plugins.load("methods", section.name)(setting, **section.options())
     whole = next(iter(methods.values())) if len(methods) == 1 else Combined(setting, methods)
     return whole.to(work.device)
@@ -184,15 +188,16 @@ def teacher(work: Work, index: int, section: TeacherSection) -> Trained:
     """
     name = "teacher" if len(work.recipe.teacher) == 1 else f"teacher{index}"
     network = build(work, section, name)
+    model = _model(section)
     if section.weights is not None:
         path = work.base / section.weights
         checkpoint.load_weights(network, path, sha256=section.sha256)
-        key = stages.key(weights=sha256_of(path), model=canonical(section))
+        key = stages.key(weights=sha256_of(path), model=model)
         trained = Trained(name, "given", network, (), key, None)
     else:
         settings = section.train or work.recipe.train
         method = Supervised(Setting(network, (), work.data.image(), len(work.data.classes)))
-        reads = {"model": section.model_dump(mode="json", exclude={"weights", "sha256", "train"}), "role": name}
+        reads = {"model": model, "role": name}
         trained = _train(work, name, method, settings, reads=reads, method_name="supervised")
     answers = evaluate.logits(trained.network, work.whole(work.data.validation))
     found = preflight.teacher(name, answers, work.labels(), work.data.classes)
@@ -212,21 +217,50 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
     method = assemble(work, sections, networks)
     knowledge = [trained.key for trained in teachers]
     results: list[StageResult] = []
-    for stage in method.stages()[:-1]:
-        reads = {"teachers": knowledge, "stage": dict(stage.identity())}
-        own_name = stage.stage if name == "student" else f"{name}-{stage.stage}"
+    before = [stage.stage for stage in method.stages()[:-1]]
+    for index, stage in enumerate(method.stages()[:-1]):
+        reads = {"teachers": knowledge, "stage": dict(stage.identity()), "methods": _sources(sections)}
+        number = "" if before.count(stage.stage) == 1 else str(index)
+        own_name = f"{stage.stage}{number}" if name == "student" else f"{name}-{stage.stage}{number}"
         results += _train(work, own_name, stage, work.recipe.train, reads=reads, method_name=title(sections)).results
     start = work.recipe.student.weights
     needed = [] if all(section.name == "supervised" for section in sections) else knowledge
     inputs = {
         "teachers": needed,
         "prepared": [result.key for result in results],
-        "model": work.recipe.student.model_dump(mode="json", exclude={"weights"}),
+        "model": _model(work.recipe.student),
         "weights": start and sha256_of(work.base / start),
         "method": [section.model_dump(mode="json") for section in sections],
+        "methods": _sources(sections),
     }
     last = _train(work, name, method, work.recipe.train, reads=inputs, method_name=title(sections))
     return last._replace(results=(*results, *last.results))
+
+
+def finished_student(work: Work) -> Trained:
+    """Return the student of a finished run from its own folder, as it was shipped.
+
+    Raises:
+        Unreachable: The run has not trained its student.
+        CompressError: The weights are not those of the recipe's networks, or were changed.
+    """
+    folder = work.folder / "student"
+    result = records.read(folder / METRICS, StageResult)
+    teachers = [build(work, section, "teacher") for section in work.recipe.teacher]
+    method = assemble(work, work.recipe.method, teachers)
+    checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
+    freeze_all_but(method, ())
+    return Trained("student", title(work.recipe.method), method.deployable(), (result,), result.key, folder)
+
+
+def _model(section: ModelSection) -> dict[str, object]:
+    """Return what decides the shape of a network: its name, its options, and its source."""
+    options = section.model_dump(mode="json", exclude={"weights", "sha256", "train"})
+    return {**options, "source": stages.plugin("models", section.model)}
+
+
+def _sources(sections: Sequence[MethodSection]) -> list[str]:
+    return [stages.plugin("methods", section.name) for section in sections]
 
 
 def _train(
@@ -235,7 +269,7 @@ def _train(
     settings = method.schedule(settings)
     seed = seed_for(work, name if name.startswith("teacher") else method.stage)  # one order for all students of a recipe
     key = stages.key(
-        reads=reads, train=settings.model_dump(mode="json"), data=work.data.key, seed=seed,
+        reads=reads, train=settings.model_dump(mode="json", exclude={"device", "state_seconds"}), data=work.data.key, seed=seed,
         device=work.device.type, engine=dict(stages.engine()),
     )  # fmt: skip
     found = work.cache.find(key) is not None

@@ -114,3 +114,12 @@ def compress_problems(words: list[str]) -> Iterator[str]:
     for word in words:
         if word.startswith("-") and word.partition("=")[0] not in known:
             yield f"{words[0]!r} has no option {word!r}"
+
+
+def test_the_measured_table_is_that_of_the_committed_result() -> None:
+    """No number of the table is typed by hand: it is what `benchmarks.readme` writes from the committed report."""
+    from benchmarks import readme
+    from compress.records import Report, read
+
+    text = README.read_text(encoding="utf-8")
+    assert readme.spliced(text, "\n".join(readme.lines(read(readme.RESULT, Report)))) == text

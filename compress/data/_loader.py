@@ -101,7 +101,8 @@ class InMemory:
 class FromLoader:
     """Batches of the user's own loader of (images, labels), images normalised float32 [B, C, H, W].
 
-    The loader's own randomness is seeded with (seed, epoch) each time that it is iterated.
+    What the loader draws from torch's generator is seeded with (seed, epoch) each time that it is iterated. A loader with a
+    generator of its own, or with other sources of randomness, is not repeated exactly when training continues.
 
     Args:
         loader: Anything with a length that can be iterated again and again, such as torch's DataLoader.
@@ -121,7 +122,7 @@ class FromLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch `start` on."""
         outside = torch.get_rng_state()
-        torch.manual_seed(self._seed * 1_000_003 + epoch)
+        torch.default_generator.manual_seed(self._seed * 1_000_003 + epoch)  # the CPU's alone; CUDA is the networks'
         iterator = iter(self._loader)
         for position in range(len(self)):
             images, labels = next(iterator)

@@ -65,8 +65,9 @@ class Combined(Method):
         return {phase: list(parameters.values()) for phase, parameters in merged.items()}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the terms of all methods, each under its method's name."""
-        return {f"{name}.{term}": value for name, method in self._parts.items() for term, value in method.losses(step).items()}
+        """Return the terms of all methods that have this phase, each under its method's name."""
+        acting = {name: method for name, method in self._parts.items() if step.phase in method.phases()}
+        return {f"{name}.{term}": value for name, method in acting.items() for term, value in method.losses(step).items()}
 
     def deployable(self) -> nn.Module:
         """Return the network that the methods agree on."""
