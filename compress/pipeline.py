@@ -6,7 +6,7 @@ Nothing is done here; every line calls one move of `training`, `delivery`, `expo
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import product
@@ -59,13 +59,9 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Report:
 
         said = {trained.name: delivery.answers(work, trained) for trained in (*teachers, shipped, *baselines)}
         sections = [ExportSection(format=delivery.TORCH), *recipe.exports]
-        files = [delivery.deliver(work, shipped, section, said[shipped.name]) for section in sections]
-        notes = []
-        for trained, section in product(teachers, sections):
-            try:
-                files.append(delivery.deliver(work, trained, section, said[trained.name]))
-            except CompressError as error:  # the student does not depend on it
-                notes.append(f"{trained.name} could not be exported for comparison: {error}")
+        own = [delivery.deliver(work, shipped, section, said[shipped.name]) for section in sections]
+        others, notes = _for_comparison(work, teachers, sections, said)
+        files = [*others, *own]
         timed = delivery.time(work, files)
         rows = [*timed.variants.values(), *(delivery.plain(work, trained, said[trained.name]) for trained in baselines)]
 
@@ -167,6 +163,19 @@ def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: A
             **{f"package.{name}": version for name, version in environment().packages.items()},
         },
     )  # fmt: skip
+
+
+def _for_comparison(
+    work: Work, teachers: Sequence[Trained], sections: Sequence[ExportSection], said: Mapping[str, Answers]
+) -> tuple[list[Delivered], list[str]]:
+    """Export the teachers like the student; what a format cannot hold is a note, for the student does not depend on it."""
+    files, notes = [], []
+    for trained, section in product(teachers, sections):
+        try:
+            files.append(delivery.deliver(work, trained, section, said[trained.name]))
+        except CompressError as error:
+            notes.append(f"{trained.name} could not be exported for comparison: {error}")
+    return files, notes
 
 
 def _deployable(item: Delivered) -> bundle.Deployable:
