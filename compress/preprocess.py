@@ -67,7 +67,8 @@ def decode(source: bytes | Path | Image.Image, preprocess: Preprocess, where: st
         _accept(image, where)
         image = _plain(ImageOps.exif_transpose(image), "L" if preprocess.channels == "gray" else "RGB")
     except _BROKEN as error:
-        raise CompressError(f"{where}: cannot be decoded as a picture ({error}); replace or remove it") from error
+        reason = "" if "BytesIO" in str(error) else f" ({error})"  # Pillow names the buffer where it knows nothing better
+        raise CompressError(f"{where}: cannot be decoded as a picture{reason}; replace or remove it") from error
     size = (preprocess.width, preprocess.height)
     if image.size != size:
         image = image.resize(size, _RESAMPLING[preprocess.interpolation])
