@@ -82,7 +82,7 @@ def fit(
                 run.advance(batch, task)
                 if stopped():
                     run.save()
-                    raise Interrupted(f"{title}: stopped in epoch {run.epoch + 1}; the state is saved, the same again continues")
+                    raise Interrupted(f"{title}: stopped in epoch {run.epoch + 1}; the state is saved; repeat to continue")
                 if time.monotonic() - saved > settings.state_seconds:
                     run.save()
                     saved = time.monotonic()
