@@ -6,7 +6,7 @@ A missing value is a dash and never 0. A difference that its interval cannot tel
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from compress.records import Accuracy, Latency, Ratio, Report, Variant
@@ -94,8 +94,13 @@ def verdict(report: Report) -> Verdict:
         state, headline = "passed", f"Gate passed: {len(passed)} of {len(files)} files may be shipped"
     else:
         state, headline = "none", "Not gated: no file was proved, so nothing may be shipped"
-    problems = tuple(f"{row.variant.name}: {row.problem}" for row in rows(report) if row.problem)
-    return Verdict(state, headline, _shipped(report, passed), problems)
+    return Verdict(state, headline, _shipped(report, passed), tuple(_grouped(rows(report))))
+
+
+def _grouped(found: Sequence[Row]) -> Iterator[str]:
+    """Yield each problem once, after the names of all that have it."""
+    for problem in dict.fromkeys(row.problem for row in found if row.problem):
+        yield f"{', '.join(row.variant.name for row in found if row.problem == problem)}: {problem}"
 
 
 def _may_ship(report: Report, row: Row) -> bool:

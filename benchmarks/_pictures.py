@@ -45,9 +45,9 @@ class Key(NamedTuple):
 
 
 def pareto(points: Sequence[Point]) -> list[bool]:
-    """Return for each point whether it is good and no good point is at least as fast and as accurate, and better in one."""
-    good = [point for point in points if point.state == "good"]
-    return [point.state == "good" and not any(_dominates(other, point) for other in good) for point in points]
+    """Return for each point whether it did not fail and no such point is at least as fast and accurate, and better in one."""
+    usable = [point for point in points if point.state != "failed"]
+    return [point.state != "failed" and not any(_dominates(other, point) for other in usable) for point in points]
 
 
 def _dominates(this: Point, other: Point) -> bool:
@@ -190,7 +190,7 @@ def legend(points: Sequence[Point], key: Key) -> list[tuple[str, Markup]]:
     if "failed" in states:
         signs.append(("failed, not in the front", _sign("point ink failed", "cross")))
     if "unstable" in states:
-        signs.append(("unstable, not in the front", _sign("point ink unstable", 0)))
+        signs.append(("unstable: a rough figure", _sign("point ink unstable", 0)))
     return signs
 
 
