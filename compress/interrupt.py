@@ -28,7 +28,8 @@ def graceful(events: Events) -> Iterator[Callable[[], bool]]:
         asked.set()
         events.say("stopping after this step, the state is saved; Ctrl-C again stops at once")
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, on_signal) for number in heeded}
     try:
         yield asked.is_set
     finally:
