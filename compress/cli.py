@@ -106,7 +106,7 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], runs: P
 
 
 @verb("export")
-@click.argument("run", type=PATH)
+@click.argument("run", type=PATH, metavar="RUN_OR_CHECKPOINT")
 @click.option(
     "--to",
     "formats",
@@ -116,11 +116,12 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], runs: P
 )
 @click.option("--out", type=FOLDER, help="Folder to write; default: RUN/exports.")
 def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path | None) -> None:
-    """Export and gate the student of a finished run."""
+    """Export and gate the student of a finished run, given its folder or its student's weights."""
     from compress import pipeline, tables
     from compress.deployed import refuse_failures
     from compress.recipe import load
 
+    run = pipeline.run_of(run)
     overrides = [f"exports=[{', '.join(map(_export_as_yaml, formats))}]"] if formats else []
     sections = load(run / "recipe.yaml", overrides).exports
     if not sections:

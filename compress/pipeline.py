@@ -78,6 +78,18 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Report:
     return written
 
 
+def run_of(path: Path) -> Path:
+    """Return the folder of the run that a path is, or whose student's weights it is.
+
+    Raises:
+        CompressError: It is neither.
+    """
+    folder = path.parent.parent if path.name == training.WEIGHTS and path.parent.name == "student" else path
+    if not (folder / RECIPE).is_file():
+        raise CompressError(f"{path}: is no run (it holds no {RECIPE}) and no student's {training.WEIGHTS} in one; give either")
+    return folder
+
+
 def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | None, events: Events) -> dict[str, Gate]:
     """Export the student of a finished run once more, in other formats, and judge the files.
 
@@ -90,10 +102,7 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
     Raises:
         CompressError: The folder holds no finished run, or a format cannot hold the network.
     """
-    path = run_folder / RECIPE
-    if not path.is_file():
-        raise CompressError(f"{run_folder}: holds no {RECIPE}; give the folder of a run")
-    recipe = load(path)
+    recipe = load(run_of(run_folder) / RECIPE)
     target = out or run_folder / "exports"
     with _work(recipe, base=run_folder, runs=run_folder.resolve().parent, events=events) as work:
         shipped = training.finished_student(work)

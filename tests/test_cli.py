@@ -230,6 +230,15 @@ def test_export_of_a_run_keeps_to_its_gate(failed_run: tuple[Path, Result]) -> N
     assert (run / "exports" / "rejected" / "student-fp16.xml").is_file()
 
 
+def test_export_takes_the_students_weights_for_their_run_and_no_other_file(failed_run: tuple[Path, Result]) -> None:
+    """A checkpoint stands for its run; a teacher's, or a file from elsewhere, is refused with what to give."""
+    run, _ = failed_run
+    assert invoke("export", run / "student" / "weights.safetensors", "--to", "onnx", "--json").exit_code == 3
+    done = invoke("export", run / "teacher" / "weights.safetensors", "--to", "onnx")
+    assert done.exit_code == 2
+    assert "is no run" in done.stderr
+
+
 def test_export_names_unknown_formats(failed_run: tuple[Path, Result]) -> None:
     """A format that there is not is answered with a suggestion, before anything is loaded."""
     run, _ = failed_run
