@@ -116,7 +116,7 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], runs: P
 )
 @click.option("--out", type=FOLDER, help="Folder to write; default: RUN/exports.")
 def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path | None) -> None:
-    """Export and gate the student of a finished run, given its folder or its student's weights."""
+    """Export and gate the student of a finished run."""
     from compress import pipeline, tables
     from compress.deployed import refuse_failures
     from compress.recipe import load

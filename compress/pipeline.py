@@ -19,7 +19,7 @@ from benchmarks import report
 from benchmarks.environment import environment
 from compress import delivery, preflight, records, stages, training
 from compress.delivery import Answers, Delivered, Timed
-from compress.errors import CompressError, GateFailed
+from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.files import whole, writable
 from compress.models._network import Network
@@ -82,8 +82,11 @@ def run_of(path: Path) -> Path:
     """Return the folder of the run that a path is, or whose student's weights it is.
 
     Raises:
+        Unreachable: There is no such folder or file.
         CompressError: It is neither.
     """
+    if not path.exists():
+        raise Unreachable(f"{path}: there is no such run or checkpoint; see what `compress run` said")
     folder = path.parent.parent if path.name == training.WEIGHTS and path.parent.name == "student" else path
     if not (folder / RECIPE).is_file():
         raise CompressError(f"{path}: is no run (it holds no {RECIPE}) and no student's {training.WEIGHTS} in one; give either")

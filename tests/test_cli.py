@@ -75,7 +75,7 @@ def test_kinds_are_those_of_the_plugin_folders() -> None:
         (["bench", "nothing.onnx"], 5, "nothing.onnx: there is no such file"),
         (["report", "nowhere"], 5, "nowhere/report.json: cannot be read"),
         (["compare", "nowhere"], 5, "nowhere/report.json: cannot be read"),
-        (["export", "nowhere"], 5, "nowhere/recipe.yaml: cannot be read"),
+        (["export", "nowhere"], 5, "nowhere: there is no such run or checkpoint"),
         (["init", "/dev/null/recipe.yaml"], 5, "/dev/null/recipe.yaml: cannot be written"),
         (["init", "--data", "nowhere"], 5, "nowhere: there is no such folder"),
     ],
