@@ -20,7 +20,7 @@ LEVEL = 0.95
 RESAMPLES = 4000
 """Bootstrap resamples: the ends of a 95 % interval then wobble by less than one order statistic between seeds."""
 MARGIN = 0.02
-"""Ratios nearer to 1 are no difference: one file, loaded twice, came out 0.5 % apart on a quiet and 2.5 % on a busy machine."""
+"""Ratios nearer to 1 are no difference: one file that is loaded twice differs from itself by up to about this much."""
 RESOLUTION = 0.20
 """An interval around 1 that is wider than this share cannot call two files alike; the ratios are unstable."""
 STABLE_INTERVAL = 0.10

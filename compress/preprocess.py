@@ -33,7 +33,7 @@ _BROKEN = (
     OSError, ValueError, SyntaxError, TypeError, EOFError, OverflowError, struct.error,
     Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
-"""What Pillow raises for damaged files: found by some 300,000 mutated files."""
+"""What Pillow raises for damaged files; a test mutates files to see that there is nothing else."""
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 
 class Openvino:
-    """An OpenVINO IR on the CPU; a dynamic batch is fixed to `batch_size`, which is 4 to 15 % faster on small networks.
+    """An OpenVINO IR on the CPU; a dynamic batch is fixed to `batch_size`, which is faster on small networks.
 
     Raises:
         ValueError: The file has another batch size, or more than one input or output.
