@@ -66,6 +66,11 @@ class DataSection(PluginSection):
     """Augmentation: pixels of reflected border from which a random crop of the image size is taken."""
     flip: bool = False
     """Augmentation: mirror half of the images left to right."""
+    views: Count | None = None
+    """How many differently augmented views of the training split there are; epochs go through them in turn, and a teacher's
+    answers to a view are kept. Default: a new view every epoch."""
+    augmentation_seed: WholeNumber = 0
+    """Seed of the views: runs that differ in `seed` alone see the same views, in other orders, and share the answers."""
 
 
 class TrainSection(Section):

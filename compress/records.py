@@ -167,8 +167,20 @@ class Epoch(Record):
     lr: float
     losses: dict[str, float]
     """Mean over the epoch of every weighted loss term, and `total`."""
+    observed: dict[str, float] = {}
+    """Mean over the epoch of what a method watches beside its losses, such as weights of layers."""
     validation_top1_percent: float | None = None
     seconds: float
+
+
+class Analysis(Record):
+    """A table about a finished stage."""
+
+    title: str
+    note: str = ""
+    """What is shown, on which images, and how to read it."""
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 class StageResult(Document):
@@ -184,6 +196,7 @@ class StageResult(Document):
     validation: Accuracy | None = None
     members: dict[str, Accuracy] = {}
     """Validation accuracy of auxiliary members, for example the heads of a cohort."""
+    analyses: tuple[Analysis, ...] = ()
     epochs: tuple[Epoch, ...] = ()
     seconds: float
     files: dict[str, str]

@@ -119,6 +119,7 @@ class _Run:
         self.average = _average(method.product(), settings.ema_decay)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.sums: dict[str, Tensor] = {}
+        self.observed: dict[str, Tensor] = {}
         self.history: list[Epoch] = []
         self.best: dict[str, Any] = {}
 
@@ -135,9 +136,10 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with only(self.phases, phase):
-                terms = self.method(self.method.step(batch, phase=phase, autocast=self.autocast))
+                step = self.method.step(batch, phase=phase, autocast=self.autocast)
+                terms = self.method(step)
                 self._descend(terms, optimizer, phase)
-            self._count(terms, phase)
+            self._count(terms, step.observed, phase)
         if self.average is not None:
             self.average.update_parameters(self.method.product())
         self.step += 1
@@ -160,12 +162,12 @@ class _Run:
         self.scaler.step(optimizer)
         self.scaler.update()
 
-    def _count(self, terms: Mapping[str, Tensor], phase: str) -> None:
+    def _count(self, terms: Mapping[str, Tensor], observed: Mapping[str, Tensor], phase: str) -> None:
         prefix = f"{phase}." if len(self.phases) > 1 else ""
         named = {f"{prefix}{name}": value.detach().double() for name, value in terms.items()}
         named["total"] = torch.stack(list(named.values())).sum()
-        for name, value in named.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64, device=value.device)) + value
+        _add(self.sums, named)
+        _add(self.observed, {f"{prefix}{name}": value.double() for name, value in observed.items()})
 
     def end_epoch(self) -> None:
         """Validate, remember the epoch if it is to be kept, and begin the next."""
@@ -183,12 +185,13 @@ class _Run:
             epoch=self.epoch + 1,
             lr=learning_rate(self.settings, self.done - 1, self.steps),
             losses=means,
+            observed={name: float(value) / self.steps for name, value in self.observed.items()},
             validation_top1_percent=top1,
             seconds=self.seconds + time.perf_counter() - begun,
         )
         self.history.append(record)
         self.events.emit("epoch", **record.model_dump())
-        self.epoch, self.step, self.seconds, self.sums = self.epoch + 1, 0, 0.0, {}
+        self.epoch, self.step, self.seconds, self.sums, self.observed = self.epoch + 1, 0, 0.0, {}, {}
 
     def finish(self) -> Fit:
         """Put the selected weights into the product, freeze it, and return what training gave."""
@@ -208,6 +211,7 @@ class _Run:
                 "step": self.step,
                 "seconds": self.seconds,
                 "sums": self.sums,
+                "observed": self.observed,
                 "history": [record.model_dump_json() for record in self.history],
                 "best": self.best,
                 "moving": moving(self.method),
@@ -225,7 +229,7 @@ class _Run:
         if saved is None:
             return
         self.epoch, self.step, self.seconds = saved["epoch"], saved["step"], saved["seconds"]
-        self.sums, self.best = saved["sums"], saved["best"]
+        self.sums, self.observed, self.best = saved["sums"], saved["observed"], saved["best"]
         self.history = [Epoch.model_validate_json(text) for text in saved["history"]]
         with torch.no_grad():
             for name, tensor in moving(self.method).items():
@@ -240,6 +244,11 @@ class _Run:
             torch.cuda.set_rng_state_all(saved["cuda_random"])
         self.events.emit("resumed", stage=self.title, epoch=self.epoch + 1, step=self.step)
         self.events.say(f"{self.title}: continues in epoch {self.epoch + 1}, step {self.step + 1}")
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64, device=value.device)) + value
 
 
 def learning_rate(settings: TrainSection, step: int, steps_per_epoch: int) -> float:

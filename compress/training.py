@@ -83,6 +83,8 @@ class Work:
             seed=seed,
             crop_padding=self.recipe.data.crop_padding,
             flip=self.recipe.data.flip,
+            views=self.recipe.data.views,
+            augmentation_seed=self.recipe.data.augmentation_seed,
         )
 
     def labels(self) -> NDArray[np.int64]:
@@ -140,7 +142,7 @@ def prepare(section: DataSection, *, base: Path, seed: int) -> Prepared:
         images=fingerprint(Dataset(train, validation)),
         preprocess=preprocess.model_dump(mode="json"),
         classes=classes,
-        augment=[section.crop_padding, section.flip],
+        augment=[section.crop_padding, section.flip, section.views, section.augmentation_seed],
     )
     test_key = stages.key(images=fingerprint(Dataset(dataset.test, dataset.test)))
     return Prepared(preprocess, classes, train, validation, dataset.test, key, test_key)
@@ -169,7 +171,10 @@ def assemble(work: Work, sections: Sequence[MethodSection], teachers: Sequence[N
     student = build(work, work.recipe.student, "student")
     if work.recipe.student.weights is not None:
         checkpoint.load_weights(student, work.base / work.recipe.student.weights)
-    setting = Setting(student, tuple(teachers), work.data.image().to(work.device), len(work.data.classes))
+    image = work.data.image().to(work.device)
+    setting = Setting(
+        student, tuple(teachers), image, len(work.data.classes), lambda role: build(work, work.recipe.student, role)
+    )
     methods: dict[str, Method] = {}
     for section in sections:
         name = section.name if section.name not in methods else f"{section.name}{len(methods) + 1}"
@@ -220,6 +225,8 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
     before = [stage.stage for stage in method.stages()[:-1]]
     for index, stage in enumerate(method.stages()[:-1]):
         reads = {"teachers": knowledge, "stage": dict(stage.identity()), "methods": _sources(sections)}
+        if _trains_student(stage):
+            reads |= {"prepared": [result.key for result in results], "model": _model(work.recipe.student)}
         number = "" if before.count(stage.stage) == 1 else str(index)
         own_name = f"{stage.stage}{number}" if name == "student" else f"{name}-{stage.stage}{number}"
         results += _train(work, own_name, stage, work.recipe.train, reads=reads, method_name=title(sections)).results
@@ -259,6 +266,11 @@ def _model(section: ModelSection) -> dict[str, object]:
     return {**options, "source": stages.plugin("models", section.model)}
 
 
+def _trains_student(stage: Method) -> bool:
+    own = {id(parameter) for parameter in stage.student.parameters()}
+    return any(id(parameter) in own for group in stage.phases().values() for parameter in group)
+
+
 def _sources(sections: Sequence[MethodSection]) -> list[str]:
     return [stages.plugin("methods", section.name) for section in sections]
 
@@ -283,6 +295,8 @@ def _train(
                 method, batches, work.whole(work.data.validation), settings=settings, seed=seed, state=folder / STATE,
                 stopped=stopped, events=work.events, description=name,
             )  # fmt: skip
+        analyses = method.analyse(batches, work.whole(work.data.validation))
+        freeze_all_but(method, ())
         product = method.product()
         checkpoint.save_weights(folder / WEIGHTS, product, metadata={"stage": name, "key": key})
         own = fit.validation.get("student")
@@ -290,7 +304,7 @@ def _train(
         result = StageResult(
             stage=name, key=key, method=method_name, parameters=evaluate.parameters(product),
             macs=evaluate.macs(product, image) if own is not None else None,
-            best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
+            best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {}, analyses=analyses,
             epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
             files={WEIGHTS: sha256_of(folder / WEIGHTS)},
         )  # fmt: skip

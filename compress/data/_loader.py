@@ -1,34 +1,31 @@
 """Batches for training and evaluation, from images that lie in memory as uint8.
 
-Order and augmentation are pure functions of (seed, epoch, index), drawn from a counter-based generator: a run that continues
-in the middle of an epoch sees the same pixels as one that was never interrupted.
+Order is a pure function of (seed, epoch), augmentation one of (augmentation seed, view, row), drawn from a counter-based
+generator: a run that continues in the middle of an epoch sees the same pixels as one that was never interrupted, and what a teacher
+says of one view of an image can be kept for every epoch, student and seed that meets that view again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.data._dataset import Split
 from compress.errors import CompressError
-from compress.models._network import Batch
+from compress.models._network import Batch, Batches
 from compress.preprocess import scale_shift
 from compress.records import Preprocess
 
+__all__ = ["Batches", "FromLoader", "InMemory"]
 
-class Batches(Protocol):
-    """What the training loop and evaluation read."""
 
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, from batch `start` on."""
+VIEWS = 1 << 63
+"""Keeps the random numbers of views apart from those of orders."""
 
 
 class InMemory:
@@ -40,9 +37,11 @@ class InMemory:
         batch_size: Images in a batch.
         device: Where the batches go.
         shuffle: Shuffle, augment, and drop the last incomplete batch; otherwise the split in order, whole.
-        seed: Seed of order and augmentation.
+        seed: Seed of the order.
         crop_padding: Pixels of reflected border for random crops.
         flip: Mirror half of the images.
+        views: How many augmented views of the split there are; epochs go through them in turn. `None`: a new one every epoch.
+        augmentation_seed: Seed of the views.
 
     Raises:
         CompressError: The split has fewer images than a training batch.
@@ -59,7 +58,11 @@ class InMemory:
         seed: int = 0,
         crop_padding: int = 0,
         flip: bool = False,
+        views: int | None = None,
+        augmentation_seed: int = 0,
     ) -> None:
+        self._views = views if crop_padding or flip else 1
+        self._augmentation_seed = augmentation_seed
         self._size, self._shuffle, self._seed, self._batch = len(split.labels), shuffle, seed, batch_size
         if shuffle and self._size < batch_size:
             raise CompressError(
@@ -70,7 +73,8 @@ class InMemory:
             raise CompressError(
                 f"data.crop_padding: {crop_padding} must be smaller than the image, {split.images.shape[1]} pixels"
             )
-        self._images = torch.from_numpy(np.ascontiguousarray(split.images.transpose(0, 3, 1, 2))).to(device)  # [N, C, H, W]
+        images = torch.from_numpy(np.ascontiguousarray(split.images.transpose(0, 3, 1, 2))).to(device)  # [N, C, H, W]
+        self._images, self._windows = images, _windows(images, crop_padding) if shuffle and crop_padding else None
         self._labels = torch.from_numpy(split.labels).to(device)  # [N]
         scale, shift = scale_shift(preprocess)
         self._scale = torch.from_numpy(scale).to(device).view(1, -1, 1, 1)
@@ -82,20 +86,37 @@ class InMemory:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch `start` on."""
-        random = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
-        order = random.permutation(self._size) if self._shuffle else np.arange(self._size)
-        offsets = random.integers(0, 2 * self._padding + 1, size=(self._size, 2))
-        mirrored = random.random(self._size) < 0.5
-        for batch in range(start, len(self)):
-            chosen = order[batch * self._batch : (batch + 1) * self._batch]
-            index = torch.from_numpy(chosen).to(self._images.device)
-            images = self._images[index]
-            if self._shuffle and self._padding:
-                images = _crop(images, self._padding, torch.from_numpy(offsets[chosen]).to(images.device))
+        rows = np.arange(self._size)
+        if self._shuffle:
+            rows = np.random.Generator(np.random.Philox(key=[self._seed, epoch])).permutation(self._size)
+        view = self.view(epoch)
+        yield from self._batches(rows, view, range(start, len(self)))
+
+    def view(self, epoch: int) -> int:
+        """Return which view of the split an epoch shows."""
+        return epoch if self._views is None else epoch % self._views
+
+    def in_order(self, view: int) -> Iterator[Batch]:
+        """Yield one view of the whole split in the order of its rows, the last batch perhaps smaller."""
+        yield from self._batches(np.arange(self._size), view, range(-(-self._size // self._batch)))
+
+    def _batches(self, rows: NDArray[np.int64], view: int, batches: range) -> Iterator[Batch]:
+        """Yield those batches of the rows in this order; pixels depend on view and row alone."""
+        random = np.random.Generator(np.random.Philox(key=[self._augmentation_seed, VIEWS | view]))
+        offsets = torch.from_numpy(random.integers(0, 2 * self._padding + 1, size=(self._size, 2)))
+        mirrored = torch.from_numpy(random.random(self._size) < 0.5)
+        for batch in batches:
+            chosen = torch.from_numpy(rows[batch * self._batch : (batch + 1) * self._batch])
+            index = chosen.to(self._images.device)
+            if self._windows is None:
+                images = self._images[index]
+            else:
+                top, left = offsets[chosen].to(index.device).unbind(1)
+                images = self._windows[index, top, left]
             if self._shuffle and self._flip:
-                flags = torch.from_numpy(mirrored[chosen]).to(images.device)
+                flags = mirrored[chosen].to(index.device)
                 images = torch.where(flags.view(-1, 1, 1, 1), images.flip(3), images)
-            yield Batch(images.float().mul_(self._scale).add_(self._shift), self._labels[index])
+            yield Batch(images.float().mul_(self._scale).add_(self._shift), self._labels[index], chosen, view)
 
 
 class FromLoader:
@@ -135,12 +156,13 @@ class FromLoader:
         torch.set_rng_state(outside)
 
 
-def _crop(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
-    """Return a window of the image's size from each reflected-padded image: uint8 [B, C, H, W], offsets [B, 2]."""
+def _windows(images: Tensor, padding: int) -> Tensor:
+    """Return every crop of the reflected-padded images without copying one: uint8 [N, C, H, W] to [N, top, left, C, H, W]."""
     height, width = images.shape[2:]
-    padded = F.pad(images.float(), (padding,) * 4, mode="reflect").to(images.dtype)  # reflect is not implemented for uint8
-    rows = offsets[:, :1] + torch.arange(height, device=images.device)  # [B, H]
-    columns = offsets[:, 1:] + torch.arange(width, device=images.device)  # [B, W]
-    batch = torch.arange(len(images), device=images.device)
-    window = padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
-    return window.permute(0, 3, 1, 2).contiguous()
+    padded = torch.empty(
+        (*images.shape[:2], height + 2 * padding, width + 2 * padding), dtype=images.dtype, device=images.device
+    )
+    for some in range(0, len(images), 1024):  # reflect is not implemented for uint8
+        part = images[some : some + 1024].float()
+        padded[some : some + 1024] = F.pad(part, (padding,) * 4, mode="reflect").to(images.dtype)
+    return padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)

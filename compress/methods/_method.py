@@ -7,9 +7,7 @@ module docstring says the idea in its first paragraph and then, one labelled lin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -17,8 +15,16 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress.errors import CompressError
-from compress.models._network import Batch, Network, Outputs
+from compress.methods._step import Step, Targets
+from compress.models._network import Batch, Batches, Network, shapes
 from compress.recipe import TrainSection
+from compress.records import Analysis
+
+__all__ = ["Method", "Setting", "Step", "needs_teacher"]
+
+
+def _no_other(role: str) -> Network:
+    raise CompressError(f"{role}: this method trains fresh students, and nobody said how to build one")
 
 
 class Setting(NamedTuple):
@@ -29,53 +35,8 @@ class Setting(NamedTuple):
     image: Tensor
     """One image, [1, C, H, W], to find shapes with."""
     classes: int
-
-
-class Step:
-    """One batch in one phase; each network runs once, on first use.
-
-    The single place for frozen networks without gradient, for mixed precision, and for teacher targets that need not be
-    computed again.
-
-    Args:
-        batch: The batch.
-        student: The student.
-        teachers: The teachers.
-        phase: Name of the phase that is being updated.
-        autocast: The reduced precision of forward passes, or `None` for float32.
-    """
-
-    def __init__(
-        self, batch: Batch, student: Network, teachers: Sequence[Network], *, phase: str, autocast: torch.dtype | None = None
-    ) -> None:
-        self.batch, self.phase = batch, phase
-        self._student, self._teachers, self._autocast = student, teachers, autocast
-        self._outputs: dict[int, Outputs] = {}
-
-    @cached_property
-    def student(self) -> Outputs:
-        """Logits and features of the student on this batch."""
-        return self._outputs_of(self._student)
-
-    def teacher(self, index: int = 0) -> Outputs:
-        """Logits and features of one teacher on this batch."""
-        if index not in self._outputs:
-            self._outputs[index] = self._outputs_of(self._teachers[index])
-        return self._outputs[index]
-
-    def through(self, module: nn.Module, tensor: Tensor) -> Tensor:
-        """Return `module(tensor)` in the step's precision, without gradient to the module where it is frozen."""
-        with self._precision(tensor):
-            result: Tensor = module(tensor)
-        return result
-
-    def _outputs_of(self, network: Network) -> Outputs:
-        moving = any(parameter.requires_grad for parameter in network.parameters())
-        with nullcontext() if moving else torch.no_grad(), self._precision(self.batch.images):
-            return network.outputs(self.batch.images)
-
-    def _precision(self, tensor: Tensor) -> torch.autocast:
-        return torch.autocast(tensor.device.type, dtype=self._autocast or torch.bfloat16, enabled=self._autocast is not None)
+    another: Callable[[str], Network] = _no_other
+    """Builds one more student with random weights of its own, on the device, for a named role such as `generation1`."""
 
 
 class Method(nn.Module):
@@ -123,6 +84,16 @@ class Method(nn.Module):
         """Return how this stage is trained, given how the recipe trains the student."""
         return settings
 
+    def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
+        """Return tables about the finished stage, for the report; the selected weights are in place and frozen.
+
+        Args:
+            train: The training images, shuffled and augmented.
+            validation: The held-out images, whole and in order.
+        """
+        del train, validation
+        return ()
+
     def identity(self) -> Mapping[str, object]:
         """Return what, besides networks, data and training, decides the result of a preparatory stage."""
         return {}
@@ -131,17 +102,26 @@ class Method(nn.Module):
         """Return the losses; every training step enters here, so that a wrapper such as DDP can stand around it."""
         return self.losses(step)
 
-    def step(self, batch: Batch, *, phase: str = "student", autocast: torch.dtype | None = None) -> Step:
+    def step(
+        self, batch: Batch, *, phase: str = "student", autocast: torch.dtype | None = None, targets: Targets | None = None
+    ) -> Step:
         """Return one batch as this method's networks see it."""
         teachers = [teacher for teacher in self.teachers if isinstance(teacher, Network)]
-        return Step(batch, self.student, teachers, phase=phase, autocast=autocast)
+        return Step(batch, self.student, teachers, phase=phase, autocast=autocast, targets=targets)
 
 
 def needs_teacher(setting: Setting, method: str) -> None:
-    """Refuse a method without a teacher.
+    """Refuse a method without a teacher, or with one whose classes are others.
 
     Raises:
-        CompressError: There is no teacher.
+        CompressError: There is no teacher, or one gives another number of classes.
     """
     if not setting.teachers:
         raise CompressError(f"method.{method}: needs a teacher, and there is none; add one, or use method 'supervised'")
+    for index, teacher in enumerate(setting.teachers):
+        given = shapes(teacher, setting.image).logits.shape[1]
+        if given != setting.classes:
+            raise CompressError(
+                f"method.{method}: teacher {index} gives {given} classes and the data has {setting.classes}; "
+                "use a matching teacher"
+            )

@@ -134,7 +134,7 @@ class _Heads(Method):
         for name in self.members():
             if name in self.places:
                 index, place = self.places[name]
-                answers[name] = step.through(self.heads[name], step.teacher(index).features[place])
+                answers[name] = step.on_teacher(self.heads[name], index, place)
             else:
                 answers[name] = step.teacher(self._teacher_index(name)).logits
         return answers

@@ -1,0 +1,169 @@
+"""One batch in one phase: what a method may read of it.
+
+A `Signal` is one thing that a frozen teacher says of a batch: its logits, the map at one tap, or what a frozen module of the
+method makes of such a map. A step computes each on first use, unless it was given, from a store of targets or a faster engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from typing import NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+
+from compress.models._network import Batch, Network, Outputs
+
+
+class Signal(NamedTuple):
+    """One answer of a teacher, fixed by the image alone."""
+
+    teacher: int
+    tap: int | None = None
+    """Place among the teacher's taps; `None` is the logits."""
+    module: nn.Module | None = None
+    """A frozen module that is applied to the map of the tap, such as a classifier head."""
+
+
+Targets = Mapping[Signal, Tensor]
+"""Answers for the images of one batch, in its order."""
+
+
+class Step:
+    """One batch in one phase; each network runs once, on first use.
+
+    The single place for frozen networks without gradient, for mixed precision, and for teacher targets that need not be
+    computed again.
+
+    Args:
+        batch: The batch.
+        student: The student.
+        teachers: The teachers.
+        phase: Name of the phase that is being updated.
+        autocast: The reduced precision of forward passes, or `None` for float32.
+        targets: Answers of teachers that are known already.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        student: Network,
+        teachers: Sequence[Network],
+        *,
+        phase: str,
+        autocast: torch.dtype | None = None,
+        targets: Targets | None = None,
+    ) -> None:
+        self.batch, self.phase = batch, phase
+        self.observed: dict[str, Tensor] = {}
+        """What `observe` was given."""
+        self.read: dict[Signal, None] = {}
+        """What was asked of frozen teachers, in order; a target that only serves to compute another is not listed."""
+        self._student, self._teachers, self._autocast = student, teachers, autocast
+        self._known: dict[Signal, Tensor] = dict(targets or {})
+        self._outputs: dict[int, Outputs] = {}
+        self._inside = False
+
+    @cached_property
+    def student(self) -> Outputs:
+        """Logits and features of the student on this batch."""
+        return self._outputs_of(self._student)
+
+    def teacher(self, index: int = 0) -> TeacherAnswers:
+        """Logits and features of one teacher on this batch, each computed when it is read."""
+        return TeacherAnswers(self, index, len(self._teachers[index].taps))
+
+    def on_teacher(self, module: nn.Module, index: int, tap: int) -> Tensor:
+        """Return `module` of the map at one tap of a teacher.
+
+        Of a frozen teacher and a frozen module this is an answer like the logits: it is stored instead of the map. A module
+        that is being trained gets the map, in the step's precision.
+        """
+        if _moves(module):
+            return self.through(module, self.teacher(index).features[tap])
+        return self.answer(Signal(index, tap, module))
+
+    def through(self, module: nn.Module, tensor: Tensor) -> Tensor:
+        """Return `module(tensor)` in the step's precision, without gradient to the module where it is frozen."""
+        with self._precision(tensor):
+            result: Tensor = module(tensor)
+        return result
+
+    def observe(self, name: str, value: Tensor) -> None:
+        """Log a number that is not a loss, such as a weight; its mean over the epoch stands beside the losses."""
+        self.observed[name] = value.detach()
+
+    def answer(self, signal: Signal) -> Tensor:
+        """Return one answer of a teacher."""
+        frozen = not _moves(self._teachers[signal.teacher])
+        if frozen and not self._inside:
+            self.read[signal] = None
+        if not frozen or signal not in self._known:
+            self._known[signal] = self._computed(signal)
+        return self._known[signal]
+
+    def _computed(self, signal: Signal) -> Tensor:
+        if signal.module is not None:
+            with self._within(), nullcontext() if _moves(self._teachers[signal.teacher]) else torch.no_grad():
+                return self.through(signal.module, self.answer(signal._replace(module=None)))
+        if signal.teacher not in self._outputs:
+            self._outputs[signal.teacher] = self._outputs_of(self._teachers[signal.teacher])
+        outputs = self._outputs[signal.teacher]
+        return outputs.logits if signal.tap is None else outputs.features[signal.tap]
+
+    @contextmanager
+    def _within(self) -> Iterator[None]:
+        before, self._inside = self._inside, True
+        try:
+            yield
+        finally:
+            self._inside = before
+
+    def _outputs_of(self, network: Network) -> Outputs:
+        with nullcontext() if _moves(network) else torch.no_grad(), self._precision(self.batch.images):
+            return network.outputs(self.batch.images)
+
+    def _precision(self, tensor: Tensor) -> torch.autocast:
+        return torch.autocast(tensor.device.type, dtype=self._autocast or torch.bfloat16, enabled=self._autocast is not None)
+
+
+class TeacherAnswers:
+    """What one teacher says of a batch."""
+
+    def __init__(self, step: Step, index: int, taps: int) -> None:
+        self._step, self._index, self._taps = step, index, taps
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits, [B, K]."""
+        return self._step.answer(Signal(self._index))
+
+    @property
+    def features(self) -> Sequence[Tensor]:
+        """One map per tap, shallow to deep, [B, c, h, w]; only those that are read are computed or fetched."""
+        return _Features(self._step, self._index, self._taps)
+
+
+class _Features(Sequence[Tensor]):
+    def __init__(self, step: Step, index: int, taps: int) -> None:
+        self._step, self._index, self._taps = step, index, taps
+
+    def __len__(self) -> int:
+        return self._taps
+
+    @overload
+    def __getitem__(self, place: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, place: int | slice) -> Tensor | Sequence[Tensor]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(self._taps))]
+        if not -self._taps <= place < self._taps:
+            raise IndexError(f"tap {place} of {self._taps}")
+        return self._step.answer(Signal(self._index, place % self._taps))
+
+
+def _moves(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
