@@ -1,8 +1,8 @@
 """Batches for training and evaluation, from images that lie in memory as uint8.
 
 Order is a pure function of (seed, epoch), augmentation one of (augmentation seed, view, row), drawn from a counter-based
-generator: a run that continues in the middle of an epoch sees the same pixels as one that was never interrupted, and what a teacher
-says of one view of an image can be kept for every epoch, student and seed that meets that view again.
+generator: a run that continues in the middle of an epoch sees the same pixels as one that was never interrupted, and what a
+teacher says of one view of an image can be kept for every epoch, student and seed that meets that view again.
 """
 
 from __future__ import annotations

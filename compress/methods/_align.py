@@ -1,0 +1,32 @@
+"""Feature maps of two networks on one spatial size: the larger is average-pooled to the smaller."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from compress.errors import CompressError
+
+Size = tuple[int, int]
+
+
+def common_size(student: Tensor, teacher: Tensor, *, where: str) -> Size:
+    """Return the height and width at which two feature maps [B, c, h, w] meet.
+
+    Args:
+        student: Any map of the student's tap; only its shape is read.
+        teacher: The same of the teacher's tap.
+        where: What asks, for the message.
+
+    Raises:
+        CompressError: One of them is no feature map.
+    """
+    for owner, tensor in (("student", student), ("teacher", teacher)):
+        if tensor.dim() != 4:
+            raise CompressError(f"{where}: the {owner}'s tap gives {list(tensor.shape)}; tap a layer with maps [B, c, h, w]")
+    return min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
+
+
+def pooled(features: Tensor, size: Size) -> Tensor:
+    """Return maps [B, c, h, w] average-pooled to a size; unchanged where they have it."""
+    return features if features.shape[2:] == size else F.adaptive_avg_pool2d(features, size)
