@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -36,6 +37,19 @@ def moving(method: nn.Module) -> dict[str, Tensor]:
             for name, tensor in own:
                 tensors.setdefault(id(tensor), (f"{prefix}.{name}", tensor))
     return dict(tensors.values())
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Hold a module in evaluation mode, without gradient, for a while; each part gets its own mode back."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -15,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 import exporters
-from benchmarks import report
+from benchmarks import paired, report
 from benchmarks.environment import environment
-from compress import delivery, preflight, records, stages, training
+from compress import delivery, preflight, records, scoring, stages, training
 from compress.delivery import Answers, Delivered, Timed
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
@@ -25,23 +26,28 @@ from compress.files import whole, writable
 from compress.models._network import Network
 from compress.plan import baseline_names, plan
 from compress.recipe import ExportSection, Recipe, canonical, dump, load
-from compress.records import Gate, Report, Variant
+from compress.records import Gate, Report, Scores, Variant
+from compress.scoring import Scored
 from compress.training import Trained, Work
 from exporters import _bundle as bundle
 
-RECIPE, REJECTED = "recipe.yaml", "rejected"
+RECIPE, REJECTED, SEEDS = "recipe.yaml", "rejected", "seeds"
 SAMPLES = 64
 """Images of the validation split that travel with a bundle."""
 
 
-def run(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Report:
+def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequence[int] = ()) -> Report:
     """Carry out a recipe; what is done and unchanged is found in the cache, an interrupted run continues.
+
+    With several seeds, the student and every baseline are trained with each, on the same data, validation split and teachers.
+    The first is the one that is exported, gated and timed, whatever the accuracies are; the others lie in `seeds/SEED`.
 
     Args:
         recipe: What to do.
         base: Folder at which relative paths in the recipe start.
         runs: Folder of all runs; the run's own folder is `runs/recipe.name`.
         events: Where progress goes.
+        seeds: Of the students (`compress.seeds`); default: the recipe's seed alone.
 
     Raises:
         GateFailed: An exported student is not what was trained; the report is written and says what is wrong.
@@ -53,22 +59,33 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Report:
     with _work(recipe, base=base, runs=runs, events=events) as work:
         _check_structure(work)
         teachers = [training.teacher(work, index, section) for index, section in enumerate(recipe.teacher)]
-        shipped = training.student(work, "student", recipe.method, teachers)
-        compared = zip(baseline_names(recipe.baselines), recipe.baselines, strict=True)
-        baselines = [training.student(work, name, methods, teachers) for name, methods in compared]
+        first, *others = _of_seeds(work, seeds or [recipe.seed])
+        shipped, *baselines = _students(first, teachers)
+        further, seconds = _further(others, teachers)
 
         said = {trained.name: delivery.answers(work, trained) for trained in (*teachers, shipped, *baselines)}
         sections = [ExportSection(format=delivery.TORCH), *recipe.exports]
         own = [delivery.deliver(work, shipped, section, said[shipped.name]) for section in sections]
-        others, notes = _for_comparison(work, teachers, sections, said)
-        files = [*others, *own]
+        compared, notes = _for_comparison(work, teachers, sections, said)
+        files = [*compared, *own]
         timed = delivery.time(work, files)
         rows = [*timed.variants.values(), *(delivery.plain(work, trained, said[trained.name]) for trained in baselines)]
 
         _hand_over(work, shipped, files, said[shipped.name])
         results = [*teachers, shipped, *baselines]
         written = _report(work, rows, files, results, timed)
-        written = written.model_copy(update={"notes": (*written.notes, *notes)})
+        scored = [scoring.of_answers(work, trained, said[trained.name]) for trained in teachers]
+        scored += [scoring.of_answers(first, trained, said[trained.name]) for trained in (shipped, *baselines)]
+        scores = scoring.scores([*scored, *further])
+        written = written.model_copy(
+            update={
+                "seconds": written.seconds + seconds,
+                "notes": (*written.notes, *_seed_notes(work, scores), *notes),
+                "test_key": work.data.test_key,
+                "scores": scores,
+                "paired": paired.comparisons(scores),
+            }
+        )
         report.write(written, work.folder)
         events.emit("end", status=written.status, seconds=written.seconds)
     if written.status == "failed":
@@ -134,7 +151,35 @@ def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Iterator
             temporary.write_text(dump(recipe, base), encoding="utf-8")
         records.save(folder / "environment.json", environment())
         device = training.device(recipe.train.device)
-        yield Work(recipe, base, folder, stages.Cache(runs), events, device, data)
+        yield Work(recipe, base, folder, stages.Cache(runs), events, device, data, recipe.seed, folder)
+
+
+def _of_seeds(work: Work, seeds: Sequence[int]) -> list[Work]:
+    """Return the work of each seed; folders that another list of seeds left are taken away."""
+    folder = work.folder / SEEDS
+    with writable(folder):
+        for stale in {path.name for path in folder.glob("*")} - {str(seed) for seed in seeds[1:]}:
+            shutil.rmtree(folder / stale, ignore_errors=True)
+        if len(seeds) == 1:
+            shutil.rmtree(folder, ignore_errors=True)
+    return [replace(work, seed=seed, students=folder / str(seed) if index else work.folder) for index, seed in enumerate(seeds)]
+
+
+def _students(work: Work, teachers: Sequence[Trained]) -> list[Trained]:
+    """Train what is shipped, then every baseline, with one seed."""
+    methods = {"student": work.recipe.method, **dict(zip(baseline_names(work.recipe.baselines), work.recipe.baselines, strict=True))}
+    return [training.student(work, name, sections, teachers) for name, sections in methods.items()]
+
+
+def _further(works: Sequence[Work], teachers: Sequence[Trained]) -> tuple[list[Scored], float]:
+    """Train the students of further seeds; return on which images they are right, and how long it took."""
+    scored: list[Scored] = []
+    seconds: dict[str, float] = {}
+    for work in works:
+        for trained in _students(work, teachers):
+            scored.append(scoring.of_network(work, trained))
+            seconds[trained.results[-1].key] = trained.results[-1].seconds
+    return scored, sum(seconds.values())
 
 
 def _check_structure(work: Work) -> None:
@@ -147,7 +192,7 @@ def _check_structure(work: Work) -> None:
         )
 
 
-def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: Answers) -> None:
+def _hand_over(work: Work, seed: int, shipped: Trained, files: Sequence[Delivered], said: Answers) -> None:
     """Write the bundle of all files that passed, and keep the others apart with the reason beside them."""
     offered = [item for item in files if item.variant.network == shipped.name and item.section.format != delivery.TORCH]
     rejected = work.folder / REJECTED
@@ -171,7 +216,7 @@ def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: A
         work.folder / "bundle", name=work.recipe.name, classes=work.data.classes, preprocess=work.data.preprocess, files=passed,
         samples=bundle.Samples(held.images[chosen], held.labels[chosen], said.validation[chosen]),
         gate=work.recipe.gate, provenance={
-            "recipe": canonical(work.recipe), "weights": shipped.results[-1].files[training.WEIGHTS], "method": shipped.method,
+            "recipe": canonical(work.recipe), "seed": str(seed), "weights": shipped.results[-1].files[training.WEIGHTS], "method": shipped.method,
             **{f"package.{name}": version for name, version in environment().packages.items()},
         },
     )  # fmt: skip
@@ -212,6 +257,18 @@ def _report(
         stages=tuple(made.values()),
         environment=timed.environment or environment(),
         notes=(*_notes(work), *([f"Nothing could be timed: {timed.problem}"] if timed.problem else [])),
+    )
+
+
+def _seed_notes(work: Work, scores: Sequence[Scores]) -> tuple[str, ...]:
+    """Say what seeds share, and which of them is shipped."""
+    seeds = [score.seed for score in next(each for each in scores if each.network == "student").seeds]
+    if len(seeds) == 1:
+        return ()
+    return (
+        f"Seeds {', '.join(map(str, seeds))} differ in initial weights and order of batches; data, validation split and teachers "
+        f"are those of seed {work.recipe.seed} for all.",
+        f"The student of seed {seeds[0]}, the first, is exported, gated and timed; it was not chosen by its accuracy.",
     )
 
 

@@ -36,6 +36,8 @@ class Work(Record):
     """Forward and backward passes of one image through what is trained."""
     teacher: int
     """Forward passes of one image through all teachers."""
+    seeds: int = 1
+    """How many times it is trained, each counted above."""
 
 
 class Stage(Record):
@@ -246,7 +248,8 @@ def _details(stage: Stage) -> Iterator[tuple[str, str]]:
         work = stage.work
         passes = f"{work.trained:,} images forward and backward"
         teaching = f"; {work.teacher:,} forward through teachers" if work.teacher else ""
-        yield "work", f"{work.epochs} epochs × {work.images_per_epoch:,} images = {passes}{teaching}"
+        seeds = f"{work.seeds} seeds × " if work.seeds > 1 else ""
+        yield "work", f"{seeds}{work.epochs} epochs × {work.images_per_epoch:,} images = {passes}{teaching}"
     if stage.work is not None and stage.kept:
         yield (
             "kept in",

@@ -40,7 +40,8 @@ from compress.errors import RecipeError, Unreachable
 __all__ = [
     "Count", "DataSection", "DeviceSection", "ExportSection", "Fraction", "GateSection", "Listing", "Literal",
     "LogitLoss", "MeasureSection", "MethodSection", "ModelSection", "NonNegative", "PluginSection", "Positive",
-    "Recipe", "Section", "Sha256", "Share", "StudentSection", "TeacherSection", "Text", "TrainSection", "WholeNumber",
+    "Recipe", "Section", "Sha256", "Share", "StudentSection", "TargetsSection", "TeacherSection", "Text", "TrainSection",
+    "WholeNumber",
     "canonical", "json_schema", "load", "parse", "schema",
 ]  # fmt: skip
 
@@ -110,6 +111,22 @@ class TrainSection(Section):
     """How often the state from which an interrupted training continues is written; the result does not depend on it."""
     select: Literal["best", "last"] = "best"
     """Which epoch is kept: the best top-1 on the validation split, or the last."""
+
+
+class TargetsSection(Section):
+    """How the answers of frozen teachers are computed and kept."""
+
+    store: Literal["auto", "on", "off"] = "auto"
+    """Keep them on disk, to be read again by every epoch, student and run that sees the same view of the same images: where it
+    pays (auto), always or not at all."""
+    precision: Literal["fp16", "fp32"] = "fp16"
+    """How they are kept; the largest rounding error is in the report."""
+    max_gib: Positive = 4.0
+    """The most that one stage may keep, in GiB; answers that need more are computed at every step."""
+    engine: Literal["auto", "eager", "channels_last", "compile", "openvino", "openvino_bf16", "bf16", "fp16"] = "auto"
+    """What runs the teachers; `auto` is the fastest in a short trial that is close enough to eager float32."""
+    tolerance: Positive = 0.03
+    """Close enough: root mean square of the difference from eager float32, relative to that of the answer."""
 
 
 class ModelSection(PluginSection):
@@ -207,6 +224,8 @@ class Recipe(Section):
     """Methods with which the same student is trained once more, for comparison."""
     train: TrainSection = TrainSection()
     """How the student is trained."""
+    targets: TargetsSection = TargetsSection()
+    """How the answers of frozen teachers are computed and kept."""
     exports: Listing[SerializeAsAny[ExportSection]] = Field(default=(), validate_default=False)
     """What is exported."""
     gate: GateSection = GateSection()

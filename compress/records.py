@@ -171,6 +171,10 @@ class Epoch(Record):
     """Mean over the epoch of what a method watches beside its losses, such as weights of layers."""
     validation_top1_percent: float | None = None
     seconds: float
+    waiting_seconds: float = 0.0
+    """Of these, spent waiting for images."""
+    teaching_seconds: float = 0.0
+    """Of these, spent on answers of frozen teachers: computed, written or read."""
 
 
 class Analysis(Record):
@@ -181,6 +185,47 @@ class Analysis(Record):
     """What is shown, on which images, and how to read it."""
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+class EngineTrial(Record):
+    """How one engine ran a frozen teacher in a short trial, against torch in eager float32."""
+
+    engine: str
+    ms_per_batch: float
+    """Median of a few interleaved runs."""
+    relative_difference: float
+    """Root mean square of the difference of any answer over that of the answer."""
+    max_logit_difference: float | None = None
+    agreement_percent: float | None = None
+    """Share of predictions with the same top-1 class."""
+
+
+class EngineTrials(Document):
+    """What a trial found, the chosen engine first."""
+
+    trials: tuple[EngineTrial, ...]
+
+
+class Teaching(Record):
+    """How the answers of frozen teachers came to one stage."""
+
+    signals: tuple[str, ...]
+    """What was read: logits, maps of taps, outputs of heads."""
+    engine: str
+    trials: tuple[EngineTrial, ...] = ()
+    store: str
+    """`kept`, or why answers were not kept."""
+    precision: Literal["fp16", "fp32"] | None = None
+    views: int = 0
+    """Augmented views whose answers were read from the store."""
+    views_made: int = 0
+    """Of these, how many this stage had to compute; the others were there."""
+    bytes_per_image: int = 0
+    """On disk, for each image and view."""
+    max_abs_error: float = 0.0
+    """Largest difference that rounding to `precision` made to any answer."""
+    seconds: float = 0.0
+    """Spent computing and writing."""
 
 
 class StageResult(Document):
@@ -197,6 +242,8 @@ class StageResult(Document):
     members: dict[str, Accuracy] = {}
     """Validation accuracy of auxiliary members, for example the heads of a cohort."""
     analyses: tuple[Analysis, ...] = ()
+    teaching: Teaching | None = None
+    """`None` where no frozen teacher was asked."""
     epochs: tuple[Epoch, ...] = ()
     seconds: float
     files: dict[str, str]
@@ -215,6 +262,65 @@ class Environment(Document):
     memory_bytes: int
     facts: dict[str, str] = {}
     """Governor, turbo, temperature, cgroup quota, affinity, load, hypervisor: what could be read, `unavailable` where not."""
+
+
+class Score(Record):
+    """One trained network on the test images, as torch runs it in float32."""
+
+    seed: int
+    """Of the student; a teacher has the recipe's."""
+    validation: Accuracy
+    accuracy: Accuracy
+    """On the test split."""
+    correct: str
+    """One bit for each test image in order, 1 where the top-1 class is right: eight to a byte, the first in the highest bit,
+    the last byte filled with 0, base64."""
+
+
+class Scores(Record):
+    """One way of training, over its seeds."""
+
+    network: str
+    """`teacher`, `student`, or a baseline's name."""
+    method: str
+    seeds: tuple[Score, ...]
+    """The first is what was exported, gated and timed."""
+
+
+class McNemar(Record):
+    """The images on which two networks are not both right or both wrong, and the exact test that neither is better on them."""
+
+    seed: int
+    other_seed: int
+    only_this: int
+    """Images that only this network gets right."""
+    only_other: int
+    p_value: float
+    """Two-sided."""
+
+
+class Paired(Record):
+    """Top-1 of one way of training minus that of another, in points."""
+
+    this: str
+    other: str
+    pairing: Literal["images and seeds", "images", "none"]
+    """`none`: the two were not tested on the same images, or it is not known on which of them they were right."""
+    seeds: int
+    """Pairs of networks: each of this with the one of the other that has the same seed, or else the same place."""
+    images: int
+    points: float
+    """Mean over the pairs."""
+    ci95: tuple[float, float]
+    """Bootstrap over images and seeds; where there is no pairing, from two Wilson intervals (Newcombe's hybrid score)."""
+    ci95_over_seeds: tuple[float, float] | None = None
+    """Student's t over the differences of the pairs: these images, other seeds. `None` with one pair."""
+    mcnemar: tuple[McNemar, ...] = ()
+    """For each pair: these two networks, other images."""
+    verdict: Literal["better", "worse", "not distinguishable"]
+    """Whether this is better: both intervals are on one side of 0; with one pair, `ci95` is and McNemar's p is below 0.05."""
+    note: str = ""
+    """Why nothing is paired."""
 
 
 class Report(Document):
@@ -237,6 +343,12 @@ class Report(Document):
     environment: Environment
     notes: tuple[str, ...] = ()
     """What a reader must know to judge the numbers."""
+    test_key: str = ""
+    """sha256 of test images and labels; what was tested on the same can be compared image by image."""
+    scores: tuple[Scores, ...] = ()
+    """Teachers, student and baselines, over all seeds."""
+    paired: tuple[Paired, ...] = ()
+    """The student against baselines and teachers, and other baselines against plain distillation."""
 
 
 class BundleFile(Record):

@@ -23,7 +23,19 @@ from compress import plugins
 from compress.errors import CompressError
 from compress.files import sha256_of, whole, writable
 
-ENGINE = ("trainer.py", "training.py", "freezing.py", "evaluate.py", "losses.py", "preprocess.py", "m*/*.py", "data/*.py")
+ENGINE = (
+    "trainer.py",
+    "training.py",
+    "freezing.py",
+    "evaluate.py",
+    "losses.py",
+    "preprocess.py",
+    "m*/*.py",
+    "data/*.py",
+    "engines.py",
+    "teaching.py",
+    "targets.py",
+)
 """Our own source that can change what training gives."""
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,15 @@ from compress.errors import CompressError, Interrupted
 from compress.events import Events, Task
 from compress.freezing import freeze_all_but, moving, only
 from compress.methods._method import Method
+from compress.methods._step import Targets
 from compress.models._network import Batch
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Epoch
+from compress.teaching import Teachers
 
-_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+R = TypeVar("R")
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Fit(NamedTuple):
@@ -51,6 +55,7 @@ def fit(
     stopped: Callable[[], bool] = lambda: False,
     events: Events | None = None,
     description: str = "",
+    teachers: Teachers | None = None,
 ) -> Fit:
     """Train one stage and leave the selected weights in `method.product()`.
 
@@ -64,13 +69,16 @@ def fit(
         stopped: Asked after every step; true saves the state and ends.
         events: Where progress goes.
         description: What people read beside the progress.
+        teachers: Gives the answers of frozen teachers; without it they are run at every step.
 
     Raises:
         CompressError: A loss is not finite; the message names terms, step and epoch.
         Interrupted: `stopped` said so; the state is saved.
     """
     title = description or method.stage
-    run = _Run(method, train, validation, settings=settings, events=events or Events(), state=state, title=title)
+    run = _Run(
+        method, train, validation, settings=settings, events=events or Events(), state=state, title=title, teachers=teachers
+    )
 
     torch.manual_seed(seed)
     run.resume()
@@ -78,8 +86,8 @@ def fit(
     saved = time.monotonic()
     with run.events.task(title, total, run.done) as task:
         while run.epoch < settings.epochs:
-            for batch in train.epoch(run.epoch, run.step):
-                run.advance(batch, task)
+            for batch, targets in run.batches():
+                run.advance(batch, targets, task)
                 if stopped():
                     run.save()
                     raise Interrupted(f"{title}: stopped in epoch {run.epoch + 1}; the state is saved; repeat to continue")
@@ -106,18 +114,20 @@ class _Run:
         events: Events,
         state: Path | None,
         title: str,
+        teachers: Teachers | None = None,
     ) -> None:
         self.method, self.train, self.validation, self.settings = method, train, validation, settings
-        self.events, self.path, self.title = events, state, title
+        self.events, self.path, self.title, self.teachers = events, state, title, teachers
         self.steps = len(train)
         self.phases = method.phases()
         freeze_all_but(method, (parameter for group in self.phases.values() for parameter in group))
         self.optimizers = {name: _optimizer(group, settings) for name, group in self.phases.items()}
-        self.autocast = _DTYPES[settings.precision]
+        self.autocast = DTYPES[settings.precision]
         self.device = next(method.product().parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.average = _average(method.product(), settings.ema_decay)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.waiting, self.teaching = 0.0, 0.0
         self.sums: dict[str, Tensor] = {}
         self.observed: dict[str, Tensor] = {}
         self.history: list[Epoch] = []
@@ -128,7 +138,24 @@ class _Run:
         """Steps behind us."""
         return self.epoch * self.steps + self.step
 
-    def advance(self, batch: Batch, task: Task) -> None:
+    def batches(self) -> Iterator[tuple[Batch, Targets | None]]:
+        """Yield the rest of the epoch's batches with what frozen teachers say of them, and count the time of both."""
+        self._taught(lambda teachers: teachers.begin(self.epoch))
+        begun = time.perf_counter()
+        for batch in self.train.epoch(self.epoch, self.step):
+            self.waiting += time.perf_counter() - begun
+            yield batch, self._taught(lambda teachers, batch=batch: teachers.of(batch))  # type: ignore[misc]
+            begun = time.perf_counter()
+
+    def _taught(self, ask: Callable[[Teachers], R]) -> R | None:
+        if self.teachers is None:
+            return None
+        begun = time.perf_counter()
+        answer = ask(self.teachers)
+        self.teaching += time.perf_counter() - begun
+        return answer
+
+    def advance(self, batch: Batch, targets: Targets | None, task: Task) -> None:
         """Do one step: all phases, in order, each with a fresh forward pass."""
         begun = time.perf_counter()
         rate = learning_rate(self.settings, self.done, self.steps)
@@ -136,7 +163,7 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with only(self.phases, phase):
-                step = self.method.step(batch, phase=phase, autocast=self.autocast)
+                step = self.method.step(batch, phase=phase, autocast=self.autocast, targets=targets)
                 terms = self.method(step)
                 self._descend(terms, optimizer, phase)
             self._count(terms, step.observed, phase)
@@ -187,11 +214,14 @@ class _Run:
             losses=means,
             observed={name: float(value) / self.steps for name, value in self.observed.items()},
             validation_top1_percent=top1,
-            seconds=self.seconds + time.perf_counter() - begun,
+            seconds=self.seconds + self.waiting + self.teaching + time.perf_counter() - begun,
+            waiting_seconds=self.waiting,
+            teaching_seconds=self.teaching,
         )
         self.history.append(record)
         self.events.emit("epoch", **record.model_dump())
-        self.epoch, self.step, self.seconds, self.sums, self.observed = self.epoch + 1, 0, 0.0, {}, {}
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.waiting, self.teaching, self.sums, self.observed = 0.0, 0.0, {}, {}
 
     def finish(self) -> Fit:
         """Put the selected weights into the product, freeze it, and return what training gave."""
@@ -210,6 +240,8 @@ class _Run:
                 "epoch": self.epoch,
                 "step": self.step,
                 "seconds": self.seconds,
+                "waiting": self.waiting,
+                "teaching": self.teaching,
                 "sums": self.sums,
                 "observed": self.observed,
                 "history": [record.model_dump_json() for record in self.history],
@@ -228,7 +260,8 @@ class _Run:
         saved = checkpoint.load_state(self.path) if self.path is not None else None
         if saved is None:
             return
-        self.epoch, self.step, self.seconds = saved["epoch"], saved["step"], saved["seconds"]
+        self.epoch, self.step = saved["epoch"], saved["step"]
+        self.seconds, self.waiting, self.teaching = saved["seconds"], saved["waiting"], saved["teaching"]
         self.sums, self.observed, self.best = saved["sums"], saved["observed"], saved["best"]
         self.history = [Epoch.model_validate_json(text) for text in saved["history"]]
         with torch.no_grad():

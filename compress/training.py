@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from compress.plan import title
 from compress.preprocess import normalise, statistics
 from compress.recipe import DataSection, MethodSection, ModelSection, Recipe, TeacherSection, TrainSection
 from compress.records import Accuracy, Preprocess, StageResult
+from compress.teaching import Teachers, read_by
 
 WEIGHTS, METRICS, STATE = "weights.safetensors", "metrics.json", "state.pt"
 
@@ -67,6 +68,15 @@ class Work:
     events: Events
     device: torch.device
     data: Prepared
+    seed: int
+    """Of the students: their initial weights and the order of their batches. Data, teachers, and stages that train teachers'
+    own modules follow the recipe's seed, whatever this is."""
+    students: Path
+    """Folder of this seed's students; the run's own for the first seed."""
+
+    def shared(self) -> Work:
+        """Return the work on what all seeds have in common."""
+        return replace(self, seed=self.recipe.seed, students=self.folder)
 
     def whole(self, split: Split, *, device: torch.device | None = None) -> InMemory:
         """Return all images of a split in order."""
@@ -149,12 +159,12 @@ def prepare(section: DataSection, *, base: Path, seed: int) -> Prepared:
 
 
 def seed_for(work: Work, role: str) -> int:
-    """Return a seed for one role in the run, such as `teacher1`, that depends on the recipe's seed and the role alone."""
-    return int.from_bytes(hashlib.sha256(f"{work.recipe.seed}/{role}".encode()).digest()[:4])
+    """Return a seed for one role in the run, such as `teacher1`, that depends on the work's seed and the role alone."""
+    return int.from_bytes(hashlib.sha256(f"{work.seed}/{role}".encode()).digest()[:4])
 
 
 def build(work: Work, section: ModelSection, role: str) -> Network:
-    """Return a network with random weights that depend on the recipe's seed and the role alone."""
+    """Return a network with random weights that depend on the work's seed and the role alone."""
     torch.manual_seed(seed_for(work, role))
     channels = work.data.train.images.shape[-1]
     make = plugins.load("models", section.model)
@@ -229,7 +239,7 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
             reads |= {"prepared": [result.key for result in results], "model": _model(work.recipe.student)}
         number = "" if before.count(stage.stage) == 1 else str(index)
         own_name = f"{stage.stage}{number}" if name == "student" else f"{name}-{stage.stage}{number}"
-        results += _train(work, own_name, stage, work.recipe.train, reads=reads, method_name=title(sections)).results
+        results += _prepare(work, own_name, sections, networks, (index, stage), reads=reads)
     start = work.recipe.student.weights
     needed = [] if all(section.name == "supervised" for section in sections) else knowledge
     inputs = {
@@ -242,6 +252,22 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
     }
     last = _train(work, name, method, work.recipe.train, reads=inputs, method_name=title(sections))
     return last._replace(results=(*results, *last.results))
+
+
+def _prepare(
+    work: Work, name: str, sections: Sequence[MethodSection], teachers: Sequence[Network], place: tuple[int, Method], *,
+    reads: Mapping[str, object],
+) -> tuple[StageResult, ...]:  # fmt: skip
+    """Train a preparatory stage; one that trains no student belongs to the teachers, and all seeds have it in common."""
+    index, stage = place
+    if _trains_student(stage) or work.seed == work.recipe.seed:
+        return _train(work, name, stage, work.recipe.train, reads=reads, method_name=title(sections)).results
+    shared = work.shared()
+    common = assemble(shared, sections, teachers).stages()[index]
+    done = _train(shared, name, common, work.recipe.train, reads=reads, method_name=title(sections))
+    stage.product().load_state_dict(common.product().state_dict())
+    freeze_all_but(stage, ())
+    return done.results
 
 
 def finished_student(work: Work) -> Trained:
@@ -283,17 +309,20 @@ def _train(
     key = stages.key(
         reads=reads, train=settings.model_dump(mode="json", exclude={"device", "state_seconds"}), data=work.data.key, seed=seed,
         device=work.device.type, engine=dict(stages.engine()),
+        targets=work.recipe.targets.model_dump(mode="json") if method.teachers else None,
     )  # fmt: skip
     found = work.cache.find(key) is not None
 
     def make(folder: Path) -> None:
         batches = work.shuffled(work.data.train, settings, seed=seed)
-        _announce(work, name, method, next(batches.epoch(0)))
+        first = next(batches.epoch(0))
+        _announce(work, name, method, first)
         begun = time.monotonic()
+        asked = _teachers(work, method, batches, first, settings)
         with graceful(work.events) as stopped:
             fit = trainer.fit(
                 method, batches, work.whole(work.data.validation), settings=settings, seed=seed, state=folder / STATE,
-                stopped=stopped, events=work.events, description=name,
+                stopped=stopped, events=work.events, description=_label(work, name), teachers=asked,
             )  # fmt: skip
         analyses = method.analyse(batches, work.whole(work.data.validation))
         freeze_all_but(method, ())
@@ -304,7 +333,8 @@ def _train(
         result = StageResult(
             stage=name, key=key, method=method_name, parameters=evaluate.parameters(product),
             macs=evaluate.macs(product, image) if own is not None else None,
-            best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {}, analyses=analyses,
+            best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
+            analyses=analyses, teaching=asked and asked.summary(),
             epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
             files={WEIGHTS: sha256_of(folder / WEIGHTS)},
         )  # fmt: skip
@@ -315,10 +345,22 @@ def _train(
     result = records.read(folder / METRICS, StageResult).model_copy(update={"stage": name, "method": method_name})
     checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(method, ())
-    stages.publish(folder, work.folder / name)
-    work.events.emit("stage", stage=name, key=key, found=found, seconds=result.seconds)
-    work.events.say(f"{name}: {_summary(result)}{' (found in the cache)' if found else f' in {result.seconds:.0f} s'}")
+    stages.publish(folder, work.students / name)
+    work.events.emit("stage", stage=name, seed=work.seed, key=key, found=found, seconds=result.seconds)
+    effort = "(found in the cache)" if found else f"in {result.seconds:.0f} s"
+    work.events.say(f"{_label(work, name)}: {_summary(result)} {effort}")
     return Trained(name, method_name, method.deployable(), (result,), key, folder)
+
+
+def _teachers(work: Work, method: Method, batches: InMemory, first: Batch, settings: TrainSection) -> Teachers | None:
+    """Return what answers for the frozen teachers of a stage, or nothing where it asks none."""
+    signals = read_by(method, first)
+    if not signals:
+        return None
+    return Teachers(
+        method, signals, batches, section=work.recipe.targets, folder=work.cache.folder / "targets", epochs=settings.epochs,
+        shared=method is method.stages()[-1], autocast=trainer.DTYPES[settings.precision], events=work.events,
+    )  # fmt: skip
 
 
 def _announce(work: Work, name: str, method: Method, batch: Batch) -> None:
@@ -327,8 +369,13 @@ def _announce(work: Work, name: str, method: Method, batch: Batch) -> None:
     frozen = evaluate.parameters(method) - trained
     shares = preflight.gradient_shares(method, batch)
     listed = ", ".join(f"{term} {share:.0%}" for term, share in shares.items())
-    work.events.say(f"{name}: trains {trained:,} parameters, {frozen:,} frozen; gradient norm: {listed}")
-    work.events.emit("preflight", stage=name, trained=trained, frozen=frozen, gradient_shares=shares)
+    work.events.say(f"{_label(work, name)}: trains {trained:,} parameters, {frozen:,} frozen; gradient norm: {listed}")
+    work.events.emit("preflight", stage=name, seed=work.seed, trained=trained, frozen=frozen, gradient_shares=shares)
+
+
+def _label(work: Work, name: str) -> str:
+    """Return what people read: the first seed's stages have no more than their names."""
+    return name if work.students == work.folder else f"{name}, seed {work.seed}"
 
 
 def _summary(result: StageResult) -> str:

@@ -8,14 +8,11 @@ operators). It is traced on zeros, so that no image of the user ends up in a fil
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from io import StringIO
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from compress import _quiet
 from compress.errors import CompressError
 
 if TYPE_CHECKING:
@@ -49,7 +46,7 @@ def trace(module: nn.Module, example: Tensor, *, batch: int | None = None) -> Ex
     _run(network, images, name)
     dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
     try:
-        with quiet():
+        with _quiet.tracer():
             program = torch.export.export(network, (images,), dynamic_shapes=dynamic, strict=False)
     except (RuntimeError, TypeError, ValueError) as error:
         raise CompressError(f"export of {name}: its forward pass cannot be traced: {_untraceable(error)}") from error
@@ -60,24 +57,6 @@ def trace(module: nn.Module, example: Tensor, *, batch: int | None = None) -> Ex
 def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield all parameters and buffers with their names."""
     yield from chain(module.named_parameters(), module.named_buffers())
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence torch's tracer and converter while they work: log lines, one warning of their own, graphs printed on failure.
-
-    Errors still arrive as exceptions; other warnings still arrive.
-    """
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):
-            # torch 2.13 meets its own deprecation when it copies a program
-            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _copy(module: nn.Module) -> nn.Module:

@@ -11,13 +11,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from compress import __version__
+from compress import __version__, _quiet
 from compress.errors import CompressError
 from compress.files import whole
 from compress.recipe import Count
 from compress.records import Precision
 from exporters._exporter import INPUT, OUTPUT
-from exporters._trace import quiet, tensors, trace
+from exporters._trace import tensors, trace
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -102,7 +102,7 @@ class Onnx:
         import torch
 
         try:
-            with quiet():
+            with _quiet.tracer():
                 exported = torch.onnx.export(
                     program,
                     input_names=[INPUT],

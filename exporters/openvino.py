@@ -11,7 +11,6 @@ OpenVINO then takes its own stub. No setting of the user is changed.
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from compress import _quiet
 from compress.errors import CompressError, Unreachable
 from compress.files import writable
 from compress.records import Precision
@@ -60,7 +60,7 @@ class Openvino:
     def export(self, module: nn.Module, example: Tensor, path: Path) -> None:
         """Write the network with a dynamic batch; see the contract in `_exporter.py`."""
         content = Onnx().convert(module, example).SerializeToString(deterministic=True)
-        core = import_quietly().Core()
+        core = _quiet.openvino().Core()
         model = core.read_model(content)
         if self.precision == "fp16":
             _refuse_beyond_fp16(model, path)
@@ -70,7 +70,7 @@ class Openvino:
 
     def _save(self, model: Any, temporary: Path, path: Path) -> None:
         """Save the model, and read it again: it must be whole and of the precision that its name says."""
-        openvino = import_quietly()
+        openvino = _quiet.openvino()
         try:
             openvino.save_model(model, temporary, compress_to_fp16=self.precision == "fp16")
             elements = _elements(openvino.Core().read_model(temporary))
@@ -82,19 +82,6 @@ class Openvino:
             raise CompressError(
                 f"{path}: OpenVINO stored only {kept} of {total} weights in {self.precision}; use the other precision"
             )
-
-
-def import_quietly() -> Any:
-    """Return the package `openvino`, imported without its telemetry."""
-    if "openvino" not in sys.modules:
-        kept = {name: module for name, module in sys.modules.items() if name == "openvino_telemetry"}
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # how Python spells a package that is missing
-        try:
-            import openvino  # noqa: F401  (returned below)
-        finally:
-            del sys.modules["openvino_telemetry"]
-            sys.modules.update(kept)
-    return sys.modules["openvino"]
 
 
 def _constants(model: Any) -> Iterator[Any]:

@@ -12,10 +12,11 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from compress import _quiet
 from compress.errors import CompressError
 from compress.files import whole
 from compress.records import Precision
-from exporters._trace import quiet, trace
+from exporters._trace import trace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,7 +53,7 @@ class Torch:
         # through memory: an archive that is written by name repeats that name inside, here a random temporary one
         archive = io.BytesIO()
         program = trace(module, example)
-        with quiet():
+        with _quiet.tracer():
             torch.export.save(program, archive)
         with whole(path) as temporary:
             temporary.write_bytes(archive.getvalue())

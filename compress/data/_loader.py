@@ -7,7 +7,9 @@ teacher says of one view of an image can be kept for every epoch, student and se
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -79,6 +81,19 @@ class InMemory:
         scale, shift = scale_shift(preprocess)
         self._scale = torch.from_numpy(scale).to(device).view(1, -1, 1, 1)
         self._shift = torch.from_numpy(shift).to(device).view(1, -1, 1, 1)
+
+    @property
+    def rows(self) -> int:
+        """How many images the split has."""
+        return self._size
+
+    @cached_property
+    def identity(self) -> str:
+        """The sha256 over all that decides the pixels of a view of a row."""
+        digest = hashlib.sha256(repr((tuple(self._images.shape), self._padding, self._flip, self._augmentation_seed)).encode())
+        for tensor in (self._scale, self._shift, self._images):
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from exporters.openvino import import_quietly
+from compress import _quiet
 
 Images = NDArray[np.float32]
 Answers = Callable[[nn.Module, Images], Images]
@@ -95,7 +95,7 @@ def run_onnxruntime(path: Path, images: Images) -> Images:
 
 def run_openvino(path: Path, images: Images) -> Images:
     settings = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
-    compiled = import_quietly().Core().compile_model(path, "CPU", settings)
+    compiled = _quiet.openvino().Core().compile_model(path, "CPU", settings)
     return np.array(compiled({"images": images})["logits"])
 
 

@@ -9,12 +9,13 @@ import sys
 import pytest
 import torch
 
+from compress import _quiet
 from compress.errors import CompressError
-from exporters.openvino import Openvino, import_quietly
+from exporters.openvino import Openvino
 
 
 def stored_types(path):
-    nodes = import_quietly().Core().read_model(path).get_ops()
+    nodes = _quiet.openvino().Core().read_model(path).get_ops()
     return {
         node.get_element_type().get_type_name()
         for node in nodes
@@ -47,7 +48,7 @@ def test_input_and_output_keep_their_names(network, image, tmp_path):
     exporter = Openvino()
     path = exporter.path(tmp_path, "student")
     exporter.export(network, image, path)
-    model = import_quietly().Core().read_model(path)
+    model = _quiet.openvino().Core().read_model(path)
     assert [value.any_name for value in (*model.inputs, *model.outputs)] == ["images", "logits"]
     assert [str(value.partial_shape) for value in (*model.inputs, *model.outputs)] == ["[?,3,12,10]", "[?,5]"]
 
