@@ -73,7 +73,8 @@ def distill(
     """
     settings = settings or TrainSection()
     where = device(settings.device)
-    batches, held_out = FromLoader(train, device=where, seed=seed), FromLoader(validation, device=where, seed=seed)
+    layout = trainer.FORMATS[settings.memory_format]
+    batches, held_out = (FromLoader(loader, device=where, seed=seed, memory_format=layout) for loader in (train, validation))
     first = next(batches.epoch(0))
     teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
     networks = tuple(_network(each, taps).to(where) for each in teachers)

@@ -32,7 +32,12 @@ from compress.teaching import Teachers
 
 R = TypeVar("R")
 
+LOOK_EVERY = 10
+"""Steps between looks at the loss on a GPU; a loss that is not finite stays so."""
+
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 class Fit(NamedTuple):
@@ -171,16 +176,14 @@ class _Run:
             self.average.update_parameters(self.method.product())
         self.step += 1
         self.seconds += time.perf_counter() - begun
-        if self.done % 10 == 0:
+        if self.done % LOOK_EVERY == 0:
             task.advance(0, note=f"loss {float(self.sums['total']) / self.step:.3f}")
         task.advance()
 
     def _descend(self, terms: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, phase: str) -> None:
         total = torch.stack([value.float() for value in terms.values()]).sum()
-        if not math.isfinite(float(total.detach())):
-            bad = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in terms.items() if not torch.isfinite(value))
-            where = f"epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}, phase {phase!r}"
-            raise CompressError(f"training stopped at {where}: {bad or 'the sum of losses'} is not finite; lower train.lr")
+        if self.device.type == "cpu" or self.step % LOOK_EVERY == 0:  # looking waits for a GPU to have finished
+            self._refuse_infinite(total, terms, phase)
         optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         if self.settings.max_gradient_norm is not None:
@@ -188,6 +191,13 @@ class _Run:
             nn.utils.clip_grad_norm_(self.phases[phase], self.settings.max_gradient_norm)
         self.scaler.step(optimizer)
         self.scaler.update()
+
+    def _refuse_infinite(self, total: Tensor, terms: Mapping[str, Tensor], phase: str) -> None:
+        if math.isfinite(float(total.detach())):
+            return
+        bad = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in terms.items() if not torch.isfinite(value))
+        where = f"epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}, phase {phase!r}"
+        raise CompressError(f"training stopped at {where}: {bad or 'the sum of losses'} is not finite; lower train.lr")
 
     def _count(self, terms: Mapping[str, Tensor], observed: Mapping[str, Tensor], phase: str) -> None:
         prefix = f"{phase}." if len(self.phases) > 1 else ""
@@ -200,13 +210,16 @@ class _Run:
         """Validate, remember the epoch if it is to be kept, and begin the next."""
         begun = time.perf_counter()
         with _averaged(self.method.product(), self.average):
-            scores = evaluate.validate(self.method, self.validation)
+            scores = self.method.choose(evaluate.validate(self.method, self.validation))
             top1 = sum(score.top1_percent for score in scores.values()) / len(scores)
             if not self.best or self.settings.select == "last" or top1 > self.best["top1"]:
                 weights = {name: value.detach().clone() for name, value in self.method.product().state_dict().items()}
                 best = {name: score.model_dump_json() for name, score in scores.items()}
                 self.best = {"top1": top1, "epoch": self.epoch + 1, "weights": weights, "scores": best}
         means = {name: float(value) / self.steps for name, value in self.sums.items()}
+        if not math.isfinite(means["total"]):
+            bad = ", ".join(name for name, mean in means.items() if not math.isfinite(mean) and name != "total")
+            raise CompressError(f"training stopped after epoch {self.epoch + 1}: {bad} is not finite; lower train.lr")
         record = Epoch(
             stage=self.title,
             epoch=self.epoch + 1,
@@ -300,13 +313,14 @@ def learning_rate(settings: TrainSection, step: int, steps_per_epoch: int) -> fl
 
 def _optimizer(parameters: list[Parameter], settings: TrainSection) -> torch.optim.Optimizer:
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=settings.fused)
     return torch.optim.SGD(
         parameters,
         lr=settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
+        fused=settings.fused,
     )
 
 

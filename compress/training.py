@@ -95,6 +95,7 @@ class Work:
             flip=self.recipe.data.flip,
             views=self.recipe.data.views,
             augmentation_seed=self.recipe.data.augmentation_seed,
+            memory_format=trainer.FORMATS[settings.memory_format],
         )
 
     def labels(self) -> NDArray[np.int64]:
@@ -250,7 +251,7 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
         "method": [section.model_dump(mode="json") for section in sections],
         "methods": _sources(sections),
     }
-    last = _train(work, name, method, work.recipe.train, reads=inputs, method_name=title(sections))
+    last = _train(work, name, method.stages()[-1], work.recipe.train, reads=inputs, method_name=title(sections))
     return last._replace(results=(*results, *last.results))
 
 
@@ -331,8 +332,9 @@ def _train(
         own = fit.validation.get("student")
         image = work.data.image().to(work.device)
         result = StageResult(
-            stage=name, key=key, method=method_name, parameters=evaluate.parameters(product),
-            macs=evaluate.macs(product, image) if own is not None else None,
+            stage=name, key=key, method=method_name,
+            parameters=evaluate.parameters(product if own is None else method.deployable()),
+            macs=None if own is None else evaluate.macs(method.deployable(), image),
             best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
             analyses=analyses, teaching=asked and asked.summary(),
             epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),

@@ -44,6 +44,7 @@ class InMemory:
         flip: Mirror half of the images.
         views: How many augmented views of the split there are; epochs go through them in turn. `None`: a new one every epoch.
         augmentation_seed: Seed of the views.
+        memory_format: How batches lie in memory.
 
     Raises:
         CompressError: The split has fewer images than a training batch.
@@ -62,9 +63,10 @@ class InMemory:
         flip: bool = False,
         views: int | None = None,
         augmentation_seed: int = 0,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         self._views = views if crop_padding or flip else 1
-        self._augmentation_seed = augmentation_seed
+        self._augmentation_seed, self._format = augmentation_seed, memory_format
         self._size, self._shuffle, self._seed, self._batch = len(split.labels), shuffle, seed, batch_size
         if shuffle and self._size < batch_size:
             raise CompressError(
@@ -131,7 +133,8 @@ class InMemory:
             if self._shuffle and self._flip:
                 flags = mirrored[chosen].to(index.device)
                 images = torch.where(flags.view(-1, 1, 1, 1), images.flip(3), images)
-            yield Batch(images.float().mul_(self._scale).add_(self._shift), self._labels[index], chosen, view)
+            pixels = images.to(torch.float32, memory_format=self._format).mul_(self._scale).add_(self._shift)
+            yield Batch(pixels, self._labels[index], chosen, view)
 
 
 class FromLoader:
@@ -144,12 +147,20 @@ class FromLoader:
         loader: Anything with a length that can be iterated again and again, such as torch's DataLoader.
         device: Where the batches go.
         seed: Seed of the loader's randomness.
+        memory_format: How batches lie in memory.
     """
 
-    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], *, device: torch.device, seed: int = 0) -> None:
+    def __init__(
+        self,
+        loader: Iterable[tuple[Tensor, Tensor]],
+        *,
+        device: torch.device,
+        seed: int = 0,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
         if not hasattr(loader, "__len__"):
             raise CompressError(f"a loader needs a length, and {type(loader).__name__} has none; give a list or a DataLoader")
-        self._loader, self._device, self._seed = loader, device, seed
+        self._loader, self._device, self._seed, self._format = loader, device, seed, memory_format
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -165,7 +176,7 @@ class FromLoader:
             inside = torch.get_rng_state()
             torch.set_rng_state(outside)
             if position >= start:
-                yield Batch(images.to(self._device), labels.to(self._device))
+                yield Batch(images.to(self._device, memory_format=self._format), labels.to(self._device))
             outside = torch.get_rng_state()
             torch.set_rng_state(inside)
         torch.set_rng_state(outside)
