@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from compress.errors import CompressError, Unreachable
 from compress.files import sha256_of
-from compress.recipe import Recipe
+from compress.recipe import Recipe, TrainSection
 
 if TYPE_CHECKING:
     from compress.data._dataset import Source, Summary
@@ -27,7 +27,8 @@ def together(problems: Sequence[CompressError]) -> CompressError:
 def split_sizes(recipe: Recipe, summary: Summary) -> dict[str, int]:
     """Return the images of each split; validation is rounded up, as `compress.data` does."""
     validation = math.ceil(summary.train_images * recipe.data.validation_fraction)
-    return {"train": summary.train_images - validation, "validation": validation, "test": summary.test_images}
+    left = summary.train_images - validation
+    return {"train": min(recipe.data.train_images or left, left), "validation": validation, "test": summary.test_images}
 
 
 def recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
@@ -60,6 +61,39 @@ def recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
             yield CompressError(
                 f"{where}.warmup_epochs: {train.warmup_epochs:g} leaves nothing of {train.epochs} epochs; lower it"
             )
+    yield from _drift_problems(recipe)
+
+
+def drift_problem(where: str, weight: float, *, teachers: int, train: TrainSection) -> CompressError | None:
+    """Return why a penalty on squared drift makes SGD diverge, if it does: its curvature alone exceeds what the rate allows.
+
+    Args:
+        where: What asks, for the message.
+        weight: Weight of the sum of squared differences from the start, which is averaged over teachers.
+        teachers: How many teachers drift.
+        train: How they are trained.
+    """
+    step, momentum = train.lr * 2 * weight / teachers, train.momentum
+    limit = 2 * (1 + momentum) / (1 + 2 * momentum if train.nesterov else 1)
+    if train.optimizer != "sgd" or step < limit:
+        return None
+    kind = "Nesterov momentum" if train.nesterov else "momentum"
+    return CompressError(
+        f"{where}.drift_weight: {weight:g} with a learning rate of {train.lr:g} makes rate × 2 × weight / {teachers} teacher(s) "
+        f"= {step:.3g}, and SGD with {kind} {momentum:g} diverges from {limit:.3g} on; lower drift_weight or train.lr"
+    )
+
+
+def _drift_problems(recipe: Recipe) -> Iterator[CompressError]:
+    """Yield methods whose penalty on drift cannot be trained at this learning rate."""
+    groups = [("method", recipe.method), *((f"baselines.{i}", methods) for i, methods in enumerate(recipe.baselines))]
+    for group, methods in groups:
+        for index, section in enumerate(methods):
+            where = group if len(methods) == 1 else f"{group}.{index}"
+            weight = section.options().get("drift_weight", 0.0)
+            problem = drift_problem(where, weight, teachers=max(len(recipe.teacher), 1), train=recipe.train)
+            if problem is not None:
+                yield problem
 
 
 def _export_problems(recipe: Recipe) -> Iterator[CompressError]:
@@ -110,6 +144,12 @@ def data_problems(recipe: Recipe, source: Source, summary: Summary) -> Iterator[
         yield CompressError(
             f"data.validation_fraction: {recipe.data.validation_fraction:g} of {summary.train_images} images leaves "
             f"{images['validation']} for {len(summary.classes)} classes; raise it"
+        )
+    left = summary.train_images - images["validation"]
+    if recipe.data.train_images is not None and not len(summary.classes) <= recipe.data.train_images <= left:
+        yield CompressError(
+            f"data.train_images: {recipe.data.train_images} is not between the {len(summary.classes)} classes and the {left} "
+            "images that remain for training"
         )
     if recipe.train.batch_size > images["train"]:
         yield CompressError(

@@ -63,6 +63,8 @@ class DataSection(PluginSection):
     """Standard deviation of each channel on the scale 0 to 1; default: that of the training split."""
     validation_fraction: Fraction = 0.1
     """Share of the training split that is held out, stratified by class, for every choice that is made."""
+    train_images: Count | None = None
+    """How many of the remaining images are trained on, stratified by class; default: all."""
     crop_padding: WholeNumber = 0
     """Augmentation: pixels of reflected border from which a random crop of the image size is taken."""
     flip: bool = False

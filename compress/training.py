@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress import checkpoint, evaluate, plugins, preflight, records, stages, trainer
-from compress.data._dataset import Dataset, Split, checked, fingerprint, hold_out
+from compress.data._dataset import Dataset, Split, checked, fingerprint, hold_out, some_of
 from compress.data._loader import InMemory
 from compress.errors import CompressError
 from compress.events import Events
@@ -143,6 +143,7 @@ def prepare(section: DataSection, *, base: Path, seed: int) -> Prepared:
     classes = tuple(source.summary().classes)
     dataset = checked(source.load(preprocess), len(classes))
     train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed)
+    train = some_of(train, section.train_images or len(train.labels), seed=seed)
     mean, std = statistics(train.images)
     depth = train.images.shape[-1]
     for name, values in (("mean", section.mean), ("std", section.std)):

@@ -118,13 +118,7 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]
     Raises:
         CompressError: A class has too few images for both sides.
     """
-    from sklearn.model_selection import train_test_split
-
-    state = int(np.random.SeedSequence(seed).generate_state(1)[0])  # scikit-learn takes 32 bits
-    try:
-        sides = train_test_split(np.arange(len(split.labels)), test_size=fraction, random_state=state, stratify=split.labels)
-    except ValueError as error:
-        raise CompressError(f"{fraction:g} of {len(split.labels)} images cannot be held out: {error}") from error
+    sides = _divided(split.labels, fraction, seed)
     for rows in sides:
         lost = np.setdiff1d(split.labels, split.labels[rows])
         if len(lost):
@@ -135,3 +129,27 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]
             )
     train, validation = (np.sort(rows) for rows in sides)
     return Split(split.images[train], split.labels[train]), Split(split.images[validation], split.labels[validation])
+
+
+def some_of(split: Split, count: int, *, seed: int) -> Split:
+    """Return that many images of a split, stratified by class, in the order of its rows.
+
+    Raises:
+        CompressError: There are fewer images, or fewer are asked for than there are classes.
+    """
+    if count == len(split.labels):
+        return split
+    rows = np.sort(_divided(split.labels, count, seed)[1])
+    return Split(split.images[rows], split.labels[rows])
+
+
+def _divided(labels: Labels, part: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows of two sides, stratified by class; `part` is the share, or the number, of the second."""
+    from sklearn.model_selection import train_test_split
+
+    state = int(np.random.SeedSequence(seed).generate_state(1)[0])  # scikit-learn takes 32 bits
+    try:
+        first, second = train_test_split(np.arange(len(labels)), test_size=part, random_state=state, stratify=labels)
+    except ValueError as error:
+        raise CompressError(f"{part:g} of {len(labels)} images cannot be set apart: {error}") from error
+    return first, second

@@ -41,7 +41,7 @@ def test_the_test_split_is_stratified():
 
 def test_a_fraction_that_loses_a_class_is_refused():
     """A test split too small for ten classes is no test split."""
-    with pytest.raises(CompressError, match="cannot be held out"):
+    with pytest.raises(CompressError, match="cannot be set apart"):
         Digits(test_fraction=0.001).load(NATIVE)
 
 

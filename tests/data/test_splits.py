@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compress.data._dataset import Dataset, Split, checked, fingerprint, hold_out
+from compress.data._dataset import Dataset, Split, checked, fingerprint, hold_out, some_of
 from compress.errors import CompressError
 
 
@@ -81,8 +81,8 @@ def test_the_seed_chooses():
 @pytest.mark.parametrize(
     ("labels", "fraction", "reason"),
     [
-        ([0, 0, 0, 0, 1], 0.4, "5 images cannot be held out: .*least populated class"),
-        ([0, 1] * 4, 0.1, "8 images cannot be held out"),
+        ([0, 0, 0, 0, 1], 0.4, "5 images cannot be set apart: .*least populated class"),
+        ([0, 1] * 4, 0.1, "8 images cannot be set apart"),
         ([0] * 98 + [1] * 2, 0.05, "class 1 has 2 images, too few"),
     ],
 )
@@ -90,3 +90,21 @@ def test_a_class_with_too_few_images_is_told(labels, fraction, reason):
     """A class that would be missing on one side is refused, not dropped."""
     with pytest.raises(CompressError, match=reason):
         hold_out(split(labels), fraction=fraction, seed=0)
+
+
+def test_some_of_a_split_keeps_order_and_shares_of_classes():
+    """A part for training has exactly the images asked for, each class its share, in the order of the rows, the same each time."""
+    whole = split(LABELS)
+    part = some_of(whole, 35, seed=3)
+    assert np.bincount(part.labels).tolist() == [20, 10, 5]
+    rows = [next(i for i in range(len(LABELS)) if np.array_equal(whole.images[i], image)) for image in part.images]
+    assert rows == sorted(rows)
+    assert np.array_equal(some_of(whole, 35, seed=3).images, part.images)
+    assert some_of(whole, len(LABELS), seed=3) is whole
+
+
+def test_more_images_than_there_are_cannot_be_taken():
+    """A part that is larger than the split, or smaller than its classes, is refused."""
+    for count in (2, 71):
+        with pytest.raises(CompressError, match="cannot be set apart"):
+            some_of(split(LABELS), count, seed=0)
