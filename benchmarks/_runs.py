@@ -1,37 +1,28 @@
 """Many runs beside each other: one table and one picture, with mean and spread where runs differ only in their seed.
 
-Runs whose recipes are equal apart from `seed` and `name` are one group, and each of its files one row. Files of different
-runs were never timed in the same interleaved rounds, so no verdict about their latency is given.
+Runs whose recipes are equal apart from `seed` and `name` are one group, and each of its files one row; so is a run that has
+several seeds of its own. Files of different runs were never timed in the same interleaved rounds, so no verdict about their
+latency is given; about the accuracy of their students there is one, against the first run.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import statistics
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import _facts, _pages, _pictures
+from benchmarks import _facts, _pages, _pictures, _rivals, _scores
 from benchmarks._facts import MISSING, Row
+from benchmarks._spread import Spread, of_file, seeds_of, spread, spread_text
 from compress.errors import CompressError
-from compress.records import Report, Variant
-
-
-class Spread(NamedTuple):
-    """A quantity over runs, or with its interval from one run."""
-
-    mean: float
-    low: float
-    high: float
-    deviation: float | None
-    """Sample standard deviation over seeds; `None` for a single run."""
+from compress.records import Paired, Report, Variant
 
 
 class Entry(NamedTuple):
@@ -52,6 +43,8 @@ class Comparison(NamedTuple):
     """Runs beside each other."""
 
     entries: tuple[Entry, ...]
+    paired: tuple[Paired, ...]
+    """The student of each run against that of the first."""
     warnings: tuple[str, ...]
 
 
@@ -63,8 +56,20 @@ def compare(reports: Sequence[Report]) -> Comparison:
     """
     if not reports:
         raise CompressError("compare: there is no report to compare; give the folder of at least one run that has finished")
-    entries = [entry for group in _groups(reports) for entry in _entries(group)]
-    return Comparison(tuple(entries), tuple(_warnings(reports)))
+    groups = _groups(reports)
+    entries = [entry for group in groups for entry in _entries(group)]
+    paired = _rivals.against_first([(_title(group), group) for group in groups])
+    return Comparison(tuple(entries), paired, tuple(_warnings(reports)))
+
+
+def document(reports: Sequence[Report]) -> dict[str, Any]:
+    """Return the comparison for machines: the reports as they are, and what only their comparison says.
+
+    Raises:
+        CompressError: There is no report.
+    """
+    comparison = compare(reports)
+    return {"reports": list(reports), "paired": comparison.paired, "warnings": comparison.warnings}
 
 
 def compare_table(reports: Sequence[Report]) -> Table:
@@ -83,13 +88,24 @@ def compare_table(reports: Sequence[Report]) -> Table:
         drawn.add_column(heading, justify="right", overflow="fold")
     drawn.add_column("gate")
     last = ""
+    trained = {run: max(len(each.seeds) for each in comparison.entries if each.run == run) for run in _names(comparison)}
     for entry in comparison.entries:
         if last and entry.run != last:
             drawn.add_section()
-        drawn.add_row(*_cells(entry, first=entry.run != last))
+        drawn.add_row(*_cells(entry, trained=trained[entry.run] if entry.run != last else None))
         last = entry.run
     drawn.caption = Text("\n".join(comparison.warnings))
     return drawn
+
+
+def compare_students(reports: Sequence[Report]) -> list[Table]:
+    """Return the students against that of the first run as a table for 100 columns, none for one run.
+
+    Raises:
+        CompressError: There is no report.
+    """
+    paired = compare(reports).paired
+    return [_scores.contrasts_table(paired)] if paired else []
 
 
 def write_comparison(reports: Sequence[Report], path: Path) -> Path:
@@ -109,47 +125,51 @@ def write_comparison(reports: Sequence[Report], path: Path) -> Path:
     for entry in comparison.entries:
         points[entry.variant.device] += filter(None, [_point(entry)])
     pictures = _pictures.pictures(points)
-    _pages.save(target, _pages.html("comparison.html.j2", comparison=comparison, pictures=pictures, written=spread_text))
+    page = _pages.html(
+        "comparison.html.j2",
+        comparison=comparison,
+        contrasts=_scores.contrasts(comparison.paired),
+        pictures=pictures,
+        written=spread_text,
+    )
+    _pages.save(target, page)
     return target
 
 
 def _groups(reports: Sequence[Report]) -> list[list[Report]]:
     """Return runs that differ only in their seed together; a second run of a seed is no new evidence and stands alone."""
-    groups: dict[tuple[str, int], list[Report]] = {}
+    groups: dict[tuple[str, int, tuple[int, ...]], list[Report]] = {}
     seen: dict[tuple[str, object], int] = {}
     for report in reports:
         recipe = json.dumps({key: value for key, value in report.recipe.items() if key not in ("seed", "name")}, sort_keys=True)
         repeat = seen[recipe, report.recipe.get("seed")] = seen.get((recipe, report.recipe.get("seed")), -1) + 1
-        groups.setdefault((recipe, repeat), []).append(report)
+        seeds = _seeds(report)
+        groups.setdefault((recipe, repeat, seeds if len(seeds) > 1 else ()), []).append(report)
     return list(groups.values())
 
 
+def _seeds(report: Report, network: str = "student") -> tuple[int, ...]:
+    """Return the seeds of a network; before reports kept scores, that of the recipe."""
+    return tuple(score.seed for score in seeds_of(report, network)) or (int(report.recipe.get("seed", 0)),)
+
+
 def _entries(group: Sequence[Report]) -> list[Entry]:
-    seeds = tuple(int(report.recipe.get("seed", 0)) for report in group)
-    files: dict[str, list[Row]] = {}
+    files: dict[str, list[tuple[Report, Row]]] = {}
     for report in group:
         for row in _facts.rows(report):
-            files.setdefault(row.variant.name, []).append(row)
-    return [_entry(_title(group), seeds, rows) for rows in files.values()]
+            files.setdefault(row.variant.name, []).append((report, row))
+    return [_entry(_title(group), found) for found in files.values()]
 
 
-def _entry(run: str, seeds: tuple[int, ...], rows: Sequence[Row]) -> Entry:
-    accuracies = [(score.top1_percent, *score.ci95) for row in rows if (score := row.variant.accuracy)]
+def _entry(run: str, found: Sequence[tuple[Report, Row]]) -> Entry:
+    rows = [row for _, row in found]
+    seeds = tuple(seed for report, row in found for seed in _seeds(report, row.variant.network))
+    accuracies = [each for report, row in found for each in of_file(report, row.variant)]
     latencies = [(time.p50, *time.ci95) for row in rows if (time := row.variant.latency_ms)]
     worst = min((row.gate for row in rows), key=("failed", "skipped", "none", "passed").index)
     problems = tuple(dict.fromkeys(row.problem for row in rows if row.problem))
     unstable = any(row.unstable for row in rows)
-    return Entry(run, seeds, rows[0].variant, _spread(accuracies), _spread(latencies), problems, worst, unstable)
-
-
-def _spread(values: Sequence[tuple[float, float, float]]) -> Spread | None:
-    if not values:
-        return None
-    if len(values) == 1:
-        return Spread(*values[0], deviation=None)
-    middles = [value for value, _, _ in values]
-    mean, deviation = statistics.fmean(middles), statistics.stdev(middles)
-    return Spread(mean, mean - deviation, mean + deviation, deviation)
+    return Entry(run, seeds, rows[0].variant, spread(accuracies), spread(latencies), problems, worst, unstable)
 
 
 def _title(group: Sequence[Report]) -> str:
@@ -167,30 +187,29 @@ def _warnings(reports: Sequence[Report]) -> list[str]:
     machines = sorted({f"{report.environment.cpu} ({report.environment.platform})" for report in reports})
     if len(machines) > 1:
         warnings.append(f"The runs come from different machines, so their latencies do not compare: {'; '.join(machines)}.")
+    if any(len(_seeds(report)) > 1 for report in reports):
+        warnings.append(
+            "A run with several seeds exported the first. Its files stand at the mean over seeds of their network, less what"
+            " the file lost against it on that seed; ± is the sample standard deviation over seeds."
+        )
     if len({report.images.get("test") for report in reports}) > 1:
         warnings.append("The runs were tested on different numbers of images, so their accuracies may not compare.")
     return warnings
 
 
-def spread_text(spread: Spread | None, digits: int | None = None) -> str:
-    """Return `98.2 ± 0.3` over seeds, or `98.2 (96.2–99.2)` for a single run."""
-    if spread is None:
-        return MISSING
-    if spread.deviation is None:
-        middle = _facts.significant(spread.mean) if digits is None else f"{spread.mean:.{digits}f}"
-        return f"{middle} ({_facts.span((spread.low, spread.high), digits)})"
-    decimals = len(_facts.significant(spread.mean).partition(".")[2]) if digits is None else digits + 1
-    return f"{spread.mean:.{decimals}f} ± {spread.deviation:.{decimals}f}"
+def _names(comparison: Comparison) -> dict[str, None]:
+    return dict.fromkeys(entry.run for entry in comparison.entries)
 
 
-def _cells(entry: Entry, *, first: bool) -> list[Text]:
+def _cells(entry: Entry, *, trained: int | None) -> list[Text]:
+    """Return a row; the first of a run says with how many seeds it was `trained`."""
     variant = entry.variant
-    seeds = f"{entry.run}\n{len(entry.seeds)} seed{'s' * (len(entry.seeds) > 1)}"
+    run = f"{entry.run}\n{trained} seed{'s' * (trained > 1)}" if trained is not None else ""
     file = variant.precision if variant.format == variant.runtime else f"{variant.format} {variant.precision}"
     gate = MISSING if entry.state == "none" else entry.state
     style = "bold red" if entry.state == "failed" else "yellow" if entry.unstable else ""
     return [
-        Text(seeds if first else ""),
+        Text(run),
         Text(variant.network if variant.network == variant.method else f"{variant.network}\n{variant.method}"),
         Text(f"{variant.runtime}\n{file}"),
         Text(f"{_facts.count(variant.parameters)}\n{_facts.size(variant.size_bytes)}"),

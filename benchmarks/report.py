@@ -20,12 +20,16 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import _curves, _facts, _pages, _pictures
+from benchmarks import _curves, _facts, _pages, _pictures, _scores
 from benchmarks._facts import MISSING, Row
-from benchmarks._runs import Comparison, compare, compare_table, write_comparison
+from benchmarks._runs import Comparison, compare, compare_students, compare_table, document, write_comparison
+from benchmarks._scores import tables as worth_tables
 from compress.records import Epoch, Ratio, Report, StageResult, Variant, save
 
-__all__ = ["Comparison", "compare", "compare_table", "table", "write", "write_comparison"]
+__all__ = [
+    "Comparison", "compare", "compare_students", "compare_table", "document", "table", "worth_tables", "write",
+    "write_comparison",
+]  # fmt: skip
 
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow", "none": "dim"}
 
@@ -128,7 +132,10 @@ def _context(report: Report) -> dict[str, Any]:
         "front": _on_front(report, rows),
         "several_devices": len({row.variant.device for row in rows}) > 1,
         "against": _facts.against(report),
-        "worth": _facts.worth(report),
+        "worth": _facts.worth(report) if not report.paired else [],
+        "lines": _scores.lines(report) if report.paired else [],
+        "contrasts": _scores.contrasts(report.paired),
+        "reading": _scores.reading(report),
         "protocol": list(_facts.protocol(report)),
         "effective": _effective(rows),
     }

@@ -5,6 +5,8 @@ It is the same engine that `compress run` uses: the same checks before training,
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +84,8 @@ def distill(
     classes = _classes(learner, first.images[:1])
     sections = _sections(method)
     torch.manual_seed(seed)
-    whole = _method(sections, Setting(learner, networks, first.images[:1], classes)).to(where)
+    setting = Setting(learner, networks, first.images[:1], classes, lambda role: _another(learner, role, seed).to(where))
+    whole = _method(sections, setting).to(where)
     with _flags_restored([*networks, learner]):
         _check_teachers(networks, held_out, classes)
         preflight.structure(whole, first)
@@ -133,6 +136,23 @@ def _flags_restored(networks: Sequence[Network]) -> Iterator[None]:
 
 def _network(module: nn.Module, taps: Sequence[str]) -> Network:
     return module if isinstance(module, Network) else Network(module, taps=taps)
+
+
+def _another(student: Network, role: str, seed: int) -> Network:
+    """Return a network like the student whose weights are drawn anew, as its layers draw them themselves."""
+    twin = copy.deepcopy(student)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{role}".encode()).digest()[:4]))
+        for name, layer in twin.named_modules():
+            if not list(layer.parameters(recurse=False)):
+                continue
+            if not callable(getattr(layer, "reset_parameters", None)):
+                raise CompressError(
+                    f"{role}: a fresh student is needed, and {name} ({type(layer).__name__}) cannot draw its weights anew; "
+                    "give it a method reset_parameters, or use another method"
+                )
+            layer.reset_parameters()
+    return twin
 
 
 def _classes(network: Network, image: Tensor) -> int:

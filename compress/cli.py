@@ -33,6 +33,11 @@ overrides_option = click.option(
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the runtime."
 )
+seeds_option = click.option(
+    "--seeds",
+    metavar="N|S,S,...",
+    help="Train student and baselines with N seeds, from the recipe's on, or with these, e.g. 1,5,9; the first is shipped.",
+)
 runs_option = click.option("--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of all runs.")
 
 
@@ -72,18 +77,23 @@ def main() -> None:
 @verb("run")
 @click.argument("recipe", type=PATH)
 @overrides_option
+@seeds_option
 @runs_option
-def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], runs: Path) -> None:
+def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: str | None, runs: Path) -> None:
     """Run a recipe from data to report.
 
     Continues an interrupted run, and skips what is already done and unchanged.
     """
-    from compress import pipeline
     from compress.recipe import load
+    from compress.seeds import parse
 
     loaded = load(recipe, overrides)
+    chosen = parse(seeds, base=loaded.seed)
+
+    from compress import pipeline
+
     try:
-        pipeline.run(loaded, base=recipe.parent, runs=runs, events=terminal.events())
+        pipeline.run(loaded, base=recipe.parent, runs=runs, events=terminal.events(), seeds=chosen)
     except (GateFailed, Unstable):
         _show_report(terminal, runs / loaded.name)
         raise
@@ -94,15 +104,20 @@ def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], runs: Pat
 @verb("check")
 @click.argument("recipe", type=PATH)
 @overrides_option
+@seeds_option
 @runs_option
-def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], runs: Path) -> None:
+def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: str | None, runs: Path) -> None:
     """Validate a recipe and print what a run would do."""
     from compress.plan import plan, tree
     from compress.recipe import load
+    from compress.seeds import parse, repeated
 
-    planned = plan(load(recipe, overrides), base=recipe.parent, runs=runs)
+    loaded = load(recipe, overrides)
+    chosen = parse(seeds, base=loaded.seed)
+    planned = repeated(plan(loaded, base=recipe.parent, runs=runs), chosen)
     terminal.answer(planned, tree(planned))
-    terminal.hint(f"compress run {recipe}" + "".join(f" --set {override}" for override in overrides))
+    given = [*(f" --set {override}" for override in overrides), *([f" --seeds {seeds}"] if seeds else [])]
+    terminal.hint(f"compress run {recipe}{''.join(given)}")
 
 
 @verb("export")
@@ -211,7 +226,8 @@ def compare(terminal: Terminal, *, runs: Sequence[Path], out: Path | None) -> No
     reports = [_read_report(run) for run in runs]
     if out is not None:
         report.write_comparison(reports, out)
-    terminal.answer(reports, report.compare_table(reports), *([f"written: {out}"] if out else []))
+    shown = (report.compare_table(reports), *report.compare_students(reports), *([f"written: {out}"] if out else []))
+    terminal.answer(report.document(reports), *shown)
     terminal.hint(f"compress report {runs[0]}" if out else "the same command with --out comparison.html draws the picture")
 
 
@@ -230,9 +246,8 @@ def _show_report(terminal: Terminal, run: Path) -> None:
     from benchmarks import report
 
     written = _read_report(run)
-    terminal.answer(
-        written, report.table(written), f"report: {run / 'report.html'}  {run / 'report.md'}  {run / 'report.json'}"
-    )
+    paths = f"report: {run / 'report.html'}  {run / 'report.md'}  {run / 'report.json'}"
+    terminal.answer(written, report.table(written), *report.worth_tables(written), paths)
 
 
 def _read_report(run: Path) -> Any:

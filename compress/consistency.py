@@ -79,8 +79,8 @@ def drift_problem(where: str, weight: float, *, teachers: int, train: TrainSecti
         return None
     kind = "Nesterov momentum" if train.nesterov else "momentum"
     return CompressError(
-        f"{where}.drift_weight: {weight:g} with a learning rate of {train.lr:g} makes rate × 2 × weight / {teachers} teacher(s) "
-        f"= {step:.3g}, and SGD with {kind} {momentum:g} diverges from {limit:.3g} on; lower drift_weight or train.lr"
+        f"{where}.drift_weight: {weight:g} with train.lr {train.lr:g} makes lr × 2 × drift_weight / {teachers} teacher(s) = "
+        f"{step:.3g}, and SGD with {kind} {momentum:g} diverges from {limit:.3g} on; lower drift_weight or train.lr"
     )
 
 

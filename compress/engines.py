@@ -2,20 +2,25 @@
 
 `choose` tries them on a few batches of real images, interleaved, and takes the fastest whose answers are close enough to those
 of eager float32. What was tried is kept, so that a run that continues, and every later one on this machine, takes the same.
+No engine changes a network or its mode: each but eager has a copy, and all run it in evaluation mode.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress import _quiet
 from compress.errors import CompressError
+from compress.events import Events
+from compress.freezing import evaluating
 from compress.methods._step import Signal
 from compress.models._network import Network
 from compress.records import EngineTrial
@@ -41,7 +46,7 @@ class Answering(nn.Module):
         self.signals = tuple(signals)
         self.asked = sorted({signal.teacher for signal in signals})
         self.teachers = nn.ModuleList(teachers[index] for index in self.asked)
-        self.modules_of = nn.ModuleList(signal.module or nn.Identity() for signal in signals)
+        self.modules_of = nn.ModuleList(nn.Identity() if signal.module is None else signal.module for signal in signals)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return one tensor for each signal."""
@@ -58,7 +63,7 @@ def eager(answering: Answering, autocast: torch.dtype | None = None) -> Engine:
     """Return torch as it is, in the precision of the training; not in inference mode, whose tensors no loss may keep."""
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad(), torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
+        with evaluating(answering), torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
             answers: tuple[Tensor, ...] = answering(images)
         return answers
 
@@ -67,14 +72,13 @@ def eager(answering: Answering, autocast: torch.dtype | None = None) -> Engine:
 
 def channels_last(answering: Answering, autocast: torch.dtype | None = None) -> Engine:
     """Return a copy whose convolutions read images with the channels last in memory."""
-    ours: Answering = copy.deepcopy(answering).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = eager(ours, autocast)
+    run = eager(_copy(answering), autocast)
     return lambda images: run(images.contiguous(memory_format=torch.channels_last))
 
 
 def compiled(answering: Answering) -> Engine:
     """Return a copy compiled by torch's inductor; the first call takes up to a minute."""
-    whole = torch.compile(copy.deepcopy(answering).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    whole = torch.compile(_copy(answering))
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
@@ -88,11 +92,15 @@ def openvino(answering: Answering, images: Tensor, precision: str) -> Engine:
     """Return the deployment runtime, compiled for batches of this size; smaller ones are filled up.
 
     Raises:
-        CompressError: It computes in another precision than it was asked for.
+        CompressError: It cannot take these networks, or computes in another precision than it was asked for.
     """
     runtime = _quiet.openvino()
-    with _quiet.tracer(), torch.no_grad():
-        model = runtime.convert_model(torch.export.export(answering, (images,)))
+    try:
+        with _quiet.tracer(), torch.no_grad():
+            model = runtime.convert_model(torch.export.export(copy.deepcopy(answering).eval(), (images,)))
+    except _refusals(runtime) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CompressError(f"targets.engine: OpenVINO cannot take the teacher ({reason}); choose another engine") from error
     asked = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -111,6 +119,12 @@ def openvino(answering: Answering, images: Tensor, precision: str) -> Engine:
         return tuple(torch.from_numpy(results[place][: len(given)].copy()) for place in range(len(answering.signals)))
 
     return run
+
+
+def _refusals(runtime: Any) -> tuple[type[Exception], ...]:
+    """Return what torch's tracer and OpenVINO raise for networks that they cannot take."""
+    own = runtime.frontend.OpConversionFailure, runtime.frontend.NotImplementedFailure, runtime.frontend.GeneralFailure
+    return (RuntimeError, TypeError, ValueError, *own)
 
 
 def candidates(answering: Answering, images: Tensor, autocast: torch.dtype | None) -> Mapping[str, Callable[[], Engine]]:
@@ -138,6 +152,8 @@ def build(name: str, answering: Answering, images: Tensor, autocast: torch.dtype
     Raises:
         CompressError: This device does not have it.
     """
+    if name == "eager":
+        return eager(answering, autocast)  # without loading a runtime
     known = candidates(answering, images, autocast)
     if name not in known:
         raise CompressError(f"targets.engine: {name!r} does not run on this machine; it has: {', '.join(known)}, or use auto")
@@ -145,7 +161,12 @@ def build(name: str, answering: Answering, images: Tensor, autocast: torch.dtype
 
 
 def choose(
-    answering: Answering, batches: Sequence[Tensor], autocast: torch.dtype | None, *, tolerance: float
+    answering: Answering,
+    batches: Sequence[Tensor],
+    autocast: torch.dtype | None,
+    *,
+    tolerance: float,
+    events: Events | None = None,
 ) -> tuple[EngineTrial, ...]:
     """Try all engines that this device has but `compile`, whose start alone costs a minute.
 
@@ -155,35 +176,61 @@ def choose(
         autocast: The precision of the training.
         tolerance: Largest accepted difference from eager float32: the root mean square of the difference of any signal
             over that of the signal.
+        events: Where it is said why an engine is left out.
 
     Returns:
         What was found, the fastest that is close enough first.
+
+    Raises:
+        CompressError: The answers of eager float32 are not finite.
     """
-    known = candidates(answering, batches[0], autocast)
-    engines = {name: make() for name, make in known.items() if name != "compile"}
+    events = events or Events()
+    reference = [eager(answering)(images) for images in batches]
+    if not all(bool(answer.isfinite().all()) for answers in reference for answer in answers):
+        raise CompressError("teacher: gives numbers that are not finite on the training images; check its weights")
+    engines = _running(candidates(answering, batches[0], autocast), batches[0], events)
     times: dict[str, list[float]] = {name: [] for name in engines}
-    for engine in engines.values():
-        engine(batches[0])
     for _ in range(ROUNDS):
         for name, engine in engines.items():
             times[name].append(_seconds(engine, batches[0]))
-    reference = [eager(answering)(images) for images in batches]
-    found = [
-        compared(name, [engine(images) for images in batches], reference, 1000 * statistics.median(times[name]))
-        for name, engine in engines.items()
-    ]
+    found = []
+    for name, engine in engines.items():
+        trial = compared(name, [engine(images) for images in batches], reference, 1000 * statistics.median(times[name]))
+        if math.isfinite(trial.relative_difference):
+            found.append(trial)
+        else:
+            events.say(f"teacher: engine {name} gives numbers that are not finite and is left out")
     return tuple(sorted(found, key=lambda trial: (trial.relative_difference > tolerance, trial.ms_per_batch)))
+
+
+def _running(known: Mapping[str, Callable[[], Engine]], images: Tensor, events: Events) -> dict[str, Engine]:
+    """Return the engines that can take these networks, each called once, since the first call is slow."""
+    engines = {}
+    for name, make in known.items():
+        if name == "compile":
+            continue
+        try:
+            engines[name] = make()
+        except CompressError as error:
+            events.say(f"{error}; engine {name} is left out")
+            continue
+        _seconds(engines[name], images)
+    return engines
 
 
 def compared(
     name: str, given: Sequence[tuple[Tensor, ...]], reference: Sequence[tuple[Tensor, ...]], ms_per_batch: float
 ) -> EngineTrial:
-    """Return how an engine's answers differ from those of eager float32, batch by batch and signal by signal."""
+    """Return how an engine's answers differ from those of eager float32, batch by batch and signal by signal.
+
+    The relative difference is infinite where an answer is not finite.
+    """
     relative, largest, agreed, seen = 0.0, 0.0, 0, 0
     for answers, exact in zip(zip(*given, strict=True), zip(*reference, strict=True), strict=True):
         ours, theirs = torch.cat([part.float() for part in answers]), torch.cat([part.float() for part in exact])
         difference = ours - theirs
-        relative = max(relative, float(difference.square().mean().sqrt() / theirs.square().mean().sqrt().clamp(min=1e-12)))
+        size = float(difference.square().mean().sqrt() / theirs.square().mean().sqrt().clamp(min=1e-12))
+        relative = max(relative, size if math.isfinite(size) else math.inf)  # max() passes over NaN
         if ours.dim() == 2:
             largest = max(largest, float(difference.abs().max()))
             agreed, seen = agreed + int((ours.argmax(1) == theirs.argmax(1)).sum()), seen + len(ours)
@@ -194,6 +241,11 @@ def compared(
         max_logit_difference=largest if seen else None,
         agreement_percent=100 * agreed / seen if seen else None,
     )
+
+
+def _copy(answering: Answering) -> Answering:
+    ours: Answering = copy.deepcopy(answering).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ours.eval()
 
 
 def _seconds(engine: Engine, images: Tensor) -> float:

@@ -2,12 +2,16 @@
 
 Logits are [N, K], or dense [N, K, H, W], where every pixel counts as a sample. `teacher` never receives a gradient. Half
 precision is widened to float32 before anything is computed. Equations and their sources: DIST 2205.10536, KD 1503.02531,
-Factor Transfer 1802.04977, ATSC 2406.08528, DSKD 2202.07846.
+Factor Transfer 1802.04977, attention transfer 1612.03928, ATSC 2406.08528, DSKD 2202.07846.
+
+Raises:
+    ValueError: From every function: shapes that do not pair up, which broadcasting would hide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +26,11 @@ DEGENERATE = 1e-6
 NORM_FLOOR = 1e-6
 """Smallest norm by which `factor_l1` divides; bounds the gradient of an all-zero map."""
 
+Activation = Literal["softmax", "sigmoid"]
+"""What turns logits into probabilities: one of K classes, or K independent answers as in one-stage detection."""
 
-def kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+
+def kd(student: Tensor, teacher: Tensor, *, temperature: float, valid: Tensor | None = None) -> Tensor:
     """Return the Kullback-Leibler divergence of softened predictions, times temperature².
 
     Summed over classes, averaged over samples. The factor keeps the gradient's size independent of the temperature.
@@ -32,44 +39,107 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
         student: Logits, [N, K] or [N, K, H, W].
         teacher: Logits of the same shape.
         temperature: Divides both logits before the softmax.
+        valid: Which samples or pixels count, bool [N] or [N, H, W]; default all.
 
     Source:
         Hinton et al., 1503.02531, section 2; HobbitLong/RepDistiller b84f547, distiller_zoo/KD.py.
     """
-    of_student = F.log_softmax(_samples(student) / temperature, dim=1)
-    of_teacher = F.log_softmax(_samples(teacher).detach() / temperature, dim=1)
-    return F.kl_div(of_student, of_teacher, reduction="batchmean", log_target=True) * temperature**2
+    _same_shape(student, teacher, "logits")
+    return _divergence(_samples(student, valid), _samples(teacher, valid), temperature)
 
 
-def dist(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, beta: float = 1.0, gamma: float = 1.0) -> Tensor:
-    """Return the DIST loss: beta × inter-class plus gamma × intra-class, times temperature².
+def kd_cohort(student: Tensor, teachers: Tensor, *, temperature: float) -> Tensor:
+    """Return `kd` of the student with each of M teachers, [M], in one pass.
 
     Args:
         student: Logits, [N, K] or [N, K, H, W].
+        teachers: Logits, [M, N, K] or [M, N, K, H, W].
+        temperature: Divides all logits before the softmax.
+    """
+    _same_shape_each(student, teachers)
+    return _divergence(_samples(student), _samples(teachers, axis=2), temperature)
+
+
+def dist(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    tau2: bool = True,
+    activation: Activation = "softmax",
+    valid: Tensor | None = None,
+    guard: bool = True,
+) -> Tensor:
+    """Return the DIST loss: beta × inter-class plus gamma × intra-class, times temperature².
+
+    Args:
+        student: Logits, [N, K] or [N, K, H, W]. Of a detector, the output of the classification convolution as it is: anchors
+            and classes together are one long class axis.
         teacher: Logits of the same shape.
-        temperature: Divides both logits before the softmax.
+        temperature: Divides both logits before the activation.
         beta: Weight of the inter-class relation.
         gamma: Weight of the intra-class relation.
+        tau2: Multiply by temperature².
+        activation: `softmax`, or `sigmoid` as released for one-stage detection.
+        valid: Which samples or pixels count, bool [N] or [N, H, W]; default all, as the authors do with ignored pixels.
+        guard: Let constant rows and columns pass no gradient; see `dist_relations`.
 
     Source:
         2205.10536; hunto/image_classification_sota 6f7a70a, lib/models/losses/dist_kd.py. The factor temperature² is the
-        released code's; the paper's listing does not have it.
+        released code's; the paper's listing does not have it. Sigmoid: hunto/MasKD b5af34f, mmrazor/models/losses/dist_kd.py.
     """
-    inter, intra = dist_relations(student, teacher, temperature=temperature)
-    return (beta * inter + gamma * intra) * temperature**2
+    inter, intra = dist_relations(student, teacher, temperature=temperature, activation=activation, valid=valid, guard=guard)
+    return (beta * inter + gamma * intra) * (temperature**2 if tau2 else 1.0)
 
 
-def dist_relations(student: Tensor, teacher: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+def dist_relations(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float,
+    activation: Activation = "softmax",
+    valid: Tensor | None = None,
+    guard: bool = True,
+) -> tuple[Tensor, Tensor]:
     """Return one minus the mean correlation of predictions over classes (inter) and over samples (intra).
 
-    A row or column that is constant has correlation 0 and passes no gradient; the released code gives the same value there
-    but a gradient of up to 1e6.
+    A row or column that is constant has correlation 0 and passes no gradient; the released code (`guard=False`) gives the
+    same value there but a gradient of up to 1e6. With a single sample every column is constant.
     """
-    of_student = F.softmax(_samples(student) / temperature, dim=1)  # [N, K]
-    of_teacher = F.softmax(_samples(teacher).detach() / temperature, dim=1)
-    inter = 1 - _correlation(of_student, of_teacher).mean()
-    intra = 1 - _correlation(of_student.T, of_teacher.T).mean()
-    return inter, intra
+    _same_shape(student, teacher, "logits")
+    of_student = _probabilities(_samples(student, valid), temperature, activation)  # [N, K]
+    of_teacher = _probabilities(_samples(teacher, valid).detach(), temperature, activation)
+    return _relations(of_student, of_teacher, guard=guard)
+
+
+def dist_cohort(
+    student: Tensor,
+    teachers: Tensor,
+    *,
+    temperature: float = 1.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    tau2: bool = True,
+    activation: Activation = "softmax",
+) -> Tensor:
+    """Return `dist` of the student with each of M teachers, [M], in one pass.
+
+    Args:
+        student: Logits, [N, K] or [N, K, H, W].
+        teachers: Logits, [M, N, K] or [M, N, K, H, W].
+        temperature: Divides all logits before the activation.
+        beta: Weight of the inter-class relation.
+        gamma: Weight of the intra-class relation.
+        tau2: Multiply by temperature².
+        activation: `softmax` or `sigmoid`.
+    """
+    _same_shape_each(student, teachers)
+    of_student = _probabilities(_samples(student), temperature, activation)  # [N, K]
+    of_teachers = _probabilities(_samples(teachers, axis=2).detach(), temperature, activation)  # [M, N, K]
+    inter, intra = _relations(of_student, of_teachers, guard=True)
+    return (beta * inter + gamma * intra) * (temperature**2 if tau2 else 1.0)
 
 
 def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -78,6 +148,7 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
     Source:
         FitNets 1412.6550; HobbitLong/RepDistiller b84f547, distiller_zoo/FitNet.py.
     """
+    _same_shape(student, teacher, "features")
     return F.mse_loss(_wide(student), _wide(teacher).detach())
 
 
@@ -91,9 +162,41 @@ def factor_l1(student: Tensor, teacher: Tensor) -> Tensor:
     Source:
         Factor Transfer 1802.04977; Jangho-Kim/Factor-Transfer-pytorch 19cce26, train_student.py.
     """
+    _same_shape(student, teacher, "features")
     of_student = F.normalize(_wide(student).flatten(1), dim=1, eps=NORM_FLOOR)
     of_teacher = F.normalize(_wide(teacher).detach().flatten(1), dim=1, eps=NORM_FLOOR)
     return F.l1_loss(of_student, of_teacher)
+
+
+def attention_map(features: Tensor) -> Tensor:
+    """Return where a feature map is active: the mean of squares over channels, scaled to unit L2 norm per sample.
+
+    Args:
+        features: Feature map, [B, c, h, w].
+
+    Returns:
+        [B, h·w], the pixels row by row; zeros where the whole map is zero.
+
+    Source:
+        Attention transfer 1612.03928; szagoruyko/attention-transfer 893df54, utils.py, with its smallest norm 1e-12.
+    """
+    energy = _wide(features).square().mean(dim=1).flatten(1)  # [B, h·w]
+    return F.normalize(energy, dim=1, eps=NORM_FLOOR**2)  # squares, hence the floor squared
+
+
+def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the squared difference of two attention maps, averaged over samples and pixels.
+
+    Args:
+        student: Feature map, [B, c, h, w].
+        teacher: Feature map, [B, C, h, w]; only the number of channels may differ.
+
+    Source:
+        Attention transfer 1612.03928; szagoruyko/attention-transfer 893df54, utils.py: a mean, not the norm of the paper.
+    """
+    of_student, of_teacher = attention_map(student), attention_map(teacher).detach()
+    _same_shape(of_student, of_teacher, "attention maps")
+    return F.mse_loss(of_student, of_teacher)
 
 
 def drift(parameters: Iterable[Tensor], anchors: Iterable[Tensor]) -> Tensor:
@@ -109,10 +212,12 @@ def drift(parameters: Iterable[Tensor], anchors: Iterable[Tensor]) -> Tensor:
     Source:
         ATSC 2406.08528; random2314235/ATSC 8bde1b2: a sum, not a mean.
     """
-    terms = [(_wide(here) - _wide(there).detach()).square().sum() for here, there in zip(parameters, anchors, strict=True)]
-    if not terms:
-        raise ValueError("drift of no parameters is not defined")
-    total: Tensor = torch.stack(terms).sum()
+    pairs = list(zip(parameters, anchors, strict=True))
+    if not pairs:
+        raise ValueError("drift of no parameters is not defined; give at least one")
+    for here, there in pairs:
+        _same_shape(here, there, "a parameter and its anchor")
+    total: Tensor = torch.stack([(_wide(here) - _wide(there).detach()).square().sum() for here, there in pairs]).sum()
     return total
 
 
@@ -126,30 +231,79 @@ def softmax_weights(losses: Sequence[Tensor] | Tensor, *, temperature: float = 1
     Source:
         DSKD 2202.07846 as re-implemented by its readers; the direction is a proposal, not confirmed against the paper.
     """
+    if len(losses) == 0:
+        raise ValueError("weights of no losses are not defined; give at least one")
     stacked = losses if isinstance(losses, Tensor) else torch.stack(list(losses))
     return F.softmax(_wide(stacked).detach() / temperature, dim=0)
 
 
-def _samples(logits: Tensor) -> Tensor:
-    """Return logits [N, K]; of dense logits [N, K, H, W] every pixel is a sample."""
-    logits = _wide(logits)
-    return logits if logits.dim() == 2 else logits.movedim(1, -1).flatten(0, -2)
+def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return temperature² × the divergence of samples, [N, K] with [N, K] or a cohort's [M, N, K] -> [] or [M]."""
+    of_student = F.log_softmax(student / temperature, dim=-1)
+    of_teacher = F.log_softmax(teacher.detach() / temperature, dim=-1)
+    each = F.kl_div(of_student, of_teacher, reduction="none", log_target=True)  # as large as `teacher`
+    return each.sum(dim=-1).mean(dim=-1) * temperature**2
+
+
+def _probabilities(samples: Tensor, temperature: float, activation: Activation) -> Tensor:
+    if activation not in ("softmax", "sigmoid"):
+        raise ValueError(f"activation {activation!r} is not known; use 'softmax' or 'sigmoid'")
+    softened = samples / temperature
+    return torch.sigmoid(softened) if activation == "sigmoid" else F.softmax(softened, dim=-1)
+
+
+def _relations(student: Tensor, teacher: Tensor, *, guard: bool) -> tuple[Tensor, Tensor]:
+    """Return inter and intra of probabilities, [N, K] with [N, K] or a cohort's [M, N, K] -> [] or [M] each."""
+    inter = 1 - _correlation(student, teacher, dim=-1, guard=guard).mean(dim=-1)
+    intra = 1 - _correlation(student, teacher, dim=-2, guard=guard).mean(dim=-1)
+    return inter, intra
+
+
+def _correlation(left: Tensor, right: Tensor, *, dim: int, guard: bool) -> Tensor:
+    """Return Pearson's correlation along one dimension, which is reduced; the others broadcast."""
+    u, v = left - left.mean(dim, keepdim=True), right - right.mean(dim, keepdim=True)
+    u_norm, v_norm = torch.linalg.vector_norm(u, dim=dim), torch.linalg.vector_norm(v, dim=dim)
+    correlation: Tensor = (u * v).sum(dim) / (u_norm * v_norm + DIST_EPSILON)
+    if not guard:
+        return correlation
+    constant = _is_constant(u_norm, left, dim) | _is_constant(v_norm, right, dim)
+    return correlation.masked_fill(constant, 0)
+
+
+def _is_constant(centred_norm: Tensor, vectors: Tensor, dim: int) -> Tensor:
+    constant: Tensor = centred_norm.detach() <= DEGENERATE * torch.linalg.vector_norm(vectors.detach(), dim=dim)
+    return constant
+
+
+def _samples(logits: Tensor, valid: Tensor | None = None, *, axis: int = 1) -> Tensor:
+    """Return logits [..., N, K], the class axis last; of dense logits every valid pixel is a sample.
+
+    Args:
+        logits: [N, K, ...], or of a cohort [M, N, K, ...].
+        valid: Which samples count, bool [N, ...].
+        axis: Where the classes are.
+    """
+    apart = _wide(logits).movedim(axis, -1)  # [..., N, H, W, K]
+    samples = apart.flatten(axis - 1, -2)
+    if valid is None:
+        return samples
+    if valid.dtype != torch.bool or valid.shape != apart.shape[:-1]:
+        raise ValueError(f"valid is {valid.dtype} {list(valid.shape)}; it must be torch.bool {list(apart.shape[:-1])}")
+    if not valid.any():
+        raise ValueError(f"valid marks none of {valid.numel()} samples, and the mean over none is not defined; skip the batch")
+    return samples[valid.flatten()]
+
+
+def _same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(f"{what}: {list(student.shape)} and {list(teacher.shape)} differ; bring them to one shape first")
+
+
+def _same_shape_each(student: Tensor, teachers: Tensor) -> None:
+    if len(teachers) == 0:
+        raise ValueError("the cohort is empty; give the logits of at least one teacher")
+    _same_shape(student, teachers[0], "logits of the student and of each of the cohort")
 
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _correlation(left: Tensor, right: Tensor) -> Tensor:
-    """Return Pearson's correlation of each row of `left` with the same row of `right`: [R, S], [R, S] -> [R]."""
-    u, v = left - left.mean(dim=1, keepdim=True), right - right.mean(dim=1, keepdim=True)
-    constant = _is_constant(u, left) | _is_constant(v, right)  # [R]
-    u_norm = u.square().sum(dim=1).masked_fill(constant, 1).sqrt()
-    v_norm = v.square().sum(dim=1).masked_fill(constant, 1).sqrt()
-    correlation = (u * v).sum(dim=1) / (u_norm * v_norm + DIST_EPSILON)
-    return correlation.masked_fill(constant, 0)
-
-
-def _is_constant(centred: Tensor, rows: Tensor) -> Tensor:
-    constant: Tensor = centred.norm(dim=1).detach() <= DEGENERATE * rows.norm(dim=1).detach()
-    return constant

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -18,20 +17,20 @@ import numpy as np
 import exporters
 from benchmarks import paired, report
 from benchmarks.environment import environment
-from compress import delivery, preflight, records, scoring, stages, training
+from compress import delivery, preflight, records, stages, students, training
 from compress.delivery import Answers, Delivered, Timed
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.files import whole, writable
 from compress.models._network import Network
-from compress.plan import baseline_names, plan
+from compress.plan import plan
 from compress.recipe import ExportSection, Recipe, canonical, dump, load
 from compress.records import Gate, Report, Scores, Variant
-from compress.scoring import Scored
+from compress.students import Further
 from compress.training import Trained, Work
 from exporters import _bundle as bundle
 
-RECIPE, REJECTED, SEEDS = "recipe.yaml", "rejected", "seeds"
+RECIPE, REJECTED = "recipe.yaml", "rejected"
 SAMPLES = 64
 """Images of the validation split that travel with a bundle."""
 
@@ -39,15 +38,15 @@ SAMPLES = 64
 def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequence[int] = ()) -> Report:
     """Carry out a recipe; what is done and unchanged is found in the cache, an interrupted run continues.
 
-    With several seeds, the student and every baseline are trained with each, on the same data, validation split and teachers.
-    The first is the one that is exported, gated and timed, whatever the accuracies are; the others lie in `seeds/SEED`.
+    With several seeds (`compress.seeds`), student and baselines are trained with each. The first is exported, gated and timed,
+    whatever the accuracies are; the students of the others lie in the folder `seeds` of the run.
 
     Args:
         recipe: What to do.
         base: Folder at which relative paths in the recipe start.
         runs: Folder of all runs; the run's own folder is `runs/recipe.name`.
         events: Where progress goes.
-        seeds: Of the students (`compress.seeds`); default: the recipe's seed alone.
+        seeds: Seeds of the students; default: the recipe's.
 
     Raises:
         GateFailed: An exported student is not what was trained; the report is written and says what is wrong.
@@ -59,9 +58,9 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
     with _work(recipe, base=base, runs=runs, events=events) as work:
         _check_structure(work)
         teachers = [training.teacher(work, index, section) for index, section in enumerate(recipe.teacher)]
-        first, *others = _of_seeds(work, seeds or [recipe.seed])
-        shipped, *baselines = _students(first, teachers)
-        further, seconds = _further(others, teachers)
+        first, *others = students.works(work, seeds or [recipe.seed])
+        shipped, *baselines = students.train(first, teachers)
+        further = students.train_further(others, teachers)
 
         said = {trained.name: delivery.answers(work, trained) for trained in (*teachers, shipped, *baselines)}
         sections = [ExportSection(format=delivery.TORCH), *recipe.exports]
@@ -71,21 +70,13 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
         timed = delivery.time(work, files)
         rows = [*timed.variants.values(), *(delivery.plain(work, trained, said[trained.name]) for trained in baselines)]
 
-        _hand_over(work, shipped, files, said[shipped.name])
+        _hand_over(first, shipped, files, said[shipped.name])
+        own_scores = [students.of_answers(first, trained, said[trained.name]) for trained in (shipped, *baselines)]
+        teachers_scores = [students.of_answers(work, trained, said[trained.name]) for trained in teachers]
+        scores = students.scores([*teachers_scores, *own_scores, *further.scored])
         results = [*teachers, shipped, *baselines]
-        written = _report(work, rows, files, results, timed)
-        scored = [scoring.of_answers(work, trained, said[trained.name]) for trained in teachers]
-        scored += [scoring.of_answers(first, trained, said[trained.name]) for trained in (shipped, *baselines)]
-        scores = scoring.scores([*scored, *further])
-        written = written.model_copy(
-            update={
-                "seconds": written.seconds + seconds,
-                "notes": (*written.notes, *_seed_notes(work, scores), *notes),
-                "test_key": work.data.test_key,
-                "scores": scores,
-                "paired": paired.comparisons(scores),
-            }
-        )
+        written = _report(work, rows, files, results, timed, further=further, scores=scores)
+        written = written.model_copy(update={"notes": (*written.notes, *notes)})
         report.write(written, work.folder)
         events.emit("end", status=written.status, seconds=written.seconds)
     if written.status == "failed":
@@ -154,34 +145,6 @@ def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Iterator
         yield Work(recipe, base, folder, stages.Cache(runs), events, device, data, recipe.seed, folder)
 
 
-def _of_seeds(work: Work, seeds: Sequence[int]) -> list[Work]:
-    """Return the work of each seed; folders that another list of seeds left are taken away."""
-    folder = work.folder / SEEDS
-    with writable(folder):
-        for stale in {path.name for path in folder.glob("*")} - {str(seed) for seed in seeds[1:]}:
-            shutil.rmtree(folder / stale, ignore_errors=True)
-        if len(seeds) == 1:
-            shutil.rmtree(folder, ignore_errors=True)
-    return [replace(work, seed=seed, students=folder / str(seed) if index else work.folder) for index, seed in enumerate(seeds)]
-
-
-def _students(work: Work, teachers: Sequence[Trained]) -> list[Trained]:
-    """Train what is shipped, then every baseline, with one seed."""
-    methods = {"student": work.recipe.method, **dict(zip(baseline_names(work.recipe.baselines), work.recipe.baselines, strict=True))}
-    return [training.student(work, name, sections, teachers) for name, sections in methods.items()]
-
-
-def _further(works: Sequence[Work], teachers: Sequence[Trained]) -> tuple[list[Scored], float]:
-    """Train the students of further seeds; return on which images they are right, and how long it took."""
-    scored: list[Scored] = []
-    seconds: dict[str, float] = {}
-    for work in works:
-        for trained in _students(work, teachers):
-            scored.append(scoring.of_network(work, trained))
-            seconds[trained.results[-1].key] = trained.results[-1].seconds
-    return scored, sum(seconds.values())
-
-
 def _check_structure(work: Work) -> None:
     """Run one batch through every stage of every method with untrained networks."""
     networks = [training.build(work, section, "check") for section in work.recipe.teacher]
@@ -192,7 +155,7 @@ def _check_structure(work: Work) -> None:
         )
 
 
-def _hand_over(work: Work, seed: int, shipped: Trained, files: Sequence[Delivered], said: Answers) -> None:
+def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: Answers) -> None:
     """Write the bundle of all files that passed, and keep the others apart with the reason beside them."""
     offered = [item for item in files if item.variant.network == shipped.name and item.section.format != delivery.TORCH]
     rejected = work.folder / REJECTED
@@ -216,7 +179,8 @@ def _hand_over(work: Work, seed: int, shipped: Trained, files: Sequence[Delivere
         work.folder / "bundle", name=work.recipe.name, classes=work.data.classes, preprocess=work.data.preprocess, files=passed,
         samples=bundle.Samples(held.images[chosen], held.labels[chosen], said.validation[chosen]),
         gate=work.recipe.gate, provenance={
-            "recipe": canonical(work.recipe), "seed": str(seed), "weights": shipped.results[-1].files[training.WEIGHTS], "method": shipped.method,
+            "recipe": canonical(work.recipe), "seed": str(work.seed), "method": shipped.method,
+            "weights": shipped.results[-1].files[training.WEIGHTS],
             **{f"package.{name}": version for name, version in environment().packages.items()},
         },
     )  # fmt: skip
@@ -240,35 +204,32 @@ def _deployable(item: Delivered) -> bundle.Deployable:
 
 
 def _report(
-    work: Work, rows: Sequence[Variant], files: Sequence[Delivered], trained: Sequence[Trained], timed: Timed
-) -> Report:
+    work: Work, rows: Sequence[Variant], files: Sequence[Delivered], trained: Sequence[Trained], timed: Timed, *,
+    further: Further, scores: Sequence[Scores],
+) -> Report:  # fmt: skip
     made = {result.key: result for item in trained for result in item.results}
+    training_seconds = {**further.seconds, **{key: stage.seconds for key, stage in made.items()}}
     failed = any(item.gate.status == "failed" for item in files if item.variant.network == "student")
     return Report(
         name=work.recipe.name,
         recipe=work.recipe.model_dump(mode="json"),
         status="failed" if failed else "passed",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=sum(stage.seconds for stage in made.values()) + sum(item.seconds for item in files) + timed.seconds,
+        seconds=sum(training_seconds.values()) + sum(item.seconds for item in files) + timed.seconds,
         classes=work.data.classes,
         images={name: len(getattr(work.data, name).labels) for name in ("train", "validation", "test")},
         variants=tuple(rows),
         gates={item.variant.name: item.gate for item in files},
         stages=tuple(made.values()),
         environment=timed.environment or environment(),
-        notes=(*_notes(work), *([f"Nothing could be timed: {timed.problem}"] if timed.problem else [])),
-    )
-
-
-def _seed_notes(work: Work, scores: Sequence[Scores]) -> tuple[str, ...]:
-    """Say what seeds share, and which of them is shipped."""
-    seeds = [score.seed for score in next(each for each in scores if each.network == "student").seeds]
-    if len(seeds) == 1:
-        return ()
-    return (
-        f"Seeds {', '.join(map(str, seeds))} differ in initial weights and order of batches; data, validation split and teachers "
-        f"are those of seed {work.recipe.seed} for all.",
-        f"The student of seed {seeds[0]}, the first, is exported, gated and timed; it was not chosen by its accuracy.",
+        notes=(
+            *_notes(work),
+            *students.notes(work, scores),
+            *([f"Nothing could be timed: {timed.problem}"] if timed.problem else []),
+        ),
+        test_key=work.data.test_key,
+        scores=tuple(scores),
+        paired=paired.comparisons(scores),
     )
 
 

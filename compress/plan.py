@@ -3,14 +3,18 @@
 `plan(recipe, ...)` looks at the data source and the files that the recipe names, collects **all** that contradicts, and
 otherwise returns the stages in the order in which the run goes through them. What a method trains, freezes and ships comes from
 the labelled lines of its module's docstring (`Trained:`, `Frozen:`, `Shipped:`, `Stages:`), so that no method is imported.
+
+`Stages:` lists names with commas; the last is the student. Where options decide, a part says so: `paraphrasers if paraphrase`
+is there only where that option is set, and `generation1 to generation{generations - 1}` stands for as many students, each
+taught by the one before, as that option says less one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress import plugins
 from compress.consistency import data_problems, recipe_problems, split_sizes, together
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from compress.data._dataset import Source
+
+STAGE = re.compile(r"(?P<name>[a-z_]+)(?: if (?P<condition>[a-z_]+)|1 to (?P=name)\{(?P<count>[a-z_]+) - 1\})?")
+"""One part of the line `Stages:`."""
 
 LABEL = re.compile(r"^(Trained|Frozen|Shipped|Stages|Source): *(.+(?:\n(?![A-Z][a-z]+:|\n).+)*)", re.MULTILINE)
 
@@ -51,6 +58,8 @@ class Stage(Record):
     work: Work | None = None
     kept: str = ""
     """Folder or file that keeps the result, relative to the run's folder."""
+    student: bool = False
+    """Whether it trains a student, and so once with every seed."""
     found: bool = False
     """Whether that is there already; it is used again if nothing that it depends on has changed."""
 
@@ -117,6 +126,40 @@ def facts(method: str) -> dict[str, str]:
     return found
 
 
+class Part(NamedTuple):
+    """One stage of a method."""
+
+    name: str
+    generation: int | None = None
+    """Which student of a line of students it trains, from 1; `None` for everything else."""
+
+
+def parts(method: str, options: Mapping[str, Any]) -> list[Part]:
+    """Return the stages of a method with these options, by its line `Stages:`; the last is the student.
+
+    Args:
+        method: Its name.
+        options: Every option of the method.
+
+    Raises:
+        CompressError: There is no such method, or its line cannot be read.
+    """
+    line = facts(method)["Stages"]
+    found: list[Part] = []
+    for text in line.split(", "):
+        match = STAGE.fullmatch(text)
+        if match is None or not {match["condition"], match["count"]} <= {None, *options}:
+            raise CompressError(
+                f"{plugins.describe('methods', method).module}: 'Stages: {line}': {text!r} is no stage; write NAME, "
+                "NAME if OPTION, or NAME1 to NAME{OPTION - 1}, with options that the method has"
+            )
+        if match["count"] is not None:
+            found += [Part(f"{match['name']}{number}", number) for number in range(1, options[match["count"]])]
+        elif match["condition"] is None or options[match["condition"]] not in (None, False):
+            found.append(Part(match["name"]))
+    return found
+
+
 def title(methods: Sequence[MethodSection]) -> str:
     """Return what reports call a set of methods, such as `dih(dist)`."""
     losses = [str(method.options().get("logit_loss", "kd")) for method in methods]
@@ -161,16 +204,21 @@ def _student_stages(baseline: str, methods: Sequence[MethodSection], recipe: Rec
     known = [facts(method.name) for method in methods]
     teachers = 0 if all(method.name == "supervised" for method in methods) else len(recipe.teacher)
     for method, about in zip(methods, known, strict=True):
-        for stage in about["Stages"].split(", ")[:-1]:
-            epochs = method.options().get(f"{stage}_epochs", recipe.train.epochs)
+        for part in parts(method.name, method.options())[:-1]:
+            name = f"{baseline}-{part.name}" if baseline else part.name
+            if part.generation is None:
+                yield _preparation(name, part.name, method, recipe, train_images)
+                continue
             yield Stage(
-                name=f"{baseline}-{stage}" if baseline else stage,
-                about=f"what {method.name} needs before the student",
-                trained=f"the {stage}",
-                frozen="everything else",
-                work=_work(epochs, recipe.train.batch_size, train_images, len(recipe.teacher)),
-                kept=f"{baseline}-{stage}" if baseline else stage,
+                name=name,
+                about=f"{recipe.student.model} by {method.name}, to teach the next",
+                trained=about["Trained"],
+                frozen=about["Frozen"],
+                work=_work(recipe.train.epochs, recipe.train.batch_size, train_images, teachers),
+                kept=name,
+                student=True,
             )
+            teachers = 1  # the one before
     yield Stage(
         name=baseline or "student",
         about=f"{recipe.student.model} by {title(methods)}",
@@ -179,6 +227,20 @@ def _student_stages(baseline: str, methods: Sequence[MethodSection], recipe: Rec
         shipped="nothing, it is for comparison" if baseline else _joined(known, "Shipped"),
         work=_work(recipe.train.epochs, recipe.train.batch_size, train_images, teachers),
         kept=baseline or "student",
+        student=True,
+    )
+
+
+def _preparation(name: str, stage: str, method: MethodSection, recipe: Recipe, train_images: int) -> Stage:
+    """Return the stage that trains modules of a method on the teachers."""
+    epochs = method.options().get(f"{stage}_epochs", recipe.train.epochs)
+    return Stage(
+        name=name,
+        about=f"what {method.name} needs before the student",
+        trained=f"the {stage}",
+        frozen="everything else",
+        work=_work(epochs, recipe.train.batch_size, train_images, len(recipe.teacher)),
+        kept=name,
     )
 
 
@@ -220,6 +282,9 @@ def _notes(recipe: Recipe) -> Iterator[str]:
         yield "nothing is exported, so nothing is gated: add `exports:` to leave a file that can be deployed"
     if all(method.name == "supervised" for method in recipe.method):
         yield "the student is trained without its teacher: the teacher is only measured"
+    lines = [method.name for method in recipe.method if any(part.generation for part in parts(method.name, method.options()))]
+    if lines and recipe.student.weights is not None:
+        yield f"{lines[0]}: every generation before the last starts from random weights, the last from student.weights"
 
 
 def tree(whole: Plan) -> Tree:

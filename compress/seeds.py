@@ -12,31 +12,34 @@ import re
 from collections.abc import Sequence
 
 from compress.errors import CompressError
-from compress.plan import Plan, Stage, baseline_names
-from compress.recipe import Recipe
+from compress.plan import Plan, Stage
 
 LIMIT = 100
 """More seeds than this are a seed that was mistaken for their number."""
 
 
-def parse(text: str, *, base: int) -> tuple[int, ...]:
-    """Return the seeds of `3` (that many from `base` on) or of `1,5,9` (these).
+def parse(text: str | None, *, base: int) -> tuple[int, ...]:
+    """Return the seeds of `3` (that many from `base` on), of `1,5,9` (these), or of nothing (`base` alone).
 
     Raises:
         CompressError: It is neither, or names no seed, a negative one, one twice, or too many.
     """
+    if text is None:
+        return (base,)
     if not re.fullmatch(r"-?[0-9]{1,18}(,-?[0-9]{1,18})*", text):
         raise CompressError(
             f"--seeds: {text!r} is neither a number of seeds nor a list of them; give for example 3, or 1,5,9 without spaces"
         )
     numbers = [int(part) for part in text.split(",")]
     if negative := next((number for number in numbers if number < 0), None):
-        raise CompressError(f"--seeds: {negative} is negative; seeds, and how many there are, are whole numbers from 0 and 1 on")
+        raise CompressError(
+            f"--seeds: {negative} is negative; seeds, and how many there are, are whole numbers from 0 and 1 on"
+        )
     if len(numbers) == 1:
         return _counted(numbers[0], base)
     if twice := [number for number in dict.fromkeys(numbers) if numbers.count(number) > 1]:
         raise CompressError(
-            f"--seeds: {', '.join(map(str, twice))} is there twice, and would be the same student; name each seed once"
+            f"--seeds: {', '.join(map(str, twice))} is named more than once, and would be the same student; name each seed once"
         )
     if len(numbers) > LIMIT:
         raise CompressError(f"--seeds: names {len(numbers)} seeds; {LIMIT} are the most that one run trains, split the list")
@@ -54,20 +57,19 @@ def _counted(count: int, base: int) -> tuple[int, ...]:
     return tuple(range(base, base + count))
 
 
-def planned(plan: Plan, recipe: Recipe, seeds: Sequence[int]) -> Plan:
-    """Return a plan in which students and baselines are trained with every seed."""
+def repeated(plan: Plan, seeds: Sequence[int]) -> Plan:
+    """Return a plan in which every student is trained with every seed."""
     if len(seeds) < 2:
         return plan
-    students = {"student", *baseline_names(recipe.baselines)}
     note = (
         f"seeds {', '.join(map(str, seeds))}: each trains student and baselines anew, on the same data and teachers; "
         f"that of seed {seeds[0]}, the first, is exported, gated and timed"
     )
-    stages = tuple(_repeated(stage, len(seeds)) if stage.name in students else stage for stage in plan.stages)
+    stages = tuple(_repeat(stage, len(seeds)) if stage.student else stage for stage in plan.stages)
     return plan.model_copy(update={"stages": stages, "notes": (*plan.notes, note)})
 
 
-def _repeated(stage: Stage, times: int) -> Stage:
+def _repeat(stage: Stage, times: int) -> Stage:
     if stage.work is None:
         return stage
     work = stage.work.model_copy(

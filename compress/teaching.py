@@ -7,11 +7,15 @@ sees beyond the stated rounding: order and pixels do not depend on it.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from compress import engines, records, stages, targets
@@ -28,6 +32,8 @@ from compress.recipe import TargetsSection
 from compress.records import EngineTrial, EngineTrials, Teaching
 
 TRIAL_BATCHES = 4
+PROBE_IMAGES = 4
+"""Whose answers are part of a key: two networks that differ in what no weight, attribute or source shows give others."""
 WORTH_A_TRIAL_SECONDS = 20.0
 """A teacher that eager torch runs in less than that, all batches together, is not worth trying engines for."""
 
@@ -63,14 +69,19 @@ class Teachers:
         self._signals, self._batches, self._section, self._events = tuple(signals), batches, section, events
         self._autocast, self._folder = autocast, folder
         networks = [teacher for teacher in method.teachers if isinstance(teacher, Network)]
-        self._answering = Answering(networks, signals).eval()
-        self._views = len({batches.view(epoch) for epoch in range(epochs)})
+        self._answering = Answering(networks, signals)
+        self._shown = sorted({batches.view(epoch) for epoch in range(epochs)})
         self._sample = next(batches.in_order(0)).images
-        self._engine_name, self._trials = self._choice()
+        self._probe = engines.eager(self._answering)(self._sample[:PROBE_IMAGES])
+        self._why_not = self._refusal(reread=shared or len(self._shown) < epochs)
+        runs = len(self._shown) if not self._why_not else epochs
+        self._engine_name, self._trials = self._choice(runs * len(batches))
         self._engine: Engine | None = None
         self._store = targets.Store(folder, precision=section.precision, events=events)
-        self._answers = [targets.Answer(_name(method, signal), self._key(networks, signal)) for signal in signals]
-        self._why_not = self._refusal(reread=shared or self._views < epochs)
+        self._answers = [
+            targets.Answer(_name(method, signal), self._key(networks, signal, probe), (batches.rows, *probe.shape[1:]))
+            for signal, probe in zip(signals, self._probe, strict=True)
+        ]
         self._made, self._seconds = 0, 0.0
 
     def begin(self, epoch: int) -> None:
@@ -80,17 +91,21 @@ class Teachers:
             return
         begun = time.monotonic()
         with self._store.locked(self._answers):
-            missing = [place for place, answer in enumerate(self._answers) if self._store.find(answer, view) is None]
+            missing = {  # by key: two teachers may be equal
+                answer.key: place for place, answer in enumerate(self._answers) if self._store.find(answer, view) is None
+            }
             if missing:
-                wanted = [self._answers[place] for place in missing]
-                self._store.make(wanted, view, rows=self._batches.rows, batches=self._sweep(view, missing))
+                wanted = [self._answers[place] for place in missing.values()]
+                self._store.make(wanted, view, self._sweep(view, list(missing.values())))
                 self._made += 1
         self._seconds += time.monotonic() - begun
 
     def of(self, batch: Batch) -> Targets:
         """Return the answers for a batch."""
         if self._why_not:
-            return dict(zip(self._signals, self._run(batch.images), strict=True))
+            answers = self._run(batch.images)
+            plain = answers if self._autocast is not None else [answer.float() for answer in answers]  # of a half engine
+            return dict(zip(self._signals, plain, strict=True))
         if batch.rows is None:
             raise CompressError("targets: the batches do not say which images they hold; set targets.store: off")
         rows, found = batch.rows.numpy(), {}
@@ -105,26 +120,36 @@ class Teachers:
 
     def summary(self) -> Teaching:
         """Return what was done, for the report."""
-        kept = self._store.views.values()
+        views = [] if self._why_not else self._shown
+        kept = [self._store.record(answer, view) for answer in self._answers for view in views]
         return Teaching(
             signals=tuple(answer.name for answer in self._answers),
             engine=self._engine_name,
             trials=self._trials,
             store=self._why_not or "kept",
             precision=self._section.precision if not self._why_not else None,
-            views=0 if self._why_not else self._views,
+            views=len(views),
             views_made=self._made,
             bytes_per_image=0 if self._why_not else self._bytes_per_image(),
-            max_abs_error=max((view.max_abs_error for view in kept), default=0.0),
+            max_abs_error=max((view.max_abs_error for view in kept if view is not None), default=0.0),
             seconds=self._seconds,
         )
 
     def _sweep(self, view: int, places: Sequence[int]) -> Iterator[Sequence[Tensor]]:
-        with self._events.task(f"teacher, view {view + 1} of {self._views}", len(self._batches)) as task:
+        total = -(-self._batches.rows // len(self._sample))
+        with self._events.task(f"teacher, view {view + 1} of {len(self._shown)}", total) as task:
             for batch in self._batches.in_order(view):
-                answers = self._run(batch.images)
-                yield [answers[place] for place in places]
+                answers = self._run(self._filled(batch.images))
+                yield [answers[place][: len(batch.images)] for place in places]
                 task.advance()
+
+    def _filled(self, images: Tensor) -> Tensor:
+        """Return a batch of full size: in a smaller one torch may compute the same image with other last bits."""
+        if len(images) == len(self._sample):
+            return images
+        whole = torch.empty_like(self._sample)
+        whole[: len(images)], whole[len(images) :] = images, images[0]
+        return whole
 
     def _run(self, images: Tensor) -> tuple[Tensor, ...]:
         if self._engine is None:
@@ -138,34 +163,61 @@ class Teachers:
             return
         given, exact = [engine(self._sample)], [engines.eager(self._answering)(self._sample)]
         found = engines.compared(self._engine_name, given, exact, 0.0)
-        if found.relative_difference > self._section.tolerance:
+        if not found.relative_difference <= self._section.tolerance:
             raise CompressError(
                 f"targets.engine: {self._engine_name} differs from eager float32 by {found.relative_difference:.2g} of the "
                 f"answers' size, more than targets.tolerance {self._section.tolerance:g}; set targets.engine: eager"
             )
 
-    def _choice(self) -> tuple[str, tuple[EngineTrial, ...]]:
-        """Return the engine, and what was tried if something had to be."""
+    def _choice(self, calls: int) -> tuple[str, tuple[EngineTrial, ...]]:
+        """Return the engine for so many batches, and what was tried if something had to be.
+
+        What was decided is kept for this very number of batches, so that a stage that continues never decides anew; a trial is
+        kept for all.
+        """
         if self._section.engine != "auto":
             return self._section.engine, ()
         work = {
             "teachers": targets.digest(self._answering.teachers), "images": list(self._sample.shape),
-            "machine": dict(stages.engine()), "autocast": str(self._autocast), "tolerance": self._section.tolerance,
-            "device": self._sample.device.type,
+            "strides": self._sample.stride(), "machine": dict(stages.engine()), "autocast": str(self._autocast),
+            "tolerance": self._section.tolerance, "device": self._sample.device.type,
         }  # fmt: skip
-        path = self._folder / "engines" / f"{stages.key(**work)}.json"
-        if path.is_file():
-            known = records.read(path, EngineTrials).trials
-            return known[0].engine, known
+        folder = self._folder / "engines"
+        general, own = (folder / f"{stages.key(**work, calls=count)}.json" for count in (None, calls))
+        with writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "lock"):
+                tried = self._decided(own) or self._decided(general)
+                if not tried:
+                    tried = self._tried(calls)
+                    if len(tried) > 1:
+                        records.save(general, EngineTrials(trials=tried))
+                if not own.is_file():
+                    records.save(own, EngineTrials(trials=tried))
+        return tried[0].engine, tried if len(tried) > 1 else ()
+
+    def _decided(self, path: Path) -> tuple[EngineTrial, ...]:
+        """Return what was decided before, if anything."""
+        if not path.is_file():
+            return ()
+        try:
+            return records.read(path, EngineTrials).trials
+        except CompressError as error:
+            self._events.say(f"{error}; the engines are tried anew")
+            path.unlink()
+            return ()
+
+    def _tried(self, calls: int) -> tuple[EngineTrial, ...]:
+        """Return a trial of all engines, or eager alone where that is done before a trial would have paid."""
         self._eager_seconds()  # the first call is slow
-        if self._eager_seconds() * len(self._batches) * self._views < WORTH_A_TRIAL_SECONDS:
-            return "eager", ()
-        tried = engines.choose(self._answering, self._some_images(), self._autocast, tolerance=self._section.tolerance)
-        with writable(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        records.save(path, EngineTrials(trials=tried))
+        seconds = self._eager_seconds()
+        if seconds * calls < WORTH_A_TRIAL_SECONDS:
+            return (EngineTrial(engine="eager", ms_per_batch=1000 * seconds, relative_difference=0.0),)
+        tried = engines.choose(
+            self._answering, self._some_images(), self._autocast, tolerance=self._section.tolerance, events=self._events
+        )
         self._events.say(f"teacher: {', '.join(f'{each.engine} {each.ms_per_batch:.0f} ms' for each in tried)} per batch")
-        return tried[0].engine, tried
+        return tried
 
     def _some_images(self) -> list[Tensor]:
         batches = [batch.images for batch, _ in zip(self._batches.in_order(0), range(TRIAL_BATCHES), strict=False)]
@@ -176,17 +228,17 @@ class Teachers:
         engines.eager(self._answering, self._autocast)(self._sample)
         return time.perf_counter() - begun
 
-    def _key(self, networks: Sequence[Network], signal: Signal) -> str:
+    def _key(self, networks: Sequence[Network], signal: Signal, probe: Tensor) -> str:
+        """Return the name of the answers: the sha256 over all that decides their bits."""
+        network, module = networks[signal.teacher], signal.module
+        exact = probe.float().cpu().contiguous().numpy().tobytes()
         return stages.key(
-            teacher=targets.digest(networks[signal.teacher]), taps=networks[signal.teacher].taps, tap=signal.tap,
-            module=targets.digest(signal.module) if signal.module is not None else None, images=self._batches.identity,
-            engine=self._engine_name, autocast=str(self._autocast), device=self._sample.device.type,
+            teacher=targets.digest(network), taps=network.taps, tap=signal.tap, images=self._batches.identity,
+            module=module and targets.digest(module), probe=hashlib.sha256(exact).hexdigest(), engine=self._engine_name,
+            batch=[self._sample.shape, self._sample.stride()], autocast=str(self._autocast), device=self._sample.device.type,
             machine={name: value for name, value in stages.engine().items() if name != "source"},
+            made_by=[targets.source(InMemory), targets.source(Answering), np.__version__, _openvino(self._engine_name)],
         )  # fmt: skip
-
-    def _bytes_per_image(self) -> int:
-        shapes = [answer.shape[1:] for answer in engines.eager(self._answering)(self._sample[:1])]
-        return sum(shape.numel() for shape in shapes) * targets.DTYPES[self._section.precision].itemsize
 
     def _refusal(self, *, reread: bool) -> str:
         """Return why answers are not kept, or nothing.
@@ -196,18 +248,28 @@ class Teachers:
         """
         if self._section.store == "off":
             return "off in the recipe"
-        size = self._bytes_per_image() * self._batches.rows * self._views / 2**30
-        where = targets.file_system(self._folder.parent)
+        views, where = len(self._shown), targets.file_system(self._folder.parent)
+        size = self._bytes_per_image() * self._batches.rows * views / 2**30
         why = ""
         if where in targets.NETWORK:
             why = f"{self._folder} is on {where}, where a mapped file can change under its reader; put --runs on a local disk"
         elif size > self._section.max_gib:
-            why = f"{self._views} view(s) would take {size:.1f} GiB, more than targets.max_gib {self._section.max_gib:g}"
+            why = f"{views} view(s) would take {size:.2g} GiB, more than targets.max_gib {self._section.max_gib:g}; raise it"
         if why and self._section.store == "on":
             raise CompressError(f"targets.store: on, but {why}, or set targets.store: auto")
+        if why:
+            self._events.say(f"targets: answers of the teacher are not kept: {why}")
         if not why and not reread and self._section.store == "auto":
             why = "every view is read once"
         return why
+
+    def _bytes_per_image(self) -> int:
+        return sum(answer[0].numel() for answer in self._probe) * targets.DTYPES[self._section.precision].itemsize
+
+
+def _openvino(engine: str) -> str:
+    """Return the version of the runtime where that is what answers."""
+    return importlib.metadata.version("openvino") if engine.startswith("openvino") else ""
 
 
 def read_by(method: Method, batch: Batch) -> list[Signal]:
@@ -236,4 +298,5 @@ def _name(method: Method, signal: Signal) -> str:
     if signal.module is None:
         return f"{owner} {network.taps[signal.tap]}"
     names = {id(module): name for name, module in method.named_modules()}
-    return f"{owner} {names[id(signal.module)].rpartition('.')[2]} on {network.taps[signal.tap]}"
+    module = names.get(id(signal.module), type(signal.module).__name__).rpartition(".")[2]
+    return f"{owner} {module} on {network.taps[signal.tap]}"

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress import checkpoint, evaluate, plugins, preflight, records, stages, trainer
+from compress import checkpoint, evaluate, plugins, preflight, records, stages, targets, trainer
 from compress.data._dataset import Dataset, Split, checked, fingerprint, hold_out, some_of
 from compress.data._loader import InMemory
 from compress.errors import CompressError
@@ -232,16 +232,22 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
     """
     networks = [trained.network for trained in teachers if isinstance(trained.network, Network)]
     method = assemble(work, sections, networks)
+    common = method if work.seed == work.recipe.seed else assemble(work.shared(), sections, networks)
     knowledge = [trained.key for trained in teachers]
     results: list[StageResult] = []
     before = [stage.stage for stage in method.stages()[:-1]]
     for index, stage in enumerate(method.stages()[:-1]):
-        reads = {"teachers": knowledge, "stage": dict(stage.identity()), "methods": _sources(sections)}
+        reads = {"teachers": knowledge, "stage": dict(stage.identity()), "method": targets.source(type(stage))}
         if _trains_student(stage):
             reads |= {"prepared": [result.key for result in results], "model": _model(work.recipe.student)}
         number = "" if before.count(stage.stage) == 1 else str(index)
         own_name = f"{stage.stage}{number}" if name == "student" else f"{name}-{stage.stage}{number}"
-        results += _prepare(work, own_name, sections, networks, (index, stage), reads=reads)
+        shared = _belongs_to_teachers(stage, networks)
+        where, trained = (work.shared(), common.stages()[index]) if shared else (work, stage)
+        results += _train(where, own_name, trained, work.recipe.train, reads=reads, method_name=title(sections)).results
+        if trained is not stage:
+            stage.product().load_state_dict(trained.product().state_dict())
+            freeze_all_but(stage, ())
     start = work.recipe.student.weights
     needed = [] if all(section.name == "supervised" for section in sections) else knowledge
     inputs = {
@@ -252,24 +258,10 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
         "method": [section.model_dump(mode="json") for section in sections],
         "methods": _sources(sections),
     }
-    last = _train(work, name, method.stages()[-1], work.recipe.train, reads=inputs, method_name=title(sections))
+    final = method.stages()[-1]
+    others_read = _has_only(final, networks)  # no teacher was made on the way
+    last = _train(work, name, final, work.recipe.train, reads=inputs, method_name=title(sections), shared=others_read)
     return last._replace(results=(*results, *last.results))
-
-
-def _prepare(
-    work: Work, name: str, sections: Sequence[MethodSection], teachers: Sequence[Network], place: tuple[int, Method], *,
-    reads: Mapping[str, object],
-) -> tuple[StageResult, ...]:  # fmt: skip
-    """Train a preparatory stage; one that trains no student belongs to the teachers, and all seeds have it in common."""
-    index, stage = place
-    if _trains_student(stage) or work.seed == work.recipe.seed:
-        return _train(work, name, stage, work.recipe.train, reads=reads, method_name=title(sections)).results
-    shared = work.shared()
-    common = assemble(shared, sections, teachers).stages()[index]
-    done = _train(shared, name, common, work.recipe.train, reads=reads, method_name=title(sections))
-    stage.product().load_state_dict(common.product().state_dict())
-    freeze_all_but(stage, ())
-    return done.results
 
 
 def finished_student(work: Work) -> Trained:
@@ -299,12 +291,28 @@ def _trains_student(stage: Method) -> bool:
     return any(id(parameter) in own for group in stage.phases().values() for parameter in group)
 
 
+def _belongs_to_teachers(stage: Method, given: Sequence[Network]) -> bool:
+    """Return whether a stage has no part in any student, so that all seeds have it in common."""
+    return not _trains_student(stage) and _has_only(stage, given)
+
+
+def _has_only(stage: Method, given: Sequence[Network]) -> bool:
+    return all(any(own is network for network in given) for own in stage.teachers)
+
+
 def _sources(sections: Sequence[MethodSection]) -> list[str]:
     return [stages.plugin("methods", section.name) for section in sections]
 
 
 def _train(
-    work: Work, name: str, method: Method, settings: TrainSection, *, reads: Mapping[str, object], method_name: str
+    work: Work,
+    name: str,
+    method: Method,
+    settings: TrainSection,
+    *,
+    reads: Mapping[str, object],
+    method_name: str,
+    shared: bool = False,
 ) -> Trained:
     settings = method.schedule(settings)
     seed = seed_for(work, name if name.startswith("teacher") else method.stage)  # one order for all students of a recipe
@@ -320,7 +328,7 @@ def _train(
         first = next(batches.epoch(0))
         _announce(work, name, method, first)
         begun = time.monotonic()
-        asked = _teachers(work, method, batches, first, settings)
+        asked = _teachers(work, method, batches, first, settings, shared=shared)
         with graceful(work.events) as stopped:
             fit = trainer.fit(
                 method, batches, work.whole(work.data.validation), settings=settings, seed=seed, state=folder / STATE,
@@ -355,14 +363,16 @@ def _train(
     return Trained(name, method_name, method.deployable(), (result,), key, folder)
 
 
-def _teachers(work: Work, method: Method, batches: InMemory, first: Batch, settings: TrainSection) -> Teachers | None:
+def _teachers(
+    work: Work, method: Method, batches: InMemory, first: Batch, settings: TrainSection, *, shared: bool
+) -> Teachers | None:
     """Return what answers for the frozen teachers of a stage, or nothing where it asks none."""
     signals = read_by(method, first)
     if not signals:
         return None
     return Teachers(
         method, signals, batches, section=work.recipe.targets, folder=work.cache.folder / "targets", epochs=settings.epochs,
-        shared=method is method.stages()[-1], autocast=trainer.DTYPES[settings.precision], events=work.events,
+        shared=shared, autocast=trainer.DTYPES[settings.precision], events=work.events,
     )  # fmt: skip
 
 
@@ -383,8 +393,17 @@ def _label(work: Work, name: str) -> str:
 
 def _summary(result: StageResult) -> str:
     if result.validation is not None:
-        return f"{_percent(result.validation)} on validation, best epoch {result.best_epoch} of {len(result.epochs)}"
+        taught, waited = _share(result, "teaching_seconds"), _share(result, "waiting_seconds")
+        times = f"{waited:.0%} of the time waiting for images" + (f", {taught:.0%} for teachers" if result.teaching else "")
+        return f"{_percent(result.validation)} on validation, best epoch {result.best_epoch} of {len(result.epochs)}; {times}"
     return ", ".join(f"{name} {_percent(accuracy)}" for name, accuracy in result.members.items()) + " on validation"
+
+
+def _share(result: StageResult, part: str) -> float:
+    """Return the share of all epochs' time that a part of it has."""
+    return float(
+        sum(getattr(epoch, part) for epoch in result.epochs) / max(sum(epoch.seconds for epoch in result.epochs), 1e-9)
+    )
 
 
 def _percent(accuracy: Accuracy) -> str:

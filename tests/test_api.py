@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import compress
+from compress.api import _another
 from compress.errors import CompressError
 from tests.methods.test_contract import Tiny
 
@@ -91,3 +92,27 @@ def test_a_state_belongs_to_one_call_and_is_gone_when_it_is_done(teacher: nn.Mod
         losses.append(set(done.epochs[0].losses))
     assert losses == [{"ce", "total"}, {"ce", "kd", "total"}]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_method_that_trains_several_students_draws_each_anew() -> None:
+    """Generations of a given module start from weights of their own, the same each time."""
+    student = Tiny(4)
+    kinds = {name: value.clone() for name, value in student.named_parameters()}
+    network = compress.Network(student, taps=())
+    twin, again = (dict(_another(network, "generation1", 0).module.named_parameters()) for _ in range(2))
+    other = dict(_another(network, "generation2", 0).module.named_parameters())
+    for name, value in twin.items():
+        assert torch.equal(value, again[name])
+        assert torch.equal(kinds[name], dict(student.named_parameters())[name])
+        if value.dim() > 1:
+            assert not torch.equal(value, kinds[name])
+            assert not torch.equal(value, other[name])
+
+
+def test_sequential_distillation_works_on_own_modules(teacher: nn.Module) -> None:
+    """A line of generations needs nothing but the student that was given."""
+    done = compress.distill(
+        teacher, compress.Network(Tiny(2), taps=("first", "second")), train=loader(), validation=loader(),
+        method={"feed_sequential": {"generations": 2}}, taps=["first", "second"], settings=compress.TrainSection(epochs=1),
+    )  # fmt: skip
+    assert {epoch.stage for epoch in done.epochs} == {"generation1", "student"}

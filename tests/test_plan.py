@@ -9,7 +9,7 @@ import pytest
 from compress import plugins
 from compress.errors import CompressError, Unreachable
 from compress.files import sha256_of
-from compress.plan import Plan, baseline_names, facts, plan, title
+from compress.plan import Plan, baseline_names, facts, parts, plan, title
 from compress.recipe import Recipe, parse
 
 
@@ -34,7 +34,8 @@ def test_every_method_says_what_it_trains_and_ships(method: str) -> None:
     assert about["Trained"]
     assert about["Shipped"]
     assert about["Source"]
-    assert about["Stages"].split(", ")[-1] == "student"
+    defaults = {name: option.default for name, option in plugins.describe("methods", method).options.items()}
+    assert parts(method, defaults)[-1] == ("student", None)
 
 
 def test_stages_come_in_the_order_of_the_run(make) -> None:
@@ -43,6 +44,56 @@ def test_stages_come_in_the_order_of_the_run(make) -> None:
     assert [stage.name for stage in planned.stages] == [
         "data", "teacher", "heads", "student", "supervised", "export", "gate", "measure", "report",
     ]  # fmt: skip
+
+
+def test_every_generation_is_a_stage_of_a_student(make) -> None:
+    """A line of students is listed one by one: the first has the given teachers, every other the one before."""
+    planned = make(
+        "teacher=[{model: resnet_cifar.resnet8}, {model: resnet_cifar.resnet14}]",
+        "method={name: feed_sequential, generations: 3}",
+        "baselines=[{name: feed_sequential, generations: 2}, {name: feed_sequential, generations: 1}, kd]",
+    )
+    students = {stage.name: stage.work for stage in planned.stages if stage.student}
+    each = students["student"].trained
+    assert {name: work.teacher // each for name, work in students.items()} == {
+        "generation1": 2, "generation2": 1, "student": 1,
+        "feed_sequential-0-generation1": 2, "feed_sequential-0": 1, "feed_sequential-1": 2, "kd": 2,
+    }  # fmt: skip
+    assert {work.trained for work in students.values()} == {each}
+    first = next(stage for stage in planned.stages if stage.name == "generation1")
+    assert (first.kept, first.trained, first.frozen) == (
+        "generation1", facts("feed_sequential")["Trained"], facts("feed_sequential")["Frozen"],
+    )  # fmt: skip
+
+
+def test_a_stage_that_an_option_brings_is_listed_where_the_option_is_set(make) -> None:
+    """Paraphrasers are trained, for as many epochs as their option says, only where they are asked for."""
+    planned = make("method={name: feed, paraphrase: 0.5, paraphrasers_epochs: 7}", "baselines=[feed]")
+    trained = {stage.name: stage for stage in planned.stages if stage.work}
+    assert list(trained) == ["teacher", "paraphrasers", "student", "feed"]
+    assert (trained["paraphrasers"].work.epochs, trained["paraphrasers"].student) == (7, False)
+
+
+@pytest.mark.parametrize(
+    "line", ["heads if wanted, student", "generation1 to generation{size - 1}, student", "2 heads, student"]
+)
+def test_a_line_of_stages_that_cannot_be_read_is_refused(install, line: str) -> None:
+    """A user's method whose docstring names an option that it has not, or no stage, is refused with what to write."""
+    labels = f"Trained: x.\nFrozen: x.\nShipped: x.\nStages: {line}\nSource: x."
+    install(
+        "methods", "mine", f'"""Mine.\n\n{labels}\n"""\nclass Mine:\n    def __init__(self, setting, *, count: int = 2): ...\n'
+    )
+    with pytest.raises(CompressError, match=r"acme.mine_methods: 'Stages: .*' is no stage; write NAME, NAME if OPTION"):
+        parts("mine", {"count": 2})
+
+
+def test_a_line_of_students_that_starts_from_weights_is_noted(make, tmp_path: Path) -> None:
+    """Weights to start from are the last generation's alone, and the plan says so."""
+    (tmp_path / "start.safetensors").write_bytes(b"anything")
+    start = "student={model: resnet_cifar.resnet8, weights: start.safetensors}"
+    notes = make(start, "method=feed_sequential").notes
+    assert any("every generation before the last starts from random weights" in note for note in notes)
+    assert not any("generation" in note for note in (*make(start).notes, *make("method=feed_sequential").notes))
 
 
 def test_work_is_counted_in_images(make) -> None:
@@ -126,12 +177,24 @@ def test_all_problems_are_told_at_once(make) -> None:
         ("data.validation_fraction=0.001", "data.validation_fraction: 0.001 of 1347 images leaves 2 for 10 classes"),
         ("data.image_size=100000", "data.image_size: 100000 makes the images"),
         ("exports=[onnx, openvino, {format: onnx, opset: 20}]", "exports.2: writes student-fp32.onnx like exports.0"),
+        (
+            "method={name: atsc, drift_weight: 40}",
+            r"^method.drift_weight: 40 with train.lr 0.05 .* = 4, and SGD with momentum 0.9",
+        ),
+        ("baselines=[supervised, [kd, {name: atsc, drift_weight: 40}]]", r"^baselines.1.1.drift_weight: 40 with"),
     ],
 )
 def test_each_contradiction_says_where_and_what(make, override: str, said: str) -> None:
     """A contradiction names its field, the value, and the other side."""
     with pytest.raises(CompressError, match=said):
         make(override)
+
+
+def test_teachers_share_the_weight_of_their_drift(make) -> None:
+    """What diverges with one teacher is allowed with two, over whom the drift is averaged; AdamW has no such bound."""
+    two = "teacher=[{model: resnet_cifar.resnet8}, {model: resnet_cifar.resnet8}]"
+    assert make("method={name: atsc, drift_weight: 40}", two)
+    assert make("method={name: atsc, drift_weight: 40}", "train.optimizer=adamw")
 
 
 def test_a_wrong_checksum_is_told(make, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from torch.nn import Parameter
 
 from compress.errors import CompressError
 from compress.methods._method import Method, Setting, Step
+from compress.models._network import Batches
+from compress.records import Analysis
 
 
 class Combined(Method):
@@ -39,17 +41,22 @@ class Combined(Method):
         for name, method in parts.items():
             if method.stages()[-1] is not method:
                 raise CompressError(f"method: {name!r} trains several students one after the other; run it alone")
-        replacing = [name for name, method in parts.items() if method.deployable() is not self.student]
-        if replacing and len(parts) > 1:
-            others = ", ".join(repr(name) for name in parts if name not in replacing[:1])
-            raise CompressError(
-                f"method: {replacing[0]!r} ships another head than the student's own, which {others} would train for nothing"
-            )
         moving = [name for name, method in parts.items() if method.moves_teacher]
         fitted = [name for name, method in parts.items() if len(method.stages()) > 1]
         if moving and fitted:
             raise CompressError(
                 f"method: {moving[0]!r} changes the teacher to which {fitted[0]!r} fitted its modules; drop one"
+            )
+        replacing = [name for name, method in parts.items() if method.deployable() is not self.student]
+        if len(replacing) > 1:
+            raise CompressError(
+                f"method: {replacing[0]!r} and {replacing[1]!r} each ship another head than the student's own; drop one"
+            )
+        if replacing and len(parts) > 1:
+            others = ", ".join(repr(name) for name in parts if name != replacing[0])
+            raise CompressError(
+                f"method: {replacing[0]!r} ships another head than the student's own, which {others} would train for nothing; "
+                "run it alone"
             )
 
     def stages(self) -> list[Method]:
@@ -72,3 +79,7 @@ class Combined(Method):
     def deployable(self) -> nn.Module:
         """Return the network that the methods agree on."""
         return next((m.deployable() for m in self._parts.values() if m.deployable() is not self.student), self.student)
+
+    def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
+        """Return the tables of all methods."""
+        return tuple(table for method in self._parts.values() for table in method.analyse(train, validation))

@@ -18,13 +18,13 @@ from compress.errors import CompressError
 from compress.methods._step import Step, Targets
 from compress.models._network import Batch, Batches, Network, shapes
 from compress.recipe import TrainSection
-from compress.records import Analysis
+from compress.records import Accuracy, Analysis
 
 __all__ = ["Method", "Setting", "Step", "needs_teacher"]
 
 
 def _no_other(role: str) -> Network:
-    raise CompressError(f"{role}: this method trains fresh students, and nobody said how to build one")
+    raise CompressError(f"{role}: this method trains fresh students; give Setting another=, which builds one")
 
 
 class Setting(NamedTuple):
@@ -77,8 +77,16 @@ class Method(nn.Module):
         return self.deployable()
 
     def predictions(self, step: Step) -> dict[str, Tensor]:
-        """Return the logits that are validated, by name of who gives them; the mean of their top-1 selects the epoch."""
+        """Return the logits that are validated, by name of who gives them; unless `choose` does, their mean top-1 selects."""
         return {"student": self.deployable()(step.batch.images)}
+
+    def choose(self, scores: Mapping[str, Accuracy]) -> dict[str, Accuracy]:
+        """Settle what is decided by validation, and return the scores that count; called after every validation.
+
+        Args:
+            scores: Of `predictions`, by name of who gives them.
+        """
+        return dict(scores)
 
     def schedule(self, settings: TrainSection) -> TrainSection:
         """Return how this stage is trained, given how the recipe trains the student."""

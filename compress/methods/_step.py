@@ -73,7 +73,8 @@ class Step:
 
     def teacher(self, index: int = 0) -> TeacherAnswers:
         """Logits and features of one teacher on this batch, each computed when it is read."""
-        return TeacherAnswers(self, index, len(self._teachers[index].taps))
+        place = _place("teacher", index, len(self._teachers))
+        return TeacherAnswers(self, place, len(self._teachers[place].taps))
 
     def on_teacher(self, module: nn.Module, index: int, tap: int) -> Tensor:
         """Return `module` of the map at one tap of a teacher.
@@ -83,7 +84,8 @@ class Step:
         """
         if _moves(module):
             return self.through(module, self.teacher(index).features[tap])
-        return self.answer(Signal(index, tap, module))
+        place = _place("teacher", index, len(self._teachers))
+        return self.answer(Signal(place, _place("tap", tap, len(self._teachers[place].taps)), module))
 
     def through(self, module: nn.Module, tensor: Tensor) -> Tensor:
         """Return `module(tensor)` in the step's precision, without gradient to the module where it is frozen."""
@@ -160,9 +162,14 @@ class _Features(Sequence[Tensor]):
     def __getitem__(self, place: int | slice) -> Tensor | Sequence[Tensor]:
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(self._taps))]
-        if not -self._taps <= place < self._taps:
-            raise IndexError(f"tap {place} of {self._taps}")
-        return self._step.answer(Signal(self._index, place % self._taps))
+        return self._step.answer(Signal(self._index, _place("tap", place, self._taps)))
+
+
+def _place(what: str, index: int, count: int) -> int:
+    """Return an index counted from the front, so that one answer has one signal."""
+    if not -count <= index < count:
+        raise IndexError(f"{what} {index} of {count}")
+    return index % count
 
 
 def _moves(module: nn.Module) -> bool:

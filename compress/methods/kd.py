@@ -1,10 +1,15 @@
 """Vanilla distillation: the student matches the teacher's softened predictions.
 
+Code bases weigh the two terms differently, so that results called KD compare only within one of them. To follow one, set
+`ce_weight`, `kd_weight` and `temperature`: 1, 1, 4 (SimKD and its relatives, the defaults); 0.1, 0.9, 4 (RepDistiller);
+0.9, 0.1, 5 (DIH, and attention transfer with another temperature); 0.9, 1, 4 (KD on ImageNet by the authors of DIST).
+
 Trained: the student.
 Frozen: the teachers.
 Shipped: the student.
 Stages: student
-Source: Hinton et al., 1503.02531; weights 1, 1 and temperature 4 as in the SimKD toolbox, other toolboxes use 0.1 and 0.9.
+Source: Hinton et al., 1503.02531; DefangChen/SimKD 2b389c3 for the weights; HobbitLong/RepDistiller b84f547 for the divergence
+(summed over classes, averaged over samples, times temperature²). The mean over several teachers is ours.
 """
 
 from __future__ import annotations
@@ -37,10 +42,9 @@ class Kd(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy and the divergence."""
-        student = step.student.logits.float()
-        count = len(self.teachers)
-        each = [losses.kd(student, step.teacher(i).logits, temperature=self.temperature) for i in range(count)]
+        student = step.student.logits
+        teachers = torch.stack([step.teacher(i).logits for i in range(len(self.teachers))])  # [M, B, K]
         return {
-            "ce": self.ce_weight * F.cross_entropy(student, step.batch.labels),
-            "kd": self.kd_weight * torch.stack(each).mean(),
+            "ce": self.ce_weight * F.cross_entropy(student.float(), step.batch.labels),
+            "kd": self.kd_weight * losses.kd_cohort(student, teachers, temperature=self.temperature).mean(),
         }

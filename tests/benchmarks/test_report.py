@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from benchmarks import _facts, report
 from compress.errors import Unreachable
 from compress.records import Accuracy, Report, read
 from tests.benchmarks.reading import HOSTILE, Page, changed, html_of, shown
-from tests.benchmarks.sample_report import sample
+from tests.benchmarks.sample_report import sample, with_seeds
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,14 @@ def test_every_variant_is_a_row(record: Report, page: Page, folder: Path) -> Non
     assert sum(line.startswith("| ") for line in table.splitlines()) == len(record.variants) + 1
 
 
-def test_markdown_tables_are_rectangular(folder: Path) -> None:
+def test_markdown_tables_are_rectangular(record: Report, folder: Path, tmp_path: Path) -> None:
     """Every row of a Markdown table has as many cells as its head."""
-    blocks = re.findall(r"(?:^\|.*\n)+", (folder / "report.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(blocks) == 4
-    for block in blocks:
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
+    report.write(with_seeds(record), tmp_path)
+    for path, tables in ((folder, 4), (tmp_path, 5)):
+        blocks = re.findall(r"(?:^\|.*\n)+", (path / "report.md").read_text(encoding="utf-8"), re.MULTILINE)
+        assert len(blocks) == tables
+        for block in blocks:
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
 
 
 def test_page_needs_nothing_else(folder: Path) -> None:
@@ -79,6 +82,10 @@ def test_strangers_text_stays_text(record: Report, tmp_path: Path) -> None:
     stage = record.stages[1].model_copy(update={"stage": HOSTILE, "members": {HOSTILE: Accuracy.of(1, 2)}})
     update = {"name": HOSTILE, "classes": (HOSTILE,), "notes": (HOSTILE,), "recipe": {"name": HOSTILE + "\n```\n# out"}}
     hostile = hostile.model_copy(update={**update, "stages": (stage,), "gates": {**record.gates, failed.reason: failed}})
+    seeded = with_seeds(record)
+    scores = tuple(each.model_copy(update={"network": HOSTILE, "method": HOSTILE}) for each in seeded.scores[2:])
+    compared = tuple(each.model_copy(update={"this": HOSTILE, "other": HOSTILE, "note": HOSTILE}) for each in seeded.paired)
+    hostile = hostile.model_copy(update={"scores": scores, "paired": compared})
     html = html_of(hostile, tmp_path)
     page = Page(html)
     assert "<script" not in html
@@ -91,6 +98,50 @@ def test_strangers_text_stays_text(record: Report, tmp_path: Path) -> None:
     assert recipe.strip().startswith("```")
     assert recipe.strip().splitlines()[0] == recipe.strip().splitlines()[-1]
     assert HOSTILE in shown(report.table(hostile), width=300)
+
+
+@pytest.fixture(scope="module")
+def seeded(record: Report) -> Report:
+    return with_seeds(record)
+
+
+def test_every_seed_and_every_comparison_is_shown(seeded: Report, tmp_path: Path) -> None:
+    """Page, Markdown and terminal name each network with mean and deviation over seeds, and each verdict with its pairs."""
+    page = Page(html_of(seeded, tmp_path))
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    terminal = "\n".join(shown(table) for table in report.worth_tables(seeded))
+    assert [attributes["data-contrast"] for _, attributes in page.elements if "data-contrast" in attributes] == [
+        f"{each.this} against {each.other}" for each in seeded.paired
+    ]
+    student = next(each.seeds for each in seeded.scores if each.network == "student")
+    values = [score.accuracy.top1_percent for score in student]
+    mean = f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+    for text in (page.text, markdown, terminal):
+        assert mean in text
+        assert "images and 3 seeds" in text
+        assert all(f"{value:.1f}" in text for value in values)
+    assert "Newcombe" not in page.text
+    assert max(map(len, terminal.splitlines())) <= 100
+    assert "…" not in terminal
+    assert read(tmp_path / "report.json", Report) == seeded
+
+
+def test_one_seed_is_paired_over_images_and_says_what_it_cannot_tell(record: Report, tmp_path: Path) -> None:
+    """With one seed the verdict is on the two networks; there is neither a deviation nor an interval over seeds."""
+    single = with_seeds(record, seeds=1)
+    page = Page(html_of(single, tmp_path))
+    assert all(each.pairing == "images" and each.ci95_over_seeds is None for each in single.paired)
+    assert "another seed may order otherwise" in page.text
+    assert "over seeds 95 %" not in page.text
+    assert len(report.worth_tables(single)) == 1
+    assert report.worth_tables(record) == []
+
+
+def test_many_seeds_are_summed_up(record: Report, tmp_path: Path) -> None:
+    """With more than five seeds the tables stay readable."""
+    many = with_seeds(record, seeds=12)
+    assert " in all" in Page(html_of(many, tmp_path)).text
+    assert max(len(line) for table in report.worth_tables(many) for line in shown(table).splitlines()) <= 100
 
 
 def test_missing_values_are_dashes(record: Report, tmp_path: Path) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic_core import to_json
 
-from benchmarks import report
+from benchmarks import _facts, report
 from compress.errors import CompressError
-from compress.records import Report, Variant
+from compress.records import Accuracy, Report, Variant
 from tests.benchmarks.reading import Page, shown
-from tests.benchmarks.sample_report import sample
+from tests.benchmarks.sample_report import sample, with_seeds
 
 
 def runs() -> list[Report]:
@@ -77,3 +80,87 @@ def test_nothing_to_compare_is_refused() -> None:
     """Comparing no run says what to give."""
     with pytest.raises(CompressError, match="at least one run"):
         report.compare([])
+
+
+def other(record: Report, name: str, **scored: Any) -> Report:
+    """Return the report of another recipe."""
+    recipe = {**record.recipe, "student": {"model": name}}
+    return with_seeds(record.model_copy(update={"name": name, "recipe": recipe}), **scored)
+
+
+def test_a_run_with_seeds_stands_at_their_mean_and_its_files_with_what_they_lost() -> None:
+    """Error bars are the deviation over seeds; a file that lost five points against its network stays five below it."""
+    record = with_seeds(sample())
+    values = [score.accuracy.top1_percent for score in record.scores[1].seeds]
+    files = {each.variant.name: each for each in report.compare([record]).entries}
+    whole, broken = files["student-onnx-fp32"], files["student-openvino-fp16"]
+    assert whole.accuracy is not None
+    assert broken.accuracy is not None
+    assert whole.seeds == (0, 1, 2)
+    assert whole.accuracy.deviation == pytest.approx(statistics.stdev(values))
+    lost = top1(record.variants, "student-onnx-fp32") - values[0]
+    assert whole.accuracy.mean == pytest.approx(statistics.fmean(values) + lost)
+    apart = top1(record.variants, "student-onnx-fp32") - top1(record.variants, "student-openvino-fp16")
+    assert whole.accuracy.mean - broken.accuracy.mean == pytest.approx(apart)
+    teacher = files["teacher-onnx-fp32"]
+    assert teacher.accuracy is not None
+    assert (teacher.seeds, teacher.accuracy.deviation) == ((0,), None)
+    assert "3 seeds" in shown(report.compare_table([record]))
+
+
+def test_students_of_runs_are_paired_where_they_saw_the_same_images(tmp_path: Path) -> None:
+    """Each run's student stands against that of the first, seed by seed and image by image, on page, table and document."""
+    reports = [with_seeds(sample()), other(sample(), "worse", gain=-40), other(sample(), "alike")]
+    worse, alike = report.compare(reports).paired
+    assert (worse.this, worse.other, worse.pairing, worse.seeds) == ("worse", "digits", "images and seeds", 3)
+    assert (worse.verdict, alike.verdict) == ("worse", "not distinguishable")
+    page = Page(report.write_comparison(reports, tmp_path).read_text(encoding="utf-8"))
+    assert [attributes["data-contrast"] for _, attributes in page.elements if "data-contrast" in attributes] == [
+        "worse against digits", "alike against digits",
+    ]  # fmt: skip
+    (table,) = report.compare_students(reports)
+    assert max(map(len, shown(table).splitlines())) <= 100
+    document = json.loads(to_json(report.document(reports)))
+    assert [Report.model_validate(each) for each in document["reports"]] == reports
+    assert [each["verdict"] for each in document["paired"]] == ["worse", "not distinguishable"]
+
+
+def test_runs_that_differ_in_seed_are_paired_as_one_student() -> None:
+    """Three runs of a recipe with three seeds count as one run with them."""
+    apart = [with_seeds(sample(seed=seed, name=f"digits-s{seed}"), seeds=1) for seed in range(3)]
+    named = [_reseeded(each, int(each.recipe["seed"])) for each in apart]
+    (found,) = report.compare([*named, other(sample(), "wide")]).paired
+    assert (found.this, found.other, found.seeds) == ("wide", "digits", 3)
+    assert [(test.seed, test.other_seed) for test in found.mcnemar] == [(0, 0), (1, 1), (2, 2)]
+
+
+def _reseeded(record: Report, seed: int) -> Report:
+    scores = tuple(
+        each.model_copy(update={"seeds": tuple(score.model_copy(update={"seed": seed}) for score in each.seeds)})
+        for each in record.scores
+    )
+    return record.model_copy(update={"scores": scores})
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        (other(sample(), "elsewhere", gain=-40, test_key="other images"), "their test images differ"),
+        (other(sample(), "elsewhere").model_copy(update={"scores": ()}), "the report of elsewhere keeps no answers"),
+    ],
+)
+def test_what_cannot_be_paired_says_so(second: Report, why: str) -> None:
+    """On other images, or with a report that keeps no answers, the interval is that of independent samples, and says why."""
+    (found,) = report.compare([with_seeds(sample()), second]).paired
+    assert (found.pairing, found.mcnemar, found.ci95_over_seeds) == ("none", (), None)
+    assert why in found.note
+    first, last = (Accuracy.of(round(360 * found_mean(each) / 100), 360) for each in (second, with_seeds(sample())))
+    expected = _facts.difference(first, last)
+    assert (found.points, found.ci95) == (pytest.approx(expected.points), pytest.approx((expected.low, expected.high)))
+    assert "unpaired" in " ".join(shown(*report.compare_students([with_seeds(sample()), second]), width=200).split())
+
+
+def found_mean(record: Report) -> float:
+    if not record.scores:
+        return top1(record.variants, "student-torch-fp32")
+    return statistics.fmean(score.accuracy.top1_percent for score in record.scores[1].seeds)

@@ -93,7 +93,7 @@ def test_a_class_with_too_few_images_is_told(labels, fraction, reason):
 
 
 def test_some_of_a_split_keeps_order_and_shares_of_classes():
-    """A part for training has exactly the images asked for, each class its share, in the order of the rows, the same each time."""
+    """A part for training has exactly the images asked for, each class its share, in the order of rows, always the same."""
     whole = split(LABELS)
     part = some_of(whole, 35, seed=3)
     assert np.bincount(part.labels).tolist() == [20, 10, 5]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import freezing, plugins, preflight, trainer
+from compress import checkpoint, freezing, plan, plugins, preflight, trainer
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods._combined import Combined
 from compress.methods._method import Method, Setting
 from compress.models._network import Batch, Network
 from compress.recipe import TrainSection
+from compress.records import Analysis
+from exporters.onnx import Onnx
 
 NAMES = plugins.names("methods")
 
@@ -42,7 +45,9 @@ def tiny(width: int) -> Network:
 
 
 def setting(teachers: int = 1) -> Setting:
-    return Setting(tiny(2), tuple(tiny(8) for _ in range(teachers)), torch.zeros(1, 1, 8, 8), 4)
+    """Return a student, teachers of different widths, and how to build one more student."""
+    widths = [8 - 2 * index for index in range(teachers)]
+    return Setting(tiny(2), tuple(tiny(width) for width in widths), torch.zeros(1, 1, 8, 8), 4, lambda _role: tiny(2))
 
 
 def batch(size: int = 16) -> Batch:
@@ -102,6 +107,7 @@ def test_what_no_phase_lists_does_not_move(method: Method) -> None:
         }
         trainer.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
         assert frozen or not stage.teachers
+        assert all(not parameter.requires_grad for parameter in stage.parameters())
         for name, (tensor, before) in frozen.items():
             assert torch.equal(tensor, before), (stage.stage, name)
 
@@ -128,17 +134,60 @@ def test_the_optimizer_holds_exactly_what_the_phase_lists(method: Method) -> Non
 
 
 def test_each_network_runs_once_per_step(method: Method) -> None:
-    """One step runs student and teacher at most once each, whatever the losses read."""
+    """One phase of one step runs every layer of student and teachers at most once, whatever the losses read."""
     counts: dict[str, int] = {}
-    networks = {"student": method.student, **{f"teacher{i}": network for i, network in enumerate(method.teachers)}}
-    for name, network in networks.items():
-        network.register_forward_hook(lambda *_, name=name: counts.__setitem__(name, counts.get(name, 0) + 1))
     for stage in method.stages():
-        counts.clear()
+        layers = {name: part for name, part in stage.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)}
+        handles = [
+            layer.register_forward_hook(lambda *_, name=name: counts.__setitem__(name, counts.get(name, 0) + 1))
+            for name, layer in layers.items()
+        ]
         for phase in stage.phases():
-            stage(stage.step(batch(), phase=phase))
-            assert all(count == 1 for count in counts.values()), (stage.stage, phase, counts)
             counts.clear()
+            stage(stage.step(batch(), phase=phase))
+            assert counts, (stage.stage, phase)
+            assert all(count == 1 for count in counts.values()), (stage.stage, phase, counts)
+        for handle in handles:
+            handle.remove()
+
+
+def test_losses_are_finite_float32_numbers_in_mixed_precision(method: Method) -> None:
+    """With forward passes in bfloat16 every term is one finite number of at least float32."""
+    for stage in method.stages():
+        for phase in stage.phases():
+            for name, value in stage(stage.step(batch(), phase=phase, autocast=torch.bfloat16)).items():
+                assert value.dtype == torch.float32, (stage.stage, name)
+                assert value.dim() == 0
+                assert torch.isfinite(value), (stage.stage, name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_teachers_that_are_given_are_never_changed(name: str) -> None:
+    """Weights and batch-norm statistics of the user's teachers stay bit-equal, whatever the method trains."""
+    where = setting(teachers=2)
+    before = [{key: value.clone() for key, value in teacher.state_dict().items()} for teacher in where.teachers]
+    data = Repeated(batch(), 3)
+    for stage in build(name, where).stages():
+        trainer.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
+    for teacher, start in zip(where.teachers, before, strict=True):
+        for key, value in teacher.state_dict().items():
+            assert torch.equal(value, start[key]), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_stage_leaves_behind_brings_back_what_was_shipped(name: str, tmp_path: Path) -> None:
+    """The weights of each stage's product, read into a method that was built anew, give the same predictions."""
+    where, data = setting(), Repeated(batch(), 3)
+    trained, anew = build(name, where), build(name, setting())
+    for index, (stage, fresh) in enumerate(zip(trained.stages(), anew.stages(), strict=True)):
+        path = tmp_path / f"{index}.safetensors"
+        trainer.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
+        checkpoint.save_weights(path, stage.product(), metadata={})
+        checkpoint.load_weights(fresh.product(), path)
+    images = torch.randn(5, 1, 8, 8)
+    shipped, again = (method.stages()[-1].deployable().eval() for method in (trained, anew))
+    with torch.no_grad():
+        assert torch.equal(shipped(images), again(images))
 
 
 def test_the_module_docstring_says_what_check_prints(method: Method) -> None:
@@ -147,20 +196,48 @@ def test_the_module_docstring_says_what_check_prints(method: Method) -> None:
     about = plugins.describe("methods", name)
     for label in ("Trained:", "Frozen:", "Shipped:", "Stages:", "Source:"):
         assert f"\n{label} " in about.docstring, label
-    stages = next(line for line in about.docstring.splitlines() if line.startswith("Stages:")).removeprefix("Stages: ")
-    assert stages.split(", ") == [stage.stage for stage in method.stages()]
+    options = {option: described.default for option, described in about.options.items()}
+    assert [part.name for part in plan.parts(name, options)] == [stage.stage for stage in method.stages()]
     for option, description in about.options.items():
         assert description.description, f"option {option} is not described"
 
 
-def test_the_student_is_shipped_without_anything_of_the_method(method: Method) -> None:
-    """What is shipped holds the parameters of the plain student and no others, unless the method says that it ships more."""
+def ships_the_student_alone(name: str) -> bool:
+    return "\nShipped: the student.\n" in plugins.describe("methods", name).docstring
+
+
+def operators(network: nn.Module) -> list[str]:
+    """Return the operators of the exported graph, in order."""
+    return [node.op_type for node in Onnx().convert(network, torch.zeros(1, 1, 8, 8)).graph.node]
+
+
+@pytest.fixture(scope="module")
+def plain_operators() -> list[str]:
+    """The operators of a student that was never distilled."""
+    return operators(tiny(2))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if ships_the_student_alone(name)])
+def test_a_shipped_student_is_exported_like_one_that_was_never_distilled(name: str, plain_operators: list[str]) -> None:
+    """What is shipped holds the parameters of the plain student and no others, and its graph the same operators."""
+    method, data = build(name, setting()).stages()[-1], Repeated(batch(), 1)
+    trainer.fit(method, data, data, settings=TrainSection(epochs=1))
+    assert method.deployable() is method.student
+    assert [parameter.shape for parameter in method.deployable().parameters()] == [each.shape for each in tiny(2).parameters()]
+    assert operators(method.deployable()) == plain_operators
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not ships_the_student_alone(name)])
+def test_a_student_that_ships_more_ships_its_backbone_and_not_its_own_classifier(name: str) -> None:
+    """Where another head is shipped, the student's own is neither shipped nor trained, and the rest of the student is both."""
+    method = build(name, setting()).stages()[-1]
     shipped = {id(parameter) for parameter in method.deployable().parameters()}
-    own = {id(parameter) for parameter in method.student.parameters()}
-    about = next(plugins.describe("methods", name) for name in NAMES if plugins.load("methods", name) is type(method))
-    if "\nShipped: the student.\n" in about.docstring:
-        assert method.deployable() is method.student
-        assert shipped == own
+    trained = {id(parameter) for group in method.phases().values() for parameter in group}
+    own = {id(parameter) for parameter in method.student.classifier.parameters()}
+    backbone = {id(parameter) for parameter in method.student.parameters()} - own
+    assert backbone <= shipped
+    assert backbone <= trained
+    assert not own & (shipped | trained)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "supervised"])
@@ -218,5 +295,39 @@ def test_combined_refuses_what_cannot_be_combined() -> None:
         Combined(where, {"supervised": build("supervised", where), "kd": build("kd", where)})
     with pytest.raises(CompressError, match="changes the teacher"):
         Combined(where, {"moving": Moving(where), "dih": build("dih", where)})
-    with pytest.raises(CompressError, match="another head"):
+    with pytest.raises(CompressError, match="'replacing' ships another head than the student's own, which 'kd' would train"):
         Combined(where, {"replacing": Replacing(where), "kd": build("kd", where)})
+    with pytest.raises(CompressError, match="'replacing' and 'other' each ship another head"):
+        Combined(where, {"replacing": Replacing(where), "other": Replacing(where)})
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("atsc", "dih"), "'atsc' changes the teacher to which 'dih' fitted its modules"),
+        (("simkd", "kd"), "'simkd' ships another head than the student's own, which 'kd' would train for nothing"),
+        (
+            ("kd", "atsc", "dist"),
+            "'atsc' ships another head than the student's own, which 'kd', 'dist' would train for nothing",
+        ),
+        (("simkd", "atsc"), "'simkd' and 'atsc' each ship another head"),
+    ],
+)
+def test_methods_that_contradict_each_other_are_refused_with_the_reason(names: tuple[str, ...], reason: str) -> None:
+    """A teacher that moves, and a head that is not shipped, leave nothing for other methods to do."""
+    where = setting()
+    with pytest.raises(CompressError, match=reason):
+        Combined(where, {name: build(name, where) for name in names})
+
+
+def test_combined_gives_the_tables_of_all_methods() -> None:
+    """What a method says of a finished stage is in the report of a combination too."""
+    where = setting()
+
+    class Telling(type(build("kd", where))):  # type: ignore[misc]
+        def analyse(self, *_: object) -> tuple[Analysis, ...]:
+            return (Analysis(title="told", columns=("a",), rows=(("1",),)),)
+
+    whole = Combined(where, {"one": Telling(where), "dist": build("dist", where), "two": Telling(where)})
+    data = Repeated(batch(), 1)
+    assert [table.title for table in whole.analyse(data, data)] == ["told", "told"]

@@ -1,101 +1,297 @@
-"""The cohort of heads: its sum, its members, and what it refuses."""
+"""The cohort of heads: its sum, its members, what is kept of it, and what it refuses."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from compress import freezing, losses
+from compress import freezing, preflight, trainer
 from compress.errors import CompressError
+from compress.methods._method import Setting
 from compress.methods.dih import Dih, _head
-from tests.methods.test_contract import batch, setting
+from compress.models._network import Network
+from compress.recipe import TrainSection
+from tests.losses import reference
+from tests.methods.test_contract import Repeated, batch, setting, tiny
 
 
-def test_the_sum_counts_the_cross_entropy_once_per_member() -> None:
-    """The default is the released code's sum: each member brings its own share of the cross-entropy."""
-    where = setting()
-    method = Dih(where, temperature=5.0, alpha=(0.1,))
+class Tokens(nn.Module):
+    """A network of another family: patches become tokens [B, t, c], then one vector [B, c]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 6, 2, stride=2)
+        self.mix = nn.Sequential(nn.Flatten(2), nn.Linear(16, 20), nn.ReLU())
+        self.block = nn.Linear(6, 10)
+        self.pooled = nn.Identity()
+        self.linear = nn.Linear(10, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.block(self.mix(self.patches(images)).transpose(1, 2))  # [B, 20, 10]
+        logits: Tensor = self.linear(self.pooled(tokens.mean(dim=1)))
+        return logits
+
+
+def families() -> Setting:
+    """Return two teachers that share no tap: one with maps, one with a map, tokens and a vector."""
+    tokens = Network(Tokens(), taps=("patches", "block", "pooled"), classifier="linear")
+    return Setting(tiny(2), (tiny(8), tokens), torch.zeros(1, 1, 8, 8), 4)
+
+
+def build(where: Setting, **options: Any) -> Dih:
+    """Return the method as it is while the student is trained."""
+    method = Dih(where, **options)
+    freezing.freeze_all_but(method, method.phases()["student"])
+    return method.eval()
+
+
+def array(tensor: Tensor) -> reference.Array:
+    return tensor.detach().double().numpy()
+
+
+def cross_entropy(logits: reference.Array, labels: Tensor) -> float:
+    return float(-reference.log_softmax(logits)[np.arange(len(labels)), labels.numpy()].mean())
+
+
+@pytest.mark.parametrize("logit_loss", ["kd", "dist"])
+@pytest.mark.parametrize("reduction", ["sum", "mean", "single_ce"])
+@pytest.mark.parametrize("alpha", [(0.1,), (0.1, 0.2, 0.3, 0.4, 0.5, 1.0)])
+@pytest.mark.parametrize("teachers", [1, 2])
+def test_every_reduction_is_that_of_the_equation(
+    teachers: int, alpha: tuple[float, ...], reduction: Literal["sum", "mean", "single_ce"], logit_loss: Literal["kd", "dist"]
+) -> None:
+    """Terms equal an independent implementation: of the code's sum, of its mean over members, and with the labels once."""
+    given = alpha[: 3 * teachers] if len(alpha) > 1 else alpha
+    method = build(setting(teachers), logit_loss=logit_loss, temperature=3.0, alpha=given, reduction=reduction)
     data = batch()
-    method.eval()
     step = method.step(data)
     terms = method(step)
-    student, cohort = step.student.logits, method.heads_stage.cohort(step)
-    assert list(cohort) == ["teacher", "head0", "head1"]
-    torch.testing.assert_close(terms["ce"], 3 * 0.9 * F.cross_entropy(student, data.labels))
-    for name, logits in cohort.items():
-        torch.testing.assert_close(terms[f"kd.{name}"], 0.1 * losses.kd(student, logits, temperature=5.0))
+    student = array(step.student.logits)
+    cohort = {name: array(logits) for name, logits in method.heads_stage.cohort(step, method.alpha).items()}
+    weights = dict(zip(cohort, given if len(given) > 1 else given * len(cohort), strict=True))
+    own = reference.kd if logit_loss == "kd" else reference.dist
+    expected = {f"{logit_loss}.{name}": weights[name] * own(student, logits, 3.0) for name, logits in cohort.items()}
+    expected["ce"] = sum(1 - weight for weight in weights.values()) * cross_entropy(student, data.labels)
+    if reduction == "mean":
+        expected = {name: value / len(cohort) for name, value in expected.items()}
+    if reduction == "single_ce":
+        expected["ce"] /= len(cohort)
+    assert len(cohort) == 3 * teachers
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(expected, rel=1e-4)  # float32
 
 
-def test_mean_is_the_sum_divided_by_the_members_and_single_ce_counts_it_once() -> None:
-    """The reductions differ by scale, and by how often the labels count."""
-    where = setting()
-    data = batch()
-    terms = {}
-    for reduction in ("sum", "mean", "single_ce"):
-        torch.manual_seed(1)
-        method = Dih(where, reduction=reduction).eval()  # type: ignore[arg-type]
-        terms[reduction] = method(method.step(data))
-    for name, value in terms["sum"].items():
-        torch.testing.assert_close(terms["mean"][name], value / 3)
-    torch.testing.assert_close(terms["single_ce"]["ce"], terms["sum"]["ce"] / 3)
-    torch.testing.assert_close(terms["single_ce"]["kd.head0"], terms["sum"]["kd.head0"])
-
-
-def test_a_member_with_weight_zero_is_left_out_with_its_cross_entropy() -> None:
-    """Alpha 0 removes a member and its share of the labels."""
-    method = Dih(setting(), alpha=(0.2, 0.0, 0.4)).eval()
-    data = batch()
-    step = method.step(data)
-    terms = method(step)
-    assert set(terms) == {"ce", "kd.teacher", "kd.head1"}
-    torch.testing.assert_close(terms["ce"], (0.8 + 0.6) * F.cross_entropy(step.student.logits, data.labels))
-
-
-def test_members_teach_with_correlations_when_asked() -> None:
-    """`logit_loss: dist` replaces the divergence of every member."""
-    method = Dih(setting(), logit_loss="dist", temperature=4.0).eval()
-    step = method.step(batch())
-    terms = method(step)
-    cohort = method.heads_stage.cohort(step)
-    torch.testing.assert_close(terms["dist.head1"], 0.1 * losses.dist(step.student.logits, cohort["head1"], temperature=4.0))
-
-
-def test_a_cohort_over_two_teachers_has_the_heads_of_both() -> None:
-    """Each teacher brings itself and its own heads."""
-    method = Dih(setting(teachers=2))
-    assert method.heads_stage.members() == [
+def test_the_cohort_is_each_teacher_and_its_heads_from_shallow_to_deep() -> None:
+    """Names and order of the members, which is the order of alpha."""
+    assert list(build(setting()).alpha) == ["teacher", "head0", "head1"]
+    assert list(build(setting(2)).alpha) == [
         "teacher0", "teacher0_head0", "teacher0_head1", "teacher1", "teacher1_head0", "teacher1_head1",
     ]  # fmt: skip
 
 
+def test_members_are_chosen_by_name_and_take_their_share_of_the_labels_with_them() -> None:
+    """Who is not named neither teaches nor brings a cross-entropy, and is not even computed; alpha follows the names."""
+    data = batch()
+    method = build(setting(), members=("head1", "teacher"), alpha=(0.4, 0.2))
+    step = method.step(data)
+    terms = method(step)
+    assert list(terms) == ["ce", "kd.head1", "kd.teacher"]
+    assert method.alpha == {"head1": 0.4, "teacher": 0.2}
+    expected = (0.6 + 0.8) * cross_entropy(array(step.student.logits), data.labels)
+    assert terms["ce"].item() == pytest.approx(expected, rel=1e-5)
+    assert [(signal.teacher, signal.tap) for signal in step.read] == [(0, 1), (0, None)]
+
+
+def test_heads_that_do_not_teach_are_trained_and_reported_all_the_same() -> None:
+    """Who teaches does not change the first stage, so that its result serves every choice of members."""
+    chosen, everybody = Dih(setting(), members=("head1",)), Dih(setting())
+    assert chosen.stages()[0].identity() == everybody.stages()[0].identity()
+    data = batch()
+    terms = chosen.stages()[0](chosen.stages()[0].step(data))
+    assert set(terms) == {"ce.head0", "ce.head1"}
+
+
+def test_heads_that_differ_are_other_heads() -> None:
+    """Other taps and another kind of head change what identifies the first stage, so that no cache mixes them up."""
+    options: list[dict[str, Any]] = [{}, {"taps": ("first",)}, {"taps": ("second",)}, {"head": "gap"}, {"head": "pool4"}]
+    assert len({str(Dih(setting(), **each).stages()[0].identity()) for each in options}) == len(options)
+
+
+def test_heads_are_trained_as_linear_probes_whatever_the_student_needs() -> None:
+    """Their epochs and learning rate are their own, by cosine from the first step on; the rest is the recipe's."""
+    recipe = TrainSection(
+        epochs=200, lr=0.5, schedule="step", optimizer="adamw", warmup_epochs=3, ema_decay=0.9, batch_size=7, weight_decay=0.3
+    )
+    found = Dih(setting(), heads_epochs=9, heads_lr=0.02).stages()[0].schedule(recipe)
+    assert (found.epochs, found.lr, found.schedule, found.optimizer) == (9, 0.02, "cosine", "sgd")
+    assert (found.warmup_epochs, found.ema_decay) == (0, None)
+    assert (found.batch_size, found.weight_decay) == (7, 0.3)
+
+
+def test_defaults_are_the_released_codes_save_for_shorter_training_of_heads() -> None:
+    """Divergence at temperature 5 with share 0.1 and a cross-entropy for each member; heads flattened, 20 epochs at 0.01."""
+    method = Dih(setting())
+    assert (method.logit_loss, method.temperature, method.reduction) == ("kd", 5.0, "sum")
+    assert method.alpha == {"teacher": 0.1, "head0": 0.1, "head1": 0.1}
+    assert (method.heads_stage.kind, method.heads_stage.epochs, method.heads_stage.lr) == ("flatten", 20, 0.01)
+
+
+def test_every_head_is_validated_on_its_own() -> None:
+    """The first stage reports the accuracy of each head under the name of the member."""
+    stage = Dih(families()).stages()[0]
+    data = Repeated(batch(), 2)
+    fit = trainer.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
+    heads = ["teacher0_head0", "teacher0_head1", "teacher1_head0", "teacher1_head1", "teacher1_head2"]
+    assert list(fit.validation) == heads
+    assert all(score.samples == 16 for score in fit.validation.values())
+
+
 def test_the_first_stage_trains_heads_and_runs_no_student() -> None:
-    """Training heads leaves teacher and student alone, and the student is never run."""
+    """Training heads leaves teacher and student alone, the student is never run, and the teacher's logits are not asked for."""
     method = Dih(setting())
     heads = method.stages()[0]
     freezing.freeze_all_but(heads, heads.phases()["heads"])
     assert not any(module.training for module in heads.teachers.modules())
     assert not any(module.training for module in heads.student.modules())
     method.student.register_forward_hook(lambda *_: pytest.fail("the student ran"))
-    terms = heads(heads.step(batch()))
-    assert set(terms) == {"ce.head0", "ce.head1"}
+    step = heads.step(batch())
+    assert set(heads(step)) == {"ce.head0", "ce.head1"}
+    assert [(signal.teacher, signal.tap) for signal in step.read] == [(0, 0), (0, 1)]
 
 
-@pytest.mark.parametrize(("kind", "inputs"), [("flatten", 6 * 8 * 8), ("pool4", 6 * 4 * 4), ("gap", 6)])
-def test_a_head_is_one_linear_layer(kind: str, inputs: int) -> None:
-    """A head flattens, pools to 4×4 or pools to one value, and then is linear."""
-    head = _head(kind, torch.zeros(1, 6, 8, 8), 10)
+@pytest.mark.parametrize("teachers", [1, 2])
+@pytest.mark.parametrize("logit_loss", ["kd", "dist"])
+def test_kept_logits_of_teacher_and_heads_teach_like_live_ones(logit_loss: Literal["kd", "dist"], teachers: int) -> None:
+    """With the members' logits given, neither teacher nor head runs, and losses and gradients are the very same."""
+    method, data = build(setting(teachers), logit_loss=logit_loss), batch()
+    live = method.step(data)
+    terms = method(live)
+    weight = method.student.module.linear.weight
+    (gradient,) = torch.autograd.grad(sum(terms.values()), weight)
+    targets = {signal: live.answer(signal).clone() for signal in live.read}
+    heads = set(method.heads_stage.heads.children())
+    assert [signal.module in heads for signal in targets] == teachers * [False, True, True]
+    ran: list[nn.Module] = []
+    for module in [*method.heads_stage.teachers.modules(), *method.heads_stage.heads.modules()]:
+        module.register_forward_hook(lambda module, *_: ran.append(module))
+    kept = method(method.step(data, targets=targets))
+    (again,) = torch.autograd.grad(sum(kept.values()), weight)
+    assert not ran
+    assert torch.equal(gradient, again)
+    assert {name: value.item() for name, value in kept.items()} == {name: value.item() for name, value in terms.items()}
+    method(method.step(data))
+    assert ran, "the hooks count nothing"
+
+
+def test_teachers_of_different_families_form_one_cohort() -> None:
+    """Heads sit on maps, tokens and vectors of teachers that share no tap, and the whole can be trained."""
+    method = Dih(families(), head="gap", logit_loss="dist", reduction="mean")
+    assert len(method.alpha) == 2 + 2 + 3
+    preflight.structure(method, batch())
+
+
+@pytest.mark.parametrize(
+    ("taps", "heads"),
+    [
+        (("first",), ["teacher0_head0"]),
+        (("teacher1.block", "second"), ["teacher0_head1", "teacher1_head1"]),
+        (("pooled", "first", "patches"), ["teacher0_head0", "teacher1_head0", "teacher1_head2"]),
+    ],
+)
+def test_taps_are_named_for_every_teacher_or_for_one(taps: tuple[str, ...], heads: Sequence[str]) -> None:
+    """A tap's name means every teacher that has it, with the teacher's name in front that one alone."""
+    assert list(Dih(families(), taps=taps).heads_stage.places) == heads
+
+
+def test_a_teacher_in_front_of_a_tap_means_that_teacher_alone() -> None:
+    """Where two teachers have taps of the same name, the teacher's name tells them apart; with one it may stand too."""
+    assert list(Dih(setting(2), taps=("first",)).heads_stage.places) == ["teacher0_head0", "teacher1_head0"]
+    assert list(Dih(setting(2), taps=("teacher1.first",)).heads_stage.places) == ["teacher1_head0"]
+    assert list(Dih(setting(), taps=("teacher.second",)).heads_stage.places) == ["head1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "feature", "inputs"),
+    [
+        ("flatten", (6, 8, 8), 6 * 8 * 8),
+        ("pool4", (6, 8, 8), 6 * 4 * 4),
+        ("pool4", (6, 2, 8), 6 * 2 * 4),
+        ("gap", (6, 8, 8), 6),
+        ("flatten", (20, 10), 20 * 10),
+        ("pool4", (20, 10), 16 * 10),
+        ("pool4", (5, 10), 5 * 10),
+        ("gap", (20, 10), 10),
+        ("flatten", (12,), 12),
+        ("pool4", (12,), 12),
+        ("gap", (12,), 12),
+    ],
+)
+def test_a_head_is_one_linear_layer(kind: str, feature: tuple[int, ...], inputs: int) -> None:
+    """A head flattens or pools maps, tokens or vectors, and then is linear; pooling never enlarges."""
+    head = _head(kind, torch.zeros(1, *feature), 10, "tap")
     linear = [module for module in head.modules() if isinstance(module, nn.Linear)]
     assert [layer.in_features for layer in linear] == [inputs]
-    assert head(torch.zeros(2, 6, 8, 8)).shape == (2, 10)
+    assert head(torch.zeros(2, *feature)).shape == (2, 10)
 
 
-def test_an_empty_cohort_a_wrong_tap_and_wrong_weights_are_refused() -> None:
-    """What would silently become plain training is an error that says what exists."""
-    with pytest.raises(CompressError, match="nobody teaches"):
-        Dih(setting(), alpha=(0.0,))
-    with pytest.raises(CompressError, match="it has: first, second"):
-        Dih(setting(), taps=("third",))
-    with pytest.raises(CompressError, match="one for each of: teacher, head0, head1"):
-        Dih(setting(), alpha=(0.1, 0.2))
+@pytest.mark.parametrize("feature", [(6, 5, 7), (20, 6)])
+def test_a_pooled_head_reads_the_mean_of_each_channel(feature: tuple[int, ...]) -> None:
+    """`gap` averages over pixels or tokens, not over channels."""
+    head = _head("gap", torch.zeros(1, *feature), 3, "tap")
+    features = torch.randn(2, *feature)
+    means = features.mean(dim=(2, 3)) if features.dim() == 4 else features.mean(dim=1)
+    linear = next(module for module in head.modules() if isinstance(module, nn.Linear))
+    torch.testing.assert_close(head(features), linear(means))
+
+
+@pytest.mark.parametrize(("pixels", "kind"), [(32, "flatten"), (33, "pool4")])
+def test_auto_flattens_up_to_32_pixels(pixels: int, kind: str) -> None:
+    """Small inputs get the released code's head, larger ones one whose size does not explode."""
+    where = setting()._replace(image=torch.zeros(1, 1, 8, pixels))
+    assert Dih(where).heads_stage.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": (0.0,)}, "alpha: is 0 for every member, so nobody teaches; use method 'supervised'"),
+        ({"alpha": (0.2, 0.0, 0.4)}, r"alpha: is 0 for head0, .* leave it out by name: `members: \[teacher, head1\]`"),
+        ({"alpha": (0.1, 0.2)}, "alpha: has 2 numbers; give one, or one for each of: teacher, head0, head1"),
+        ({"members": ("head0",), "alpha": (0.1, 0.2)}, "has 2 numbers; give one, or one for each of: head0$"),
+        ({"members": ("teacher", "head7")}, "members: there is no 'head7'; there are: teacher, head0, head1"),
+        ({"members": ("head0", "head0")}, "members: head0, head0 names somebody twice"),
+        ({"members": ("teacher",)}, "members: teacher is no head; add one of: head0, head1, or use method 'kd'"),
+        ({"members": ()}, "members: nobody is no head"),
+        ({"taps": ("third",)}, "taps: there is no tap 'third'; .*: teacher: first, second"),
+        ({"taps": ("first", "teacher1.first")}, "taps: there is no tap 'teacher1.first'"),
+        ({"taps": ()}, "taps: there is no tap to put a head on; .*: teacher: first, second"),
+        ({"taps": ("first",), "members": ("head1",)}, "there is no 'head1'; there are: teacher, head0"),
+    ],
+)
+def test_what_would_silently_become_something_else_is_refused(options: dict[str, Any], message: str) -> None:
+    """Empty cohorts, weights of zero, unknown names and too many numbers are errors that say what exists and what to do."""
+    with pytest.raises(CompressError, match=message):
+        Dih(setting(), **options)
+
+
+def test_an_unknown_tap_lists_those_of_every_teacher() -> None:
+    """With several teachers the message says whose taps are whose."""
+    with pytest.raises(CompressError, match="teacher0: first, second; teacher1: patches, block, pooled"):
+        Dih(families(), taps=("third",))
+
+
+def test_a_tap_that_no_head_can_read_is_refused() -> None:
+    """What is neither map, tokens nor vector is named with its shape."""
+    with pytest.raises(CompressError, match=r"'volume' gives \[1, 2, 3, 4, 5\]; name taps with maps"):
+        _head("gap", torch.zeros(1, 2, 3, 4, 5), 10, "volume")
+
+
+def test_teachers_without_taps_are_refused() -> None:
+    """A teacher that says nothing but its logits has no intermediate layer to put a head on."""
+    where = setting()._replace(teachers=(Network(tiny(8).module, taps=()),))
+    with pytest.raises(CompressError, match=r"there is no tap to put a head on; .*: teacher: none"):
+        Dih(where)

@@ -1,0 +1,158 @@
+"""How fast we train: `python -m benchmarks.training_speed [--pair NAME] [--rounds 15] [--seconds 2] [--out FOLDER]`.
+
+Images per second of our distillation steps, with and without kept answers of the teacher, against our plain training and
+against torchdistill's own training of the same networks on the same images (`pip install 'edge-compress[peers]'`), in
+interleaved rounds of one process; how far that is from what the machine's arithmetic allows; and what it takes in memory and on
+disk. All pairs take about an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+
+from benchmarks import _peers, _roofline, _training_memory, _training_report
+from benchmarks._rounds import Subject, rates
+from benchmarks._training import OURS, VIEWS, Workshop, pictures, prepare
+from benchmarks._training_pairs import PAIRS
+from benchmarks._training_report import Memory, PairResult, Rounds, Speed, TrainingSpeed
+from benchmarks.environment import environment
+from compress.errors import CompressError
+from compress.events import Events
+
+FOLDER = Path(__file__).parent / "results" / "training_speed"
+LARGEST = 64
+"""Pixels; for larger images real data would not fit into memory as a whole, and random images take their place."""
+WEIGHED = ("plain", "kd", "kd, cached", "dih, cached")
+"""Whose memory is measured; plain first."""
+
+
+def measure(workshop: Workshop, *, images: str, rounds: int, seconds: float, events: Events) -> PairResult:
+    """Return all that there is to know of one pair.
+
+    Args:
+        workshop: The pair with its images.
+        images: What they show, for people.
+        rounds: Interleaved rounds that count.
+        seconds: How long each subject is timed in a round.
+        events: Where progress goes.
+
+    Raises:
+        CompressError: torchdistill does other work than we, or a subject failed.
+    """
+    pair = workshop.pair
+    events.say(f"{pair.name}: makes the store, tries engines and numbers of workers")
+    same_work = None if _peers.missing() else _peers.difference(workshop)
+    ours = [workshop.subject(name) for name in OURS]
+    peers = [] if _peers.missing() else _peers.subjects(workshop, seconds=seconds)
+    found = _time([*ours, *peers, *_roofline.probes(workshop.device)], workshop, rounds, seconds, events)
+    batch = next(workshop.batches().epoch(0))
+    bounds = _training_report.roofline(
+        _roofline.cost(workshop.student(), workshop.teacher, batch.images, batch.labels), found, len(batch.labels)
+    )
+    speeds = _speeds([*ours, *peers], found)
+    dih = next(subject for subject in ours if subject.name == "dih, cached")
+    return PairResult(
+        pair=pair,
+        images=images,
+        same_work=same_work,
+        speeds=tuple(speeds.values()),
+        compared=tuple(_training_report.compare(wanted, speeds, pair, bounds) for wanted in _training_report.WANTED),
+        roofline=bounds,
+        memory=_weigh(workshop, events),
+        store=_training_report.store(int(dih.facts["signals"]), pair.classes, workshop.store_bytes()),
+    )
+
+
+def _time(subjects: Sequence[Subject], workshop: Workshop, rounds: int, seconds: float, events: Events) -> Rounds:
+    wait = torch.cuda.synchronize if workshop.device.type == "cuda" else lambda: None
+    with events.task(workshop.pair.name, total=len(subjects) * (rounds + 1)) as task:
+        return rates(
+            subjects, rounds=rounds, seconds=seconds, wait=wait, progress=lambda name: task.advance(note=name)
+        )  # fmt: skip
+
+
+def _speeds(subjects: Sequence[Subject], found: Rounds) -> dict[str, Speed]:
+    speeds = {subject.name: _training_report.speed(subject.name, found[subject.name], subject.facts) for subject in subjects}
+    absent = {name: Speed(subject=name, reason=_peers.missing(), facts={}) for name in _peers.INPUTS if name not in speeds}
+    return speeds | absent
+
+
+def _weigh(workshop: Workshop, events: Events) -> tuple[Memory, ...]:
+    with events.task(f"{workshop.pair.name}, memory", total=len(WEIGHED)) as task:
+        peaks = {}
+        for name in WEIGHED:
+            peaks[name] = _training_memory.measure(workshop.folder, name, workshop.device.type)
+            task.advance(note=name)
+    plain = peaks[WEIGHED[0]].peak_bytes
+    return tuple(_training_report.memory(name, peak.peak_bytes, peak.mapped_bytes, plain) for name, peak in peaks.items())
+
+
+@click.command()
+@click.option("--pair", "names", multiple=True, type=click.Choice(list(PAIRS)), help="Teacher and student; default: all pairs.")
+@click.option("--rounds", default=15, show_default=True, type=click.IntRange(min=5), help="Interleaved rounds that count.")
+@click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(min=0), help="Of each subject in a round.")
+@click.option("--batch-size", type=click.IntRange(min=2), help="Images in a step; default: as the pair says.")
+@click.option("--images", type=click.IntRange(min=2), help="Images that there are; default: as the pair says.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of parquet files with small images; default: random images.",
+)
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where.")
+@click.option("--out", default=FOLDER, type=click.Path(file_okay=False, path_type=Path), help="Folder of the report.")
+def main(
+    *,
+    names: tuple[str, ...], rounds: int, seconds: float, batch_size: int | None, images: int | None, data: Path | None,
+    device: str, out: Path,
+) -> None:  # fmt: skip
+    """Measure how fast we train, beside plain training and torchdistill."""
+    events = Events(console=Console(stderr=True))
+    changes = {name: value for name, value in (("batch_size", batch_size), ("images", images)) if value is not None}
+    try:
+        where = _device(device)
+        result = TrainingSpeed(
+            command=_command(data), environment=environment(), device=where.type, threads=torch.get_num_threads(),
+            rounds=rounds, seconds=seconds, pairs=(),
+        )  # fmt: skip
+        for name in names or tuple(PAIRS):
+            pair = PAIRS[name].model_copy(update=changes)
+            with tempfile.TemporaryDirectory(prefix="edge-compress-") as folder:
+                split = pictures(data, pair) if data is not None and pair.size <= LARGEST else None
+                workshop = prepare(Path(folder), pair, device=where, split=split)
+                shown = f"{pair.images} images of {data.name}" if data and split else f"{pair.images} random images"
+                found = measure(workshop, images=f"{shown}, {VIEWS} views", rounds=rounds, seconds=seconds, events=events)
+            result = result.model_copy(update={"pairs": (*result.pairs, found)})
+            _training_report.write(result, out)  # after every pair, for the whole takes long
+    except CompressError as error:
+        click.echo(error, err=True)
+        sys.exit(error.exit_code)
+    click.echo(_training_report.markdown(result))
+
+
+def _device(name: str) -> torch.device:
+    """Return the device by its name; a GPU computes float32 as float32."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CompressError("--device: 'cuda' is asked for and torch sees no CUDA device; use 'auto' or 'cpu'")
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+
+
+def _command(data: Path | None) -> str:
+    """Return how this was called, without where the data and the report are on this machine."""
+    given = {str(data): data.name} if data is not None else {}
+    words, place = [given.get(word, word) for word in sys.argv[1:]], "--out"
+    if place in words:
+        del words[words.index(place) : words.index(place) + 2]
+    return shlex.join(["python", "-m", "benchmarks.training_speed", *words])
+
+
+if __name__ == "__main__":
+    main()

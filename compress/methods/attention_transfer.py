@@ -1,0 +1,157 @@
+"""Attention transfer: the student looks where the teacher looks.
+
+Where a network looks is the mean square of a feature map over its channels, scaled to unit length: one number for each pixel,
+so that student and teacher may differ in width and no adapter is needed. The squared differences at all pairs of taps are
+added to the cross-entropy.
+
+Trained: the student.
+Frozen: the teachers.
+Shipped: the student.
+Stages: student
+Source: 1612.03928, the activation-based form; HobbitLong/RepDistiller b84f547, whose beta 1000 on a sum over stages of means
+over pixels, cross-entropy 1, no divergence and pooling of the larger map before squaring are the defaults. The paper writes
+beta / 2 times a norm; that code and the authors' own, szagoruyko/attention-transfer 893df54, do not. Ours: the mean over
+several teachers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress import losses
+from compress.errors import CompressError
+from compress.methods._align import Size, common_size, pooled
+from compress.methods._method import Method, Setting, Step, needs_teacher
+from compress.models._network import Network, shapes
+from compress.recipe import Listing, NonNegative, Positive, Text
+
+
+class _Pair(NamedTuple):
+    """A tap of the student and the tap of a teacher with which it is compared."""
+
+    name: str
+    """The student's tap."""
+    student_tap: int
+    teacher: int
+    teacher_tap: int
+    size: Size
+    """Height and width at which the two maps meet."""
+
+
+class AttentionTransfer(Method):
+    """Cross-entropy plus, for each pair of taps, the squared difference of attention, averaged over the teachers.
+
+    Args:
+        setting: Student, teachers, an image, the number of classes.
+        student_taps: Taps of the student, in the order of `teacher_taps`; default all.
+        teacher_taps: The tap of every teacher for each of `student_taps`; default all.
+        beta: Weight of the sum over the pairs. The default was chosen for maps of 32, 16 and 8 pixels a side; a term grows as
+            the pixels of its maps become fewer, so maps half as wide and high want about a quarter of it.
+        ce_weight: Weight of the cross-entropy; 0 where another method on the same student brings it.
+        kd_weight: Weight of the divergence from the teachers; 0 leaves it out.
+        temperature: Softens both predictions for the divergence.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        student_taps: Listing[Text] | None = None,
+        teacher_taps: Listing[Text] | None = None,
+        beta: Positive = 1000.0,
+        ce_weight: NonNegative = 1.0,
+        kd_weight: NonNegative = 0.0,
+        temperature: Positive = 4.0,
+    ) -> None:
+        super().__init__(setting)
+        needs_teacher(setting, "attention_transfer")
+        self.beta, self.ce_weight, self.kd_weight, self.temperature = beta, ce_weight, kd_weight, temperature
+        self.pairs = _pairs(setting, student_taps, teacher_taps)
+        self.attentions = nn.ModuleDict({_name(pair.size): _Attention(pair.size) for pair in self.pairs})
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Return the cross-entropy, the difference of attention at each tap, and the divergence if it is wanted."""
+        student, teachers = step.student.logits.float(), range(len(self.teachers))
+        terms = {"ce": self.ce_weight * F.cross_entropy(student, step.batch.labels)}
+        by_tap: dict[str, list[Tensor]] = {}
+        for pair in self.pairs:
+            by_tap.setdefault(pair.name, []).append(self._difference(step, pair))
+        terms |= {f"attention.{tap}": self.beta * torch.stack(each).mean() for tap, each in by_tap.items()}
+        if self.kd_weight > 0:
+            each = [losses.kd(student, step.teacher(i).logits, temperature=self.temperature) for i in teachers]
+            terms["kd"] = self.kd_weight * torch.stack(each).mean()
+        return terms
+
+    def _difference(self, step: Step, pair: _Pair) -> Tensor:
+        """Return `losses.attention_transfer` of the pooled maps, from the teacher's attention alone, which may be stored."""
+        attention = self.attentions[_name(pair.size)]
+        of_student = step.through(attention, step.student.features[pair.student_tap])  # [B, h·w]
+        return losses.feature_mse(of_student, step.on_teacher(attention, pair.teacher, pair.teacher_tap))
+
+
+class _Attention(nn.Module):
+    """Where a map is active, at one size: [B, c, h, w] -> [B, size[0]·size[1]]; it has no parameters."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, features: Tensor) -> Tensor:
+        return losses.attention_map(pooled(features, self.size))
+
+    def extra_repr(self) -> str:  # by this the target store tells two sizes apart
+        return f"size={self.size}"
+
+
+def _name(size: Size) -> str:
+    return f"attention{size[0]}x{size[1]}"
+
+
+def _pairs(setting: Setting, student_taps: Sequence[str] | None, teacher_taps: Sequence[str] | None) -> list[_Pair]:
+    """Return every pair of taps with every teacher.
+
+    Raises:
+        CompressError: Taps are unknown or do not pair up, are no feature maps, or have a single pixel.
+    """
+    own = _chosen(setting.student, student_taps, owner="the student", option="student_taps")
+    if len(set(own)) < len(own):
+        raise CompressError(f"method.attention_transfer.student_taps: {', '.join(own)} names a tap twice; name each once")
+    guided = shapes(setting.student, setting.image).features
+    pairs = []
+    for index, teacher in enumerate(setting.teachers):
+        theirs = _chosen(teacher, teacher_taps, owner=f"teacher {index}", option="teacher_taps")
+        if len(own) != len(theirs):
+            raise CompressError(
+                f"method.attention_transfer: {len(own)} tap(s) of the student ({', '.join(own)}) stand against {len(theirs)} "
+                f"of teacher {index} ({', '.join(theirs)}); name equally many in student_taps and teacher_taps, in one order"
+            )
+        shown = shapes(teacher, setting.image).features
+        for tap, other in zip(own, theirs, strict=True):
+            at, there = setting.student.taps.index(tap), teacher.taps.index(other)
+            size = _meeting(
+                guided[at], shown[there], where=f"method.attention_transfer: {tap!r} with {other!r} of teacher {index}"
+            )
+            pairs.append(_Pair(tap, at, index, there, size))
+    return pairs
+
+
+def _chosen(network: Network, taps: Sequence[str] | None, *, owner: str, option: str) -> tuple[str, ...]:
+    listed = ", ".join(network.taps) or "none"
+    chosen = tuple(network.taps if taps is None else taps)
+    unknown = [tap for tap in chosen if tap not in network.taps]
+    if unknown or not chosen:
+        wrong = ", ".join(map(repr, unknown)) or "to choose from"
+        raise CompressError(f"method.attention_transfer.{option}: {owner} has no tap {wrong}; it has: {listed}")
+    return chosen
+
+
+def _meeting(student: Tensor, teacher: Tensor, *, where: str) -> Size:
+    size = common_size(student, teacher, where=where)
+    if size == (1, 1):
+        raise CompressError(f"{where} meet at a single pixel, whose attention is always 1; name taps with larger maps")
+    return size

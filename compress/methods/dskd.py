@@ -1,0 +1,223 @@
+"""DSKD: the teacher's predictions and its last feature map supervise the student's shallow layers.
+
+An adapter takes the map of each shallow tap to the shape of the teacher's last map, and an auxiliary classifier on the adapted
+map gives logits. Both answer for the layer: the logits to the teacher's, the map to the teacher's. In each batch the layer
+that lags most gets the most weight, separately among the predictions and among the maps.
+
+Trained: the student, and an adapter and an auxiliary classifier for each shallow tap and teacher.
+Frozen: the teachers.
+Shipped: the student.
+Stages: student
+Source: 2202.07846, known by its abstract alone: which signals, shallow layers, weights from losses; no code was released.
+Everything else is proposed by us, not confirmed: equations, direction and detachment of the weights (as in leahphw/babylm
+9d4ddee by readers of the paper), one step without momentum, alpha 1, the last layer left out, the classifier, and the mean
+over several teachers. Cross-entropy and divergence with weight 1, temperature 4, beta 100 and the adapter are those of the
+same group's toolbox, DefangChen/SimKD 2b389c3. `logit_loss: dist` is our combination with DIST.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from compress import losses
+from compress.errors import CompressError
+from compress.methods._align import Size, common_size, pooled
+from compress.methods._method import Method, Setting, Step, needs_teacher
+from compress.models._network import Network, shapes
+from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Text
+
+
+class _Place(NamedTuple):
+    """A shallow tap of the student, and a teacher that supervises it."""
+
+    tap: str
+    student_tap: int
+    teacher: int
+    size: Size
+    """Height and width at which the two maps meet."""
+    student_channels: int
+    teacher_channels: int
+
+
+class Dskd(Method):
+    """Cross-entropy, the logit loss of the final logits, and the two groups of weighted losses of the shallow taps.
+
+    A layer's loss is the mean over the teachers, each with an adapter and a classifier of its own, so that their maps may
+    differ in width and size; the weights are those of the means.
+
+    Args:
+        setting: Student, teachers, an image, the number of classes.
+        taps: Which of the student's taps are shallow; default all but the last, which may be named too.
+        logit_loss: What final and shallow logits are taught with: divergence (kd) or correlations (dist).
+        temperature: Softens all predictions.
+        ce_weight: Weight of the cross-entropy; 0 where another method on the same student brings it.
+        kd_weight: Weight of the logit loss of the final logits; 0 leaves it out.
+        alpha: Weight of the logit losses of the shallow taps, all together; 0 leaves them and the classifiers out.
+        beta: Weight of the feature losses of the shallow taps, all together; 0 leaves them out.
+        weighting: How a group's weight is shared among the taps: more for a larger loss (softmax), less for a larger loss
+            (softmax_neg), or evenly (uniform).
+        weight_temperature: Divides the losses before that softmax; larger is more even.
+        adapter_channels: Channels inside an adapter; default twice the teacher's. Its weights, which are not shipped, grow
+            with the square.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        taps: Listing[Text] | None = None,
+        logit_loss: LogitLoss = "kd",
+        temperature: Positive = 4.0,
+        ce_weight: NonNegative = 1.0,
+        kd_weight: NonNegative = 1.0,
+        alpha: NonNegative = 1.0,
+        beta: NonNegative = 100.0,
+        weighting: Literal["softmax", "uniform", "softmax_neg"] = "softmax",
+        weight_temperature: Positive = 1.0,
+        adapter_channels: Count | None = None,
+    ) -> None:
+        super().__init__(setting)
+        needs_teacher(setting, "dskd")
+        if alpha == 0 and beta == 0:
+            raise CompressError("method.dskd: alpha and beta are 0, so nothing supervises shallow layers; use method 'kd'")
+        self.logit_loss, self.temperature = logit_loss, temperature
+        self.ce_weight, self.kd_weight, self.alpha, self.beta = ce_weight, kd_weight, alpha, beta
+        self.weighting, self.weight_temperature = weighting, weight_temperature
+        self.places = _places(setting, _shallow(setting.student, taps))
+        self.adapters = nn.ModuleList(
+            _adapter(place.student_channels, adapter_channels or 2 * place.teacher_channels, place.teacher_channels)
+            for place in self.places
+        )
+        self.classifiers = nn.ModuleList(
+            _classifier(place.teacher_channels, setting.classes) for place in self.places if alpha > 0
+        )
+
+    def phases(self) -> dict[str, list[Parameter]]:
+        """Return student, adapters and classifiers, which one optimiser trains."""
+        own = [*self.adapters.parameters(), *self.classifiers.parameters()]
+        return {"student": [*self.student.parameters(), *own]}
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Return the cross-entropy, the logit loss, and for each shallow tap its two weighted losses."""
+        student = step.student.logits.float()
+        terms = {"ce": self.ce_weight * F.cross_entropy(student, step.batch.labels)}
+        if self.kd_weight > 0:
+            each = [self._teach(student, step.teacher(i).logits) for i in range(len(self.teachers))]
+            terms[self.logit_loss] = self.kd_weight * torch.stack(each).mean()
+        adapted = self._adapted(step)
+        if self.alpha > 0:
+            shares = self._shares(step, "class", self._class_losses(step, adapted))
+            terms |= {f"{self.logit_loss}.{tap}": self.alpha * value for tap, value in shares.items()}
+        if self.beta > 0:
+            shares = self._shares(step, "feature", self._feature_losses(step, adapted))
+            terms |= {f"mse.{tap}": self.beta * value for tap, value in shares.items()}
+        return terms
+
+    def _adapted(self, step: Step) -> list[Tensor]:
+        """Return the student's map in the shape of the teacher's for each place, [B, c, h, w]."""
+        maps = [pooled(step.student.features[place.student_tap], place.size) for place in self.places]
+        return [step.through(adapter, features) for adapter, features in zip(self.adapters, maps, strict=True)]
+
+    def _class_losses(self, step: Step, adapted: Sequence[Tensor]) -> dict[str, Tensor]:
+        each = []
+        for place, classifier, features in zip(self.places, self.classifiers, adapted, strict=True):
+            each.append(self._teach(step.through(classifier, features), step.teacher(place.teacher).logits))
+        return self._over_teachers(each)
+
+    def _feature_losses(self, step: Step, adapted: Sequence[Tensor]) -> dict[str, Tensor]:
+        each = []
+        for place, features in zip(self.places, adapted, strict=True):
+            target = pooled(step.teacher(place.teacher).features[-1], place.size)
+            each.append(losses.feature_mse(features, target))
+        return self._over_teachers(each)
+
+    def _over_teachers(self, each: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return for each tap the mean over its places."""
+        by_tap: dict[str, list[Tensor]] = {}
+        for place, value in zip(self.places, each, strict=True):
+            by_tap.setdefault(place.tap, []).append(value)
+        return {tap: torch.stack(values).mean() for tap, values in by_tap.items()}
+
+    def _shares(self, step: Step, group: str, by_tap: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return each tap's loss times its weight within the group; the weights are logged and carry no gradient."""
+        weights = self._weights(torch.stack(list(by_tap.values())))
+        for tap, weight in zip(by_tap, weights, strict=True):
+            step.observe(f"{group}_weight.{tap}", weight)
+        return {tap: weight * value for (tap, value), weight in zip(by_tap.items(), weights, strict=True)}
+
+    def _weights(self, values: Tensor) -> Tensor:
+        """Return the weights of a group's losses, [L] -> [L]; they sum to one."""
+        if self.weighting == "uniform":
+            return torch.full_like(values, 1 / len(values))
+        signed = values if self.weighting == "softmax" else -values
+        return losses.softmax_weights(signed, temperature=self.weight_temperature)
+
+    def _teach(self, student: Tensor, teacher: Tensor) -> Tensor:
+        loss = losses.kd if self.logit_loss == "kd" else losses.dist
+        return loss(student, teacher, temperature=self.temperature)
+
+
+def _shallow(student: Network, taps: Sequence[str] | None) -> Sequence[str]:
+    """Return the names of the supervised taps.
+
+    Raises:
+        CompressError: There is none, one is unknown, or one is named twice.
+    """
+    listed = ", ".join(student.taps) or "none"
+    chosen = tuple(student.taps[:-1] if taps is None else taps)
+    if not chosen:
+        raise CompressError(
+            f"method.dskd.taps: no shallow layer is left (the student's taps: {listed}); name at least one here, or tap one "
+            "that comes before the last"
+        )
+    unknown = [tap for tap in chosen if tap not in student.taps]
+    if unknown:
+        raise CompressError(f"method.dskd.taps: the student has no tap {', '.join(map(repr, unknown))}; it has: {listed}")
+    if len(set(chosen)) < len(chosen):
+        raise CompressError(f"method.dskd.taps: {', '.join(chosen)} names a tap twice; name each once")
+    return chosen
+
+
+def _places(setting: Setting, taps: Sequence[str]) -> list[_Place]:
+    """Return every shallow tap with every teacher, tap by tap.
+
+    Raises:
+        CompressError: A teacher has no tap, or what is tapped is no feature map.
+    """
+    own = shapes(setting.student, setting.image).features
+    answers = [shapes(teacher, setting.image).features for teacher in setting.teachers]
+    places = []
+    for tap in taps:
+        at = setting.student.taps.index(tap)
+        for index, features in enumerate(answers):
+            if not features:
+                raise CompressError(
+                    f"method.dskd: teacher {index} has no tap, and its last map is needed; name its last map as a tap"
+                )
+            size = common_size(own[at], features[-1], where=f"method.dskd: student's tap {tap!r}, teacher {index}")
+            places.append(_Place(tap, at, index, size, own[at].shape[1], features[-1].shape[1]))
+    return places
+
+
+def _adapter(inputs: int, inside: int, outputs: int) -> nn.Sequential:
+    """Return a bottleneck that ends without activation, so that it can give any map: [B, inputs, h, w] -> [B, outputs, h, w].
+
+    Source:
+        DefangChen/SimKD 2b389c3, models/util.py, the projection of SemCKD: widths, layers, no bias.
+    """
+    return nn.Sequential(
+        nn.Conv2d(inputs, inside, 1, bias=False), nn.BatchNorm2d(inside), nn.ReLU(),
+        nn.Conv2d(inside, inside, 3, padding=1, bias=False), nn.BatchNorm2d(inside), nn.ReLU(),
+        nn.Conv2d(inside, outputs, 1, bias=False),
+    )  # fmt: skip
+
+
+def _classifier(channels: int, classes: int) -> nn.Sequential:
+    """Return global average pooling and a linear layer, [B, channels, h, w] -> [B, classes]."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))

@@ -1,0 +1,163 @@
+"""FitNets: a layer inside the student learns to give the map of a layer inside the teacher, its hint.
+
+A regressor takes the student's map to the teacher's shape, and their squared difference is added to the cross-entropy. As in
+later comparisons, student and regressor are trained with both from the start; the paper first trains up to the hint alone.
+
+Trained: the student, and a regressor for each teacher.
+Frozen: the teachers.
+Shipped: the student.
+Stages: student
+Source: FitNets 1412.6550; HobbitLong/RepDistiller b84f547, whose joint training, weight 100, cross-entropy 1, no divergence,
+middle stage and regressor (convolution, batch-norm, ReLU) are the defaults. Ours: pooling where sizes are neither equal nor a
+factor of two apart, no ReLU where the teacher's map is negative somewhere, and the mean over several teachers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from compress import losses
+from compress.errors import CompressError
+from compress.freezing import evaluating
+from compress.methods._align import Size, common_size, pooled
+from compress.methods._method import Method, Setting, Step, needs_teacher
+from compress.models._network import Network, shapes
+from compress.recipe import NonNegative, Positive, Text
+
+
+class Fitnet(Method):
+    """Cross-entropy plus the squared difference of regressed and teacher's map, averaged over the teachers.
+
+    Args:
+        setting: Student, teachers, an image, the number of classes.
+        student_tap: The student's tap that is guided; default the middle one, the earlier of two: a hint at the end leaves no
+            layers that could use it, one at the beginning says little.
+        teacher_tap: The tap of every teacher that gives the hint; default its middle one.
+        weight: Weight of the hint.
+        ce_weight: Weight of the cross-entropy; 0 where another method on the same student brings it.
+        kd_weight: Weight of the divergence from the teachers; 0 leaves it out.
+        temperature: Softens both predictions for the divergence.
+        final_relu: Whether a regressor ends in a ReLU; auto where the teacher's map of the setting's image is never negative.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        student_tap: Text | None = None,
+        teacher_tap: Text | None = None,
+        weight: Positive = 100.0,
+        ce_weight: NonNegative = 1.0,
+        kd_weight: NonNegative = 0.0,
+        temperature: Positive = 4.0,
+        final_relu: Literal["auto", "on", "off"] = "auto",
+    ) -> None:
+        super().__init__(setting)
+        needs_teacher(setting, "fitnet")
+        self.weight, self.ce_weight, self.kd_weight, self.temperature = weight, ce_weight, kd_weight, temperature
+        self.student_tap = _place(setting.student, student_tap, owner="the student", option="student_tap")
+        self.hints = _hints(setting, self.student_tap, teacher_tap)
+        channels = shapes(setting.student, setting.image).features[self.student_tap].shape[1]
+        self.regressors = nn.ModuleList(
+            _regressor(channels, hint, final_relu=hint.never_negative if final_relu == "auto" else final_relu == "on")
+            for hint in self.hints
+        )
+
+    def phases(self) -> dict[str, list[Parameter]]:
+        """Return student and regressors, which one optimiser trains."""
+        return {"student": [*self.student.parameters(), *self.regressors.parameters()]}
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Return the cross-entropy, the hint, and the divergence if it is wanted."""
+        student = step.student.logits.float()
+        terms = {
+            "ce": self.ce_weight * F.cross_entropy(student, step.batch.labels),
+            "hint": self.weight * torch.stack(self._distances(step)).mean(),
+        }
+        if self.kd_weight > 0:
+            teachers = range(len(self.teachers))
+            each = [losses.kd(student, step.teacher(i).logits, temperature=self.temperature) for i in teachers]
+            terms["kd"] = self.kd_weight * torch.stack(each).mean()
+        return terms
+
+    def _distances(self, step: Step) -> list[Tensor]:
+        """Return the mean squared difference from each teacher's map."""
+        each = []
+        for index, (hint, regressor) in enumerate(zip(self.hints, self.regressors, strict=True)):
+            regressed = step.through(regressor, pooled(step.student.features[self.student_tap], hint.reads))
+            target = pooled(step.teacher(index).features[hint.tap], hint.gives)
+            each.append(losses.feature_mse(regressed, target))
+        return each
+
+
+class _Hint(NamedTuple):
+    """What one teacher shows, and the sizes between which its regressor stands."""
+
+    tap: int
+    channels: int
+    reads: Size
+    """Height and width to which the student's map is pooled."""
+    gives: Size
+    """Height and width to which the teacher's map is pooled, and which the regressor gives."""
+    never_negative: bool
+    """Whether the map of the setting's image is."""
+
+
+def _hints(setting: Setting, student_tap: int, teacher_tap: str | None) -> list[_Hint]:
+    guided = shapes(setting.student, setting.image).features[student_tap]
+    hints = []
+    for index, teacher in enumerate(setting.teachers):
+        tap = _place(teacher, teacher_tap, owner=f"teacher {index}", option="teacher_tap")
+        with evaluating(teacher):
+            target = teacher.outputs(setting.image).features[tap]
+        reads, gives = _sizes(guided, target, where=f"method.fitnet: teacher {index}")
+        hints.append(_Hint(tap, target.shape[1], reads, gives, bool((target >= 0).all())))
+    return hints
+
+
+def _place(network: Network, tap: str | None, *, owner: str, option: str) -> int:
+    """Return the place of a named tap, or of the middle one.
+
+    Raises:
+        CompressError: There is no such tap, or none at all.
+    """
+    if tap is None and network.taps:
+        return (len(network.taps) - 1) // 2
+    if tap not in network.taps:
+        wanted = "no taps" if tap is None else f"no tap {tap!r}"
+        advice = f"it has: {', '.join(network.taps)}" if network.taps else "name its layers as taps first"
+        raise CompressError(f"method.fitnet.{option}: {owner} has {wanted}; {advice}")
+    return network.taps.index(tap)
+
+
+def _sizes(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Size, Size]:
+    """Return the sizes that a regressor reads and gives: those of the maps, where one is the other or twice it."""
+    common = common_size(student, teacher, where=where)
+    reads, gives = (student.shape[2], student.shape[3]), (teacher.shape[2], teacher.shape[3])
+    return (reads, gives) if reads == _doubled(gives) or gives == _doubled(reads) else (common, common)
+
+
+def _doubled(size: Size) -> Size:
+    return 2 * size[0], 2 * size[1]
+
+
+def _regressor(inputs: int, hint: _Hint, *, final_relu: bool) -> nn.Sequential:
+    """Return a convolution with batch-norm: [B, inputs, *hint.reads] -> [B, hint.channels, *hint.gives].
+
+    Source:
+        HobbitLong/RepDistiller b84f547, models/util.py: the kernels for equal, half and double size; its biases, which
+        batch-norm cancels, are left out.
+    """
+    convolution: nn.Module
+    if hint.reads == hint.gives:
+        convolution = nn.Conv2d(inputs, hint.channels, 1, bias=False)
+    elif hint.reads == _doubled(hint.gives):
+        convolution = nn.Conv2d(inputs, hint.channels, 3, stride=2, padding=1, bias=False)
+    else:
+        convolution = nn.ConvTranspose2d(inputs, hint.channels, 4, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(hint.channels), *([nn.ReLU()] if final_relu else []))

@@ -1,0 +1,452 @@
+"""The benchmark of training: who is timed how, on what, and what is said of it; on a pair of tiny networks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import mmap
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner, Result
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import _peers, _roofline, _rounds, _training_memory, _training_report, training_speed
+from benchmarks._roofline import Cost, _Traffic, cost, probes
+from benchmarks._rounds import Steps, Subject, rates
+from benchmarks._training import KD, OURS, Ours, Workshop, prepare
+from benchmarks._training_pairs import PAIRS, TORCHVISION, Pair, network, settle
+from benchmarks._training_report import WANTED, Roofline, Speed, TrainingSpeed, Wanted
+from compress.data._dataset import Split
+from compress.errors import CompressError
+from compress.events import Events
+from compress.methods._step import Signal
+from compress.models.resnet_cifar import resnet8
+from compress.recipe import TargetsSection
+from compress.records import read
+
+CPU = torch.device("cpu")
+TINY = Pair(
+    name="resnet56-resnet20", teacher="resnet_cifar.resnet8", student="resnet_cifar.resnet8",
+    size=8, classes=100, batch_size=8, padding=1, images=24,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A workshop with a tiny pair."""
+    return prepare(tmp_path_factory.mktemp("workshop"), TINY, device=CPU)
+
+
+# Timing
+
+
+class Clock:
+    """A clock that only steps move."""
+
+    def __init__(self) -> None:
+        self.now, self.turns = 0.0, list[str]()
+
+    def subject(self, name: str, seconds: list[float], *, settle: int = 1) -> Subject:
+        """Return a subject whose steps take so long, the last again and again."""
+
+        def steps() -> Steps:
+            self.turns.append(name)
+            try:
+                for duration in itertools.chain(seconds, itertools.repeat(seconds[-1])):
+                    self.now += duration
+                    yield
+            finally:
+                self.turns.append(f"{name} ends")
+
+        return Subject(name, steps, work=10.0, settle=settle)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock that the rounds read."""
+    clock = Clock()
+    monkeypatch.setattr(_rounds.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_a_rate_is_work_per_second_of_settled_steps(clock: Clock) -> None:
+    """Slow first steps of a turn do not count, and the last step counts whole."""
+    found = rates([clock.subject("a", [5.0, 3.0, 0.4], settle=2)], rounds=2, seconds=1.0)
+    assert found["a"] == pytest.approx([3 * 10 / 1.2] * 2)
+
+
+def test_every_round_has_one_turn_of_everybody(clock: Clock) -> None:
+    """Turns do not overlap, their order differs between rounds, and the first round of all does not count."""
+    subjects = [clock.subject(name, [1.0]) for name in "abc"]
+    found = rates(subjects, rounds=6, seconds=1.0)
+    begun, ended = clock.turns[::2], clock.turns[1::2]
+    assert ended == [f"{name} ends" for name in begun]
+    rounds = [begun[place : place + 3] for place in range(0, len(begun), 3)]
+    assert len(rounds) == 7
+    assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
+    assert len({tuple(each) for each in rounds}) > 1
+    assert {name: len(values) for name, values in found.items()} == {"a": 6, "b": 6, "c": 6}
+
+
+def test_a_step_longer_than_the_time_is_timed_once(clock: Clock) -> None:
+    """However short the time, one step is measured."""
+    assert rates([clock.subject("a", [4.0])], rounds=1, seconds=0.0)["a"] == (2.5,)
+
+
+# The roofline
+
+
+def batch_of(size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
+    return torch.rand(4, channels, size, size), torch.arange(4) % 3
+
+
+def test_arithmetic_of_plain_networks_is_what_torch_counts() -> None:
+    """Where torch's own counter is right, without groups, ours agrees: forward and backward of student, forward of teacher."""
+    images, labels = batch_of(16)
+    found = cost(resnet8(5, 3), resnet8(5, 3), images, labels)
+    with FlopCounterMode(display=False) as forward:
+        logits = resnet8(5, 3)(images)
+    with FlopCounterMode(display=False) as backward:
+        F.cross_entropy(logits, labels).backward()
+    assert found.teacher_flop == forward.get_total_flops()
+    assert found.step_flop == forward.get_total_flops() + backward.get_total_flops()
+
+
+def test_arithmetic_of_grouped_convolutions() -> None:
+    """Each gradient of a depthwise convolution takes as much arithmetic as its forward pass; the images need none."""
+    stem, depthwise = nn.Conv2d(3, 6, 1, bias=False), nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
+    student = nn.Sequential(stem, depthwise, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    found = cost(student, nn.Identity(), *batch_of(8))
+    pixels = 4 * 8 * 8
+    first, second = 2 * pixels * 6 * 3, 2 * pixels * 6 * 9
+    assert found.step_flop == 2 * first + 3 * second  # stem: forward and its weights; depthwise: forward and both gradients
+
+
+def test_traffic_is_operands_and_results() -> None:
+    """An addition reads two tensors and writes one; a view moves nothing."""
+    with _Traffic() as traffic:
+        torch.ones(10).view(2, 5)
+        made = traffic.bytes
+        torch.ones(10) + torch.ones(10)
+    assert made == 40
+    assert traffic.bytes == made + 2 * 40 + 3 * 40
+
+
+def test_probes_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's arithmetic and its memory are timed like any subject."""
+    monkeypatch.setattr(_roofline, "SIDE", 64)
+    monkeypatch.setattr(_roofline, "COPIED_BYTES", 1 << 16)
+    found = rates(probes(CPU), rounds=1, seconds=0.0, uncounted=0)
+    assert found["sgemm"][0] > 1e6
+    assert found["copy"][0] > 1e6
+
+
+# Pairs and our steps
+
+
+def test_settled_norms_have_the_statistics_of_the_images() -> None:
+    """After settling, evaluation mode normalises like training mode, and momentum is as it was."""
+    norm = nn.BatchNorm2d(3)
+    images = 5 + 3 * torch.randn(64, 3, 4, 4)
+    settle(norm, [images[:32], images[32:]])
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, images.mean(dim=(0, 2, 3)))
+    assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize("name", sorted({name for pair in PAIRS.values() for name in (pair.teacher, pair.student)}))
+def test_networks_of_the_pairs_have_taps_and_classifier(name: str) -> None:
+    """Every network of a pair can be built with other classes, the same for the same seed."""
+    with torch.device("meta"):
+        made = network(name, 7, seed=0)
+    assert made.classifier.out_features == 7
+    assert len(made.taps) == (len(TORCHVISION[name.partition(".")[2]][0]) if name.startswith("torchvision") else 3)
+
+
+def test_everybody_trains_the_same_networks(workshop: Workshop) -> None:
+    """Students start equal, whoever opens the folder has the same teacher, and no step changes it."""
+    states = [workshop.student().state_dict() for _ in range(2)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    other = Workshop(workshop.folder, CPU)
+    steps = other.subject("kd").steps()
+    next(steps)
+    for name, value in workshop.teacher.state_dict().items():
+        assert torch.equal(value, other.teacher.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("one", "two"), [("kd", "kd, cached"), ("dih", "dih, cached")])
+def test_cached_steps_do_the_same_work(workshop: Workshop, one: str, two: str) -> None:
+    """With the teacher's answers from the store a student becomes what it becomes without, but for half precision."""
+    students = []
+    for name in (one, two):
+        torch.manual_seed(0)  # of DIH's heads
+        run, _ = workshop.run(OURS[name])
+        with Events().task("", total=1) as task:
+            for batch, targets in itertools.islice(run.batches(), 2):
+                assert bool(targets) == OURS[name].cached
+                run.advance(batch, targets, task)
+        students.append(torch.cat([parameter.detach().flatten() for parameter in run.method.student.parameters()]))
+    begun = torch.cat([parameter.detach().flatten() for parameter in workshop.student().parameters()])
+    moved = (students[0] - begun).norm()
+    assert moved > 0
+    assert (students[0] - students[1]).norm() < 1e-2 * moved  # half precision keeps three digits
+
+
+def test_steps_go_on_over_epochs(workshop: Workshop) -> None:
+    """A subject has no last step, and a new turn continues where the last one ended."""
+    run, _ = workshop.run(Ours("supervised"))
+    assert len(run.train) == 3
+    subject = workshop.subject("plain")
+    for _ in range(2):
+        turn = subject.steps()
+        for _ in range(5):
+            next(turn)
+        turn.close()
+
+
+def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
+    """Data that does not fit a pair is named, with what would."""
+    split = Split(np.zeros((30, 9, 9, 3), np.uint8), np.zeros(30, np.int64))
+    with pytest.raises(CompressError, match=re.escape("[30, 9, 9, 3]; it needs [24, 8, 8, 3]")):
+        prepare(tmp_path, TINY, device=CPU, split=split)
+
+
+def test_fields_of_train_can_differ(workshop: Workshop) -> None:
+    """A step with another setting of `train` is one line in the table."""
+    assert workshop.settings(Ours("kd", train={"nesterov": True})).nesterov
+
+
+# torchdistill
+
+
+def test_torchdistill_does_the_same_work(workshop: Workshop) -> None:
+    """One step of its box and one of ours, on the same batch, change the weights alike."""
+    pytest.importorskip("torchdistill", reason="the extra peers is not installed")
+    assert _peers.difference(workshop) < 1e-4
+
+
+def test_other_work_is_refused(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another loss there would be nothing to compare."""
+    pytest.importorskip("torchdistill", reason="the extra peers is not installed")
+    monkeypatch.setattr(_peers, "CE_WEIGHT", 0.8)
+    with pytest.raises(CompressError, match="it does other work"):
+        _peers.difference(workshop)
+
+
+@pytest.mark.parametrize("make", [_peers.Pictures, _peers.Tensors])
+def test_its_images_are_ours(workshop: Workshop, make: type[_peers.Pictures | _peers.Tensors]) -> None:
+    """Its data sets give float images of the pair's size with the labels of the same rows, as often as an epoch asks."""
+    made = make(workshop)
+    for index in (3, 3 + TINY.images):
+        image, label = made[index]
+        assert (image.dtype, tuple(image.shape)) == (torch.float32, (3, 8, 8))
+        assert label == workshop.split.labels[3]
+    assert len(made) > 10 * TINY.images
+
+
+def test_tensors_are_normalised(workshop: Workshop) -> None:
+    """Without transforms its images have the values that ours have."""
+    expected = (workshop.split.images[5].astype(np.float64) / 255 - 0.5) / 0.25
+    image, _ = _peers.Tensors(workshop)[5]
+    np.testing.assert_allclose(image.numpy(), expected.transpose(2, 0, 1), atol=1e-6)  # float32
+
+
+# What is said
+
+
+BOUNDS = Roofline(
+    sgemm_gflop_per_s=1,
+    sgemm_ci95=(1, 1),
+    copy_gib_per_s=1,
+    copy_ci95=(1, 1),
+    step_gflop_per_image=1,
+    teacher_gflop_per_image=1,
+    step_mib_per_image=1,
+    step_bound_images_per_s=600,
+    uncached_bound_images_per_s=400,
+    step_traffic_images_per_s=1,
+)
+
+
+def spoken(**rounds: list[float]) -> dict[str, Speed]:
+    names = {"cached": "kd, cached", "kd": "kd", "plain": "plain", "peer": "torchdistill"}
+    return {names[name]: _training_report.speed(names[name], values, {}) for name, values in rounds.items()}
+
+
+@pytest.mark.parametrize(
+    ("goal", "interval", "expected"),
+    [(2, (2, 3), "met"), (2, (1, 1.9), "missed"), (2, (1, 2), "undecided"), (None, (1, 2), "no goal")],
+)
+def test_a_goal_is_met_only_by_the_whole_interval(goal: float | None, interval: tuple[float, float], expected: str) -> None:
+    """What an interval leaves open is called undecided."""
+    assert _training_report.outcome(goal, interval) == expected
+
+
+def test_ratios_are_those_of_the_same_rounds() -> None:
+    """A disturbance that halves everybody's rate in a round changes no ratio, and the bound depends on who runs the teacher."""
+    speeds = spoken(cached=[600, 300, 600], kd=[300, 150, 300], peer=[100, 50, 100])
+    found = _training_report.compare(Wanted("kd, cached", "torchdistill", 5.0), speeds, TINY, BOUNDS)
+    assert found.ratio is not None
+    assert (found.ratio.speedup, found.ratio.ci95) == (pytest.approx(6), pytest.approx((6, 6)))
+    assert (found.outcome, found.limit) == ("met", pytest.approx(6))
+    assert _training_report.compare(Wanted("kd", "torchdistill"), speeds, TINY, BOUNDS).limit == pytest.approx(4)
+
+
+def test_goals_against_the_peer_are_for_one_pair() -> None:
+    """Other pairs are compared with torchdistill too, without a goal; goals against plain training hold for all."""
+    other = PAIRS["resnet32x4-resnet8x4"]
+    speeds = spoken(cached=[600], plain=[600], peer=[100])
+    assert _training_report.compare(Wanted("kd, cached", "torchdistill", 5.0), speeds, other, BOUNDS).outcome == "no goal"
+    assert _training_report.compare(Wanted("kd, cached", "plain", 0.95), speeds, other, BOUNDS).outcome == "met"
+
+
+def test_bounds_follow_from_cost_and_machine() -> None:
+    """100 GFLOP/s and a step of 2 GFLOP for 10 images allow 500 images/s, and less with a teacher."""
+    rounds = {"sgemm": (90e9, 100e9, 110e9), "copy": (2.0**30,) * 3}
+    found = _training_report.roofline(Cost(step_flop=int(2e9), teacher_flop=int(3e9), step_bytes=2**20), rounds, images=10)
+    assert found.step_bound_images_per_s == pytest.approx(500)
+    assert found.uncached_bound_images_per_s == pytest.approx(200)
+    assert found.step_traffic_images_per_s == pytest.approx(10 * 1024)
+
+
+def test_pages_of_the_store_do_not_count_as_memory() -> None:
+    """A cached run may need 1.1 times the memory of plain training, and the pages of the store beside."""
+    assert _training_report.memory("kd, cached", 1150, 60, 1000).outcome == "met"
+    assert _training_report.memory("kd, cached", 1150, 40, 1000).outcome == "missed"
+    assert _training_report.memory("kd", 3000, 0, 1000).outcome == "no goal"
+    assert _training_report.memory("kd, cached", None, 0, None).outcome == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("signals", "classes", "taken", "expected"),
+    [(4, 100, 1024.0, "met"), (4, 100, 1025.0, "missed"), (5, 1000, 9999.0, "no goal")],
+)
+def test_the_store_has_a_goal_for_four_members(signals: int, classes: int, taken: float, expected: str) -> None:
+    """1 KiB for each image and view holds the logits of four members of a cohort, 100 classes."""
+    assert _training_report.store(signals, classes, taken).outcome == expected
+
+
+def test_what_is_compared_is_measured() -> None:
+    """Every comparison names subjects that there are."""
+    assert {name for wanted in WANTED for name in wanted[:2]} <= {*OURS, *_peers.INPUTS}
+
+
+def test_mapped_pages_are_counted(tmp_path: Path) -> None:
+    """Pages of mapped files of one folder that were read are seen, others are not."""
+    if not Path("/proc/self/smaps").exists():
+        pytest.skip("the system does not tell")
+    path = tmp_path / "store" / "file"
+    path.parent.mkdir()
+    path.write_bytes(b"x" * (64 * mmap.PAGESIZE))
+    kept = np.memmap(path, mode="r")
+    assert int(kept.sum()) == 64 * mmap.PAGESIZE * ord("x")
+    assert _training_memory.mapped_bytes(tmp_path / "store") == 64 * mmap.PAGESIZE
+    assert _training_memory.mapped_bytes(tmp_path / "sto") == 0
+
+
+def test_memory_is_refused_where_the_store_is_empty(tmp_path: Path) -> None:
+    """A process that would have to run the teacher first says so instead of giving its peak."""
+    prepare(tmp_path, TINY, device=CPU)
+    with pytest.raises(CompressError, match="the store lacked answers"):
+        _training_memory._main(tmp_path, "kd, cached", "cpu")
+
+
+def test_memory_tells_pages_of_the_store(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the store is complete, the peak and the store's share of the resident pages are printed for the caller."""
+    workshop.subject("dih, cached")
+    _training_memory._main(workshop.folder, "dih, cached", "cpu")
+    told = json.loads(capsys.readouterr().out)
+    assert told["peak_bytes"] is None or told["peak_bytes"] > told["mapped_bytes"] >= 4 * mmap.PAGESIZE
+
+
+def test_a_process_that_fails_has_no_memory(tmp_path: Path) -> None:
+    """A crash is an error with its last line, and no small number."""
+    with pytest.raises(CompressError, match=r"memory of plain: its process ended with status 1: .*pair\.json"):
+        _training_memory.measure(tmp_path, "plain", "cpu")
+
+
+def test_the_fastest_engine_is_named(workshop: Workshop) -> None:
+    """What the trial chose, and how far its answers are from eager float32, stands beside the rate."""
+    run, facts = workshop.run(OURS["kd, fastest engine"])
+    batch, targets = next(run.batches())
+    assert targets is not None
+    assert float(facts["relative difference"]) <= TargetsSection().tolerance
+    found = targets[Signal(0)]
+    with torch.no_grad():
+        exact = workshop.teacher(batch.images)
+    assert (found - exact).norm() <= TargetsSection().tolerance * exact.norm()
+    assert facts["engine"]
+
+
+@pytest.fixture(scope="module")
+def called(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, Path]]:
+    """The command on the tiny pair, without torchdistill."""
+    out = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PAIRS, TINY.name, TINY)
+        patch.setattr(_peers, "find_spec", lambda _: None)
+        patch.setitem(OURS, "kd, fastest engine", Ours("kd", KD, engine="channels_last"))  # type: ignore[arg-type]
+        patch.setattr(_roofline, "SIDE", 64)
+        patch.setattr(_roofline, "COPIED_BYTES", 1 << 16)
+        patch.setattr(training_speed, "WEIGHED", ("plain",))
+        patch.setattr("sys.argv", ["training_speed", "--pair", TINY.name, "--out", str(out)])
+        arguments = ["--pair", TINY.name, "--rounds", "5", "--seconds", "0", "--out", str(out)]
+        yield CliRunner().invoke(training_speed.main, arguments), out
+
+
+def test_a_missing_peer_is_visible(called: tuple[Result, Path]) -> None:
+    """Without torchdistill its rows stand there, not measured, with what to install; and no comparison is invented."""
+    result, out = called
+    assert result.exit_code == 0, result.output
+    found = read(out / "report.json", TrainingSpeed).pairs[0]
+    rows = {speed.subject: speed for speed in found.speeds}
+    for name in _peers.INPUTS:
+        assert rows[name].images_per_s is None
+        assert "install the extra peers" in rows[name].reason
+    outcomes = {each.outcome for each in found.compared if each.against in _peers.INPUTS}
+    assert outcomes == {"not measured"}
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert text.count("not measured | – | not installed; install the extra peers") == len(_peers.INPUTS)
+
+
+def test_the_report_holds_every_subject_and_the_store(called: tuple[Result, Path]) -> None:
+    """Every step of ours has its rounds, memory is that of a process, and four members take less than 1 KiB."""
+    _, out = called
+    found = read(out / "report.json", TrainingSpeed)
+    (pair,) = found.pairs
+    assert [speed.subject for speed in pair.speeds if speed.rounds] == list(OURS)
+    assert all(len(speed.rounds) == 5 for speed in pair.speeds if speed.rounds)
+    assert pair.store.signals == 4
+    assert pair.store.bytes_per_image_and_view >= 800  # 4 members, 100 classes, 2 bytes
+    assert [memory.subject for memory in pair.memory] == ["plain"]
+    assert pair.memory[0].peak_bytes is None or pair.memory[0].times_plain == 1
+
+
+def test_the_report_names_no_place_of_this_machine(called: tuple[Result, Path]) -> None:
+    """The command is given without where the report went."""
+    _, out = called
+    assert read(out / "report.json", TrainingSpeed).command == f"python -m benchmarks.training_speed --pair {TINY.name}"
+    for path in out.iterdir():
+        assert str(out) not in path.read_text(encoding="utf-8")
+
+
+def test_the_folder_of_the_data_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a data set the report keeps the name of its folder."""
+    monkeypatch.setattr("sys.argv", ["x", "--data", "/home/somebody/cifar100", "--rounds", "9"])
+    command = training_speed._command(Path("/home/somebody/cifar100"))
+    assert command == "python -m benchmarks.training_speed --data cifar100 --rounds 9"
+
+
+def test_an_absent_gpu_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is not there is refused in one line."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = CliRunner().invoke(training_speed.main, ["--device", "cuda"])
+    assert result.exit_code == CompressError("").exit_code
+    assert "torch sees no CUDA device" in result.output

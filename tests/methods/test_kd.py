@@ -1,0 +1,31 @@
+"""The method around the divergence: its weights and several teachers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compress.methods.kd import Kd
+from tests.losses import reference
+from tests.methods.test_contract import batch, setting
+
+
+@pytest.mark.parametrize("teachers", [1, 3])
+@pytest.mark.parametrize(("ce_weight", "kd_weight", "temperature"), [(1.0, 1.0, 4.0), (0.1, 0.9, 4.0), (0.9, 0.1, 5.0)])
+def test_terms_are_those_of_the_equation(ce_weight: float, kd_weight: float, temperature: float, teachers: int) -> None:
+    """The weights of the code bases that the docstring names give their losses; teachers count by their mean."""
+    method = Kd(setting(teachers), ce_weight=ce_weight, kd_weight=kd_weight, temperature=temperature).eval()
+    data = batch()
+    step = method.step(data)
+    terms = {name: value.item() for name, value in method(step).items()}
+    student = step.student.logits.detach().double().numpy()
+    each = [reference.kd(student, step.teacher(i).logits.detach().double().numpy(), temperature) for i in range(teachers)]
+    entropy = -reference.log_softmax(student)[np.arange(len(data.labels)), data.labels.numpy()].mean()
+    expected = {"ce": ce_weight * entropy, "kd": kd_weight * np.mean(each)}
+    assert terms == pytest.approx(expected, rel=1e-4, abs=1e-6)  # float32; a random teacher is almost uniform
+
+
+def test_defaults_are_one_one_and_four() -> None:
+    """Cross-entropy 1, divergence 1, temperature 4."""
+    method = Kd(setting())
+    assert (method.ce_weight, method.kd_weight, method.temperature) == (1.0, 1.0, 4.0)

@@ -1,0 +1,728 @@
+"""What frozen teachers say during a stage: kept or computed, the student sees the same."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from compress import engines, plugins, teaching, trainer
+from compress.data._dataset import Split
+from compress.data._loader import InMemory
+from compress.errors import CompressError, Interrupted, Unreachable
+from compress.events import Events
+from compress.freezing import freeze_all_but
+from compress.methods._combined import Combined
+from compress.methods._method import Method, Setting
+from compress.methods._step import Signal, Step
+from compress.models._network import Batch, Network
+from compress.recipe import TargetsSection, TrainSection
+from compress.records import Preprocess
+from compress.teaching import Teachers, read_by
+from tests.methods.test_contract import setting, tiny
+
+CPU = torch.device("cpu")
+ROWS, SIZE = 50, 16
+"""The last batch of a sweep has two images."""
+PREPROCESS = Preprocess(height=8, width=8, channels="gray", mean=(0.5,), std=(0.25,))
+EXACT = TargetsSection(store="on", precision="fp32", engine="eager")
+SETTINGS = TrainSection(epochs=4, batch_size=SIZE)
+METHODS = [name for name in plugins.names("methods") if name != "supervised"]
+
+
+def split() -> Split:
+    random = np.random.default_rng(0)
+    labels = np.arange(ROWS, dtype=np.int64) % 4
+    images = random.integers(0, 64, size=(ROWS, 8, 8, 1), dtype=np.uint8)
+    images[np.arange(ROWS), labels * 2] += 150
+    return Split(images, labels)
+
+
+def data(of: Split | None = None, preprocess: Preprocess = PREPROCESS, **changed: Any) -> InMemory:
+    options = {"batch_size": SIZE, "shuffle": True, "seed": 3, "crop_padding": 1, "flip": True, "views": 2, **changed}
+    return InMemory(of or split(), preprocess, device=CPU, **options)
+
+
+def held_out() -> InMemory:
+    return InMemory(split(), PREPROCESS, batch_size=32, device=CPU)
+
+
+def fresh(name: str = "kd", where: Setting | None = None) -> Method:
+    torch.manual_seed(0)
+    method: Method = plugins.load("methods", name)(where or setting())
+    return method
+
+
+def teachers(
+    method: Method, folder: Path, section: TargetsSection = EXACT, *, batches: InMemory | None = None, epochs: int = 4,
+    shared: bool = True, autocast: torch.dtype | None = None, events: Events | None = None,
+) -> Teachers:  # fmt: skip
+    batches = batches or data()
+    return Teachers(
+        method, read_by(method, next(batches.epoch(0))), batches, section=section, folder=folder / "targets", epochs=epochs,
+        shared=shared, autocast=autocast, events=events or Events(),
+    )  # fmt: skip
+
+
+class Said(NamedTuple):
+    events: Events
+    text: io.StringIO
+
+
+def listening() -> Said:
+    text = io.StringIO()
+    return Said(Events(console=Console(file=text, width=1000)), text)
+
+
+def finished(method: Method, ask: Callable[[Method], Teachers | None], settings: TrainSection = SETTINGS) -> dict[str, Tensor]:
+    """Train every stage, and return all weights."""
+    for stage in method.stages():
+        asks = bool(read_by(stage, next(data().epoch(0))))
+        trainer.fit(stage, data(), held_out(), settings=settings, seed=7, teachers=ask(stage) if asks else None)
+    return {name: value.clone() for name, value in method.state_dict().items()}
+
+
+def nobody(_stage: Method) -> None:
+    return None
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+# Kept or computed, the same training ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_from_the_store_ends_with_the_same_bytes(name: str, tmp_path: Path) -> None:
+    """Every method and each of its stages: answers in fp32 from the store, computed by eager, or by the step: bit-equal."""
+    asked = [stage for stage in fresh(name).stages() if read_by(stage, next(data().epoch(0)))]
+    if fresh(name).moves_teacher:
+        assert not asked  # what moves is never kept
+        return
+    assert asked
+    plain = finished(fresh(name), nobody)
+    assert equal(plain, finished(fresh(name), lambda stage: teachers(stage, tmp_path, EXACT)))
+    off = EXACT.model_copy(update={"store": "off"})
+    assert equal(plain, finished(fresh(name), lambda stage: teachers(stage, tmp_path, off)))
+
+
+@pytest.mark.parametrize("extra", [{"precision": "bf16"}, {"ema_decay": 0.9}, {"optimizer": "adamw"}], ids=str)
+def test_precision_average_and_optimizer_do_not_matter(extra: dict[str, Any], tmp_path: Path) -> None:
+    """Mixed precision, averaged weights and another optimiser: stored and computed runs are bit-equal, heads included."""
+    settings = SETTINGS.model_copy(update=extra)
+    autocast = trainer.DTYPES[settings.precision]
+    plain = finished(fresh("dih"), nobody, settings)
+    stored = finished(fresh("dih"), lambda stage: teachers(stage, tmp_path, autocast=autocast), settings)
+    assert equal(plain, stored)
+
+
+def test_several_teachers_and_several_methods_share_one_store(tmp_path: Path) -> None:
+    """Two teachers, and a cohort combined with correlations: bit-equal, and each answer is there once."""
+
+    def combined() -> Method:
+        torch.manual_seed(0)
+        where = setting(teachers=2)
+        return Combined(where, {name: plugins.load("methods", name)(where) for name in ("dih", "dist")})
+
+    plain = finished(combined(), nobody)
+    assert equal(plain, finished(combined(), lambda stage: teachers(stage, tmp_path)))
+    signals = {"logits": 2, "maps": 4, "heads": 4}
+    assert len(list((tmp_path / "targets").glob("*/view0000-float32.npy"))) == sum(signals.values())
+
+
+@pytest.mark.parametrize("name", ["kd", "dist", "dih", "fitnet"])
+def test_half_precision_changes_the_weights_little(name: str, tmp_path: Path) -> None:
+    """Stored in fp16, the student's weights after four epochs are within 1 % of those without a store, and not the same."""
+    half = EXACT.model_copy(update={"precision": "fp16"})
+    plain = finished(fresh(name), nobody)
+    stored = finished(fresh(name), lambda stage: teachers(stage, tmp_path, half))
+    assert not equal(plain, stored)
+    own = [key for key in plain if key.startswith("student.") and plain[key].is_floating_point()]
+    ours, theirs = (torch.cat([weights[key].flatten() for key in own]) for weights in (stored, plain))
+    assert float((ours - theirs).norm() / theirs.norm()) < 0.01
+
+
+def test_every_row_of_every_batch_gets_its_own_answer(tmp_path: Path) -> None:
+    """In shuffled order, in both views and every epoch, an answer is that of the very image that the student sees."""
+    method, batches = fresh("dih"), data()
+    kept = teachers(method, tmp_path, batches=batches)
+    for epoch in range(4):
+        kept.begin(epoch)
+        for batch in batches.epoch(epoch):
+            step = method.step(batch)
+            for signal, answer in kept.of(batch).items():
+                torch.testing.assert_close(answer, step.answer(signal), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rows", [49, 64, 65])
+def test_the_last_batch_of_a_sweep_is_as_exact_as_the_others(rows: int, tmp_path: Path) -> None:
+    """One image left over is computed with the last bits that it has in a whole batch."""
+    whole = split()
+    grown = Split(np.concatenate([whole.images, whole.images[::-1]])[:rows], np.concatenate([whole.labels] * 2)[:rows])
+    method, batches = fresh("kd"), data(grown, crop_padding=0, flip=False)
+    kept = teachers(method, tmp_path, batches=batches)
+    kept.begin(0)
+    seen = set()
+    for batch in itertools.chain(*(batches.epoch(epoch) for epoch in range(6))):
+        assert batch.rows is not None
+        seen |= set(batch.rows.tolist())
+        assert torch.equal(kept.of(batch)[Signal(0)], method.step(batch).teacher().logits)
+    assert len(seen) == rows
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 5, 8])
+def test_a_run_that_is_stopped_continues_from_the_store_with_the_same_bytes(tmp_path: Path, stop_after: int) -> None:
+    """Stopped in any epoch and continued by new objects: the weights of a run without a stop, and no view is made twice."""
+    plain = finished(fresh("kd"), nobody)
+    counter, sweeps = itertools.count(1), []
+    for attempt in range(2):
+        method = fresh("kd")
+        kept = teachers(method, tmp_path)
+        options: dict[str, Any] = {"settings": SETTINGS, "seed": 7, "state": tmp_path / "state", "teachers": kept}
+        if attempt == 0:
+            with pytest.raises(Interrupted):
+                trainer.fit(method, data(), held_out(), stopped=lambda: next(counter) == stop_after, **options)
+        else:
+            trainer.fit(method, data(), held_out(), **options)
+            assert equal(plain, method.state_dict())
+        sweeps.append(kept.summary().views_made)
+    assert sum(sweeps) == 2
+    assert sweeps[0] == (1 if stop_after <= 3 else 2)
+
+
+def test_another_student_and_another_seed_find_the_answers(tmp_path: Path) -> None:
+    """The second student of the same teacher, in another order, computes nothing."""
+    first, second = fresh("kd"), fresh("dist")
+    one = teachers(first, tmp_path)
+    trainer.fit(first, data(), held_out(), settings=SETTINGS, teachers=one)
+    with torch.no_grad():
+        second.student.classifier.weight.zero_()
+    calls: list[int] = []
+    other = teachers(second, tmp_path, batches=data(seed=99))
+    handle = second.teachers[0].register_forward_hook(lambda *_: calls.append(1))
+    for epoch in range(4):
+        other.begin(epoch)
+        for batch in data(seed=99).epoch(epoch):
+            second(second.step(batch, targets=other.of(batch)))
+    handle.remove()
+    assert calls == []
+    assert (one.summary().views_made, other.summary().views_made) == (2, 0)
+
+
+def test_the_time_of_answers_is_part_of_the_epoch(tmp_path: Path) -> None:
+    """What sweeping and reading cost is in `teaching_seconds`, which is part of `seconds`."""
+    method = fresh("kd")
+    fit = trainer.fit(method, data(), held_out(), settings=SETTINGS, teachers=teachers(method, tmp_path))
+    assert all(0 < epoch.teaching_seconds < epoch.seconds for epoch in fit.epochs)
+
+
+# Which file is whose -------------------------------------------------------------------------------------------------------
+
+
+def keys(method: Method, folder: Path, section: TargetsSection = EXACT, **options: Any) -> list[str]:
+    return [answer.key for answer in teachers(method, folder, section, **options)._answers]
+
+
+def _one_weight(method: Method) -> None:
+    values = method.teachers[0].module.first[0].weight.data.view(-1)
+    values[3] = torch.nextafter(values[3], torch.tensor(9.0))
+
+
+def _statistics(method: Method) -> None:
+    method.teachers[0].module.second[1].running_var *= 1.0001
+
+
+def _head(method: Method) -> None:
+    for head in method.heads_stage.heads.values():
+        head[1].bias.data[0] += 1e-4
+
+
+def _forward(method: Method) -> None:
+    """Nothing that a weight or an attribute shows."""
+    method.teachers[0].module.mean_of = lambda pooled: pooled  # an attribute of no plain type
+    before = method.teachers[0].module.second.forward
+    method.teachers[0].module.second.forward = lambda maps: before(maps) * 1.5
+
+
+@pytest.mark.parametrize(
+    ("change", "which"),
+    [(_one_weight, "all"), (_statistics, "all"), (_head, "heads"), (_forward, "after the first")],
+    ids=["one weight", "one statistic", "heads", "forward pass"],
+)
+def test_another_teacher_or_head_has_other_files(change: Callable[[Method], None], which: str, tmp_path: Path) -> None:
+    """The last bit of one weight, a statistic, a head, even a replaced forward pass: the old answers are not found."""
+    method = fresh("dih")
+    batches = data()
+    before, names = keys(method, tmp_path), [answer.name for answer in teachers(method, tmp_path)._answers]
+    assert keys(method, tmp_path) == before
+    change(method)
+    changed = {
+        name for name, one, other in zip(names, before, keys(method, tmp_path, batches=batches), strict=True) if one != other
+    }
+    heads = {"teacher head0 on first", "teacher head1 on second"}
+    expected = {"all": {"teacher logits", *heads}, "heads": heads}
+    assert changed >= expected.get(which, {"teacher logits", "teacher head1 on second"})
+    assert changed == expected.get(which, changed)
+
+
+def _other_pixel() -> Split:
+    images, labels = split()
+    images = images.copy()
+    images[-1, -1, -1, 0] ^= 1  # of an image that no probe sees
+    return Split(images, labels)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"of": _other_pixel()},
+        {"preprocess": PREPROCESS.model_copy(update={"mean": (0.5000001,)})},
+        {"crop_padding": 2},
+        {"flip": False},
+        {"augmentation_seed": 1},
+        {"batch_size": 8},
+        {"memory_format": torch.contiguous_format},
+    ],
+    ids=["pixel", "mean", "padding", "flip", "augmentation seed", "batch size", "memory format"],
+)
+def test_other_images_have_other_files(changed: dict[str, Any], tmp_path: Path) -> None:
+    """Other pixels have other answers; another batch size or layout gives the same ones with other last bits."""
+    rgb = Split(split().images.repeat(3, axis=3), split().labels)  # one channel has but one layout
+    options = {"of": rgb, "preprocess": PREPROCESS} if "memory_format" in changed else {}
+    method = fresh("kd", _colour()) if options else fresh("kd")
+    known = keys(method, tmp_path, batches=data(**options))
+    assert set(known).isdisjoint(keys(method, tmp_path, batches=data(**{**options, **changed})))
+
+
+def _colour() -> Setting:
+    teacher, student = (plugins.load("models", "resnet_cifar.resnet8")(4, 3) for _ in range(2))
+    return Setting(student, (teacher,), torch.zeros(1, 3, 8, 8), 4)
+
+
+@pytest.mark.parametrize("other", [{"seed": 9}, {"views": 3}, {"views": None}], ids=str)
+def test_other_orders_and_numbers_of_views_have_the_same_files(other: dict[str, Any], tmp_path: Path) -> None:
+    """Runs that differ in what changes no answer share them; labels are no part of an answer."""
+    method = fresh("kd")
+    assert keys(method, tmp_path, batches=data(**other)) == keys(method, tmp_path)
+    assert keys(method, tmp_path, batches=data(Split(split().images, split().labels[::-1].copy()))) == keys(method, tmp_path)
+
+
+def test_other_taps_engines_and_precisions_of_training_have_other_files(tmp_path: Path) -> None:
+    """The same network with other taps, another engine, or mixed precision: nothing is confused."""
+    one, other = (
+        Setting(tiny(2), (_tapped(*taps),), torch.zeros(1, 1, 8, 8), 4) for taps in (("first", "second"), ("second",))
+    )
+    assert keys(fresh("kd", one), tmp_path) != keys(fresh("kd", other), tmp_path)
+    found = {
+        tuple(keys(fresh("kd"), tmp_path, EXACT.model_copy(update={"engine": engine}), autocast=autocast))
+        for engine in ("eager", "channels_last", "openvino")
+        for autocast in (None, torch.bfloat16)
+    }
+    assert len(found) == 6
+
+
+def _tapped(*taps: str) -> Network:
+    torch.manual_seed(1)
+    return Network(tiny(8).module, taps=taps, classifier="linear")
+
+
+def test_two_teachers_that_are_equal_share_their_answers(tmp_path: Path) -> None:
+    """The same network twice is asked for one file, and both get it."""
+    twin = tiny(8)
+    method = fresh("kd", Setting(tiny(2), (twin, twin), torch.zeros(1, 1, 8, 8), 4))
+    kept, batch = teachers(method, tmp_path), next(data().epoch(0))
+    kept.begin(0)
+    answers = kept.of(batch)
+    assert torch.equal(answers[Signal(0)], answers[Signal(1)])
+    assert torch.equal(answers[Signal(0)], method.step(batch).teacher().logits)
+
+
+# What is damaged or gone ---------------------------------------------------------------------------------------------------
+
+
+def _answers(kept: Teachers, batches: InMemory) -> list[Tensor]:
+    kept.begin(0)
+    return [answer for batch in batches.epoch(0) for answer in kept.of(batch).values()]
+
+
+@pytest.mark.parametrize("spoil", ["truncated", "flipped", "no record", "no answers", "other record"])
+def test_a_bad_store_is_made_anew_with_the_right_answers(spoil: str, tmp_path: Path) -> None:
+    """Whatever happened to one file, the next run has the right answers, made them once, and says at most one line."""
+    method, batches, said = fresh("dih"), data(), listening()
+    truth = _answers(teachers(method, tmp_path), batches)
+    paths = sorted((tmp_path / "targets").glob("*/*.npy"))
+    path = paths[0]
+    data_ = bytearray(path.read_bytes())
+    data_[-5] ^= 1
+    record = json.loads(path.with_suffix(".json").read_text())
+    {
+        "truncated": lambda: path.write_bytes(path.read_bytes()[:-4]),
+        "flipped": lambda: path.write_bytes(data_),
+        "no record": lambda: path.with_suffix(".json").unlink(),
+        "no answers": path.unlink,
+        "other record": lambda: path.with_suffix(".json").write_text(json.dumps({**record, "shape": [ROWS, 3]})),
+    }[spoil]()
+    before = {other: other.stat().st_mtime_ns for other in paths[1:]}
+    again = teachers(method, tmp_path, events=said.events)
+    assert all(torch.equal(one, other) for one, other in zip(truth, _answers(again, batches), strict=True))
+    assert again.summary().views_made == 1
+    assert {other: other.stat().st_mtime_ns for other in paths[1:]} == before  # the others were good
+    text = said.text.getvalue()
+    assert text == ("" if spoil.startswith("no") else f"targets: {path} is damaged; it is made anew\n")
+
+
+def test_answers_that_vanish_during_an_epoch_are_no_wrong_answers(tmp_path: Path) -> None:
+    """A folder that is emptied under a run either still serves what it mapped, or the run stops and says what to do."""
+    method, batches = fresh("kd"), data()
+    kept = teachers(method, tmp_path)
+    truth = _answers(kept, batches)
+    for path in (tmp_path / "targets").glob("*/view*"):
+        path.unlink()
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(truth, (a for b in batches.epoch(0) for a in kept.of(b).values()), strict=True)
+    )
+    with pytest.raises(CompressError, match=r"the answers to view 1 are gone from .*; repeat the command"):
+        kept.of(next(batches.epoch(1)))
+
+
+def test_batches_that_do_not_say_their_rows_are_refused(tmp_path: Path) -> None:
+    """Without rows there is no way to tell whose answers are wanted; without a store there is no need."""
+    kept = teachers(fresh("kd"), tmp_path)
+    kept.begin(0)
+    unknown = Batch(torch.zeros(SIZE, 1, 8, 8), torch.zeros(SIZE, dtype=torch.int64))
+    with pytest.raises(CompressError, match=r"do not say which images they hold; set targets.store: off"):
+        kept.of(unknown)
+    off = teachers(fresh("kd"), tmp_path, EXACT.model_copy(update={"store": "off"}))
+    assert off.of(unknown)[Signal(0)].shape == (SIZE, 4)
+
+
+@pytest.mark.parametrize(("factor", "message"), [(1e6, r"reaches \d.*targets.precision: fp32"), (float("nan"), "not finite")])
+def test_a_teacher_beyond_half_precision_is_refused(factor: float, message: str, tmp_path: Path) -> None:
+    """Logits of a million in fp16, or no numbers at all: the run stops before it learns from them."""
+    method = fresh("kd")
+    method.teachers[0].classifier.weight.data *= factor
+    half = EXACT.model_copy(update={"precision": "fp16"})
+    with pytest.raises(CompressError, match=f"targets: teacher logits .*{message}"):
+        teachers(method, tmp_path, half).begin(0)
+    if factor == 1e6:
+        teachers(method, tmp_path).begin(0)
+
+
+class Mount(NamedTuple):
+    mountpoint: str
+    fstype: str
+
+
+@pytest.mark.parametrize("fstype", ["nfs4", "cifs", "fuse.sshfs"])
+def test_a_network_file_system_is_refused_or_not_used(fstype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`store: on` stops and says what to do; `auto` says why it keeps nothing, computes, and gives the same answers."""
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [Mount("/", fstype)])
+    method, said = fresh("kd"), listening()
+    with pytest.raises(
+        CompressError, match=rf"store: on, but .* is on {fstype}, .*put --runs on a local disk, or set targets.store: auto"
+    ):
+        teachers(method, tmp_path)
+    auto = teachers(method, tmp_path, EXACT.model_copy(update={"store": "auto"}), events=said.events)
+    assert f"not kept: {tmp_path / 'targets'} is on {fstype}" in said.text.getvalue()
+    assert f"is on {fstype}" in auto.summary().store
+    auto.begin(0)
+    batch = next(data().epoch(0))
+    assert torch.equal(auto.of(batch)[Signal(0)], method.step(batch).teacher().logits)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_too_much_is_refused_or_not_kept(tmp_path: Path) -> None:
+    """Above `max_gib` the store is not used, and `store: on` says how much it would take and what to raise."""
+    method, small = fresh("dih"), EXACT.model_copy(update={"max_gib": 1e-6})
+    heads = method.stages()[0]
+    with pytest.raises(
+        CompressError, match=r"store: on, but 2 view\(s\) would take 0.00029 GiB, more than targets.max_gib 1e-06; raise it, or"
+    ):
+        teachers(heads, tmp_path, small)
+    auto = teachers(heads, tmp_path, small.model_copy(update={"store": "auto"}))
+    assert auto.summary().store.startswith("2 view(s) would take 0.00029 GiB")
+
+
+def test_a_disk_that_is_full_stops_the_run_with_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No space: the run stops, nothing half-written stays, and repeating it with space ends with the same bytes."""
+    from compress import targets
+
+    def full(_writer: targets._Writer, _data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    method = fresh("kd")
+    with monkeypatch.context() as patch:
+        patch.setattr(targets._Writer, "_put", full)
+        with pytest.raises(Unreachable, match=r"cannot be written \(No space left on device\); free space or choose another"):
+            trainer.fit(method, data(), held_out(), settings=SETTINGS, seed=7, teachers=teachers(method, tmp_path))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "locks"]
+    assert equal(finished(fresh("kd"), nobody), finished(fresh("kd"), lambda stage: teachers(stage, tmp_path)))
+
+
+WRITER = "import sys; from tests import test_teaching; test_teaching.have_one_view(sys.argv[1], sys.argv[2])"
+
+
+class Slow(nn.Module):
+    """Takes its time, so that two processes meet."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        time.sleep(0.1)
+        return maps
+
+
+def slow_method() -> Method:
+    torch.manual_seed(5)
+    network = tiny(8)
+    network.module.second.append(Slow())
+    return fresh("kd", Setting(tiny(2), (network,), torch.zeros(1, 1, 8, 8), 4))
+
+
+def have_one_view(place: str, name: str) -> None:
+    """Wait for the others, have one view, and tell what came of it."""
+    folder = Path(place)
+    torch.set_num_threads(1)
+    kept = teachers(slow_method(), folder)
+    (folder / f"{name}.ready").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.002)
+    kept.begin(0)
+    found = [kept.of(batch)[Signal(0)] for batch in data().in_order(0)]
+    report = {"made": kept.summary().views_made, "answers": torch.cat(found).tolist()}
+    (folder / f"{name}.json").write_text(json.dumps(report))
+
+
+def test_two_processes_that_want_the_same_view_make_it_once(tmp_path: Path, root: Path) -> None:
+    """Started at the same moment: one makes the view, the other waits and finds it, and both have the right answers."""
+    names = ["one", "other"]
+    started = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], cwd=root) for name in names]
+    deadline = time.monotonic() + 60
+    while not all((tmp_path / f"{name}.ready").exists() for name in names) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    assert [process.wait(timeout=60) for process in started] == [0, 0]
+    reports = [json.loads((tmp_path / f"{name}.json").read_text()) for name in names]
+    assert sorted(report["made"] for report in reports) == [0, 1]
+    assert reports[0]["answers"] == reports[1]["answers"]
+    whole = next(data(batch_size=ROWS).in_order(0))
+    method = slow_method()
+    freeze_all_but(method, ())
+    torch.testing.assert_close(torch.tensor(reports[0]["answers"]), method.step(whole).teacher().logits)
+
+
+# What is read --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_stage_reads_is_found_and_nothing_changes() -> None:
+    """Weights, statistics, modes and random numbers are as before; heads in training read maps, frozen ones are read."""
+    method, batch = fresh("dih"), next(data().epoch(0))
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    random = torch.get_rng_state()
+    heads, student = method.stages()
+    assert read_by(heads, batch) == [Signal(0, 0), Signal(0, 1)]
+    first, second = method.heads_stage.heads.values()
+    assert read_by(student, batch) == [Signal(0), Signal(0, 0, first), Signal(0, 1, second)]
+    assert equal(before, method.state_dict())
+    assert torch.equal(random, torch.get_rng_state())
+    assert not any(parameter.requires_grad for parameter in method.parameters())
+
+
+def test_a_stage_without_frozen_teachers_reads_nothing() -> None:
+    """Labels alone, and a method whose teacher moves, have nothing to keep."""
+    batch = next(data().epoch(0))
+    assert read_by(fresh("supervised"), batch) == []
+
+    class Alternating(Method):
+        def phases(self) -> dict[str, list[nn.Parameter]]:
+            return {"student": list(self.student.parameters()), "teacher": list(self.teachers.parameters())}
+
+        def losses(self, step: Step) -> dict[str, Tensor]:
+            return {"gap": (step.student.logits - step.teacher().logits).square().mean()}
+
+    assert read_by(Alternating(setting()), batch) == []
+
+
+# Engines -------------------------------------------------------------------------------------------------------------------
+
+AUTO = TargetsSection(store="off")
+
+
+def _offered(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let this machine have eager and these engines."""
+    known = engines.candidates
+
+    def some(answering: engines.Answering, images: Tensor, autocast: torch.dtype | None) -> dict[str, Any]:
+        here = {**known(answering, images, autocast), "bf16": lambda: engines.channels_last(answering, torch.bfloat16)}
+        return {name: here[name] for name in ("eager", *names)}
+
+    monkeypatch.setattr(engines, "candidates", some)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["worth a trial", "not worth a trial"])
+def test_the_choice_of_an_engine_is_remembered(seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that continues takes the engine of before without a trial, even if the machine is faster or slower now."""
+    monkeypatch.setattr(teaching, "WORTH_A_TRIAL_SECONDS", seconds)
+    _offered(monkeypatch, "channels_last")
+    said = listening()
+    first = teachers(fresh("kd"), tmp_path, AUTO, events=said.events).summary()
+    assert len(first.trials) == (0 if seconds else 2)
+    assert len(list((tmp_path / "targets" / "engines").glob("*.json"))) == (1 if seconds else 2)
+    assert ("per batch" in said.text.getvalue()) == (not seconds)
+    monkeypatch.setattr(teaching, "WORTH_A_TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(engines, "choose", lambda *_, **__: pytest.fail("tried again"))
+    again = teachers(fresh("kd"), tmp_path, AUTO).summary()
+    assert (again.engine, again.trials) == (first.engine, first.trials)
+    if not seconds:  # more epochs are another decision, for which the trial serves
+        assert teachers(fresh("kd"), tmp_path, AUTO, epochs=400).summary().trials == first.trials
+
+
+def test_a_later_trial_does_not_change_what_a_stage_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short stage that took eager keeps it, although a longer one tried all engines in between."""
+    _offered(monkeypatch, "channels_last")
+    assert teachers(fresh("kd"), tmp_path, AUTO).summary().engine == "eager"
+    monkeypatch.setattr(teaching, "WORTH_A_TRIAL_SECONDS", 0.0)
+    assert len(teachers(fresh("kd"), tmp_path, AUTO, epochs=400).summary().trials) == 2
+    assert teachers(fresh("kd"), tmp_path, AUTO).summary().trials == ()
+
+
+def test_a_damaged_memory_of_engines_is_said_and_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spoilt file costs a trial and a line, not the run."""
+    _offered(monkeypatch, "channels_last")
+    teachers(fresh("kd"), tmp_path, AUTO)
+    (path,) = (tmp_path / "targets" / "engines").glob("*.json")
+    path.write_text("{")
+    said = listening()
+    assert teachers(fresh("kd"), tmp_path, AUTO, events=said.events).summary().engine == "eager"
+    assert str(path) in said.text.getvalue()
+    assert "the engines are tried anew" in said.text.getvalue()
+
+
+def test_an_engine_that_is_too_inexact_for_these_answers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked for by name is held to the same tolerance, and the message says by how much it fails."""
+    _offered(monkeypatch, "bf16")
+    strict = EXACT.model_copy(update={"engine": "bf16", "tolerance": 1e-4})
+    with pytest.raises(CompressError, match=r"targets.engine: bf16 differs from eager float32 by 0.0.*tolerance 0.0001; set"):
+        teachers(fresh("kd"), tmp_path, strict).begin(0)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_an_engine_that_this_machine_lacks_is_refused(tmp_path: Path) -> None:
+    """The message names those that it has."""
+    absent = EXACT.model_copy(update={"engine": "fp16"})
+    with pytest.raises(CompressError, match=r"'fp16' does not run on this machine; it has: eager, channels_last"):
+        teachers(fresh("kd"), tmp_path, absent).begin(0)
+
+
+@pytest.mark.parametrize("store", ["on", "off"])
+def test_answers_of_a_half_precise_engine_fit_a_training_in_float32(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever an engine computes in, heads that are trained in float32 read float32."""
+    _offered(monkeypatch, "bf16")
+    section = EXACT.model_copy(update={"store": store, "engine": "bf16", "tolerance": 0.1})
+    heads = fresh("dih").stages()[0]
+    kept = teachers(heads, tmp_path, section)
+    kept.begin(0)
+    assert {answer.dtype for answer in kept.of(next(data().epoch(0))).values()} == {torch.float32}
+    trainer.fit(heads, data(), held_out(), settings=SETTINGS, teachers=kept)
+
+
+@pytest.mark.parametrize("engine", ["eager", "channels_last"])
+@pytest.mark.parametrize("store", ["on", "off"])
+def test_the_teacher_answers_in_evaluation_mode_and_stays_as_it_is(engine: str, store: str, tmp_path: Path) -> None:
+    """A teacher with dropout and batch norm that somebody put in training mode gives its true answers and learns nothing."""
+    method, batches = fresh("kd"), data()
+    network = method.teachers[0]
+    before = {name: (value.clone(), value.stride()) for name, value in network.state_dict().items()}
+    kept = teachers(method, tmp_path, EXACT.model_copy(update={"engine": engine, "store": store}))
+    network.train()
+    kept.begin(0)
+    batch = next(batches.epoch(0))
+    answer = kept.of(batch)[Signal(0)]
+    assert all(part.training for part in network.modules())
+    freeze_all_but(method, ())
+    torch.testing.assert_close(answer, method.step(batch).teacher().logits)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name][0]), name
+        assert value.stride() == before[name][1], name
+
+
+# The report ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_how_the_answers_came(tmp_path: Path) -> None:
+    """Signals by name, engine, what was made and what was found, bytes, the true rounding error, and the time."""
+    method, batches = fresh("dih"), data()
+    half = EXACT.model_copy(update={"precision": "fp16"})
+    first = teachers(method, tmp_path, half)
+    first.begin(0)
+    second = teachers(method, tmp_path, half)
+    for epoch in range(4):
+        second.begin(epoch)
+    found = second.summary()
+    assert found.signals == ("teacher logits", "teacher head0 on first", "teacher head1 on second")
+    assert (found.engine, found.store, found.precision) == ("eager", "kept", "fp16")
+    assert (first.summary().views_made, found.views, found.views_made) == (1, 2, 1)
+    assert found.seconds > 0
+    freeze_all_but(method, ())
+    errors, answers = [], []
+    for view in range(2):
+        for batch in batches.in_order(view):
+            step = method.step(batch)
+            exact = [step.answer(signal).numpy().astype(np.float64) for signal in second._signals]
+            errors += [np.abs(answer - answer.astype(np.float16)).max() for answer in exact]
+            answers.append(exact)
+    assert found.max_abs_error == pytest.approx(max(errors), rel=1e-3)  # a last bit of float32 may move a rounding
+    assert found.bytes_per_image == 2 * sum(answer[0].size for answer in answers[0])
+
+
+def test_the_report_of_a_run_that_continued_counts_all_views(tmp_path: Path) -> None:
+    """The largest error is that over every view, also of those that an earlier process made and read."""
+    method, half = fresh("kd"), EXACT.model_copy(update={"precision": "fp16"})
+    whole = teachers(method, tmp_path, half)
+    for epoch in range(2):
+        whole.begin(epoch)
+    last = teachers(method, tmp_path, half)
+    last.begin(1)
+    assert last.summary().max_abs_error == whole.summary().max_abs_error > 0
+
+
+def test_the_report_says_why_nothing_was_kept(tmp_path: Path) -> None:
+    """Off, or read only once: no views, no bytes, no precision, and the reason."""
+    method = fresh("kd")
+    off = teachers(method, tmp_path, EXACT.model_copy(update={"store": "off"})).summary()
+    assert (off.store, off.precision, off.views, off.bytes_per_image) == ("off in the recipe", None, 0, 0)
+    auto = EXACT.model_copy(update={"store": "auto"})
+    once = data(views=None)
+    assert teachers(method, tmp_path, auto, batches=once, shared=False).summary().store == "every view is read once"
+    assert teachers(method, tmp_path, auto, batches=once, shared=True).summary().store == "kept"
+    assert teachers(method, tmp_path, auto, shared=False).summary().store == "kept"
+    assert teachers(method, tmp_path, EXACT, batches=once, shared=False).summary().store == "kept"
+
+
+def test_a_cohort_of_four_with_a_hundred_classes_takes_less_than_a_kibibyte(tmp_path: Path) -> None:
+    """A teacher and its three heads, 100 classes each, in fp16: what lies on disk for one view, divided by its images."""
+    torch.manual_seed(0)
+    teacher, student = (plugins.load("models", "resnet_cifar.resnet8")(100, 1) for _ in range(2))
+    method = plugins.load("methods", "dih")(Setting(student, (teacher,), torch.zeros(1, 1, 8, 8), 100))
+    kept = teachers(method, tmp_path, EXACT.model_copy(update={"precision": "fp16"}))
+    kept.begin(0)
+    files = list((tmp_path / "targets").glob("*/*.npy"))
+    assert len(files) == 4
+    assert sum(path.stat().st_size for path in files) / ROWS <= 1024
+    assert kept.summary().bytes_per_image == 4 * 100 * 2
