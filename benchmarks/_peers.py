@@ -35,8 +35,8 @@ PREFETCHED = 2
 """Batches that each of torch's worker processes makes ahead."""
 LOG_EVERY = 100
 SAME_WORK = 1e-3
-"""Largest accepted difference between our and their update of the weights, relative to its size: sums in another order differ by
-some millionths, another temperature, loss weight or weight decay by more than a thousandth."""
+"""Largest accepted difference between our and their update of the weights, relative to its size: sums in another order differ
+by millionths, another temperature, loss weight or weight decay by more than a thousandth."""
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

@@ -69,7 +69,7 @@ class Compared(Record):
     goal: float | None
     outcome: Outcome
     limit: float | None
-    """The largest ratio that the roofline allows, given how fast the other was."""
+    """The largest ratio that the roofline allows, given how fast the other was: median over rounds, as the ratio."""
 
 
 class Roofline(Record):
@@ -77,6 +77,8 @@ class Roofline(Record):
 
     sgemm_gflop_per_s: float
     sgemm_ci95: tuple[float, float]
+    sgemm_rounds: tuple[float, ...]
+    """GFLOP/s in each round."""
     copy_gib_per_s: float
     copy_ci95: tuple[float, float]
     step_gflop_per_image: float
@@ -160,16 +162,17 @@ def compare(wanted: Wanted, speeds: Mapping[str, Speed], pair: Pair, bounds: Roo
     own, other = speeds[wanted.subject], speeds[wanted.against]
     peer = wanted.against not in OURS
     goal = wanted.goal if pair.name == PEER_PAIR or not peer else None
-    if not own.rounds or not other.rounds or other.images_per_s is None:
+    if not own.rounds or not other.rounds:
         return Compared(subject=own.subject, against=other.subject, ratio=None, goal=goal, outcome="not measured", limit=None)
     ratios = comparison.paired_ratios([1 / rate for rate in other.rounds], [1 / rate for rate in own.rounds])
     ci95 = comparison.interval(ratios)
     ratio = Ratio(against=other.subject, speedup=statistics.median(ratios), ci95=ci95, verdict=comparison.verdict(ci95))
     alone = OURS[own.subject].cached or OURS[own.subject].method == "supervised"
-    bound = bounds.step_bound_images_per_s if alone else bounds.uncached_bound_images_per_s
+    gflop = bounds.step_gflop_per_image + (0 if alone else bounds.teacher_gflop_per_image)
+    limits = [peak / gflop / rate for peak, rate in zip(bounds.sgemm_rounds, other.rounds, strict=True)]
     return Compared(
         subject=own.subject, against=other.subject, ratio=ratio, goal=goal, outcome=outcome(goal, ci95),
-        limit=bound / other.images_per_s,
+        limit=statistics.median(limits),
     )  # fmt: skip
 
 
@@ -179,6 +182,7 @@ def roofline(cost: Cost, rounds: Rounds, images: int) -> Roofline:
     return Roofline(
         sgemm_gflop_per_s=sgemm / 1e9,
         sgemm_ci95=_scaled(comparison.interval(rounds["sgemm"]), 1e9),
+        sgemm_rounds=tuple(rate / 1e9 for rate in rounds["sgemm"]),
         copy_gib_per_s=copy / 2**30,
         copy_ci95=_scaled(comparison.interval(rounds["copy"]), 2**30),
         step_gflop_per_image=cost.step_flop / images / 1e9,

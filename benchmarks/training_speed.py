@@ -3,7 +3,7 @@
 Images per second of our distillation steps, with and without kept answers of the teacher, against our plain training and
 against torchdistill's own training of the same networks on the same images (`pip install 'edge-compress[peers]'`), in
 interleaved rounds of one process; how far that is from what the machine's arithmetic allows; and what it takes in memory and on
-disk. All pairs take about an hour on two cores.
+disk. Give the machine nothing else to do. The report is written after every pair.
 """
 
 from __future__ import annotations

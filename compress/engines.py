@@ -116,7 +116,7 @@ def openvino(answering: Answering, images: Tensor, precision: str) -> Engine:
     def run(given: Tensor) -> tuple[Tensor, ...]:
         whole = given if len(given) == size else torch.cat([given, given[:1].expand(size - len(given), *given.shape[1:])])
         results = request.infer({0: whole.contiguous().numpy()}, share_inputs=True)
-        return tuple(torch.from_numpy(results[place][: len(given)].copy()) for place in range(len(answering.signals)))
+        return tuple(torch.from_numpy(results[place][: len(given)]) for place in range(len(answering.signals)))
 
     return run
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compress.data._loader import Batches
 from compress.methods._method import Method
+from compress.methods._step import Targets
+from compress.models._network import Batch
 from compress.records import Accuracy
 
 Logits = NDArray[np.float32]
@@ -41,8 +45,16 @@ def labels(batches: Batches) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def validate(method: Method, batches: Batches) -> dict[str, Accuracy]:
-    """Return the accuracy of everybody whose predictions the method validates, in evaluation mode; modes are restored."""
+def validate(
+    method: Method, batches: Batches, answers: Callable[[Batch], Targets | None] = lambda _batch: None
+) -> dict[str, Accuracy]:
+    """Return the accuracy of everybody whose predictions the method validates, in evaluation mode; modes are restored.
+
+    Args:
+        method: The stage.
+        batches: Held-out images, whole and in order.
+        answers: What frozen teachers say of a batch; what it does not give is computed.
+    """
     modes = {part: part.training for part in method.modules()}
     method.eval()
     hits: dict[str, int] = {}
@@ -50,7 +62,7 @@ def validate(method: Method, batches: Batches) -> dict[str, Accuracy]:
     try:
         for batch in batches.epoch(0):
             samples += len(batch.labels)
-            for name, answer in method.predictions(method.step(batch)).items():
+            for name, answer in method.predictions(method.step(batch, targets=answers(batch))).items():
                 hits[name] = hits.get(name, 0) + int((answer.argmax(dim=1) == batch.labels).sum())
     finally:
         for part, mode in modes.items():

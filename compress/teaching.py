@@ -24,7 +24,7 @@ from compress.engines import Answering, Engine
 from compress.errors import CompressError
 from compress.events import Events
 from compress.files import writable
-from compress.freezing import freeze_all_but
+from compress.freezing import evaluating, freeze_all_but
 from compress.methods._method import Method
 from compress.methods._step import Signal, Targets
 from compress.models._network import Batch, Network
@@ -233,7 +233,7 @@ class Teachers:
         network, module = networks[signal.teacher], signal.module
         exact = probe.float().cpu().contiguous().numpy().tobytes()
         return stages.key(
-            teacher=targets.digest(network), taps=network.taps, tap=signal.tap, images=self._batches.identity,
+            teacher=targets.digest(network), tap=signal.tap, images=self._batches.identity,
             module=module and targets.digest(module), probe=hashlib.sha256(exact).hexdigest(), engine=self._engine_name,
             batch=[self._sample.shape, self._sample.stride()], autocast=str(self._autocast), device=self._sample.device.type,
             machine={name: value for name, value in stages.engine().items() if name != "source"},
@@ -270,6 +270,16 @@ class Teachers:
 def _openvino(engine: str) -> str:
     """Return the version of the runtime where that is what answers."""
     return importlib.metadata.version("openvino") if engine.startswith("openvino") else ""
+
+
+def validated_by(method: Method, batch: Batch) -> list[Signal]:
+    """Return what the validation of a stage reads of frozen teachers; nothing changes."""
+    freeze_all_but(method, (parameter for group in method.phases().values() for parameter in group))
+    with torch.no_grad(), evaluating(method):
+        step = method.step(batch)
+        method.predictions(step)
+    freeze_all_but(method, ())
+    return list(step.read)
 
 
 def read_by(method: Method, batch: Batch) -> list[Signal]:

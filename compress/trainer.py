@@ -61,6 +61,7 @@ def fit(
     events: Events | None = None,
     description: str = "",
     teachers: Teachers | None = None,
+    validating: Teachers | None = None,
 ) -> Fit:
     """Train one stage and leave the selected weights in `method.product()`.
 
@@ -75,6 +76,7 @@ def fit(
         events: Where progress goes.
         description: What people read beside the progress.
         teachers: Gives the answers of frozen teachers; without it they are run at every step.
+        validating: The same for the held-out images, where validation asks teachers.
 
     Raises:
         CompressError: A loss is not finite; the message names terms, step and epoch.
@@ -82,7 +84,15 @@ def fit(
     """
     title = description or method.stage
     run = _Run(
-        method, train, validation, settings=settings, events=events or Events(), state=state, title=title, teachers=teachers
+        method,
+        train,
+        validation,
+        settings=settings,
+        events=events or Events(),
+        state=state,
+        title=title,
+        teachers=teachers,
+        validating=validating,
     )
 
     torch.manual_seed(seed)
@@ -120,9 +130,10 @@ class _Run:
         state: Path | None,
         title: str,
         teachers: Teachers | None = None,
+        validating: Teachers | None = None,
     ) -> None:
         self.method, self.train, self.validation, self.settings = method, train, validation, settings
-        self.events, self.path, self.title, self.teachers = events, state, title, teachers
+        self.events, self.path, self.title, self.teachers, self.validating = events, state, title, teachers, validating
         self.steps = len(train)
         self.phases = method.phases()
         freeze_all_but(method, (parameter for group in self.phases.values() for parameter in group))
@@ -210,7 +221,7 @@ class _Run:
         """Validate, remember the epoch if it is to be kept, and begin the next."""
         begun = time.perf_counter()
         with _averaged(self.method.product(), self.average):
-            scores = self.method.choose(evaluate.validate(self.method, self.validation))
+            scores = self.method.choose(self._validated())
             top1 = sum(score.top1_percent for score in scores.values()) / len(scores)
             if not self.best or self.settings.select == "last" or top1 > self.best["top1"]:
                 weights = {name: value.detach().clone() for name, value in self.method.product().state_dict().items()}
@@ -235,6 +246,12 @@ class _Run:
         self.events.emit("epoch", **record.model_dump())
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.waiting, self.teaching, self.sums, self.observed = 0.0, 0.0, {}, {}
+
+    def _validated(self) -> dict[str, Accuracy]:
+        if self.validating is None:
+            return evaluate.validate(self.method, self.validation)
+        self.validating.begin(0)
+        return evaluate.validate(self.method, self.validation, self.validating.of)
 
     def finish(self) -> Fit:
         """Put the selected weights into the product, freeze it, and return what training gave."""

@@ -28,13 +28,14 @@ from compress.freezing import freeze_all_but
 from compress.interrupt import graceful
 from compress.methods._combined import Combined
 from compress.methods._method import Method, Setting
+from compress.methods._step import Signal
 from compress.methods.supervised import Supervised
 from compress.models._network import Batch, Network
 from compress.plan import title
 from compress.preprocess import normalise, statistics
 from compress.recipe import DataSection, MethodSection, ModelSection, Recipe, TeacherSection, TrainSection
 from compress.records import Accuracy, Preprocess, StageResult
-from compress.teaching import Teachers, read_by
+from compress.teaching import Teachers, read_by, validated_by
 
 WEIGHTS, METRICS, STATE = "weights.safetensors", "metrics.json", "state.pt"
 
@@ -328,13 +329,19 @@ def _train(
         first = next(batches.epoch(0))
         _announce(work, name, method, first)
         begun = time.monotonic()
-        asked = _teachers(work, method, batches, first, settings, shared=shared)
+        held_out = work.whole(work.data.validation)
+        asked = _teachers(
+            work, method, read_by(method, first), batches, epochs=settings.epochs, shared=shared,
+            autocast=trainer.DTYPES[settings.precision],
+        )  # fmt: skip
+        signals = validated_by(method, next(held_out.epoch(0)))
+        validating = _teachers(work, method, signals, held_out, epochs=settings.epochs, shared=False)
         with graceful(work.events) as stopped:
             fit = trainer.fit(
-                method, batches, work.whole(work.data.validation), settings=settings, seed=seed, state=folder / STATE,
-                stopped=stopped, events=work.events, description=_label(work, name), teachers=asked,
+                method, batches, held_out, settings=settings, seed=seed, state=folder / STATE, stopped=stopped,
+                events=work.events, description=_label(work, name), teachers=asked, validating=validating,
             )  # fmt: skip
-        analyses = method.analyse(batches, work.whole(work.data.validation))
+        analyses = method.analyse(batches, held_out)
         freeze_all_but(method, ())
         product = method.product()
         checkpoint.save_weights(folder / WEIGHTS, product, metadata={"stage": name, "key": key})
@@ -364,15 +371,15 @@ def _train(
 
 
 def _teachers(
-    work: Work, method: Method, batches: InMemory, first: Batch, settings: TrainSection, *, shared: bool
-) -> Teachers | None:
+    work: Work, method: Method, signals: Sequence[Signal], batches: InMemory, *, epochs: int, shared: bool,
+    autocast: torch.dtype | None = None,
+) -> Teachers | None:  # fmt: skip
     """Return what answers for the frozen teachers of a stage, or nothing where it asks none."""
-    signals = read_by(method, first)
     if not signals:
         return None
     return Teachers(
-        method, signals, batches, section=work.recipe.targets, folder=work.cache.folder / "targets", epochs=settings.epochs,
-        shared=shared, autocast=trainer.DTYPES[settings.precision], events=work.events,
+        method, signals, batches, section=work.recipe.targets, folder=work.cache.folder / "targets", epochs=epochs,
+        shared=shared, autocast=autocast, events=work.events,
     )  # fmt: skip
 
 

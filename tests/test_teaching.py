@@ -31,7 +31,7 @@ from compress.methods._step import Signal, Step
 from compress.models._network import Batch, Network
 from compress.recipe import TargetsSection, TrainSection
 from compress.records import Preprocess
-from compress.teaching import Teachers, read_by
+from compress.teaching import Teachers, read_by, validated_by
 from tests.methods.test_contract import setting, tiny
 
 CPU = torch.device("cpu")
@@ -205,6 +205,33 @@ def test_a_run_that_is_stopped_continues_from_the_store_with_the_same_bytes(tmp_
     assert sweeps[0] == (1 if stop_after <= 3 else 2)
 
 
+def test_validation_reads_what_the_teachers_said_of_the_held_out_images(tmp_path: Path) -> None:
+    """A stage whose heads are validated runs the teacher over the held-out images once, and every score is as without."""
+    plain = trainer.fit(fresh("dih").stages()[0], data(), held_out(), settings=SETTINGS, seed=7)
+    heads, images = fresh("dih").stages()[0], held_out()
+    signals = validated_by(heads, next(images.epoch(0)))
+    assert signals == [Signal(0, 0), Signal(0, 1)]
+    validating = Teachers(
+        heads,
+        signals,
+        images,
+        section=EXACT,
+        folder=tmp_path / "targets",
+        epochs=4,
+        shared=False,
+        autocast=None,
+        events=Events(),
+    )
+    calls: list[int] = []
+    heads.teachers[0].register_forward_hook(lambda *_: calls.append(1))
+    kept = trainer.fit(
+        heads, data(), images, settings=SETTINGS, seed=7, teachers=teachers(heads, tmp_path), validating=validating
+    )
+    assert len(calls) <= 2 * 4 + 2 + 3  # two views and the held-out images, once each, and as many looks at what is read
+    assert [epoch.validation_top1_percent for epoch in kept.epochs] == [e.validation_top1_percent for e in plain.epochs]
+    assert kept.best_epoch == plain.best_epoch
+
+
 def test_another_student_and_another_seed_find_the_answers(tmp_path: Path) -> None:
     """The second student of the same teacher, in another order, computes nothing."""
     first, second = fresh("kd"), fresh("dist")
@@ -238,46 +265,64 @@ def keys(method: Method, folder: Path, section: TargetsSection = EXACT, **option
     return [answer.key for answer in teachers(method, folder, section, **options)._answers]
 
 
+class Factor:
+    """An option that is neither a number nor a module."""
+
+    value = 1.0
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = Factor()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps * self.factor.value
+
+
 def _one_weight(method: Method) -> None:
     values = method.teachers[0].module.first[0].weight.data.view(-1)
     values[3] = torch.nextafter(values[3], torch.tensor(9.0))
 
 
-def _statistics(method: Method) -> None:
-    method.teachers[0].module.second[1].running_var *= 1.0001
+def _unseen_weight(method: Method) -> None:
+    """So small that no probe can tell."""
+    method.teachers[0].classifier.bias.data[0] = 1e-30
 
 
-def _head(method: Method) -> None:
+def _heads(method: Method) -> None:
     for head in method.heads_stage.heads.values():
-        head[1].bias.data[0] += 1e-4
+        head[1].bias.data[0] = 1e-30
 
 
-def _forward(method: Method) -> None:
-    """Nothing that a weight or an attribute shows."""
-    method.teachers[0].module.mean_of = lambda pooled: pooled  # an attribute of no plain type
-    before = method.teachers[0].module.second.forward
-    method.teachers[0].module.second.forward = lambda maps: before(maps) * 1.5
+def _factor(method: Method) -> None:
+    """Nothing that a weight, an attribute or the source shows."""
+    method.teachers[0].module.second[-1].factor.value = 1.5
 
 
 @pytest.mark.parametrize(
-    ("change", "which"),
-    [(_one_weight, "all"), (_statistics, "all"), (_head, "heads"), (_forward, "after the first")],
-    ids=["one weight", "one statistic", "heads", "forward pass"],
+    ("change", "expected"),
+    [
+        (_one_weight, {"teacher logits", "teacher head0 on first", "teacher head1 on second"}),
+        (_unseen_weight, {"teacher logits", "teacher head0 on first", "teacher head1 on second"}),
+        (_heads, {"teacher head0 on first", "teacher head1 on second"}),
+        (_factor, {"teacher logits", "teacher head1 on second"}),
+    ],
+    ids=["one weight", "a weight that is not felt", "heads", "what only the answers show"],
 )
-def test_another_teacher_or_head_has_other_files(change: Callable[[Method], None], which: str, tmp_path: Path) -> None:
-    """The last bit of one weight, a statistic, a head, even a replaced forward pass: the old answers are not found."""
-    method = fresh("dih")
-    batches = data()
+def test_another_teacher_or_head_has_other_files(change: Callable[[Method], None], expected: set[str], tmp_path: Path) -> None:
+    """The last bit of one weight, a head, even an option that only shows in what is answered: old answers are not found."""
+    where = setting()
+    where.teachers[0].module.second.append(Scaled())
+    method = fresh("dih", where)
+    with torch.no_grad():
+        for bias in (where.teachers[0].classifier.bias, *(head[1].bias for head in method.heads_stage.heads.values())):
+            bias[0] = 0
     before, names = keys(method, tmp_path), [answer.name for answer in teachers(method, tmp_path)._answers]
     assert keys(method, tmp_path) == before
     change(method)
-    changed = {
-        name for name, one, other in zip(names, before, keys(method, tmp_path, batches=batches), strict=True) if one != other
-    }
-    heads = {"teacher head0 on first", "teacher head1 on second"}
-    expected = {"all": {"teacher logits", *heads}, "heads": heads}
-    assert changed >= expected.get(which, {"teacher logits", "teacher head1 on second"})
-    assert changed == expected.get(which, changed)
+    after = keys(method, tmp_path)
+    assert {name for name, one, other in zip(names, before, after, strict=True) if one != other} == expected
 
 
 def _other_pixel() -> Split:

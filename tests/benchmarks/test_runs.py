@@ -108,6 +108,15 @@ def test_a_run_with_seeds_stands_at_their_mean_and_its_files_with_what_they_lost
     assert "3 seeds" in shown(report.compare_table([record]))
 
 
+def test_seeds_of_one_run_are_not_mixed_with_other_runs() -> None:
+    """Seeds that share a teacher and a split are not averaged with a run that has its own."""
+    several, single = with_seeds(sample(name="several")), with_seeds(sample(seed=7, name="single"), seeds=1)
+    comparison = report.compare([several, single])
+    assert {(each.run, len(each.seeds)) for each in comparison.entries if each.variant.network == "student"} == {
+        ("several", 3), ("single", 1),
+    }  # fmt: skip
+
+
 def test_students_of_runs_are_paired_where_they_saw_the_same_images(tmp_path: Path) -> None:
     """Each run's student stands against that of the first, seed by seed and image by image, on page, table and document."""
     reports = [with_seeds(sample()), other(sample(), "worse", gain=-40), other(sample(), "alike")]
