@@ -68,7 +68,10 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
         compared, notes = _for_comparison(work, teachers, sections, said)
         files = [*compared, *own]
         timed = delivery.time(work, files)
-        rows = [*timed.variants.values(), *(delivery.plain(work, trained, said[trained.name]) for trained in baselines)]
+        rows = [
+            *timed.variants.values(),
+            *(delivery.plain(work, trained, said[trained.name], shipped=shipped) for trained in baselines),
+        ]
 
         _hand_over(first, shipped, files, said[shipped.name])
         own_scores = [students.of_answers(first, trained, said[trained.name]) for trained in (shipped, *baselines)]
@@ -250,5 +253,5 @@ def _notes(work: Work) -> tuple[str, ...]:
         ),
         f"A ratio compares a file with the {settings.against}'s file of the same format and precision, round by round.",
         "Peak memory is that of a process that runs only this file, in batches of 32.",
-        "Rows that were not exported have the student's graph, and so its latency.",
+        "Rows that were not exported and have the student's graph have its latency.",
     )

@@ -37,6 +37,9 @@ from compress.recipe import DataSection, MethodSection, ModelSection, Recipe, Te
 from compress.records import Accuracy, Preprocess, StageResult
 from compress.teaching import Teachers, read_by, validated_by
 
+LOOKED_AT = 16
+"""Images with which a stage is looked at before it is trained."""
+
 WEIGHTS, METRICS, STATE = "weights.safetensors", "metrics.json", "state.pt"
 
 
@@ -326,7 +329,7 @@ def _train(
 
     def make(folder: Path) -> None:
         batches = work.shuffled(work.data.train, settings, seed=seed)
-        first = next(batches.epoch(0))
+        first = _some(next(batches.epoch(0)))
         _announce(work, name, method, first)
         begun = time.monotonic()
         held_out = work.whole(work.data.validation)
@@ -334,7 +337,7 @@ def _train(
             work, method, read_by(method, first), batches, epochs=settings.epochs, shared=shared,
             autocast=trainer.DTYPES[settings.precision],
         )  # fmt: skip
-        signals = validated_by(method, next(held_out.epoch(0)))
+        signals = validated_by(method, _some(next(held_out.epoch(0))))
         validating = _teachers(work, method, signals, held_out, epochs=settings.epochs, shared=False)
         with graceful(work.events) as stopped:
             fit = trainer.fit(
@@ -368,6 +371,11 @@ def _train(
     effort = "(found in the cache)" if found else f"in {result.seconds:.0f} s"
     work.events.say(f"{_label(work, name)}: {_summary(result)} {effort}")
     return Trained(name, method_name, method.deployable(), (result,), key, folder)
+
+
+def _some(batch: Batch) -> Batch:
+    """Return a few images of a batch: enough to look at a stage, too few to need the memory that running its teachers takes."""
+    return Batch(batch.images[:LOOKED_AT], batch.labels[:LOOKED_AT])
 
 
 def _teachers(

@@ -151,7 +151,7 @@ def test_constraints_cover_what_we_need(root: Path) -> None:
 def test_every_import_is_declared(root: Path) -> None:
     """What our packages import is the standard library, ours, or asked for in `pyproject.toml`."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    needs = [*project["dependencies"], *project["optional-dependencies"]["hf"]]
+    needs = [*project["dependencies"], *(need for extra in ("hf", "peers") for need in project["optional-dependencies"][extra])]
     declared = {need.partition(">")[0].lower().replace("_", "-") for need in needs} | {"pydantic-core"}  # pydantic pins it
     owners = {name: {owner.lower().replace("_", "-") for owner in found} for name, found in packages_distributions().items()}
     for package in ("compress", "exporters", "benchmarks"):

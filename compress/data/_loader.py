@@ -92,7 +92,8 @@ class InMemory:
     @cached_property
     def identity(self) -> str:
         """The sha256 over all that decides the pixels of a view of a row."""
-        digest = hashlib.sha256(repr((tuple(self._images.shape), self._padding, self._flip, self._augmentation_seed)).encode())
+        augmented = (self._padding, self._flip, self._augmentation_seed) if self._shuffle else ()
+        digest = hashlib.sha256(repr((tuple(self._images.shape), augmented)).encode())
         for tensor in (self._scale, self._shift, self._images):
             digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
@@ -105,7 +106,7 @@ class InMemory:
         """Yield the batches of an epoch, from batch `start` on."""
         rows = np.arange(self._size)
         if self._shuffle:
-            rows = np.random.Generator(np.random.Philox(key=[self._seed, epoch])).permutation(self._size)
+            rows = _random(self._seed, epoch).permutation(self._size)
         view = self.view(epoch)
         yield from self._batches(rows, view, range(start, len(self)))
 
@@ -119,7 +120,7 @@ class InMemory:
 
     def _batches(self, rows: NDArray[np.int64], view: int, batches: range) -> Iterator[Batch]:
         """Yield those batches of the rows in this order; pixels depend on view and row alone."""
-        random = np.random.Generator(np.random.Philox(key=[self._augmentation_seed, VIEWS | view]))
+        random = _random(self._augmentation_seed, VIEWS | view)
         offsets = torch.from_numpy(random.integers(0, 2 * self._padding + 1, size=(self._size, 2)))
         mirrored = torch.from_numpy(random.random(self._size) < 0.5)
         for batch in batches:
@@ -180,6 +181,11 @@ class FromLoader:
             outside = torch.get_rng_state()
             torch.set_rng_state(inside)
         torch.set_rng_state(outside)
+
+
+def _random(first: int, second: int) -> np.random.Generator:
+    """Return a generator that depends on two whole numbers below 2⁶⁴ alone."""
+    return np.random.Generator(np.random.Philox(key=np.array([first, second], dtype=np.uint64)))  # a list becomes float64
 
 
 def _windows(images: Tensor, padding: int) -> Tensor:
