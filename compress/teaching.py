@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from compress import engines, records, stages, targets
 from compress.data._loader import InMemory
 from compress.engines import Answering, Engine
-from compress.errors import CompressError
+from compress.errors import CompressError, Interrupted
 from compress.events import Events
 from compress.files import writable
 from compress.freezing import evaluating, freeze_all_but
@@ -84,8 +84,12 @@ class Teachers:
         ]
         self._made, self._seconds = 0, 0.0
 
-    def begin(self, epoch: int) -> None:
-        """Make sure that the answers to the view that an epoch shows are there, if they are kept."""
+    def begin(self, epoch: int, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Make sure that the answers to the view that an epoch shows are there, if they are kept.
+
+        Raises:
+            Interrupted: `stopped`, which is asked after every batch, said so; of this view nothing is kept.
+        """
         view = self._batches.view(epoch)
         if self._why_not or all(self._store.find(answer, view) is not None for answer in self._answers):
             return
@@ -96,7 +100,7 @@ class Teachers:
             }
             if missing:
                 wanted = [self._answers[place] for place in missing.values()]
-                self._store.make(wanted, view, self._sweep(view, list(missing.values())))
+                self._store.make(wanted, view, self._sweep(view, list(missing.values()), stopped))
                 self._made += 1
         self._seconds += time.monotonic() - begun
 
@@ -135,13 +139,15 @@ class Teachers:
             seconds=self._seconds,
         )
 
-    def _sweep(self, view: int, places: Sequence[int]) -> Iterator[Sequence[Tensor]]:
+    def _sweep(self, view: int, places: Sequence[int], stopped: Callable[[], bool]) -> Iterator[Sequence[Tensor]]:
         total = -(-self._batches.rows // len(self._sample))
         with self._events.task(f"teacher, view {view + 1} of {len(self._shown)}", total) as task:
             for batch in self._batches.in_order(view):
                 answers = self._run(self._filled(batch.images))
                 yield [answers[place][: len(batch.images)] for place in places]
                 task.advance()
+                if stopped():
+                    raise Interrupted(f"stopped while the teacher answered view {view + 1}; repeat to continue")
 
     def _filled(self, images: Tensor) -> Tensor:
         """Return a batch of full size: in a smaller one torch may compute the same image with other last bits."""

@@ -84,35 +84,17 @@ def fit(
     """
     title = description or method.stage
     run = _Run(
-        method,
-        train,
-        validation,
-        settings=settings,
-        events=events or Events(),
-        state=state,
-        title=title,
-        teachers=teachers,
-        validating=validating,
-    )
-
+        method, train, validation, settings=settings, events=events or Events(), state=state, title=title, stopped=stopped,
+        teachers=teachers, validating=validating,
+    )  # fmt: skip
     torch.manual_seed(seed)
     run.resume()
-    total = settings.epochs * run.steps
-    saved = time.monotonic()
-    with run.events.task(title, total, run.done) as task:
-        while run.epoch < settings.epochs:
-            for batch, targets in run.batches():
-                run.advance(batch, targets, task)
-                if stopped():
-                    run.save()
-                    raise Interrupted(f"{title}: stopped in epoch {run.epoch + 1}; the state is saved; repeat to continue")
-                if time.monotonic() - saved > settings.state_seconds:
-                    run.save()
-                    saved = time.monotonic()
-            run.end_epoch()
-            if time.monotonic() - saved > settings.state_seconds:
-                run.save()
-                saved = time.monotonic()
+    with run.events.task(title, settings.epochs * run.steps, run.done) as task:
+        try:
+            run.all_epochs(task)
+        except Interrupted:
+            run.save()
+            raise
     return run.finish()
 
 
@@ -129,11 +111,13 @@ class _Run:
         events: Events,
         state: Path | None,
         title: str,
+        stopped: Callable[[], bool] = lambda: False,
         teachers: Teachers | None = None,
         validating: Teachers | None = None,
     ) -> None:
         self.method, self.train, self.validation, self.settings = method, train, validation, settings
-        self.events, self.path, self.title, self.teachers, self.validating = events, state, title, teachers, validating
+        self.events, self.path, self.title, self.stopped = events, state, title, stopped
+        self.teachers, self.validating, self.saved = teachers, validating, time.monotonic()
         self.steps = len(train)
         self.phases = method.phases()
         freeze_all_but(method, (parameter for group in self.phases.values() for parameter in group))
@@ -154,9 +138,31 @@ class _Run:
         """Steps behind us."""
         return self.epoch * self.steps + self.step
 
+    def all_epochs(self, task: Task) -> None:
+        """Do every step that is left, and validate after each epoch.
+
+        Raises:
+            Interrupted: The user stopped.
+        """
+        while self.epoch < self.settings.epochs:
+            for batch, targets in self.batches():
+                self.advance(batch, targets, task)
+                if self.stopped():
+                    raise Interrupted(
+                        f"{self.title}: stopped in epoch {self.epoch + 1}; the state is saved; repeat to continue"
+                    )
+                self._save_if_due()
+            self.end_epoch()
+            self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self.saved > self.settings.state_seconds:
+            self.save()
+            self.saved = time.monotonic()
+
     def batches(self) -> Iterator[tuple[Batch, Targets | None]]:
         """Yield the rest of the epoch's batches with what frozen teachers say of them, and count the time of both."""
-        self._taught(lambda teachers: teachers.begin(self.epoch))
+        self._taught(lambda teachers: teachers.begin(self.epoch, self.stopped))
         begun = time.perf_counter()
         for batch in self.train.epoch(self.epoch, self.step):
             self.waiting += time.perf_counter() - begun
@@ -250,7 +256,7 @@ class _Run:
     def _validated(self) -> dict[str, Accuracy]:
         if self.validating is None:
             return evaluate.validate(self.method, self.validation)
-        self.validating.begin(0)
+        self.validating.begin(0, self.stopped)
         return evaluate.validate(self.method, self.validation, self.validating.of)
 
     def finish(self) -> Fit:
