@@ -191,7 +191,7 @@ def _series(variant: Variant) -> str:
 
 
 def _training(stage: StageResult) -> list[Markup]:
-    """Return the loss terms and the validation accuracy of one stage over its epochs."""
+    """Return the loss terms, the validation accuracy, and what the method watches, of one stage over its epochs."""
     terms = list(dict.fromkeys(term for epoch in stage.epochs for term in epoch.losses))
     if len(terms) == 2:
         terms = [term for term in terms if term != "total"]
@@ -205,6 +205,10 @@ def _training(stage: StageResult) -> list[Markup]:
         drawn.append(
             _curves.curves([top1], y_title="validation top-1, %", label=f"{stage.stage}: validation accuracy", best=best)
         )
+    watched = list(dict.fromkeys(name for epoch in stage.epochs for name in epoch.observed))
+    others = [_curve(name, [(epoch, epoch.observed.get(name)) for epoch in stage.epochs]) for name in watched]
+    if others := [line for line in others if line.values]:
+        drawn.append(_curves.curves(others, y_title="mean over the epoch", label=f"{stage.stage}: what the method watches"))
     return drawn
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import _facts, report
 from compress.errors import Unreachable
-from compress.records import Accuracy, Report, read
+from compress.records import Accuracy, Analysis, EngineTrial, Report, Teaching, read
 from tests.benchmarks.reading import HOSTILE, Page, changed, html_of, shown
 from tests.benchmarks.sample_report import sample, with_seeds
 
@@ -193,3 +193,36 @@ def test_a_folder_that_refuses_is_one_message(record: Report, tmp_path: Path) ->
     with pytest.raises(Unreachable, match=r"report\.json: cannot be written"):
         report.write(record, tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_method_leaves_about_a_stage_is_shown(record: Report, tmp_path: Path) -> None:
+    """Tables of a method, what it watched, and how teachers answered stand in the page and, cell by cell, in the Markdown."""
+    trials = tuple(
+        EngineTrial(
+            engine=engine, ms_per_batch=ms, relative_difference=0.01, max_logit_difference=0.03, agreement_percent=99.98
+        )
+        for engine, ms in (("openvino_bf16", 41.0), ("eager", 160.0))
+    )
+    stage = record.stages[-1].model_copy(
+        update={
+            "analyses": (
+                Analysis(title="Drift", note="Of a | b.", columns=("who", "points"), rows=(("x", "+1"), ("y|z", "-2"))),
+            ),
+            "teaching": Teaching(
+                signals=("teacher logits",), engine="openvino_bf16", trials=trials, store="kept", precision="fp16", views=4,
+                views_made=1, bytes_per_image=20, max_abs_error=0.002, seconds=3.0,
+            ),
+            "epochs": tuple(
+                epoch.model_copy(update={"observed": {"class_weight.first": 0.25}}) for epoch in record.stages[-1].epochs
+            ),
+        }
+    )  # fmt: skip
+    told = record.model_copy(update={"stages": (*record.stages[:-1], stage)})
+    html = html_of(told, tmp_path)
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for text in ("what the method watches", "class_weight.first", "openvino_bf16 41", "eager 160"):
+        assert text in html, text
+    for line in ("## Drift (", "| who | points |", "|---|--:|", "| x | +1 |", r"| y\|z | -2 |"):
+        assert f"\n{line}" in markdown, line
+    assert "openvino_bf16 | 0.03, 99.98 %" in markdown
+    assert "kept, fp16 | 4 (1) | 20 |" in markdown
