@@ -6,10 +6,10 @@ A missing value is a dash and never 0. A difference that its interval cannot tel
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from compress.records import Accuracy, Latency, Ratio, Report, Variant
+from compress.records import Accuracy, Latency, Ratio, Report, StageResult, Teaching, Variant
 
 MISSING = "–"
 
@@ -242,3 +242,8 @@ def signed(value: float) -> str:
 def median(latency: Latency | None) -> str:
     """Return the median latency, marked where it did not settle."""
     return MISSING if latency is None else significant(latency.p50)
+
+
+def answered(stages: Iterable[StageResult]) -> list[tuple[StageResult, Teaching]]:
+    """Return every stage with each set of answers that it read of frozen teachers."""
+    return [(stage, teaching) for stage in stages for teaching in stage.teaching]

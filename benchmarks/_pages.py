@@ -55,7 +55,16 @@ def _settings() -> dict[str, Any]:
 
 
 def _environment(environment: Environment) -> Environment:
-    formats = (_facts.count, _facts.median, _facts.percent, _facts.signed, _facts.significant, _facts.size, _facts.span)
+    formats = (
+        _facts.count,
+        _facts.median,
+        _facts.percent,
+        _facts.signed,
+        _facts.significant,
+        _facts.size,
+        _facts.span,
+        _facts.answered,
+    )
     environment.filters |= {each.__name__: each for each in formats}
     environment.filters |= {"strip_chart": _curves.strip, "yaml": _yaml, "fenced": _fenced}
     environment.globals["dash"] = _facts.MISSING

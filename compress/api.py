@@ -144,14 +144,13 @@ def _another(student: Network, role: str, seed: int) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{role}".encode()).digest()[:4]))
         for name, layer in twin.named_modules():
-            if not list(layer.parameters(recurse=False)):
-                continue
-            if not callable(getattr(layer, "reset_parameters", None)):
+            if callable(getattr(layer, "reset_parameters", None)):
+                layer.reset_parameters()
+            elif list(layer.parameters(recurse=False)):
                 raise CompressError(
                     f"{role}: a fresh student is needed, and {name} ({type(layer).__name__}) cannot draw its weights anew; "
                     "give it a method reset_parameters, or use another method"
                 )
-            layer.reset_parameters()
     return twin
 
 

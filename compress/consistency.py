@@ -50,13 +50,11 @@ def recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
             yield CompressError(
                 f"teacher.{index}.train.device: the run trains on train.device ({recipe.train.device}); say it there"
             )
-    if recipe.data.crop_padding >= recipe.data.image_size:
-        yield CompressError(
-            f"data.crop_padding: {recipe.data.crop_padding} is not less than data.image_size {recipe.data.image_size}; "
-            "a border cannot be reflected further than the image goes"
-        )
+    yield from _augmentation_problems(recipe)
     trainings = [("train", recipe.train), *((f"teacher.{i}.train", t.train) for i, t in enumerate(recipe.teacher) if t.train)]
     for where, train in trainings:
+        if train.nesterov and train.momentum == 0:
+            yield CompressError(f"{where}.nesterov: needs a momentum, and {where}.momentum is 0; set one, or remove nesterov")
         if train.warmup_epochs >= train.epochs:
             yield CompressError(
                 f"{where}.warmup_epochs: {train.warmup_epochs:g} leaves nothing of {train.epochs} epochs; lower it"
@@ -94,6 +92,21 @@ def _drift_problems(recipe: Recipe) -> Iterator[CompressError]:
             problem = drift_problem(where, weight, teachers=max(len(recipe.teacher), 1), train=recipe.train)
             if problem is not None:
                 yield problem
+
+
+def _augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
+    """Yield views and borders that make no sense, and an engine that the device does not have."""
+    if recipe.data.views is not None and not (recipe.data.crop_padding or recipe.data.flip):
+        yield CompressError("data.views: has no effect without crop_padding or flip, as all views are the same; remove it")
+    if recipe.data.augmentation_seed >= 2**63:
+        yield CompressError(f"data.augmentation_seed: {recipe.data.augmentation_seed} is not below 2^63; choose a smaller one")
+    if recipe.train.device == "cpu" and recipe.targets.engine == "fp16":
+        yield CompressError("targets.engine: 'fp16' runs on a GPU only, and train.device is cpu; use auto")
+    if recipe.data.crop_padding >= recipe.data.image_size:
+        yield CompressError(
+            f"data.crop_padding: {recipe.data.crop_padding} is not less than data.image_size {recipe.data.image_size}; "
+            "a border cannot be reflected further than the image goes"
+        )
 
 
 def _export_problems(recipe: Recipe) -> Iterator[CompressError]:

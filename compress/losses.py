@@ -105,8 +105,9 @@ def dist_relations(
 ) -> tuple[Tensor, Tensor]:
     """Return one minus the mean correlation of predictions over classes (inter) and over samples (intra).
 
-    A row or column that is constant has correlation 0 and passes no gradient; the released code (`guard=False`) gives the
-    same value there but a gradient of up to 1e6. With a single sample every column is constant.
+    A row or column that is constant but for rounding has correlation 0 and passes no gradient. The released code
+    (`guard=False`) agrees on rows that are exactly constant, with a gradient of up to 1e6, and correlates the rounding of the
+    others. With a single sample every column is constant.
     """
     _same_shape(student, teacher, "logits")
     of_student = _probabilities(_samples(student, valid), temperature, activation)  # [N, K]
@@ -221,7 +222,7 @@ def drift(parameters: Iterable[Tensor], anchors: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def softmax_weights(losses: Sequence[Tensor] | Tensor, *, temperature: float = 1.0) -> Tensor:
+def softmax_weights(losses: Sequence[Tensor | float] | Tensor, *, temperature: float = 1.0) -> Tensor:
     """Return weights that sum to one, larger for larger losses, through which no gradient flows.
 
     Args:
@@ -231,17 +232,19 @@ def softmax_weights(losses: Sequence[Tensor] | Tensor, *, temperature: float = 1
     Source:
         DSKD 2202.07846 as re-implemented by its readers; the direction is a proposal, not confirmed against the paper.
     """
-    if len(losses) == 0:
-        raise ValueError("weights of no losses are not defined; give at least one")
-    stacked = losses if isinstance(losses, Tensor) else torch.stack(list(losses))
+    stacked = (
+        losses if isinstance(losses, Tensor) else torch.stack([torch.as_tensor(loss) for loss in losses] or [torch.empty(0)])
+    )
+    if stacked.dim() != 1 or stacked.numel() == 0:
+        raise ValueError(f"losses have shape {list(stacked.shape)}; give scalars, at least one, or one tensor [L]")
     return F.softmax(_wide(stacked).detach() / temperature, dim=0)
 
 
 def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return temperature² × the divergence of samples, [N, K] with [N, K] or a cohort's [M, N, K] -> [] or [M]."""
     of_student = F.log_softmax(student / temperature, dim=-1)
-    of_teacher = F.log_softmax(teacher.detach() / temperature, dim=-1)
-    each = F.kl_div(of_student, of_teacher, reduction="none", log_target=True)  # as large as `teacher`
+    of_teacher = F.softmax(teacher.detach() / temperature, dim=-1)  # a class that is masked with -inf has 0 × log 0 = 0
+    each = F.kl_div(of_student, of_teacher, reduction="none")  # as large as `teacher`
     return each.sum(dim=-1).mean(dim=-1) * temperature**2
 
 
@@ -254,8 +257,8 @@ def _probabilities(samples: Tensor, temperature: float, activation: Activation) 
 
 def _relations(student: Tensor, teacher: Tensor, *, guard: bool) -> tuple[Tensor, Tensor]:
     """Return inter and intra of probabilities, [N, K] with [N, K] or a cohort's [M, N, K] -> [] or [M] each."""
-    inter = 1 - _correlation(student, teacher, dim=-1, guard=guard).mean(dim=-1)
-    intra = 1 - _correlation(student, teacher, dim=-2, guard=guard).mean(dim=-1)
+    inter = (1 - _correlation(student, teacher, dim=-1, guard=guard)).mean(dim=-1)  # the difference first: it may be small
+    intra = (1 - _correlation(student, teacher, dim=-2, guard=guard)).mean(dim=-1)
     return inter, intra
 
 

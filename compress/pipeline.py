@@ -17,7 +17,7 @@ import numpy as np
 import exporters
 from benchmarks import paired, report
 from benchmarks.environment import environment
-from compress import delivery, preflight, records, stages, students, training
+from compress import checkpoint, delivery, preflight, records, stages, students, training
 from compress.delivery import Answers, Delivered, Timed
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
@@ -55,7 +55,7 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
         CompressError: The recipe cannot be carried out.
     """
     plan(recipe, base=base, runs=runs)  # refuses all that contradicts, before anything is loaded
-    with _work(recipe, base=base, runs=runs, events=events) as work:
+    with _work(recipe, base=base, runs=runs, events=events, seeds=len(seeds) or 1) as work:
         _check_structure(work)
         teachers = [training.teacher(work, index, section) for index, section in enumerate(recipe.teacher)]
         first, *others = students.works(work, seeds or [recipe.seed])
@@ -130,7 +130,7 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
 
 
 @contextmanager
-def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Iterator[Work]:
+def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: int = 1) -> Iterator[Work]:
     """Lock the run's folder, load the data, and give what all stages share."""
     folder = runs / recipe.name
     with stages.locked(folder):
@@ -145,12 +145,19 @@ def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events) -> Iterator
             temporary.write_text(dump(recipe, base), encoding="utf-8")
         records.save(folder / "environment.json", environment())
         device = training.device(recipe.train.device)
-        yield Work(recipe, base, folder, stages.Cache(runs), events, device, data, recipe.seed, folder)
+        taught = [
+            methods for methods in (recipe.method, *recipe.baselines) if any(each.name != "supervised" for each in methods)
+        ]
+        readers = seeds * len(taught)
+        yield Work(recipe, base, folder, stages.Cache(runs), events, device, data, readers, recipe.seed, folder)
 
 
 def _check_structure(work: Work) -> None:
     """Run one batch through every stage of every method with untrained networks."""
     networks = [training.build(work, section, "check") for section in work.recipe.teacher]
+    for network, section in zip(networks, work.recipe.teacher, strict=True):
+        if section.weights is not None:  # refused here, before another teacher is trained
+            checkpoint.load_weights(network, work.base / section.weights, sha256=section.sha256)
     batch = next(work.shuffled(work.data.train, work.recipe.train, seed=0).epoch(0))
     for methods in (work.recipe.method, *work.recipe.baselines):
         preflight.structure(

@@ -214,7 +214,7 @@ def _student_stages(baseline: str, methods: Sequence[MethodSection], recipe: Rec
                 about=f"{recipe.student.model} by {method.name}, to teach the next",
                 trained=about["Trained"],
                 frozen=about["Frozen"],
-                work=_work(recipe.train.epochs, recipe.train.batch_size, train_images, teachers),
+                work=_work(recipe.train.epochs, recipe.train.batch_size, train_images, teachers, shown(recipe)),
                 kept=name,
                 student=True,
             )
@@ -225,7 +225,7 @@ def _student_stages(baseline: str, methods: Sequence[MethodSection], recipe: Rec
         trained=_joined(known, "Trained"),
         frozen=_joined(known, "Frozen"),
         shipped="nothing, it is for comparison" if baseline else _joined(known, "Shipped"),
-        work=_work(recipe.train.epochs, recipe.train.batch_size, train_images, teachers),
+        work=_work(recipe.train.epochs, recipe.train.batch_size, train_images, teachers, shown(recipe)),
         kept=baseline or "student",
         student=True,
     )
@@ -239,7 +239,7 @@ def _preparation(name: str, stage: str, method: MethodSection, recipe: Recipe, t
         about=f"what {method.name} needs before the student",
         trained=f"the {stage}",
         frozen="everything else",
-        work=_work(epochs, recipe.train.batch_size, train_images, len(recipe.teacher)),
+        work=_work(epochs, recipe.train.batch_size, train_images, len(recipe.teacher), shown(recipe)),
         kept=name,
     )
 
@@ -248,9 +248,17 @@ def _joined(known: Sequence[dict[str, str]], label: str) -> str:
     return "; ".join(dict.fromkeys(about[label] for about in known))
 
 
-def _work(epochs: int, batch_size: int, images: int, teachers: int = 0) -> Work:
+def _work(epochs: int, batch_size: int, images: int, teachers: int = 0, views: int | None = None) -> Work:
     each = images // batch_size * batch_size
-    return Work(epochs=epochs, images_per_epoch=each, trained=epochs * each, teacher=teachers * epochs * each)
+    answered = epochs * each if views is None else min(epochs, views) * images  # once for each view that is kept
+    return Work(epochs=epochs, images_per_epoch=each, trained=epochs * each, teacher=teachers * answered)
+
+
+def shown(recipe: Recipe) -> int | None:
+    """Return how many views of the training images there are, if answers to them are kept; `None` for a new one every epoch."""
+    if recipe.targets.store == "off":
+        return None
+    return recipe.data.views if recipe.data.crop_padding or recipe.data.flip else 1
 
 
 def _delivery(recipe: Recipe) -> Iterator[Stage]:

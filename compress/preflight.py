@@ -149,6 +149,19 @@ def _refuse_no_gradient(stage: Method, batch: Batch, phase: str, group: list[nn.
     gradients = torch.autograd.grad(total, group, allow_unused=True)
     if all(gradient is None for gradient in gradients):
         raise CompressError(f"stage {stage.stage!r}, phase {phase!r}: no loss depends on what it trains")
+    classifier = _classifier(stage)
+    for parameter, gradient in zip(group, gradients, strict=True):
+        if classifier is not None and parameter is classifier.weight and (gradient is None or not gradient.any()):
+            raise CompressError(
+                f"stage {stage.stage!r}: no term trains the classifier that is shipped; give a weight above 0 to a term on the "
+                "labels or on logits, or add a method that has one"
+            )
+
+
+def _classifier(stage: Method) -> nn.Linear | None:
+    """Return the last linear layer of what is shipped, if it has one."""
+    layers = [module for module in stage.deployable().modules() if isinstance(module, nn.Linear)]
+    return layers[-1] if layers else None
 
 
 def _refuse_moved(stage: Method, before: dict[str, Tensor], phases: dict[str, list[nn.Parameter]]) -> None:

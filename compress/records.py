@@ -209,6 +209,8 @@ class EngineTrials(Document):
 class Teaching(Record):
     """How the answers of frozen teachers came to one stage."""
 
+    images: str = "training"
+    """Which images were answered: training or held-out."""
     signals: tuple[str, ...]
     """What was read: logits, maps of taps, outputs of heads."""
     engine: str
@@ -217,7 +219,7 @@ class Teaching(Record):
     """`kept`, or why answers were not kept."""
     precision: Literal["fp16", "fp32"] | None = None
     views: int = 0
-    """Augmented views whose answers were read from the store."""
+    """Augmented views that the epochs show, whose answers are in the store."""
     views_made: int = 0
     """Of these, how many this stage had to compute; the others were there."""
     bytes_per_image: int = 0
@@ -242,8 +244,8 @@ class StageResult(Document):
     members: dict[str, Accuracy] = {}
     """Validation accuracy of auxiliary members, for example the heads of a cohort."""
     analyses: tuple[Analysis, ...] = ()
-    teaching: Teaching | None = None
-    """`None` where no frozen teacher was asked."""
+    teaching: tuple[Teaching, ...] = ()
+    """For the training images, and for the held-out ones where validation asks teachers; empty where none was asked."""
     epochs: tuple[Epoch, ...] = ()
     seconds: float
     files: dict[str, str]

@@ -56,7 +56,8 @@ def engine() -> Mapping[str, str]:
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     capability = torch.backends.cpu.get_cpu_capability()
     machine = f"{platform.machine()} {capability}, {torch.get_num_threads()} threads"
-    return {"torch": torch.__version__, "machine": machine, "source": digest.hexdigest()}
+    gpu = f"{torch.cuda.get_device_name()}, cuDNN {torch.backends.cudnn.version()}" if torch.cuda.is_available() else "none"
+    return {"torch": torch.__version__, "machine": machine, "gpu": gpu, "source": digest.hexdigest()}
 
 
 def plugin(kind: plugins.Kind, name: str) -> str:

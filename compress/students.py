@@ -55,7 +55,7 @@ def works(work: Work, seeds: Sequence[int]) -> list[Work]:
     shown = {str(seed) for seed in seeds[1:]}
     with writable(folder):
         for path in folder.glob("*"):
-            if path.name not in shown:
+            if path.is_dir() and path.name not in shown:
                 shutil.rmtree(path)
         if folder.is_dir() and not shown:
             folder.rmdir()

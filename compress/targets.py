@@ -116,6 +116,11 @@ class Store:
         known = record.key, record.view, record.shape, record.dtype
         return known == (answer.key, view, answer.shape, self._dtype.name)
 
+    def has(self, answer: Answer, view: int) -> bool:
+        """Return whether there are answers to a view, without opening them."""
+        path = self._path(answer, view)
+        return path.is_file() and path.with_suffix(".json").is_file()
+
     def make(self, answers: Sequence[Answer], view: int, batches: Iterator[Sequence[Tensor]]) -> None:
         """Write the answers to one view, all or none; the caller holds their locks.
 

@@ -51,6 +51,8 @@ class Teachers:
         shared: Whether other stages read the same answers, so that keeping them pays even if this one reads them once.
         autocast: The precision of the stage's forward passes.
         events: Where progress goes.
+        decision: File that remembers the engine of this stage, so that it continues with the same; default: in `folder`.
+        images: What the images are called in the report.
     """
 
     def __init__(
@@ -65,9 +67,11 @@ class Teachers:
         shared: bool,
         autocast: torch.dtype | None,
         events: Events,
+        decision: Path | None = None,
+        images: str = "training",
     ) -> None:
         self._signals, self._batches, self._section, self._events = tuple(signals), batches, section, events
-        self._autocast, self._folder = autocast, folder
+        self._autocast, self._folder, self._images = autocast, folder, images
         networks = [teacher for teacher in method.teachers if isinstance(teacher, Network)]
         self._answering = Answering(networks, signals)
         self._shown = sorted({batches.view(epoch) for epoch in range(epochs)})
@@ -75,7 +79,7 @@ class Teachers:
         self._probe = engines.eager(self._answering)(self._sample[:PROBE_IMAGES])
         self._why_not = self._refusal(reread=shared or len(self._shown) < epochs)
         runs = len(self._shown) if not self._why_not else epochs
-        self._engine_name, self._trials = self._choice(runs * len(batches))
+        self._engine_name, self._trials = self._choice(runs * len(batches), decision)
         self._engine: Engine | None = None
         self._store = targets.Store(folder, precision=section.precision, events=events)
         self._answers = [
@@ -102,31 +106,39 @@ class Teachers:
                 wanted = [self._answers[place] for place in missing.values()]
                 self._store.make(wanted, view, self._sweep(view, list(missing.values()), stopped))
                 self._made += 1
+        if all(self._store.has(answer, each) for answer in self._answers for each in self._shown):
+            self._engine = None  # its memory is the student's now
         self._seconds += time.monotonic() - begun
 
     def of(self, batch: Batch) -> Targets:
         """Return the answers for a batch."""
         if self._why_not:
-            answers = self._run(batch.images)
-            plain = answers if self._autocast is not None else [answer.float() for answer in answers]  # of a half engine
-            return dict(zip(self._signals, plain, strict=True))
+            begun = time.monotonic()
+            answers = [self._as_run(answer, place) for place, answer in enumerate(self._run(batch.images))]
+            self._seconds += time.monotonic() - begun
+            return dict(zip(self._signals, answers, strict=True))
         if batch.rows is None:
             raise CompressError("targets: the batches do not say which images they hold; set targets.store: off")
         rows, found = batch.rows.numpy(), {}
-        for signal, answer in zip(self._signals, self._answers, strict=True):
+        for place, (signal, answer) in enumerate(zip(self._signals, self._answers, strict=True)):
             kept = self._store.find(answer, batch.view)
             if kept is None:
                 raise CompressError(
                     f"targets: the answers to view {batch.view} are gone from {self._folder}; repeat the command"
                 )
-            found[signal] = torch.from_numpy(kept[rows]).to(batch.images.device).float()
+            found[signal] = self._as_run(torch.from_numpy(kept[rows]).to(batch.images.device), place)
         return found
+
+    def _as_run(self, answer: Tensor, place: int) -> Tensor:
+        """Return an answer in the precision in which eager torch gives it, whatever engine or store it comes from."""
+        return answer.to(self._probe[place].dtype)
 
     def summary(self) -> Teaching:
         """Return what was done, for the report."""
         views = [] if self._why_not else self._shown
         kept = [self._store.record(answer, view) for answer in self._answers for view in views]
         return Teaching(
+            images=self._images,
             signals=tuple(answer.name for answer in self._answers),
             engine=self._engine_name,
             trials=self._trials,
@@ -160,36 +172,42 @@ class Teachers:
     def _run(self, images: Tensor) -> tuple[Tensor, ...]:
         if self._engine is None:
             self._engine = engines.build(self._engine_name, self._answering, self._sample, self._autocast)
-            self._check(self._engine)
+            if self._section.engine not in ("auto", "eager"):
+                self._trials = (self._checked(self._engine),)
         return self._engine(images)
 
-    def _check(self, engine: Engine) -> None:
-        """Refuse an engine whose answers to these very signals are too far from those of eager float32."""
-        if self._engine_name == "eager":
-            return
+    def _checked(self, engine: Engine) -> EngineTrial:
+        """Return how far the engine that the recipe names is from eager float32.
+
+        Raises:
+            CompressError: It is too far.
+        """
+        milliseconds = 1000 * engines.seconds(engine, self._sample)
         given, exact = [engine(self._sample)], [engines.eager(self._answering)(self._sample)]
-        found = engines.compared(self._engine_name, given, exact, 0.0)
+        found = engines.compared(self._answering, self._engine_name, given, exact, milliseconds)
         if not found.relative_difference <= self._section.tolerance:
             raise CompressError(
                 f"targets.engine: {self._engine_name} differs from eager float32 by {found.relative_difference:.2g} of the "
-                f"answers' size, more than targets.tolerance {self._section.tolerance:g}; set targets.engine: eager"
+                f"answers' size, more than targets.tolerance {self._section.tolerance:g}; set targets.engine: auto"
             )
+        return found
 
-    def _choice(self, calls: int) -> tuple[str, tuple[EngineTrial, ...]]:
+    def _choice(self, calls: int, decision: Path | None) -> tuple[str, tuple[EngineTrial, ...]]:
         """Return the engine for so many batches, and what was tried if something had to be.
 
-        What was decided is kept for this very number of batches, so that a stage that continues never decides anew; a trial is
-        kept for all.
+        What was decided is kept for this stage, so that one that continues never decides anew; a trial is kept for every stage
+        that asks the same.
         """
         if self._section.engine != "auto":
             return self._section.engine, ()
         work = {
-            "teachers": targets.digest(self._answering.teachers), "images": list(self._sample.shape),
+            "answering": targets.digest(self._answering), "images": list(self._sample.shape),
             "strides": self._sample.stride(), "machine": dict(stages.engine()), "autocast": str(self._autocast),
             "tolerance": self._section.tolerance, "device": self._sample.device.type,
         }  # fmt: skip
         folder = self._folder / "engines"
-        general, own = (folder / f"{stages.key(**work, calls=count)}.json" for count in (None, calls))
+        general = folder / f"{stages.key(**work)}.json"
+        own = decision or folder / f"{stages.key(**work, calls=calls)}.json"
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "lock"):
@@ -230,9 +248,7 @@ class Teachers:
         return [images for images in batches if len(images) == len(self._sample)]
 
     def _eager_seconds(self) -> float:
-        begun = time.perf_counter()
-        engines.eager(self._answering, self._autocast)(self._sample)
-        return time.perf_counter() - begun
+        return engines.seconds(engines.eager(self._answering, self._autocast), self._sample)
 
     def _key(self, networks: Sequence[Network], signal: Signal, probe: Tensor) -> str:
         """Return the name of the answers: the sha256 over all that decides their bits."""

@@ -153,6 +153,8 @@ class _Run:
                     )
                 self._save_if_due()
             self.end_epoch()
+            if self.stopped():
+                raise Interrupted(f"{self.title}: stopped after epoch {self.epoch}; the state is saved; repeat to continue")
             self._save_if_due()
 
     def _save_if_due(self) -> None:

@@ -72,6 +72,8 @@ class Work:
     events: Events
     device: torch.device
     data: Prepared
+    readers: int
+    """How many students ask the given teachers, over all methods and seeds."""
     seed: int
     """Of the students: their initial weights and the order of their batches. Data, teachers, and stages that train teachers'
     own modules follow the recipe's seed, whatever this is."""
@@ -263,7 +265,7 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
         "methods": _sources(sections),
     }
     final = method.stages()[-1]
-    others_read = _has_only(final, networks)  # no teacher was made on the way
+    others_read = work.readers > 1 and _has_only(final, networks)  # no teacher was made on the way
     last = _train(work, name, final, work.recipe.train, reads=inputs, method_name=title(sections), shared=others_read)
     return last._replace(results=(*results, *last.results))
 
@@ -277,11 +279,20 @@ def finished_student(work: Work) -> Trained:
     """
     folder = work.folder / "student"
     result = records.read(folder / METRICS, StageResult)
-    teachers = [build(work, section, "teacher") for section in work.recipe.teacher]
-    method = assemble(work, work.recipe.method, teachers)
+    method = assemble(work, work.recipe.method, [_as_taught(work, index) for index in range(len(work.recipe.teacher))])
     checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(method, ())
     return Trained("student", title(work.recipe.method), method.deployable(), (result,), result.key, folder)
+
+
+def _as_taught(work: Work, index: int) -> Network:
+    """Return a teacher of a finished run with its weights, which a method may look at when it is built."""
+    section = work.recipe.teacher[index]
+    name = "teacher" if len(work.recipe.teacher) == 1 else f"teacher{index}"
+    network = build(work, section, name)
+    path = work.base / section.weights if section.weights is not None else work.folder / name / WEIGHTS
+    checkpoint.load_weights(network, path, sha256=section.sha256)
+    return network
 
 
 def _model(section: ModelSection) -> dict[str, object]:
@@ -323,7 +334,7 @@ def _train(
     key = stages.key(
         reads=reads, train=settings.model_dump(mode="json", exclude={"device", "state_seconds"}), data=work.data.key, seed=seed,
         device=work.device.type, engine=dict(stages.engine()),
-        targets=work.recipe.targets.model_dump(mode="json") if method.teachers else None,
+        targets=work.recipe.targets.model_dump(mode="json") if _may_ask(method) else None,
     )  # fmt: skip
     found = work.cache.find(key) is not None
 
@@ -335,10 +346,13 @@ def _train(
         held_out = work.whole(work.data.validation)
         asked = _teachers(
             work, method, read_by(method, first), batches, epochs=settings.epochs, shared=shared,
-            autocast=trainer.DTYPES[settings.precision],
+            autocast=trainer.DTYPES[settings.precision], decision=folder / ".engine-training.json", images="training",
         )  # fmt: skip
         signals = validated_by(method, _some(next(held_out.epoch(0))))
-        validating = _teachers(work, method, signals, held_out, epochs=settings.epochs, shared=False)
+        validating = _teachers(
+            work, method, signals, held_out, epochs=settings.epochs, shared=False, autocast=None,
+            decision=folder / ".engine-held-out.json", images="held-out",
+        )  # fmt: skip
         with graceful(work.events) as stopped:
             fit = trainer.fit(
                 method, batches, held_out, settings=settings, seed=seed, state=folder / STATE, stopped=stopped,
@@ -355,7 +369,7 @@ def _train(
             parameters=evaluate.parameters(product if own is None else method.deployable()),
             macs=None if own is None else evaluate.macs(method.deployable(), image),
             best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
-            analyses=analyses, teaching=asked and asked.summary(),
+            analyses=analyses, teaching=tuple(each.summary() for each in (asked, validating) if each is not None),
             epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
             files={WEIGHTS: sha256_of(folder / WEIGHTS)},
         )  # fmt: skip
@@ -373,6 +387,11 @@ def _train(
     return Trained(name, method_name, method.deployable(), (result,), key, folder)
 
 
+def _may_ask(method: Method) -> bool:
+    """Return whether a stage may ask a frozen teacher, so that how its answers are computed and kept can change the result."""
+    return bool(method.teachers) and not isinstance(method, Supervised) and not method.moves_teacher
+
+
 def _some(batch: Batch) -> Batch:
     """Return a few images of a batch: enough to look at a stage, too few to need the memory that running its teachers takes."""
     return Batch(batch.images[:LOOKED_AT], batch.labels[:LOOKED_AT])
@@ -380,14 +399,14 @@ def _some(batch: Batch) -> Batch:
 
 def _teachers(
     work: Work, method: Method, signals: Sequence[Signal], batches: InMemory, *, epochs: int, shared: bool,
-    autocast: torch.dtype | None = None,
+    autocast: torch.dtype | None, decision: Path, images: str,
 ) -> Teachers | None:  # fmt: skip
     """Return what answers for the frozen teachers of a stage, or nothing where it asks none."""
     if not signals:
         return None
     return Teachers(
         method, signals, batches, section=work.recipe.targets, folder=work.cache.folder / "targets", epochs=epochs,
-        shared=shared, autocast=autocast, events=work.events,
+        shared=shared, autocast=autocast, events=work.events, decision=decision, images=images,
     )  # fmt: skip
 
 

@@ -73,8 +73,15 @@ class Combined(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the terms of all methods that have this phase, each under its method's name."""
-        acting = {name: method for name, method in self._parts.items() if step.phase in method.phases()}
-        return {f"{name}.{term}": value for name, method in acting.items() for term, value in method.losses(step).items()}
+        terms: dict[str, Tensor] = {}
+        observed: dict[str, Tensor] = {}
+        for name, method in self._parts.items():
+            if step.phase in method.phases():
+                terms |= {f"{name}.{term}": value for term, value in method.losses(step).items()}
+                observed |= {f"{name}.{what}": value for what, value in step.observed.items()}
+                step.observed.clear()
+        step.observed.update(observed)
+        return terms
 
     def deployable(self) -> nn.Module:
         """Return the network that the methods agree on."""

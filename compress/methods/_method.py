@@ -126,7 +126,12 @@ def needs_teacher(setting: Setting, method: str) -> None:
     """
     if not setting.teachers:
         raise CompressError(f"method.{method}: needs a teacher, and there is none; add one, or use method 'supervised'")
+    own = {id(parameter) for parameter in setting.student.parameters()}
     for index, teacher in enumerate(setting.teachers):
+        if any(id(parameter) in own for parameter in teacher.parameters()):
+            raise CompressError(
+                f"method.{method}: teacher {index} shares weights with the student, and would be trained; copy it"
+            )
         given = shapes(teacher, setting.image).logits.shape[1]
         if given != setting.classes:
             raise CompressError(

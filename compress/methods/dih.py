@@ -11,7 +11,8 @@ Source: 2103.00497; aryanasadianuoit/Distilling-Knowledge-via-Intermediate-Class
 once per member (`reduction: sum`), temperature 5, alpha 0.1 and flatten-linear heads are the released code's; the paper's
 drawing has the labels once (`single_ce`). Fewer epochs for heads than the code's 200, pooling above 32 pixels and cohorts over
 several teachers are ours. So is `logit_loss: dist`; with it, as with several teachers, `reduction: mean` keeps the size of the
-loss apart from the size of the cohort, but like every default of this method `sum` stays until you say otherwise.
+loss apart from the size of the cohort, but like every default of this method `sum` stays until you say otherwise. Mind that
+alpha 0.1 at temperature 5 weighs correlations a twelfth of what method `dist` does against the labels.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from compress import losses
 from compress.errors import CompressError
 from compress.methods._method import Method, Setting, Step, needs_teacher
 from compress.models._network import shapes
-from compress.recipe import Count, Listing, LogitLoss, Positive, Share, Text, TrainSection
+from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Share, Text, TrainSection
 
 FLATTEN_UP_TO_PIXELS = 32
 """Above this input size a flattened map makes heads larger than the teacher (376 M parameters for ResNet-34 at 224)."""
@@ -43,6 +44,7 @@ class Dih(Method):
         temperature: Softens all predictions.
         alpha: Share of a member's logit loss against the cross-entropy; one number, or one for each member in the order of
             `members`. 0 is refused: leave a member out by its name.
+        ce_weight: Factor of all cross-entropies; 0 leaves the labels to a method that stands beside this one.
         reduction: Sum over members with a cross-entropy for each (sum), the mean of that (mean), or the sum of logit
             losses with one cross-entropy (single_ce).
         members: Who teaches, such as teacher, head0, head2; with several teachers teacher0, teacher0_head0, teacher1. Default
@@ -62,6 +64,7 @@ class Dih(Method):
         logit_loss: LogitLoss = "kd",
         temperature: Positive = 5.0,
         alpha: Listing[Share] = (0.1,),
+        ce_weight: NonNegative = 1.0,
         reduction: Literal["sum", "mean", "single_ce"] = "sum",
         members: Listing[Text] | None = None,
         taps: Listing[Text] | None = None,
@@ -71,7 +74,7 @@ class Dih(Method):
     ) -> None:
         super().__init__(setting)
         needs_teacher(setting, "dih")
-        self.logit_loss, self.temperature, self.reduction = logit_loss, temperature, reduction
+        self.logit_loss, self.temperature, self.reduction, self.ce_weight = logit_loss, temperature, reduction, ce_weight
         kind = head if head != "auto" else ("flatten" if max(setting.image.shape[2:]) <= FLATTEN_UP_TO_PIXELS else "pool4")
         self.heads_stage = _Heads(setting, taps=taps, head=kind, epochs=heads_epochs, lr=heads_lr)
         self.alpha = _alphas(self.heads_stage.chosen(members), alpha)
@@ -86,7 +89,7 @@ class Dih(Method):
         count = len(self.alpha)
         ce_share = sum(1 - alpha for alpha in self.alpha.values()) / (1 if self.reduction == "sum" else count)
         each = 1 / count if self.reduction == "mean" else 1.0
-        terms = {"ce": ce_share * F.cross_entropy(student.float(), step.batch.labels)}
+        terms = {"ce": self.ce_weight * ce_share * F.cross_entropy(student.float(), step.batch.labels)}
         taught = self._teach(student, self.heads_stage.cohort(step, self.alpha))  # [M]
         for (name, alpha), value in zip(self.alpha.items(), taught, strict=True):
             terms[f"{self.logit_loss}.{name}"] = each * alpha * value

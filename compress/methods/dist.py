@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress import losses
+from compress.errors import CompressError
 from compress.methods._method import Method, Setting, Step, needs_teacher
 from compress.recipe import NonNegative, Positive
 
@@ -58,6 +59,10 @@ class Dist(Method):
     ) -> None:
         super().__init__(setting)
         needs_teacher(setting, "dist")
+        if inter_weight == intra_weight == 0:
+            raise CompressError(
+                "method.dist: inter_weight and intra_weight are 0, so nobody teaches; raise one, or use method 'supervised'"
+            )
         self.temperature, self.ce_weight = temperature, ce_weight
         self.activation, self.guard = activation, guard
         scale = temperature**2 if tau2 else 1.0

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress import losses
+from compress.errors import CompressError
 from compress.methods._method import Method, Setting, Step, needs_teacher
 from compress.recipe import NonNegative, Positive
 
@@ -38,6 +39,8 @@ class Kd(Method):
     ) -> None:
         super().__init__(setting)
         needs_teacher(setting, "kd")
+        if kd_weight == 0:
+            raise CompressError("method.kd.kd_weight: is 0, so nobody teaches; raise it, or use method 'supervised'")
         self.temperature, self.ce_weight, self.kd_weight = temperature, ce_weight, kd_weight
 
     def losses(self, step: Step) -> dict[str, Tensor]:

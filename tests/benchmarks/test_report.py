@@ -224,5 +224,5 @@ def test_what_a_method_leaves_about_a_stage_is_shown(record: Report, tmp_path: P
         assert text in html, text
     for line in ("## Drift (", "| who | points |", "|---|--:|", "| x | +1 |", r"| y\|z | -2 |"):
         assert f"\n{line}" in markdown, line
-    assert "openvino_bf16 | 0.03, 99.98 %" in markdown
+    assert "openvino_bf16 | 0.030, 99.98 %" in markdown
     assert "kept, fp16 | 4 (1) | 20 |" in markdown
