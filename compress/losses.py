@@ -232,9 +232,9 @@ def softmax_weights(losses: Sequence[Tensor | float] | Tensor, *, temperature: f
     Source:
         DSKD 2202.07846 as re-implemented by its readers; the direction is a proposal, not confirmed against the paper.
     """
-    stacked = (
-        losses if isinstance(losses, Tensor) else torch.stack([torch.as_tensor(loss) for loss in losses] or [torch.empty(0)])
-    )
+    if not isinstance(losses, Tensor) and len(losses) == 0:
+        raise ValueError("weights of no losses are not defined; give at least one")
+    stacked = losses if isinstance(losses, Tensor) else torch.stack([torch.as_tensor(loss) for loss in losses])
     if stacked.dim() != 1 or stacked.numel() == 0:
         raise ValueError(f"losses have shape {list(stacked.shape)}; give scalars, at least one, or one tensor [L]")
     return F.softmax(_wide(stacked).detach() / temperature, dim=0)

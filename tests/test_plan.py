@@ -97,13 +97,24 @@ def test_a_line_of_students_that_starts_from_weights_is_noted(make, tmp_path: Pa
 
 
 def test_work_is_counted_in_images(make) -> None:
-    """Work is epochs times whole batches; a frozen teacher sees each image once per epoch, without a teacher none does."""
-    planned = make("method=[{name: dih, heads_epochs: 3}]", "train.epochs=2", "train.batch_size=100")
-    work = {stage.name: stage.work for stage in planned.stages if stage.work}
-    each = planned.images["train"] // 100 * 100
-    assert (work["heads"].trained, work["heads"].teacher) == (3 * each, 3 * each)
-    assert (work["student"].trained, work["student"].teacher) == (2 * each, 2 * each)
-    assert work["supervised"].teacher == 0
+    """Work is epochs times whole batches; a frozen teacher sees each view of an image once, or every batch if none is kept."""
+    dih = ("method=[{name: dih, heads_epochs: 3}]", "train.epochs=2", "train.batch_size=100")
+    for more, heads, student in (
+        (("targets={store: off}",), (3, 3000), (2, 2000)),
+        ((), (3, 1), (2, 1)),
+        (("data.flip=true", "data.views=2"), (3, 2), (2, 2)),
+        (("data.flip=true",), (3, 3000), (2, 2000)),
+    ):
+        planned = make(*dih, *more)
+        work = {stage.name: stage.work for stage in planned.stages if stage.work}
+        images = planned.images["train"]
+        each = images // 100 * 100
+        for name, (epochs, answered) in (("heads", heads), ("student", student)):
+            assert (work[name].trained, work[name].teacher) == (
+                epochs * each,
+                answered if answered > 100 else answered * images,
+            ), (more, name)
+        assert work["supervised"].teacher == 0
 
 
 def test_image_counts_are_those_of_the_split(make) -> None:
@@ -176,6 +187,10 @@ def test_all_problems_are_told_at_once(make) -> None:
         (f"teacher={{model: resnet_cifar.resnet8, sha256: {'a' * 64}}}", "teacher.sha256: is the checksum of a file"),
         ("data.validation_fraction=0.001", "data.validation_fraction: 0.001 of 1347 images leaves 2 for 10 classes"),
         ("data.image_size=100000", "data.image_size: 100000 makes the images"),
+        ("data.views=3", "data.views: has no effect without crop_padding or flip"),
+        (f"data.augmentation_seed={2**63}", r"data.augmentation_seed: 9223372036854775808 is not below 2\^63"),
+        ("data.train_images=3", "data.train_images: 3 is not between the 10 classes and the"),
+        ("train={nesterov: true, momentum: 0.0}", "train.nesterov: needs a momentum, and train.momentum is 0"),
         ("exports=[onnx, openvino, {format: onnx, opset: 20}]", "exports.2: writes student-fp32.onnx like exports.0"),
         (
             "method={name: atsc, drift_weight: 40}",

@@ -210,3 +210,20 @@ def test_a_users_loader_is_seeded_by_epoch_and_leaves_the_global_generator_alone
     assert torch.equal(torch.stack(first), torch.stack(list(order(2))))
     assert torch.equal(torch.stack(first[3:]), torch.stack(list(order(2, 3))))
     assert not torch.equal(torch.stack(first), torch.stack(list(order(3))))
+
+
+def test_a_stop_after_the_last_step_is_heeded_and_loses_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while the last epoch is validated ends the run, and the same call then finds all epochs done."""
+    settings, calls = TrainSection(epochs=2, batch_size=16), itertools.count(1)
+    plain = fresh()
+    trainer.fit(plain, data(), held_out(), settings=settings)
+    steps = 2 * len(data()) + 2  # one look after each step and one after each epoch
+    stopped = fresh()
+    with pytest.raises(Interrupted, match="after epoch 2"):
+        trainer.fit(
+            stopped, data(), held_out(), settings=settings, state=tmp_path / "state", stopped=lambda: next(calls) == steps
+        )
+    again = fresh()
+    trainer.fit(again, data(), held_out(), settings=settings, state=tmp_path / "state")
+    for name, value in weights(plain).items():
+        assert torch.equal(value, weights(again)[name]), name

@@ -208,9 +208,11 @@ def test_what_a_method_leaves_about_a_stage_is_shown(record: Report, tmp_path: P
             "analyses": (
                 Analysis(title="Drift", note="Of a | b.", columns=("who", "points"), rows=(("x", "+1"), ("y|z", "-2"))),
             ),
-            "teaching": Teaching(
-                signals=("teacher logits",), engine="openvino_bf16", trials=trials, store="kept", precision="fp16", views=4,
-                views_made=1, bytes_per_image=20, max_abs_error=0.002, seconds=3.0,
+            "teaching": (
+                Teaching(
+                    signals=("teacher logits",), engine="openvino_bf16", trials=trials, store="kept", precision="fp16", views=4,
+                    views_made=1, bytes_per_image=20, max_abs_error=0.002, seconds=3.0,
+                ),
             ),
             "epochs": tuple(
                 epoch.model_copy(update={"observed": {"class_weight.first": 0.25}}) for epoch in record.stages[-1].epochs

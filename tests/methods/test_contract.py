@@ -331,3 +331,42 @@ def test_combined_gives_the_tables_of_all_methods() -> None:
     whole = Combined(where, {"one": Telling(where), "dist": build("dist", where), "two": Telling(where)})
     data = Repeated(batch(), 1)
     assert [table.title for table in whole.analyse(data, data)] == ["told", "told"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("feed", {"ce_weight": 0.0}), ("fitnet", {"ce_weight": 0.0}), ("attention_transfer", {"ce_weight": 0.0})],
+)
+def test_a_classifier_that_no_term_trains_is_refused(name: str, options: dict[str, float]) -> None:
+    """A student that would be shipped with the random classifier it began with is refused before training."""
+    method = plugins.load("methods", name)(setting(), **options)
+    with pytest.raises(CompressError, match="no term trains the classifier that is shipped"):
+        preflight.structure(method, batch())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("kd", {"kd_weight": 0.0}), ("dist", {"inter_weight": 0.0, "intra_weight": 0.0})]
+)
+def test_weights_of_zero_that_leave_nobody_to_teach_are_refused(name: str, options: dict[str, float]) -> None:
+    """A method without its own term would silently be plain training."""
+    with pytest.raises(CompressError, match=r"so nobody teaches; raise .*, or use method 'supervised'"):
+        plugins.load("methods", name)(setting(), **options)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "supervised"])
+def test_a_student_that_is_its_own_teacher_is_refused(name: str) -> None:
+    """A teacher that shares weights with the student would be trained."""
+    where = setting()
+    with pytest.raises(CompressError, match="shares weights with the student"):
+        build(name, where._replace(teachers=(where.student,)))
+
+
+def test_what_parts_of_a_combination_watch_keeps_their_names() -> None:
+    """Two parts that log the same name stand side by side, each under its own."""
+    where = setting()
+    parts = {"one": build("dskd", where), "two": build("dskd", where)}
+    whole = Combined(where, parts)
+    step = whole.step(batch())
+    whole(step)
+    assert {name.partition(".")[0] for name in step.observed} == {"one", "two"}
+    assert len(step.observed) == 2 * len({name.partition(".")[2] for name in step.observed})
