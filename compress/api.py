@@ -26,7 +26,7 @@ from compress.methods._method import Method, Setting
 from compress.models._network import Network
 from compress.recipe import MethodSection, TrainSection
 from compress.records import Accuracy, Epoch
-from compress.training import device
+from compress.work import device
 
 Loader = Iterable[tuple[Tensor, Tensor]]
 Methods = str | Mapping[str, Mapping[str, Any]]

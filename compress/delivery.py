@@ -27,7 +27,7 @@ from compress.files import sha256_of
 from compress.preprocess import normalise
 from compress.recipe import ExportSection, canonical
 from compress.records import Document, Environment, Gate, Latency, Ratio, Variant
-from compress.training import Trained, Work
+from compress.work import Trained, Work
 from exporters._exporter import Exporter
 
 OUTCOME, TIMING = "outcome.json", "timing.json"

@@ -27,7 +27,7 @@ from compress.plan import plan
 from compress.recipe import ExportSection, Recipe, canonical, dump, load
 from compress.records import Gate, Report, Scores, Variant
 from compress.students import Further
-from compress.training import Trained, Work
+from compress.work import WEIGHTS, Trained, Work, assemble, build, device, prepare
 from exporters import _bundle as bundle
 
 RECIPE, REJECTED = "recipe.yaml", "rejected"
@@ -98,9 +98,9 @@ def run_of(path: Path) -> Path:
     """
     if not path.exists():
         raise Unreachable(f"{path}: there is no such run or checkpoint; see what `compress run` said")
-    folder = path.parent.parent if path.name == training.WEIGHTS and path.parent.name == "student" else path
+    folder = path.parent.parent if path.name == WEIGHTS and path.parent.name == "student" else path
     if not (folder / RECIPE).is_file():
-        raise CompressError(f"{path}: is no run (it holds no {RECIPE}) and no student's {training.WEIGHTS} in one; give either")
+        raise CompressError(f"{path}: is no run (it holds no {RECIPE}) and no student's {WEIGHTS} in one; give either")
     return folder
 
 
@@ -136,7 +136,7 @@ def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: int 
     with stages.locked(folder):
         events.attach(folder / "events.jsonl")
         events.emit("begin", recipe=recipe.name)
-        data = training.prepare(recipe.data, base=base, seed=recipe.seed)
+        data = prepare(recipe.data, base=base, seed=recipe.seed)
         sizes = (
             f"{len(data.train.labels)} training, {len(data.validation.labels)} validation, {len(data.test.labels)} test images"
         )
@@ -144,25 +144,23 @@ def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: int 
         with whole(folder / RECIPE) as temporary:
             temporary.write_text(dump(recipe, base), encoding="utf-8")
         records.save(folder / "environment.json", environment())
-        device = training.device(recipe.train.device)
+        where = device(recipe.train.device)
         taught = [
             methods for methods in (recipe.method, *recipe.baselines) if any(each.name != "supervised" for each in methods)
         ]
         readers = seeds * len(taught)
-        yield Work(recipe, base, folder, stages.Cache(runs), events, device, data, readers, recipe.seed, folder)
+        yield Work(recipe, base, folder, stages.Cache(runs), events, where, data, readers, recipe.seed, folder)
 
 
 def _check_structure(work: Work) -> None:
     """Run one batch through every stage of every method with untrained networks."""
-    networks = [training.build(work, section, "check") for section in work.recipe.teacher]
+    networks = [build(work, section, "check") for section in work.recipe.teacher]
     for network, section in zip(networks, work.recipe.teacher, strict=True):
         if section.weights is not None:  # refused here, before another teacher is trained
             checkpoint.load_weights(network, work.base / section.weights, sha256=section.sha256)
     batch = next(work.shuffled(work.data.train, work.recipe.train, seed=0).epoch(0))
     for methods in (work.recipe.method, *work.recipe.baselines):
-        preflight.structure(
-            training.assemble(work, methods, [network for network in networks if isinstance(network, Network)]), batch
-        )
+        preflight.structure(assemble(work, methods, [network for network in networks if isinstance(network, Network)]), batch)
 
 
 def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: Answers) -> None:
@@ -190,7 +188,7 @@ def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: A
         samples=bundle.Samples(held.images[chosen], held.labels[chosen], said.validation[chosen]),
         gate=work.recipe.gate, provenance={
             "recipe": canonical(work.recipe), "seed": str(work.seed), "method": shipped.method,
-            "weights": shipped.results[-1].files[training.WEIGHTS],
+            "weights": shipped.results[-1].files[WEIGHTS],
             **{f"package.{name}": version for name, version in environment().packages.items()},
         },
     )  # fmt: skip

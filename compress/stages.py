@@ -25,6 +25,8 @@ from compress.files import sha256_of, whole, writable
 
 ENGINE = (
     "trainer.py",
+    "work.py",
+    "staging.py",
     "training.py",
     "freezing.py",
     "evaluate.py",

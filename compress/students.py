@@ -21,7 +21,7 @@ from compress.delivery import Answers
 from compress.files import writable
 from compress.plan import baseline_names
 from compress.records import Accuracy, Score, Scores
-from compress.training import Trained, Work
+from compress.work import Trained, Work
 
 CORRECT, SEEDS = "correct.npz", "seeds"
 

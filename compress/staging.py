@@ -1,0 +1,167 @@
+"""One stage of training: found in the cache by all that decides its result, or trained there and then shown in the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from compress import checkpoint, evaluate, preflight, records, stages, trainer
+from compress.data._loader import InMemory
+from compress.files import sha256_of
+from compress.freezing import freeze_all_but
+from compress.interrupt import graceful
+from compress.methods._method import Method
+from compress.methods._step import Signal
+from compress.methods.supervised import Supervised
+from compress.models._network import Batch
+from compress.recipe import TrainSection
+from compress.records import Accuracy, StageResult
+from compress.teaching import Teachers, read_by, validated_by
+from compress.work import METRICS, STATE, WEIGHTS, Trained, Work, seed_for
+
+LOOKED_AT = 16
+"""Images with which a stage is looked at before it is trained."""
+
+
+def train(
+    work: Work,
+    name: str,
+    method: Method,
+    settings: TrainSection,
+    *,
+    reads: Mapping[str, object],
+    method_name: str,
+    shared: bool = False,
+) -> Trained:
+    """Return the result of a stage: found in the cache by its key, or trained there; shown in the run's folder either way.
+
+    Args:
+        work: What the stages of the run share.
+        name: What the stage is called in the run.
+        method: The stage.
+        settings: How the student is trained; the stage may be trained otherwise.
+        reads: What decides the result besides data, settings and engine, for the key.
+        method_name: How the network was trained, for reports.
+        shared: Whether other students read the same answers of frozen teachers.
+
+    Raises:
+        CompressError: Training does not work.
+        Interrupted: The user stopped; the state is saved.
+    """
+    settings = method.schedule(settings)
+    seed = seed_for(work, name if name.startswith("teacher") else method.stage)  # one order for all students of a recipe
+    key = stages.key(
+        reads=reads, train=settings.model_dump(mode="json", exclude={"device", "state_seconds"}), data=work.data.key, seed=seed,
+        device=work.device.type, engine=dict(stages.engine()),
+        targets=work.recipe.targets.model_dump(mode="json") if _may_ask(method) else None,
+    )  # fmt: skip
+    found = work.cache.find(key) is not None
+
+    def make(folder: Path) -> None:
+        batches = work.shuffled(work.data.train, settings, seed=seed)
+        first = _some(next(batches.epoch(0)))
+        _announce(work, name, method, first)
+        begun = time.monotonic()
+        held_out = work.whole(work.data.validation)
+        asked = _teachers(
+            work, method, read_by(method, first), batches, epochs=settings.epochs, shared=shared,
+            autocast=trainer.DTYPES[settings.precision], decision=folder / ".engine-training.json", images="training",
+        )  # fmt: skip
+        signals = validated_by(method, _some(next(held_out.epoch(0))))
+        validating = _teachers(
+            work, method, signals, held_out, epochs=settings.epochs, shared=False, autocast=None,
+            decision=folder / ".engine-held-out.json", images="held-out",
+        )  # fmt: skip
+        with graceful(work.events) as stopped:
+            fit = trainer.fit(
+                method, batches, held_out, settings=settings, seed=seed, state=folder / STATE, stopped=stopped,
+                events=work.events, description=label(work, name), teachers=asked, validating=validating,
+            )  # fmt: skip
+        analyses = method.analyse(batches, held_out)
+        freeze_all_but(method, ())
+        product = method.product()
+        checkpoint.save_weights(folder / WEIGHTS, product, metadata={"stage": name, "key": key})
+        own = fit.validation.get("student")
+        image = work.data.image().to(work.device)
+        result = StageResult(
+            stage=name, key=key, method=method_name,
+            parameters=evaluate.parameters(product if own is None else method.deployable()),
+            macs=None if own is None else evaluate.macs(method.deployable(), image),
+            best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
+            analyses=analyses, teaching=tuple(each.summary() for each in (asked, validating) if each is not None),
+            epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
+            files={WEIGHTS: sha256_of(folder / WEIGHTS)},
+        )  # fmt: skip
+        records.save(folder / METRICS, result)
+        (folder / STATE).unlink(missing_ok=True)
+
+    folder = work.cache.make(key, make)
+    result = records.read(folder / METRICS, StageResult).model_copy(update={"stage": name, "method": method_name})
+    checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
+    freeze_all_but(method, ())
+    stages.publish(folder, work.students / name)
+    work.events.emit("stage", stage=name, seed=work.seed, key=key, found=found, seconds=result.seconds)
+    effort = "(found in the cache)" if found else f"in {result.seconds:.0f} s"
+    work.events.say(f"{label(work, name)}: {_summary(result)} {effort}")
+    return Trained(name, method_name, method.deployable(), (result,), key, folder)
+
+
+def _may_ask(method: Method) -> bool:
+    """Return whether a stage may ask a frozen teacher, so that how its answers are computed and kept can change the result."""
+    return bool(method.teachers) and not isinstance(method, Supervised) and not method.moves_teacher
+
+
+def _some(batch: Batch) -> Batch:
+    """Return a few images of a batch: enough to look at a stage, too few to need the memory that running its teachers takes."""
+    return Batch(batch.images[:LOOKED_AT], batch.labels[:LOOKED_AT])
+
+
+def _teachers(
+    work: Work, method: Method, signals: Sequence[Signal], batches: InMemory, *, epochs: int, shared: bool,
+    autocast: torch.dtype | None, decision: Path, images: str,
+) -> Teachers | None:  # fmt: skip
+    """Return what answers for the frozen teachers of a stage, or nothing where it asks none."""
+    if not signals:
+        return None
+    return Teachers(
+        method, signals, batches, section=work.recipe.targets, folder=work.cache.folder / "targets", epochs=epochs,
+        shared=shared, autocast=autocast, events=work.events, decision=decision, images=images,
+    )  # fmt: skip
+
+
+def _announce(work: Work, name: str, method: Method, batch: Batch) -> None:
+    """Say what is trained, what is frozen, and how much of the gradient each loss term has."""
+    trained = sum(parameter.numel() for group in method.phases().values() for parameter in group)
+    frozen = evaluate.parameters(method) - trained
+    shares = preflight.gradient_shares(method, batch)
+    listed = ", ".join(f"{term} {share:.0%}" for term, share in shares.items())
+    work.events.say(f"{label(work, name)}: trains {trained:,} parameters, {frozen:,} frozen; gradient norm: {listed}")
+    work.events.emit("preflight", stage=name, seed=work.seed, trained=trained, frozen=frozen, gradient_shares=shares)
+
+
+def label(work: Work, name: str) -> str:
+    """Return what people read: the first seed's stages have no more than their names."""
+    return name if work.students == work.folder else f"{name}, seed {work.seed}"
+
+
+def _summary(result: StageResult) -> str:
+    if result.validation is not None:
+        taught, waited = _share(result, "teaching_seconds"), _share(result, "waiting_seconds")
+        times = f"{waited:.0%} of the time waiting for images" + (f", {taught:.0%} for teachers" if result.teaching else "")
+        return f"{percent(result.validation)} on validation, best epoch {result.best_epoch} of {len(result.epochs)}; {times}"
+    return ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in result.members.items()) + " on validation"
+
+
+def _share(result: StageResult, part: str) -> float:
+    """Return the share of all epochs' time that a part of it has."""
+    return float(
+        sum(getattr(epoch, part) for epoch in result.epochs) / max(sum(epoch.seconds for epoch in result.epochs), 1e-9)
+    )
+
+
+def percent(accuracy: Accuracy) -> str:
+    """Return a top-1 as people read it."""
+    return f"{accuracy.top1_percent:.2f} %"
