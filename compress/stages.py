@@ -25,6 +25,7 @@ from compress.files import sha256_of, whole, writable
 
 ENGINE = (
     "trainer.py",
+    "descent.py",
     "work.py",
     "staging.py",
     "training.py",

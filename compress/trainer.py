@@ -9,16 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from compress import checkpoint, evaluate
+from compress import checkpoint, descent, evaluate
 from compress.data._loader import Batches
 from compress.errors import CompressError, Interrupted
 from compress.events import Events, Task
@@ -121,11 +118,11 @@ class _Run:
         self.steps = len(train)
         self.phases = method.phases()
         freeze_all_but(method, (parameter for group in self.phases.values() for parameter in group))
-        self.optimizers = {name: _optimizer(group, settings) for name, group in self.phases.items()}
+        self.optimizers = {name: descent.optimizer(group, settings) for name, group in self.phases.items()}
         self.autocast = DTYPES[settings.precision]
         self.device = next(method.product().parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        self.average = _average(method.product(), settings.ema_decay)
+        self.average = descent.average_of(method.product(), settings.ema_decay)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.waiting, self.teaching = 0.0, 0.0
         self.sums: dict[str, Tensor] = {}
@@ -182,7 +179,7 @@ class _Run:
     def advance(self, batch: Batch, targets: Targets | None, task: Task) -> None:
         """Do one step: all phases, in order, each with a fresh forward pass."""
         begun = time.perf_counter()
-        rate = learning_rate(self.settings, self.done, self.steps)
+        rate = descent.learning_rate(self.settings, self.done, self.steps)
         for phase, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -228,7 +225,7 @@ class _Run:
     def end_epoch(self) -> None:
         """Validate, remember the epoch if it is to be kept, and begin the next."""
         begun = time.perf_counter()
-        with _averaged(self.method.product(), self.average):
+        with descent.averaged(self.method.product(), self.average):
             scores = self.method.choose(self._validated())
             top1 = sum(score.top1_percent for score in scores.values()) / len(scores)
             if not self.best or self.settings.select == "last" or top1 > self.best["top1"]:
@@ -242,7 +239,7 @@ class _Run:
         record = Epoch(
             stage=self.title,
             epoch=self.epoch + 1,
-            lr=learning_rate(self.settings, self.done - 1, self.steps),
+            lr=descent.learning_rate(self.settings, self.done - 1, self.steps),
             losses=means,
             observed={name: float(value) / self.steps for name, value in self.observed.items()},
             validation_top1_percent=top1,
@@ -320,48 +317,3 @@ class _Run:
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
         sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64, device=value.device)) + value
-
-
-def learning_rate(settings: TrainSection, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of a step, counted from 0 over all epochs."""
-    warmup = settings.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return settings.lr * (step + 1) / (warmup + 1)
-    if settings.schedule == "cosine":
-        progress = (step - warmup) / max(settings.epochs * steps_per_epoch - warmup, 1)
-        return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
-    if settings.schedule == "step":
-        epoch = step // steps_per_epoch
-        return settings.lr * settings.decay ** sum(epoch >= share * settings.epochs for share in settings.milestones)
-    return settings.lr
-
-
-def _optimizer(parameters: list[Parameter], settings: TrainSection) -> torch.optim.Optimizer:
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=settings.fused)
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        fused=settings.fused,
-    )
-
-
-def _average(product: nn.Module, decay: float | None) -> AveragedModel | None:
-    return None if decay is None else AveragedModel(product, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-
-@contextmanager
-def _averaged(product: nn.Module, average: AveragedModel | None) -> Iterator[None]:
-    """Let the product hold the averaged weights for a while."""
-    if average is None:
-        yield
-        return
-    trained = {name: value.detach().clone() for name, value in product.state_dict().items()}
-    product.load_state_dict(average.module.state_dict())
-    try:
-        yield
-    finally:
-        product.load_state_dict(trained)

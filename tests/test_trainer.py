@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import plugins, trainer
+from compress import descent, plugins, trainer
 from compress.data._dataset import Split
 from compress.data._loader import FromLoader, InMemory
 from compress.errors import CompressError, Interrupted
@@ -129,7 +129,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_shipped() -> None:
 def test_the_learning_rate_warms_up_and_never_rises_afterwards(schedule: str) -> None:
     """Linear warm-up to the stated rate, then a schedule that only falls."""
     settings = TrainSection(epochs=8, lr=0.1, schedule=schedule, warmup_epochs=2, milestones=(0.5, 0.75))  # type: ignore[arg-type]
-    rates = [trainer.learning_rate(settings, step, 10) for step in range(80)]
+    rates = [descent.learning_rate(settings, step, 10) for step in range(80)]
     assert rates[0] < rates[10] < rates[19] < 0.1
     assert rates[20] == pytest.approx(0.1)
     assert all(late <= early for early, late in itertools.pairwise(rates[20:]))

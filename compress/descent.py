@@ -1,0 +1,61 @@
+"""How weights are moved: the optimiser, its learning rate over the steps, and the moving average of what it gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn import Parameter
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from compress.recipe import TrainSection
+
+
+def learning_rate(settings: TrainSection, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step, counted from 0 over all epochs."""
+    warmup = settings.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return settings.lr * (step + 1) / (warmup + 1)
+    if settings.schedule == "cosine":
+        progress = (step - warmup) / max(settings.epochs * steps_per_epoch - warmup, 1)
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    if settings.schedule == "step":
+        epoch = step // steps_per_epoch
+        return settings.lr * settings.decay ** sum(epoch >= share * settings.epochs for share in settings.milestones)
+    return settings.lr
+
+
+def optimizer(parameters: list[Parameter], settings: TrainSection) -> torch.optim.Optimizer:
+    """Return the optimiser of some parameters, as the recipe asks for it."""
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=settings.fused)
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        fused=settings.fused,
+    )
+
+
+def average_of(product: nn.Module, decay: float | None) -> AveragedModel | None:
+    """Return the exponential moving average of a network's weights, if one is kept."""
+    return None if decay is None else AveragedModel(product, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+@contextmanager
+def averaged(product: nn.Module, average: AveragedModel | None) -> Iterator[None]:
+    """Let the product hold the averaged weights for a while."""
+    if average is None:
+        yield
+        return
+    trained = {name: value.detach().clone() for name, value in product.state_dict().items()}
+    product.load_state_dict(average.module.state_dict())
+    try:
+        yield
+    finally:
+        product.load_state_dict(trained)
