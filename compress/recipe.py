@@ -38,7 +38,7 @@ from compress._fields import (
 from compress.errors import RecipeError, Unreachable
 
 __all__ = [
-    "Count", "DataSection", "DeviceSection", "ExportSection", "Fraction", "GateSection", "Listing", "Literal",
+    "Count", "DataSection", "DeviceSection", "ExportSection", "Fraction", "GateSection", "Int8Section", "Listing", "Literal",
     "LogitLoss", "MeasureSection", "MethodSection", "ModelSection", "NonNegative", "PluginSection", "Positive",
     "Recipe", "Section", "Sha256", "Share", "StudentSection", "TargetsSection", "TeacherSection", "Text", "TrainSection",
     "WholeNumber",
@@ -192,6 +192,22 @@ class GateSection(Section):
     """Largest accepted difference of any logit; default: the bound of the file's precision."""
 
 
+class Int8Section(Section):
+    """How files of precision int8 are made: rung by rung until the gate passes."""
+
+    rung: Literal["auto", "default", "statistics", "saturation", "mixed", "distillation"] = "auto"
+    """Climb as far as the gate demands (auto), or use this rung only: default post-training quantization, better statistics, a
+    spare bit against saturation, worst layers in floating point, or quantization-aware distillation."""
+    calibration_images: Count = 300
+    """Images of the training split, equally many of each class, on which ranges are estimated."""
+    max_minutes: Positive = 30.0
+    """No further rung is begun after this time, for each file."""
+    epochs: Count = 3
+    """Epochs of quantization-aware distillation."""
+    lr: Positive = 0.002
+    """Its learning rate at the start; the rest is as the student was trained."""
+
+
 class MeasureSection(Section):
     """What is measured, and where."""
 
@@ -234,6 +250,8 @@ class Recipe(Section):
     """What becomes of the answers of frozen teachers: which engine gives them, and where they are kept."""
     exports: Listing[SerializeAsAny[ExportSection]] = Field(default=(), validate_default=False)
     """What is exported."""
+    int8: Int8Section = Int8Section()
+    """How files of precision int8 are made."""
     gate: GateSection = GateSection()
     """What an exported file must hold."""
     measure: MeasureSection = MeasureSection()

@@ -120,6 +120,51 @@ class Gate(Record):
     """Indices in the validation split of the images whose logits differ most."""
 
 
+class Sensitivity(Record):
+    """What becomes of the answers when one layer alone is quantized."""
+
+    layer: str
+    relative_difference: float
+    """Root mean square of the difference of the logits over that of the logits, on validation images."""
+    agreement_percent: float
+
+
+class Rung(Record):
+    """One try to make an int8 file that meets the gate."""
+
+    rung: Literal["default", "statistics", "saturation", "mixed", "distillation"]
+    detail: str
+    """What was done: which statistics, which layers stay in floating point."""
+    status: Status
+    reason: str = ""
+    """Why it failed or was skipped."""
+    validation: Accuracy | None = None
+    agreement_percent: float | None = None
+    """On the validation split, with the network in float32."""
+    top1_drop_points: float | None = None
+    """On the validation split, against the network in float32."""
+    size_bytes: int | None = None
+    speedup: Ratio | None = None
+    """Against the same network as a float32 file of this format, interleaved."""
+    seconds: float
+    """Making and proving it."""
+    kept: tuple[str, ...] = ()
+    """Layers that stay in floating point."""
+
+
+class Ladder(Record):
+    """How an int8 file came about. Every choice was made on the validation split."""
+
+    rungs: tuple[Rung, ...]
+    """In the order in which they were tried."""
+    chosen: int | None
+    """Number of the one that was taken, from 0; none where all failed."""
+    sensitivity: tuple[Sensitivity, ...] = ()
+    """Worst layer first; empty where it was not needed."""
+    calibration_images: int
+    note: str = ""
+
+
 class Variant(Record):
     """One row of the report: a network as a file on a runtime at a precision on a device."""
 
@@ -154,6 +199,8 @@ class Variant(Record):
     """Peak resident memory of a process that runs only this file."""
     effective: dict[str, str] = {}
     """What the runtime says that it really did: provider, inference precision, threads."""
+    ladder: Ladder | None = None
+    """How it became int8."""
     status: Status
     reason: str = ""
 

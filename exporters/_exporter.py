@@ -3,21 +3,56 @@
 An exporter is a class named after its file whose keyword-only arguments, each with a default, are its options in the recipe.
 It turns a torch
 module into one self-contained file and nothing else: proving the file is the gate's work (`_verify.py`), running it the
-runner's. Input and output are named `images` (float32 [batch, channels, height, width]) and `logits` (float32 [batch,
-classes]) in every format. Heavy packages are imported inside functions, so that asking an exporter for a path costs nothing.
+runner's. Input and output are named `images` and `logits` in every format; logits are float32 [batch, classes], images float32
+[batch, channels, height, width], normalised, or, where an exporter was asked for `preprocess: inside`, uint8
+[batch, height, width, channels] as they are decoded. Heavy packages are imported inside functions, so that asking an exporter
+for a path costs nothing.
+
+Precision int8 is not one algorithm but a ladder that `compress.ladder` climbs. An exporter that offers it is also a
+`Quantiser`: it traces the network and collects statistics once, and then writes as many files as there are rungs to try.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from compress.records import Precision
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.records import Precision, Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 INPUT, OUTPUT = "images", "logits"
+
+
+class About(NamedTuple):
+    """What a file says of itself, where its format has room for it."""
+
+    name: str
+    """What the network is called."""
+    classes: tuple[str, ...]
+    """Names in label order."""
+    preprocess: Preprocess
+    """What happens to an image before the network sees it; carried out by the file itself with `preprocess: inside`."""
+    provenance: Mapping[str, str]
+    """Where the network comes from."""
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How a network becomes int8: one rung of the ladder."""
+
+    statistics: str = "default"
+    """How ranges and biases are estimated; one of the quantiser's `statistics`."""
+    saturation_fix: bool = False
+    """Leave a bit of the weights unused, for processors whose int8 products saturate at 16 bits (x86 without VNNI)."""
+    keep: tuple[str, ...] = ()
+    """Layers that stay in floating point, by their names in `Quantisable.layers`."""
 
 
 class Exporter(Protocol):
@@ -31,6 +66,8 @@ class Exporter(Protocol):
     """The only number of images that its files take in a call; `None` takes any."""
     precision: Precision
     """Precision of the weights in the file."""
+    inside: bool
+    """Whether the file carries the preprocessing, and so takes uint8 [batch, height, width, channels]."""
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return the path of the file that the runtime opens, for example `folder/student-fp32.onnx`."""
@@ -38,15 +75,54 @@ class Exporter(Protocol):
     def parts(self, path: Path) -> tuple[Path, ...]:
         """Return every file that belongs to `path`, itself included."""
 
-    def export(self, module: nn.Module, example: Tensor, path: Path) -> None:
-        """Write `module`, in evaluation mode and float32 on the CPU, whole or not at all.
+    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
+        """Write `module`, in evaluation mode and in float32 on the CPU, whole or not at all.
 
         Args:
             module: Maps images [batch, channels, height, width] to logits [batch, classes]; left as it was.
             example: One image, [1, channels, height, width]; only its shape is used.
             path: As `path` returns it.
+            about: What the file says of itself; needed where it carries the preprocessing.
 
         Raises:
-            CompressError: The format cannot hold this network; the message names the operator or weight.
+            CompressError: The format cannot hold this network; the message names the operator or weight. Or the precision is
+                int8, which needs images: see `Quantiser`.
             Unreachable: The disk is full or the folder cannot be written.
+        """
+
+
+class Quantisable(Protocol):
+    """A traced network whose activations were seen on real images; int8 files of it are made quickly."""
+
+    layers: tuple[str, ...]
+    """What can be kept in floating point, from input to output."""
+
+    def write(self, path: Path, quantisation: Quantisation) -> None:
+        """Write the int8 file, whole or not at all.
+
+        Raises:
+            CompressError: The format cannot hold this network in int8; the message names the operator or layer.
+            Unreachable: The disk is full or the folder cannot be written.
+        """
+
+
+class Quantiser(Exporter, Protocol):
+    """An exporter that also makes int8 files."""
+
+    statistics: ClassVar[tuple[str, ...]]
+    """Names of the ways to estimate ranges and biases: first `default`, then those that are worth a trial, best bet first."""
+
+    def quantisable(
+        self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
+    ) -> Quantisable:
+        """Trace the network and keep the images for calibration.
+
+        Args:
+            module: As for `export`.
+            example: As for `export`.
+            images: Normalised images of the training split, float32 [N, C, H, W], on which ranges are estimated.
+            about: As for `export`.
+
+        Raises:
+            CompressError: The format cannot hold this network, or there are no images, or they are not finite.
         """

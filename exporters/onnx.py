@@ -16,7 +16,7 @@ from compress.errors import CompressError
 from compress.files import whole
 from compress.recipe import Count
 from compress.records import Precision
-from exporters._exporter import INPUT, OUTPUT
+from exporters._exporter import INPUT, OUTPUT, About
 from exporters._trace import tensors, trace
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Onnx:
             raise CompressError(f"exporters/onnx: opset {opset} cannot be written; use {OPSETS[0]} to {OPSETS[-1]}")
         self.precision: Precision = precision
         self.opset = opset
+        self.inside = False
         self.batch_size: int | None = None if batch == "dynamic" else batch
 
     def path(self, folder: Path, stem: str) -> Path:
@@ -67,7 +68,7 @@ class Onnx:
         """Return the file itself."""
         return (path,)
 
-    def export(self, module: nn.Module, example: Tensor, path: Path) -> None:
+    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:  # noqa: ARG002
         """Write the network; see the contract in `_exporter.py`."""
         content = self.convert(module, example).SerializeToString(deterministic=True)
         with whole(path) as temporary:

@@ -22,6 +22,7 @@ from compress import _quiet
 from compress.errors import CompressError, Unreachable
 from compress.files import writable
 from compress.records import Precision
+from exporters._exporter import About
 from exporters.onnx import Onnx
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Openvino:
         if precision not in {"fp32", "fp16"}:
             raise CompressError(f"exporters/openvino: precision {precision!r} is not offered; use 'fp32' or 'fp16'")
         self.precision: Precision = precision
+        self.inside = False
         self.batch_size: int | None = None
 
     def path(self, folder: Path, stem: str) -> Path:
@@ -57,7 +59,7 @@ class Openvino:
         """Return the graph and its weights."""
         return (path, path.with_suffix(".bin"))
 
-    def export(self, module: nn.Module, example: Tensor, path: Path) -> None:
+    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:  # noqa: ARG002
         """Write the network with a dynamic batch; see the contract in `_exporter.py`."""
         content = Onnx().convert(module, example).SerializeToString(deterministic=True)
         core = _quiet.openvino().Core()

@@ -16,6 +16,7 @@ from compress import _quiet
 from compress.errors import CompressError
 from compress.files import whole
 from compress.records import Precision
+from exporters._exporter import About
 from exporters._trace import trace
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Torch:
         if precision != "fp32":
             raise CompressError(f"exporters/torch: precision {precision!r} is not offered; use 'fp32'")
         self.precision: Precision = precision
+        self.inside = False
         self.batch_size: int | None = None
 
     def path(self, folder: Path, stem: str) -> Path:
@@ -46,7 +48,7 @@ class Torch:
         """Return the file itself."""
         return (path,)
 
-    def export(self, module: nn.Module, example: Tensor, path: Path) -> None:
+    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:  # noqa: ARG002 (no room for it)
         """Write the network with a dynamic batch; see the contract in `_exporter.py`."""
         import torch
 
