@@ -35,6 +35,7 @@ from compress.files import whole, writable
 from compress.records import Latency, Ratio, percentile
 
 Images = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
 
 USELESS_FACTOR = 10
 """Where the interval of every file's median spans this factor, not even the order of magnitude is known."""
@@ -51,6 +52,8 @@ class Subject:
     """A plug-in of `benchmarks/runtimes`."""
     batch_size: int | None = None
     """The only number of images that the file takes in a call; `None` takes any."""
+    inside: bool = False
+    """Whether the file carries the preprocessing, and so takes uint8 [batch, H, W, C]."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def evaluate(
     subject: Subject,
     images: Images,
     *,
+    pixels: Pixels | None = None,
     batch_size: int = 32,
     threads: int = 1,
     device: Device | None = None,
@@ -119,6 +123,7 @@ def evaluate(
     Args:
         subject: The file.
         images: Preprocessed, [N, C, H, W].
+        pixels: The same before normalisation, [N, H, W, C]; needed by a file that carries the preprocessing.
         batch_size: Images in a call, where the file takes any number; at most N. The last call is filled up with images whose
             logits are dropped.
         threads: Threads of the runtime.
@@ -131,7 +136,7 @@ def evaluate(
         Unreachable: The file, the runtime or the device is not there, or the runtime crashed or took too long.
     """
     job = Job("evaluate", threads=threads, batch_size=subject.batch_size or min(batch_size, max(len(images), 1)))
-    with _folder(job, [subject], images) as folder:
+    with _folder(job, [subject], images, pixels) as folder:
         with (events or Events()).task(f"evaluate {subject.name}", total=len(images)) as task:
             result = _run(folder, device, timeout_seconds, task)
         logits = np.load(folder / "logits.npy", allow_pickle=False)
@@ -147,6 +152,7 @@ def measure(
     subjects: Sequence[Subject],
     images: Images,
     *,
+    pixels: Pixels | None = None,
     against: str | None,
     threads: int = 1,
     batch_size: int = 1,
@@ -163,6 +169,7 @@ def measure(
     Args:
         subjects: The files; their names must differ.
         images: Preprocessed, [N, C, H, W]; up to 16 batches of them are fed in turn.
+        pixels: The same before normalisation, [N, H, W, C]; needed by files that carry the preprocessing.
         against: Name of the subject that the ratios are taken against.
         threads: Threads of each runtime.
         batch_size: Images in a call; where there are fewer, they repeat.
@@ -191,7 +198,7 @@ def measure(
         raise CompressError(f"measure: {rounds} rounds give no interval; use at least 5")
     job = Job("measure", threads=threads, batch_size=batch_size, seed=seed, rounds=rounds, seconds=seconds)
     allowed = timeout_seconds or 60 * len(subjects) + 10 * seconds
-    with _folder(job, subjects, images) as folder:
+    with _folder(job, subjects, images, pixels) as folder:
         with (events or Events()).task("measure", total=rounds + 1) as task:
             result = _run(folder, device, allowed, task)
         if raw is not None:
@@ -246,7 +253,7 @@ def ratio(against: str, other: Latency, own: Latency, *, seed: int = 0) -> Ratio
 
 
 @contextmanager
-def _folder(job: Job, subjects: Sequence[Subject], images: Images) -> Iterator[Path]:
+def _folder(job: Job, subjects: Sequence[Subject], images: Images, pixels: Pixels | None) -> Iterator[Path]:
     """Give a job folder, complete and movable, that vanishes afterwards.
 
     Raises:
@@ -255,6 +262,7 @@ def _folder(job: Job, subjects: Sequence[Subject], images: Images) -> Iterator[P
     """
     if images.ndim != 4 or images.dtype != np.float32 or not len(images):
         raise CompressError(f"images are {images.dtype} {list(images.shape)}; give at least one, float32 [N, C, H, W]")
+    _check_pixels(subjects, images, pixels)
     if min(job.threads, job.batch_size, job.seconds) <= 0:
         raise CompressError(f"threads {job.threads}, batch_size {job.batch_size} and seconds {job.seconds} must be above 0")
     with tempfile.TemporaryDirectory(prefix="edge-compress-") as name:
@@ -262,9 +270,22 @@ def _folder(job: Job, subjects: Sequence[Subject], images: Images) -> Iterator[P
         with writable(folder):
             shutil.copyfile(runner.__file__, folder / "runner.py")
             np.save(folder / "images.npy", images, allow_pickle=False)
+            if pixels is not None and any(subject.inside for subject in subjects):
+                np.save(folder / "pixels.npy", pixels, allow_pickle=False)
             listed = [_add(folder, index, subject) for index, subject in enumerate(subjects)]
             (folder / "job.json").write_text(json.dumps(asdict(job) | {"subjects": listed}), encoding="utf-8")
         yield folder
+
+
+def _check_pixels(subjects: Sequence[Subject], images: Images, pixels: Pixels | None) -> None:
+    taking = [subject.name for subject in subjects if subject.inside]
+    count, channels, height, width = images.shape
+    wanted = (count, height, width, channels)
+    if taking and (pixels is None or pixels.dtype != np.uint8 or pixels.shape != wanted):
+        found = "none" if pixels is None else f"{pixels.dtype} {list(pixels.shape)}"
+        raise CompressError(
+            f"{taking[0]}: carries the preprocessing, so it needs pixels uint8 {list(wanted)}, not {found}; give `pixels`"
+        )
 
 
 def _add(folder: Path, index: int, subject: Subject) -> dict[str, str]:
@@ -281,7 +302,8 @@ def _add(folder: Path, index: int, subject: Subject) -> dict[str, str]:
         shutil.copyfile(part, place / Path(part).name)
     shutil.copyfile(str(code.origin if code else None), folder / "runtimes" / f"{subject.runtime}.py")
     entry = {"name": subject.name, "runtime": subject.runtime, "class": plugin.attribute}
-    return entry | {"file": f"files/{index}/{subject.path.name}"}
+    fed = "pixels.npy" if subject.inside else "images.npy"
+    return entry | {"file": f"files/{index}/{subject.path.name}", "images": fed}
 
 
 def _run(folder: Path, device: Device | None, timeout_seconds: float, task: Task) -> Any:

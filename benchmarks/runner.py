@@ -4,8 +4,9 @@ It is self-contained (Python 3.9, numpy and the runtime under test; nothing of o
 board and gives comparable numbers there. `benchmarks/protocol.py` writes the folder and reads the answer.
 
 In JOB:
-    job.json            task, threads, batch_size, seed, rounds, seconds, subjects: [{name, runtime, class, file}]
-    images.npy          float32 [N, C, H, W]
+    job.json            task, threads, batch_size, seed, rounds, seconds, subjects: [{name, runtime, class, file, images}]
+    images.npy          float32 [N, C, H, W], normalised
+    pixels.npy          uint8 [N, H, W, C], the same images, for subjects that carry the preprocessing themselves
     runtimes/NAME.py    the runtimes that the subjects name, loaded by path
     files/I/...         the files of subject number I
 Out, written whole or not at all:
@@ -67,13 +68,14 @@ def evaluate(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     because that is what a board must have; the baseline is Python with numpy, before the runtime is imported.
     """
     size, subject = job["batch_size"], job["subjects"][0]
-    count = len(np.load(folder / "images.npy", mmap_mode="r"))
+    source = folder / subject["images"]
+    count = len(np.load(source, mmap_mode="r"))
     baseline = memory_bytes("VmRSS")
     logits = []
     with Blame(subject["name"]):
         runtime = opener(job, subject, folder)()
         for start in range(0, count, size):
-            logits.append(runtime(batch(folder, start, size))[: count - start])
+            logits.append(runtime(batch(source, start, size))[: count - start])
             say(min(start + size, count), count, subject["name"])
     with (folder / ".logits.npy").open("wb") as file:
         np.save(file, np.concatenate(logits).astype(np.float32, copy=False), allow_pickle=False)
@@ -87,11 +89,9 @@ def evaluate(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Time all subjects in interleaved rounds; each round runs them in another order."""
-    images, size = np.load(folder / "images.npy", mmap_mode="r"), job["batch_size"]
-    count = max(1, min(BATCHES, len(images), BATCHES_BYTES // (images[0].nbytes * size)))
-    batches = [batch(folder, number * size, size) for number in range(count)]
     total, subjects = job["rounds"] + 1, job["subjects"]
-    states = [prepare(job, subject, folder, batches, total) for subject in subjects]
+    fed = {name: batches_of(folder / name, job["batch_size"]) for name in sorted({subject["images"] for subject in subjects})}
+    states = [prepare(job, subject, folder, fed[subject["images"]], total) for subject in subjects]
     share_ns = job["seconds"] * 1e9 / job["rounds"] / len(states)
     for state in states:
         state["calls"] = int(
@@ -104,7 +104,7 @@ def measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         gc.collect()
         orders.append(shuffler.permutation(len(states)).tolist())
         for index in orders[-1]:
-            name = subjects[index]["name"]
+            name, batches = subjects[index]["name"], fed[subjects[index]["images"]]
             say(number + 1, total, name)
             with Blame(name):
                 series(states[index]["runtime"], batches, CALLS_BEFORE_BLOCK)
@@ -174,9 +174,16 @@ def series(runtime: Any, batches: list[Any], calls: int) -> list[int]:
     return durations
 
 
-def batch(folder: Path, start: int, size: int) -> Any:
-    """Return images [size, C, H, W] from `start` on; behind the last image the first follow, so every batch is full."""
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)  # unmapped on return: its pages are not ours
+def batches_of(path: Path, size: int) -> list[Any]:
+    """Return the batches that are fed in turn while timing."""
+    images = np.load(path, mmap_mode="r")
+    count = max(1, min(BATCHES, len(images), BATCHES_BYTES // (images[0].nbytes * size)))
+    return [batch(path, number * size, size) for number in range(count)]
+
+
+def batch(path: Path, start: int, size: int) -> Any:
+    """Return `size` images from `start` on; behind the last image the first follow, so every batch is full."""
+    images = np.load(path, mmap_mode="r", allow_pickle=False)  # unmapped on return: its pages are not ours
     return np.ascontiguousarray(images[np.arange(start, start + size) % len(images)])
 
 

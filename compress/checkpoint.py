@@ -74,6 +74,7 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -
     tensors, metadata = _from_safetensors(path) if _is_safetensors(path) else (_from_torch(path), {})
     module = _inner(network)
     own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    _refuse_other_classes(network, own, tensors, path)
     problems = _mismatches(own, tensors)
     if problems:
         raise CompressError(
@@ -197,6 +198,22 @@ def _mismatches(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[
     ]
     named = {"missing": missing, "surplus": surplus, "misshapen": misshapen}
     return [_listed(what, names) for what, names in named.items() if names]
+
+
+def _refuse_other_classes(network: nn.Module, own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that differ in the number of classes alone, with just these words."""
+    if not isinstance(network, Network) or network.classifier_name is None:
+        return
+    name = f"{network.classifier_name}.weight"
+    head = {name, f"{network.classifier_name}.bias"}
+    rest = [{key: value for key, value in tensors.items() if key not in head} for tensors in (own, found)]
+    if name not in own or name not in found or own[name].shape == found[name].shape or _mismatches(*rest):
+        return
+    if own[name].shape[1:] == found[name].shape[1:]:
+        raise CompressError(
+            f"{path}: its classifier {network.classifier_name!r} has {len(found[name])} classes and the data has "
+            f"{len(own[name])}; give weights that were trained on these classes"
+        )
 
 
 def _kind(tensor: Tensor) -> str:

@@ -107,7 +107,7 @@ def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: st
 @seeds_option
 @runs_option
 def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: str | None, runs: Path) -> None:
-    """Validate a recipe and print what a run would do."""
+    """Validate a recipe, rehearse it on one random batch, and print what a run would do; nothing is trained."""
     from compress.plan import plan, tree
     from compress.recipe import load
     from compress.seeds import parse, repeated
@@ -115,6 +115,11 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     loaded = load(recipe, overrides)
     chosen = parse(seeds, base=loaded.seed)
     planned = repeated(plan(loaded, base=recipe.parent, runs=runs), chosen)
+    from compress import rehearsal  # loads torch, so only after what needs none was found good
+
+    with terminal.events().task("rehearse networks and methods", total=1) as task:
+        rehearsal.with_random_images(loaded, base=recipe.parent, runs=runs, classes=planned.classes)
+        task.advance()
     terminal.answer(planned, tree(planned))
     given = [*(f" --set {override}" for override in overrides), *([f" --seeds {seeds}"] if seeds else [])]
     terminal.hint(f"compress run {recipe}{''.join(given)}")

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 DIST_EPSILON = 1e-8
-"""Added to the product of the two norms of a correlation, as the authors of DIST released it."""
+"""Added to the product of the two norms of a correlation, as the authors of DIST released it, or the least of each norm."""
 
 DEGENERATE = 1e-6
 """A vector whose centred norm is below this share of its norm is constant: its direction is rounding noise."""
@@ -28,6 +28,9 @@ NORM_FLOOR = 1e-6
 
 Activation = Literal["softmax", "sigmoid"]
 """What turns logits into probabilities: one of K classes, or K independent answers as in one-stage detection."""
+
+Denominator = Literal["product", "norms"]
+"""What keeps a correlation from dividing by 0: a constant added to the product of the norms, or a floor under each norm."""
 
 
 def kd(student: Tensor, teacher: Tensor, *, temperature: float, valid: Tensor | None = None) -> Tensor:
@@ -71,6 +74,7 @@ def dist(
     activation: Activation = "softmax",
     valid: Tensor | None = None,
     guard: bool = True,
+    denominator: Denominator = "product",
 ) -> Tensor:
     """Return the DIST loss: beta × inter-class plus gamma × intra-class, times temperature².
 
@@ -85,12 +89,17 @@ def dist(
         activation: `softmax`, or `sigmoid` as released for one-stage detection.
         valid: Which samples or pixels count, bool [N] or [N, H, W]; default all, as the authors do with ignored pixels.
         guard: Let constant rows and columns pass no gradient; see `dist_relations`.
+        denominator: `product`, as the authors, or `norms`, as torchdistill; they part where predictions are confident and
+            classes many.
 
     Source:
         2205.10536; hunto/image_classification_sota 6f7a70a, lib/models/losses/dist_kd.py. The factor temperature² is the
         released code's; the paper's listing does not have it. Sigmoid: hunto/MasKD b5af34f, mmrazor/models/losses/dist_kd.py.
+        Floors under the norms: yoshitomo-matsubara/torchdistill 3e4373c.
     """
-    inter, intra = dist_relations(student, teacher, temperature=temperature, activation=activation, valid=valid, guard=guard)
+    inter, intra = dist_relations(
+        student, teacher, temperature=temperature, activation=activation, valid=valid, guard=guard, denominator=denominator
+    )
     return (beta * inter + gamma * intra) * (temperature**2 if tau2 else 1.0)
 
 
@@ -102,6 +111,7 @@ def dist_relations(
     activation: Activation = "softmax",
     valid: Tensor | None = None,
     guard: bool = True,
+    denominator: Denominator = "product",
 ) -> tuple[Tensor, Tensor]:
     """Return one minus the mean correlation of predictions over classes (inter) and over samples (intra).
 
@@ -112,7 +122,7 @@ def dist_relations(
     _same_shape(student, teacher, "logits")
     of_student = _probabilities(_samples(student, valid), temperature, activation)  # [N, K]
     of_teacher = _probabilities(_samples(teacher, valid).detach(), temperature, activation)
-    return _relations(of_student, of_teacher, guard=guard)
+    return _relations(of_student, of_teacher, guard=guard, denominator=denominator)
 
 
 def dist_cohort(
@@ -139,7 +149,7 @@ def dist_cohort(
     _same_shape_each(student, teachers)
     of_student = _probabilities(_samples(student), temperature, activation)  # [N, K]
     of_teachers = _probabilities(_samples(teachers, axis=2).detach(), temperature, activation)  # [M, N, K]
-    inter, intra = _relations(of_student, of_teachers, guard=True)
+    inter, intra = _relations(of_student, of_teachers, guard=True, denominator="product")
     return (beta * inter + gamma * intra) * (temperature**2 if tau2 else 1.0)
 
 
@@ -255,22 +265,32 @@ def _probabilities(samples: Tensor, temperature: float, activation: Activation) 
     return torch.sigmoid(softened) if activation == "sigmoid" else F.softmax(softened, dim=-1)
 
 
-def _relations(student: Tensor, teacher: Tensor, *, guard: bool) -> tuple[Tensor, Tensor]:
+def _relations(student: Tensor, teacher: Tensor, *, guard: bool, denominator: Denominator) -> tuple[Tensor, Tensor]:
     """Return inter and intra of probabilities, [N, K] with [N, K] or a cohort's [M, N, K] -> [] or [M] each."""
-    inter = (1 - _correlation(student, teacher, dim=-1, guard=guard)).mean(dim=-1)  # the difference first: it may be small
-    intra = (1 - _correlation(student, teacher, dim=-2, guard=guard)).mean(dim=-1)
+    inter, intra = (
+        (1 - _correlation(student, teacher, dim=dim, guard=guard, denominator=denominator)).mean(dim=-1)
+        for dim in (-1, -2)  # the difference before the mean: it may be small
+    )
     return inter, intra
 
 
-def _correlation(left: Tensor, right: Tensor, *, dim: int, guard: bool) -> Tensor:
+def _correlation(left: Tensor, right: Tensor, *, dim: int, guard: bool, denominator: Denominator = "product") -> Tensor:
     """Return Pearson's correlation along one dimension, which is reduced; the others broadcast."""
     u, v = left - left.mean(dim, keepdim=True), right - right.mean(dim, keepdim=True)
     u_norm, v_norm = torch.linalg.vector_norm(u, dim=dim), torch.linalg.vector_norm(v, dim=dim)
-    correlation: Tensor = (u * v).sum(dim) / (u_norm * v_norm + DIST_EPSILON)
+    correlation: Tensor = (u * v).sum(dim) / _denominator(u_norm, v_norm, denominator)
     if not guard:
         return correlation
     constant = _is_constant(u_norm, left, dim) | _is_constant(v_norm, right, dim)
     return correlation.masked_fill(constant, 0)
+
+
+def _denominator(u_norm: Tensor, v_norm: Tensor, kind: Denominator) -> Tensor:
+    if kind == "product":
+        return u_norm * v_norm + DIST_EPSILON
+    if kind == "norms":
+        return u_norm.clamp_min(DIST_EPSILON) * v_norm.clamp_min(DIST_EPSILON)
+    raise ValueError(f"denominator {kind!r} is not known; use 'product' or 'norms'")
 
 
 def _is_constant(centred_norm: Tensor, vectors: Tensor, dim: int) -> Tensor:

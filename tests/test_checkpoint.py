@@ -137,7 +137,7 @@ def changed(**changes):
     [
         (changed(conv__weight=None, bn__bias=None), r"2 missing: conv\.weight, bn\.bias"),
         (changed(head=torch.zeros(2)), "1 surplus: head"),
-        (changed(linear__weight=torch.zeros(7, 4)), r"1 misshapen: linear\.weight float \[7, 4\] for float \[2, 4\]"),
+        (changed(linear__weight=torch.zeros(2, 7)), r"1 misshapen: linear\.weight float \[2, 7\] for float \[2, 4\]"),
         (changed(linear__weight=torch.zeros(2, 4, dtype=torch.int8)), r"misshapen: linear\.weight int8"),
         (changed(conv__bias=torch.tensor([0, 1, float("nan"), 2])), r"1 with NaN or infinity: conv\.bias"),
         ({f"x{n}": torch.zeros(1) for n in range(9)}, "9 surplus: x0, x1, x2, x3, x4 and 4 more"),
@@ -270,3 +270,16 @@ def test_whole_models_are_refused_with_advice(tmp_path, write):
     with pytest.raises(CompressError, match="use safetensors") as caught:
         load_weights(network(), tmp_path / "x.pt")
     assert "weights_only` set to `False`" not in str(caught.value)
+
+
+def test_weights_for_another_number_of_classes_are_refused_in_these_words(tmp_path):
+    """A teacher that was trained on other classes is named as such, not as misshapen tensors; other misfits still are."""
+    module = Tiny()
+    module.linear = nn.Linear(4, 5)
+    save_weights(tmp_path / "w.safetensors", module, metadata={})
+    with pytest.raises(CompressError, match="'linear' has 5 classes and the data has 2; give weights that were trained on"):
+        load_weights(network(), tmp_path / "w.safetensors")
+    module.conv = nn.Conv2d(3, 4, 5)
+    save_weights(tmp_path / "w.safetensors", module, metadata={})
+    with pytest.raises(CompressError, match="misshapen"):
+        load_weights(network(), tmp_path / "w.safetensors")

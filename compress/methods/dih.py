@@ -10,9 +10,10 @@ Stages: heads, student
 Source: 2103.00497; aryanasadianuoit/Distilling-Knowledge-via-Intermediate-Classifiers 9bddcd9. Counting the cross-entropy
 once per member (`reduction: sum`), temperature 5, alpha 0.1 and flatten-linear heads are the released code's; the paper's
 drawing has the labels once (`single_ce`). Fewer epochs for heads than the code's 200, pooling above 32 pixels and cohorts over
-several teachers are ours. So is `logit_loss: dist`; with it, as with several teachers, `reduction: mean` keeps the size of the
-loss apart from the size of the cohort, but like every default of this method `sum` stays until you say otherwise. Mind that
-alpha 0.1 at temperature 5 weighs correlations a twelfth of what method `dist` does against the labels.
+several teachers are ours, as are all heads but flatten. So is `logit_loss: dist`; with it, as with several teachers,
+`reduction: mean` keeps the size of the loss apart from the size of the cohort, but like every default of this method `sum`
+stays until you say otherwise. Mind that alpha 0.1 at temperature 5 weighs correlations a twelfth of what method `dist` does
+against the labels.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class Dih(Method):
             all: teacher, its heads from shallow to deep, next teacher. The number of a head is the place of its tap.
         taps: Which taps get a head, of every teacher that has one so called, or of one teacher as in teacher1.layer2; default
             all. Every head is trained and its accuracy reported, whether it teaches or not.
-        head: Flatten the map (flatten), pool it to 4×4 (pool4) or to one value (gap) before the linear layer; auto
-            flattens up to 32 pixels of input and pools to 4×4 above. Of tokens [B, t, c], pool4 makes 16 groups of neighbours.
+        head: Flatten the map (flatten), pool it to 4×4 (pool4) or to one value (gap) before the linear layer, or put a 3×3
+            convolution with as many channels and a ReLU before that one value (conv); auto flattens up to 32 pixels of input
+            and pools to 4×4 above. Of tokens [B, t, c], pool4 makes 16 groups of neighbours.
         heads_epochs: Epochs for training the heads.
         heads_lr: Learning rate for training the heads.
     """
@@ -68,7 +70,7 @@ class Dih(Method):
         reduction: Literal["sum", "mean", "single_ce"] = "sum",
         members: Listing[Text] | None = None,
         taps: Listing[Text] | None = None,
-        head: Literal["auto", "flatten", "pool4", "gap"] = "auto",
+        head: Literal["auto", "flatten", "pool4", "gap", "conv"] = "auto",
         heads_epochs: Count = 20,
         heads_lr: Positive = 0.01,
     ) -> None:
@@ -222,11 +224,15 @@ def _wanted(setting: Setting, taps: tuple[str, ...] | None) -> list[list[int]]:
 
 def _head(kind: str, feature: Tensor, classes: int, tap: str) -> nn.Module:
     """Return a head for maps [B, c, h, w], tokens [B, t, c] or vectors [B, c], that gives logits [B, classes]."""
-    side = {"flatten": None, "pool4": 4, "gap": 1}[kind]
+    side = {"flatten": None, "pool4": 4, "gap": 1, "conv": 1}[kind]
     if feature.dim() not in (2, 3, 4):
         raise CompressError(
             f"method.dih.taps: {tap!r} gives {list(feature.shape)}; name taps with maps [B, c, h, w], tokens [B, t, c] or "
             "vectors [B, c]"
+        )
+    if kind == "conv" and feature.dim() != 4:
+        raise CompressError(
+            f"method.dih.head: 'conv' needs maps [B, c, h, w], and {tap!r} gives {list(feature.shape)}; use gap"
         )
     if side is None or feature.dim() == 2:
         return nn.Sequential(nn.Flatten(), nn.Linear(feature[0].numel(), classes))
@@ -236,8 +242,10 @@ def _head(kind: str, feature: Tensor, classes: int, tap: str) -> nn.Module:
             _ChannelsFirst(), nn.AdaptiveAvgPool1d(cells), nn.Flatten(), nn.Linear(feature.shape[2] * cells, classes)
         )
     height, width = (min(side, size) for size in feature.shape[2:])
+    channels = feature.shape[1]
+    before = [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()] if kind == "conv" else []
     return nn.Sequential(
-        nn.AdaptiveAvgPool2d((height, width)), nn.Flatten(), nn.Linear(feature.shape[1] * height * width, classes)
+        *before, nn.AdaptiveAvgPool2d((height, width)), nn.Flatten(), nn.Linear(feature.shape[1] * height * width, classes)
     )
 
 

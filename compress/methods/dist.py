@@ -43,6 +43,8 @@ class Dist(Method):
         tau2: Multiply both relations by temperature², as the released code does and the paper's listing does not.
         activation: What makes logits probabilities: softmax, or sigmoid for networks whose classes do not exclude each other.
         guard: Let constant rows and columns pass no gradient; without it they pass one of up to 1e6, as in the released code.
+        denominator: Keep correlations finite by a constant added to the product of the norms, as the authors, or by a floor
+            under each (norms), as torchdistill; they part where classes are many.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Dist(Method):
         tau2: bool = True,
         activation: Literal["softmax", "sigmoid"] = "softmax",
         guard: bool = True,
+        denominator: Literal["product", "norms"] = "product",
     ) -> None:
         super().__init__(setting)
         needs_teacher(setting, "dist")
@@ -64,7 +67,7 @@ class Dist(Method):
                 "method.dist: inter_weight and intra_weight are 0, so nobody teaches; raise one, or use method 'supervised'"
             )
         self.temperature, self.ce_weight = temperature, ce_weight
-        self.activation, self.guard = activation, guard
+        self.activation, self.guard, self.denominator = activation, guard, denominator
         scale = temperature**2 if tau2 else 1.0
         self.inter_scale, self.intra_scale = scale * inter_weight, scale * intra_weight
         self._warned = False
@@ -82,8 +85,9 @@ class Dist(Method):
 
     def _relations(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         return losses.dist_relations(
-            student, teacher, temperature=self.temperature, activation=self.activation, guard=self.guard
-        )
+            student, teacher, temperature=self.temperature, activation=self.activation, guard=self.guard,
+            denominator=self.denominator,
+        )  # fmt: skip
 
     def _warn_of_few(self, logits: Tensor) -> None:
         samples = logits.numel() // logits.shape[1]

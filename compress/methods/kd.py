@@ -1,8 +1,7 @@
 """Vanilla distillation: the student matches the teacher's softened predictions.
 
-Code bases weigh the two terms differently, so that results called KD compare only within one of them. To follow one, set
-`ce_weight`, `kd_weight` and `temperature`: 1, 1, 4 (SimKD and its relatives, the defaults); 0.1, 0.9, 4 (RepDistiller);
-0.9, 0.1, 5 (DIH, and attention transfer with another temperature); 0.9, 1, 4 (KD on ImageNet by the authors of DIST).
+Code bases weigh the two terms differently, so that results called KD compare only within one of them. `preset` follows one;
+what is given beside it, replaces its number.
 
 Trained: the student.
 Frozen: the teachers.
@@ -14,6 +13,8 @@ Source: Hinton et al., 1503.02531; DefangChen/SimKD 2b389c3 for the weights; Hob
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,25 +24,44 @@ from compress.errors import CompressError
 from compress.methods._method import Method, Setting, Step, needs_teacher
 from compress.recipe import NonNegative, Positive
 
+PRESETS = {
+    "simkd": (1.0, 1.0, 4.0),
+    "repdistiller": (0.1, 0.9, 4.0),
+    "dih": (0.9, 0.1, 5.0),
+    "dist_imagenet": (0.9, 1.0, 4.0),
+}
+"""Weights of cross-entropy and divergence, and the temperature."""
+
 
 class Kd(Method):
     """Cross-entropy with the labels plus the divergence from the teachers, averaged over them.
 
     Args:
         setting: Student, teachers, an image, the number of classes.
-        temperature: Softens both predictions.
-        ce_weight: Weight of the cross-entropy.
-        kd_weight: Weight of the divergence, which already carries the factor temperature².
+        preset: Whose numbers: cross-entropy 1, divergence 1, temperature 4 (simkd, and its relatives); 0.1, 0.9, 4
+            (repdistiller); 0.9, 0.1, 5 (dih); 0.9, 1, 4 (dist_imagenet: the yardstick of the authors of DIST).
+        temperature: Softens both predictions; default: the preset's.
+        ce_weight: Weight of the cross-entropy; default: the preset's.
+        kd_weight: Weight of the divergence, which already carries the factor temperature²; default: the preset's.
     """
 
     def __init__(
-        self, setting: Setting, *, temperature: Positive = 4.0, ce_weight: NonNegative = 1.0, kd_weight: NonNegative = 1.0
+        self,
+        setting: Setting,
+        *,
+        preset: Literal["simkd", "repdistiller", "dih", "dist_imagenet"] = "simkd",
+        temperature: Positive | None = None,
+        ce_weight: NonNegative | None = None,
+        kd_weight: NonNegative | None = None,
     ) -> None:
         super().__init__(setting)
         needs_teacher(setting, "kd")
-        if kd_weight == 0:
+        given = (ce_weight, kd_weight, temperature)
+        self.ce_weight, self.kd_weight, self.temperature = (
+            preset_value if value is None else value for value, preset_value in zip(given, PRESETS[preset], strict=True)
+        )
+        if self.kd_weight == 0:
             raise CompressError("method.kd.kd_weight: is 0, so nobody teaches; raise it, or use method 'supervised'")
-        self.temperature, self.ce_weight, self.kd_weight = temperature, ce_weight, kd_weight
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy and the divergence."""

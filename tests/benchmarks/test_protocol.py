@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 from rich.console import Console
 
@@ -206,3 +207,35 @@ def test_a_measurement_without_any_use_is_an_error(tiny: Tiny) -> None:
     with pytest.raises(Unstable, match=r"scatter too much for any figure \(a 1 to [\d.]+ ms\); stop other work"):
         figures_of(tiny, Recorded(rounds={"a": wild}))
     assert figures_of(tiny, Recorded(rounds={"a": wild, "b": QUIET})).keys() == {"a", "b"}
+
+
+def takes_pixels(path: Path) -> Subject:
+    """Write a file that takes uint8 [batch, H, W, C] and answers with the mean of each channel."""
+    pixels = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", None, None, None])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", None])
+    nodes = [
+        onnx.helper.make_node("Cast", ["images"], ["wide"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("ReduceMean", ["wide", "axes"], ["logits"], keepdims=0),
+    ]
+    axes = onnx.numpy_helper.from_array(np.array([1, 2]), "axes")
+    graph = onnx.helper.make_graph(nodes, "means", [pixels], [logits], [axes])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
+    return Subject("pixels", path, "onnxruntime", inside=True)
+
+
+def test_a_file_that_carries_the_preprocessing_is_fed_pixels(tiny: Tiny, tmp_path: Path) -> None:
+    """It gets the decoded image as it is, beside files that get the normalised one, in evaluation and in measurement."""
+    subject = takes_pixels(tmp_path / "means.onnx")
+    count, channels, height, width = tiny.images.shape
+    pixels = np.random.default_rng(0).integers(0, 256, (count, height, width, channels), np.uint8)
+    found = evaluate(subject, tiny.images, pixels=pixels).logits
+    np.testing.assert_allclose(found, pixels.mean(axis=(1, 2)), rtol=1e-5)
+    both = [subject, tiny.subjects["onnxruntime"]]
+    assert set(measure(both, tiny.images, pixels=pixels, against=None, rounds=5, seconds=0.1)) == {"pixels", "onnxruntime"}
+
+
+@pytest.mark.parametrize("pixels", [None, np.zeros((1, 2, 2, 3), np.uint8), np.zeros((64, 3, 8, 8), np.float32)])
+def test_pixels_that_are_not_the_images_are_refused(tiny: Tiny, tmp_path: Path, pixels: np.ndarray | None) -> None:
+    """Nobody measures a file on other pictures than the ones it is compared on."""
+    with pytest.raises(CompressError, match="needs pixels uint8"):
+        evaluate(takes_pixels(tmp_path / "means.onnx"), tiny.images, pixels=pixels)

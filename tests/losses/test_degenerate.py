@@ -156,3 +156,23 @@ def test_a_number_that_is_not_finite_is_not_hidden(case: Case) -> None:
         tensors = [torch.tensor(x) for x in pair(*((6, 5) if case in LOGITS else (2, 3, 2, 2)))]
         tensors[broken].view(-1)[3] = torch.nan
         assert case.loss(*tensors).isnan()
+
+
+def test_floors_under_the_norms_part_from_the_product_only_where_norms_vanish() -> None:
+    """Ordinary predictions get the same from both; of confident ones with many classes the floors keep the correlation."""
+    ordinary = [torch.tensor(x) for x in pair(8, 10)]
+    norms, product = (losses.dist(*ordinary, denominator=kind) for kind in ("norms", "product"))
+    torch.testing.assert_close(norms, product, rtol=1e-6, atol=1e-9)
+    confident = torch.tensor(pair(6, 1000)[0] * 3)
+    assert losses.dist(confident, confident, denominator="product").item() > 0.5  # the authors' loss of a perfect student
+    assert losses.dist(confident, confident, denominator="norms").item() < 0.1
+    u, v = (torch.softmax(x, dim=1).numpy() for x in ordinary)
+    rows = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(u, v, strict=True)])
+    columns = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(u.T, v.T, strict=True)])
+    assert norms.item() == pytest.approx(rows + columns, rel=1e-9)
+
+
+def test_an_unknown_denominator_is_refused() -> None:
+    """A misspelt option is an error and not the default."""
+    with pytest.raises(ValueError, match="'norm' is not known; use 'product' or 'norms'"):
+        losses.dist(*(torch.tensor(x) for x in pair(4, 3)), denominator="norm")  # type: ignore[arg-type]

@@ -295,3 +295,12 @@ def test_teachers_without_taps_are_refused() -> None:
     where = setting()._replace(teachers=(Network(tiny(8).module, taps=()),))
     with pytest.raises(CompressError, match=r"there is no tap to put a head on; .*: teacher: none"):
         Dih(where)
+
+
+def test_a_head_can_hold_a_convolution() -> None:
+    """`head: conv` puts a convolution before the pooling; it is trained with the heads, and tokens refuse it with advice."""
+    method = Dih(setting(), head="conv")
+    assert {type(layer) for layer in method.heads_stage.heads["head0"]} >= {nn.Conv2d, nn.ReLU, nn.AdaptiveAvgPool2d, nn.Linear}
+    preflight.structure(method, batch())
+    with pytest.raises(CompressError, match=r"'conv' needs maps \[B, c, h, w\].*use gap"):
+        Dih(families(), head="conv")

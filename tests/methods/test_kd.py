@@ -29,3 +29,15 @@ def test_defaults_are_one_one_and_four() -> None:
     """Cross-entropy 1, divergence 1, temperature 4."""
     method = Kd(setting())
     assert (method.ce_weight, method.kd_weight, method.temperature) == (1.0, 1.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "numbers"),
+    [("simkd", (1, 1, 4)), ("repdistiller", (0.1, 0.9, 4)), ("dih", (0.9, 0.1, 5)), ("dist_imagenet", (0.9, 1, 4))],
+)
+def test_a_preset_gives_the_numbers_of_a_code_base(preset: str, numbers: tuple[float, ...]) -> None:
+    """Weights and temperature are the preset's, but for what is given beside it, 0 included."""
+    method = Kd(setting(), preset=preset)
+    assert (method.ce_weight, method.kd_weight, method.temperature) == numbers
+    other = Kd(setting(), preset=preset, temperature=2.0, ce_weight=0.0)
+    assert (other.ce_weight, other.kd_weight, other.temperature) == (0, numbers[1], 2)

@@ -1,0 +1,69 @@
+"""The rehearsal of a recipe: its real networks and methods, one batch, no data and no training.
+
+Whatever a constructor or a first step would refuse is refused here: taps that do not exist, maps that cannot be aligned,
+methods that contradict each other, weights that do not fit. `compress run` rehearses with its own data before it trains
+anything, `compress check` with random images of the same shape.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from compress import checkpoint, plugins, preflight, stages
+from compress.data._dataset import Split
+from compress.events import Events
+from compress.models._network import Batch, Network
+from compress.recipe import Recipe
+from compress.records import Preprocess
+from compress.work import Prepared, Work, assemble, build, device
+
+IMAGES = 8
+"""Random images of a rehearsal: enough for batch norm and for correlations between samples."""
+
+
+def rehearse(work: Work, batch: Batch) -> None:
+    """Run one batch through every stage of every method with untrained networks.
+
+    Raises:
+        CompressError: A network, a file of weights or a method does not fit the others; the message says what to do.
+    """
+    networks = [build(work, section, "check") for section in work.recipe.teacher]
+    for network, section in zip(networks, work.recipe.teacher, strict=True):
+        if section.weights is not None:  # refused here, before another teacher is trained
+            checkpoint.load_weights(network, work.base / section.weights, sha256=section.sha256)
+    teachers = [network for network in networks if isinstance(network, Network)]
+    for methods in (work.recipe.method, *work.recipe.baselines):
+        preflight.structure(assemble(work, methods, teachers), batch)
+
+
+def with_random_images(recipe: Recipe, *, base: Path, runs: Path, classes: tuple[str, ...]) -> None:
+    """Rehearse a recipe without loading its data.
+
+    Args:
+        recipe: A recipe in which `compress.plan` found no contradiction.
+        base: Folder that the recipe's relative paths start from.
+        runs: Folder of all runs; nothing is written there.
+        classes: Names of the classes, in label order.
+
+    Raises:
+        CompressError: A network, a file of weights or a method does not fit the others.
+    """
+    data = _random(recipe, base, classes)
+    where = device(recipe.train.device)
+    folder = runs / recipe.name
+    work = Work(recipe, base, folder, stages.Cache(runs), Events(), where, data, 0, recipe.seed, folder)
+    rehearse(work, next(iter(work.whole(data.train).epoch(0))))
+
+
+def _random(recipe: Recipe, base: Path, classes: tuple[str, ...]) -> Prepared:
+    source = plugins.load("data", recipe.data.source)(**recipe.data.options(base))
+    size, depth = recipe.data.image_size, {"gray": 1, "rgb": 3}[source.channels]
+    images = np.random.default_rng(recipe.seed).integers(0, 256, (IMAGES, size, size, depth), np.uint8)
+    split = Split(images, np.arange(IMAGES) % len(classes))
+    preprocess = Preprocess(
+        height=size, width=size, channels=source.channels, interpolation=recipe.data.interpolation,
+        mean=recipe.data.mean or (0.5,) * depth, std=recipe.data.std or (0.25,) * depth,
+    )  # fmt: skip
+    return Prepared(preprocess, classes, split, split, split, "", "")

@@ -1,0 +1,48 @@
+"""`compress check` refuses what `compress run` would refuse before training, without data and without writing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compress import rehearsal
+from compress.errors import CompressError
+from compress.recipe import parse
+
+CLASSES = tuple("0123456789")
+RECIPE = b"""
+name: rehearsed
+data: {source: digits, image_size: 8}
+teacher: {model: resnet_cifar.resnet14}
+student: {model: resnet_cifar.resnet8}
+method: kd
+"""
+
+
+def rehearse(where: Path, *overrides: str) -> None:
+    recipe = parse(RECIPE, "recipe.yaml", overrides)
+    rehearsal.with_random_images(recipe, base=where, runs=where / "runs", classes=CLASSES)
+
+
+@pytest.mark.parametrize("method", ["kd", "[{name: dih, logit_loss: dist}, dskd]", "feed_sequential", "atsc"])
+def test_what_can_run_is_accepted_and_nothing_is_written(tmp_path, method):
+    """A good recipe passes, whatever its method trains beside the student, and leaves no file behind."""
+    rehearse(tmp_path, f"method={method}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method=[simkd, kd]", "ships another head than the student's own, which 'kd' would train for nothing; run it alone"),
+        ("method=[atsc, dih]", "changes the teacher to which 'dih' fitted its modules; drop one"),
+        ("baselines=[[supervised, kd]]", "'supervised' adds nothing to other methods"),
+        ("method={name: dih, taps: [layer7]}", "layer7"),
+        ("method={name: fitnet, student_tap: layer9}", "layer9"),
+    ],
+)
+def test_what_constructors_refuse_is_refused(tmp_path, override, message):
+    """Contradictions that only the networks can show are found before any data is read."""
+    with pytest.raises(CompressError, match=message):
+        rehearse(tmp_path, override)
