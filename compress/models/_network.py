@@ -128,6 +128,10 @@ def shapes(network: Network, image: Tensor) -> Outputs:
     Args:
         network: Any network.
         image: One image, [1, C, H, W].
+
+    Raises:
+        CompressError: A tap's map has its channels last, so that height would be taken for channels without a word. Square
+            images show it: of their maps the last two sizes are equal, or else the first two.
     """
     modes = {module: module.training for module in network.modules()}
     network.eval()
@@ -137,4 +141,11 @@ def shapes(network: Network, image: Tensor) -> Outputs:
     finally:
         for module, mode in modes.items():
             module.training = mode
+    for tap, feature in zip(network.taps, features, strict=True):
+        sizes = feature.shape[1:]
+        if image.shape[2] == image.shape[3] and len(sizes) == 3 and sizes[0] == sizes[1] != sizes[2]:
+            raise CompressError(
+                f"tap {tap!r} gives maps {list(feature.shape)}, which have their channels last; tap a layer that gives "
+                "[B, c, h, w], for example one that permutes this layer's output"
+            )
     return Outputs(logits.to("meta"), tuple(feature.to("meta") for feature in features))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError
-from compress.models._network import Network
+from compress.models._network import Network, shapes
 
 
 def sequence(*layers):
@@ -47,3 +47,21 @@ def test_a_classifier_must_be_named_and_linear(classifier, reason):
     network = Network(sequence(), taps=["0"], classifier=classifier)
     with pytest.raises(CompressError, match=reason):
         _ = network.classifier
+
+
+class _Moved(nn.Module):
+    def __init__(self, *order):
+        super().__init__()
+        self.order = order
+
+    def forward(self, x):
+        return x.permute(0, *self.order)
+
+
+def test_maps_with_channels_last_are_refused():
+    """A map [B, h, w, c] would be read as [B, c, h, w] by every feature method, so its tap is refused; the other is fine."""
+    image = torch.zeros(1, 3, 8, 8)
+    last = Network(nn.Sequential(nn.Conv2d(3, 4, 3), _Moved(2, 3, 1), nn.Flatten(), nn.LazyLinear(2)), taps=["1"])
+    with pytest.raises(CompressError, match=r"tap '1' gives maps \[1, 6, 6, 4\], which have their channels last"):
+        shapes(last, image)
+    assert shapes(Network(last.module, taps=["0"]), image).features[0].shape == (1, 4, 6, 6)
