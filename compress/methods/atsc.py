@@ -13,11 +13,16 @@ the drift as a sum of squares of weights that are not vectors, batch norm in tra
 factor 2 (for ImageNet drift_weight 10 at a learning rate of 0.01). `classifier_update: full` is ours: the code (`bias`) trains
 only the bias on the labels, though its names speak of the layer. Several teachers are announced by the paper's abstract, but
 their equations were not found: the means over losses and logits, and `keep`, are proposed by us, not confirmed.
+
+Batch norm's scale and shift are not held by the drift. An optimiser whose step does not depend on the size of the gradient
+moves them so far within an epoch that teacher and student agree on maps that say nothing (docs/LOG.md): train with SGD, or with
+`teacher_bn: frozen`.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -36,6 +41,11 @@ from compress.methods._projector import Projected
 from compress.models._network import Batches, Network
 from compress.recipe import Count, NonNegative, Positive, TrainSection
 from compress.records import Accuracy, Analysis
+
+COLLAPSE_POINTS = 20.0
+"""A teacher that loses so much top-1 by adapting no longer knows what it shall teach."""
+
+log = logging.getLogger(__name__)
 
 
 class Atsc(Method):
@@ -162,6 +172,11 @@ class Atsc(Method):
         problem = drift_problem("method.atsc", self.drift_weight, teachers=len(self.teachers), train=settings)
         if problem is not None:
             raise problem
+        if settings.optimizer == "adamw" and self.teacher_bn == "train":
+            log.warning(
+                "method.atsc: with adamw the teachers' batch norm, which the drift does not hold, may collapse their maps; set "
+                "teacher_bn: frozen, or train.optimizer: sgd"
+            )
         return settings
 
     def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
@@ -172,6 +187,11 @@ class Atsc(Method):
             before, after = _top1(original, validation), _top1(self.teachers[index], validation)
             path = _top1(Projected(shipped.backbone, [shipped.each_branch()[index]]), validation)
             name = "teacher" if len(self.teachers) == 1 else f"teacher{index}"
+            if after < before - COLLAPSE_POINTS:
+                log.warning(
+                    "method.atsc: %s fell from %.1f to %.1f %% while it adapted; raise drift_weight, lower train.lr, or set "
+                    "teacher_bn: frozen", name, before, after,
+                )  # fmt: skip
             figures = (f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", f"{float(drift.detach()):.4g}", f"{path:.2f}")
             rows.append((name, *figures))
         if len(self.teachers) > 1:

@@ -335,6 +335,22 @@ def test_the_report_tells_what_adaptation_did() -> None:
     assert table.rows[2] == ("shipped (mean of all)", "", "", "", "", f"{top1(method.deployable()):.2f}")
 
 
+def test_a_teacher_that_collapses_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW with a batch norm that nothing holds warns before training, a teacher that lost its knowledge after it."""
+    fresh().schedule(TrainSection(optimizer="adamw"))
+    assert "teacher_bn: frozen, or train.optimizer: sgd" in caplog.text
+    caplog.clear()
+    fresh(teacher_bn="frozen").schedule(TrainSection(optimizer="adamw"))
+    fresh().schedule(TrainSection())
+    method = fresh()
+    method.analyse(data(), held_out())
+    assert not caplog.text
+    tops = iter((90.0, 60.0, 50.0))
+    monkeypatch.setattr("compress.methods.atsc._top1", lambda *_: next(tops))
+    method.analyse(data(), held_out())
+    assert "teacher fell from 90.0 to 60.0 % while it adapted" in caplog.text
+
+
 def test_the_adapted_teacher_is_that_of_the_selected_epoch() -> None:
     """Copy, classifier and student come from one epoch, so that the report's accuracies belong together."""
 
