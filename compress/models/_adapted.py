@@ -1,0 +1,82 @@
+"""What is changed of networks that other packages build: colour channels, the first halvings, and the sizes they take.
+
+Names of layers stay as they are there, so that weights of those packages load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from compress.errors import CompressError
+from compress.models._network import Network
+
+FULL_STRIDE = 32
+"""Pixels for each cell of the last map, in networks made for photographs: five halvings."""
+
+
+class Sized(Network):
+    """A network that takes images of some sizes only, and says so instead of failing somewhere inside.
+
+    Args:
+        module: As for `Network`.
+        taps: As for `Network`.
+        classifier: As for `Network`.
+        smallest: Least height and width in pixels.
+        largest: Most height and width in pixels; `None` takes any.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, taps: Sequence[str], classifier: str | None, smallest: int, largest: int | None = None
+    ) -> None:
+        super().__init__(module, taps=taps, classifier=classifier)
+        self.smallest, self.largest = smallest, largest
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, K] for images [B, C, H, W].
+
+        Raises:
+            CompressError: The images are too small or too large.
+        """
+        height, width = images.shape[-2:]
+        if min(height, width) < self.smallest or (self.largest is not None and max(height, width) > self.largest):
+            wanted = f"{self.smallest} × {self.smallest} pixels" + ("" if self.smallest == self.largest else " or more")
+            raise CompressError(
+                f"{type(self.module).__name__}: takes images of {wanted}, not of {height} × {width}; change data.image_size, "
+                "or the image_size of the model if it has one"
+            )
+        return super().forward(images)
+
+
+def take_channels(module: nn.Module, first: str, channels: int) -> None:
+    """Let the first convolution take images of so many channels; its weights stay spread as they were.
+
+    Args:
+        module: Takes RGB images.
+        first: Name of its first convolution.
+        channels: Of the images.
+    """
+    layer = module.get_submodule(first)
+    if not isinstance(layer, nn.Conv2d):
+        raise TypeError(f"{first} is a {type(layer).__name__}, not a convolution")
+    if channels != layer.in_channels:
+        kept = [channel % layer.in_channels for channel in range(channels)]
+        layer.in_channels, layer.weight = channels, nn.Parameter(layer.weight.detach()[:, kept].clone())
+
+
+def keep_size(module: nn.Module, halvings: Sequence[Sequence[str]], output_stride: int) -> None:
+    """Let the first layers that halve the map keep its size: convolutions lose their stride, poolings vanish.
+
+    Args:
+        module: Halves the map five times.
+        halvings: Names of the layers of the first halvings; several where branches meet.
+        output_stride: Pixels for each cell of the last map that are wanted: 32, 16 or 8.
+    """
+    for names in halvings[: (FULL_STRIDE // output_stride).bit_length() - 1]:
+        for name in names:
+            layer = module.get_submodule(name)
+            if isinstance(layer, nn.Conv2d):
+                layer.stride = (1, 1)
+            else:
+                module.set_submodule(name, nn.Identity())
