@@ -14,14 +14,38 @@ from typing import Any
 def openvino() -> Any:
     """Return the package `openvino`, imported without its telemetry."""
     if "openvino" not in sys.modules:
-        kept = {name: module for name, module in sys.modules.items() if name == "openvino_telemetry"}
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # how Python spells a package that is missing
-        try:
+        with _without_telemetry():
             import openvino  # noqa: F401  (returned below)
-        finally:
-            del sys.modules["openvino_telemetry"]
-            sys.modules.update(kept)
     return sys.modules["openvino"]
+
+
+def nncf() -> Any:
+    """Return the package `nncf`, imported without its telemetry and without its class becoming that of all later loggers."""
+    if "nncf" not in sys.modules:
+        openvino()
+        kept = logging.getLoggerClass()
+        try:
+            with _without_telemetry():
+                import nncf  # noqa: F401  (returned below)
+        finally:
+            logging.setLoggerClass(kept)
+    return sys.modules["nncf"]
+
+
+@contextmanager
+def quantiser() -> Iterator[None]:
+    """Silence nncf, which writes log lines and progress bars to stdout."""
+    import rich
+
+    logger, console = logging.getLogger("nncf"), rich.get_console()  # the bars are drawn on rich's own console
+    level, quiet = logger.level, console.quiet
+    logger.setLevel(logging.CRITICAL)
+    console.quiet = True
+    try:
+        yield
+    finally:
+        console.quiet = quiet
+        logger.setLevel(level)
 
 
 @contextmanager
@@ -37,3 +61,15 @@ def tracer() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Let the package `openvino_telemetry` look missing, so that who imports it takes a stub that sends and writes nothing."""
+    kept = {name: module for name, module in sys.modules.items() if name == "openvino_telemetry"}
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # how Python spells a package that is missing
+    try:
+        yield
+    finally:
+        del sys.modules["openvino_telemetry"]
+        sys.modules.update(kept)

@@ -106,7 +106,10 @@ def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
 
 
-EXTRAS: Mapping[str, str] = {"huggingface_hub": "hf", "pyarrow": "hf", "timm": "timm"}
+EXTRAS: Mapping[str, str] = {
+    "huggingface_hub": "hf", "pyarrow": "hf", "timm": "timm", "executorch": "executorch", "ai_edge_litert": "litert",
+    "litert_torch": "litert",
+}  # fmt: skip
 """Package that is missing, and the extra of this distribution that brings it."""
 
 

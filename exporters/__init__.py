@@ -2,6 +2,7 @@
 
     from exporters import export, gate
     export(module, image, Path("student.onnx"), format="onnx", options={"opset": 20})
+    export(module, image, Path("small.onnx"), format="onnx", options={"precision": "int8"}, calibration=images)
 
 Importing this package loads neither torch nor any format's package.
 """
@@ -17,12 +18,14 @@ from compress.errors import CompressError
 from compress.recipe import ExportSection
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from exporters._exporter import Exporter
+    from exporters._exporter import About, Exporter, Quantiser
     from exporters._verify import gate
 
-__all__ = ["export", "gate", "load"]
+__all__ = ["About", "export", "gate", "load"]
 
 
 def export(
@@ -32,6 +35,8 @@ def export(
     *,
     format: str,  # noqa: A002 (the recipe's word)
     options: Mapping[str, Any] | None = None,
+    calibration: NDArray[np.float32] | None = None,
+    about: About | None = None,
 ) -> Path:
     """Write any module as a deployment file, whole or not at all.
 
@@ -41,12 +46,15 @@ def export(
         path: The file to write, with the suffix of the format.
         format: The format (`compress list exporters`).
         options: Its options, as in a recipe.
+        calibration: For precision int8: normalised images of the training split, float32 [N, channels, height, width], from
+            which the ranges of activations are estimated. The gate tells whether that was good enough.
+        about: What the file shall say of itself, where its format has room for it; `preprocess: inside` needs it.
 
     Returns:
         `path`, where further parts of the format lie beside it.
 
     Raises:
-        CompressError: There is no such format or option, or the format cannot hold this network.
+        CompressError: There is no such format or option, the format cannot hold this network, or images are missing or in vain.
         Unreachable: The disk is full, the folder cannot be written, or a package is missing.
     """
     options = options or {}
@@ -58,7 +66,15 @@ def export(
     suffix = exporter.path(path.parent, path.stem).suffix
     if path.suffix != suffix:
         raise CompressError(f"{path}: a file of format {format!r} ends in {suffix!r}; name it {path.with_suffix(suffix).name}")
-    exporter.export(module, image, path)
+    if calibration is None:
+        exporter.export(module, image, path, about=about)
+    elif exporter.precision != "int8":
+        raise CompressError(f"{path}: calibration images are for precision int8, not {exporter.precision}; leave them out")
+    else:
+        from exporters._exporter import Quantisation
+
+        quantiser = cast("Quantiser", exporter)  # every exporter that offers int8 is one
+        quantiser.quantisable(module, image, calibration, about=about).write(path, Quantisation())
     return path
 
 
@@ -77,4 +93,8 @@ def __getattr__(name: str) -> Any:
         from exporters._verify import gate
 
         return gate
+    if name == "About":
+        from exporters._exporter import About
+
+        return About
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,26 +1,36 @@
 """ONNX: one self-contained graph that onnxruntime and most other runtimes read; OpenVINO IR is derived from it.
 
 Written by torch's dynamo exporter, then stripped: it leaves stack traces with absolute source paths in the metadata, and
-shapes of initializers (`value_info`) on which later quantization stumbles. What is left depends on nothing but the network,
-so that the same network always gives the same bytes.
+shapes of initializers (`value_info`) on which later quantization stumbles. Batch norms are folded into the convolutions before
+them, and means over height and width become pools. What is left depends on nothing but the network and what is said of it
+(`_onnx_graph.describe`), so that the same network always gives the same bytes.
+
+fp16 (`_onnx_fp16.py`) and int8 (`_onnx_int8.py`) are made of that float32 graph; the normalisation of `preprocess: inside` is
+put in front of the finished one (`_onnx_graph.take_pixels`).
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from compress import __version__, _quiet
 from compress.errors import CompressError
 from compress.files import whole
 from compress.recipe import Count
 from compress.records import Precision
+from exporters import _onnx_graph
 from exporters._exporter import INPUT, OUTPUT, About
+from exporters._onnx_fp16 import to_half
+from exporters._onnx_int8 import STATISTICS, QuantisableOnnx, check_images
 from exporters._trace import tensors, trace
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto
+    from onnx import ModelProto
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
@@ -34,43 +44,86 @@ class Onnx:
     """Writes an `.onnx` file with its weights inside.
 
     Args:
-        precision: Precision of weights and arithmetic.
+        precision: Precision of weights and arithmetic. fp16 keeps input and output in float32; int8 is made from images.
         opset: Version of the operator set; raise it for newer operators, lower it for older runtimes.
         batch: Images in every call; a fixed number lets some compilers do better, and then every caller must feed it.
+        preprocess: Who normalises: the caller (outside), or the file (inside), which then takes uint8 images as decoded and
+            resized, [batch, height, width, channels].
     """
 
     runtime: ClassVar[str] = "onnxruntime"
     inert: ClassVar[bool] = True
+    statistics: ClassVar[tuple[str, ...]] = STATISTICS
 
     def __init__(
         self,
         *,
-        precision: Literal["fp32"] = "fp32",
+        precision: Literal["fp32", "fp16", "int8"] = "fp32",
         opset: Literal[18, 19, 20, 21, 22, 23, 24] = 20,
         batch: Literal["dynamic"] | Count = "dynamic",
+        preprocess: Literal["outside", "inside"] = "outside",
     ) -> None:
-        if precision != "fp32":
-            raise CompressError(f"exporters/onnx: precision {precision!r} is not offered; use 'fp32'")
+        if precision not in {"fp32", "fp16", "int8"}:
+            raise CompressError(f"exporters/onnx: precision {precision!r} is not offered; use 'fp32', 'fp16' or 'int8'")
         if opset not in OPSETS:
             raise CompressError(f"exporters/onnx: opset {opset} cannot be written; use {OPSETS[0]} to {OPSETS[-1]}")
+        if preprocess not in {"outside", "inside"}:
+            raise CompressError(f"exporters/onnx: preprocess {preprocess!r} is not offered; use 'outside' or 'inside'")
         self.precision: Precision = precision
         self.opset = opset
-        self.inside = False
+        self.inside = preprocess == "inside"
         self.batch_size: int | None = None if batch == "dynamic" else batch
 
     def path(self, folder: Path, stem: str) -> Path:
-        """Return `folder/STEM-fp32.onnx`, with what differs from the default options in its name."""
+        """Return `folder/STEM-PRECISION.onnx`, with what differs from the default options in its name."""
         opset = "" if self.opset == 20 else f"-opset{self.opset}"
         batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
-        return folder / f"{stem}-{self.precision}{opset}{batch}.onnx"
+        inside = "-pixels" if self.inside else ""
+        return folder / f"{stem}-{self.precision}{opset}{batch}{inside}.onnx"
 
     def parts(self, path: Path) -> tuple[Path, ...]:
         """Return the file itself."""
         return (path,)
 
-    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:  # noqa: ARG002
+    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
         """Write the network; see the contract in `_exporter.py`."""
-        content = self.convert(module, example).SerializeToString(deterministic=True)
+        name = type(module).__name__
+        if self.precision == "int8":
+            raise CompressError(
+                f"export of {name}: precision int8 needs images to estimate ranges; give calibration images, or use fp16"
+            )
+        self._check_about(name, example, about)
+        model = self.convert(module, example)
+        self._save(to_half(model, f"export of {name}") if self.precision == "fp16" else model, path, about)
+
+    def quantisable(
+        self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
+    ) -> QuantisableOnnx:
+        """Trace the network and keep the images for calibration; see the contract in `_exporter.py`."""
+        name = type(module).__name__
+        self._check_about(name, example, about)
+        check_images(images, tuple(example.shape[1:]), f"export of {name}")
+        model = self.convert(module, example)
+        return QuantisableOnnx(
+            model, images, where=f"export of {name}", save=lambda quantised, path: self._save(quantised, path, about)
+        )
+
+    def _check_about(self, name: str, example: Tensor, about: About | None) -> None:
+        if not self.inside:
+            return
+        if about is None:
+            raise CompressError(
+                f"export of {name}: preprocess: inside needs the preprocessing, which was not given; say `about`"
+            )
+        _onnx_graph.check_pixels(about.preprocess, tuple(example.shape), f"export of {name}")
+
+    def _save(self, model: ModelProto, path: Path, about: About | None) -> None:
+        """Write a graph of normalised images as the file that was asked for."""
+        if self.inside and about is not None:
+            _onnx_graph.take_pixels(model, about.preprocess)
+        model.producer_name, model.producer_version = "edge-compress", __version__
+        _onnx_graph.describe(model, about, inside=self.inside)
+        content = model.SerializeToString(deterministic=True)
         with whole(path) as temporary:
             temporary.write_bytes(content)
 
@@ -84,8 +137,6 @@ class Onnx:
         Raises:
             CompressError: The network cannot be held in one ONNX file; the message names the operator or weight.
         """
-        import onnx
-
         name = type(module).__name__
         size_bytes = sum(4 * tensor.numel() for _, tensor in tensors(module))
         if size_bytes > MAX_BYTES:
@@ -93,10 +144,9 @@ class Onnx:
             raise CompressError(f"export of {name}: {size} of weights exceed the 2 GB of one ONNX file; use a smaller network")
         model = self._translate(trace(module, example, batch=self.batch_size), name)
         self._finish(model)
-        try:
-            onnx.checker.check_model(model, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise CompressError(f"export of {name}: torch wrote an invalid ONNX graph: {error}; try another opset") from error
+        _onnx_graph.restore_names(model, {key: tensor.detach().float().numpy(force=True) for key, tensor in tensors(module)})
+        _onnx_graph.restore_pools(model)
+        _onnx_graph.check(model, f"export of {name}", "try another opset")
         return model
 
     def _translate(self, program: ExportedProgram, name: str) -> ModelProto:
@@ -124,11 +174,11 @@ class Onnx:
         written = next(item.version for item in model.opset_import if item.domain in {"", "ai.onnx"})
         if written != self.opset:
             raise CompressError(f"exporters/onnx: asked for opset {self.opset}, torch wrote {written}; ask for that one")
-        _strip(model.graph)
+        _onnx_graph.strip(model.graph)
         for function in model.functions:
             del function.value_info[:], function.metadata_props[:]
             function.doc_string = ""
-            _strip_nodes(function.node)
+            _onnx_graph.strip_nodes(function.node)
         del model.metadata_props[:]
         model.doc_string = ""
         model.producer_name, model.producer_version = "edge-compress", __version__
@@ -143,22 +193,3 @@ def _culprit(error: BaseException) -> str:
         error = error.__cause__
     found = re.search(r"OpOverload\(op='([^']+)'", str(error))
     return f"operator for {found[1]}" if found else f"form of this network ({str(error).splitlines()[0]})"
-
-
-def _strip(graph: GraphProto) -> None:
-    del graph.value_info[:], graph.metadata_props[:]
-    graph.doc_string = ""
-    for item in (*graph.input, *graph.output, *graph.initializer):
-        del item.metadata_props[:]
-        item.doc_string = ""
-    _strip_nodes(graph.node)
-
-
-def _strip_nodes(nodes: Any) -> None:
-    for node in nodes:
-        del node.metadata_props[:]
-        node.doc_string = ""
-        for attribute in node.attribute:
-            attribute.doc_string = ""
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                _strip(graph)

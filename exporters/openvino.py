@@ -1,28 +1,30 @@
 """OpenVINO IR: an `.xml` graph and its `.bin` weights, derived from the ONNX graph of the same network.
 
 OpenVINO compresses weights to fp16 whenever it saves, unless told otherwise, and then clamps what fp16 cannot hold. So the
-precision is always said, weights beyond fp16 are refused, and the files are read again before they are handed over.
+precision is always said, weights beyond fp16 are refused, and the files are read again before they are handed over. int8 is
+made by NNCF on the OpenVINO graph.
 
 Importing `openvino` reports the import to its makers (and writes an identity below the user's home) unless the user opted
-out or the optional package `openvino_telemetry` is missing. We make that package look missing for the time of the import:
-OpenVINO then takes its own stub. No setting of the user is changed.
+out or the optional package `openvino_telemetry` is missing, and `nncf` reports every quantisation. We make that package look
+missing for the time of the import: both then take a stub. No setting of the user is changed.
 """
 
 from __future__ import annotations
 
-import re
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from compress import _quiet
-from compress.errors import CompressError, Unreachable
-from compress.files import writable
-from compress.records import Precision
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import CompressError
+from compress.recipe import Count
+from compress.records import Precision, Preprocess
+from exporters import _openvino_file, _openvino_graph
 from exporters._exporter import About
+from exporters._onnx_graph import check_pixels
+from exporters._openvino_int8 import ESTIMATIONS, Calibrated, check_images
 from exporters.onnx import Onnx
 
 if TYPE_CHECKING:
@@ -38,47 +40,89 @@ class Openvino:
     """Writes OpenVINO IR, an `.xml` file with a `.bin` file beside it.
 
     Args:
-        precision: Precision of the stored weights; the arithmetic is the runtime's choice.
+        precision: Precision of the stored weights; the arithmetic is the runtime's choice. int8 is estimated on images.
+        batch: Images in every call; a fixed number lets the compiler do better, and then every caller must feed it.
+        preprocess: Whether images are normalised before they come or inside, where they come as uint8 pixels [batch, H, W, C].
     """
 
     runtime: ClassVar[str] = "openvino"
     inert: ClassVar[bool] = True
+    statistics: ClassVar[tuple[str, ...]] = tuple(ESTIMATIONS)
 
-    def __init__(self, *, precision: Literal["fp32", "fp16"] = "fp32") -> None:
-        if precision not in {"fp32", "fp16"}:
-            raise CompressError(f"exporters/openvino: precision {precision!r} is not offered; use 'fp32' or 'fp16'")
+    def __init__(
+        self,
+        *,
+        precision: Literal["fp32", "fp16", "int8"] = "fp32",
+        batch: Literal["dynamic"] | Count = "dynamic",
+        preprocess: Literal["outside", "inside"] = "outside",
+    ) -> None:
+        if precision not in {"fp32", "fp16", "int8"}:
+            raise CompressError(f"exporters/openvino: precision {precision!r} is not offered; use 'fp32', 'fp16' or 'int8'")
         self.precision: Precision = precision
-        self.inside = False
-        self.batch_size: int | None = None
+        self.inside = preprocess == "inside"
+        self.batch_size: int | None = None if batch == "dynamic" else batch
 
     def path(self, folder: Path, stem: str) -> Path:
-        """Return `folder/STEM-PRECISION.xml`."""
-        return folder / f"{stem}-{self.precision}.xml"
+        """Return `folder/STEM-PRECISION.xml`, with what differs from the default options in its name."""
+        batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
+        return folder / f"{stem}-{self.precision}{batch}{'-pixels' if self.inside else ''}.xml"
 
     def parts(self, path: Path) -> tuple[Path, Path]:
         """Return the graph and its weights."""
-        return (path, path.with_suffix(".bin"))
+        return _openvino_file.parts(path)
 
-    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:  # noqa: ARG002
-        """Write the network with a dynamic batch; see the contract in `_exporter.py`."""
-        content = Onnx().convert(module, example).SerializeToString(deterministic=True)
-        core = _quiet.openvino().Core()
-        model = core.read_model(content)
+    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
+        """Write the network in fp32 or fp16; see the contract in `_exporter.py`."""
+        if self.precision == "int8":
+            raise CompressError(f"{path}: int8 needs images to estimate ranges on: `quantisable` takes them, `export` does not")
+        pixels = self._pixels(module, example, about)
+        content = Onnx(batch=self.batch_size or "dynamic").convert(module, example).SerializeToString(deterministic=True)
+        model = _openvino_graph.translate(content)
         if self.precision == "fp16":
             _refuse_beyond_fp16(model, path)
-        _name_steadily(model)
-        with _together(self.parts(path)) as temporary:
-            self._save(model, temporary, path)
+        _openvino_graph.describe(model, about, inside=self.inside)
+        _openvino_file.write(
+            model, path, judge=lambda stored: self._judge(stored, path), half=self.precision == "fp16", pixels=pixels
+        )
 
-    def _save(self, model: Any, temporary: Path, path: Path) -> None:
-        """Save the model, and read it again: it must be whole and of the precision that its name says."""
-        openvino = _quiet.openvino()
-        try:
-            openvino.save_model(model, temporary, compress_to_fp16=self.precision == "fp16")
-            elements = _elements(openvino.Core().read_model(temporary))
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise Unreachable(f"{path}: cannot be written ({reason}); free space or choose another folder") from error
+    def quantisable(
+        self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
+    ) -> Calibrated:
+        """Translate the network and keep the images for calibration; see the contract in `_exporter.py`.
+
+        A fixed batch is set on the finished graphs: calibrated image by image, they have the ranges of a dynamic one.
+
+        Raises:
+            CompressError: Besides what the contract says: no layer has weights to quantise.
+        """
+        if self.precision != "int8":
+            raise CompressError(f"exporters/openvino: precision is {self.precision!r}; only 'int8' is quantised")
+        name = type(module).__name__
+        pixels = self._pixels(module, example, about)
+        check_images(images, tuple(example.shape), name)
+        content = Onnx().convert(module, example).SerializeToString(deterministic=True)
+        model = _openvino_graph.translate(content)
+        layers = _openvino_graph.layers(model, content, {weight for weight, _ in module.named_parameters()})
+        if not layers:
+            raise CompressError(
+                f"export of {name}: no convolution or linear layer has weights to quantise; use precision: fp32"
+            )
+        _openvino_graph.describe(model, about, inside=self.inside)
+        return Calibrated(model, layers, images, batch_size=self.batch_size, pixels=pixels)
+
+    def _pixels(self, module: nn.Module, example: Tensor, about: About | None) -> Preprocess | None:
+        """Return the preprocessing that goes into the file, if any."""
+        if not self.inside:
+            return None
+        name = type(module).__name__
+        if about is None:
+            raise CompressError(f"export of {name}: preprocess: inside needs to know the preprocessing; give `about`")
+        check_pixels(about.preprocess, tuple(example.shape), f"export of {name}")
+        return about.preprocess
+
+    def _judge(self, stored: Any, path: Path) -> None:
+        """Refuse a file that is not of the precision that its name says."""
+        elements = _elements(stored)
         total, kept = sum(elements.values()), elements[_STORED[self.precision]]
         if total - kept > _TOLERATED[self.precision] * total:
             raise CompressError(
@@ -86,52 +130,19 @@ class Openvino:
             )
 
 
-def _constants(model: Any) -> Iterator[Any]:
-    return (
-        node for node in model.get_ordered_ops() if node.get_type_name() == "Constant" and node.get_element_type().is_real()
-    )
-
-
 def _elements(model: Any) -> Counter[str]:
     """Count the stored weights by their type."""
     elements: Counter[str] = Counter()
-    for constant in _constants(model):
+    for constant in _openvino_graph.constants(model):
         elements[constant.get_element_type().get_type_name()] += constant.get_byte_size() // constant.get_element_type().size
     return elements
 
 
 def _refuse_beyond_fp16(model: Any, path: Path) -> None:
-    for constant in _constants(model):
+    for constant in _openvino_graph.constants(model):
         largest = float(abs(constant.get_data()).max(initial=0))
         if largest > LARGEST_FP16:
             name = constant.get_friendly_name()
             raise CompressError(
                 f"{path}: weight {name!r} reaches {largest:g}, beyond the {LARGEST_FP16:g} of fp16; export with precision: fp32"
             )
-
-
-def _name_steadily(model: Any) -> None:
-    """Rename nodes that OpenVINO named by a counter of the whole process, so that equal networks give equal bytes."""
-    for index, node in enumerate(model.get_ordered_ops()):
-        if re.fullmatch(rf"{node.get_type_name()}_\d+", node.get_friendly_name()):
-            node.set_friendly_name(f"{node.get_type_name()}_{index}")
-
-
-@contextmanager
-def _together(parts: tuple[Path, Path]) -> Iterator[Path]:
-    """Give a temporary path for the graph; graph and weights take their places together, or neither does.
-
-    An older graph is removed before the weights change, so a graph that is there always fits the weights beside it.
-
-    Raises:
-        Unreachable: The disk is full or the folder cannot be written.
-    """
-    graph, weights = parts
-    with writable(graph):
-        graph.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=graph.parent, prefix=f".{graph.name}.") as folder:
-            temporary = Path(folder) / graph.name
-            yield temporary
-            graph.unlink(missing_ok=True)
-            temporary.with_suffix(".bin").replace(weights)
-            temporary.replace(graph)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
@@ -12,6 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.protocol import Images, Subject
+from exporters import export
+
+if TYPE_CHECKING:
+    import torch
 
 CHANNELS, SIZE, CLASSES = 3, 8, 5
 
@@ -51,13 +56,25 @@ class Tiny(NamedTuple):
         openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
         return path
 
-    def write_torch(self, path: Path) -> Path:
-        """Write the network as torch.export does."""
+    def module(self) -> torch.nn.Module:
+        """Return the network in torch."""
         import torch
 
         linear = torch.nn.Linear(CHANNELS, CLASSES, bias=False)
         linear.weight = torch.nn.Parameter(torch.from_numpy(self.weight.T.copy()))
-        network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), linear)
+        return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), linear)
+
+    def write_extra(self, path: Path, *, format: str) -> Path:  # noqa: A002 (the exporter's word)
+        """Write the network in a format that is an extra."""
+        import torch
+
+        return export(self.module(), torch.zeros(1, CHANNELS, SIZE, SIZE), path, format=format)
+
+    def write_torch(self, path: Path) -> Path:
+        """Write the network as torch.export does."""
+        import torch
+
+        network = self.module()
         example, batch = torch.zeros(2, CHANNELS, SIZE, SIZE), torch.export.Dim("batch", min=1, max=4096)
         with warnings.catch_warnings():
             # torch 2.13 warns of its own pytree's LeafSpec while it copies it.
@@ -78,4 +95,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         "openvino": network.write_openvino(folder / "tiny.xml"),
         "torch": network.write_torch(folder / "tiny.pt2"),
     }
+    if find_spec("executorch"):
+        paths["executorch"] = network.write_extra(folder / "tiny.pte", format="executorch")
+    if find_spec("litert_torch"):
+        paths["litert"] = network.write_extra(folder / "tiny.tflite", format="litert")
     return network._replace(subjects={name: Subject(name, path, name) for name, path in paths.items()})

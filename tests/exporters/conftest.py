@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress import _quiet
+from compress import _quiet, plugins
 
 Images = NDArray[np.float32]
 Answers = Callable[[nn.Module, Images], Images]
@@ -84,7 +85,7 @@ def answers() -> Answers:
 @pytest.fixture
 def run() -> Callable[[str, Path, Images], Images]:
     """Run an exported file on the runtime of a name."""
-    return lambda runtime, path, images: RUNTIMES[runtime](path, images)
+    return lambda runtime, path, images: RUNTIMES.get(runtime, partial(run_extra, runtime))(path, images)
 
 
 def run_onnxruntime(path: Path, images: Images) -> Images:
@@ -103,6 +104,12 @@ def run_torch(path: Path, images: Images) -> Images:
     with torch.no_grad():
         logits: Images = torch.export.load(path).module()(torch.from_numpy(images)).numpy()
     return logits
+
+
+def run_extra(runtime: str, path: Path, images: Images) -> Images:
+    size = 1 if runtime == "litert" else len(images)  # its files take one image, unless asked otherwise
+    loaded = plugins.load("runtimes", runtime)(str(path), threads=1, batch_size=size)
+    return np.concatenate([loaded(images[start : start + size]) for start in range(0, len(images), size)])
 
 
 RUNTIMES = {"onnxruntime": run_onnxruntime, "openvino": run_openvino, "torch": run_torch}

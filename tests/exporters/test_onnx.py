@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from compress.errors import CompressError
+from compress.models import resnet_cifar
 from exporters import onnx as exporter_module
 from exporters.onnx import Onnx
 
@@ -31,6 +35,50 @@ def test_batch_norm_is_folded_and_dropout_is_gone(network, image):
     kinds = {node.op_type for node in Onnx().convert(network, image).graph.node}
     assert network.training
     assert not kinds & {"BatchNormalization", "Dropout"}
+
+
+def test_resnet_is_five_operators():
+    """Convolution with the batch norm inside, ReLU, sum, pool and classifier; nothing that shapes, copies or does nothing."""
+    network = resnet_cifar.resnet8(10, 3, shortcut="B")
+    for _ in range(2):
+        network(torch.randn(8, 3, 16, 16))
+    model = Onnx().convert(network, torch.zeros(1, 3, 16, 16))
+    assert Counter(node.op_type for node in model.graph.node) == {
+        "Conv": 9, "Relu": 7, "Add": 3, "GlobalAveragePool": 1, "Reshape": 1, "Gemm": 1,
+    }  # fmt: skip
+
+
+class Sequence(nn.Module):
+    """Linear layers on rows of pixels, and both ways to write a mean over height and width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False)
+        self.second.load_state_dict(self.first.state_dict())
+
+    def forward(self, images):
+        images = self.second(torch.relu(self.first(images)))
+        return images.mean((2, 3)) + images.mean((-1, -2), keepdim=True).flatten(1)
+
+
+def test_products_keep_their_names_and_means_become_pools(images):
+    """Where torch transposes a weight it is still called after its layer, equal ones too; and pools give the same numbers."""
+    network = Sequence()
+    model = Onnx().convert(network, torch.zeros(1, 3, 12, 10))
+    names = {tensor.name for tensor in model.graph.initializer}
+    kinds = {node.op_type for node in model.graph.node}
+    assert "first.weight" in names
+    assert not [name for name in names if name.startswith("val_") and len(stored(model)[name].shape) > 1]
+    assert "GlobalAveragePool" in kinds
+    assert "ReduceMean" not in kinds
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(images)).numpy()
+    (found,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"images": images})
+    assert abs(found - wanted).max() < 1e-5
+
+
+def stored(model):
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def test_memory_format_and_dtype_do_not_matter(network, image):

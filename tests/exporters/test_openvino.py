@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from compress import _quiet
 from compress.errors import CompressError
+from compress.records import Preprocess
+from exporters import _openvino_graph
+from exporters._exporter import About
 from exporters.openvino import Openvino
 
 
@@ -67,9 +73,100 @@ def test_weight_beyond_fp16_is_refused(network, image, tmp_path):
 
 
 def test_unknown_precision_is_refused():
-    """int8 needs calibration images; it is not a silent synonym of something else."""
-    with pytest.raises(CompressError, match="'int8' is not offered; use 'fp32' or 'fp16'"):
-        Openvino(precision="int8")
+    """It is not a silent synonym of something else."""
+    with pytest.raises(CompressError, match="'bf16' is not offered; use 'fp32', 'fp16' or 'int8'"):
+        Openvino(precision="bf16")
+
+
+def test_fixed_batch_is_in_the_name_and_in_the_file(network, image, images, answers, run, tmp_path):
+    """The file takes exactly that many images and answers like the network."""
+    exporter = Openvino(precision="fp32", batch=3)
+    path = exporter.path(tmp_path, "student")
+    exporter.export(network, image, path)
+    assert path.name == "student-fp32-batch3.xml"
+    model = _quiet.openvino().Core().read_model(path)
+    assert [str(value.partial_shape) for value in (*model.inputs, *model.outputs)] == ["[3,3,12,10]", "[3,5]"]
+    wanted = answers(network, images[:3])
+    assert np.abs(run("openvino", path, images[:3]) - wanted).max() < 1e-4
+
+
+CONTRACT = Preprocess(height=12, width=10, channels="rgb", mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+ABOUT = About(
+    "student",
+    ("cat \u00e9\u0001", "a 'quoted\" <dog> & \\", "", "x" * 300, "\u732b"),
+    CONTRACT,
+    {"teacher": "wrn", "data": "toy"},
+)
+
+
+def said(path):
+    """What a file says of itself, as whoever loads it reads it."""
+    model = _quiet.openvino().Core().read_model(path)
+    keys = ("name", "classes", "preprocess", "preprocess_by", "provenance", "format_version")
+    return {key: model.get_rt_info(["edge_compress", key]).astype(str) for key in keys}
+
+
+def made(folder, preprocess, precision, network, image):
+    exporter = Openvino(precision=precision, preprocess=preprocess)
+    path = exporter.path(folder, "student")
+    exporter.export(network, image, path, about=ABOUT)
+    return path
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_preprocessing_inside_is_normalisation_and_then_the_network(precision, network, image, run, tmp_path):
+    """uint8 [N, H, W, C] in; the logits are those of the plain file for images normalised in float64 by the formula."""
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 12, 10, 3), dtype=np.uint8)
+    normalised = ((pixels / 255 - np.array(CONTRACT.mean)) / np.array(CONTRACT.std)).transpose(0, 3, 1, 2).astype(np.float32)
+    plain, path = (made(tmp_path, preprocess, precision, network, image) for preprocess in ("outside", "inside"))
+    assert path.name == f"student-{precision}-pixels.xml"
+    wanted = run("openvino", plain, normalised)
+    assert np.abs(run("openvino", path, pixels) - wanted).max() < 1e-5 * np.abs(wanted).max()
+    model = _quiet.openvino().Core().read_model(path)
+    assert [value.any_name for value in (*model.inputs, *model.outputs)] == ["images", "logits"]
+    assert str(model.input(0).partial_shape) == "[?,12,10,3]"
+    assert model.input(0).get_element_type().get_type_name() == "u8"
+
+
+def test_file_says_what_it_is_in_the_same_bytes_each_time(network, image, tmp_path):
+    """Classes, preprocessing and provenance survive, characters included that XML cannot hold."""
+    path, again = (made(tmp_path / folder, "inside", "fp16", network, image) for folder in ("one", "two"))
+    found = said(path)
+    assert (found["name"], found["format_version"]) == ("student", "1")
+    assert tuple(json.loads(found["classes"])) == ABOUT.classes
+    assert Preprocess.model_validate_json(found["preprocess"]) == CONTRACT
+    assert found["preprocess_by"] == "file"
+    assert json.loads(found["provenance"]) == ABOUT.provenance
+    assert path.read_bytes() == again.read_bytes()
+    assert path.with_suffix(".bin").read_bytes() == again.with_suffix(".bin").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("about", "wrong"),
+    [
+        (None, "preprocess: inside needs to know the preprocessing; give `about`"),
+        (
+            ABOUT._replace(preprocess=CONTRACT.model_copy(update={"height": 14})),
+            r"makes images \[3, 14, 10\], the example is \[3, 12, 10\]",
+        ),
+        (ABOUT._replace(preprocess=CONTRACT.model_copy(update={"std": (0.0, 1.0, 1.0)})), "std above zero"),
+    ],
+)
+def test_preprocessing_that_does_not_fit_is_refused(about, wrong, network, image, tmp_path):
+    """Before anything is written."""
+    exporter = Openvino(preprocess="inside")
+    with pytest.raises(CompressError, match=wrong):
+        exporter.export(network, image, exporter.path(tmp_path, "student"), about=about)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_operator_that_openvino_lacks_is_named():
+    """One line, without places in the sources of others."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in ("images", "logits")]
+    graph = helper.make_graph([helper.make_node("Foo", ["images"], ["logits"], domain="acme")], "one", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("acme", 1)])
+    with pytest.raises(CompressError, match=r"\(No conversion rule found for operations: acme\.Foo\); use format: onnx$"):
+        _openvino_graph.translate(model.SerializeToString())
 
 
 def test_export_reports_nothing_to_anyone(tmp_path):

@@ -1,0 +1,110 @@
+"""LiteRT (TensorFlow Lite) with XNNPACK, its default on CPUs.
+
+A `.tflite` file is a graph and its weights. Operators are those of the runtime, for no others are registered and no delegate is
+loaded that could bring more, so a stranger's file runs nothing of its own.
+
+Many files of others, quantised through and through, take and give int8. Contrary to the other runtimes this one therefore
+converts: images are rounded by the scale and zero point that the file states, and logits scaled back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+TASKS = Path("/proc/self/task")
+"""One entry for each thread of this process, where the system tells."""
+
+
+class Litert:
+    """A `.tflite` file with its first signature's only input and output.
+
+    Raises:
+        ValueError: The file is damaged, takes other batches, or has more than one input or output.
+        RuntimeError: Another number of threads than asked for runs.
+    """
+
+    inert: ClassVar[bool] = True
+    suffixes: ClassVar[tuple[str, ...]] = (".tflite",)
+
+    @staticmethod
+    def prepare() -> None:
+        """Import ai_edge_litert."""
+        importlib.import_module("ai_edge_litert.interpreter")
+
+    def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
+        self.prepare()
+        from ai_edge_litert.interpreter import Interpreter
+
+        before = count_threads()
+        self.interpreter = Interpreter(model_path=path, num_threads=threads)
+        inputs, outputs = self.interpreter.get_input_details(), self.interpreter.get_output_details()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError(f"has {len(inputs)} inputs and {len(outputs)} outputs; one of each is needed")
+        self.resize(inputs[0], batch_size)
+        started = count_threads() - before
+        if before and started != threads - 1:
+            raise RuntimeError(f"asked for {threads} threads, LiteRT started {started} beside the caller's own")
+        self.threads = threads
+        self.input, self.output = inputs[0], outputs[0]
+
+    def resize(self, facts: dict[str, Any], batch_size: int) -> None:
+        """Fix a dynamic batch, and plan memory."""
+        made_for, *shape = (int(size) for size in facts["shape_signature"])
+        if made_for not in {-1, batch_size}:
+            raise ValueError(f"is made for batches of {made_for}, not {batch_size}; export it with a dynamic batch")
+        if made_for == -1:
+            self.interpreter.resize_tensor_input(facts["index"], [batch_size, *shape])
+        self.interpreter.allocate_tensors()
+
+    @staticmethod
+    def parts(path: str) -> tuple[str, ...]:
+        """Return the file itself: it has no others."""
+        return (path,)
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits [batch, classes] for images [batch, channels, height, width]."""
+        self.interpreter.set_tensor(self.input["index"], rounded(images, self.input))
+        self.interpreter.invoke()
+        return scaled(self.interpreter.get_tensor(self.output["index"]), self.output)  # a copy
+
+    def effective(self) -> dict[str, Any]:
+        """Return what is known; the precision is that of the file, and LiteRT tells nothing of its delegates."""
+        return {
+            "provider": "LiteRT CPU, XNNPACK where it can",
+            "threads": self.threads,
+            "precision": "as in the file",
+            "version": importlib.metadata.version("ai-edge-litert"),
+        }
+
+
+def count_threads() -> int:
+    """Return the number of threads of this process, or 0 where the system does not tell."""
+    return len(list(TASKS.iterdir())) if TASKS.is_dir() else 0
+
+
+def rounded(images: NDArray[np.float32], facts: dict[str, Any]) -> NDArray[Any]:
+    """Return images as the file takes them: as they are, or rounded to its integers."""
+    kind = np.dtype(facts["dtype"])
+    if kind == images.dtype:
+        return images
+    scale, zero = facts["quantization"]
+    if kind.kind not in "iu" or not scale:
+        raise ValueError(f"takes {kind}, not {images.dtype}")
+    limits = np.iinfo(kind)
+    integers: NDArray[Any] = np.clip(np.round(images / np.float32(scale)) + zero, limits.min, limits.max).astype(kind)
+    return integers
+
+
+def scaled(logits: NDArray[Any], facts: dict[str, Any]) -> NDArray[np.float32]:
+    """Return logits as float32, which a file may give as integers with a scale."""
+    scale, zero = facts["quantization"]
+    if logits.dtype.kind not in "iu" or not scale:
+        return logits
+    floats: NDArray[np.float32] = (logits.astype(np.float32) - np.float32(zero)) * np.float32(scale)
+    return floats

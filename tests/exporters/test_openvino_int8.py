@@ -1,0 +1,385 @@
+"""int8 OpenVINO: what is stored, how near it stays to the network, what is kept, and that nncf is neither seen nor heard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rich
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from compress import _quiet
+from compress.errors import CompressError, Unreachable
+from compress.models import resnet_cifar
+from compress.preprocess import normalise
+from compress.records import Preprocess
+from exporters._exporter import About, Quantisation
+from exporters._openvino_graph import Layer, weighted
+from exporters._openvino_int8 import Calibrated
+from exporters.openvino import Openvino
+
+CONTRACT = Preprocess(height=16, width=16, channels="gray", mean=(0.3,), std=(0.37,))
+ABOUT = About("student", tuple("0123456789"), CONTRACT, {"teacher": "none"})
+DIGITS = load_digits()
+PIXELS = np.rint(np.kron(DIGITS.images[:256], np.ones((2, 2)))[..., None] * (255 / 16)).astype(np.uint8)  # [256, 16, 16, 1]
+LABELS = torch.from_numpy(DIGITS.target[:256])
+IMAGES = normalise(PIXELS, CONTRACT)
+EXAMPLE = torch.zeros(1, 1, 16, 16)
+LAYERS = (
+    "conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2", "layer3.0.conv1", "layer3.0.conv2",
+    "linear",
+)  # fmt: skip
+
+
+def digits_network():
+    """A ResNet-8 after 24 steps on digits: it names 9 in 10 of them."""
+    torch.manual_seed(3)
+    made = resnet_cifar.resnet8(10, 1).module
+    optimizer = torch.optim.Adam(made.parameters(), 5e-3)
+    for step in range(24):
+        batch = slice(64 * (step % 4), 64 * (step % 4) + 64)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(made(torch.from_numpy(IMAGES[batch])), LABELS[batch]).backward()
+        optimizer.step()
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def network():
+    return digits_network()
+
+
+@pytest.fixture(scope="module")
+def calibrated(network):
+    return Openvino(precision="int8").quantisable(network, EXAMPLE, IMAGES[:24], about=ABOUT)
+
+
+@pytest.fixture(scope="module")
+def files(calibrated, tmp_path_factory):
+    """Write a file once, and give its path."""
+    folder = tmp_path_factory.mktemp("int8")
+    made = {}
+
+    def file(**quantisation):
+        wanted = Quantisation(**quantisation)
+        if wanted not in made:
+            made[wanted] = folder / f"{len(made)}.xml"
+            calibrated.write(made[wanted], wanted)
+        return made[wanted]
+
+    return file
+
+
+def answer(path, images):
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+    compiled = _quiet.openvino().Core().compile_model(path, "CPU", settings)
+    return np.array(compiled({"images": images})["logits"])
+
+
+def logits(network):
+    with torch.no_grad():
+        return network(torch.from_numpy(IMAGES)).numpy()
+
+
+def distance(found, wanted):
+    """RMS of the difference over the RMS of what the logits vary from image to image."""
+    return float(np.sqrt(np.square(found - wanted).mean() / np.square(wanted - wanted.mean(axis=0)).mean()))
+
+
+def stored(path):
+    """The integer or float weights of each node that has some."""
+    model = _quiet.openvino().Core().read_model(path)
+    return {node.get_friendly_name(): weight.get_data().copy() for node, weight in weighted(model)}
+
+
+@pytest.mark.parametrize("statistics", Openvino.statistics)
+def test_int8_stays_near_the_network_with_all_statistics(statistics, files, network):
+    """Logits move by some tenth of their spread, and do move, for something was rounded; the best bet beats the default."""
+    moved = distance(answer(files(statistics=statistics), IMAGES), logits(network))
+    assert 1e-3 < moved < 0.15  # of 0.02 to 0.12, with and without saturation
+    if statistics == "minmax_bias_correction":
+        assert moved < 0.5 * distance(answer(files(), IMAGES), logits(network))
+
+
+def test_statistics_differ(files):
+    """Each name stands for another estimation; channel alignment may find nothing to align."""
+    found = [b"".join(weights.tobytes() for weights in stored(files(statistics=name)).values()) for name in Openvino.statistics]
+    biases = [files(statistics=name).with_suffix(".bin").read_bytes() for name in Openvino.statistics]
+    assert all(found)
+    assert len(set(biases)) >= len(Openvino.statistics) - 1
+
+
+def test_first_statistics_are_the_default():
+    """The ladder begins with what nncf does by itself."""
+    assert Openvino.statistics[0] == Quantisation().statistics == "default"
+
+
+def test_each_image_has_the_same_logits_alone_and_in_a_batch(files):
+    """Batch 1 and batch N agree."""
+    path = files()
+    together = answer(path, IMAGES[:8])
+    alone = np.concatenate([answer(path, image[None]) for image in IMAGES[:8]])
+    assert np.abs(together - alone).max() < 1e-5 * np.abs(together).max()
+
+
+def test_layers_are_those_of_the_module_in_order(calibrated):
+    """They can be kept by the names that the module gives them."""
+    assert calibrated.layers == LAYERS
+
+
+def test_weights_are_int8_and_the_file_a_quarter(files, network, tmp_path):
+    """Every layer's weights are stored in int8 with the range used, and as many as the network has."""
+    weights = stored(files())
+    assert len(weights) == len(LAYERS)
+    assert {array.dtype for array in weights.values()} == {np.dtype(np.int8)}
+    assert sum(array.size for array in weights.values()) == sum(p.numel() for p in network.parameters() if p.ndim > 1)
+    assert all(np.abs(array.astype(int)).max() >= 63 for array in weights.values())
+    exporter = Openvino()
+    exporter.export(network, EXAMPLE, tmp_path / "float.xml")
+    assert files().with_suffix(".bin").stat().st_size < 0.3 * (tmp_path / "float.bin").stat().st_size
+
+
+def test_saturation_fix_halves_the_range_of_every_layer(files):
+    """A spare bit in all weights; without it nncf leaves one in the first layer only."""
+    plain = [np.abs(array.astype(int)).max() for array in stored(files()).values()]
+    spared = [np.abs(array.astype(int)).max() for array in stored(files(saturation_fix=True)).values()]
+    assert plain[0] <= 64
+    assert min(plain[1:]) > 120
+    assert 60 <= min(spared) <= max(spared) <= 64
+
+
+def test_all_kept_is_the_network_itself(files, network):
+    """Nothing is rounded any more, additions and pools included."""
+    path = files(keep=LAYERS)
+    assert distance(answer(path, IMAGES), logits(network)) < 1e-5
+    types = {node.get_type_name() for node in _quiet.openvino().Core().read_model(path).get_ops()}
+    assert "FakeQuantize" not in types
+
+
+def test_kept_layers_stay_in_floating_point_and_no_others(files, calibrated):
+    """By their names, at both ends of the network."""
+    nodes = {layer.name: layer.nodes[0] for layer in calibrated._layers}
+    weights = stored(files(keep=("conv1", "linear")))
+    floats = {name for name, node in nodes.items() if weights[node].dtype == np.float32}
+    assert floats == {"conv1", "linear"}
+
+
+def test_one_layer_alone_does_less_harm_than_all(files, network):
+    """What the sensitivity scan measures: all layers but one in floating point."""
+    alone = files(keep=LAYERS[1:])
+    harm = distance(answer(alone, IMAGES), logits(network))
+    assert 1e-5 < harm < distance(answer(files(), IMAGES), logits(network))
+
+
+def test_file_does_not_depend_on_what_was_written_before(files, calibrated, tmp_path):
+    """The same rung gives the same bytes again, after others, for the network is never touched."""
+    first = files(keep=LAYERS[1:])
+    files()
+    calibrated.write(tmp_path / "again.xml", Quantisation(keep=LAYERS[1:]))
+    assert (tmp_path / "again.xml").read_bytes() == first.read_bytes()
+    assert (tmp_path / "again.bin").read_bytes() == first.with_suffix(".bin").read_bytes()
+
+
+SCRIPT = """
+import socket, sys
+opened = []
+socket.socket.connect = lambda *arguments: opened.append(arguments)
+from pathlib import Path
+from exporters._exporter import Quantisation
+sys.path.insert(0, {tests!r})
+import test_openvino_int8 as tests
+tests.torch.set_num_threads(1)
+del sys.modules["pytest"]  # nncf reports nothing where it sees it
+calibrated = tests.Openvino(precision="int8").quantisable(
+    tests.digits_network(), tests.EXAMPLE, tests.IMAGES[:24], about=tests.ABOUT
+)
+calibrated.write(Path({folder!r}) / "m.xml", Quantisation())
+from nncf.telemetry.decorator import telemetry
+from nncf.telemetry.wrapper import _IS_IN_PYTEST_CONTEXT
+assert not _IS_IN_PYTEST_CONTEXT
+assert type(telemetry).__module__ == "unittest.mock", telemetry
+assert "openvino_telemetry" not in sys.modules
+assert not opened, opened
+"""
+
+
+def test_another_process_writes_the_same_bytes_and_tells_nobody(files, tmp_path):
+    """No connection, nothing below the user's home, nothing on the terminal, and no dependence on hash seeds."""
+    home = tmp_path / "home"
+    home.mkdir()
+    silent = {"CI", "TF_BUILD", "JENKINS_URL", "NNCF_CI", "NNCF_DEV"}  # in these cases nobody is told anyway
+    environment = {key: value for key, value in os.environ.items() if key not in silent and not key.startswith("PYTEST")}
+    script = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=False, text=True,
+        env={**environment, "HOME": str(home), "PYTHONHASHSEED": "12345"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(home.rglob("*")) == []
+    for suffix in (".xml", ".bin"):
+        assert (tmp_path / f"m{suffix}").read_bytes() == files().with_suffix(suffix).read_bytes()
+
+
+def test_writing_is_silent_and_leaves_the_settings_of_others(calibrated, tmp_path, capfd):
+    """No log line, no progress bar; nncf's logger, rich's console and the class of loggers are as they were."""
+    logger, console = logging.getLogger("nncf"), rich.get_console()
+    before = logger.level, console.quiet
+    calibrated.write(tmp_path / "m.xml", Quantisation(keep=LAYERS[1:]))
+    assert capfd.readouterr() == ("", "")
+    assert (logger.level, console.quiet) == before
+    assert logging.getLoggerClass() is logging.Logger
+
+
+def test_file_says_what_it_is(files):
+    """What `about` says survives the quantisation."""
+    model = _quiet.openvino().Core().read_model(files())
+    assert json.loads(model.get_rt_info(["edge_compress", "classes"]).astype(str)) == list(ABOUT.classes)
+    assert model.get_rt_info(["edge_compress", "preprocess_by"]).astype(str) == "caller"
+
+
+def test_fixed_batch_of_pixels_has_the_ranges_of_the_plain_file(files, network, tmp_path):
+    """uint8 [4, H, W, C] in and only so many, as the name says; normalised inside, and quantised as without."""
+    exporter = Openvino(precision="int8", batch=4, preprocess="inside")
+    path = exporter.path(tmp_path, "student")
+    exporter.quantisable(network, EXAMPLE, IMAGES[:24], about=ABOUT).write(path, Quantisation())
+    assert path.name == "student-int8-batch4-pixels.xml"
+    model = _quiet.openvino().Core().read_model(path)
+    assert [str(value.partial_shape) for value in (*model.inputs, *model.outputs)] == ["[4,16,16,1]", "[4,10]"]
+    found = np.concatenate([answer(path, PIXELS[start : start + 4]) for start in (0, 4, 8)])
+    # a value between two steps of the first int8 range may round the other way
+    assert np.abs(found - answer(files(), IMAGES[:12])).max() < 5e-3 * np.abs(found).max()
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (IMAGES[:0], "there are no images; give some of the training split"),
+        (np.where(np.arange(3)[:, None, None, None] == 1, np.float32(np.nan), IMAGES[:3]), "1 of 3 images are not finite"),
+        (IMAGES[:3, :, :8], r"images are float32 \[3, 1, 8, 16\]; give float32 \[N, 1, 16, 16\], normalised"),
+        (PIXELS[:3], r"images are uint8 \[3, 16, 16, 1\]; give float32 \[N, 1, 16, 16\]"),
+        (IMAGES[0], r"images are float32 \[1, 16, 16\]; give"),
+    ],
+)
+def test_images_that_tell_nothing_are_refused(images, said, network):
+    """Before anything is traced."""
+    with pytest.raises(CompressError, match=f"calibration of _ResNet: {said}"):
+        Openvino(precision="int8").quantisable(network, EXAMPLE, images)
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "said"),
+    [
+        (Quantisation(statistics="minmux"), "there are no statistics 'minmux'; did you mean 'minmax'"),
+        (
+            Quantisation(keep=("conv1", "layer1.0.conv3")),
+            r"keep: the network has no layer 'layer1.0.conv3'; did you mean 'layer1",
+        ),
+    ],
+)
+def test_unknown_names_are_refused_with_a_near_one(quantisation, said, calibrated, tmp_path):
+    """Nothing is written, and the name that was probably meant is given."""
+    with pytest.raises(CompressError, match=said):
+        calibrated.write(tmp_path / "m.xml", quantisation)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Mean(nn.Module):
+    def forward(self, images):
+        return images.mean((2, 3))
+
+
+def test_network_without_layers_is_refused():
+    """int8 of nothing would be a float file under a wrong name."""
+    with pytest.raises(CompressError, match=r"export of Mean: no convolution or linear layer .*; use precision: fp32"):
+        Openvino(precision="int8").quantisable(Mean(), EXAMPLE, IMAGES)
+
+
+def test_layer_that_was_not_quantised_is_noticed(calibrated, tmp_path):
+    """The file is read again before it is handed over; a name that promises more than was stored is refused."""
+    wrong = Calibrated(calibrated._model, (Layer("pool", ("node_mean",)),), IMAGES[:2], batch_size=None, pixels=None)
+    with pytest.raises(CompressError, match="weights of layer 'pool' were stored as no constant, not i8 or u8"):
+        wrong.write(tmp_path / "m.xml", Quantisation())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_leaves_the_older_file_whole(calibrated, tmp_path):
+    """One message, and both parts as they were."""
+    for suffix in (".xml", ".bin"):
+        (tmp_path / f"m{suffix}").write_bytes(b"older")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, before[1]))
+    try:
+        with pytest.raises(Unreachable, match=r"m.xml: cannot be written .*free space"):
+            calibrated.write(tmp_path / "m.xml", Quantisation(keep=LAYERS[1:]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"m.xml": b"older", "m.bin": b"older"}
+
+
+def test_int8_is_not_exported_without_images(network, tmp_path):
+    """And float precisions are not quantised."""
+    with pytest.raises(CompressError, match="int8 needs images to estimate ranges on"):
+        Openvino(precision="int8").export(network, EXAMPLE, tmp_path / "m.xml")
+    with pytest.raises(CompressError, match="precision is 'fp32'; only 'int8' is quantised"):
+        Openvino().quantisable(network, EXAMPLE, IMAGES)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Attention(nn.Module):
+    """One block of a vision transformer on patches of 4 × 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(1, 16, 4, 4)
+        self.norm = nn.LayerNorm(16)
+        self.qkv = nn.Linear(16, 48)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, images):
+        tokens = self.norm(self.patch(images).flatten(2).transpose(1, 2))
+        query, key, value = self.qkv(tokens)[:, None].chunk(3, dim=-1)  # [B, 1 head, 16 tokens, 16]
+        return self.head(nn.functional.scaled_dot_product_attention(query, key, value).mean((1, 2)))
+
+
+class Twice(nn.Module):
+    """The same convolution twice, and a softmax that is no attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1, groups=1)
+        self.depthwise = nn.Conv2d(1, 2, 3, padding=1, groups=1)
+        self.spread = nn.Conv2d(2, 2, 3, groups=2)
+        self.scale = nn.Parameter(torch.randn(2, 3))
+
+    def forward(self, images):
+        features = self.spread(self.depthwise(torch.relu(self.conv(torch.relu(self.conv(images))))))
+        return torch.softmax(features.mean((2, 3)) @ self.scale, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("module", "layers", "attention"),
+    [
+        (Attention, ("patch", "qkv", "head"), True),
+        (Twice, ("conv", "depthwise", "spread", "scale"), False),
+    ],
+)
+def test_layers_and_attention_are_found_in_other_networks(module, layers, attention, tmp_path):
+    """Transposed, grouped, shared and bare weights have their names; only attention makes a transformer."""
+    torch.manual_seed(0)
+    calibrated = Openvino(precision="int8").quantisable(module(), EXAMPLE, IMAGES[:4])
+    assert calibrated.layers == layers
+    assert calibrated._attention is attention
+    calibrated.write(tmp_path / "m.xml", Quantisation(statistics="channel_alignment"))
+    assert {array.dtype for array in stored(tmp_path / "m.xml").values()} == {np.dtype(np.int8)}
