@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.errors import CompressError
+from compress.preprocess import normalise
 from compress.recipe import GateSection
-from exporters._verify import BOUNDS, gate
+from compress.records import Accuracy, Preprocess
+from exporters._causes import input_causes, output_causes
+from exporters._interval import drop_interval, images_needed
+from exporters._verify import AGREEMENT, BOUNDS, batches_agree, gate
 
 IMAGES, CLASSES = 200, 10
 STRICT = GateSection(max_top1_drop_points=0.0, min_agreement=1.0)
@@ -239,3 +243,219 @@ def test_gate_needs_numpy_only():
         "assert not {'torch', 'onnxruntime', 'openvino', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# ---- the interval of the drop
+
+
+def restricted_variance(only_first, only_second, images, difference):
+    """Variance of the observed difference under the likeliest table with that difference, by brute force over tables."""
+    lowest = max(0.0, -difference)
+    second = np.linspace(lowest, (1 - difference) / 2, 200_001)  # share of images on which only the second is right
+    first = second + difference
+    with np.errstate(divide="ignore", invalid="ignore"):
+        both = 1 - first - second
+        parts = [(only_first, first), (only_second, second), (images - only_first - only_second, both)]
+        likelihood = sum(np.where(count == 0, 0.0, count * np.log(np.maximum(share, 1e-300))) for count, share in parts)
+    best = second[likelihood.argmax()]
+    return images * (2 * best + difference - difference**2)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "images"), [(7, 1, 21), (0, 0, 100), (3, 0, 50), (12, 9, 400), (0, 5, 30)]
+)
+def test_the_interval_ends_where_the_score_test_rejects(only_first, only_second, images):
+    """At both ends the score statistic, with its variance found by brute force, is 1.96: Tango's definition."""
+    low, high = drop_interval(only_first, only_second, images)
+    assert low <= 100 * (only_first - only_second) / images <= high
+    for end in (low / 100, high / 100):
+        surplus = only_first - only_second - images * end
+        score = surplus / np.sqrt(restricted_variance(only_first, only_second, images, end))
+        assert abs(score) == pytest.approx(1.959964, rel=2e-3)  # the grid of tables is finite
+
+
+def test_the_interval_of_a_published_table():
+    """Airway hyper-responsiveness before and after transplantation: in Fagerland et al. (2014) it is -0.517 to -0.026."""
+    assert drop_interval(1, 7, 21) == pytest.approx((-51.7, -2.6), abs=0.05)
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    """Over all outcomes with 60 images, weighted by how likely they are, it holds the truth in about 95 % of the cases."""
+    images, first, second = 60, 0.06, 0.03
+    covered = total = 0.0
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, images + 1)))])  # logarithms of factorials
+    for only_first in range(21):
+        for only_second in range(16):
+            rest = images - only_first - only_second
+            chance = np.exp(
+                logs[images] - logs[only_first] - logs[only_second] - logs[rest]
+                + only_first * np.log(first) + only_second * np.log(second) + rest * np.log(1 - first - second)
+            )  # fmt: skip
+            low, high = drop_interval(only_first, only_second, images)
+            covered += chance * (low <= 100 * (first - second) <= high)
+            total += chance
+    assert total > 0.999
+    assert 0.93 < covered / total < 0.98
+
+
+@given(first=st.integers(0, 40), second=st.integers(0, 40), rest=st.integers(0, 400))
+@settings(max_examples=50, deadline=None)
+def test_exchanging_the_two_mirrors_the_interval(first, second, rest):
+    """Which of the two is called first changes the sign and nothing else."""
+    images = first + second + rest + 1
+    low, high = drop_interval(first, second, images)
+    assert drop_interval(second, first, images) == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_images_on_which_both_are_right_narrow_the_interval():
+    """Twice the images with twice the changed answers say more, and `images_needed` is where they say enough."""
+    widths = [np.ptp(drop_interval(scale, scale, 200 * scale)) for scale in (1, 2, 4, 8)]
+    assert widths == sorted(widths, reverse=True)
+    needed = images_needed(1, 1, 200, 1.0)
+    assert needed is not None
+    assert drop_interval(needed / 200, needed / 200, needed)[1] <= 1.0
+    assert drop_interval(0.9 * needed / 200, 0.9 * needed / 200, 0.9 * needed)[1] > 1.0
+    assert images_needed(2, 0, 200, 1.0) is None
+
+
+def test_the_drop_comes_with_its_interval_and_with_doubt():
+    """A file that passes says what drop its images cannot exclude, and how many could."""
+    verdict = judge(flipped(1), settings=GateSection(max_abs_diff=100.0))
+    assert verdict.status == "passed"
+    assert verdict.drop_ci95 == drop_interval(1, 0, IMAGES)
+    assert "200 images cannot exclude a drop of up to 2.78 points, beyond the budget of 1; " in verdict.note
+    assert "images with as few changed answers would" in verdict.note
+    assert judge(flipped(1), settings=GateSection(max_abs_diff=100.0, max_top1_drop_points=5)).note == ""
+
+
+def test_a_failure_that_may_be_chance_says_so():
+    """Beyond the budget it fails in any case; where the budget is inside the interval, that is said."""
+    lenient = {"max_abs_diff": 100.0, "min_agreement": 0.0}
+    unlucky = judge(flipped(3), settings=GateSection(**lenient))
+    assert unlucky.status == "failed"
+    assert "cannot exclude that the drop is within the budget" in unlucky.note
+    assert judge(flipped(30), settings=GateSection(**lenient)).note == ""
+
+
+def test_accuracy_is_that_of_the_file():
+    """It counts the file's right answers, with their Wilson interval."""
+    right = int((LOGITS.argmax(axis=1) == LABELS).sum())
+    assert judge(flipped(4), settings=GateSection()).accuracy == Accuracy.of(right - 4, IMAGES)
+
+
+# ---- what depends on the precision
+
+
+@pytest.mark.parametrize(("precision", "share"), sorted(AGREEMENT.items()))
+def test_agreement_depends_on_the_precision(precision, share):
+    """By default a lower precision may change more classes; a number in the recipe is for all."""
+    accepted, changed = round(IMAGES * (1 - share)), {"max_top1_drop_points": 100.0, "max_abs_diff": 100.0}
+    assert judge(flipped(accepted), precision=precision, settings=GateSection(**changed)).status == "passed"
+    verdict = judge(flipped(accepted + 1), precision=precision, settings=GateSection(**changed))
+    assert f"is below {100 * share:g} % (gate.min_agreement)" in verdict.reason
+    assert judge(flipped(1), precision=precision, settings=GateSection(min_agreement=1.0, **changed)).status == "failed"
+
+
+def test_fp16_overflow_is_named():
+    """Numbers that are not finite in fp16 have one likely cause."""
+    candidate = LOGITS.copy()
+    candidate[3] = np.inf
+    assert "65504, the largest number of fp16" in judge(candidate, precision="fp16", settings=GateSection()).reason
+    assert "65504" not in judge(candidate, settings=GateSection()).reason
+
+
+def test_a_class_order_is_named_through_the_noise_of_int8():
+    """Quantization noise of a fifth of the logits does not hide that two classes were exchanged."""
+    order = np.array([1, 0, *range(2, CLASSES)])
+    noisy = LOGITS[:, order] + 0.2 * 4 * np.random.default_rng(2).normal(size=LOGITS.shape)
+    assert [*output_causes(LOGITS, noisy, precision="int8")] == ["the classes come in another order (2 moved: 0 is found at 1)"]
+
+
+def test_unrelated_logits_are_called_so():
+    """Where nothing explains the difference, other weights or another input are suspected; never of a mere rounding."""
+    noise = np.random.default_rng(3).normal(size=LOGITS.shape)
+    assert "little in common" in next(output_causes(LOGITS, noise))
+    assert [*output_causes(LOGITS, LOGITS + 0.01 * noise)] == []
+
+
+# ---- one by one and in batches
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_batches_must_agree(precision):
+    """The same answers alone and together pass at any precision; an answer that depends on its neighbours fails."""
+    assert [*batches_agree(LOGITS, LOGITS + np.float32(1e-6), precision=precision)] == []
+    together = LOGITS.copy()
+    together[3] = LOGITS[2]
+    (said,) = batches_agree(LOGITS, together, precision=precision)
+    assert said.startswith("1 of 200 images are answered otherwise alone than in a batch (image 3 by ")
+    (said,) = batches_agree(LOGITS[:5], LOGITS[:4], precision=precision)
+    assert "[5, 10] for images fed one by one and [4, 10]" in said
+
+
+def test_the_gate_fails_where_batches_disagree():
+    """Agreement with the network in batches does not excuse a file that answers otherwise alone."""
+    verdict = gate(LOGITS, LOGITS, LABELS, settings=STRICT, precision="fp32", alone=LOGITS[:8][::-1].copy())
+    assert verdict.status == "failed"
+    assert "8 of 8 images are answered otherwise alone" in verdict.reason
+    broken = np.full((4, CLASSES), np.nan, np.float32)
+    assert gate(LOGITS, LOGITS, LABELS, settings=STRICT, precision="fp32", alone=broken).status == "failed"
+
+
+# ---- what the file would have to be fed
+
+
+PREPROCESS = Preprocess(height=6, width=6, channels="rgb", mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+PIXELS = np.random.default_rng(4).integers(0, 256, (20, 6, 6, 3), dtype=np.uint8)
+NORMAL = normalise(PIXELS, PREPROCESS)
+WEIGHT = np.random.default_rng(5).normal(size=(3 * 6 * 6, CLASSES)).astype(np.float32)
+MEAN, STD = (np.array(values, np.float32)[:, None, None] for values in (PREPROCESS.mean, PREPROCESS.std))
+
+
+def network(images):
+    """Logits of a linear network that sees every pixel: [N, C, H, W] to [N, K]."""
+    return images.reshape(len(images), -1) @ WEIGHT
+
+
+WANTS = {
+    "channels are fed in BGR order": lambda images: network(images[:, ::-1]),
+    "BGR order with mean and std of RGB": lambda images: network(((images * STD + MEAN)[:, ::-1] - MEAN) / STD),
+    "values from 0 to 1, so it normalises": lambda images: network((images - MEAN) / STD),
+    "values from 0 to 255": lambda images: network((images / 255 - MEAN) / STD),
+    "from -1 to 1": lambda images: network(((images + 1) / 2 - MEAN) / STD),
+    "the mean is not taken off": lambda images: network(images - MEAN / STD),
+    "it is not divided by std": lambda images: network(images / STD),
+    "not divided by 255 before": lambda images: network(((images * STD + MEAN) / 255 - MEAN) / STD),
+    "normalised twice": lambda images: network(images * STD + MEAN),
+    "inverted": lambda images: network((1 - (images * STD + MEAN) - MEAN) / STD),
+    "mirrored": lambda images: network(images[..., ::-1]),
+    "on their head": lambda images: network(images[:, :, ::-1]),
+    "turned by 180 degrees": lambda images: network(images[:, :, ::-1, ::-1]),
+    "height and width are swapped": lambda images: network(images.swapaxes(2, 3)),
+}
+
+
+@pytest.mark.parametrize("cause", WANTS)
+def test_the_input_that_a_file_wants_is_found(cause):
+    """For every mistake of preprocessing the altered input that undoes it is named first, of a network that sees all pixels."""
+    causes = input_causes(WANTS[cause], network(NORMAL), NORMAL, PREPROCESS, precision="fp32")
+    assert causes
+    assert cause in causes[0]
+
+
+def test_pixels_are_altered_where_the_file_preprocesses():
+    """A file that takes uint8 images is fed altered uint8 images."""
+    seen = []
+
+    def run(pixels):
+        seen.append(pixels.dtype)
+        return network(normalise(np.ascontiguousarray(pixels[..., ::-1]), PREPROCESS))
+
+    causes = input_causes(run, network(NORMAL), PIXELS, PREPROCESS, precision="fp32")
+    assert causes == ["it agrees with the network when the channels are fed in BGR order"]
+    assert seen == [np.uint8]
+
+
+def test_no_input_is_accused_where_none_helps():
+    """A file with other weights agrees with no altered input."""
+    assert input_causes(lambda images: -(network(images) ** 3), network(NORMAL), NORMAL, PREPROCESS, precision="int8") == []

@@ -1,0 +1,394 @@
+"""Sabotage: whatever happens to an exported file or its manifest is noticed by whom it should be; no good file is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+
+import exporters
+from benchmarks import protocol
+from benchmarks.runtimes.onnxruntime import Onnxruntime
+from benchmarks.runtimes.openvino import Openvino
+from compress import _quiet
+from compress.errors import CompressError
+from compress.files import sha256_of
+from compress.preprocess import normalise
+from compress.recipe import GateSection
+from compress.records import Gate
+from exporters import _bundle
+from exporters._judge import judge
+from exporters._promise import Promise, broken, read_face
+from tests.exporters import coloured
+from tests.exporters.coloured import File
+from tests.exporters.sabotage import DAMAGES, appended, arithmetic, before, reversed_along
+
+CALL = 50
+"""Images in a call, where a file takes any number."""
+RUNTIMES: dict[str, Any] = {".onnx": Onnxruntime, ".xml": Openvino}
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture
+def honest(folder: Path) -> File:
+    """The undamaged ONNX file of a trained network."""
+    return coloured.export(folder, "rgb", "onnx")
+
+
+def here(path: Path) -> Callable[[Any, int | None], Any]:
+    """Run a file as the runner does, without its process."""
+
+    def run(images: Any, size: int | None) -> Any:
+        call = size or CALL
+        rows = [np.arange(start, start + call) % len(images) for start in range(0, len(images), call)]
+        try:
+            loaded = RUNTIMES[path.suffix](str(path), threads=1, batch_size=call)
+            return np.concatenate([loaded(np.ascontiguousarray(images[each])) for each in rows])[: len(images)]
+        except Exception as error:  # as the runner does with whatever a runtime raises
+            raise CompressError(f"{path}: {error}") from error
+
+    return run
+
+
+def judged(file: File, run: Callable[[Any, int | None], Any] | None = None) -> Gate:
+    known = coloured.data(file.task)
+    return judge(
+        file.path,
+        Promise(known.preprocess, known.classes, inside=file.inside),
+        run or here(file.path),
+        file.fed,
+        reference=coloured.logits(coloured.trained(file.task, file.seed), known.images),
+        labels=known.held_labels,
+        settings=GateSection(),
+        precision=file.precision,
+    )
+
+
+def refused(file: File) -> tuple[str, str]:
+    """Return who refuses a file (`runtime`, `gate`, `promise`) and what is said; nothing where nobody does."""
+    try:
+        verdict = judged(file)
+    except CompressError as error:
+        return "runtime", str(error)
+    if verdict.status == "passed":
+        return "", ""
+    known, face = coloured.data(file.task), read_face(file.path)
+    promises = [*broken(face, Promise(known.preprocess, known.classes, inside=file.inside))] if face else []
+    return "promise" if verdict.reason == "; ".join(promises) else "gate", verdict.reason
+
+
+def damage(file: File, kind: str, folder: Path) -> File:
+    model = onnx.load(file.path)
+    DAMAGES[kind].edit(model)
+    onnx.save(model, folder / "damaged.onnx")
+    return file._replace(path=folder / "damaged.onnx")
+
+
+GOOD = [
+    *[("rgb", name, precision, 0, False) for name in coloured.EXPORTERS for precision in ("fp32", "int8")],
+    *[("rgb", name, "fp16", 0, True) for name in coloured.EXPORTERS],
+    ("gray", "onnx", "fp32", 0, False),
+    ("gray", "openvino", "int8", 1, True),
+]
+
+
+@pytest.mark.parametrize(("task", "name", "precision", "seed", "inside"), GOOD)
+def test_no_good_file_is_refused(task: Any, name: str, precision: Any, seed: int, inside: bool, folder: Path) -> None:
+    """Files of every format and precision, of several networks, plain or with the preprocessing inside, pass."""
+    assert refused(coloured.export(folder, task, name, precision, seed=seed, inside=inside)) == ("", "")
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_file_is_refused(kind: str, honest: File, tmp_path: Path) -> None:
+    """Every damage to a float32 file is noticed by who should, with words that say what is wrong."""
+    stage, said = refused(damage(honest, kind, tmp_path))
+    assert stage == DAMAGES[kind].stage, said
+    assert DAMAGES[kind].said in said
+
+
+@pytest.mark.parametrize("kind", [
+    "BGR inside", "mirrored inside", "another mean", "not divided by 255", "two classes exchanged", "sign of the logits",
+    "a weight is NaN", "batch-norm in training mode", "only the first image", "logits saturated", "output renamed",
+    "a class less", "softmax",
+])  # fmt: skip
+def test_a_damaged_int8_file_is_refused(kind: str, folder: Path, tmp_path: Path) -> None:
+    """The wide bounds of int8 do not let through what breaks an application."""
+    file = coloured.export(folder, "rgb", "onnx", "int8")
+    if kind == "a weight is NaN":
+        model = onnx.load(file.path)
+        scale = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("_scale") and len(tensor.dims) == 0)
+        scale.CopyFrom(onnx.numpy_helper.from_array(np.array(np.nan, np.float32), scale.name))
+        onnx.save(model, tmp_path / "damaged.onnx")
+        assert refused(file._replace(path=tmp_path / "damaged.onnx"))[0] == "gate"
+        return
+    assert refused(damage(file, kind, tmp_path))[0]
+
+
+@pytest.mark.parametrize("kind", [
+    "first layer in BGR order", "another mean", "bias of the classifier lost", "a layer of zeros", "a ReLU lost", "softmax",
+    "padding lost", "batch-norm in training mode", "overflow in fp16", "output renamed", "output in float64", "a class less",
+])  # fmt: skip
+def test_a_damaged_openvino_file_is_refused(kind: str, honest: File, tmp_path: Path) -> None:
+    """What is wrong is noticed on the other runtime as well."""
+    openvino, path = _quiet.openvino(), tmp_path / "damaged.xml"
+    openvino.save_model(openvino.convert_model(damage(honest, kind, tmp_path).path), path, compress_to_fp16=False)
+    assert refused(honest._replace(path=path))[0]
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (reversed_along(1), "when the channels are fed in BGR order"),
+        (reversed_along(3), "when the images are mirrored"),
+        (reversed_along(2), "when the images stand on their head"),
+        (arithmetic("Div", 255.0), ""),
+        (appended("Neg"), "the sign is swapped"),
+    ],
+    ids=["BGR", "mirrored", "upside down", "scaled", "sign"],
+)
+def test_the_cause_is_named(edit: Any, said: str, honest: File, tmp_path: Path) -> None:
+    """Where another input makes the file agree, that is said; where none does, no input is accused."""
+    model = onnx.load(honest.path)
+    edit(model)
+    onnx.save(model, tmp_path / "damaged.onnx")
+    reason = judged(honest._replace(path=tmp_path / "damaged.onnx")).reason
+    assert said in reason
+    assert said.startswith("when") == ("agrees with the network when" in reason)
+
+
+def normalising(model: Any) -> None:
+    """Normalise a second time inside the file, so that it wants values from 0 to 1."""
+    pre = coloured.data("rgb").preprocess
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (pre.mean, pre.std))
+    before(
+        helper.make_node("Sub", ["images", "middle"], ["centred"]), helper.make_node("Div", ["centred", "spread"], ["altered"]),
+        middle=mean, spread=std,
+    )(model)  # fmt: skip
+
+
+def test_preprocessing_done_twice_is_named(honest: File, tmp_path: Path) -> None:
+    """A file that normalises by itself, fed normalised images, is told from one with other weights."""
+    model = onnx.load(honest.path)
+    normalising(model)
+    onnx.save(model, tmp_path / "damaged.onnx")
+    reason = judged(honest._replace(path=tmp_path / "damaged.onnx")).reason
+    assert "it is fed values from 0 to 1, so it normalises by itself" in reason
+
+
+def other_network(folder: Path, *, trained: bool) -> Path:
+    """Return a file of a network of another seed, or of one that was never trained."""
+    torch.manual_seed(7)
+    network = coloured.trained("rgb", 1) if trained else coloured.Small(3)
+    image = torch.zeros(1, 3, coloured.HEIGHT, coloured.WIDTH)
+    return exporters.export(network, image, folder / "other.onnx", format="onnx")
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["of another seed", "untrained"])
+def test_another_network_is_refused(trained: bool, honest: File, tmp_path: Path) -> None:
+    """The file of another network fails, even one that is as good at the task."""
+    assert "a logit differs by" in refused(honest._replace(path=other_network(tmp_path, trained=trained)))[1]
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".bin"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_truncated_file_is_refused(suffix: str, share: float, folder: Path, tmp_path: Path) -> None:
+    """Half a download is no model."""
+    file = coloured.export(folder, "rgb", "onnx" if suffix == ".onnx" else "openvino")
+    for part in {file.path, file.path.with_suffix(".bin")} if suffix != ".onnx" else {file.path}:
+        shutil.copy(part, tmp_path)
+    cut = (tmp_path / file.path.name).with_suffix(suffix)
+    cut.write_bytes(cut.read_bytes()[: int(share * cut.stat().st_size)])
+    assert refused(file._replace(path=tmp_path / file.path.name))[0] == "runtime"
+
+
+def test_external_data_is_refused(honest: File, tmp_path: Path) -> None:
+    """A file whose weights lie elsewhere is not opened."""
+    onnx.save(onnx.load(honest.path), tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    assert "external files" in refused(honest._replace(path=tmp_path / "model.onnx"))[1]
+
+
+@pytest.mark.parametrize("kind", ["BGR inside", "a weight is NaN", "only the first image", "output in float64"])
+def test_the_runner_sees_the_same(kind: str, honest: File, tmp_path: Path) -> None:
+    """In the process in which files are really gated, nothing is lost on the way."""
+    bad = damage(honest, kind, tmp_path)
+
+    def run(images: Any, size: int | None) -> Any:
+        subject = protocol.Subject("student", bad.path, "onnxruntime")
+        return protocol.evaluate(subject, images, batch_size=size or CALL).logits
+
+    assert DAMAGES[kind].said in judged(bad, run).reason
+
+
+# ---- bundles
+
+
+@pytest.fixture(scope="module")
+def good_bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    files = [coloured.export(folder, "rgb", "onnx"), coloured.export(folder, "rgb", "openvino")]
+    return coloured.write_bundle(tmp_path_factory.mktemp("bundle") / "bundle", files)
+
+
+@pytest.fixture
+def bundle(good_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(good_bundle, tmp_path / "bundle"))
+
+
+def accepted(folder: Path) -> None:
+    """Check a bundle and judge its files, as `compress verify` does, here.
+
+    Raises:
+        CompressError: With the name of the file.
+    """
+    manifest = _bundle.check(folder)
+    samples = _bundle.read_samples(folder, manifest)
+    for entry in manifest.files:
+        path = folder / entry.path
+        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.inside)
+        fed = samples.images if entry.inside else normalise(samples.images, manifest.preprocess)
+        verdict = judge(
+            path, promise, here(path), fed, reference=samples.logits, labels=samples.labels,
+            settings=GateSection.model_validate(manifest.gate), precision=entry.precision,
+        )  # fmt: skip
+        if verdict.status != "passed":
+            raise CompressError(f"{path}: {verdict.reason}")
+
+
+def edit(folder: Path, change: Change, *, reseal: bool) -> None:
+    """Change the manifest as somebody with a text editor would, who may also know `sha256sum`."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    if reseal:
+        _bundle.seal(folder)
+
+
+def put(path: str, value: Any) -> Change:
+    """Replace a field of the manifest."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        *parents, last = path.split(".")
+        place: Any = manifest
+        for name in parents:
+            place = place[int(name) if name.isdecimal() else name]
+        place[last] = value(place[last]) if callable(value) else value
+
+    return change
+
+
+PREPARED = "says of itself that images are prepared by"
+MANIFEST: dict[str, tuple[Change, str]] = {
+    "mean": (put("preprocess.mean", [0.5, 0.5, 0.5]), PREPARED),
+    "mean in BGR order": (put("preprocess.mean", lambda mean: mean[::-1]), PREPARED),
+    "std": (put("preprocess.std", [1.0, 1.0, 1.0]), PREPARED),
+    "channels": (put("preprocess.channels", "gray"), "manifest.json"),
+    "interpolation": (put("preprocess.interpolation", "nearest"), PREPARED),
+    "height and width exchanged": (lambda m: m["preprocess"].update(height=8, width=10), "samples.npz"),
+    "smaller images": (put("preprocess.height", 9), "samples.npz"),
+    "classes shifted": (put("classes", lambda names: names[1:] + names[:1]), "expected.json"),
+    "two classes exchanged": (put("classes", lambda names: [names[1], names[0], *names[2:]]), "expected.json"),
+    "a class less": (put("classes", lambda names: names[:-1]), "samples.npz"),
+    "a class more": (put("classes", lambda names: [*names, "purple 0"]), "samples.npz"),
+    "a class twice": (put("classes", lambda names: [names[0], *names[:-1]]), "repeats a name"),
+    "another format": (put("files.0.format", "openvino"), ".onnx"),
+    "another runtime": (put("files.0.runtime", "openvino"), ".onnx"),
+    "a format that runs code": (put("files.0.format", "torch"), "can run code"),
+    "sha256": (put("files.0.parts", lambda parts: dict.fromkeys(parts, "0" * 64)), "has sha256"),
+    "size": (put("files.0.size_bytes", 1), "has another size"),
+    "fixed batch": (put("files.0.batch_size", 4), "its input has shape"),
+    "preprocessing claimed inside": (put("files.0.inside", True), ".onnx"),
+    "input renamed": (put("input", "image"), "input and output"),
+    "gate that failed": (put("files.0.gate.status", "failed"), "its gate failed"),
+    "a file left out": (lambda m: m["files"].pop(), "is not in the manifest"),
+    "a file named twice": (lambda m: m["files"].append(m["files"][0]), "not once"),
+    "a path that leads out": (put("files.0.path", "../student.onnx"), "could lead out"),
+    "samples of another bundle": (put("samples_sha256", "0" * 64), "samples.npz: has sha256"),
+}
+
+
+def test_a_good_bundle_is_accepted(bundle: Path) -> None:
+    """Nothing is found where nothing is wrong."""
+    accepted(bundle)
+
+
+@pytest.mark.parametrize("kind", MANIFEST)
+def test_an_edited_manifest_is_noticed(kind: str, bundle: Path) -> None:
+    """A manifest that was changed by accident is found by its checksum before anything else is believed."""
+    edit(bundle, MANIFEST[kind][0], reseal=False)
+    with pytest.raises(CompressError, match=r"manifest\.json: has sha256"):
+        accepted(bundle)
+
+
+@pytest.mark.parametrize("kind", MANIFEST)
+def test_a_manifest_that_was_edited_and_sealed_is_noticed(kind: str, bundle: Path) -> None:
+    """Where the checksum was made right as well, the manifest contradicts the files, the samples or itself."""
+    change, said = MANIFEST[kind]
+    edit(bundle, change, reseal=True)
+    with pytest.raises(CompressError) as caught:
+        accepted(bundle)
+    assert said in str(caught.value)
+    assert str(bundle) in str(caught.value)
+
+
+def test_a_loosened_gate_is_noticed_only_by_its_checksum(bundle: Path) -> None:
+    """Limits are what their writer says, so one who also seals the bundle can loosen them; an accident is noticed."""
+    edit(bundle, put("gate.min_agreement", 0.0), reseal=False)
+    with pytest.raises(CompressError, match=r"manifest\.json: has sha256"):
+        accepted(bundle)
+
+
+def repack(folder: Path, **arrays: Any) -> None:
+    """Replace arrays of the samples and make every checksum right again."""
+    with np.load(folder / "samples.npz") as file:
+        known = dict(file)
+    np.savez(folder / "samples.npz", **(known | arrays))
+    edit(folder, put("samples_sha256", sha256_of(folder / "samples.npz")), reseal=True)
+
+
+@pytest.mark.parametrize("kind", ["labels", "logits", "images"])
+def test_shuffled_samples_are_noticed(kind: str, bundle: Path) -> None:
+    """Samples that do not belong together are found, even where every checksum was made right."""
+    with np.load(bundle / "samples.npz") as file:
+        shuffled = np.roll(file[kind], 1, axis=0)
+    repack(bundle, **{kind: shuffled})
+    with pytest.raises(CompressError, match=str(bundle)):
+        accepted(bundle)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, each in DAMAGES.items() if each.stage == "gate"][::6])
+def test_a_file_that_was_exchanged_and_sealed_is_noticed(kind: str, honest: File, bundle: Path, tmp_path: Path) -> None:
+    """A damaged file under the old name, with every checksum made right, still answers wrongly."""
+    (place,) = bundle.glob("*.onnx")
+    shutil.copy(damage(honest, kind, tmp_path).path, place)
+    sums = {place.name: sha256_of(place)}
+    edit(bundle, lambda m: m["files"][0].update(parts=sums, size_bytes=place.stat().st_size), reseal=True)
+    with pytest.raises(CompressError, match=place.name):
+        accepted(bundle)
+
+
+def test_a_manifest_of_another_bundle_is_noticed(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    """Files of one network under the manifest of another are found."""
+    other = coloured.write_bundle(tmp_path / "other", [coloured.export(folder, "gray", "onnx")])
+    shutil.copy(other / "manifest.json", bundle)
+    _bundle.seal(bundle)
+    with pytest.raises(CompressError, match=str(bundle)):
+        accepted(bundle)
+
+
+def test_how_many_ways_there_are() -> None:
+    """At least forty kinds of damage to files and twenty to manifests are tried, and all three stages have some to notice."""
+    assert len(DAMAGES) >= 40
+    assert len(MANIFEST) >= 20
+    assert {each.stage for each in DAMAGES.values()} == {"promise", "runtime", "gate"}
