@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from compress import plugins
 from compress.errors import CompressError, Unreachable
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.protocol import Subject
+
+
+class Pictures(NamedTuple):
+    """The same pictures for both kinds of files."""
+
+    images: NDArray[np.float32]
+    """As the network sees them, [N, C, H, W]."""
+    pixels: NDArray[np.uint8] | None
+    """As files see them that carry the preprocessing, [N, H, W, C]; `None` where only a shape is known."""
 
 
 def find(path: Path) -> Path:
@@ -61,15 +70,18 @@ def subject(folder: Path, entry: BundleFile) -> Subject:
     """Return a file as something to run, called by its name in the bundle."""
     from benchmarks.protocol import Subject
 
-    return Subject(name=entry.path, path=folder / entry.path, runtime=entry.runtime, batch_size=entry.batch_size)
+    return Subject(
+        name=entry.path, path=folder / entry.path, runtime=entry.runtime, batch_size=entry.batch_size, inside=entry.inside
+    )
 
 
-def images(folder: Path, manifest: Manifest) -> NDArray[np.float32]:
-    """Return the bundle's samples as the network sees them, [N, C, H, W]."""
+def pictures(folder: Path, manifest: Manifest) -> Pictures:
+    """Return the bundle's samples."""
     from compress.preprocess import normalise
     from exporters import _bundle
 
-    return normalise(_bundle.read_samples(folder, manifest).images, manifest.preprocess)
+    pixels = _bundle.read_samples(folder, manifest).images
+    return Pictures(normalise(pixels, manifest.preprocess), pixels)
 
 
 def subjects(paths: Sequence[Path]) -> list[Subject]:
@@ -110,8 +122,8 @@ def _safe_runtime(path: Path) -> str:
     return name
 
 
-def inputs(paths: Sequence[Path], shape: str | None) -> NDArray[np.float32]:
-    """Return images [N, C, H, W] to measure with: those of the bundles, or noise of the given shape.
+def inputs(paths: Sequence[Path], shape: str | None) -> Pictures:
+    """Return what to measure with: the pictures of the bundles, or noise of the given shape.
 
     Raises:
         CompressError: A file lies in no bundle and no shape is given, or the files take images of different shapes.
@@ -119,9 +131,9 @@ def inputs(paths: Sequence[Path], shape: str | None) -> NDArray[np.float32]:
     import numpy as np
 
     if shape is not None:
-        return np.random.default_rng(0).standard_normal((16, *_sides(shape)), dtype=np.float32)
-    held = {str(path): images(*read(path if path.is_dir() else _beside(path))) for path in paths}
-    shapes = {name: list(images.shape[1:]) for name, images in held.items()}
+        return Pictures(np.random.default_rng(0).standard_normal((16, *_sides(shape)), dtype=np.float32), None)
+    held = {str(path): pictures(*read(path if path.is_dir() else _beside(path))) for path in paths}
+    shapes = {name: list(each.images.shape[1:]) for name, each in held.items()}
     if len({tuple(sides) for sides in shapes.values()}) > 1:
         told = ", ".join(f"{name} {sides}" for name, sides in shapes.items())
         raise CompressError(f"the files take images of different shapes ({told}); measure them one by one")

@@ -5,9 +5,9 @@ A bundle is a folder with `manifest.json`; wherever one is asked for, the folder
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compress import bundles, plugins
 from compress.errors import CompressError, GateFailed, Unstable
@@ -65,24 +65,53 @@ def verify(bundle: Path, *, file: str | None = None, threads: int = 1, events: E
         CompressError: The bundle is not what its manifest says.
         Unreachable: There is no bundle, or a runtime did not answer.
     """
-    import exporters
-    from benchmarks import protocol
     from compress.recipe import GateSection
     from exporters import _bundle
+    from exporters._judge import judge
+    from exporters._promise import Promise
 
     folder, manifest = bundles.read(bundle)
     chosen = manifest.files if file is None else (bundles.choose(manifest, file),)
-    samples, images = _bundle.read_samples(folder, manifest), bundles.images(folder, manifest)
+    samples, shown = _bundle.read_samples(folder, manifest), bundles.pictures(folder, manifest)
     settings = GateSection.model_validate(manifest.gate)
     one_image = 100 / len(samples.labels)  # of so few images, one hit less is no verdict
     settings = settings.model_copy(update={"max_top1_drop_points": max(settings.max_top1_drop_points, one_image)})
     gates = {}
     for entry in chosen:
-        evaluation = protocol.evaluate(bundles.subject(folder, entry), images, threads=threads, events=events)
-        gates[entry.path] = exporters.gate(
-            samples.logits, evaluation.logits, samples.labels, settings=settings, precision=entry.precision
-        )
+        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.inside)
+        gates[entry.path] = judge(
+            folder / entry.path, promise, _runs(bundles.subject(folder, entry), threads, events),
+            samples.images if entry.inside else shown.images,
+            reference=samples.of(entry), labels=samples.labels, settings=settings, precision=entry.precision,
+        )  # fmt: skip
     return gates
+
+
+def _runs(subject: Subject, threads: int, events: Events) -> Callable[[NDArray[Any], int | None], NDArray[np.float32]]:
+    """Return what runs a file on images as it takes them, so many in a call."""
+    import numpy as np
+
+    from benchmarks import protocol
+
+    def run(fed: NDArray[Any], size: int | None) -> NDArray[np.float32]:
+        count, height, width, channels = fed.shape
+        images = np.zeros((count, channels, height, width), np.float32) if subject.inside else fed
+        pixels = fed if subject.inside else None
+        return protocol.evaluate(subject, images, pixels=pixels, batch_size=size or 32, threads=threads, events=events).logits
+
+    return run
+
+
+def unfamiliar(bundle: Path) -> tuple[str, ...]:
+    """Return the programs in a bundle that are not those which this version writes; no command runs any of them.
+
+    Raises:
+        CompressError: The bundle is not what its manifest says.
+        Unreachable: There is no bundle.
+    """
+    from exporters import _bundle
+
+    return _bundle.unfamiliar(*bundles.read(bundle))
 
 
 def bench(
@@ -116,13 +145,14 @@ def bench(
     """
     from benchmarks import protocol
 
-    subjects = bundles.subjects(paths)
+    subjects, shown = bundles.subjects(paths), bundles.inputs(paths, shape)
     names = [subject.name for subject in subjects]
     if against is not None and against not in names:
         raise CompressError(f"--against {against}: is not measured; {plugins.suggestion(against, names)}")
     measured = protocol.measure(
         subjects,
-        bundles.inputs(paths, shape),
+        shown.images,
+        pixels=shown.pixels,
         against=against or names[0],
         threads=threads,
         batch_size=batch_size,
@@ -165,6 +195,8 @@ def predict(
     """
     import numpy as np
 
+    from compress.preprocess import normalise
+
     folder, manifest = bundles.read(bundle)
     subject = bundles.subject(folder, bundles.choose(manifest, file))
     pictures = {str(image): _picture(image, manifest) for image in images}
@@ -172,8 +204,9 @@ def predict(
     answers: dict[str, tuple[Score, ...]] = {}
     milliseconds = None
     if readable:
-        batch = np.stack(list(readable.values()))  # [N, C, H, W]
-        logits, milliseconds = _answers(subject, batch, threads=threads, events=events)
+        pixels = np.stack(list(readable.values()))  # [N, H, W, C]
+        shown = bundles.Pictures(normalise(pixels, manifest.preprocess), pixels)
+        logits, milliseconds = _answers(subject, shown, threads=threads, events=events)
         answers = {name: _scores(row, manifest.classes, top) for name, row in zip(readable, logits, strict=True)}
     return [
         Prediction(image=name, error=str(picture))
@@ -216,30 +249,29 @@ def refuse_unread(predictions: Sequence[Prediction]) -> None:
         raise CompressError("\n".join(errors))
 
 
-def _picture(path: Path, manifest: Manifest) -> NDArray[np.float32] | CompressError:
-    """Return a picture file as the network sees it, [C, H, W], or why it cannot be read."""
-    from compress.preprocess import decode, normalise
+def _picture(path: Path, manifest: Manifest) -> NDArray[np.uint8] | CompressError:
+    """Return a picture file, decoded and resized, [H, W, C], or why it cannot be read."""
+    from compress.preprocess import decode
 
     try:
-        decoded = decode(path, manifest.preprocess, str(path))
+        return decode(path, manifest.preprocess, str(path))
     except CompressError as error:
         return error
-    images = normalise(decoded[None], manifest.preprocess)  # [1, C, H, W]
-    return images.squeeze(0)
 
 
 def _answers(
-    subject: Subject, images: NDArray[np.float32], *, threads: int, events: Events
+    subject: Subject, shown: bundles.Pictures, *, threads: int, events: Events
 ) -> tuple[NDArray[np.float32], float | None]:
     """Return logits [N, K] and the median milliseconds for one image; `None` where the machine gives no stable figure."""
     from benchmarks import protocol
 
-    logits = protocol.evaluate(subject, images, threads=threads, events=events).logits
+    logits = protocol.evaluate(subject, shown.images, pixels=shown.pixels, threads=threads, events=events).logits
     try:
         size = subject.batch_size or 1
         timed = protocol.measure(
-            [subject], images, against=None, threads=threads, batch_size=size, rounds=5, seconds=0.5, events=events
-        )
+            [subject], shown.images, pixels=shown.pixels, against=None, threads=threads, batch_size=size, rounds=5,
+            seconds=0.5, events=events,
+        )  # fmt: skip
     except Unstable:
         return logits, None
     return logits, timed[subject.name].latency.p50 / size

@@ -1,19 +1,25 @@
 """The bundle: what is handed over to a device, and the check of one that came from a stranger.
 
-A bundle is a flat folder: model files that passed their gate, `manifest.json`, `samples.npz` with images and the torch
-network's logits (so that the files can be verified anywhere), and a README. It is written whole or not at all. `check`
-trusts nothing in it: no path, no checksum, no archive.
+A bundle is a folder of model files that passed their gate, with all that is needed to run and to judge them:
+
+    manifest.json  manifest.schema.json        everything for programs, and its JSON Schema
+    README.md  MODEL_CARD.md  NOTICE.txt       everything for people (`_readme.py`, `_card.py`, `_notice.py`)
+    predict.py  cpp/                           programs that run it without this tool (`_predict.py`, `_cpp.py`)
+    samples.npz  samples/                      images with the torch network's answers (`_samples.py`)
+    SHA256SUMS                                 over all of these (`_seal.py`)
+
+It is written whole or not at all. `check` trusts nothing in it: no path, no checksum, no archive, and it runs no program of it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +29,26 @@ from compress import plugins, records
 from compress.errors import CompressError, Unreachable
 from compress.files import sha256_of, whole
 from compress.recipe import GateSection
-from compress.records import BundleFile, Gate, Manifest, Preprocess
+from compress.records import BundleFile, Gate, Manifest, Preprocess, Variant
+from exporters import _cpp, _samples, _seal
+from exporters._card import Background, card
 from exporters._exporter import INPUT, OUTPUT, Exporter
+from exporters._external_data import refuse_external_data
+from exporters._notice import notice
 from exporters._readme import readme
+from exporters._samples import Samples
+from exporters._seal import seal
 
-MANIFEST, SAMPLES, README = "manifest.json", "samples.npz", "README.md"
+__all__ = ["Background", "Deployable", "Samples", "check", "programs", "read_samples", "seal", "unfamiliar", "write"]
+
+MANIFEST, SCHEMA, SAMPLES, PREDICT = "manifest.json", "manifest.schema.json", "samples.npz", "predict.py"
+README, CARD, NOTICE = "README.md", "MODEL_CARD.md", "NOTICE.txt"
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"  # only in the layout of the hub (`_hub.py`)
+FURTHER = frozenset({
+    MANIFEST, SCHEMA, PREDICT, README, CARD, NOTICE, _seal.SUMS, _cpp.SOURCE, _cpp.BUILD, _samples.EXPECTED, CONFIG,
+    PREPROCESSOR,
+})  # fmt: skip
+"""What a bundle may hold beside the files that its manifest names and the sample pictures."""
 MAX_MANIFEST_BYTES = 16 << 20
 
 
@@ -39,17 +60,10 @@ class Deployable(NamedTuple):
     exporter: Exporter
     """As it wrote the file."""
     gate: Gate
-
-
-class Samples(NamedTuple):
-    """Images on which a bundle can be verified anywhere."""
-
-    images: NDArray[np.uint8]
-    """[N, H, W, C], before normalisation."""
-    labels: NDArray[np.int64]
-    """[N]"""
-    logits: NDArray[np.float32]
-    """[N, classes], of the torch network."""
+    measured: Variant | None = None
+    """Its row of the report."""
+    logits: NDArray[np.float32] | None = None
+    """What the network from which it was made says of the samples, [N, classes]; `None` where it is the shipped one."""
 
 
 def write(
@@ -62,6 +76,7 @@ def write(
     samples: Samples,
     gate: GateSection,
     provenance: Mapping[str, str],
+    background: Background | None = None,
 ) -> Manifest:
     """Write a bundle; one that was there is replaced.
 
@@ -74,6 +89,7 @@ def write(
         samples: Held-out images with labels and the torch network's logits.
         gate: What the files were held to.
         provenance: Recipe, weights and package versions.
+        background: What is known of the network beside its files; for the model card.
 
     Returns:
         The manifest, as `check` read it back.
@@ -85,23 +101,27 @@ def write(
     files = tuple(files)
     if not files:
         raise CompressError(f"{folder}: no file passed its gate, so there is nothing to hand over; see why in the report")
+    further = {f"{_samples.LOGITS}_{number}": file.logits for number, file in enumerate(files) if file.logits is not None}
     with whole(folder) as temporary:
         temporary.mkdir()
-        np.savez(temporary / SAMPLES, **samples._asdict())
+        _samples.write(temporary / SAMPLES, samples._replace(further=further))
         manifest = Manifest(
             name=name,
             classes=tuple(classes),
             preprocess=preprocess,
             input=INPUT,
             output=OUTPUT,
-            files=tuple(_copy(file, temporary) for file in files),
+            files=tuple(_copy(file, number, temporary) for number, file in enumerate(files)),
             gate=gate.model_dump(),
             samples=SAMPLES,
             samples_sha256=sha256_of(temporary / SAMPLES),
             provenance=dict(provenance),
         )
         records.save(temporary / MANIFEST, manifest)
-        (temporary / README).write_text(readme(manifest), encoding="utf-8")
+        _check_manifest(temporary / MANIFEST, manifest)
+        _samples.write_pictures(temporary, _samples.read(temporary / SAMPLES, manifest), manifest.classes)
+        _write_documents(temporary, manifest, background)
+        seal(temporary)
         return check(temporary)
 
 
@@ -112,24 +132,25 @@ def check(folder: Path) -> Manifest:
         CompressError: The bundle is not safe or not whole; the message names the file.
         Unreachable: A file cannot be read.
     """
-    present = set(_plain_files(folder))
-    if MANIFEST not in present:
+    if MANIFEST not in _seal.present(folder):
         raise CompressError(f"{folder}: has no {MANIFEST}; give the folder that `compress run` or `compress export` left")
     if (folder / MANIFEST).stat().st_size > MAX_MANIFEST_BYTES:
         raise CompressError(f"{folder / MANIFEST}: is larger than {MAX_MANIFEST_BYTES >> 20} MiB; get the bundle again")
+    present = _seal.check(folder)
     manifest = records.read(folder / MANIFEST, Manifest)
     _check_manifest(folder / MANIFEST, manifest)
     listed = [name for file in manifest.files for name in file.parts] + [manifest.samples]
-    if surplus := sorted(present - {*listed, MANIFEST, README}):
-        raise CompressError(f"{folder / surplus[0]}: is not in the manifest; remove what does not belong to the bundle")
     for name in listed:
-        if name not in present or listed.count(name) > 1 or name in {MANIFEST, README}:
+        if name not in present or listed.count(name) > 1 or name in FURTHER:
             raise CompressError(
                 f"{folder / name}: the manifest lists it, but not once as a file of its own; get the bundle again"
             )
     for file in manifest.files:
         _check_file(folder, file)
-    read_samples(folder, manifest)
+    samples = read_samples(folder, manifest)
+    pictures = _samples.check_pictures(folder, samples, manifest) if _samples.EXPECTED in present else frozenset()
+    if surplus := sorted({*present} - {*listed} - FURTHER - pictures):
+        raise CompressError(f"{folder / surplus[0]}: is not in the manifest; remove what does not belong to the bundle")
     return manifest
 
 
@@ -138,37 +159,43 @@ def read_samples(folder: Path, manifest: Manifest) -> Samples:
 
     Raises:
         CompressError: They are not what the manifest says.
+        Unreachable: They cannot be read.
     """
     path = folder / manifest.samples
-    _check_sum(path, manifest.samples_sha256)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
-        if packed:  # stored members cannot be larger than the file, so there is no room for a decompression bomb
-            raise CompressError(f"{path}: is compressed; write it with numpy.savez")
-        with np.load(path, allow_pickle=False) as arrays:
-            samples = Samples(*(arrays[field] for field in Samples._fields))
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, MemoryError) as error:
-        raise CompressError(
-            f"{path}: is not an npz with {', '.join(Samples._fields)} ({error}); get the bundle again"
-        ) from error
-    pre, count, classes = manifest.preprocess, len(samples.labels), len(manifest.classes)
-    wanted: dict[str, tuple[type, tuple[int, ...]]] = {
-        "images": (np.uint8, (count, pre.height, pre.width, len(pre.mean))),
-        "labels": (np.int64, (count,)),
-        "logits": (np.float32, (count, classes)),
+    _seal.check_sum(path, manifest.samples_sha256, said_by="the manifest")
+    return _samples.read(path, manifest)
+
+
+def unfamiliar(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Return the programs of a checked bundle that are not byte for byte what this version would write into it.
+
+    They may come from another version, or from somebody who changed them; `compress` runs none of them in any case.
+    """
+    written = programs(manifest)
+    there = [name for name in (PREDICT, _cpp.SOURCE, _cpp.BUILD) if (folder / name).is_file()]
+    return tuple(name for name in there if (folder / name).read_bytes() != written.get(name))
+
+
+def programs(manifest: Manifest) -> dict[str, bytes]:
+    """Return the content of every program that this version writes into a bundle, by its path in there."""
+    predict = Path(__file__).with_name("_predict.py").read_bytes()
+    return {PREDICT: predict, **{name: text.encode() for name, text in _cpp.programs(manifest).items()}}
+
+
+def _write_documents(folder: Path, manifest: Manifest, background: Background | None) -> None:
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
+    texts = {
+        README: readme(manifest),
+        CARD: card(manifest, background),
+        NOTICE: notice(manifest, background),
+        SCHEMA: json.dumps(schema, indent=1) + "\n",
     }
-    for field, (dtype, shape) in wanted.items():
-        array: NDArray[Any] = getattr(samples, field)
-        if array.dtype != dtype or array.shape != shape:
-            found = f"{array.dtype} {list(array.shape)}"
-            raise CompressError(f"{path}: {field} are {found}, the manifest asks for {np.dtype(dtype)} {list(shape)}")
-    if not count or samples.labels.min() < 0 or samples.labels.max() >= classes or not np.isfinite(samples.logits).all():
-        raise CompressError(f"{path}: needs images, labels in 0 .. {classes - 1} and finite logits; get the bundle again")
-    return samples
+    for name, content in {**programs(manifest), **{name: text.encode() for name, text in texts.items()}}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
-def _copy(file: Deployable, folder: Path) -> BundleFile:
+def _copy(file: Deployable, number: int, folder: Path) -> BundleFile:
     parts = file.exporter.parts(file.path)
     if file.gate.status != "passed":
         raise CompressError(f"{file.path}: its gate {file.gate.status} ({file.gate.reason}); a bundle holds only what passed")
@@ -186,19 +213,11 @@ def _copy(file: Deployable, folder: Path) -> BundleFile:
         precision=file.exporter.precision,
         size_bytes=sum((folder / part.name).stat().st_size for part in parts),
         batch_size=file.exporter.batch_size,
+        inside=file.exporter.inside,
         gate=file.gate,
+        logits=_samples.LOGITS if file.logits is None else f"{_samples.LOGITS}_{number}",
+        measured=file.measured,
     )
-
-
-def _plain_files(folder: Path) -> Iterator[str]:
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise Unreachable(f"{folder}: cannot be read ({error.strerror}); give the folder of a bundle") from error
-    for entry in entries:
-        if entry.is_symlink() or not entry.is_file():
-            raise CompressError(f"{entry}: is not a plain file; a bundle has no links and no folders")
-        yield entry.name
 
 
 def _check_manifest(path: Path, manifest: Manifest) -> None:
@@ -206,6 +225,9 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
     channels = {"gray": 1, "rgb": 3}[pre.channels]
     demands = {
         "files: is empty": bool(manifest.files),
+        "files: logits must be a name such as logits or logits_1": all(
+            re.fullmatch(r"logits(_[0-9]{1,3})?", file.logits) for file in manifest.files
+        ),
         "classes: is empty or repeats a name": 0 < len(manifest.classes) == len(set(manifest.classes)),
         "preprocess: height and width must be positive": pre.height > 0 and pre.width > 0,
         f"preprocess: mean and std need {channels} values": len(pre.mean) == len(pre.std) == channels,
@@ -240,41 +262,8 @@ def _check_file(folder: Path, file: BundleFile) -> None:
     if file.gate.status != "passed":
         raise CompressError(f"{path}: its gate {file.gate.status} ({file.gate.reason}); export it again")
     for name, sha256 in file.parts.items():
-        _check_sum(folder / name, sha256)
+        _seal.check_sum(folder / name, sha256, said_by="the manifest")
     if file.size_bytes != sum((folder / name).stat().st_size for name in file.parts):
         raise CompressError(f"{path}: has another size than the {file.size_bytes} bytes of the manifest; get the bundle again")
     if suffix == ".onnx":
-        _refuse_external_data(path)
-
-
-def _check_sum(path: Path, sha256: str) -> None:
-    found = sha256_of(path)
-    if found != sha256:
-        raise CompressError(f"{path}: has sha256 {found}, the manifest says {sha256}; it was changed or damaged: get it again")
-
-
-def _refuse_external_data(path: Path) -> None:
-    """Refuse an ONNX file that names other files; runtimes would read them from wherever it says."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except DecodeError as error:
-        raise CompressError(f"{path}: is not an ONNX file ({error}); get the bundle again") from error
-    for tensor in _tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise CompressError(
-                f"{path}: tensor {tensor.name!r} lies in another file; a bundle's ONNX files hold all their weights"
-            )
-
-
-def _tensors(message: Any) -> Iterator[Any]:
-    """Yield every tensor of a protobuf message, however deep: initializers, attributes, subgraphs, functions."""
-    if message.DESCRIPTOR.name == "TensorProto":
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for item in (value,) if hasattr(value, "DESCRIPTOR") else value:
-                yield from _tensors(item)
+        refuse_external_data(path)

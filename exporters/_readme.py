@@ -2,29 +2,158 @@
 
 from __future__ import annotations
 
-from compress.records import BundleFile, Manifest
+import re
+from collections.abc import Iterable
+
+from compress.records import Accuracy, BundleFile, Manifest, Variant
+
+NOT_MEASURED = "not measured"
+PREDICTED = ("onnxruntime", "openvino")
+"""Runtimes that `predict.py` knows."""
 
 
 def readme(manifest: Manifest) -> str:
     """Return the Markdown text that describes a bundle to people."""
-    pre = manifest.preprocess
-    rows = "\n".join(map(_row, manifest.files))
-    mode = {"gray": "L", "rgb": "RGB"}[pre.channels]
-    return f"""# {manifest.name}
+    return f"""# {plain(manifest.name)}
 
-An image classifier with {len(manifest.classes)} classes, ready to run. `manifest.json` says everything below to programs.
+An image classifier with {len(manifest.classes)} classes, ready to run. `manifest.json` says everything below to programs
+(`manifest.schema.json` is its JSON Schema), `MODEL_CARD.md` how the network came about and where it errs, `NOTICE.txt` what
+is known of licences.
 
-| file | runtime | precision | bytes | agreement % | top-1 drop, points | max-abs-diff | gate |
-|---|---|---|---|---|---|---|---|
-{rows}
+{measured(manifest)}
 
-Each file was run on its own runtime and compared with the torch network that it came from. `{manifest.samples}` holds images
-with that network's logits, so that the comparison can be repeated anywhere:
+## On a device
+
+With Python from 3.9, NumPy, Pillow from 9.1, and one runtime ({_runtimes(manifest)}):
+
+    sha256sum -c SHA256SUMS
+    python predict.py --self-test
+    python predict.py IMAGE... [--file FILE] [--top K] [--threads N] [--json]
+
+`samples/` holds pictures, `samples/expected.json` what the trained network says of them, and `--self-test` compares a file's
+answers with that. `{manifest.samples}` holds more images with logits, so that edge-compress can repeat the whole gate:
 
     compress verify BUNDLE
     compress predict BUNDLE IMAGE...
+    compress bench BUNDLE
 
-## By hand
+Checksums show damage, not forgery: run programs from a bundle, `predict.py` and `cpp/`, only if you trust who gave it to you.
+`compress` itself never runs them.
+
+{_by_hand(manifest)}
+
+{_in_cpp(manifest)}
+"""
+
+
+def measured(manifest: Manifest) -> str:
+    """Return the table of the files, and how to read it."""
+    rows = (_row(file) for file in manifest.files)
+    header = (
+        "file", "runtime", "precision", "int8 by", "bytes", "top-1 %, test", "agreement %, test", "latency, ms", "speed-up",
+        "top-1 drop, points", "max-abs-diff", "gate",
+    )  # fmt: skip
+    return f"""{table(header, rows)}
+
+Each file was run on its own runtime and compared with the torch network that it came from. Top-1 and agreement are of the
+test split, which no choice has seen; intervals are 95 %, Wilson's for top-1, a bootstrap for latency. Latency is the median of
+a call on the machine on which the bundle was made ({_machine(manifest)}), the speed-up is
+against the file named there, in the same interleaved rounds. The drop, max-abs-diff and gate are of the validation split."""
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [tuple(header), *(tuple(row) for row in rows)]
+    ruled = [lines[0], ("---",) * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
+
+
+def plain(text: str) -> str:
+    """Return a name from a user's data as one line of Markdown that means nothing but itself."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", line)
+
+
+def accuracy(found: Accuracy | None) -> str:
+    """Return an accuracy with its interval and number of images."""
+    if found is None:
+        return NOT_MEASURED
+    return f"{found.top1_percent:.2f} ({found.ci95[0]:.2f}–{found.ci95[1]:.2f}, n={found.samples})"
+
+
+def figure(value: float | None, form: str) -> str:
+    """Return a number, or that there is none."""
+    return NOT_MEASURED if value is None else format(value, form)
+
+
+def rung(variant: Variant | None) -> str:
+    """Return by which rung of the ladder a file became int8."""
+    ladder = variant.ladder if variant else None
+    if ladder is None or ladder.chosen is None:
+        return "–"
+    taken = ladder.rungs[ladder.chosen]
+    return plain(f"{taken.rung}: {taken.detail}" if taken.detail else taken.rung)
+
+
+def _row(file: BundleFile) -> tuple[str, ...]:
+    gate, found = file.gate, file.measured
+    return (
+        f"`{file.path}`",
+        plain(file.runtime),
+        file.precision,
+        rung(found),
+        str(file.size_bytes),
+        accuracy(found.accuracy if found else None),
+        figure(found.agreement_percent if found else None, ".2f"),
+        _latency(found),
+        _speedup(found),
+        figure(gate.top1_drop_points, ".2f"),
+        figure(gate.max_abs_diff, ".2g"),
+        f"{gate.status} on {gate.samples} images",
+    )
+
+
+def _latency(found: Variant | None) -> str:
+    if found is None or found.latency_ms is None:
+        return NOT_MEASURED
+    latency = found.latency_ms
+    mark = "" if latency.stable else ", unstable"
+    threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}, batch {latency.batch_size}"
+    return f"{latency.p50:.3f} ({latency.ci95[0]:.3f}–{latency.ci95[1]:.3f}; {threads}{mark})"
+
+
+def _speedup(found: Variant | None) -> str:
+    if found is None or found.ratio is None:
+        return NOT_MEASURED
+    ratio = found.ratio
+    return f"{ratio.speedup:.2f}× ({ratio.ci95[0]:.2f}–{ratio.ci95[1]:.2f}), {ratio.verdict}; against {plain(ratio.against)}"
+
+
+def _machine(manifest: Manifest) -> str:
+    return plain(manifest.provenance.get("machine", "which is not recorded"))
+
+
+def _runtimes(manifest: Manifest) -> str:
+    """Return the runtimes that `predict.py` can use, and which files are not for it."""
+    known = dict.fromkeys(file.runtime for file in manifest.files if file.runtime in PREDICTED)
+    others = ", ".join(f"`{file.path}`" for file in manifest.files if file.runtime not in PREDICTED)
+    named = " or ".join(f"`{name}`" for name in known) or "none of this bundle's"
+    return f"{named}; `predict.py` does not run {others}" if others else named
+
+
+def _by_hand(manifest: Manifest) -> str:
+    pre = manifest.preprocess
+    mode = {"gray": "L", "rgb": "RGB"}[pre.channels]
+    inside = [f"`{file.path}`" for file in manifest.files if file.inside]
+    unlike = (
+        f"""
+
+Except for {", ".join(inside)}: they normalise by themselves, and take `pixels[None].astype(numpy.uint8)`,
+uint8 [batch, {pre.height}, {pre.width}, {len(pre.mean)}]."""
+        if inside
+        else ""
+    )
+    return f"""## By hand
 
 The input `{manifest.input}` is float32 [batch, {len(pre.mean)}, {pre.height}, {pre.width}], the output `{manifest.output}` is
 float32 [batch, {len(manifest.classes)}]. An image becomes an input by
@@ -37,20 +166,27 @@ float32 [batch, {len(manifest.classes)}]. An image becomes an input by
     std = numpy.array({list(pre.std)}, dtype=numpy.float32)
     images = ((pixels / numpy.float32(255) - mean) / std).transpose(2, 0, 1)[None]
 
-and the class is `classes[logits.argmax()]` with `classes` from `manifest.json`.
-"""
+and the class is `classes[logits.argmax()]` with `classes` from `manifest.json`. These lines are for plain 8-bit pictures;
+`predict.py` also turns pictures as EXIF says, lays transparency over white and keeps the upper byte of 16 bits.{unlike}"""
 
 
-def _row(file: BundleFile) -> str:
-    gate = file.gate
-    figures = (
-        _figure(gate.agreement_percent, ".2f"),
-        _figure(gate.top1_drop_points, ".2f"),
-        _figure(gate.max_abs_diff, ".2g"),
-        f"{gate.status} on {gate.samples} images",
-    )
-    return "| " + " | ".join((f"`{file.path}`", file.runtime, file.precision, str(file.size_bytes), *figures)) + " |"
+def _in_cpp(manifest: Manifest) -> str:
+    pre = manifest.preprocess
+    suffix = "pgm" if pre.channels == "gray" else "ppm"
+    if not any(file.runtime == "openvino" for file in manifest.files):
+        return """## In C++
 
+There is no C++ example: it is written for OpenVINO IR, of which this bundle has no file (export `openvino`, too). The Python
+packages of onnxruntime hold no C or C++ headers; get those from its makers' releases."""
+    return f"""## In C++
 
-def _figure(value: float | None, form: str) -> str:
-    return "not measured" if value is None else format(value, form)
+`cpp/` holds a program that runs a file with OpenVINO, whose Python package brings headers, libraries and CMake files:
+
+    OPENVINO="$(python -c 'from importlib.util import find_spec; print(*find_spec("openvino").submodule_search_locations)')"
+    cmake -S cpp -B build -DOpenVINO_DIR="$OPENVINO/cmake"
+    cmake --build build
+    build/example . picture.{suffix}
+
+It takes binary {suffix.upper()} pictures of {pre.width} × {pre.height} pixels; this makes one of a sample:
+
+    python -c 'import sys, PIL.Image; PIL.Image.open(sys.argv[1]).save(sys.argv[2])' samples/PICTURE.png picture.{suffix}"""

@@ -2,7 +2,8 @@
 
 A source is a class named after its file whose keyword-only arguments are its options in the recipe. It imports no torch, so
 that `compress check` can describe the data without loading an engine. Images are uint8, decoded and resized by
-`compress.preprocess`, and held in memory. `checked`, `fingerprint` and `hold_out` serve every source.
+`compress.preprocess`, and held in memory. `checked`, `fingerprint` and `hold_out` serve every source. Who knows the licence of
+the data may state it as a class attribute `licence`: it goes into the notice of every bundle.
 """
 
 from __future__ import annotations

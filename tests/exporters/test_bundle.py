@@ -6,12 +6,16 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import onnx
+import PIL.Image
 import pytest
 import torch
 from torch import nn
@@ -71,11 +75,16 @@ def bundle(exported, tmp_path):
 
 
 def edit(folder, change):
-    """Change the manifest as somebody with a text editor would."""
+    """Change the manifest as somebody with a text editor and `sha256sum` would."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
+    _bundle.seal(folder)
+
+
+def contents(bundle):
+    return {path.relative_to(bundle).as_posix(): path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
 
 
 def resign(folder):
@@ -91,11 +100,21 @@ def resign(folder):
 
 
 def test_bundle_holds_all_that_a_device_needs(bundle):
-    """Model files, manifest, samples and README; what was written is what is read back."""
-    assert sorted(path.name for path in bundle.iterdir()) == [
+    """Model files, manifest, samples, programs and what people read; what was written is what is read back."""
+    assert sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()) == [
+        "MODEL_CARD.md",
+        "NOTICE.txt",
         "README.md",
+        "SHA256SUMS",
+        "cpp/CMakeLists.txt",
+        "cpp/example.cpp",
         "manifest.json",
+        "manifest.schema.json",
+        "predict.py",
         "samples.npz",
+        "samples/00-cat.png",
+        "samples/01-dog.png",
+        "samples/expected.json",
         "student-fp16.bin",
         "student-fp16.xml",
         "student-fp32.onnx",
@@ -112,19 +131,18 @@ def test_bundle_holds_all_that_a_device_needs(bundle):
 
 def test_same_content_gives_the_same_bytes(bundle, exported, tmp_path):
     """A bundle written again replaces the old one and differs in nothing."""
-    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    before = contents(bundle)
     (bundle / "left over").write_text("")
     write(bundle, [exported["onnx"], exported["openvino"]])
-    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    assert contents(bundle) == before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_readme_tells_how_to_preprocess_by_hand(bundle):
     """Its lines of Python, executed, give the input that the manifest describes."""
-    import PIL.Image
-
     text = (bundle / "README.md").read_text()
-    code = "\n".join(line[4:] for line in text.partition("becomes an input by")[2].splitlines() if line.startswith("    "))
+    lines = text.partition("becomes an input by")[2].partition("and the class is")[0].splitlines()
+    code = "\n".join(line[4:] for line in lines if line.startswith("    "))
     file = io.BytesIO()
     PIL.Image.fromarray(SAMPLES.images[0]).save(file, "png")
     scope = {"PIL": PIL, "numpy": np, "path": file}
@@ -202,6 +220,7 @@ def set_path(name):
 def manifest_as_model(bundle):
     set_path("manifest.json")(bundle)
     (bundle / "student-fp32.onnx").unlink()
+    _bundle.seal(bundle)
 
 
 def external_data(bundle):
@@ -259,20 +278,89 @@ def lie_about_a_shape(bundle):
     resign(bundle)
 
 
+def add_a_picture(bundle):
+    shutil.copy(bundle / "samples/00-cat.png", bundle / "samples/x.png")
+    _bundle.seal(bundle)
+
+
+def swap_pictures(bundle):
+    shutil.copy(bundle / "samples/01-dog.png", bundle / "samples/00-cat.png")
+    _bundle.seal(bundle)
+
+
+def expect(**other):
+    """Change what is expected of the first picture."""
+
+    def change(bundle):
+        path = bundle / "samples" / "expected.json"
+        document = json.loads(path.read_text())
+        document["pictures"][0].update(other)
+        path.write_text(json.dumps(document))
+        _bundle.seal(bundle)
+
+    return change
+
+
 ATTACKS = {
     "changed weights": (flip_a_byte, r"student-fp16\.bin: has sha256 .*it was changed or damaged"),
     "changed samples": (lambda bundle: (bundle / "samples.npz").write_bytes(b""), r"samples\.npz: has sha256"),
+    "changed samples, sealed anew": (
+        lambda bundle: ((bundle / "samples.npz").write_bytes(b""), _bundle.seal(bundle)),
+        r"samples\.npz: has sha256 .*the manifest says",
+    ),
+    "no checksums": (lambda bundle: (bundle / "SHA256SUMS").unlink(), "SHA256SUMS: is not there"),
+    "no line of checksums": (lambda bundle: (bundle / "SHA256SUMS").write_text("hello\n"), "SHA256SUMS:1: is not a checksum"),
+    "checksum of a file elsewhere": (
+        lambda bundle: (bundle / "SHA256SUMS").write_text(f"{'0' * 64}  ../../etc/passwd\n"),
+        "SHA256SUMS:1: is not a checksum",
+    ),
+    "huge checksums": (lambda bundle: os.truncate(bundle / "SHA256SUMS", 2 << 20), "SHA256SUMS: is larger than 1 MiB"),
+    "thousands of files": (
+        lambda bundle: [(bundle / "samples" / f"{number}.png").touch() for number in range(1001)],
+        "more than 1000 files",
+    ),
+    "link among the samples": (
+        lambda bundle: (bundle / "samples" / "x.png").symlink_to("/etc/passwd"),
+        r"x\.png: is not a plain file",
+    ),
+    "folder among the samples": (lambda bundle: (bundle / "samples" / "more").mkdir(), "more: is a folder"),
+    "surplus picture": (add_a_picture, r"samples/x\.png: is not in the manifest"),
+    "another picture": (swap_pictures, r"00-cat\.png: is not the image"),
+    "picture that is none": (
+        lambda bundle: ((bundle / "samples/00-cat.png").write_text("no"), _bundle.seal(bundle)),
+        r"00-cat\.png: cannot be decoded",
+    ),
+    "huge picture": (
+        lambda bundle: (os.truncate(bundle / "samples/00-cat.png", 1 << 20), _bundle.seal(bundle)),
+        r"00-cat\.png: is not there, or too large",
+    ),
+    "missing picture": (
+        lambda bundle: ((bundle / "samples/00-cat.png").unlink(), _bundle.seal(bundle)),
+        r"00-cat\.png: is not there",
+    ),
+    "picture elsewhere": (expect(file="../../x.png"), "is not what samples.npz says"),
+    "picture of no row": (expect(row=99), "is not what samples.npz says"),
+    "other answer": (expect(predicted="dog" if SAMPLES.logits[0].argmax() == 0 else "cat"), "is not what samples.npz says"),
+    "other score": (expect(score=0.5), "is not what samples.npz says"),
+    "no expectation": (expect(label=None), "is not a Expected"),
+    "surplus program": (
+        lambda bundle: ((bundle / "setup.py").write_text("print()"), _bundle.seal(bundle)),
+        r"setup\.py: is not in the manifest",
+    ),
     "link": (link_outside, r"student-fp16\.bin: is not a plain file"),
     "link to a folder": (lambda bundle: (bundle / "more").symlink_to("/etc"), "more: is not a plain file"),
     "pipe": (lambda bundle: os.mkfifo(bundle / "pipe"), "pipe: is not a plain file"),
-    "folder": (lambda bundle: (bundle / "folder").mkdir(), "folder: is not a plain file"),
+    "folder": (lambda bundle: (bundle / "folder").mkdir(), "folder: is a folder; a bundle has only cpp and samples"),
     "surplus model": (
-        lambda bundle: shutil.copy(bundle / "student-fp32.onnx", bundle / "b.onnx"),
+        lambda bundle: (shutil.copy(bundle / "student-fp32.onnx", bundle / "b.onnx"), _bundle.seal(bundle)),
         r"b\.onnx: is not in the manifest",
     ),
-    "missing part": (lambda bundle: (bundle / "student-fp16.bin").unlink(), r"student-fp16\.bin: the manifest lists it"),
+    "missing part": (
+        lambda bundle: ((bundle / "student-fp16.bin").unlink(), _bundle.seal(bundle)),
+        r"student-fp16\.bin: the manifest lists it",
+    ),
     "missing manifest": (lambda bundle: (bundle / "manifest.json").unlink(), r"has no manifest\.json"),
-    "not a manifest": (lambda bundle: (bundle / "manifest.json").write_text("{}"), "is not a Manifest"),
+    "not a manifest": (lambda bundle: ((bundle / "manifest.json").write_text("{}"), _bundle.seal(bundle)), "is not a Manifest"),
     "huge manifest": (lambda bundle: os.truncate(bundle / "manifest.json", 20 << 20), "is larger than 16 MiB"),
     "path upwards": (set_path("../student.onnx"), "'../student.onnx' is not a plain file name"),
     "absolute path": (set_path("/etc/passwd"), "'/etc/passwd' is not a plain file name"),
@@ -327,3 +415,96 @@ def test_resigning_alone_changes_nothing(bundle):
     before = _bundle.check(bundle)
     resign(bundle)
     assert _bundle.check(bundle) == before
+
+
+def test_one_changed_byte_in_any_file_is_noticed(bundle):
+    """Whatever the file and wherever the byte, the refusal names it; put right, the bundle is good again."""
+    for name, content in contents(bundle).items():
+        for place in sorted({0, len(content) // 2, len(content) - 1}):
+            damaged = bytearray(content)
+            damaged[place] ^= 1
+            (bundle / name).write_bytes(damaged)
+            with pytest.raises(CompressError, match=re.escape(name)):
+                _bundle.check(bundle)
+        (bundle / name).write_bytes(content)
+    _bundle.check(bundle)
+
+
+def test_checksums_are_those_of_sha256sum(bundle):
+    """The program that every Linux has proves the bundle: every file but the list itself, in the form that it reads."""
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=bundle, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(line.partition(": ")[0] for line in done.stdout.splitlines()) == sorted(
+        contents(bundle).keys() - {"SHA256SUMS"}
+    )
+
+
+def test_manifest_meets_the_schema_that_travels_with_it(bundle):
+    """`manifest.schema.json` is a JSON Schema that takes this manifest, and none with a field more or of another type."""
+    schema, manifest = (json.loads((bundle / name).read_text()) for name in ("manifest.schema.json", "manifest.json"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.validate(manifest)
+    assert not validator.is_valid(manifest | {"surplus": 1})
+    assert not validator.is_valid(manifest | {"classes": [1, 2]})
+    assert not validator.is_valid({name: value for name, value in manifest.items() if name != "preprocess"})
+
+
+def test_sample_pictures_are_the_images_with_the_expected_answers(bundle):
+    """Each picture, decoded by anything, is the image of its row; class, score and logits are the torch network's."""
+    for picture in json.loads((bundle / "samples/expected.json").read_text())["pictures"]:
+        with PIL.Image.open(bundle / "samples" / picture["file"]) as image:
+            assert np.array_equal(np.asarray(image), SAMPLES.images[picture["row"]])
+        logits = SAMPLES.logits[picture["row"]].astype(np.float64)
+        assert picture["logits"] == logits.tolist()
+        assert picture["score"] == pytest.approx(1 / np.exp(logits - logits.max()).sum())
+        assert (picture["label"], picture["predicted"]) == tuple(("cat", "dog")[index] for index in
+                                                                 (SAMPLES.labels[picture["row"]], logits.argmax()))  # fmt: skip
+
+
+def test_gray_samples_and_many_classes(exported, tmp_path):
+    """Gray pictures are one-channel PNG; of many classes sixteen are shown, under names that every system takes."""
+    classes = tuple(f"Klasse {number}/ä:" for number in range(20))
+    samples = Samples(
+        RANDOM.integers(0, 256, (20, 6, 8, 1), dtype=np.uint8),
+        np.arange(20),
+        RANDOM.normal(size=(20, 20)).astype(np.float32),
+    )
+    gray = Preprocess(height=6, width=8, channels="gray", mean=(0.4,), std=(0.2,))
+    write(tmp_path / "bundle", [exported["onnx"]], samples=samples, classes=classes, preprocess=gray)
+    names = sorted(path.name for path in (tmp_path / "bundle" / "samples").glob("*.png"))
+    assert len(names) == 16
+    assert names[3] == "03-Klasse-3.png"
+    with PIL.Image.open(tmp_path / "bundle" / "samples" / names[3]) as image:
+        assert image.mode == "L"
+    assert not (tmp_path / "bundle" / "cpp").exists()
+    assert "no C++ example" in (tmp_path / "bundle" / "README.md").read_text()
+
+
+def test_programs_that_somebody_changed_are_told(bundle):
+    """What this version writes is familiar; another predict.py or C++ program is named and still is only data to us."""
+    assert _bundle.unfamiliar(bundle, _bundle.check(bundle)) == ()
+    for name in ("predict.py", "cpp/example.cpp"):
+        (bundle / name).write_text("raise SystemExit('never run')\n")
+    _bundle.seal(bundle)
+    assert _bundle.unfamiliar(bundle, _bundle.check(bundle)) == ("predict.py", "cpp/example.cpp")
+
+
+def test_a_file_of_an_adapted_network_carries_its_own_reference(exported, tmp_path):
+    """A file made from a network that int8 changed is verified against that network, the others against the student."""
+    own = SAMPLES.logits + np.float32(1)
+    manifest = write(tmp_path / "bundle", [exported["onnx"]._replace(logits=own), exported["openvino"]])
+    found = _bundle.read_samples(tmp_path / "bundle", manifest)
+    assert [file.logits for file in manifest.files] == ["logits_0", "logits"]
+    np.testing.assert_array_equal(found.of(manifest.files[0]), own)
+    np.testing.assert_array_equal(found.of(manifest.files[1]), SAMPLES.logits)
+
+
+@pytest.mark.parametrize(("name", "said"), [("labels", "must be a name such as logits"), ("logits_7", "is not an npz with")])
+def test_a_reference_that_is_none_is_refused(bundle, name, said):
+    """A manifest cannot point a file at the images or at an array that is not there."""
+    edit(bundle, lambda manifest: manifest["files"][0].update(logits=name))
+    with pytest.raises(CompressError, match=said):
+        _bundle.check(bundle)

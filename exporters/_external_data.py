@@ -1,0 +1,40 @@
+"""ONNX files that keep weights in other files: refused, for those files could lie anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compress.errors import CompressError
+
+
+def refuse_external_data(path: Path) -> None:
+    """Refuse an ONNX file that names other files; runtimes would read them from wherever it says.
+
+    Raises:
+        CompressError: It does, or it is no ONNX file.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except DecodeError as error:
+        raise CompressError(f"{path}: is not an ONNX file ({error}); get the bundle again") from error
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise CompressError(
+                f"{path}: tensor {tensor.name!r} lies in another file; a bundle's ONNX files hold all their weights"
+            )
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Yield every tensor of a protobuf message, however deep: initializers, attributes, subgraphs, functions."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for item in (value,) if hasattr(value, "DESCRIPTOR") else value:
+                yield from _tensors(item)

@@ -1,0 +1,294 @@
+"""predict.py of a bundle: alone, with one runtime, and with the answers that `compress predict` gives."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from compress import deployed
+from compress.errors import CompressError
+from compress.events import Events
+from compress.files import sha256_of
+from compress.preprocess import decode, normalise
+from compress.records import Preprocess
+from exporters import _bundle, _predict
+from tests.exporters import pets
+
+WITHOUT = "compress exporters benchmarks torch torchvision onnx nncf pydantic"
+"""Packages that a device does not have."""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pets")
+    return pets.write(folder / "bundle", pets.files(folder))
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Pictures that careless code reads wrongly."""
+    folder = tmp_path_factory.mktemp("pictures")
+    colours = Image.fromarray(np.random.default_rng(1).integers(0, 256, (17, 13, 3), dtype=np.uint8))
+    gray = colours.convert("L")
+    clear = colours.copy()
+    clear.putalpha(gray)
+    sixteen = Image.fromarray(np.random.default_rng(2).integers(0, 65536, (9, 11)).astype(np.uint16))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    palette = colours.quantize(16)
+    made = {
+        "plain.png": (colours, {}),
+        "palette.png": (palette, {}),
+        "palette-clear.png": (palette, {"transparency": 3}),
+        "palette-alpha.png": (palette, {"transparency": bytes(range(0, 256, 16))}),
+        "alpha.png": (clear, {}),
+        "gray-alpha.png": (clear.convert("LA"), {}),
+        "gray-clear.png": (gray, {"transparency": 7}),
+        "one-bit.png": (gray.convert("1"), {}),
+        "sixteen.png": (sixteen, {}),
+        "sixteen.tiff": (sixteen, {}),
+        "turned.jpg": (colours, {"exif": turned}),
+        "cmyk.jpg": (colours.convert("CMYK"), {}),
+        "clear.webp": (clear, {}),
+        "still.gif": (palette, {}),
+        "bitmap.bmp": (colours, {}),
+        "exact.png": (colours.resize((8, 6)), {}),
+    }
+    for name, (image, options) in made.items():
+        image.save(folder / name, **options)
+    return [folder / name for name in made]
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Files that are no picture to classify."""
+    folder = tmp_path_factory.mktemp("refused")
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.zeros((3, 3), np.float32)).save(folder / "float.tiff")
+    Image.fromarray(np.zeros((3, 3), np.int32)).save(folder / "integers.tiff")
+    Image.new("1", (10_000, 9_000)).save(folder / "huge.png")
+    (folder / "text.png").write_text("no picture")
+    (folder / "cut.png").write_bytes((folder / "huge.png").read_bytes()[:60])
+    names = ("moving.gif", "float.tiff", "integers.tiff", "huge.png", "text.png", "cut.png", "missing.png")
+    return [folder / name for name in names]
+
+
+def run(bundle: Path, *arguments: object, without: str = WITHOUT) -> subprocess.CompletedProcess[str]:
+    """Run a bundle's predict.py in a Python that lacks some packages, away from the repository."""
+    script = (
+        f"import sys, runpy; sys.modules.update(dict.fromkeys({without.split()!r})); sys.argv = sys.argv[1:];"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-I", "-c", script, str(bundle / "predict.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=bundle.parent, capture_output=True, text=True, check=False)
+
+
+def contract(preprocess: Preprocess) -> _predict.Contract:
+    mode = {"gray": "L", "rgb": "RGB"}[preprocess.channels]
+    resampling = _predict.RESAMPLING[preprocess.interpolation]
+    return _predict.Contract(
+        preprocess.height, preprocess.width, mode, resampling, preprocess.mean, preprocess.std, pets.CLASSES
+    )
+
+
+@pytest.mark.parametrize("channels", ["gray", "rgb"])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_pictures_become_the_same_numbers(channels: str, interpolation: str, pictures: list[Path]) -> None:
+    """Every awkward picture gives bit for bit what training, calibration and `compress predict` see."""
+    depth = 1 if channels == "gray" else 3
+    preprocess = Preprocess.model_validate(
+        {"height": 6, "width": 8, "channels": channels, "interpolation": interpolation, "mean": (0.3, 0.4, 0.7)[:depth],
+         "std": (0.21, 0.2, 0.3)[:depth]}
+    )  # fmt: skip
+    for path in pictures:
+        ours, theirs = decode(path, preprocess, str(path)), _predict.decode(path, contract(preprocess))
+        assert np.array_equal(ours, theirs), path.name
+        assert np.array_equal(normalise(ours[None], preprocess), _predict.normalise(theirs[None], contract(preprocess)))
+
+
+def test_the_same_pictures_are_refused(refused: list[Path]) -> None:
+    """What `compress predict` refuses, predict.py refuses, and names it."""
+    for path in refused:
+        with pytest.raises(CompressError):
+            decode(path, pets.PREPROCESS, str(path))
+        with pytest.raises(_predict.Refused, match=re.escape(str(path))):
+            _predict.decode(path, contract(pets.PREPROCESS))
+
+
+@pytest.mark.parametrize(("number", "without"), [(0, "openvino"), (1, "openvino"), (2, "onnxruntime"), (3, "onnxruntime")])
+def test_every_kind_of_file_gives_the_expected_answers(bundle: Path, number: int, without: str) -> None:
+    """Alone with one runtime: normalised or not, in any number or two by two, the logits are those of the trained network."""
+    name = _bundle.check(bundle).files[number].path
+    found = run(bundle, *sorted((bundle / "samples").glob("*.png")), "--file", name, "--json", without=f"{WITHOUT} {without}")
+    assert (found.returncode, found.stderr) == (0, "")
+    expected = json.loads((bundle / "samples" / "expected.json").read_text())["pictures"]
+    answered = json.loads(found.stdout)
+    assert answered["file"] == name
+    assert len(answered["images"]) == len(expected) == 3
+    for answer, sample in zip(answered["images"], expected, strict=True):
+        assert answer["logits"] == pytest.approx(sample["logits"], abs=1e-4)
+        assert answer["classes"][0]["name"] == sample["predicted"]
+        assert answer["classes"][0]["score"] == pytest.approx(sample["score"], abs=1e-4)
+        assert answer["milliseconds"] > 0
+
+
+def test_it_says_what_compress_predict_says(bundle: Path, pictures: list[Path], refused: list[Path]) -> None:
+    """On awkward pictures class and score are those of `compress predict`; unreadable ones stop no other and end in 2."""
+    name = _bundle.check(bundle).files[0].path
+    found = run(bundle, *pictures, refused[0], "--top", 3, "--json")
+    ours = deployed.predict(bundle, [*pictures, refused[0]], file=name, top=3, events=Events())
+    assert found.returncode == 2
+    assert found.stderr.startswith(f"{refused[0]}: has 2 frames")
+    theirs = json.loads(found.stdout)["images"]
+    assert [bool(each["error"]) for each in theirs] == [bool(each.error) for each in ours] == [False] * len(pictures) + [True]
+    for mine, other in zip(ours[:-1], theirs[:-1], strict=True):
+        assert [each.name for each in mine.classes] == [each["name"] for each in other["classes"]], mine.image
+        assert [each.score for each in mine.classes] == pytest.approx([each["score"] for each in other["classes"]], abs=1e-5)
+
+
+def test_people_read_class_score_and_time(bundle: Path, pictures: list[Path]) -> None:
+    """Without --json there are as many classes as asked for, best first."""
+    found = run(bundle, pictures[0], "--top", 2)
+    first, *classes = found.stdout.splitlines()
+    assert re.fullmatch(r".*plain\.png  \d+\.\d{3} ms", first)
+    scores = [float(line.split(" %  ")[0]) for line in classes]
+    assert len(scores) == 2
+    assert scores[0] >= scores[1]
+    assert {line.split(" %  ")[1] for line in classes} < set(pets.CLASSES)
+
+
+def test_self_test_tells_a_good_file_from_another(bundle: Path, copy: Path) -> None:
+    """--self-test proves a file on the device, and ends in 3 when it does not answer as the network did."""
+    assert run(bundle, "--self-test").returncode == 0
+    expected = copy / "samples" / "expected.json"
+    document = json.loads(expected.read_text())
+    document["pictures"][1]["logits"][0] += 0.5
+    expected.write_text(json.dumps(document))
+    found = run(copy, "--self-test")
+    assert found.returncode == 3
+    assert [line.partition("  ")[0] for line in found.stdout.splitlines()] == ["ok", "FAILED", "ok"]
+
+
+def sign(bundle: Path, change: Callable[[dict[str, Any]], object] = len) -> None:
+    """Change the manifest, and write all checksums anew."""
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    for file in manifest["files"]:
+        file["parts"] = {name: sha256_of(bundle / name) for name in file["parts"] if (bundle / name).is_file()}
+    path.write_text(json.dumps(manifest))
+    _bundle.seal(bundle)
+
+
+def flip(bundle: Path) -> None:
+    path = bundle / "student-fp32.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def external(bundle: Path) -> None:
+    model = onnx.load(bundle / "student-fp32.onnx")
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    (bundle / "student-fp32.onnx").write_bytes(model.SerializeToString())
+    sign(bundle)
+
+
+def link(bundle: Path) -> None:
+    (bundle / "student-fp32.onnx").rename(bundle.parent / "elsewhere.onnx")
+    (bundle / "student-fp32.onnx").symlink_to(bundle.parent / "elsewhere.onnx")
+
+
+REFUSALS = {
+    "wrong sha256": (flip, r"student-fp32\.onnx: has sha256 .* it was changed or damaged"),
+    "external data": (external, "keeps weights in other files"),
+    "link": (link, r"student-fp32\.onnx: is not a plain file"),
+    "not onnx": (
+        lambda bundle: ((bundle / "student-fp32.onnx").write_bytes(b"\xff" * 99), sign(bundle)),
+        "the model file is damaged",
+    ),
+    "changed manifest": (
+        lambda bundle: (bundle / "manifest.json").write_text((bundle / "manifest.json").read_text() + " "),
+        r"manifest\.json: has not the checksum",
+    ),
+    "other version": (lambda bundle: sign(bundle, lambda m: m.update(schema_version=2)), "is not a manifest of this version"),
+    "path upwards": (
+        lambda bundle: sign(bundle, lambda m: m["files"][0].update(path="../x.onnx", parts={"../x.onnx": ""})),
+        "has no checksum",
+    ),
+    "no mean": (lambda bundle: sign(bundle, lambda m: m["preprocess"].update(mean=[])), "is not a manifest of this version"),
+    "wrong size": (lambda bundle: sign(bundle, lambda m: m["preprocess"].update(height=10**9)), "is not a manifest of"),
+    "huge batch": (lambda bundle: sign(bundle, lambda m: m["files"][0].update(batch_size=10**9)), "takes 1000000000 images"),
+    "other classes": (lambda bundle: sign(bundle, lambda m: m.update(classes=["a"])), "not a finite logit for each class"),
+}
+
+
+@pytest.mark.parametrize("damage", REFUSALS)
+def test_a_damaged_bundle_is_refused(
+    damage: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One message, no traceback, exit code 2, nothing on stdout."""
+    change, said = REFUSALS[damage]
+    change(copy)
+    monkeypatch.setattr(_predict, "__file__", str(copy / "predict.py"))
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(copy / "samples" / "01-dog.png"), "--file", "student-fp32.onnx"])
+    if damage == "path upwards":
+        sys.argv[-1] = "../x.onnx"
+    assert _predict.main() == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert re.search(said, shown.err), shown.err
+
+
+def test_a_runtime_that_is_missing_is_named(bundle: Path) -> None:
+    """Without any runtime it says what to install; with one it takes the first file for that one."""
+    nothing = run(bundle, "x.png", without=f"{WITHOUT} openvino onnxruntime")
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+    assert "is needed and not installed: pip install onnxruntime" in nothing.stderr
+    other = run(bundle, bundle / "samples" / "01-dog.png", "--json", without=f"{WITHOUT} onnxruntime")
+    assert json.loads(other.stdout)["file"] == "student-fp32.xml"
+
+
+def test_wrong_usage_is_explained(bundle: Path) -> None:
+    """No picture, or an unknown file: exit code 2 and what there is."""
+    assert run(bundle).returncode == 2
+    unknown = run(bundle, "x.png", "--file", "student.onnx")
+    assert unknown.returncode == 2
+    assert "there are: student-fp32.onnx" in unknown.stderr
+
+
+def test_it_stands_alone_and_is_old_fashioned(bundle: Path) -> None:
+    """It imports the standard library, numpy and Pillow, and an old Python understands it."""
+    source = (bundle / "predict.py").read_text()
+    tree = ast.parse(source, feature_version=(3, 9))
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import)
+            else [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+        )
+    }  # fmt: skip
+    assert imported - sys.stdlib_module_names == {"numpy", "PIL"}
+    checker = [sys.executable, "-m", "ruff", "check", "--isolated", "--target-version", "py39", "--select", "E9,F"]
+    checked = subprocess.run([*checker, bundle / "predict.py"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout

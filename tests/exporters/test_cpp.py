@@ -1,0 +1,112 @@
+"""The C++ program of a bundle: it compiles with what the OpenVINO package brings, and gives the expected answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from exporters import _bundle, _cpp
+from exporters.openvino import Openvino
+from tests.exporters import pets
+
+MISSING = [tool for tool in ("cmake", "g++", "ninja") if shutil.which(tool) is None]
+compiled = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+
+def openvino_folder() -> Path:
+    spec = find_spec("openvino")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0])
+
+
+def built(folder: Path, exporter: Openvino) -> Path:
+    """Write a bundle of one file and build its program, warnings being errors; return the bundle."""
+    bundle = pets.write(folder / "bundle", [pets.export(folder, exporter)])
+    configure = [
+        "cmake", "-S", bundle / "cpp", "-B", folder / "build", "-G", "Ninja", f"-DOpenVINO_DIR={openvino_folder() / 'cmake'}",
+        "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wconversion -Wno-sign-conversion -Werror",
+    ]  # fmt: skip
+    for command in (configure, ["cmake", "--build", folder / "build"]):
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return bundle
+
+
+def run(bundle: Path, *pictures: Path, given: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the program of a bundle on that bundle, or on the folder that is given instead."""
+    command = [bundle.parent / "build" / "example", given or bundle, *pictures]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("cpp"), Openvino())
+
+
+def check_answers(bundle: Path, folder: Path) -> None:
+    """Class, score and logits of every sample picture are those that the bundle expects."""
+    expected = json.loads((bundle / "samples" / "expected.json").read_text())["pictures"]
+    paths = []
+    for number, sample in enumerate(expected):
+        with Image.open(bundle / "samples" / sample["file"]) as image:
+            image.save(folder / f"{number}.ppm")
+        paths.append(folder / f"{number}.ppm")
+    done = run(bundle, *paths)
+    assert (done.returncode, done.stderr) == (0, "")
+    for line, sample in zip(done.stdout.splitlines(), expected, strict=True):
+        _, name, score, *logits = line.split("\t")
+        assert name == sample["predicted"]
+        assert float(score) == pytest.approx(sample["score"], abs=1e-4)
+        assert [float(value) for value in logits] == pytest.approx(sample["logits"], abs=1e-4)
+
+
+@compiled
+def test_program_gives_the_expected_answers(bundle: Path, tmp_path: Path) -> None:
+    """Compiled without a warning, it says of every sample picture what the trained network says."""
+    check_answers(bundle, tmp_path)
+
+
+@compiled
+def test_program_feeds_pixels_to_a_file_that_normalises_by_itself(tmp_path: Path) -> None:
+    """A file that carries the preprocessing, in batches of two, gives the same answers."""
+    check_answers(built(tmp_path, Openvino(preprocess="inside", batch=2)), tmp_path)
+
+
+@compiled
+def test_program_refuses_what_it_cannot_read(bundle: Path, tmp_path: Path) -> None:
+    """Another size, another format, a cut file, none, or no model: one message, exit code 2."""
+    Image.new("RGB", (6, 8)).save(tmp_path / "turned.ppm")
+    Image.new("L", (8, 6)).save(tmp_path / "gray.pgm")
+    Image.new("RGB", (8, 6)).save(tmp_path / "whole.ppm")
+    (tmp_path / "cut.ppm").write_bytes((tmp_path / "whole.ppm").read_bytes()[:-1])
+    (tmp_path / "commented.ppm").write_bytes(b"P6 # made by hand\n8 6\n255\n" + bytes(8 * 6 * 3))
+    for name, said in {"turned.ppm": "8 x 6 pixels", "gray.pgm": "PPM", "cut.ppm": "ends early", "none.ppm": "PPM"}.items():
+        done = run(bundle, tmp_path / name)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{name}: " in done.stderr
+        assert said in done.stderr
+    assert run(bundle, tmp_path / "commented.ppm").returncode == 0
+    assert run(bundle).returncode == 2
+    assert run(bundle, tmp_path / "whole.ppm").returncode == 0
+    assert run(bundle, tmp_path / "whole.ppm", given=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("name", ['"; system("x"); "', "a\\", "new\nline", "??/", "Käfer", "%s", "*/", "\t"])
+def test_class_names_cannot_leave_their_string(name: str) -> None:
+    """Whatever a class is called, its literal is letters, digits, spaces and octal escapes, and spells the name."""
+    literal = _cpp.literal(name)
+    assert not set(literal) & set('"?\n%*/\t;()')
+    assert literal.encode().decode("unicode_escape").encode("latin-1").decode() == name
+
+
+def test_same_manifest_gives_the_same_program(bundle: Path) -> None:
+    """So a bundle's program can be told from one that somebody changed."""
+    manifest = _bundle.check(bundle)
+    assert (bundle / "cpp" / "example.cpp").read_text() == _cpp.programs(manifest)["cpp/example.cpp"]
