@@ -20,7 +20,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import _curves, _facts, _pages, _pictures, _scores
+from benchmarks import _curves, _facts, _ladder, _pages, _pictures, _scores
 from benchmarks._facts import MISSING, Row
 from benchmarks._runs import Comparison, compare, compare_students, compare_table, document, write_comparison
 from benchmarks._scores import tables as worth_tables
@@ -138,6 +138,7 @@ def _context(report: Report) -> dict[str, Any]:
         "reading": _scores.reading(report),
         "protocol": list(_facts.protocol(report)),
         "effective": _effective(rows),
+        "climbs": _ladder.climbs(report),
     }
 
 
@@ -159,6 +160,9 @@ def _drawings(report: Report) -> dict[str, Any]:
     return {
         "pictures": _pictures.pictures(points),
         "stages": [(stage, _training(stage)) for stage in report.stages if stage.epochs],
+        "sensitivity_pictures": {
+            each.variant.name: _ladder.picture(each.shown, each.kept) for each in _ladder.climbs(report) if each.shown
+        },
     }
 
 

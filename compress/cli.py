@@ -107,7 +107,10 @@ def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: st
 @seeds_option
 @runs_option
 def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: str | None, runs: Path) -> None:
-    """Validate a recipe, rehearse it on one random batch, and print what a run would do; nothing is trained."""
+    """Validate a recipe and print what a run would do.
+
+    Networks and methods are rehearsed on one random batch; nothing is trained.
+    """
     from compress.plan import plan, tree
     from compress.recipe import load
     from compress.seeds import parse, repeated
@@ -135,12 +138,21 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     help="E.g. openvino:fp16; repeatable; default: the recipe's exports.",
 )
 @click.option("--out", type=FOLDER, help="Folder to write; default: RUN/exports.")
-def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path | None) -> None:
+@click.option(
+    "--hub", type=FOLDER, help="Write the run's bundle as a new folder in the layout of the Hugging Face hub instead."
+)
+@click.option("--licence", default="unknown", show_default=True, help="With --hub: licence of the weights, e.g. apache-2.0.")
+def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path | None, hub: Path | None, licence: str) -> None:
     """Export and gate the student of a finished run."""
     from compress import pipeline, tables
     from compress.deployed import refuse_failures
     from compress.recipe import load
 
+    if hub is not None:
+        if formats or out is not None:
+            raise click.UsageError("--hub writes the bundle that the run left; give it without --to and --out")
+        _hub(terminal, run, hub, licence)
+        return
     run = pipeline.run_of(run)
     overrides = [f"exports=[{', '.join(map(_export_as_yaml, formats))}]"] if formats else []
     sections = load(run / "recipe.yaml", overrides).exports
@@ -152,6 +164,15 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     terminal.hint(f"compress bench {out or run / 'exports'}/*")
 
 
+def _hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
+    from compress import bundles
+    from exporters import _hub
+
+    _hub.write(bundles.find(run), hub, licence=licence)
+    terminal.answer({"hub": str(hub)}, f"{hub} can be uploaded; nothing was sent")
+    terminal.hint(f"compress verify {hub}")
+
+
 def _export_as_yaml(text: str) -> str:
     name, _, precision = text.partition(":")
     return f"{{format: {name}, precision: {precision}}}" if precision else f"{{format: {name}}}"
@@ -160,16 +181,31 @@ def _export_as_yaml(text: str) -> str:
 @verb("verify")
 @click.argument("bundle", type=FOLDER)
 @click.option("--file", help="Only this file of the bundle.")
+@click.option("--locate", is_flag=True, help="Find the first layer in which each file parts from a good file of its network.")
+@click.option("--against", type=FOLDER, metavar="RUN", help="With --locate: the run whose student the good file is made of.")
 @threads_option
-def verify(terminal: Terminal, *, bundle: Path, file: str | None, threads: int) -> None:
+def verify(
+    terminal: Terminal, *, bundle: Path, file: str | None, locate: bool, against: Path | None, threads: int
+) -> None:  # fmt: skip
     """Gate the files of a bundle again, on their own runtimes.
 
     The images and the torch network's answers are those that the bundle carries.
     """
     from compress import deployed, tables
 
-    gates = deployed.verify(bundle, file=file, threads=threads, events=terminal.events())
+    events = terminal.events()
+    if against is not None and not locate:
+        raise click.UsageError("--against says where to look for a good file; give it with --locate")
+    if locate:
+        from compress import locate as bisection
+
+        found = bisection.locate(bundle, file=file, against=against, events=events)
+        terminal.answer(found, *bisection.table(found))
+        return
+    gates = deployed.verify(bundle, file=file, threads=threads, events=events)
     terminal.answer(gates, tables.gates(gates))
+    for program in deployed.unfamiliar(bundle):
+        events.say(f"{program}: is not what this version writes; another version's, or changed: read it before you run it")
     deployed.refuse_failures(gates)
     terminal.hint(f"compress bench {bundle}")
 

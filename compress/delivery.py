@@ -1,36 +1,35 @@
 """The delivered half of a run: export, proof on the file's own runtime, measurement.
 
 Every file is run by the runner in a process of its own on validation and test images. The gate judges the validation images;
-the test images are for the report alone.
+the test images are for the report alone. A file of precision int8 is what `compress.ladder` climbs to; then it is proved like
+any other.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 import exporters
-from benchmarks.environment import environment
-from benchmarks.protocol import Measurement, Subject, evaluate, measure, ratio
+from compress import _ladder_price, ladder, records, stages
+from compress import _ladder_rescue as rescue
 from compress import evaluate as torch_evaluate
-from compress import records, stages
 from compress.errors import CompressError
 from compress.files import sha256_of
-from compress.preprocess import normalise
+from compress.proof import Answers, Made, about, answers, macs, prove, source, subject
 from compress.recipe import ExportSection, canonical
-from compress.records import Document, Environment, Gate, Latency, Ratio, Variant
+from compress.records import Document, Gate, StageResult, Variant
 from compress.work import Trained, Work
 from exporters._exporter import Exporter
 
-OUTCOME, TIMING = "outcome.json", "timing.json"
+__all__ = ["TORCH", "Answers", "Delivered", "Outcome", "answers", "deliver", "plain"]
+
+OUTCOME, LOGITS = "outcome.json", "logits.npz"
 TORCH = "torch"
 
 
@@ -41,25 +40,13 @@ class Outcome(Document):
     gate: Gate
     path: str
     parts: dict[str, str]
+    tried: dict[int, str]
+    """Files that show what int8 buys, relative to the stage: the best of each rung by its number in the ladder, and by the
+    number -1 the same network in float32. Empty for other precisions."""
+    adapted: tuple[StageResult, ...]
+    """Stages that adapted the network to int8."""
     seconds: float
-
-
-class Timing(Document):
-    """What was measured, by the variant's name."""
-
-    latency_ms: dict[str, Latency]
-    ratio: dict[str, Ratio]
-    throughput_per_s: dict[str, float]
-    seconds: float
-    environment: Environment
-    """The machine when it was measured."""
-
-
-class Answers(NamedTuple):
-    """What the torch network says, computed in float32 on the CPU."""
-
-    validation: NDArray[np.float32]
-    test: NDArray[np.float32]
+    """Export and proof; the stages above have their own."""
 
 
 class Delivered(NamedTuple):
@@ -72,44 +59,51 @@ class Delivered(NamedTuple):
     section: ExportSection
     seconds: float
     """How long export and proof took when they were made."""
-
-
-def answers(work: Work, trained: Trained) -> Answers:
-    """Return the logits of a network on the validation and the test split."""
-    cpu = torch.device("cpu")  # where the files run; a GPU may round differently
-    network, splits = trained.network.to(cpu), (work.data.validation, work.data.test)
-    return Answers(*(torch_evaluate.logits(network, work.whole(split, device=cpu)) for split in splits))
+    said: Answers
+    """What the torch network says that the file was made of; quantization-aware distillation makes it of another network."""
+    adapted: tuple[StageResult, ...]
+    """Stages that made that other network."""
 
 
 def plain(work: Work, trained: Trained, said: Answers, *, shipped: Trained) -> Variant:
     """Return the row of a network that is compared as trained and not exported, beside the one that is shipped."""
-    same = _macs(work, trained) == _macs(work, shipped)
+    same = macs(work, trained) == macs(work, shipped)
     graph = "the same graph as the student's" if same else "another graph than the student's, and so another latency"
     return Variant(
         name=f"{trained.name}-torch", network=trained.name, method=trained.method, format=TORCH, runtime=TORCH,
-        precision="fp32", device="local", parameters=torch_evaluate.parameters(trained.network), macs=_macs(work, trained),
+        precision="fp32", device="local", parameters=torch_evaluate.parameters(trained.network), macs=macs(work, trained),
         accuracy=torch_evaluate.accuracy(said.test, work.data.test.labels),
         validation=torch_evaluate.accuracy(said.validation, work.data.validation.labels),
         status="skipped", reason=f"not exported: {graph}",
     )  # fmt: skip
 
 
-def deliver(work: Work, trained: Trained, section: ExportSection, said: Answers) -> Delivered:
+def deliver(
+    work: Work, trained: Trained, section: ExportSection, said: Answers, *, teachers: Sequence[Trained] | None = None,
+    yardstick: bool = False,
+) -> Delivered:  # fmt: skip
     """Export a network, run the file on its own runtime, and judge it.
 
-    The network is on the CPU, where `answers` has put it.
+    Args:
+        work: What the stages of the run share.
+        trained: The network, on the CPU, where `answers` has put it.
+        section: The format.
+        said: What the network says.
+        teachers: Who adapt the network to int8 if nothing else helps; without them that rung is skipped.
+        yardstick: Whether the file is there to be compared with: in int8 it gets the first rung and no other.
 
     Raises:
         CompressError: The format cannot hold the network.
         Unreachable: The disk is full or the folder cannot be written.
     """
     exporter = exporters.load(section)
+    aid = rescue.aid(work, teachers, yardstick=yardstick) if exporter.precision == "int8" else None
     key = stages.key(
-        network=trained.key, name=trained.name, section=canonical(section), data=[work.data.key, work.data.test_key],
-        gate=canonical(work.recipe.gate),
-        packages={name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")},
-        source=_source("exporters", "benchmarks"), exporter=stages.plugin("exporters", section.format),
-        runtime=stages.plugin("runtimes", exporter.runtime),
+        network=trained.key, name=trained.name, method=trained.method, section=canonical(section),
+        data=[work.data.key, work.data.test_key], gate=canonical(work.recipe.gate),
+        packages={name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")},
+        source=source("exporters/**/*.py", "benchmarks/**/*.py"), exporter=stages.plugin("exporters", section.format),
+        runtime=stages.plugin("runtimes", exporter.runtime), int8=aid and rescue.key(work, aid),
     )  # fmt: skip
     if (known := work.cache.find(key)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
         work.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
@@ -117,163 +111,72 @@ def deliver(work: Work, trained: Trained, section: ExportSection, said: Answers)
 
     def make(folder: Path) -> None:
         begun = monotonic()
-        path = exporter.path(folder, trained.name)
-        with work.events.task(f"export {name}", total=2) as task:
-            exporter.export(trained.network, work.data.image(), path)
-            task.advance()
-            variant, gate = _prove(work, trained, _subject(name, path, exporter), section, said)
-            task.advance()
-        parts = {part.name: sha256_of(part) for part in exporter.parts(path)}
-        size = sum(part.stat().st_size for part in exporter.parts(path))
-        variant = variant.model_copy(update={"size_bytes": size})
-        made = Outcome(variant=variant, gate=gate, path=path.name, parts=parts, seconds=monotonic() - begun)
-        records.save(folder / OUTCOME, made)
+        if aid is None:
+            made = _exported(work, trained, exporter, said, exporter.path(folder, trained.name))
+        else:
+            made = rescue.climbed(work, trained, section, said, folder=folder, name=name, aid=aid)
+        records.save(folder / OUTCOME, _outcome(work, made, section, name, folder=folder, begun=begun))
 
     folder = work.cache.make(key, make)
     outcome = records.read(folder / OUTCOME, Outcome)
     for part, sha256 in outcome.parts.items():
         if sha256_of(folder / part) != sha256:
             raise CompressError(f"{folder / part}: was changed after it was proved; delete {folder} and run again")
-    mark = "passed" if outcome.gate.status == "passed" else f"FAILED: {outcome.gate.reason}"
-    work.events.say(f"{name}: gate {mark}")
-    work.events.emit("gate", file=name, **outcome.gate.model_dump())
-    return Delivered(outcome.variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds)
+    variant = _priced(work, folder, outcome, exporter)
+    _tell(work, variant, outcome.gate)
+    own = _known(folder / LOGITS) if outcome.adapted else said
+    return Delivered(variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds, own, outcome.adapted)
 
 
-class Timed(NamedTuple):
-    """All files with what was measured."""
-
-    variants: Mapping[str, Variant]
-    seconds: float = 0.0
-    """How long measuring took when it was done."""
-    environment: Environment | None = None
-    """The machine when it was measured."""
-    problem: CompressError | None = None
-    """Why nothing could be timed."""
+def _exported(work: Work, trained: Trained, exporter: Exporter, said: Answers, path: Path) -> Made:
+    """Write a file of any precision but int8."""
+    with work.events.task(f"export {path.name}", total=1) as task:
+        exporter.export(trained.network, work.data.image(), path, about=about(work, trained))
+        task.advance()
+    return Made(path, trained, said)
 
 
-def time(work: Work, delivered: Sequence[Delivered]) -> Timed:
-    """Return the rows of all files that run, with latency, throughput, and their ratio to the reference of their runtime.
-
-    Files of one runtime and precision are compared with the same file of `measure.against`. What could not
-    be timed is tried again next time.
-    """
-    runnable = [item for item in delivered if item.variant.accuracy is not None]
-    settings = work.recipe.measure
-    machine = environment()
-    key = stages.key(
-        files=[[item.variant.name, sha256_of(item.path)] for item in runnable],
-        measure=settings.model_dump(mode="json", exclude={"devices"}), packages=machine.packages, cpu=machine.cpu,
-        source=_source("benchmarks"),
+def _outcome(work: Work, made: Made, section: ExportSection, name: str, *, folder: Path, begun: float) -> Outcome:
+    """Prove a file and return what is known of it."""
+    exporter = exporters.load(section)
+    with work.events.task(f"prove {name}", total=1) as task:
+        variant, gate = prove(work, made, subject(name, made.path, exporter), section)
+        task.advance()
+    adapted = () if made.original is None else made.trained.results
+    if adapted:
+        np.savez(folder / LOGITS, validation=made.said.validation, test=made.said.test)
+    size = sum(part.stat().st_size for part in exporter.parts(made.path))
+    return Outcome(
+        variant=variant.model_copy(update={"size_bytes": size, "ladder": made.ladder}), gate=gate, path=made.path.name,
+        parts={part.name: sha256_of(part) for part in exporter.parts(made.path)},
+        tried={number: path.relative_to(folder).as_posix() for number, path in made.tried.items()}, adapted=adapted,
+        seconds=max(0.0, monotonic() - begun - sum(result.seconds for result in adapted)),
     )  # fmt: skip
 
-    def make(folder: Path) -> None:
-        records.save(folder / TIMING, _measure(work, runnable, folder))
 
-    rows = {item.variant.name: item.variant for item in delivered}
-    if not runnable:
-        return Timed(rows)
-    try:
-        made = work.cache.make(key, make)
-    except CompressError as error:
-        return Timed(rows, problem=error)
-    stages.publish(made, work.folder / "measurements")
-    timing = records.read(made / TIMING, Timing)
-    for field in ("latency_ms", "ratio", "throughput_per_s"):
-        for name, value in getattr(timing, field).items():
-            rows[name] = rows[name].model_copy(update={field: value})
-    return Timed(rows, timing.seconds, timing.environment)
+def _priced(work: Work, folder: Path, outcome: Outcome, exporter: Exporter) -> Variant:
+    """Return the row with the speed of the int8 files that were tried, against the same network in float32."""
+    variant = outcome.variant
+    if variant.ladder is None or not outcome.tried:
+        return variant
+    names = {number: f"{variant.name}, rung {number}" for number in outcome.tried}
+    names[rescue.PLAIN] = f"{variant.network}-{variant.format}-fp32"
+    subjects = {number: subject(names[number], folder / path, exporter) for number, path in outcome.tried.items()}
+    plain = subjects.pop(rescue.PLAIN)
+    timed = _ladder_price.priced(work, variant.name, variant.ladder, plain, subjects, source=source("benchmarks/**/*.py"))
+    return variant.model_copy(update={"ladder": timed})
 
 
-def _measure(work: Work, delivered: Sequence[Delivered], folder: Path) -> Timing:
-    """Time all files; the raw series of every call are left in the folder."""
-    settings, begun = work.recipe.measure, monotonic()
-    single = _run_rounds(work, delivered, settings.batch_size, folder / "latency-raw.json")
-    bulk = _run_rounds(work, delivered, settings.throughput_batch_size, folder / "throughput-raw.json")
-    latency = {name: found.latency for name, found in single.items()}
-    pairs = {item.variant.name: _opponent(item, delivered, settings.against) for item in delivered}
-    ratios = {
-        name: ratio(other, latency[other], latency[name])
-        for name, other in pairs.items()
-        if name in latency and other is not None and other in latency
-    }
-    throughput = {name: found.throughput_per_s for name, found in bulk.items()}
-    return Timing(
-        latency_ms=latency, ratio=ratios, throughput_per_s=throughput, seconds=monotonic() - begun, environment=environment()
-    )
+def _known(path: Path) -> Answers:
+    with np.load(path, allow_pickle=False) as file:
+        return Answers(file["validation"], file["test"])
 
 
-def _run_rounds(work: Work, delivered: Sequence[Delivered], batch_size: int, raw: Path) -> dict[str, Measurement]:
-    """Time all files that take this many images in a call."""
-    settings = work.recipe.measure
-    subjects = [_subject(item.variant.name, item.path, exporters.load(item.section)) for item in delivered]
-    fitting = [subject for subject in subjects if subject.batch_size in (None, batch_size)]
-    return measure(
-        fitting, normalise(work.data.validation.images[:256], work.data.preprocess), against=None, threads=settings.threads,
-        batch_size=batch_size, rounds=settings.rounds, seconds=settings.seconds, events=work.events, raw=raw,
-    ) if fitting else {}  # fmt: skip
-
-
-def _subject(name: str, path: Path, exporter: Exporter) -> Subject:
-    return Subject(name, path, exporter.runtime, exporter.batch_size)
-
-
-def _opponent(item: Delivered, delivered: Sequence[Delivered], network: str) -> str | None:
-    """Return the name of the file that this one is compared with: the other network in the same format and precision."""
-    like = [
-        other.variant.name
-        for other in delivered
-        if other.variant.network.startswith(network)
-        and (other.variant.format, other.variant.precision) == (item.variant.format, item.variant.precision)
-        and other is not item
-    ]
-    return like[0] if like else None
-
-
-def _prove(work: Work, trained: Trained, subject: Subject, section: ExportSection, said: Answers) -> tuple[Variant, Gate]:
-    """Run the file on validation and test images, and judge it on the validation images."""
-    data = work.data
-    images = normalise(np.concatenate([data.validation.images, data.test.images]), data.preprocess)
-    precision = exporters.load(section).precision
-    row = Variant(
-        name=subject.name, network=trained.name, method=trained.method, format=section.format, runtime=subject.runtime,
-        precision=precision, device="local", parameters=torch_evaluate.parameters(trained.network), macs=_macs(work, trained),
-        status="failed",
-    )  # fmt: skip
-    try:
-        found = evaluate(subject, images)
-    except CompressError as error:
-        reason = f"{subject.runtime} cannot run it: {error}"
-        return row.model_copy(update={"reason": reason}), Gate(status="failed", reason=reason, samples=0)
-    held = len(data.validation.labels)
-    on_validation, on_test = found.logits[:held], found.logits[held:]
-    gate = exporters.gate(
-        said.validation, on_validation, data.validation.labels, settings=work.recipe.gate, precision=precision
-    )
-    if gate.max_abs_diff is None:  # not what was promised, so there is nothing to compare
-        return row.model_copy(update={"reason": gate.reason}), gate
-    return row.model_copy(
-        update={
-            "accuracy": torch_evaluate.accuracy(on_test, data.test.labels),
-            "validation": torch_evaluate.accuracy(on_validation, data.validation.labels),
-            "agreement_percent": 100 * float((on_test.argmax(axis=1) == said.test.argmax(axis=1)).mean()),
-            "max_abs_diff": float(np.abs(on_test - said.test).max()),
-            "peak_memory_bytes": found.peak_memory_bytes,
-            "effective": found.effective,
-            "status": gate.status,
-            "reason": gate.reason,
-        }
-    ), gate
-
-
-def _macs(work: Work, trained: Trained) -> int:
-    return torch_evaluate.macs(trained.network, work.data.image())
-
-
-def _source(*packages: str) -> str:
-    """Return the sha256 of our own source that makes or judges a file."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent.parent
-    for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+def _tell(work: Work, variant: Variant, gate: Gate) -> None:
+    """Say what became of a file."""
+    if variant.ladder is not None:
+        for line in ladder.told(variant.name, variant.ladder):
+            work.events.say(line)
+        work.events.emit("ladder", file=variant.name, **variant.ladder.model_dump())
+    work.events.say(f"{variant.name}: gate {'passed' if gate.status == 'passed' else f'FAILED: {gate.reason}'}")
+    work.events.emit("gate", file=variant.name, **gate.model_dump())

@@ -17,17 +17,17 @@ import numpy as np
 import exporters
 from benchmarks import paired, report
 from benchmarks.environment import environment
-from compress import checkpoint, delivery, preflight, records, stages, students, training
-from compress.delivery import Answers, Delivered, Timed
+from compress import calibration, delivery, plugins, records, rehearsal, stages, students, timing, training
+from compress.delivery import Answers, Delivered
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.files import whole, writable
-from compress.models._network import Network
 from compress.plan import plan
 from compress.recipe import ExportSection, Recipe, canonical, dump, load
 from compress.records import Gate, Report, Scores, Variant
 from compress.students import Further
-from compress.work import WEIGHTS, Trained, Work, assemble, build, device, prepare
+from compress.timing import Timed
+from compress.work import WEIGHTS, Trained, Work, device, prepare
 from exporters import _bundle as bundle
 
 RECIPE, REJECTED = "recipe.yaml", "rejected"
@@ -56,7 +56,7 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
     """
     plan(recipe, base=base, runs=runs)  # refuses all that contradicts, before anything is loaded
     with _work(recipe, base=base, runs=runs, events=events, seeds=len(seeds) or 1) as work:
-        _check_structure(work)
+        _rehearse(work)
         teachers = [training.teacher(work, index, section) for index, section in enumerate(recipe.teacher)]
         first, *others = students.works(work, seeds or [recipe.seed])
         shipped, *baselines = students.train(first, teachers)
@@ -64,16 +64,16 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
 
         said = {trained.name: delivery.answers(work, trained) for trained in (*teachers, shipped, *baselines)}
         sections = [ExportSection(format=delivery.TORCH), *recipe.exports]
-        own = [delivery.deliver(work, shipped, section, said[shipped.name]) for section in sections]
+        own = [delivery.deliver(first, shipped, section, said[shipped.name], teachers=teachers) for section in sections]
         compared, notes = _for_comparison(work, teachers, sections, said)
         files = [*compared, *own]
-        timed = delivery.time(work, files)
+        timed = timing.time(work, files)
         rows = [
             *timed.variants.values(),
             *(delivery.plain(work, trained, said[trained.name], shipped=shipped) for trained in baselines),
         ]
 
-        _hand_over(first, shipped, files, said[shipped.name])
+        _hand_over(first, shipped, files, said[shipped.name], timed)
         own_scores = [students.of_answers(first, trained, said[trained.name]) for trained in (shipped, *baselines)]
         teachers_scores = [students.of_answers(work, trained, said[trained.name]) for trained in teachers]
         scores = students.scores([*teachers_scores, *own_scores, *further.scored])
@@ -152,18 +152,14 @@ def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: int 
         yield Work(recipe, base, folder, stages.Cache(runs), events, where, data, readers, recipe.seed, folder)
 
 
-def _check_structure(work: Work) -> None:
-    """Run one batch through every stage of every method with untrained networks."""
-    networks = [build(work, section, "check") for section in work.recipe.teacher]
-    for network, section in zip(networks, work.recipe.teacher, strict=True):
-        if section.weights is not None:  # refused here, before another teacher is trained
-            checkpoint.load_weights(network, work.base / section.weights, sha256=section.sha256)
-    batch = next(work.shuffled(work.data.train, work.recipe.train, seed=0).epoch(0))
-    for methods in (work.recipe.method, *work.recipe.baselines):
-        preflight.structure(assemble(work, methods, [network for network in networks if isinstance(network, Network)]), batch)
+def _rehearse(work: Work) -> None:
+    """Refuse before anything is trained what could only be refused later."""
+    rehearsal.rehearse(work, next(work.shuffled(work.data.train, work.recipe.train, seed=0).epoch(0)))
+    if any(exporters.load(section).precision == "int8" for section in work.recipe.exports):
+        calibration.of(work)  # no images, or of one class
 
 
-def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: Answers) -> None:
+def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: Answers, timed: Timed) -> None:
     """Write the bundle of all files that passed, and keep the others apart with the reason beside them."""
     offered = [item for item in files if item.variant.network == shipped.name and item.section.format != delivery.TORCH]
     rejected = work.folder / REJECTED
@@ -174,41 +170,63 @@ def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: A
             for part in exporters.load(item.section).parts(item.path):
                 stages.copy(part, rejected / part.name)
             records.save(rejected / f"{item.path.name}.gate.json", item.gate)
-    passed = [_deployable(item) for item in offered if item.gate.status == "passed"]
+    held = work.data.validation
+    chosen = np.linspace(0, len(held.labels) - 1, min(SAMPLES, len(held.labels))).astype(int)  # every class, sorted or not
+    passed = [
+        bundle.Deployable(
+            item.path, item.section.format, exporters.load(item.section), item.gate, timed.variants[item.variant.name],
+            item.said.validation[chosen] if item.adapted else None,
+        )
+        for item in offered
+        if item.gate.status == "passed"
+    ]  # fmt: skip
     if not passed:
         with writable(work.folder):
             shutil.rmtree(work.folder / "bundle", ignore_errors=True)  # of an earlier run, with another student
         return
-    held = work.data.validation
-    chosen = np.linspace(0, len(held.labels) - 1, min(SAMPLES, len(held.labels))).astype(
-        int
-    )  # also of every class in sorted data
     bundle.write(
         work.folder / "bundle", name=work.recipe.name, classes=work.data.classes, preprocess=work.data.preprocess, files=passed,
         samples=bundle.Samples(held.images[chosen], held.labels[chosen], said.validation[chosen]),
         gate=work.recipe.gate, provenance={
             "recipe": canonical(work.recipe), "seed": str(work.seed), "method": shipped.method,
-            "weights": shipped.results[-1].files[WEIGHTS],
+            "weights": shipped.results[-1].files[WEIGHTS], "data": work.recipe.data.source,
+            "machine": (timed.environment or environment()).cpu,
             **{f"package.{name}": version for name, version in environment().packages.items()},
         },
+        background=_background(work, shipped, said, timed),
     )  # fmt: skip
+
+
+def _background(work: Work, shipped: Trained, said: Answers, timed: Timed) -> bundle.Background:
+    """Return what the model card tells beside the files."""
+    teachers = [row for row in timed.variants.values() if row.format == delivery.TORCH and row.network != shipped.name]
+    return bundle.Background(
+        recipe=work.recipe,
+        method=shipped.method,
+        teachers=tuple(teachers),
+        images={name: len(getattr(work.data, name).labels) for name in ("train", "validation", "test")},
+        labels=work.data.test.labels,
+        answers=said.test.argmax(axis=1),
+        data_licence=getattr(plugins.load("data", work.recipe.data.source), "licence", ""),
+        seconds=sum(result.seconds for result in shipped.results),
+        environment=timed.environment or environment(),
+    )
 
 
 def _for_comparison(
     work: Work, teachers: Sequence[Trained], sections: Sequence[ExportSection], said: Mapping[str, Answers]
 ) -> tuple[list[Delivered], list[str]]:
-    """Export the teachers like the student; what a format cannot hold is a note, for the student does not depend on it."""
+    """Export the teachers like the student, in int8 by the first rung of the ladder alone.
+
+    What a format cannot hold is a note, for the student does not depend on it.
+    """
     files, notes = [], []
     for trained, section in product(teachers, sections):
         try:
-            files.append(delivery.deliver(work, trained, section, said[trained.name]))
+            files.append(delivery.deliver(work, trained, section, said[trained.name], yardstick=True))
         except CompressError as error:
             notes.append(f"{trained.name} could not be exported for comparison: {error}")
     return files, notes
-
-
-def _deployable(item: Delivered) -> bundle.Deployable:
-    return bundle.Deployable(item.path, item.section.format, exporters.load(item.section), item.gate)
 
 
 def _report(
@@ -216,6 +234,7 @@ def _report(
     further: Further, scores: Sequence[Scores],
 ) -> Report:  # fmt: skip
     made = {result.key: result for item in trained for result in item.results}
+    made |= {result.key: result for item in files for result in item.adapted}
     training_seconds = {**further.seconds, **{key: stage.seconds for key, stage in made.items()}}
     failed = any(item.gate.status == "failed" for item in files if item.variant.network == "student")
     return Report(
@@ -248,7 +267,11 @@ def _failures(work: Work, files: Sequence[Delivered]) -> str:
 
 
 def _notes(work: Work) -> tuple[str, ...]:
-    settings = work.recipe.measure
+    settings, exported = work.recipe.measure, [exporters.load(section).precision for section in work.recipe.exports]
+    int8 = (
+        "An int8 file is what the ladder of quantization came to: its ranges are estimated on training images, every choice is "
+        "made on the validation split, and the test split reports the result. The teacher's gets the first rung and no other."
+    )
     return (
         "Accuracy is top-1 on the test split, which no choice has seen; its interval is Wilson's at 95 %.",
         "The gate compares each file with the torch network on the validation split, on the file's own runtime.",
@@ -259,4 +282,5 @@ def _notes(work: Work) -> tuple[str, ...]:
         f"A ratio compares a file with the {settings.against}'s file of the same format and precision, round by round.",
         "Peak memory is that of a process that runs only this file, in batches of 32.",
         "Rows that were not exported and have the student's graph have its latency.",
+        *([int8] if "int8" in exported else []),
     )

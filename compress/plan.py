@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from compress import plugins
 from compress.consistency import data_problems, recipe_problems, split_sizes, together
 from compress.errors import CompressError
-from compress.recipe import MethodSection, Recipe, TeacherSection
+from compress.recipe import ExportSection, MethodSection, Recipe, TeacherSection
 from compress.records import Record
 
 if TYPE_CHECKING:
@@ -267,15 +267,35 @@ def _delivery(recipe: Recipe) -> Iterator[Stage]:
     for section in recipe.exports:
         options = ", ".join(f"{name} {value}" for name, value in section.options().items())
         yield Stage(name="export", about=f"{section.format}: {options}" if options else section.format, kept="bundle")
+        if section.options().get("precision") == "int8":
+            yield Stage(name="int8", about=_ladder(recipe, section))
     if recipe.exports:
         bound = f", logits within {gate.max_abs_diff:g}" if gate.max_abs_diff is not None else ""
-        drop, agreement = f"{gate.max_top1_drop_points:g} point(s)", f"{100 * gate.min_agreement:g} %"
+        drop = f"{gate.max_top1_drop_points:g} point(s)"
+        agreement = "that of its precision" if gate.min_agreement is None else f"{100 * gate.min_agreement:g} %"
         rule = f"top-1 at most {drop} lower, agreement at least {agreement}{bound}"
         yield Stage(name="gate", about=f"each file on its own runtime, validation split: {rule}")
     devices = ", ".join(device.device for device in measure.devices) or "this machine"
     calls = f"batch {measure.batch_size} and {measure.throughput_batch_size}, {measure.threads} thread(s)"
     yield Stage(name="measure", about=f"{devices}: {calls}, {measure.rounds} interleaved rounds, against the {measure.against}")
     yield Stage(name="report", about="report.json, report.md, report.html", kept="report.json")
+
+
+def _ladder(recipe: Recipe, section: ExportSection) -> str:
+    """Return what is tried to make an int8 file."""
+    int8, other = recipe.int8, plugins.load("exporters", section.format).statistics[1:]
+    rungs = {
+        "default": "default quantization",
+        "statistics": f"statistics {', '.join(other)}" if other else "other statistics (there are none)",
+        "saturation": "a spare bit where products saturate",
+        "mixed": f"the worst layers in float, at most {100 * int8.max_float_layers:g} %",
+        "distillation": f"quantization-aware distillation of {int8.epochs} epoch(s)",
+    }
+    images = f"ranges from {int8.calibration_images} training images"
+    if int8.rung != "auto":
+        return f"{section.format}: {rungs[int8.rung]} only (int8.rung); {images}"
+    climb = "; else ".join(rungs.values())
+    return f"{section.format}: until the gate passes: {climb}; {images}, no further rung after {int8.max_minutes:g} minutes"
 
 
 def _is_found(folder: Path, stage: Stage) -> bool:

@@ -186,8 +186,9 @@ class GateSection(Section):
 
     max_top1_drop_points: NonNegative = 1.0
     """How many percentage points of top-1 it may lose against the network it came from."""
-    min_agreement: Share = 0.98
-    """Share of images on which its top-1 class must be that of the network it came from."""
+    min_agreement: Share | None = None
+    """Share of images on which its top-1 class must be that of the network it came from; default: by the file's precision,
+    0.98 for fp32 and fp16, 0.95 for bf16, 0.9 for int8."""
     max_abs_diff: Positive | None = None
     """Largest accepted difference of any logit; default: the bound of the file's precision."""
 
@@ -202,6 +203,8 @@ class Int8Section(Section):
     """Images of the training split, equally many of each class, on which ranges are estimated."""
     max_minutes: Positive = 30.0
     """No further rung is begun after this time, for each file."""
+    max_float_layers: Share = 0.5
+    """Rung `mixed`: the largest share of the layers that may stay in floating point."""
     epochs: Count = 3
     """Epochs of quantization-aware distillation."""
     lr: Positive = 0.002

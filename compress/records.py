@@ -113,9 +113,16 @@ class Gate(Record):
     reason: str
     """Why it failed; empty when it passed."""
     samples: int
+    accuracy: Accuracy | None = None
+    """Of the file on these images."""
     agreement_percent: float | None = None
     max_abs_diff: float | None = None
     top1_drop_points: float | None = None
+    """Below 0 where the file is better."""
+    drop_ci95: tuple[float, float] | None = None
+    """Interval of the drop in points, paired: from the images on which only the network, or only the file, is right."""
+    note: str = ""
+    """What so few images cannot tell."""
     worst_images: tuple[int, ...] = ()
     """Indices in the validation split of the images whose logits differ most."""
 
@@ -413,7 +420,14 @@ class BundleFile(Record):
     size_bytes: int
     batch_size: int | None = None
     """The only number of images that the file takes in a call; `None` takes any."""
+    inside: bool = False
+    """Whether the file carries the preprocessing, and so takes uint8 [batch, height, width, channels]."""
     gate: Gate
+    logits: str = "logits"
+    """Name in the samples of what the network answers from which the file was made; another than the shipped one where it was
+    adapted to int8."""
+    measured: Variant | None = None
+    """What was measured where the file was made; `compress verify` and `compress bench` measure anew."""
 
 
 class Manifest(Document):
@@ -423,7 +437,8 @@ class Manifest(Document):
     classes: tuple[str, ...]
     preprocess: Preprocess
     input: str = "images"
-    """Name of the input: float32 [batch, channels, height, width]."""
+    """Name of the input: float32 [batch, channels, height, width], normalised; where the file carries the preprocessing uint8
+    [batch, height, width, channels]."""
     output: str = "logits"
     """Name of the output: float32 [batch, classes]."""
     files: tuple[BundleFile, ...]

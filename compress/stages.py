@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -60,7 +61,15 @@ def engine() -> Mapping[str, str]:
     capability = torch.backends.cpu.get_cpu_capability()
     machine = f"{platform.machine()} {capability}, {torch.get_num_threads()} threads"
     gpu = f"{torch.cuda.get_device_name()}, cuDNN {torch.backends.cudnn.version()}" if torch.cuda.is_available() else "none"
-    return {"torch": torch.__version__, "machine": machine, "gpu": gpu, "source": digest.hexdigest()}
+    packages = {name: _version(name) for name in ("torchvision", "timm")}  # they decide the initial weights of their networks
+    return {"torch": torch.__version__, **packages, "machine": machine, "gpu": gpu, "source": digest.hexdigest()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def plugin(kind: plugins.Kind, name: str) -> str:

@@ -56,22 +56,8 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
     """
     networks = [trained.network for trained in teachers if isinstance(trained.network, Network)]
     method = assemble(work, sections, networks)
-    common = method if work.seed == work.recipe.seed else assemble(work.shared(), sections, networks)
     knowledge = [trained.key for trained in teachers]
-    results: list[StageResult] = []
-    before = [stage.stage for stage in method.stages()[:-1]]
-    for index, stage in enumerate(method.stages()[:-1]):
-        reads = {"teachers": knowledge, "stage": dict(stage.identity()), "method": targets.source(type(stage))}
-        if _trains_student(stage):
-            reads |= {"prepared": [result.key for result in results], "model": _model(work.recipe.student)}
-        number = "" if before.count(stage.stage) == 1 else str(index)
-        own_name = f"{stage.stage}{number}" if name == "student" else f"{name}-{stage.stage}{number}"
-        shared = _belongs_to_teachers(stage, networks)
-        where, trained = (work.shared(), common.stages()[index]) if shared else (work, stage)
-        results += staging.train(where, own_name, trained, work.recipe.train, reads=reads, method_name=title(sections)).results
-        if trained is not stage:
-            stage.product().load_state_dict(trained.product().state_dict())
-            freeze_all_but(stage, ())
+    results = prepare(work, name, method, sections, networks=networks, knowledge=knowledge)
     start = work.recipe.student.weights
     needed = [] if all(section.name == "supervised" for section in sections) else knowledge
     inputs = {
@@ -86,6 +72,47 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
     others_read = work.readers > 1 and _has_only(final, networks)  # no teacher was made on the way
     last = staging.train(work, name, final, work.recipe.train, reads=inputs, method_name=title(sections), shared=others_read)
     return last._replace(results=(*results, *last.results))
+
+
+def prepare(
+    work: Work,
+    name: str,
+    method: Method,
+    sections: Sequence[MethodSection],
+    *,
+    networks: Sequence[Network],
+    knowledge: list[str],
+) -> list[StageResult]:
+    """Train or find all stages of a method but the last, and leave their weights in it.
+
+    Args:
+        work: What the stages of the run share.
+        name: What the student is called in the run.
+        method: On the student, from `sections` and `networks`.
+        sections: The methods in the recipe.
+        networks: The teachers.
+        knowledge: The teachers' keys.
+
+    Raises:
+        CompressError: Training does not work.
+        Interrupted: The user stopped; the state is saved.
+    """
+    common = method if work.seed == work.recipe.seed else assemble(work.shared(), sections, networks)
+    results: list[StageResult] = []
+    before = [stage.stage for stage in method.stages()[:-1]]
+    for index, stage in enumerate(method.stages()[:-1]):
+        reads = {"teachers": knowledge, "stage": dict(stage.identity()), "method": targets.source(type(stage))}
+        if _trains_student(stage):
+            reads |= {"prepared": [result.key for result in results], "model": _model(work.recipe.student)}
+        number = "" if before.count(stage.stage) == 1 else str(index)
+        own_name = f"{stage.stage}{number}" if name == "student" else f"{name}-{stage.stage}{number}"
+        shared = _belongs_to_teachers(stage, networks)
+        where, trained = (work.shared(), common.stages()[index]) if shared else (work, stage)
+        results += staging.train(where, own_name, trained, work.recipe.train, reads=reads, method_name=title(sections)).results
+        if trained is not stage:
+            stage.product().load_state_dict(trained.product().state_dict())
+            freeze_all_but(stage, ())
+    return results
 
 
 def finished_student(work: Work) -> Trained:

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from compress import plugins
+from compress import doctor, plugins
 from compress.cli import KINDS, program
 
 
@@ -252,7 +252,7 @@ def test_doctor_finds_this_machine_healthy(tmp_path: Path) -> None:
     done = process("doctor", "--json", "--runs", tmp_path / "runs")
     found = {finding["what"]: finding["status"] for finding in json.loads(done.stdout)}
     assert done.returncode == 0, done.stderr
-    assert {found[f"runtime {name}"] for name in plugins.names("runtimes")} == {"ok"}
+    assert {found[f"runtime {name}"] for name in doctor.PROBES} == {"ok"}
     assert not (tmp_path / "runs").exists()
 
 

@@ -25,6 +25,7 @@ from compress.models.resnet_cifar import resnet8
 from compress.recipe import ExportSection
 from compress.records import Manifest, Report, StageResult, read
 from exporters import _bundle
+from exporters._exporter import About
 
 Run = Callable[..., Report]
 
@@ -127,12 +128,12 @@ def test_a_file_that_is_not_what_was_trained_fails_the_run_and_is_kept_apart(
 
     honest = Onnx.export
 
-    def damaged(self: Onnx, module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+    def damaged(self: Onnx, module: torch.nn.Module, example: torch.Tensor, path: Path, *, about: About | None = None) -> None:
         network = resnet8(10, 1)
         network.load_state_dict(module.state_dict())
         with torch.no_grad():
             network.classifier.bias += torch.arange(10.0)
-        honest(self, network, example, path)
+        honest(self, network, example, path, about=about)
 
     monkeypatch.setattr(Onnx, "export", damaged)
     with pytest.raises(GateFailed, match=r"rejected/student-fp32.onnx: .*agree"):
@@ -155,7 +156,7 @@ def test_a_run_whose_files_fail_takes_back_the_bundle_of_the_run_before(
     run("name=again")
     assert (runs / "again" / "bundle").is_dir()
     with monkeypatch.context() as patched:
-        patched.setattr(Onnx, "export", lambda _self, _module, _example, path: path.write_bytes(b"not a model"))
+        patched.setattr(Onnx, "export", lambda _self, _module, _example, path, **_: path.write_bytes(b"not a model"))
         with pytest.raises(GateFailed):
             run("name=again", "gate.min_agreement=0.96")
     assert not (runs / "again" / "bundle").exists()
@@ -167,7 +168,7 @@ def test_a_file_that_the_runtime_cannot_open_fails_the_gate(run: Run, runs: Path
     """A runtime that refuses or dies is a failed gate with the runtime's own words, not a crash and not a pass."""
     from exporters.onnx import Onnx
 
-    monkeypatch.setattr(Onnx, "export", lambda _self, _module, _example, path: path.write_bytes(b"not a model"))
+    monkeypatch.setattr(Onnx, "export", lambda _self, _module, _example, path, **_: path.write_bytes(b"not a model"))
     with pytest.raises(GateFailed, match="onnxruntime cannot run it"):
         run("name=garbage", "gate.min_agreement=0.97", "baselines=[]")
     row = next(row for row in read(runs / "garbage" / "report.json", Report).variants if row.name == "student-onnx-fp32")

@@ -62,9 +62,9 @@ def test_help_is_quick() -> None:
     assert min(seconds) < 0.25
 
 
-def test_check_does_not_load_torch(recipe: Path) -> None:
-    """A recipe is checked without torch or any runtime."""
-    arguments = [sys.executable, "-c", LOADS, "torch onnx onnxruntime openvino sklearn", "check", str(recipe)]
+def test_check_loads_no_runtime(recipe: Path) -> None:
+    """A recipe is rehearsed in torch, without any runtime and without the data."""
+    arguments = [sys.executable, "-c", LOADS, "onnx onnxruntime openvino nncf sklearn", "check", str(recipe)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert done.stderr.strip().splitlines()[-1] == "loaded:"
 

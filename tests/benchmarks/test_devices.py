@@ -51,7 +51,7 @@ def make_job(folder: Path, call: str, *, task: str = "evaluate") -> Path:
     (folder / "runtimes" / "bad.py").write_text(RUNTIME.format(call=call))
     shutil.copyfile(runner.__file__, folder / "runner.py")
     np.save(folder / "images.npy", np.ones((5, 3, 4, 4), np.float32))
-    subject = {"name": "culprit", "runtime": "bad", "class": "Bad", "file": "files/0/model"}
+    subject = {"name": "culprit", "runtime": "bad", "class": "Bad", "file": "files/0/model", "images": "images.npy"}
     job = {"task": task, "threads": 1, "batch_size": 2, "seed": 0, "rounds": 5, "seconds": 0.1, "subjects": [subject]}
     (folder / "job.json").write_text(json.dumps(job))
     return folder

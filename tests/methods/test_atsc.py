@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,7 @@ def test_the_report_tells_what_adaptation_did() -> None:
 
 def test_a_teacher_that_collapses_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """AdamW with a batch norm that nothing holds warns before training, a teacher that lost its knowledge after it."""
+    caplog.set_level(logging.WARNING)
     fresh().schedule(TrainSection(optimizer="adamw"))
     assert "teacher_bn: frozen, or train.optimizer: sgd" in caplog.text
     caplog.clear()

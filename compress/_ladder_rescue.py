@@ -1,0 +1,117 @@
+"""How a file of precision int8 is made: what the ladder needs of a run, and what it leaves in the cache."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import exporters
+from benchmarks.environment import environment
+from compress import calibration, ladder, stages
+from compress._ladder_footing import Footing
+from compress.calibration import Calibration
+from compress.files import writable
+from compress.ladder import Climb
+from compress.proof import Answers, Made, about, answers, source
+from compress.recipe import ExportSection, Int8Section, canonical
+from compress.work import Trained, Work
+from exporters._exporter import Quantisation, Quantiser
+
+TRIED, PLAIN = "tried", -1
+FOR_COMPARISON = "It is there for comparison, so no other rung was tried."
+
+
+class Aid(NamedTuple):
+    """What a file of precision int8 is made with, beside its network."""
+
+    settings: Int8Section
+    calibration: Calibration
+    teachers: tuple[Trained, ...] | None
+    """Who adapt the network to int8 if all else fails."""
+    yardstick: bool
+    """Whether the file is there to be compared with, and need not be compared itself."""
+
+
+def aid(work: Work, teachers: Sequence[Trained] | None, *, yardstick: bool) -> Aid:
+    """Return what a run gives to the ladder; a yardstick gets the first rung and no other."""
+    settings = work.recipe.int8.model_copy(update={"rung": "default"}) if yardstick else work.recipe.int8
+    return Aid(settings, calibration.of(work), None if teachers is None else tuple(teachers), yardstick)
+
+
+def key(work: Work, aid: Aid) -> Mapping[str, object]:
+    """Return what decides which int8 file is made, beside what decides any file."""
+    machine = environment()
+    teachers = aid.teachers if aid.settings.rung in {"auto", "distillation"} else None
+    return {
+        "settings": canonical(aid.settings), "calibration": aid.calibration.key, "yardstick": aid.yardstick,
+        "machine": [machine.cpu, machine.facts["instructions"]],
+        "teachers": teachers and [each.key for each in teachers],
+        "methods": teachers and [canonical(method) for method in work.recipe.method],
+        "source": source(*(f"compress/{name}.py" for name in ("ladder", "_ladder_*", "calibration", "qad", "fake_quant"))),
+    }  # fmt: skip
+
+
+def climbed(work: Work, trained: Trained, section: ExportSection, said: Answers, *, folder: Path, name: str, aid: Aid) -> Made:
+    """Climb the ladder; what was taken lies in `folder`, the best file of each rung below it.
+
+    Raises:
+        CompressError: The format cannot hold the network in int8.
+        Unreachable: The disk is full, the folder cannot be written, or a package is missing.
+    """
+    exporter, tried = cast("Quantiser", exporters.load(section)), folder / TRIED
+    with writable(tried):
+        shutil.rmtree(tried, ignore_errors=True)  # of a climb that was interrupted
+    end = Climb(
+        Footing(work, trained, exporter, aid.calibration, reference=said.validation),
+        adapt=_adapter(work, trained, exporter, said, aid), statistics=exporter.statistics, settings=aid.settings,
+        gate=work.recipe.gate, spare_bit=ladder.needs_no_spare_bit(environment().facts["instructions"]),
+        calibration_images=len(aid.calibration.images), folder=tried, name=name, events=work.events,
+    ).climb()  # fmt: skip
+    for part in exporter.parts(end.taken.path):
+        stages.copy(part, folder / part.name)
+    path, own, original = folder / end.taken.path.name, end.taken.footing.trained, end.taken.footing.original
+    compared = {} if aid.yardstick else {number: each.path for number, each in end.best.items()}
+    _forget(tried, compared)
+    if compared:
+        compared[PLAIN] = _in_float(work, trained, section, tried)
+    record = end.ladder.model_copy(update={"note": FOR_COMPARISON}) if aid.yardstick else end.ladder
+    return Made(path, own, said if original is None else answers(work, own), original, record, compared)
+
+
+def _forget(tried: Path, kept: Mapping[int, Path]) -> None:
+    """Remove the files of the ladder that nobody looks at again."""
+    needed = {path.parent for path in kept.values()}
+    for folder in tried.iterdir():
+        if folder not in needed:
+            shutil.rmtree(folder)
+
+
+def _in_float(work: Work, trained: Trained, section: ExportSection, folder: Path) -> Path:
+    """Write the same network in float32, with the other options as they are."""
+    exporter = exporters.load(section.model_copy(update={"precision": "fp32"}))
+    path = exporter.path(folder, trained.name)
+    exporter.export(trained.network, work.data.image(), path, about=about(work, trained))
+    return path
+
+
+def _adapter(
+    work: Work, trained: Trained, exporter: Quantiser, said: Answers, aid: Aid
+) -> Callable[[Quantisation], Footing] | str:
+    """Return what adapts the network to int8 by its teachers, or why there is nothing."""
+    teachers = aid.teachers
+    if teachers is None:
+        return "the teachers are not at hand here; `compress run` has them"
+
+    def adapt(quantisation: Quantisation) -> Footing:
+        from compress.qad import distil_quantised  # needed by few runs, and it loads the training half
+
+        adapted = distil_quantised(
+            work, trained, work.recipe.method, teachers, calibration=aid.calibration.images,
+            saturation_fix=quantisation.saturation_fix,
+        )  # fmt: skip
+        reference = answers(work, adapted).validation
+        return Footing(work, adapted, exporter, aid.calibration, reference=reference, original=said.validation)
+
+    return adapt

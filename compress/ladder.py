@@ -1,0 +1,391 @@
+"""The rescue ladder: `precision: int8` is a goal, and this climbs rung by rung until the gate's budget is met.
+
+Default post-training quantization ruins some small networks and does no harm to others; which, nobody knows before a file was
+run. So each rung makes files, runs them on their own runtime on the validation split, and has the gate judge them. The first
+file that passes ends the climb. The rungs, each on top of the best before it:
+
+default: Ranges as the quantiser estimates them by itself.
+statistics: Every other way to estimate ranges and biases that the quantiser offers, the most promising first.
+saturation: A spare bit in the weights, where the processor adds int8 products in 16 bits and would saturate. With the best
+    statistics first, then with the others: as long as products saturate, statistics can hardly be told apart.
+mixed: The layers that do most harm stay in floating point: 1, 2, 4, ... of them until the gate passes, then fewer by bisection.
+    The order is measured, each layer quantised alone (`compress._ladder_sensitivity`). At most `int8.max_float_layers` of all
+    layers are kept: a file that is float in all but name is better made by the next rung, or as fp16.
+distillation: The network itself is adapted to int8 by its teachers, and quantised by the best of the first three rungs.
+
+Decisions. Statistics are tried in order until one passes, not all of them: a try can take a minute, and what passes is good
+enough by the user's own budget; where none passes, or the rung is pinned, all are tried and the best goes on. Better is what
+misses the gate by fewer points of top-1 and agreement together; of files that pass, the one with the fewest float layers. The
+sensitivity is measured with the statistics that were best so far. A pinned rung stands alone, on default statistics;
+distillation then has the spare bit where the processor needs it, for rounding is what it learns to bear. A try that the
+quantiser refuses or the runtime cannot run is a failed try with the reason, and the climb goes on; if no try left a file, the
+first reason is raised. Nothing here sees the test split.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress import _ladder_sensitivity
+from compress.errors import CompressError, Interrupted, Unreachable
+from compress.events import Events
+from compress.recipe import GateSection, Int8Section
+from compress.records import Accuracy, Gate, Ladder, Rung, Sensitivity
+from exporters._exporter import Quantisation
+from exporters._verify import AGREEMENT
+
+Name = Literal["default", "statistics", "saturation", "mixed", "distillation"]
+RUNGS: tuple[Name, ...] = ("default", "statistics", "saturation", "mixed", "distillation")
+"""In the order of the climb."""
+
+X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
+VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Flags of processors whose int8 products are added in 32 bits; who has AMX has VNNI."""
+
+
+class Footing(Protocol):
+    """A network that is to become int8, and how files of it are made, run and judged; images are those of validation."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What can stay in floating point, from input to output."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """[N]."""
+
+    @property
+    def reference(self) -> NDArray[np.float32]:
+        """What the network says in float32, [N, K]."""
+
+    def write(self, folder: Path, quantisation: Quantisation) -> Path:
+        """Write the int8 file into a folder and return its path.
+
+        Raises:
+            CompressError: The format cannot hold this network so.
+            Unreachable: The disk is full or the folder cannot be written.
+        """
+
+    def size_bytes(self, path: Path) -> int:
+        """Return the size of all that belongs to a file."""
+
+    def answer(self, path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+        """Return the logits of a file on its own runtime, for all images or for those with these numbers.
+
+        Raises:
+            CompressError: The runtime cannot run it.
+        """
+
+    def judge(self, logits: NDArray[np.float32]) -> Gate:
+        """Return what the gate says of a file's logits, [N, K]."""
+
+
+F = TypeVar("F", bound=Footing)
+
+
+@dataclass(frozen=True)
+class Try(Generic[F]):
+    """One file that was made, run and judged."""
+
+    rung: Rung
+    gate: Gate
+    quantisation: Quantisation
+    footing: F
+    path: Path
+
+    @property
+    def passed(self) -> bool:
+        """Whether it meets the gate."""
+        return self.gate.status == "passed"
+
+
+@dataclass(frozen=True)
+class Climbed(Generic[F]):
+    """Where the climb ended."""
+
+    taken: Try[F]
+    """What passed, or else what came nearest."""
+    best: Mapping[int, Try[F]]
+    """The best file of each rung, by its number in the ladder; what was taken is one of them."""
+    ladder: Ladder
+
+
+class Climb(Generic[F]):
+    """One climb, for one file.
+
+    Args:
+        footing: The network as it was trained.
+        adapt: Gives the network that was adapted to int8 so; or why there is none.
+        statistics: Names of the quantiser's statistics, `default` first.
+        settings: Which rungs, how long, how much in floating point.
+        gate: The budget.
+        spare_bit: Why this processor needs no spare bit; empty where it needs one.
+        calibration_images: How many images the ranges are estimated on, for the record.
+        folder: Where files are left, each in a folder with the number of its rung.
+        name: What the file is called, for progress.
+        events: Where progress goes.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self, footing: F, *, adapt: Callable[[Quantisation], F] | str, statistics: tuple[str, ...], settings: Int8Section,
+        gate: GateSection, spare_bit: str, calibration_images: int, folder: Path, name: str, events: Events,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:  # fmt: skip
+        self._footing, self._adapt, self._statistics = footing, adapt, statistics
+        self._settings, self._gate, self._spare_bit = settings, gate, spare_bit
+        self._calibration_images, self._folder, self._name = calibration_images, folder, name
+        self._events, self._clock = events, clock
+        self._begun = clock()
+        self._rungs: list[Rung] = []
+        self._tries: dict[int, Try[F]] = {}
+        self._sensitivity: tuple[Sensitivity, ...] = ()
+
+    def climb(self) -> Climbed[F]:
+        """Return the file that meets the gate, or the one that comes nearest, with how it came about.
+
+        Raises:
+            CompressError: No rung left a file that could be judged; the message is that of the first.
+            Unreachable: The disk is full, the folder cannot be written, or a package is missing.
+            Interrupted: The user stopped.
+        """
+        steps: Mapping[Name, Callable[[], None]] = {
+            "default": self._default, "statistics": self._better, "saturation": self._spare, "mixed": self._mixed,
+            "distillation": self._distilled,
+        }  # fmt: skip
+        for rung in self._wanted():
+            if self._late():
+                minutes, limit = (self._clock() - self._begun) / 60, self._settings.max_minutes
+                self._skip(rung, f"after {minutes:.1f} minutes no further rung is begun (int8.max_minutes {limit:g})")
+                continue
+            steps[rung]()
+            if self._passed():
+                break
+        if not self._tries:
+            raise CompressError(f"{self._name}: no int8 file could be made: {self._rungs[0].reason}")
+        number = max(self._tries, key=self._rank_of)
+        best = {max(numbers, key=self._rank_of) for numbers in self._numbers().values()}
+        return Climbed(self._tries[number], {each: self._tries[each] for each in sorted(best)}, self._record(number))
+
+    def _wanted(self) -> tuple[Name, ...]:
+        return RUNGS if self._settings.rung == "auto" else (self._settings.rung,)
+
+    def _late(self) -> bool:
+        return self._clock() - self._begun > 60 * self._settings.max_minutes
+
+    def _passed(self) -> bool:
+        return any(each.passed for each in self._tries.values())
+
+    def _numbers(self) -> dict[Name, list[int]]:
+        """Return the numbers of all files, by their rung."""
+        return {rung: [each for each, tried in self._tries.items() if tried.rung.rung == rung] for rung in self._names()}
+
+    def _names(self) -> set[Name]:
+        return {tried.rung.rung for tried in self._tries.values()}
+
+    def _rank_of(self, number: int) -> tuple[float, ...]:
+        return self._rank(self._tries[number])
+
+    def _rank(self, tried: Try[F]) -> tuple[float, ...]:
+        """Return what is larger for the better of two files; `Climb` says what better is."""
+        gate = tried.gate
+        if gate.agreement_percent is None or gate.top1_drop_points is None:
+            return (0, 0, -np.inf, -np.inf, -np.inf)
+        short = max(0.0, gate.top1_drop_points - self._gate.max_top1_drop_points)
+        wanted = AGREEMENT["int8"] if self._gate.min_agreement is None else self._gate.min_agreement
+        short += max(0.0, 100 * wanted - gate.agreement_percent)
+        furthest = np.inf if gate.max_abs_diff is None else gate.max_abs_diff
+        kept = len(tried.quantisation.keep) if tried.passed else 0
+        return (tried.passed, -kept, -short, gate.agreement_percent, -furthest)
+
+    def _base(self) -> Quantisation:
+        """Return the best of the first three rungs; what a quantiser does by itself where none was tried."""
+        tried = [each for each in self._tries.values() if not each.quantisation.keep]
+        return max(tried, key=self._rank).quantisation if tried else Quantisation()
+
+    def _default(self) -> None:
+        self._try("default", self._footing, Quantisation(), "the quantiser's own statistics")
+
+    def _better(self) -> None:
+        if len(self._statistics) < 2:
+            self._skip("statistics", "this quantiser has no other statistics")
+        for index, statistics in enumerate(self._statistics[1:]):
+            if index and (self._late() or (self._passed() and self._settings.rung == "auto")):
+                break
+            self._try("statistics", self._footing, Quantisation(statistics=statistics), f"statistics {statistics}")
+
+    def _spare(self) -> None:
+        if self._spare_bit and self._settings.rung == "auto":
+            self._skip("saturation", self._spare_bit)
+            return
+        best = self._base().statistics
+        others = [each for each in self._statistics if each != best] if self._settings.rung == "auto" else []
+        for index, statistics in enumerate([best, *others]):
+            if index and self._late():
+                break
+            quantisation = Quantisation(statistics=statistics, saturation_fix=True)
+            if self._try("saturation", self._footing, quantisation, f"a spare bit, statistics {statistics}"):
+                break
+
+    def _mixed(self) -> None:
+        layers, base, begun = self._footing.layers, self._base(), self._clock()
+        most = int(self._settings.max_float_layers * len(layers))
+        if most < 1:
+            share = f"{self._settings.max_float_layers:g} of its {len(layers)} layers"
+            self._skip("mixed", f"int8.max_float_layers: {share} is less than one")
+            return
+        try:
+            self._sensitivity = self._measure(base)
+        except (Unreachable, Interrupted):
+            raise
+        except CompressError as error:
+            self._fail("mixed", "sensitivity of each layer", str(error), begun)
+            return
+        worst = [each.layer for each in self._sensitivity]
+
+        def keep(count: int) -> bool:
+            nonlocal begun
+            kept = tuple(layer for layer in layers if layer in worst[:count])
+            detail = f"{count} of {len(layers)} layers in floating point, statistics {base.statistics}"
+            passed = self._try("mixed", self._footing, replace(base, keep=kept), detail, begun=begun)
+            begun = self._clock()
+            return passed
+
+        _fewest(keep, most, self._late)
+
+    def _distilled(self) -> None:
+        base, begun = self._base(), self._clock()
+        if not self._tries:
+            base = replace(base, saturation_fix=not self._spare_bit)
+        if isinstance(self._adapt, str):
+            self._skip("distillation", self._adapt)
+            return
+        self._events.say(f"{self._name}: distillation: the network is adapted to int8 by its teachers")
+        try:
+            footing = self._adapt(base)
+        except (Unreachable, Interrupted):
+            raise
+        except CompressError as error:
+            self._fail("distillation", "quantization-aware distillation", str(error), begun)
+            return
+        detail = f"adapted by its teachers, statistics {base.statistics}" + (", a spare bit" if base.saturation_fix else "")
+        self._try("distillation", footing, base, detail, begun=begun)
+
+    def _measure(self, base: Quantisation) -> tuple[Sensitivity, ...]:
+        """Return how much each layer harms alone, worst first."""
+        layers = self._footing.layers
+        with self._events.task(f"{self._name}: sensitivity of {len(layers)} layers", total=len(layers)) as task:
+            found = _ladder_sensitivity.measured(
+                self._footing, base, self._folder / "alone", lambda layer: task.advance(note=layer)
+            )
+        self._events.emit("sensitivity", file=self._name, layers=[each.model_dump() for each in found])
+        return found
+
+    def _try(self, rung: Name, footing: F, quantisation: Quantisation, detail: str, *, begun: float | None = None) -> bool:
+        """Make a file, run and judge it; return whether it passes."""
+        begun = self._clock() if begun is None else begun
+        number = len(self._rungs)
+        with self._events.task(f"{self._name}: {rung}: {detail}", total=2) as task:
+            try:
+                path = footing.write(self._folder / str(number), quantisation)
+            except (Unreachable, Interrupted):
+                raise
+            except CompressError as error:
+                self._fail(rung, detail, str(error), begun, kept=quantisation.keep)
+                return False
+            task.advance()
+            gate, accuracy = _judged(footing, path)
+            task.advance()
+        record = Rung(
+            rung=rung, detail=detail, status=gate.status, reason=gate.reason, validation=accuracy,
+            agreement_percent=gate.agreement_percent, top1_drop_points=gate.top1_drop_points,
+            size_bytes=footing.size_bytes(path), seconds=self._clock() - begun, kept=quantisation.keep,
+        )  # fmt: skip
+        self._note(record)
+        self._tries[number] = Try(record, gate, quantisation, footing, path)
+        return self._tries[number].passed
+
+    def _skip(self, rung: Name, reason: str) -> None:
+        self._note(Rung(rung=rung, detail="", status="skipped", reason=reason, seconds=0.0))
+
+    def _fail(self, rung: Name, detail: str, reason: str, begun: float, *, kept: tuple[str, ...] = ()) -> None:
+        seconds = self._clock() - begun
+        self._note(Rung(rung=rung, detail=detail, status="failed", reason=reason, seconds=seconds, kept=kept))
+
+    def _note(self, rung: Rung) -> None:
+        self._rungs.append(rung)
+        self._events.emit("rung", file=self._name, **rung.model_dump())
+
+    def _record(self, number: int) -> Ladder:
+        pinned = (
+            ""
+            if self._settings.rung == "auto"
+            else f"The recipe pins rung {self._settings.rung!r} (int8.rung), so no other was tried."
+        )
+        return Ladder(
+            rungs=tuple(self._rungs), chosen=number if self._tries[number].passed else None, sensitivity=self._sensitivity,
+            calibration_images=self._calibration_images, note=pinned,
+        )  # fmt: skip
+
+
+def _fewest(passes: Callable[[int], bool], most: int, late: Callable[[], bool]) -> None:
+    """Ask for 1, 2, 4, ... up to `most` until one passes, then bisect below it; nothing further is asked once it is late."""
+    failed, count = 0, 1
+    while not passes(count):
+        if count == most or late():
+            return
+        failed, count = count, min(2 * count, most)
+    while count - failed > 1 and not late():
+        middle = (failed + count) // 2
+        failed, count = (failed, middle) if passes(middle) else (middle, count)
+
+
+def _judged(footing: Footing, path: Path) -> tuple[Gate, Accuracy | None]:
+    """Run a file on the validation images; one that cannot be run has failed."""
+    try:
+        logits = footing.answer(path)
+    except Interrupted:
+        raise
+    except CompressError as error:
+        return Gate(status="failed", reason=f"cannot be run: {error}", samples=0), None
+    gate = footing.judge(logits)
+    if gate.max_abs_diff is None and gate.agreement_percent is None:  # not what was promised, so there is nothing to compare
+        return gate, None
+    return gate, Accuracy.of(int((logits.argmax(axis=1) == footing.labels).sum()), len(footing.labels))
+
+
+def needs_no_spare_bit(instructions: str, machine: str = "") -> str:
+    """Return why int8 products do not saturate on a processor; empty where they do, or where that cannot be told.
+
+    On x86 without VNNI, two products of 8 bits each are added in 16 bits, which overflow when both weights are large. ARM adds
+    in 32 bits.
+
+    Args:
+        instructions: Flags of the processor, with commas, as `benchmarks.environment` reads them.
+        machine: Its architecture, as Python spells it; default: this one.
+    """
+    machine = machine or platform.machine()
+    if machine.lower() not in X86:
+        return f"{machine} adds int8 products in 32 bits, so nothing saturates"
+    found = sorted(VNNI & {flag.strip() for flag in instructions.split(",")})
+    return f"this processor has {found[0]}, so int8 products do not saturate" if found else ""
+
+
+def told(name: str, ladder: Ladder) -> Iterator[str]:
+    """Yield in a line what became of a climb: which rung passed, and why the others did not."""
+    if ladder.chosen is None:
+        yield f"{name}: no rung of the int8 ladder meets the gate; the nearest is kept apart"
+    else:
+        taken = ladder.rungs[ladder.chosen]
+        yield f"{name}: int8 by rung {taken.rung!r} ({taken.detail}), {taken.seconds:.0f} s"
+    others = [each for index, each in enumerate(ladder.rungs) if index != ladder.chosen and each.status != "passed"]
+    for each in others:
+        yield f"  {each.rung} {each.status}{f' ({each.detail})' if each.detail else ''}: {each.reason}"

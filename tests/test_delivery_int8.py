@@ -1,0 +1,187 @@
+"""int8 files of a real run: climbed to, proved like any other file, found again, and reported."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from compress import pipeline, recipe, stages
+from compress.delivery import LOGITS, OUTCOME, Outcome
+from compress.events import Events
+from compress.proof import judged
+from compress.records import Manifest, Report, StageResult, read
+from compress.work import Work
+
+Run = Callable[..., tuple[Report, str]]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of runs for the whole module, so that its stages are found again."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run(runs: Path, tiny_recipe: str) -> Run:
+    """Run the tiny recipe for int8, with a budget that rounding meets, and return the report and what was said."""
+
+    def go(*overrides: str) -> tuple[Report, str]:
+        fixed = (
+            "baselines=[]", "int8.calibration_images=60", "int8.epochs=1", "gate.min_agreement=0.7",
+            "gate.max_top1_drop_points=10", "measure.seconds=0.1", "train.epochs=6",
+        )  # fmt: skip
+        parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", (*fixed, *overrides))
+        text = io.StringIO()
+        report = pipeline.run(parsed, base=runs, runs=runs, events=Events(console=Console(file=text, width=300)))
+        return report, text.getvalue()
+
+    return go
+
+
+BOTH = "exports=[{format: onnx, precision: int8}, {format: openvino, precision: int8}]"
+ONE = "exports=[{format: onnx, precision: int8}]"
+
+
+@pytest.fixture(scope="module")
+def done(run: Run) -> tuple[Report, str]:
+    """A run with both formats."""
+    return run(BOTH)
+
+
+def test_int8_is_reached_on_both_runtimes_and_the_ladder_is_reported(done: tuple[Report, str], runs: Path) -> None:
+    """Each file has its own climb, was judged on validation and reported on test images, and stands in bundle and pages."""
+    report, said = done
+    for form in ("onnx", "openvino"):
+        row = next(each for each in report.variants if each.name == f"student-{form}-int8")
+        assert row.ladder is not None
+        assert row.ladder.calibration_images == 60
+        assert row.ladder.chosen is not None
+        taken = row.ladder.rungs[row.ladder.chosen]
+        assert taken.validation is not None
+        assert row.accuracy is not None
+        assert taken.validation == row.validation
+        assert (taken.validation.samples, row.accuracy.samples) == (report.images["validation"], report.images["test"])
+        assert taken.speedup is not None
+        assert taken.speedup.against == f"student-{form}-fp32"
+        assert taken.size_bytes == row.size_bytes
+        assert f"student-{form}-int8: int8 by rung" in said
+    manifest = read(runs / "tiny" / "bundle" / "manifest.json", Manifest)
+    assert {file.precision for file in manifest.files} == {"int8"}
+    assert "How the int8 files came about" in (runs / "tiny" / "report.html").read_text()
+    lines = [json.loads(line) for line in (runs / "tiny" / "events.jsonl").read_text().splitlines()]
+    assert {line["file"] for line in lines if line["event"] == "rung"} >= {"student-onnx-int8", "student-openvino-int8"}
+
+
+def test_a_teacher_that_is_compared_gets_the_first_rung_and_no_timing_of_its_own(done: tuple[Report, str]) -> None:
+    """Its int8 file is a yardstick: no time is spent on making it better."""
+    rows = [each for each in done[0].variants if each.network == "teacher" and each.precision == "int8"]
+    assert len(rows) == 2
+    for row in rows:
+        assert row.ladder is not None
+        assert [rung.rung for rung in row.ladder.rungs] == ["default"]
+        assert row.ladder.rungs[0].speedup is None
+        assert "comparison" in row.ladder.note
+
+
+def test_the_stage_keeps_only_files_that_are_compared(done: tuple[Report, str], runs: Path) -> None:
+    """Besides the file that was taken: the best of each rung and the same network in float32."""
+    folders = [path for path in (runs / ".cache").iterdir() if (path / OUTCOME).is_file()]
+    assert len(folders) == 6
+    for folder in folders:
+        outcome = read(folder / OUTCOME, Outcome)
+        kept = {path.relative_to(folder).as_posix() for path in folder.glob("tried/**/*.[ox][nm]*")}
+        assert kept == set(outcome.tried.values())
+
+
+def test_a_second_run_climbs_nothing(done: tuple[Report, str], run: Run, runs: Path) -> None:
+    """Files, their ladders and their timing are found again."""
+    made = sorted((runs / ".cache").iterdir())
+    second, _ = run(BOTH)
+    assert second.variants == done[0].variants
+    assert sorted((runs / ".cache").iterdir()) == made
+
+
+def test_a_distilled_file_is_held_to_the_student_and_shown_with_its_training(run: Run, runs: Path) -> None:
+    """The pinned last rung trains the student on, and says so; its reference is kept for whoever verifies it."""
+    report, _ = run("name=adapted", ONE, "int8.rung=distillation")
+    row = next(each for each in report.variants if each.name == "student-onnx-int8")
+    assert row.ladder is not None
+    assert [rung.rung for rung in row.ladder.rungs] == ["distillation"]
+    assert row.method != next(each for each in report.variants if each.name == "student-torch-fp32").method
+    own = {stage.stage for stage in report.stages}
+    assert any("int8" in stage for stage in own), own
+    outcomes = [path for path in (runs / ".cache").iterdir() if (path / LOGITS).is_file()]
+    assert len(outcomes) == 1
+    outcome = read(outcomes[0] / OUTCOME, Outcome)
+    assert outcome.adapted
+    assert all(isinstance(stage, StageResult) for stage in outcome.adapted)
+    student = next(each for each in report.variants if each.name == "student-torch-fp32")
+    assert student.validation is not None
+    assert row.validation is not None
+    drop = student.validation.top1_percent - row.validation.top1_percent
+    assert report.gates[row.name].top1_drop_points == pytest.approx(drop, abs=0.6)  # a tied image may count otherwise
+
+
+class Labelled:
+    """As much of a run as the gate asks for."""
+
+    def __init__(self, labels: NDArray[np.int64], gate: recipe.GateSection) -> None:
+        self._labels = labels
+        self.recipe = self
+        self.gate = gate
+
+    def labels(self) -> NDArray[np.int64]:
+        return self._labels
+
+
+def logits(classes: NDArray[np.int64]) -> NDArray[np.float32]:
+    return 4 * np.eye(5, dtype=np.float32)[classes]
+
+
+def test_an_adapted_network_is_held_to_the_accuracy_of_the_one_before(seed: int) -> None:
+    """Adaptation that costs five points fails, although the file answers just like the adapted network."""
+    labels = np.arange(200) % 5
+    worse = labels.copy()
+    worse[:10] = (worse[:10] + 1) % 5
+    work: Work = Labelled(labels, recipe.GateSection(max_top1_drop_points=1.0))  # type: ignore[assignment]
+    alone = judged(work, logits(worse), precision="int8", reference=logits(worse))
+    assert alone.status == "passed"
+    held = judged(work, logits(worse), precision="int8", reference=logits(worse), original=logits(labels))
+    assert held.status == "failed"
+    assert held.top1_drop_points == pytest.approx(5.0)
+    assert held.agreement_percent == 100.0
+    assert "5.00 points below the student before it was adapted to int8" in held.reason
+
+
+def test_an_adapted_network_may_answer_otherwise_than_the_one_before(seed: int) -> None:
+    """Agreement is asked with the network that the file was made of; where the file is not that, it fails."""
+    labels = np.arange(200) % 5
+    before, after = labels.copy(), labels.copy()
+    before[:40] = (before[:40] + 1) % 5
+    after[-40:] = (after[-40:] + 1) % 5
+    work: Work = Labelled(labels, recipe.GateSection(max_top1_drop_points=1.0))  # type: ignore[assignment]
+    assert judged(work, logits(after), precision="int8", reference=logits(after), original=logits(before)).status == "passed"
+    other = judged(work, logits(after), precision="int8", reference=logits(before), original=logits(before))
+    assert other.status == "failed"
+    assert "agreement" in other.reason
+
+
+def test_an_interrupted_climb_leaves_nothing_of_it_to_the_next(run: Run, runs: Path) -> None:
+    """Other calibration images make another file; what a killed process left of it is not mistaken for this climb's."""
+    left = stages.Cache(runs).folder
+    run("name=fresh", ONE, "int8.rung=default", "int8.calibration_images=30")
+    newest = max((path for path in left.iterdir() if (path / OUTCOME).is_file()), key=lambda path: path.stat().st_mtime)
+    partial = newest.with_name(newest.name + ".partial")
+    newest.rename(partial)
+    (partial / OUTCOME).unlink()
+    (partial / "tried" / "7").mkdir()
+    (partial / "tried" / "7" / "stale.onnx").write_bytes(b"stale")
+    run("name=fresh", ONE, "int8.rung=default", "int8.calibration_images=30")
+    assert not list(newest.glob("tried/7"))
