@@ -1,22 +1,22 @@
-"""Write the measured table into README.md: `python -m benchmarks.readme` (`--check` only compares).
+"""Write the measured tables into README.md: `python -m benchmarks.readme` (`--check` only compares).
 
-The numbers are those of `benchmarks/results/digits/report.json`, which `compress run recipes/digits.yaml` made; nothing in the
-table is typed by hand, and a test runs `--check`.
+The numbers are those of `benchmarks/results/*/report.json`, which `compress run` made of the recipes of the same names;
+nothing in the tables is typed by hand, and a test runs `--check`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 
+from benchmarks import _study
 from compress.errors import CompressError
 from compress.records import Report, Variant, read
 
 ROOT = Path(__file__).parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "digits" / "report.json"
-BEGIN, END = "<!-- demo:", "<!-- /demo -->"
+STUDY = ("cifar10_resnet8", "cifar10_resnet20")
 
 
 @click.command(help="Write the measured table into README.md.")
@@ -25,24 +25,30 @@ def main(check: bool) -> None:
     """Write or compare the table."""
     path = ROOT / "README.md"
     old = path.read_text(encoding="utf-8")
-    new = spliced(old, "\n".join(lines(read(RESULT, Report))))
+    new = spliced(old, "demo", lines(_result("digits")))
+    new = spliced(new, "study", _study.lines({name: _result(name) for name in STUDY}))
     if check and new != old:
         raise click.ClickException("README.md is not what the committed result says; run: python -m benchmarks.readme")
     if not check:
         path.write_text(new, encoding="utf-8")
 
 
-def spliced(text: str, table: str) -> str:
-    """Return the text with what stands between the two markers replaced.
+def _result(name: str) -> Report:
+    return read(ROOT / "benchmarks" / "results" / name / "report.json", Report)
+
+
+def spliced(text: str, name: str, table: Iterable[str]) -> str:
+    """Return the text with what stands between the two markers of this name replaced.
 
     Raises:
         CompressError: A marker is missing.
     """
-    if BEGIN not in text or END not in text:
-        raise CompressError(f"README.md: has no {BEGIN} ... {END}; put the markers back")
-    head, rest = text.split(BEGIN, 1)
+    begin, end = f"<!-- {name}:", f"<!-- /{name} -->"
+    if begin not in text or end not in text:
+        raise CompressError(f"README.md: has no {begin} ... {end}; put the markers back")
+    head, rest = text.split(begin, 1)
     comment, body = rest.split("\n", 1)
-    return f"{head}{BEGIN}{comment}\n{table}\n{END}{body.split(END, 1)[1]}"
+    return "".join([head, begin, comment, "\n", *(f"{line}\n" for line in table), end, body.split(end, 1)[1]])
 
 
 def lines(report: Report) -> Iterator[str]:
