@@ -77,7 +77,7 @@ def _caution(report: Report) -> str:
 
 
 def _size(row: Variant) -> str:
-    return "–" if row.size_bytes is None else f"{row.size_bytes / 1e6:.2f} MB"
+    return "–" if row.size_bytes is None else f"{row.precision}, {row.size_bytes / 1e6:.2f} MB"
 
 
 def _accuracy(row: Variant) -> str:
