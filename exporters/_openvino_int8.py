@@ -48,9 +48,9 @@ ESTIMATIONS: Mapping[str, _Estimation] = {
     "minmax": _Estimation(ranges="MINMAX"),
     "channel_alignment": _Estimation(alignment=True),
 }
-"""Full bias correction first: in NNCF's own reference results it lifts MobileNetV3-small of width 0.5 from 42.2 to 56.7 %
-(float: 57.9 %). All but the default go without SmoothQuant: there Swin has 83.6 % with and 85.2 % without it, and on x86
-without VNNI it was seen to ruin small transformers that are well in exact arithmetic.
+"""Full bias correction first: in NNCF's own reference results it saves most of what the default loses on MobileNetV3-small of
+width 0.5. All but the default go without SmoothQuant: there Swin is better without it, and on x86 without VNNI it was seen to
+ruin small transformers that are well in exact arithmetic.
 
 Source: openvinotoolkit/nncf, tests/post_training/data/ptq_reference_data.yaml.
 """

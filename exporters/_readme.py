@@ -153,6 +153,12 @@ uint8 [batch, {pre.height}, {pre.width}, {len(pre.mean)}]."""
         if inside
         else ""
     )
+    whole = [f"`{file.path}`" for file in manifest.files if file.runtime == "litert" and file.precision == "int8"]
+    if whole:
+        unlike += f"""
+
+{", ".join(whole)} take and give int8: the scales and zero points by which to round the input and to read the output are
+in the file."""
     return f"""## By hand
 
 The input `{manifest.input}` is float32 [batch, {len(pre.mean)}, {pre.height}, {pre.width}], the output `{manifest.output}` is

@@ -18,8 +18,9 @@ import torch
 from rich.console import Console
 
 import exporters
+from benchmarks.runtimes.onnxruntime import Onnxruntime
 from compress import checkpoint, deployed, pipeline, recipe, stages
-from compress.errors import CompressError, GateFailed
+from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.models.resnet_cifar import resnet8
 from compress.recipe import ExportSection
@@ -173,6 +174,20 @@ def test_a_file_that_the_runtime_cannot_open_fails_the_gate(run: Run, runs: Path
         run("name=garbage", "gate.min_agreement=0.97", "baselines=[]")
     row = next(row for row in read(runs / "garbage" / "report.json", Report).variants if row.name == "student-onnx-fp32")
     assert (row.status, row.accuracy, row.latency_ms) == ("failed", None, None)
+
+
+def test_a_runtime_that_is_not_installed_is_missed_before_anything_is_trained(
+    run: Run, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the format and the extra to install."""
+
+    def missing() -> None:
+        raise ModuleNotFoundError(name="ai_edge_litert")
+
+    monkeypatch.setattr(Onnxruntime, "prepare", staticmethod(missing))
+    with pytest.raises(Unreachable, match=r"format 'onnx' needs the package 'ai_edge_litert'.*'edge-compress\[litert\]'"):
+        run("seed=7")
+    assert not list((runs / "tiny").glob("*/weights.safetensors"))
 
 
 def test_a_user_teacher_comes_from_a_file_and_is_never_changed(run: Run, runs: Path, tmp_path: Path) -> None:

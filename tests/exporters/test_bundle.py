@@ -24,7 +24,7 @@ from compress import files
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
 from compress.records import Gate, Preprocess
-from exporters import _bundle
+from exporters import _bundle, _readme
 from exporters._bundle import Deployable, Samples
 from exporters.onnx import Onnx
 from exporters.openvino import Openvino
@@ -153,6 +153,16 @@ def test_readme_tells_how_to_preprocess_by_hand(bundle):
     assert "| `student-fp16.xml` | openvino | fp16 |" in text
     assert "compress verify" in text
     assert "compress predict" in text
+
+
+def test_readme_says_which_files_take_and_give_int8(bundle):
+    """A whole-integer LiteRT file has another interface than the rest, and the README names it."""
+    manifest = _bundle.check(bundle)
+    assert "take and give int8" not in _readme.readme(manifest)
+    first, *others = manifest.files
+    whole = first.model_copy(update={"path": "whole.tflite", "runtime": "litert", "precision": "int8"})
+    told = _readme.readme(manifest.model_copy(update={"files": (whole, *others)}))
+    assert "`whole.tflite` take and give int8" in told
 
 
 @pytest.mark.parametrize(
