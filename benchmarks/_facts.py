@@ -234,9 +234,9 @@ def span(bounds: tuple[float, float] | None, digits: int | None = None) -> str:
     return "–".join(f"{bound:.{digits}f}" if digits is not None else significant(bound) for bound in bounds)
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 1) -> str:
     """Return a difference with its sign."""
-    return f"{value:+.1f}".replace("-", "−")
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def median(latency: Latency | None) -> str:

@@ -18,7 +18,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ from compress.records import Latency, Ratio, percentile
 Images = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
+FURTHER = ("class", "score")
+"""What a scored file gives beside its logits."""
 USELESS_FACTOR = 10
 """Where the interval of every file's median spans this factor, not even the order of magnitude is known."""
 
@@ -54,6 +56,8 @@ class Subject:
     """The only number of images that the file takes in a call; `None` takes any."""
     inside: bool = False
     """Whether the file carries the preprocessing, and so takes uint8 [batch, H, W, C]."""
+    scored: bool = False
+    """Whether the file also gives `class` and `score`; `evaluate` then brings them back."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class Evaluation:
     """Resident memory of that process before it imported the runtime."""
     effective: dict[str, str]
     """What really ran, as the runtime reports it."""
+    further: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """`class` and `score` of a scored file, as far as it gives them, in its own types; each should be [N]."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +146,14 @@ def evaluate(
         with (events or Events()).task(f"evaluate {subject.name}", total=len(images)) as task:
             result = _run(folder, device, timeout_seconds, task)
         logits = np.load(folder / "logits.npy", allow_pickle=False)
+        kept = {name: folder / f"{name}.npy" for name in FURTHER if subject.scored}
+        further = {name: np.load(path, allow_pickle=False) for name, path in kept.items() if path.is_file()}
     if logits.ndim < 2 or len(logits) != len(images):
         raise CompressError(
             f"{subject.name}: gives {list(logits.shape)} for {len(images)} images; it must give [batch, classes]"
         )
     memory = {key: result[key] for key in ("peak_memory_bytes", "baseline_memory_bytes")}
-    return Evaluation(logits=logits, effective=_as_text(result["effective"]), **memory)
+    return Evaluation(logits=logits, effective=_as_text(result["effective"]), further=further, **memory)
 
 
 def measure(
@@ -288,7 +296,7 @@ def _check_pixels(subjects: Sequence[Subject], images: Images, pixels: Pixels | 
         )
 
 
-def _add(folder: Path, index: int, subject: Subject) -> dict[str, str]:
+def _add(folder: Path, index: int, subject: Subject) -> dict[str, Any]:
     """Copy a subject's files and its runtime into a job folder; return its entry in `job.json`."""
     plugin, runtime = plugins.describe("runtimes", subject.runtime), plugins.load("runtimes", subject.runtime)
     if subject.path.suffix not in runtime.suffixes:
@@ -301,7 +309,9 @@ def _add(folder: Path, index: int, subject: Subject) -> dict[str, str]:
             raise Unreachable(f"{subject.name}: {part} is not there or cannot be read; export it first")
         shutil.copyfile(part, place / Path(part).name)
     shutil.copyfile(str(code.origin if code else None), folder / "runtimes" / f"{subject.runtime}.py")
-    entry = {"name": subject.name, "runtime": subject.runtime, "class": plugin.attribute}
+    entry: dict[str, Any] = {"name": subject.name, "runtime": subject.runtime, "class": plugin.attribute}
+    if subject.scored:
+        entry["scored"] = True
     fed = "pixels.npy" if subject.inside else "images.npy"
     return entry | {"file": f"files/{index}/{subject.path.name}", "images": fed}
 

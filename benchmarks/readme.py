@@ -1,7 +1,8 @@
 """Write the measured tables into README.md: `python -m benchmarks.readme` (`--check` only compares).
 
-The numbers are those of `benchmarks/results/*/report.json`, which `compress run` made of the recipes of the same names;
-nothing in the tables is typed by hand, and a test runs `--check`.
+The numbers are those of `benchmarks/results/*/report.json`, which `compress run` made of the recipes of the same names, and of
+`benchmarks/results/int8/int8.json`, which `benchmarks.int8` made of such runs; nothing in the tables is typed by hand, and a
+test runs `--check`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import click
 
-from benchmarks import _study
+from benchmarks import _int8_report, _study
+from benchmarks._int8_records import Int8
 from compress.errors import CompressError
 from compress.records import Report, Variant, read
 
 ROOT = Path(__file__).parent.parent
 STUDY = ("cifar10_resnet8", "cifar10_resnet20")
+INT8 = ROOT / "benchmarks" / "results" / "int8" / _int8_report.RESULT
 
 
 @click.command(help="Write the measured table into README.md.")
@@ -27,6 +30,8 @@ def main(check: bool) -> None:
     old = path.read_text(encoding="utf-8")
     new = spliced(old, "demo", lines(_result("digits")))
     new = spliced(new, "study", _study.lines({name: _result(name) for name in STUDY}))
+    if INT8.is_file():
+        new = spliced(new, "int8", _int8_report.lines(read(INT8, Int8)))
     if check and new != old:
         raise click.ClickException("README.md is not what the committed result says; run: python -m benchmarks.readme")
     if not check:

@@ -4,7 +4,8 @@ It is self-contained (Python 3.9, numpy and the runtime under test; nothing of o
 board and gives comparable numbers there. `benchmarks/protocol.py` writes the folder and reads the answer.
 
 In JOB:
-    job.json            task, threads, batch_size, seed, rounds, seconds, subjects: [{name, runtime, class, file, images}]
+    job.json            task, threads, batch_size, seed, rounds, seconds, subjects: [{name, runtime, class, file, images,
+                        scored where the file also gives class and score}]
     images.npy          float32 [N, C, H, W], normalised
     pixels.npy          uint8 [N, H, W, C], the same images, for subjects that carry the preprocessing themselves
     runtimes/NAME.py    the runtimes that the subjects name, loaded by path
@@ -12,6 +13,7 @@ In JOB:
 Out, written whole or not at all:
     result.json         raw series in nanoseconds, what really ran, the machine before and after
     logits.npy          task `evaluate`: float32 [N, classes]
+    class.npy score.npy and, where the subject is `scored`, these outputs as far as the file has them, in its own types
 On stderr, one JSON document per line: {"done", "total", "doing"} as it goes, and a last {"error", ...} beside a non-zero
 exit status when something raises. Other lines there come from the runtimes.
 
@@ -45,6 +47,7 @@ WARMUP_WINDOW_NS = 20_000_000
 """A warm-up window lasts this long and at least three calls, so that its median is not one scheduling accident."""
 WARMUP_LIMIT_SECONDS = (0.5, 5.0)
 """A subject that has not settled is warmed up at least this long, and never longer."""
+OUTPUTS = {"logits", "class", "score"}
 UNAVAILABLE = "unavailable"
 
 
@@ -71,15 +74,18 @@ def evaluate(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     source = folder / subject["images"]
     count = len(np.load(source, mmap_mode="r"))
     baseline = memory_bytes("VmRSS")
-    logits = []
+    answers: dict[str, list[Any]] = {}
     with Blame(subject["name"]):
         runtime = opener(job, subject, folder)()
         for start in range(0, count, size):
-            logits.append(runtime(batch(source, start, size))[: count - start])
+            images = batch(source, start, size)
+            found = runtime.outputs(images) if subject.get("scored") else {"logits": runtime(images)}
+            for name in OUTPUTS & found.keys():
+                answers.setdefault(name, []).append(found[name][: count - start])
             say(min(start + size, count), count, subject["name"])
-    with (folder / ".logits.npy").open("wb") as file:
-        np.save(file, np.concatenate(logits).astype(np.float32, copy=False), allow_pickle=False)
-    (folder / ".logits.npy").replace(folder / "logits.npy")
+    for name, parts in answers.items():
+        whole = np.concatenate(parts)
+        keep(folder / f"{name}.npy", whole.astype(np.float32, copy=False) if name == "logits" else whole)
     return {
         "effective": runtime.effective(),
         "peak_memory_bytes": memory_bytes("VmHWM"),
@@ -226,6 +232,14 @@ def confess(kind: type[BaseException], error: BaseException, trace: Any) -> None
 def say(done: int, total: int, doing: str) -> None:
     """Report progress; `doing` names the subject, so that the caller knows whose call it was if the process dies."""
     print(json.dumps({"done": done, "total": total, "doing": doing}), file=sys.stderr, flush=True)
+
+
+def keep(path: Path, array: Any) -> None:
+    """Write an array whole or not at all."""
+    temporary = path.with_name("." + path.name)
+    with temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    temporary.replace(path)
 
 
 def write(path: Path, content: bytes) -> None:

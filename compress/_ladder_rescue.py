@@ -20,6 +20,8 @@ from compress.work import Trained, Work
 from exporters._exporter import Quantisation, Quantiser
 
 TRIED, PLAIN = "tried", -1
+TAUGHT = frozenset({"auto", "distillation"})
+"""What `int8.rung` may say for teachers to be of use."""
 FOR_COMPARISON = "It is there for comparison, so no other rung was tried."
 
 
@@ -28,27 +30,27 @@ class Aid(NamedTuple):
 
     settings: Int8Section
     calibration: Calibration
-    teachers: tuple[Trained, ...] | None
-    """Who adapt the network to int8 if all else fails."""
+    teachers: tuple[Trained, ...] | str
+    """Who adapt the network to int8 if all else fails; or why there are none."""
     yardstick: bool
     """Whether the file is there to be compared with, and need not be compared itself."""
 
 
-def aid(work: Work, teachers: Sequence[Trained] | None, *, yardstick: bool) -> Aid:
+def aid(work: Work, teachers: Sequence[Trained] | str, *, yardstick: bool) -> Aid:
     """Return what a run gives to the ladder; a yardstick gets the first rung and no other."""
     settings = work.recipe.int8.model_copy(update={"rung": "default"}) if yardstick else work.recipe.int8
-    return Aid(settings, calibration.of(work), None if teachers is None else tuple(teachers), yardstick)
+    return Aid(settings, calibration.of(work), teachers if isinstance(teachers, str) else tuple(teachers), yardstick)
 
 
 def key(work: Work, aid: Aid) -> Mapping[str, object]:
     """Return what decides which int8 file is made, beside what decides any file."""
     machine = environment()
-    teachers = aid.teachers if aid.settings.rung in {"auto", "distillation"} else None
+    teachers = aid.teachers if aid.settings.rung in TAUGHT else ""
     return {
         "settings": canonical(aid.settings), "calibration": aid.calibration.key, "yardstick": aid.yardstick,
         "machine": [machine.cpu, machine.facts["instructions"]],
-        "teachers": teachers and [each.key for each in teachers],
-        "methods": teachers and [canonical(method) for method in work.recipe.method],
+        "teachers": teachers if isinstance(teachers, str) else [each.key for each in teachers],
+        "methods": [] if isinstance(teachers, str) else [canonical(method) for method in work.recipe.method],
         "source": source(*(f"compress/{name}.py" for name in ("ladder", "_ladder_*", "calibration", "qad", "fake_quant"))),
     }  # fmt: skip
 
@@ -101,8 +103,8 @@ def _adapter(
 ) -> Callable[[Quantisation], Footing] | str:
     """Return what adapts the network to int8 by its teachers, or why there is nothing."""
     teachers = aid.teachers
-    if teachers is None:
-        return "the teachers are not at hand here; `compress run` has them"
+    if isinstance(teachers, str):
+        return teachers
 
     def adapt(quantisation: Quantisation) -> Footing:
         from compress.qad import distil_quantised  # needed by few runs, and it loads the training half

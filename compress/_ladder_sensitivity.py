@@ -19,7 +19,7 @@ from compress.records import Sensitivity
 from exporters._exporter import Quantisation
 
 if TYPE_CHECKING:
-    from compress.ladder import Footing
+    from compress._ladder_tried import Footing
 
 IMAGES = 256
 """Validation images for one layer. The order follows the relative difference, of which so many tell enough."""

@@ -49,6 +49,19 @@ def quantiser() -> Iterator[None]:
 
 
 @contextmanager
+def root_logger() -> Iterator[None]:
+    """Silence what writes to the root logger, as onnxruntime's quantizer does: Python would install a handler for it."""
+    root, handler, level = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
+    root.addHandler(handler)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        root.removeHandler(handler)
+
+
+@contextmanager
 def tracer() -> Iterator[None]:
     """Silence torch's tracer and converter: log lines, one warning of their own, graphs printed on failure."""
     logger = logging.getLogger("torch")

@@ -71,8 +71,9 @@ def subject(folder: Path, entry: BundleFile) -> Subject:
     from benchmarks.protocol import Subject
 
     return Subject(
-        name=entry.path, path=folder / entry.path, runtime=entry.runtime, batch_size=entry.batch_size, inside=entry.inside
-    )
+        name=entry.path, path=folder / entry.path, runtime=entry.runtime, batch_size=entry.batch_size, inside=entry.inside,
+        scored=entry.scored,
+    )  # fmt: skip
 
 
 def pictures(folder: Path, manifest: Manifest) -> Pictures:

@@ -189,7 +189,8 @@ def verify(
 ) -> None:  # fmt: skip
     """Gate the files of a bundle again, on their own runtimes.
 
-    The images and the torch network's answers are those that the bundle carries.
+    Images, the torch network's answers and the gate are those that the bundle carries; what its gate allows beyond the
+    defaults is said.
     """
     from compress import deployed, tables
 
@@ -201,11 +202,14 @@ def verify(
 
         found = bisection.locate(bundle, file=file, against=against, events=events)
         terminal.answer(found, *bisection.table(found))
+        terminal.hint(f"compress verify {bundle} judges the files; compress export RUN writes them anew")
         return
     gates = deployed.verify(bundle, file=file, threads=threads, events=events)
     terminal.answer(gates, tables.gates(gates))
     for program in deployed.unfamiliar(bundle):
         events.say(f"{program}: is not what this version writes; another version's, or changed: read it before you run it")
+    if any(gate.status == "failed" for gate in gates.values()):
+        terminal.hint(f"compress verify {bundle} --locate names the layer in which a file parts from a good one")
     deployed.refuse_failures(gates)
     terminal.hint(f"compress bench {bundle}")
 

@@ -79,7 +79,7 @@ def plain(work: Work, trained: Trained, said: Answers, *, shipped: Trained) -> V
 
 
 def deliver(
-    work: Work, trained: Trained, section: ExportSection, said: Answers, *, teachers: Sequence[Trained] | None = None,
+    work: Work, trained: Trained, section: ExportSection, said: Answers, *, teachers: Sequence[Trained] | str = "no teachers",
     yardstick: bool = False,
 ) -> Delivered:  # fmt: skip
     """Export a network, run the file on its own runtime, and judge it.
@@ -89,7 +89,7 @@ def deliver(
         trained: The network, on the CPU, where `answers` has put it.
         section: The format.
         said: What the network says.
-        teachers: Who adapt the network to int8 if nothing else helps; without them that rung is skipped.
+        teachers: Who adapt the network to int8 if nothing else helps; or why there are none, and that rung is skipped.
         yardstick: Whether the file is there to be compared with: in int8 it gets the first rung and no other.
 
     Raises:
@@ -122,7 +122,7 @@ def deliver(
     for part, sha256 in outcome.parts.items():
         if sha256_of(folder / part) != sha256:
             raise CompressError(f"{folder / part}: was changed after it was proved; delete {folder} and run again")
-    variant = _priced(work, folder, outcome, exporter)
+    variant = _priced(work, folder, outcome, exporter).model_copy(update={"seconds": outcome.seconds})
     _tell(work, variant, outcome.gate)
     own = _known(folder / LOGITS) if outcome.adapted else said
     return Delivered(variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds, own, outcome.adapted)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from benchmarks.protocol import Subject
+    from benchmarks.protocol import Evaluation, Subject
     from compress.events import Events
 
 
@@ -55,6 +55,8 @@ class Prediction(Record):
 def verify(bundle: Path, *, file: str | None = None, threads: int = 1, events: Events) -> dict[str, Gate]:
     """Gate the files of a bundle on their own runtimes against the logits that the bundle carries.
 
+    The gate is the manifest's; where it allows more than the defaults do, that is said and stands in the note of the verdict.
+
     Args:
         bundle: A bundle or the folder of its run.
         file: Only this file, by its path in the bundle.
@@ -65,6 +67,7 @@ def verify(bundle: Path, *, file: str | None = None, threads: int = 1, events: E
         CompressError: The bundle is not what its manifest says.
         Unreachable: There is no bundle, or a runtime did not answer.
     """
+    from compress import _leniency
     from compress.recipe import GateSection
     from exporters import _bundle
     from exporters._judge import judge
@@ -73,31 +76,36 @@ def verify(bundle: Path, *, file: str | None = None, threads: int = 1, events: E
     folder, manifest = bundles.read(bundle)
     chosen = manifest.files if file is None else (bundles.choose(manifest, file),)
     samples, shown = _bundle.read_samples(folder, manifest), bundles.pictures(folder, manifest)
-    settings = GateSection.model_validate(manifest.gate)
+    said = GateSection.model_validate(manifest.gate)
     one_image = 100 / len(samples.labels)  # of so few images, one hit less is no verdict
-    settings = settings.model_copy(update={"max_top1_drop_points": max(settings.max_top1_drop_points, one_image)})
+    settings = said.model_copy(update={"max_top1_drop_points": max(said.max_top1_drop_points, one_image)})
     gates = {}
     for entry in chosen:
-        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.inside)
-        gates[entry.path] = judge(
+        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.inside, entry.scored)
+        verdict = judge(
             folder / entry.path, promise, _runs(bundles.subject(folder, entry), threads, events),
             samples.images if entry.inside else shown.images,
             reference=samples.of(entry), labels=samples.labels, settings=settings, precision=entry.precision,
         )  # fmt: skip
+        if lenient := ", ".join(_leniency.looser(said, samples.of(entry), entry.precision)):
+            events.say(f"{entry.path}: gate: allows {lenient}")
+            note = "; ".join(filter(None, [verdict.note, f"gate: allows {lenient}"]))
+            verdict = verdict.model_copy(update={"note": note})
+        gates[entry.path] = verdict
     return gates
 
 
-def _runs(subject: Subject, threads: int, events: Events) -> Callable[[NDArray[Any], int | None], NDArray[np.float32]]:
+def _runs(subject: Subject, threads: int, events: Events) -> Callable[[NDArray[Any], int | None], Evaluation]:
     """Return what runs a file on images as it takes them, so many in a call."""
     import numpy as np
 
     from benchmarks import protocol
 
-    def run(fed: NDArray[Any], size: int | None) -> NDArray[np.float32]:
+    def run(fed: NDArray[Any], size: int | None) -> Evaluation:
         count, height, width, channels = fed.shape
         images = np.zeros((count, channels, height, width), np.float32) if subject.inside else fed
         pixels = fed if subject.inside else None
-        return protocol.evaluate(subject, images, pixels=pixels, batch_size=size or 32, threads=threads, events=events).logits
+        return protocol.evaluate(subject, images, pixels=pixels, batch_size=size or 32, threads=threads, events=events)
 
     return run
 

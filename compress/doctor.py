@@ -13,47 +13,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from compress._probes import EXTRAS, PROBES
 from compress.errors import Unreachable
 from compress.records import Record
+
+__all__ = ["EXTRAS", "PROBES", "Finding", "examine", "refuse_broken", "within"]
 
 DISTRIBUTION = "edge-compress"
 PROBE_SECONDS = 120
 NEEDED_BYTES, COMFORTABLE_BYTES = 200 << 20, 2 << 30
 """A small run leaves about 50 MB; runs on larger networks and their states take gigabytes."""
-
-PROBES: Mapping[str, str] = {
-    "torch": """
-import torch
-answer = torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3))
-print(torch.__version__, "CUDA" if torch.cuda.is_available() else "CPU")
-""",
-    "onnxruntime": """
-import numpy, onnxruntime
-from onnx import TensorProto, helper
-value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])
-graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [value("x")], [value("y")])
-model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-answer = session.run(None, {"x": numpy.array([-9, 9], numpy.float32)})[0]
-assert answer.tolist() == [0, 9], answer
-print(onnxruntime.__version__, *onnxruntime.get_available_providers())
-""",
-    "openvino": """
-import numpy, openvino
-from openvino import opset13
-x = opset13.parameter([2], numpy.float32)
-core = openvino.Core()
-compiled = core.compile_model(openvino.Model([opset13.relu(x)], [x], "probe"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-answer = compiled(numpy.array([-9, 9], numpy.float32))[0]
-assert answer.tolist() == [0, 9], answer
-print(openvino.__version__.partition("-")[0], *core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-""",
-}
-"""One inference for each runtime; what it prints is shown."""
 
 
 class Finding(Record):
@@ -71,7 +44,15 @@ def examine(runs: Path) -> list[Finding]:
     Args:
         runs: Folder that runs are written to.
     """
-    return [_python(), *_packages(), *_extras(), *map(_runtime, PROBES), *_machine(), *_disk(runs)]
+    return [
+        _python(),
+        *_packages(),
+        *_extras(),
+        *map(_runtime, PROBES),
+        *map(_extra_runtime, EXTRAS),
+        *_machine(),
+        *_disk(runs),
+    ]
 
 
 def refuse_broken(findings: Sequence[Finding]) -> None:
@@ -147,18 +128,35 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _runtime(name: str) -> Finding:
     """Let a runtime do one inference in its own process."""
-    what, remedy = f"runtime {name}", f"pip install --force-reinstall {name}, in an environment of its own"
+    works, found = _probed(PROBES[name])
+    remedy = "" if works else f"pip install --force-reinstall {name}, in an environment of its own"
+    return Finding(what=f"runtime {name}", status="ok" if works else "failed", found=found, remedy=remedy)
+
+
+def _extra_runtime(extra: str) -> Finding:
+    """Let a runtime that nobody must have do one inference, if it is there."""
+    package, probe = EXTRAS[extra]
+    what, wanted = f"runtime {extra}", f"'{DISTRIBUTION}[{extra}]'"
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", PROBES[name]], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
-        )
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        remedy = f"if you need its format: pip install {wanted}"
+        return Finding(what=what, status="absent", found=f"{package} is not installed", remedy=remedy)
+    works, found = _probed(probe)
+    remedy = "" if works else f"if you need its format: pip install --force-reinstall {wanted}, in an environment of its own"
+    return Finding(what=what, status="ok" if works else "warning", found=found, remedy=remedy)
+
+
+def _probed(probe: str) -> tuple[bool, str]:
+    """Return whether a program did what it should in a process of its own, and the last line that it said."""
+    try:
+        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return Finding(what=what, status="failed", found=f"no answer in {PROBE_SECONDS} s", remedy=remedy)
-    if done.returncode == 0:
-        return Finding(what=what, status="ok", found=done.stdout.strip())
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    found = f"killed by signal {-done.returncode}" if done.returncode < 0 else last
-    return Finding(what=what, status="failed", found=found, remedy=remedy)
+        return False, f"no answer in {PROBE_SECONDS} s"
+    if done.returncode < 0:
+        return False, f"killed by signal {-done.returncode}"
+    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+    return done.returncode == 0, (lines or ["no message"])[-1]
 
 
 def _machine() -> Iterator[Finding]:

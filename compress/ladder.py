@@ -24,98 +24,26 @@ first reason is raised. Nothing here sees the test split.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Generic, Literal, Protocol, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Generic, Literal
 
 from compress import _ladder_sensitivity
+from compress._ladder_saturation import needs_no_spare_bit
+from compress._ladder_tried import Climbed, F, Footing, Try, judged, rank
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.recipe import GateSection, Int8Section
-from compress.records import Accuracy, Gate, Ladder, Rung, Sensitivity
+from compress.records import Ladder, Rung, Sensitivity
 from exporters._exporter import Quantisation
-from exporters._verify import AGREEMENT
+
+__all__ = ["RUNGS", "Climb", "Climbed", "Footing", "needs_no_spare_bit", "told"]
 
 Name = Literal["default", "statistics", "saturation", "mixed", "distillation"]
 RUNGS: tuple[Name, ...] = ("default", "statistics", "saturation", "mixed", "distillation")
 """In the order of the climb."""
-
-X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
-VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
-"""Flags of processors whose int8 products are added in 32 bits; who has AMX has VNNI."""
-
-
-class Footing(Protocol):
-    """A network that is to become int8, and how files of it are made, run and judged; images are those of validation."""
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """What can stay in floating point, from input to output."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """[N]."""
-
-    @property
-    def reference(self) -> NDArray[np.float32]:
-        """What the network says in float32, [N, K]."""
-
-    def write(self, folder: Path, quantisation: Quantisation) -> Path:
-        """Write the int8 file into a folder and return its path.
-
-        Raises:
-            CompressError: The format cannot hold this network so.
-            Unreachable: The disk is full or the folder cannot be written.
-        """
-
-    def size_bytes(self, path: Path) -> int:
-        """Return the size of all that belongs to a file."""
-
-    def answer(self, path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
-        """Return the logits of a file on its own runtime, for all images or for those with these numbers.
-
-        Raises:
-            CompressError: The runtime cannot run it.
-        """
-
-    def judge(self, logits: NDArray[np.float32]) -> Gate:
-        """Return what the gate says of a file's logits, [N, K]."""
-
-
-F = TypeVar("F", bound=Footing)
-
-
-@dataclass(frozen=True)
-class Try(Generic[F]):
-    """One file that was made, run and judged."""
-
-    rung: Rung
-    gate: Gate
-    quantisation: Quantisation
-    footing: F
-    path: Path
-
-    @property
-    def passed(self) -> bool:
-        """Whether it meets the gate."""
-        return self.gate.status == "passed"
-
-
-@dataclass(frozen=True)
-class Climbed(Generic[F]):
-    """Where the climb ended."""
-
-    taken: Try[F]
-    """What passed, or else what came nearest."""
-    best: Mapping[int, Try[F]]
-    """The best file of each rung, by its number in the ladder; what was taken is one of them."""
-    ladder: Ladder
 
 
 class Climb(Generic[F]):
@@ -192,24 +120,12 @@ class Climb(Generic[F]):
         return {tried.rung.rung for tried in self._tries.values()}
 
     def _rank_of(self, number: int) -> tuple[float, ...]:
-        return self._rank(self._tries[number])
-
-    def _rank(self, tried: Try[F]) -> tuple[float, ...]:
-        """Return what is larger for the better of two files; `Climb` says what better is."""
-        gate = tried.gate
-        if gate.agreement_percent is None or gate.top1_drop_points is None:
-            return (0, 0, -np.inf, -np.inf, -np.inf)
-        short = max(0.0, gate.top1_drop_points - self._gate.max_top1_drop_points)
-        wanted = AGREEMENT["int8"] if self._gate.min_agreement is None else self._gate.min_agreement
-        short += max(0.0, 100 * wanted - gate.agreement_percent)
-        furthest = np.inf if gate.max_abs_diff is None else gate.max_abs_diff
-        kept = len(tried.quantisation.keep) if tried.passed else 0
-        return (tried.passed, -kept, -short, gate.agreement_percent, -furthest)
+        return rank(self._tries[number], self._gate)
 
     def _base(self) -> Quantisation:
         """Return the best of the first three rungs; what a quantiser does by itself where none was tried."""
         tried = [each for each in self._tries.values() if not each.quantisation.keep]
-        return max(tried, key=self._rank).quantisation if tried else Quantisation()
+        return max(tried, key=lambda each: rank(each, self._gate)).quantisation if tried else Quantisation()
 
     def _default(self) -> None:
         self._try("default", self._footing, Quantisation(), "the quantiser's own statistics")
@@ -302,7 +218,7 @@ class Climb(Generic[F]):
                 self._fail(rung, detail, str(error), begun, kept=quantisation.keep)
                 return False
             task.advance()
-            gate, accuracy = _judged(footing, path)
+            gate, accuracy = judged(footing, path)
             task.advance()
         record = Rung(
             rung=rung, detail=detail, status=gate.status, reason=gate.reason, validation=accuracy,
@@ -346,37 +262,6 @@ def _fewest(passes: Callable[[int], bool], most: int, late: Callable[[], bool]) 
     while count - failed > 1 and not late():
         middle = (failed + count) // 2
         failed, count = (failed, middle) if passes(middle) else (middle, count)
-
-
-def _judged(footing: Footing, path: Path) -> tuple[Gate, Accuracy | None]:
-    """Run a file on the validation images; one that cannot be run has failed."""
-    try:
-        logits = footing.answer(path)
-    except Interrupted:
-        raise
-    except CompressError as error:
-        return Gate(status="failed", reason=f"cannot be run: {error}", samples=0), None
-    gate = footing.judge(logits)
-    if gate.max_abs_diff is None and gate.agreement_percent is None:  # not what was promised, so there is nothing to compare
-        return gate, None
-    return gate, Accuracy.of(int((logits.argmax(axis=1) == footing.labels).sum()), len(footing.labels))
-
-
-def needs_no_spare_bit(instructions: str, machine: str = "") -> str:
-    """Return why int8 products do not saturate on a processor; empty where they do, or where that cannot be told.
-
-    On x86 without VNNI, two products of 8 bits each are added in 16 bits, which overflow when both weights are large. ARM adds
-    in 32 bits.
-
-    Args:
-        instructions: Flags of the processor, with commas, as `benchmarks.environment` reads them.
-        machine: Its architecture, as Python spells it; default: this one.
-    """
-    machine = machine or platform.machine()
-    if machine.lower() not in X86:
-        return f"{machine} adds int8 products in 32 bits, so nothing saturates"
-    found = sorted(VNNI & {flag.strip() for flag in instructions.split(",")})
-    return f"this processor has {found[0]}, so int8 products do not saturate" if found else ""
 
 
 def told(name: str, ladder: Ladder) -> Iterator[str]:

@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from compress import bundles
+from compress import bundles, records
 from compress.errors import CompressError
 from compress.recipe import GateSection
-from compress.records import BundleFile, Manifest
+from compress.records import BundleFile, Manifest, Precision, StageResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 
 IMAGES = 8
 """So many images show every channel at work; more would only take memory."""
+
+
+class _Reference(NamedTuple):
+    """A file that is known to be good."""
+
+    name: str
+    precision: Precision
+    graph: Graph
+    images: NDArray[Any]
+    """As it takes them."""
 
 
 def locate(bundle: Path, *, file: str | None = None, against: Path | None = None, events: Events) -> dict[str, Located]:
@@ -46,9 +56,9 @@ def locate(bundle: Path, *, file: str | None = None, against: Path | None = None
     chosen = manifest.files if file is None else (bundles.choose(manifest, file),)
     found: dict[str, Located] = {}
     alone = []
-    with events.task("locate", total=len(chosen)) as task, _student(against, events) as made:
+    with events.task("locate", total=len(chosen)) as task, _student(against, manifest, events) as made:
         for entry in chosen:
-            located = _locate(folder, manifest, entry, made)
+            located = _locate(folder, manifest, entry, None if made is None else (f"the student of {against}", made))
             found |= {entry.path: located} if located is not None else {}
             alone += [entry.path] if located is None else []
             task.advance()
@@ -80,18 +90,26 @@ def table(results: dict[str, Located]) -> list[Table | str]:
     return shown
 
 
-def _locate(folder: Path, manifest: Manifest, entry: BundleFile, made: Path | None) -> Located | None:
-    """Return where a file parts from a good one; `None` where there is no good one."""
+def _locate(folder: Path, manifest: Manifest, entry: BundleFile, made: tuple[str, Path] | None) -> Located | None:
+    """Return where a file parts from a good one; `None` where there is no good one.
+
+    Args:
+        folder: The bundle.
+        manifest: Of the bundle.
+        entry: The file.
+        made: What a good file is called that was made anew, and where it is.
+    """
     from exporters import _exposed, _locate
 
     pictures = bundles.pictures(folder, manifest)
-    made_anew = None if made is None else (made.name, _exposed.open_graph(made), pictures.images)
+    made_anew = None if made is None else _Reference(made[0], "fp32", _exposed.open_graph(made[1]), pictures.images)
     reference = made_anew or _reference(folder, manifest, entry)
     if reference is None:
         return None
-    against, good, images = reference
+    against, other, good, images = reference
+    rounder = max(entry.precision, other, key=_locate.TOLERANCE.__getitem__)  # a reference in fp16 is itself that far off
     graph, fed = _exposed.open_graph(folder / entry.path), _fed(entry, pictures)
-    return _locate.locate((entry.path, graph, fed[:IMAGES]), (against, good, images[:IMAGES]), precision=entry.precision)
+    return _locate.locate((entry.path, graph, fed[:IMAGES]), (against, good, images[:IMAGES]), precision=rounder)
 
 
 def _fed(entry: BundleFile, pictures: bundles.Pictures) -> NDArray[Any]:
@@ -99,8 +117,8 @@ def _fed(entry: BundleFile, pictures: bundles.Pictures) -> NDArray[Any]:
     return pictures.pixels if entry.inside and pictures.pixels is not None else pictures.images
 
 
-def _reference(folder: Path, manifest: Manifest, entry: BundleFile) -> tuple[str, Graph, NDArray[Any]] | None:
-    """Return name, graph and input of another float file that still gives the network's answers, if there is one."""
+def _reference(folder: Path, manifest: Manifest, entry: BundleFile) -> _Reference | None:
+    """Return another float file that still gives the network's answers, if there is one."""
     import numpy as np
 
     import exporters
@@ -113,16 +131,16 @@ def _reference(folder: Path, manifest: Manifest, entry: BundleFile) -> tuple[str
         logits = graph.answer(images).astype(np.float32)
         verdict = exporters.gate(samples.logits, logits, samples.labels, settings=GateSection(), precision=other.precision)
         if verdict.status == "passed":
-            return other.path, graph, images
+            return _Reference(other.path, other.precision, graph, images)
     return None
 
 
 @contextmanager
-def _student(run: Path | None, events: Events) -> Iterator[Path | None]:
+def _student(run: Path | None, manifest: Manifest, events: Events) -> Iterator[Path | None]:
     """Give a float32 ONNX file of a run's student, for as long as it is needed.
 
     Raises:
-        CompressError: The student's own file does not pass the gate either.
+        CompressError: The bundle came from another student, or the student's own file does not pass the gate either.
         Unreachable: There is no such run.
     """
     if run is None:
@@ -130,8 +148,13 @@ def _student(run: Path | None, events: Events) -> Iterator[Path | None]:
         return
     from compress import pipeline
     from compress.recipe import load
+    from compress.work import METRICS, WEIGHTS
 
     folder = pipeline.run_of(run)
+    own = records.read(folder / "student" / METRICS, StageResult).files[WEIGHTS]
+    if (source := manifest.provenance.get("weights", own)) != own:
+        whose = f"its student has weights of sha256 {own[:12]}, the bundle was made of {source[:12]}"
+        raise CompressError(f"{run}: {whose}; give --against the run that the bundle came from")
     sections = load(folder / "recipe.yaml", ["exports=[{format: onnx, precision: fp32}]"]).exports
     with tempfile.TemporaryDirectory(prefix="edge-compress-") as place:
         gates = pipeline.export(folder, sections, out=Path(place), events=events)

@@ -17,7 +17,8 @@ import numpy as np
 import exporters
 from benchmarks import paired, report
 from benchmarks.environment import environment
-from compress import calibration, delivery, plugins, records, rehearsal, stages, students, timing, training
+from compress import _finished, calibration, delivery, plugins, records, rehearsal, stages, students, timing, training
+from compress._ladder_rescue import TAUGHT
 from compress.delivery import Answers, Delivered
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
@@ -65,7 +66,9 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
         said = {trained.name: delivery.answers(work, trained) for trained in (*teachers, shipped, *baselines)}
         sections = [ExportSection(format=delivery.TORCH), *recipe.exports]
         own = [delivery.deliver(first, shipped, section, said[shipped.name], teachers=teachers) for section in sections]
-        compared, notes = _for_comparison(work, teachers, sections, said)
+        compared, notes = _for_comparison(
+            work, teachers, sections if recipe.measure.against == "teacher" else sections[:1], said
+        )
         files = [*compared, *own]
         timed = timing.time(work, files)
         rows = [
@@ -107,6 +110,8 @@ def run_of(path: Path) -> Path:
 def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | None, events: Events) -> dict[str, Gate]:
     """Export the student of a finished run once more, in other formats, and judge the files.
 
+    int8 files climb the whole ladder, taught by the run's own teachers; where these are gone, a note of the gate says so.
+
     Args:
         run_folder: A folder that `run` left.
         sections: The formats.
@@ -118,15 +123,30 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
     """
     recipe = load(run_of(run_folder) / RECIPE)
     target = out or run_folder / "exports"
-    with _work(recipe, base=run_folder, runs=run_folder.resolve().parent, events=events) as work:
-        shipped = training.finished_student(work)
+    with _work(recipe, base=run_folder, runs=run_folder.resolve().parent, events=events) as whole_run:
+        work = _finished.seeded(whole_run)
+        shipped = _finished.student(work)
         said = delivery.answers(work, shipped)
-        files = [delivery.deliver(work, shipped, section, said) for section in sections]
+        taught = recipe.int8.rung in TAUGHT and any(exporters.load(section).precision == "int8" for section in sections)
+        teachers = _finished.teachers(work) if taught else ""
+        files = [delivery.deliver(work, shipped, section, said, teachers=teachers) for section in sections]
+        gates = {item.variant.name: _with_what_was_left_out(item) for item in files}
         for item in files:
-            place = target if item.gate.status == "passed" else target / REJECTED
+            passed = item.gate.status == "passed"
+            place = target if passed else target / REJECTED
             for part in exporters.load(item.section).parts(item.path):
                 stages.copy(part, place / part.name)
-    return {item.variant.name: item.gate for item in files}
+            if not passed:
+                records.save(place / f"{item.path.name}.gate.json", gates[item.variant.name])
+    return gates
+
+
+def _with_what_was_left_out(item: Delivered) -> Gate:
+    """Return the gate of a file with a note of the last rung of its ladder, if that was wanted and could not be climbed."""
+    rungs = item.variant.ladder.rungs if item.variant.ladder is not None else ()
+    skipped = [each.reason for each in rungs if each.rung == "distillation" and each.status == "skipped"]
+    notes = filter(None, [item.gate.note, *(f"rung 'distillation' was left out: {reason}" for reason in skipped)])
+    return item.gate.model_copy(update={"note": "; ".join(notes)})
 
 
 @contextmanager
@@ -280,8 +300,13 @@ def _notes(work: Work) -> tuple[str, ...]:
     settings, exported = work.recipe.measure, [exporters.load(section).precision for section in work.recipe.exports]
     int8 = (
         "An int8 file is what the ladder of quantization came to: its ranges are estimated on training images, every choice is "
-        "made on the validation split, and the test split reports the result. The teacher's gets the first rung and no other."
+        "made on the validation split, and the test split reports the result."
+        + (" The teacher's gets the first rung and no other." if settings.against == "teacher" else "")
     )
+    opponent = {
+        "teacher": "the teacher's file of the same format and precision",
+        "student": "the student's float32 file of the same format (the teachers are not exported)",
+    }
     return (
         "Accuracy is top-1 on the test split, which no choice has seen; its interval is Wilson's at 95 %.",
         "The gate compares each file with the torch network on the validation split, on the file's own runtime.",
@@ -289,7 +314,7 @@ def _notes(work: Work) -> tuple[str, ...]:
             f"Latency: {settings.rounds} interleaved rounds of all files in one process, {settings.threads} thread(s), batch "
             f"{settings.batch_size}; its interval is a bootstrap of the median over rounds."
         ),
-        f"A ratio compares a file with the {settings.against}'s file of the same format and precision, round by round.",
+        f"A ratio compares a file with {opponent[settings.against]}, round by round.",
         "Peak memory is that of a process that runs only this file, in batches of 32.",
         "Rows that were not exported and have the student's graph have its latency.",
         *([int8] if "int8" in exported else []),

@@ -29,8 +29,9 @@ from compress.recipe import ExportSection
 from compress.records import Gate, Ladder, Precision, Variant
 from compress.work import Trained, Work
 from exporters._exporter import About, Exporter
-from exporters._judge import accused
-from exporters._promise import Promise, broken, read_face
+from exporters._judge import accused, inspected
+from exporters._promise import Promise
+from exporters._scored import contradictions
 
 Logits = NDArray[np.float32]
 
@@ -68,7 +69,7 @@ def answers(work: Work, trained: Trained) -> Answers:
 
 def subject(name: str, path: Path, exporter: Exporter) -> Subject:
     """Return a file on the runtime of its format."""
-    return Subject(name, path, exporter.runtime, exporter.batch_size, exporter.inside)
+    return Subject(name, path, exporter.runtime, exporter.batch_size, exporter.inside, exporter.scored)
 
 
 def about(work: Work, trained: Trained) -> About:
@@ -91,7 +92,7 @@ def prove(work: Work, made: Made, file: Subject, section: ExportSection) -> tupl
         found = evaluate(file, images, pixels=pixels)
         alone = None
         if file.batch_size is None:
-            alone = evaluate(file, images[:ALONE], pixels=pixels[:ALONE], batch_size=1).logits
+            alone = evaluate(file, images[:ALONE], pixels=pixels[:ALONE], batch_size=1)
     except CompressError as error:
         reason = f"{file.runtime} cannot run it: {error}"
         return row.model_copy(update={"reason": reason}), Gate(status="failed", reason=reason, samples=0)
@@ -99,13 +100,14 @@ def prove(work: Work, made: Made, file: Subject, section: ExportSection) -> tupl
     on_validation, on_test = found.logits[:held], found.logits[held:]
     gate = judged(
         work, on_validation, precision=precision, reference=said.validation, original=made.original,
-        alone=None if alone is None else alone[:held],
+        alone=None if alone is None else alone.logits[:held],
     )  # fmt: skip
+    if file.scored:
+        gate = accused(gate, contradictions(found, alone, precision=precision))
+    promise = Promise(data.preprocess, data.classes, file.batch_size, file.inside, file.scored)
+    gate = inspected(gate, file.path, promise, (pixels if file.inside else images)[:held], precision=precision)
     if gate.max_abs_diff is None:  # not what was promised, so there is nothing to compare
         return row.model_copy(update={"reason": gate.reason}), gate
-    face = read_face(file.path)
-    if face is not None:
-        gate = accused(gate, broken(face, Promise(data.preprocess, data.classes, file.batch_size, file.inside)))
     return row.model_copy(
         update={
             "accuracy": torch_evaluate.accuracy(on_test, data.test.labels),

@@ -227,7 +227,8 @@ class MeasureSection(Section):
     seconds: Positive = 12.0
     """Time spent measuring all files together, after warm-up, for each of latency and throughput."""
     against: Literal["teacher", "student"] = "teacher"
-    """Whose latency the ratios are taken against."""
+    """What the ratios of latency are taken against: the teacher's file of the same format and precision, for which the teachers
+    are exported, too; or the student's own float32 file of the same format, and the teachers are not exported."""
 
 
 class Recipe(Section):

@@ -122,7 +122,7 @@ class Gate(Record):
     drop_ci95: tuple[float, float] | None = None
     """Interval of the drop in points, paired: from the images on which only the network, or only the file, is right."""
     note: str = ""
-    """What so few images cannot tell."""
+    """What a reader must know beside the verdict: what so few images cannot tell, what was not seen, what came near a limit."""
     worst_images: tuple[int, ...] = ()
     """Indices in the validation split of the images whose logits differ most."""
 
@@ -208,6 +208,8 @@ class Variant(Record):
     """What the runtime says that it really did: provider, inference precision, threads."""
     ladder: Ladder | None = None
     """How it became int8."""
+    seconds: float | None = None
+    """Making and proving the file when that was done, without training; none where nothing was made."""
     status: Status
     reason: str = ""
 
@@ -422,6 +424,9 @@ class BundleFile(Record):
     """The only number of images that the file takes in a call; `None` takes any."""
     inside: bool = False
     """Whether the file carries the preprocessing, and so takes uint8 [batch, height, width, channels]."""
+    scored: bool = False
+    """Whether the file also gives, behind the logits, `class`, int64 [batch] (LiteRT: int32), which logit is the largest,
+    and `score`, float32 [batch], its share of the softmax."""
     gate: Gate
     logits: str = "logits"
     """Name in the samples of what the network answers from which the file was made; another than the shipped one where it was

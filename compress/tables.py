@@ -39,15 +39,17 @@ def plain(*columns: str, right: Sequence[str] = ()) -> Table:
 
 def gates(results: Mapping[str, Gate]) -> Table:
     """Return how exported files did."""
-    numbers = ("images", "agreement %", "max |diff|", "top-1 drop")
+    numbers = ("images", "agreement %", "max |diff|", "top-1 drop", "95 %")
     table = plain("file", "status", *numbers, "reason", right=numbers)
     for name, gate in results.items():
         figures = (
             _number(gate.agreement_percent, ".2f"),
             _number(gate.max_abs_diff, ".2g"),
             _number(gate.top1_drop_points, ".2f"),
+            "–" if gate.drop_ci95 is None else " to ".join(f"{bound:.2f}" for bound in gate.drop_ci95),
         )
-        table.add_row(name, _coloured(gate.status), str(gate.samples), *figures, gate.reason)
+        said = filter(None, [gate.reason, gate.note and f"note: {gate.note}"])
+        table.add_row(name, _coloured(gate.status), str(gate.samples), *figures, "\n".join(said))
     return table
 
 

@@ -48,8 +48,7 @@ class Timed(NamedTuple):
 def time(work: Work, delivered: Sequence[Delivered]) -> Timed:
     """Return the rows of all files that run, with latency, throughput, and their ratio to the reference of their runtime.
 
-    Files of one runtime and precision are compared with the same file of `measure.against`. What could not
-    be timed is tried again next time.
+    A file is compared as `measure.against` says. What could not be timed is tried again next time.
     """
     runnable = [item for item in delivered if item.variant.accuracy is not None]
     settings = work.recipe.measure
@@ -109,12 +108,13 @@ def _run_rounds(work: Work, delivered: Sequence[Delivered], batch_size: int, raw
 
 
 def _opponent(item: Delivered, delivered: Sequence[Delivered], network: str) -> str | None:
-    """Return the name of the file that this one is compared with: the other network in the same format and precision."""
+    """Return the name of the file that this one is compared with: the teacher's alike, or the student's in float32."""
+    precision = item.variant.precision if network == "teacher" else "fp32"
     like = [
         other.variant.name
         for other in delivered
         if other.variant.network.startswith(network)
-        and (other.variant.format, other.variant.precision) == (item.variant.format, item.variant.precision)
+        and (other.variant.format, other.variant.precision) == (item.variant.format, precision)
         and other is not item
     ]
     return like[0] if like else None

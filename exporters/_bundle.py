@@ -214,6 +214,7 @@ def _copy(file: Deployable, number: int, folder: Path) -> BundleFile:
         size_bytes=sum((folder / part.name).stat().st_size for part in parts),
         batch_size=file.exporter.batch_size,
         inside=file.exporter.inside,
+        scored=file.exporter.scored,
         gate=file.gate,
         logits=_samples.LOGITS if file.logits is None else f"{_samples.LOGITS}_{number}",
         measured=file.measured,

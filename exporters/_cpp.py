@@ -42,6 +42,7 @@ def _source(manifest: Manifest, file: BundleFile) -> str:
         channels=depth(pre),
         batch=file.batch_size or 1,
         inside=file.inside,
+        output=manifest.output,
         classes=[literal(name) for name in manifest.classes],
         scale=[_float(value) for value in scale.tolist()],
         shift=[_float(value) for value in shift.tolist()],

@@ -5,8 +5,9 @@ It turns a torch
 module into one self-contained file and nothing else: proving the file is the gate's work (`_verify.py`), running it the
 runner's. Input and output are named `images` and `logits` in every format; logits are float32 [batch, classes], images float32
 [batch, channels, height, width], normalised, or, where an exporter was asked for `preprocess: inside`, uint8
-[batch, height, width, channels] as they are decoded. Heavy packages are imported inside functions, so that asking an exporter
-for a path costs nothing.
+[batch, height, width, channels] as they are decoded. Asked for `postprocess: inside`, a file gives two more outputs behind the
+logits: `class`, int64 [batch], which logit is the largest, and `score`, float32 [batch], its share of the softmax. Heavy
+packages are imported inside functions, so that asking an exporter for a path costs nothing.
 
 Precision int8 is not one algorithm but a ladder that `compress.ladder` climbs. An exporter that offers it is also a
 `Quantiser`: it traces the network and collects statistics once, and then writes as many files as there are rungs to try.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 INPUT, OUTPUT = "images", "logits"
+CLASS, SCORE = "class", "score"
 
 
 class About(NamedTuple):
@@ -68,6 +70,8 @@ class Exporter(Protocol):
     """Precision of the weights in the file."""
     inside: bool
     """Whether the file carries the preprocessing, and so takes uint8 [batch, height, width, channels]."""
+    scored: bool
+    """Whether the file carries the postprocessing, and so also gives `class` and `score`."""
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return the path of the file that the runtime opens, for example `folder/student-fp32.onnx`."""

@@ -96,7 +96,7 @@ def _open_onnx(path: Path) -> Graph:
 
 def _label(weight: str) -> str:
     """Return what a user calls the layer of a weight."""
-    return weight.removeprefix("module.").removesuffix("_quantized").removesuffix(".weight")
+    return weight.removeprefix("module.").removesuffix("_quantized").removesuffix("_compressed").removesuffix(".weight")
 
 
 def _run_onnx(content: bytes, images: NDArray[Any]) -> dict[str, Values]:
@@ -115,23 +115,24 @@ def _open_openvino(path: Path) -> Graph:
     core = _quiet.openvino().Core()
     model = core.read_model(path)
     tensors, rounded = [Tensor(model.input(0).any_name, "Input", "input", "")], {}
-    names = {node.get_friendly_name(): _openvino_name(node) for node in _computed(model)}
-    for node in _computed(model):
-        name, kind = _openvino_name(node), node.get_type_name()
+    names = {node.get_friendly_name(): openvino_name(node) for node in computed(model)}
+    for node in computed(model):
+        name, kind = openvino_name(node), node.get_type_name()
         sources = [node.input_value(index).get_node() for index in range(node.get_input_size())]
-        first, second = _openvino_name(sources[0]), sources[1] if len(sources) > 1 else None
+        first, second = openvino_name(sources[0]), sources[1] if len(sources) > 1 else None
         if kind == "FakeQuantize":
             rounded[first] = name
         label = _label(_openvino_weight(second)) if kind in WEIGHTED and second is not None else ""
-        if kind in ACTIVATIONS or (kind == "Add" and second is not None and second.get_type_name() == "Constant"):  # a bias
+        if kind in ACTIVATIONS or (kind == "Add" and second is not None and _is_bias(second)):
             label = next((tensor.layer for tensor in tensors[1:] if tensor.name == first), "")
         tensors.append(Tensor(name, kind, label or name, first))
 
     def run(images: NDArray[Any]) -> dict[str, Values]:
         exposed = core.read_model(path)
-        for node in [*_computed(exposed)]:
+        for node in [*computed(exposed)]:
             exposed.add_outputs([node.output(0)])
-        shown = [names[output.get_node().input_value(0).get_node().get_friendly_name()] for output in exposed.outputs]
+        made = [output.get_node().input_value(0).get_node().get_friendly_name() for output in exposed.outputs]
+        shown = [names.get(node, node) for node in made]  # `class` is an output, and holds no fractions
         return {**_fed(tensors[0].name, images), **_run_openvino(core, exposed, shown, images)}
 
     def answer(images: NDArray[Any]) -> Values:
@@ -140,7 +141,14 @@ def _open_openvino(path: Path) -> Graph:
     return Graph(tuple(tensors), rounded, run, answer)
 
 
-def _computed(model: Any) -> Iterator[Any]:
+def _is_bias(node: Any) -> bool:
+    """Return whether a node holds numbers that are stored as they are, or in fp16."""
+    if node.get_type_name() == "Convert":
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Constant")
+
+
+def computed(model: Any) -> Iterator[Any]:
     """Yield the nodes that compute numbers with a fraction from the image, not those that unpack a weight."""
     reached = {node.get_friendly_name() for node in model.get_parameters()}
     for node in model.get_ordered_ops():
@@ -157,7 +165,7 @@ def _fed(name: str, images: NDArray[Any]) -> dict[str, Values]:
     return {name: _floats(images)} if images.dtype == np.float32 else {}
 
 
-def _openvino_name(node: Any) -> str:
+def openvino_name(node: Any) -> str:
     """Return the name of a node's result: that of the ONNX tensor where it has one."""
     names = sorted(node.output(0).get_names())
     return OUTPUT if OUTPUT in names else str(names[0]) if names else str(node.get_friendly_name())

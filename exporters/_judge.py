@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from compress.recipe import GateSection
 from compress.records import Gate, Precision
+from exporters import _fp16_range
 from exporters._causes import Images, input_causes
 from exporters._promise import Promise, broken, read_face
+from exporters._scored import Answer, contradictions
 from exporters._verify import gate
 
-Run = Callable[[Any, int | None], NDArray[np.float32]]
-"""Images as the file takes them, and how many of them in a call (`None`: as the runner likes), to logits [N, K]."""
+Run = Callable[[Any, int | None], Answer]
+"""Images as the file takes them, and how many of them in a call (`None`: as the runner likes), to what the file answers."""
 
 ALONE = 32
 """So many images are also fed one by one."""
@@ -54,14 +56,37 @@ def judge(
     Raises:
         CompressError: The file is damaged, or there is nothing to compare with.
     """
-    logits = run(images, promise.batch_size)
+    answer = run(images, promise.batch_size)
     alone = run(images[:ALONE], 1) if promise.batch_size is None else None
-    verdict = gate(reference, logits, labels, settings=settings, precision=precision, alone=alone)
+    logits, one_by_one = answer.logits, None if alone is None else alone.logits
+    verdict = gate(reference, logits, labels, settings=settings, precision=precision, alone=one_by_one)
     if verdict.status == "failed" and np.isfinite(logits).all() and logits.shape == reference.shape:
         causes = input_causes(
-            lambda altered: run(altered, promise.batch_size), reference, images, promise.preprocess, precision=precision
+            lambda altered: run(altered, promise.batch_size).logits, reference, images, promise.preprocess, precision=precision
         )
         verdict = accused(verdict, (f"likely cause: {cause}" for cause in causes))
+    if promise.scored:
+        verdict = accused(verdict, contradictions(answer, alone, precision=precision))
+    return inspected(verdict, path, promise, images, precision=precision)
+
+
+def inspected(verdict: Gate, path: Path, promise: Promise, images: Images, *, precision: Precision) -> Gate:
+    """Return the verdict with what logits do not show: activations that fp16 cannot hold, and promises that are not kept.
+
+    Args:
+        verdict: By the logits.
+        path: The file; it is opened in this process, after it was run.
+        promise: What is promised of it.
+        images: As the file takes them.
+        precision: Of the file.
+
+    Raises:
+        CompressError: The file is damaged.
+    """
+    if precision == "fp16" and verdict.agreement_percent is not None:
+        reason, note = _fp16_range.look(path, images, promise.batch_size)
+        notes = "; ".join(filter(None, [verdict.note, note]))
+        verdict = accused(verdict.model_copy(update={"note": notes}), filter(None, [reason]))
     face = read_face(path)
     return verdict if face is None else accused(verdict, broken(face, promise))
 

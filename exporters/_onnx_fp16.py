@@ -3,7 +3,7 @@
 It halves the file. On x86 it is no faster, for onnxruntime computes there in float32; on processors and accelerators with
 float16 arithmetic it is. Weights beyond float16 are refused, because the converter clamps them without a word. Activations
 beyond it become infinite where the arithmetic really is float16. onnxruntime on x86 computes in float32 between such layers,
-even with its optimisations off, so there the gate cannot see that: prove the file on the processor that will run it.
+even with its optimisations off, so logits do not show that: the gate looks at the activations themselves (`_fp16_range.py`).
 """
 
 from __future__ import annotations

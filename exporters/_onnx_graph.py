@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import CompressError
-from exporters._exporter import INPUT, About
+from exporters._exporter import CLASS, INPUT, OUTPUT, SCORE, About
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -232,6 +233,37 @@ def take_pixels(model: ModelProto, preprocess: Preprocess) -> None:
     model.graph.initializer.extend([
         numpy_helper.from_array(scale, "front_scale"), numpy_helper.from_array(shift, "front_shift"),
     ])  # fmt: skip
+
+
+def give_answer(model: ModelProto) -> None:
+    """Put class and score behind: the graph then also gives `class`, int64 [batch], and `score`, float32 [batch].
+
+    It comes last, on finished graphs, so in every precision both are computed in float32 from the logits that the file gives.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    _make_room(model.graph, frozenset({CLASS, SCORE, "back_shares", "back_axes"}))
+    batch = next(value for value in model.graph.output if value.name == OUTPUT).type.tensor_type.shape.dim[0]
+    sizes = [batch.dim_param or batch.dim_value]
+    model.graph.node.extend([
+        helper.make_node("ArgMax", [OUTPUT], [CLASS], "back_class", axis=1, keepdims=0),
+        helper.make_node("Softmax", [OUTPUT], ["back_shares"], "back_softmax", axis=1),
+        helper.make_node("ReduceMax", ["back_shares", "back_axes"], [SCORE], "back_score", keepdims=0),
+    ])  # fmt: skip
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "back_axes"))
+    model.graph.output.extend([
+        helper.make_tensor_value_info(CLASS, TensorProto.INT64, sizes),
+        helper.make_tensor_value_info(SCORE, TensorProto.FLOAT, sizes),
+    ])  # fmt: skip
+
+
+def _make_room(graph: GraphProto, names: frozenset[str]) -> None:
+    """Rename what a network itself calls so: a parameter, say."""
+    for tensor in graph.initializer:
+        tensor.name = f"{tensor.name}_inner" if tensor.name in names else tensor.name
+    for node in graph.node:
+        for listed in (node.input, node.output):
+            listed[:] = [f"{name}_inner" if name in names else name for name in listed]
 
 
 def describe(model: ModelProto, about: About | None, *, inside: bool) -> None:

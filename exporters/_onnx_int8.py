@@ -13,15 +13,14 @@ slower on x86, and one scale for a whole weight ruins depthwise convolutions. Wh
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compress import _quiet
 from compress.errors import CompressError
 from compress.plugins import suggestion
 from exporters import _onnx_bias, _onnx_calibration, _onnx_graph
@@ -49,7 +48,7 @@ class QuantisableOnnx:
 
     Args:
         model: With input `images`, float32 [batch, channels, height, width]; it is changed.
-        images: Such as `check_images` lets pass.
+        images: Such as `_calibration.check_images` lets pass.
         where: What is exported, for messages.
         save: Writes a finished graph to a path.
 
@@ -129,29 +128,6 @@ class QuantisableOnnx:
         _onnx_bias.correct(quantised, [slot for slot in slots if slot.node in nodes], self._means, images, self._where)
 
 
-def check_images(images: NDArray[np.float32], shape: tuple[int, ...], where: str) -> None:
-    """Prove that images can calibrate a network.
-
-    Args:
-        images: Normalised, float32 [N, C, H, W].
-        shape: What the network takes, [C, H, W].
-        where: What is exported, for messages.
-
-    Raises:
-        CompressError: They have another shape or type, are not finite, or there are none.
-    """
-    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != shape:
-        raise CompressError(
-            f"{where}: calibration images are {images.dtype} {list(images.shape)}; "
-            f"give normalised float32 [N, {', '.join(map(str, shape))}]"
-        )
-    if len(images) == 0:
-        raise CompressError(f"{where}: there are no calibration images; give some of the training split")
-    broken = int((~np.isfinite(images).all(axis=(1, 2, 3))).sum())
-    if broken:
-        raise CompressError(f"{where}: {broken} of {len(images)} calibration images are not finite; check their normalisation")
-
-
 def _activations(model: ModelProto) -> list[str]:
     """Return the float32 tensors that layers and what lies between them read or write."""
     from onnx import TensorProto
@@ -208,7 +184,7 @@ def _with_pairs(model: ModelProto, ranges: dict[str, Range], nodes: list[str], *
         name: TensorData(lowest=np.float32(found.lowest), highest=np.float32(found.highest)) for name, found in ranges.items()
     }
     kinds = {node.op_type for node in copy.graph.node if node.name in set(nodes)}
-    with _muted():
+    with _quiet.root_logger():
         quantizer = QDQQuantizer(
             copy,
             per_channel=True,
@@ -223,19 +199,6 @@ def _with_pairs(model: ModelProto, ranges: dict[str, Range], nodes: list[str], *
         )
         quantised: ModelProto = quantizer.quantize_model()
     return quantised
-
-
-@contextmanager
-def _muted() -> Iterator[None]:
-    """Keep the quantizer from the root logger: it writes there, and Python would install a handler for it."""
-    root, handler, level = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
-    root.addHandler(handler)
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(level)
-        root.removeHandler(handler)
 
 
 def _keep_output_float(model: ModelProto) -> None:

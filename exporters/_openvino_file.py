@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from compress import _quiet
 from compress.errors import Unreachable
 from compress.files import writable
-from exporters._openvino_graph import name_steadily, reason, take_pixels
+from exporters._openvino_graph import give_answer, name_steadily, reason, take_pixels
 
 if TYPE_CHECKING:
     from compress.records import Preprocess
@@ -23,8 +23,9 @@ def parts(path: Path) -> tuple[Path, Path]:
 
 
 def write(
-    model: Any, path: Path, *, judge: Callable[[Any], None], half: bool = False, pixels: Preprocess | None = None
-) -> None:
+    model: Any, path: Path, *, judge: Callable[[Any], None], half: bool = False, pixels: Preprocess | None = None,
+    scored: bool = False,
+) -> None:  # fmt: skip
     """Write graph and weights, whole or not at all.
 
     Args:
@@ -33,17 +34,19 @@ def write(
         judge: Raises if the graph that was read from the saved files is not what the name promises.
         half: Store the weights in fp16.
         pixels: The preprocessing to put in front; its constants stay in fp32.
+        scored: Put class and score behind, which stay in fp32 as well.
 
     Raises:
         CompressError: `judge` does not accept what was stored.
         Unreachable: The disk is full or the folder cannot be written.
     """
     with _together(parts(path)) as temporary:
-        plain = temporary if pixels is None else temporary.with_name("plain.xml")
-        stored = _save(model, plain, path, half=half)
+        finished = pixels is None and not scored
+        stored = _save(model, temporary if finished else temporary.with_name("plain.xml"), path, half=half)
         judge(stored)
-        if pixels is not None:
-            _save(take_pixels(stored, pixels), temporary, path, half=False)
+        if not finished:
+            fed = stored if pixels is None else take_pixels(stored, pixels)
+            _save(give_answer(fed) if scored else fed, temporary, path, half=False)
 
 
 def _save(model: Any, temporary: Path, path: Path, *, half: bool) -> Any:

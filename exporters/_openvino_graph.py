@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress import _quiet
 from compress.errors import CompressError
-from exporters._exporter import About
+from exporters._exporter import CLASS, SCORE, About
 from exporters._onnx_graph import FORMAT_VERSION
 
 if TYPE_CHECKING:
@@ -202,3 +202,23 @@ def take_pixels(model: Any, preprocess: Preprocess) -> Any:
     steps = front.input().preprocess().convert_element_type(openvino.Type.f32)
     steps.mean([255 * mean for mean in preprocess.mean]).scale([255 * std for std in preprocess.std])
     return front.build()
+
+
+def give_answer(model: Any) -> Any:
+    """Return the graph with class and score behind: `class`, int64 [batch], and `score`, float32 [batch], after the logits.
+
+    It comes last, on finished graphs: in int8 and fp16 both are then computed in float32 from the logits that the file gives.
+    """
+    openvino = _quiet.openvino()
+    from openvino import opset13 as operators
+
+    logits = model.output(0).get_node().input_value(0)
+    one = operators.constant(1, openvino.Type.i64, "back_count")
+    best = operators.topk(logits, one, 1, "max", "value", index_element_type="i64", stable=True, name="back_best")
+    label = operators.squeeze(best.output(1), operators.constant([1], openvino.Type.i64, "back_class_axis"), name="back_class")
+    shares = operators.softmax(logits, 1, name="back_softmax")
+    score = operators.reduce_max(shares, operators.constant([1], openvino.Type.i64, "back_score_axis"), name="back_score")
+    for name, node in ((CLASS, label), (SCORE, score)):
+        node.output(0).set_names({name})
+        model.add_outputs([node.output(0)])
+    return model

@@ -56,28 +56,6 @@ Source: openvinotoolkit/nncf, tests/post_training/data/ptq_reference_data.yaml.
 """
 
 
-def check_images(images: NDArray[np.float32], example: tuple[int, ...], name: str) -> None:
-    """Prove that ranges can be estimated on images.
-
-    Args:
-        images: As the network sees them, float32 [N, C, H, W].
-        example: Shape of one image, [1, C, H, W].
-        name: Of the network.
-
-    Raises:
-        CompressError: There are none, or they are not what the network takes, or not finite.
-    """
-    where = f"calibration of {name}"
-    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != example[1:]:
-        wanted = ", ".join(map(str, example[1:]))
-        raise CompressError(f"{where}: images are {images.dtype} {list(images.shape)}; give float32 [N, {wanted}], normalised")
-    if not len(images):
-        raise CompressError(f"{where}: there are no images; give some of the training split")
-    broken = int((~np.isfinite(images).all(axis=(1, 2, 3))).sum())
-    if broken:
-        raise CompressError(f"{where}: {broken} of {len(images)} images are not finite; repair the data or its normalisation")
-
-
 class Calibrated:
     """A translated network with images on which its ranges are estimated, ready to be written in int8.
 
@@ -87,6 +65,7 @@ class Calibrated:
         images: float32 [N, C, H, W].
         batch_size: The only number of images that the files take; `None` takes any.
         pixels: The preprocessing to put in front.
+        scored: Whether class and score are put behind.
 
     Raises:
         CompressError: There is no layer to quantise.
@@ -100,10 +79,11 @@ class Calibrated:
         *,
         batch_size: int | None,
         pixels: Preprocess | None,
+        scored: bool = False,
     ) -> None:
         self.layers = tuple(layer.name for layer in layers)
         self._model, self._layers, self._images = model, layers, images
-        self._batch_size, self._pixels = batch_size, pixels
+        self._batch_size, self._pixels, self._scored = batch_size, pixels, scored
         self._attention = has_attention(model)
 
     def write(self, path: Path, quantisation: Quantisation) -> None:
@@ -113,7 +93,9 @@ class Calibrated:
         model = self._quantised(quantisation, untouched(self._model, self._layers, keep), path)
         if self._batch_size is not None:
             model.reshape([self._batch_size, *self._images.shape[1:]])
-        _openvino_file.write(model, path, judge=lambda stored: self._judge(stored, keep, path), pixels=self._pixels)
+        _openvino_file.write(
+            model, path, judge=lambda stored: self._judge(stored, keep, path), pixels=self._pixels, scored=self._scored
+        )
 
     def _check(self, quantisation: Quantisation) -> None:
         if quantisation.statistics not in ESTIMATIONS:

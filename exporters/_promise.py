@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from compress import _quiet
 from compress.errors import CompressError
 from compress.records import Preprocess
-from exporters._exporter import INPUT, OUTPUT
+from exporters._exporter import CLASS, INPUT, OUTPUT, SCORE
 from exporters._openvino_graph import SAID
 
 _SAYS = ("classes", "preprocess", "preprocess_by")
@@ -45,6 +45,8 @@ class Promise(NamedTuple):
     """The only number of images that it takes; `None` takes any."""
     inside: bool = False
     """Whether it carries the preprocessing."""
+    scored: bool = False
+    """Whether it also gives class and score."""
 
 
 class Face(NamedTuple):
@@ -68,12 +70,14 @@ def read_face(path: Path) -> Face | None:
 
 def broken(face: Face, promise: Promise) -> Iterator[str]:
     """Yield how a file differs from what is promised of it; nothing where it keeps all."""
-    preprocess, classes, batch_size, inside = promise
+    preprocess, classes, batch_size, inside, scored = promise
     channels = {"gray": 1, "rgb": 3}[preprocess.channels]
     sides = (preprocess.height, preprocess.width)
     fed: Dimensions = (batch_size, *sides, channels) if inside else (batch_size, channels, *sides)
-    yield from _ports("input", face.inputs, Port(INPUT, "uint8" if inside else "float32", fed))
-    yield from _ports("output", face.outputs, Port(OUTPUT, "float32", (batch_size, len(classes))))
+    yield from _ports("input", face.inputs, [Port(INPUT, "uint8" if inside else "float32", fed)])
+    given = [Port(OUTPUT, "float32", (batch_size, len(classes)))]
+    further = [Port(CLASS, "int64", (batch_size,)), Port(SCORE, "float32", (batch_size,))]
+    yield from _ports("output", face.outputs, given + further * scored)
     said = face.about
     if "classes" in said and _parsed(said["classes"]) != list(classes):
         yield f"it says of itself that its classes are {said['classes'][:200]}, not {json.dumps(list(classes))[:200]}"
@@ -91,17 +95,22 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _ports(what: str, found: Sequence[Port], wanted: Port) -> Iterator[str]:
-    if len(found) != 1:
-        yield f"has {len(found)} {what}s ({', '.join(port.name for port in found)}); one is promised"
+def _ports(what: str, found: Sequence[Port], wanted: Sequence[Port]) -> Iterator[str]:
+    if len(found) != len(wanted):
+        promised = "one is promised" if len(wanted) == 1 else f"{', '.join(port.name for port in wanted)} are promised"
+        yield f"has {len(found)} {what}s ({', '.join(port.name for port in found)}); {promised}"
         return
-    (port,) = found
-    if port.name != wanted.name:
-        yield f"its {what} is called {port.name!r}, not {wanted.name!r}"
-    if port.kind != wanted.kind:
-        yield f"its {what} is {port.kind}, not {wanted.kind}"
-    if port.shape is not None and not _fits(port.shape, wanted.shape or (), batch_may_be_open=what == "output"):
-        yield f"its {what} has shape {_shown(port.shape)}, not {_shown(wanted.shape or ())}"
+    for port, promise in zip(found, wanted, strict=True):
+        yield from _port(what if len(wanted) == 1 else f"{what} {promise.name!r}", port, promise, open_batch=what == "output")
+
+
+def _port(what: str, found: Port, wanted: Port, *, open_batch: bool) -> Iterator[str]:
+    if found.name != wanted.name:
+        yield f"its {what} is called {found.name!r}, not {wanted.name!r}"
+    if found.kind != wanted.kind:
+        yield f"its {what} is {found.kind}, not {wanted.kind}"
+    if found.shape is not None and not _fits(found.shape, wanted.shape or (), batch_may_be_open=open_batch):
+        yield f"its {what} has shape {_shown(found.shape)}, not {_shown(wanted.shape or ())}"
 
 
 def _fits(found: Dimensions, wanted: Dimensions, *, batch_may_be_open: bool) -> bool:
@@ -157,5 +166,5 @@ def _openvino_port(port: Any) -> Port:
     kind, shape = port.get_element_type().get_type_name(), port.partial_shape
     names = sorted(port.get_names())
     sizes = tuple(size.get_length() if size.is_static else None for size in shape) if shape.rank.is_static else None
-    named = next((name for name in (INPUT, OUTPUT) if name in names), next(iter(names), ""))
-    return Port(named, {"f32": "float32", "u8": "uint8"}.get(kind, kind), sizes)
+    named = next((name for name in (INPUT, OUTPUT, CLASS, SCORE) if name in names), next(iter(names), ""))
+    return Port(named, {"f32": "float32", "u8": "uint8", "i32": "int32", "i64": "int64"}.get(kind, kind), sizes)

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from compress import _quiet, plugins
 from compress.errors import CompressError, Unreachable
+from exporters._calibration import check_images
 from exporters._exporter import Quantisation
-from exporters._openvino_int8 import check_images
 from exporters._trace import trace
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def traced(module: nn.Module, example: Tensor, images: NDArray[np.float32], batc
     import torch
 
     trace(module, example, batch=batch_size)  # what is wrong with the network is said here
-    check_images(images, tuple(example.shape), type(module).__name__)
+    check_images(images, tuple(example.shape[1:]), f"export of {type(module).__name__}")
     network = copy.deepcopy(module).eval().requires_grad_(requires_grad=False)
     network.to("cpu", torch.float32).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch
     zeros = torch.zeros(batch_size or 2, *example.shape[1:])
@@ -222,7 +222,7 @@ def with_statistics(config: Any, statistics: str) -> Any:
     return replace(config, input_activation=activation, output_activation=activation)
 
 
-def bounded(graph: nn.Module, shape: tuple[int, ...], *, batch_size: int | None, largest: int) -> ExportedProgram:
+def bounded(graph: nn.Module, example: Tensor, *, batch_size: int | None, largest: int) -> ExportedProgram:
     """Trace a graph once more, with a largest batch.
 
     It is traced with that many images: whenever torch 2.13 looks at a convolution of fewer than 16 to choose its own kernel, it
@@ -230,15 +230,14 @@ def bounded(graph: nn.Module, shape: tuple[int, ...], *, batch_size: int | None,
 
     Args:
         graph: A traced network.
-        shape: Of an image, [channels, height, width].
+        example: An input of `batch_size` or `largest` images.
         batch_size: Images in every call; `None` leaves 1 to `largest`.
         largest: Images in a call, at most.
     """
     import torch
 
-    zeros = torch.zeros(batch_size or largest, *shape)
     dynamic = None if batch_size is not None else ({0: torch.export.Dim("batch", min=1, max=largest)},)
-    program = torch.export.export(graph, (zeros,), dynamic_shapes=dynamic, strict=False)
+    program = torch.export.export(graph, (example,), dynamic_shapes=dynamic, strict=False)
     for node in program.graph.nodes:
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
             node.meta.pop(key, None)

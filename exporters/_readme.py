@@ -153,12 +153,21 @@ uint8 [batch, {pre.height}, {pre.width}, {len(pre.mean)}]."""
         if inside
         else ""
     )
-    whole = [f"`{file.path}`" for file in manifest.files if file.runtime == "litert" and file.precision == "int8"]
-    if whole:
+    whole = [file for file in manifest.files if file.runtime == "litert" and file.precision == "int8"]
+    for what, files in (
+        ("take and give", [file for file in whole if not file.inside and not file.scored]),
+        ("take", [file for file in whole if not file.inside and file.scored]),
+        ("give", [file for file in whole if file.inside and not file.scored]),
+    ):
+        if files:
+            unlike += f"""
+
+{", ".join(f"`{file.path}`" for file in files)} {what} int8: the scales and zero points by which to round the input and to read
+the output are in the file."""
+    if scored := [f"`{file.path}`" for file in manifest.files if file.scored]:
         unlike += f"""
 
-{", ".join(whole)} take and give int8: the scales and zero points by which to round the input and to read the output are
-in the file."""
+{", ".join(scored)} also give `class` [batch], which logit is the largest, and `score` [batch], its share of the softmax."""
     return f"""## By hand
 
 The input `{manifest.input}` is float32 [batch, {len(pre.mean)}, {pre.height}, {pre.width}], the output `{manifest.output}` is

@@ -23,6 +23,7 @@ from compress.files import whole
 from compress.recipe import Count
 from compress.records import Precision
 from exporters import _pt2e
+from exporters._ends import Ends, ends, with_ends
 from exporters._exporter import About
 from exporters._trace import trace
 
@@ -40,35 +41,48 @@ class Executorch:
     Args:
         precision: Precision of weights and arithmetic; int8 is made from images.
         batch: Images in every call; dynamic takes 1 to 128.
+        preprocess: Whether images are normalised before they come or inside, where they come as uint8 pixels [batch, H, W, C].
+        postprocess: Whether logits become class and score behind the file or inside, which then gives both, each [batch].
     """
 
     runtime: ClassVar[str] = "executorch"
     inert: ClassVar[bool] = True
     statistics: ClassVar[tuple[str, ...]] = _pt2e.STATISTICS
 
-    def __init__(self, *, precision: Literal["fp32", "int8"] = "fp32", batch: Literal["dynamic"] | Count = "dynamic") -> None:
+    def __init__(
+        self,
+        *,
+        precision: Literal["fp32", "int8"] = "fp32",
+        batch: Literal["dynamic"] | Count = "dynamic",
+        preprocess: Literal["outside", "inside"] = "outside",
+        postprocess: Literal["outside", "inside"] = "outside",
+    ) -> None:
         if precision not in {"fp32", "int8"}:
             raise CompressError(f"{WHERE}: precision {precision!r} is not offered; use 'fp32' or 'int8'")
+        for option, value in (("preprocess", preprocess), ("postprocess", postprocess)):
+            if value not in {"outside", "inside"}:
+                raise CompressError(f"{WHERE}: {option} {value!r} is not offered; use 'outside' or 'inside'")
         self.precision: Precision = precision
-        self.inside = False
+        self.inside, self.scored = preprocess == "inside", postprocess == "inside"
         self.batch_size: int | None = None if batch == "dynamic" else batch
 
     def path(self, folder: Path, stem: str) -> Path:
-        """Return `folder/STEM-PRECISION.pte`, with a fixed batch in its name."""
+        """Return `folder/STEM-PRECISION.pte`, with what differs from the default options in its name."""
         batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
-        return folder / f"{stem}-{self.precision}{batch}.pte"
+        return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.inside}{'-scores' * self.scored}.pte"
 
     def parts(self, path: Path) -> tuple[Path, ...]:
         """Return the file itself."""
         return (path,)
 
-    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:  # noqa: ARG002 (no room for it)
+    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
         """Write the network; see the contract in `_exporter.py`."""
         name = type(module).__name__
         if self.precision == "int8":
             raise CompressError(f"export of {name}: precision int8 needs images to estimate ranges; give calibration images")
+        carried = self._ends(about, example, name)
         program = trace(module, example, batch=self.batch_size)
-        self._save(program.module(), tuple(example.shape[1:]), path, name)
+        self._save(program.module(), tuple(example.shape[1:]), path, name, carried)
 
     def quantisable(
         self,
@@ -76,32 +90,37 @@ class Executorch:
         example: Tensor,
         images: NDArray[np.float32],
         *,
-        about: About | None = None,  # noqa: ARG002 (no room for it)
+        about: About | None = None,
     ) -> _pt2e.Pt2e:
         """Trace the network and keep the images for calibration; see the contract in `_exporter.py`."""
         name, shape = type(module).__name__, tuple(example.shape[1:])
+        carried = self._ends(about, example, name)
         return _pt2e.Pt2e(
             where=WHERE,
             traced=_pt2e.traced(module, example, images, self.batch_size),
             images=images,
             batch_size=self.batch_size,
             quantizer=_quantizer,
-            save=lambda graph, path: self._save(graph, shape, path, name),
+            save=lambda graph, path: self._save(graph, shape, path, name, carried),
             fold=True,
         )
 
-    def _save(self, graph: nn.Module, shape: tuple[int, ...], path: Path, name: str) -> None:
+    def _ends(self, about: About | None, example: Tensor, name: str) -> Ends:
+        return ends(about, example, inside=self.inside, scored=self.scored, where=f"export of {name}")
+
+    def _save(self, graph: nn.Module, shape: tuple[int, ...], path: Path, name: str, carried: Ends) -> None:
         """Lower a traced network and write it; what XNNPACK cannot do is left to ExecuTorch's portable operators."""
         with whole(path) as temporary, _pt2e.foreign(WHERE):  # lowering itself needs room on the disk
-            temporary.write_bytes(self._lowered(graph, shape, name))
+            temporary.write_bytes(self._lowered(graph, shape, name, carried))
 
-    def _lowered(self, graph: nn.Module, shape: tuple[int, ...], name: str) -> bytes:
+    def _lowered(self, graph: nn.Module, shape: tuple[int, ...], name: str, carried: Ends) -> bytes:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
         from executorch.exir.error import ExportError, InternalError
         from executorch.exir.passes import MemoryPlanningPass
 
-        program = _pt2e.bounded(graph, shape, batch_size=self.batch_size, largest=LARGEST_BATCH)
+        zeros = carried.example(self.batch_size or LARGEST_BATCH, shape)
+        program = _pt2e.bounded(with_ends(graph, carried), zeros, batch_size=self.batch_size, largest=LARGEST_BATCH)
         planned = ExecutorchBackendConfig(
             memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),  # the caller's own images are used
         )

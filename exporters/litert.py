@@ -7,7 +7,8 @@ cannot hold so plain a thing as `flatten(1)` of a dynamic batch.
 int8 is static PT2E quantization with litert-torch's own quantizer: signed int8, and a scale for each channel of the weights.
 The file is quantised through and through: it takes and gives int8, and says by which scale and zero point.
 `benchmarks/runtimes/litert.py` rounds images and scales logits by these, so whoever uses it still sees float32; an application
-does the same.
+does the same. What is put around the network stays in floating point: a file that normalises by itself takes uint8 pixels, and
+one that gives class and score gives float32 logits with them. The class is int32 in this format.
 
 Writing needs litert-torch, which brings jax and holds typing_extensions back; running needs the small package ai-edge-litert
 only.
@@ -29,7 +30,8 @@ from compress.files import whole
 from compress.recipe import Count
 from compress.records import Precision
 from exporters import _pt2e
-from exporters._exporter import INPUT, OUTPUT, About
+from exporters._ends import Ends, ends, with_ends
+from exporters._exporter import CLASS, INPUT, OUTPUT, SCORE, About
 from exporters._trace import trace
 
 if TYPE_CHECKING:
@@ -44,35 +46,48 @@ class Litert:
     Args:
         precision: Precision of weights and arithmetic; int8 is made from images.
         batch: Images in every call; the format has no dynamic batch.
+        preprocess: Whether images are normalised before they come or inside, where they come as uint8 pixels [batch, H, W, C].
+        postprocess: Whether logits become class and score behind the file or inside, which then gives both, each [batch].
     """
 
     runtime: ClassVar[str] = "litert"
     inert: ClassVar[bool] = True
     statistics: ClassVar[tuple[str, ...]] = _pt2e.STATISTICS
 
-    def __init__(self, *, precision: Literal["fp32", "int8"] = "fp32", batch: Count = 1) -> None:
+    def __init__(
+        self,
+        *,
+        precision: Literal["fp32", "int8"] = "fp32",
+        batch: Count = 1,
+        preprocess: Literal["outside", "inside"] = "outside",
+        postprocess: Literal["outside", "inside"] = "outside",
+    ) -> None:
         if precision not in {"fp32", "int8"}:
             raise CompressError(f"{WHERE}: precision {precision!r} is not offered; use 'fp32' or 'int8'")
+        for option, value in (("preprocess", preprocess), ("postprocess", postprocess)):
+            if value not in {"outside", "inside"}:
+                raise CompressError(f"{WHERE}: {option} {value!r} is not offered; use 'outside' or 'inside'")
         self.precision: Precision = precision
-        self.inside = False
+        self.inside, self.scored = preprocess == "inside", postprocess == "inside"
         self.batch_size: int | None = batch
 
     def path(self, folder: Path, stem: str) -> Path:
-        """Return `folder/STEM-PRECISION.tflite`, with another batch than 1 in its name."""
+        """Return `folder/STEM-PRECISION.tflite`, with what differs from the default options in its name."""
         batch = "" if self.batch_size == 1 else f"-batch{self.batch_size}"
-        return folder / f"{stem}-{self.precision}{batch}.tflite"
+        return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.inside}{'-scores' * self.scored}.tflite"
 
     def parts(self, path: Path) -> tuple[Path, ...]:
         """Return the file itself."""
         return (path,)
 
-    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:  # noqa: ARG002 (no room for it)
+    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
         """Write the network; see the contract in `_exporter.py`."""
         name = type(module).__name__
         if self.precision == "int8":
             raise CompressError(f"export of {name}: precision int8 needs images to estimate ranges; give calibration images")
+        carried = self._ends(about, example, name)
         program = trace(module, example, batch=self.batch_size)
-        self._save(program.module(), tuple(example.shape[1:]), path, name)
+        self._save(program.module(), tuple(example.shape[1:]), path, name, carried)
 
     def quantisable(
         self,
@@ -80,33 +95,36 @@ class Litert:
         example: Tensor,
         images: NDArray[np.float32],
         *,
-        about: About | None = None,  # noqa: ARG002 (no room for it)
+        about: About | None = None,
     ) -> _pt2e.Pt2e:
         """Trace the network and keep the images for calibration; see the contract in `_exporter.py`."""
         name, shape = type(module).__name__, tuple(example.shape[1:])
+        carried = self._ends(about, example, name)
         return _pt2e.Pt2e(
             where=WHERE,
             traced=_pt2e.traced(module, example, images, self.batch_size),
             images=images,
             batch_size=self.batch_size,
             quantizer=_quantizer,
-            save=lambda graph, path: self._save(graph, shape, path, name),
+            save=lambda graph, path: self._save(graph, shape, path, name, carried),
             fold=False,
         )
 
-    def _save(self, graph: nn.Module, shape: tuple[int, ...], path: Path, name: str) -> None:
-        with whole(path) as temporary, _pt2e.foreign(WHERE), _without_native_log():
-            temporary.write_bytes(self._converted(graph, shape, name))
+    def _ends(self, about: About | None, example: Tensor, name: str) -> Ends:
+        return ends(about, example, inside=self.inside, scored=self.scored, where=f"export of {name}")
 
-    def _converted(self, graph: nn.Module, shape: tuple[int, ...], name: str) -> bytes:
+    def _save(self, graph: nn.Module, shape: tuple[int, ...], path: Path, name: str, carried: Ends) -> None:
+        with whole(path) as temporary, _pt2e.foreign(WHERE), _without_native_log():
+            temporary.write_bytes(self._converted(graph, shape, name, carried))
+
+    def _converted(self, graph: nn.Module, shape: tuple[int, ...], name: str, carried: Ends) -> bytes:
         import litert_torch
-        import torch
         from litert_torch import progress
 
         progress.console.quiet = True  # it is this library's alone, and writes to stdout
-        zeros = torch.zeros(self.batch_size or 1, *shape)
+        named, zeros = _named(with_ends(graph, carried)), carried.example(self.batch_size or 1, shape)
         try:
-            model = litert_torch.convert(_named(graph), sample_kwargs={INPUT: zeros}, quant_config=self._quant_config())
+            model = litert_torch.convert(named, sample_kwargs={INPUT: zeros}, quant_config=self._quant_config())
             return bytes(model.model_content())
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -143,7 +161,7 @@ def _quantizer(statistics: str) -> Any:
 
 
 def _named(graph: nn.Module) -> nn.Module:
-    """Return the graph with names for its input and output, which are those of the file's signature."""
+    """Return the graph with names for its input and outputs, which are those of the file's signature."""
     import torch
 
     class Named(torch.nn.Module):
@@ -153,6 +171,7 @@ def _named(graph: nn.Module) -> nn.Module:
             self.training = False  # traced programs refuse `eval()`, and litert-torch asks
 
         def forward(self, images: Tensor) -> dict[str, Tensor]:
-            return {OUTPUT: self.network(images)}
+            answer = self.network(images)
+            return dict(zip((OUTPUT, CLASS, SCORE), answer, strict=True)) if isinstance(answer, tuple) else {OUTPUT: answer}
 
     return Named()

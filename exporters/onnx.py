@@ -6,7 +6,8 @@ them, and means over height and width become pools. What is left depends on noth
 (`_onnx_graph.describe`), so that the same network always gives the same bytes.
 
 fp16 (`_onnx_fp16.py`) and int8 (`_onnx_int8.py`) are made of that float32 graph; the normalisation of `preprocess: inside` is
-put in front of the finished one (`_onnx_graph.take_pixels`).
+put in front of the finished one (`_onnx_graph.take_pixels`), class and score of `postprocess: inside` are put behind it
+(`give_answer`).
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from compress.files import whole
 from compress.recipe import Count
 from compress.records import Precision
 from exporters import _onnx_graph
+from exporters._calibration import check_images
 from exporters._exporter import INPUT, OUTPUT, About
 from exporters._onnx_fp16 import to_half
-from exporters._onnx_int8 import STATISTICS, QuantisableOnnx, check_images
+from exporters._onnx_int8 import STATISTICS, QuantisableOnnx
 from exporters._trace import tensors, trace
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Onnx:
         batch: Images in every call; a fixed number lets some compilers do better, and then every caller must feed it.
         preprocess: Who normalises: the caller (outside), or the file (inside), which then takes uint8 images as decoded and
             resized, [batch, height, width, channels].
+        postprocess: Who turns logits into a class: the caller (outside), or the file (inside), which then gives two more
+            outputs behind the logits, class and score, each [batch].
     """
 
     runtime: ClassVar[str] = "onnxruntime"
@@ -62,6 +66,7 @@ class Onnx:
         opset: Literal[18, 19, 20, 21, 22, 23, 24] = 20,
         batch: Literal["dynamic"] | Count = "dynamic",
         preprocess: Literal["outside", "inside"] = "outside",
+        postprocess: Literal["outside", "inside"] = "outside",
     ) -> None:
         if precision not in {"fp32", "fp16", "int8"}:
             raise CompressError(f"exporters/onnx: precision {precision!r} is not offered; use 'fp32', 'fp16' or 'int8'")
@@ -69,17 +74,19 @@ class Onnx:
             raise CompressError(f"exporters/onnx: opset {opset} cannot be written; use {OPSETS[0]} to {OPSETS[-1]}")
         if preprocess not in {"outside", "inside"}:
             raise CompressError(f"exporters/onnx: preprocess {preprocess!r} is not offered; use 'outside' or 'inside'")
+        if postprocess not in {"outside", "inside"}:
+            raise CompressError(f"exporters/onnx: postprocess {postprocess!r} is not offered; use 'outside' or 'inside'")
         self.precision: Precision = precision
         self.opset = opset
-        self.inside = preprocess == "inside"
+        self.inside, self.scored = preprocess == "inside", postprocess == "inside"
         self.batch_size: int | None = None if batch == "dynamic" else batch
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.onnx`, with what differs from the default options in its name."""
         opset = "" if self.opset == 20 else f"-opset{self.opset}"
         batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
-        inside = "-pixels" if self.inside else ""
-        return folder / f"{stem}-{self.precision}{opset}{batch}{inside}.onnx"
+        ends = "-pixels" * self.inside + "-scores" * self.scored
+        return folder / f"{stem}-{self.precision}{opset}{batch}{ends}.onnx"
 
     def parts(self, path: Path) -> tuple[Path, ...]:
         """Return the file itself."""
@@ -121,6 +128,8 @@ class Onnx:
         """Write a graph of normalised images as the file that was asked for."""
         if self.inside and about is not None:
             _onnx_graph.take_pixels(model, about.preprocess)
+        if self.scored:
+            _onnx_graph.give_answer(model)
         model.producer_name, model.producer_version = "edge-compress", __version__
         _onnx_graph.describe(model, about, inside=self.inside)
         content = model.SerializeToString(deterministic=True)

@@ -22,9 +22,10 @@ from compress.errors import CompressError
 from compress.recipe import Count
 from compress.records import Precision, Preprocess
 from exporters import _openvino_file, _openvino_graph
+from exporters._calibration import check_images
 from exporters._exporter import About
 from exporters._onnx_graph import check_pixels
-from exporters._openvino_int8 import ESTIMATIONS, Calibrated, check_images
+from exporters._openvino_int8 import ESTIMATIONS, Calibrated
 from exporters.onnx import Onnx
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Openvino:
         precision: Precision of the stored weights; the arithmetic is the runtime's choice. int8 is estimated on images.
         batch: Images in every call; a fixed number lets the compiler do better, and then every caller must feed it.
         preprocess: Whether images are normalised before they come or inside, where they come as uint8 pixels [batch, H, W, C].
+        postprocess: Whether logits become class and score behind the file or inside, which then gives both, each [batch].
     """
 
     runtime: ClassVar[str] = "openvino"
@@ -55,17 +57,20 @@ class Openvino:
         precision: Literal["fp32", "fp16", "int8"] = "fp32",
         batch: Literal["dynamic"] | Count = "dynamic",
         preprocess: Literal["outside", "inside"] = "outside",
+        postprocess: Literal["outside", "inside"] = "outside",
     ) -> None:
         if precision not in {"fp32", "fp16", "int8"}:
             raise CompressError(f"exporters/openvino: precision {precision!r} is not offered; use 'fp32', 'fp16' or 'int8'")
+        if postprocess not in {"outside", "inside"}:
+            raise CompressError(f"exporters/openvino: postprocess {postprocess!r} is not offered; use 'outside' or 'inside'")
         self.precision: Precision = precision
-        self.inside = preprocess == "inside"
+        self.inside, self.scored = preprocess == "inside", postprocess == "inside"
         self.batch_size: int | None = None if batch == "dynamic" else batch
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.xml`, with what differs from the default options in its name."""
         batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
-        return folder / f"{stem}-{self.precision}{batch}{'-pixels' if self.inside else ''}.xml"
+        return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.inside}{'-scores' * self.scored}.xml"
 
     def parts(self, path: Path) -> tuple[Path, Path]:
         """Return the graph and its weights."""
@@ -82,8 +87,9 @@ class Openvino:
             _refuse_beyond_fp16(model, path)
         _openvino_graph.describe(model, about, inside=self.inside)
         _openvino_file.write(
-            model, path, judge=lambda stored: self._judge(stored, path), half=self.precision == "fp16", pixels=pixels
-        )
+            model, path, judge=lambda stored: self._judge(stored, path), half=self.precision == "fp16", pixels=pixels,
+            scored=self.scored,
+        )  # fmt: skip
 
     def quantisable(
         self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
@@ -99,7 +105,7 @@ class Openvino:
             raise CompressError(f"exporters/openvino: precision is {self.precision!r}; only 'int8' is quantised")
         name = type(module).__name__
         pixels = self._pixels(module, example, about)
-        check_images(images, tuple(example.shape), name)
+        check_images(images, tuple(example.shape[1:]), f"export of {name}")
         content = Onnx().convert(module, example).SerializeToString(deterministic=True)
         model = _openvino_graph.translate(content)
         layers = _openvino_graph.layers(model, content, {weight for weight, _ in module.named_parameters()})
@@ -108,7 +114,7 @@ class Openvino:
                 f"export of {name}: no convolution or linear layer has weights to quantise; use precision: fp32"
             )
         _openvino_graph.describe(model, about, inside=self.inside)
-        return Calibrated(model, layers, images, batch_size=self.batch_size, pixels=pixels)
+        return Calibrated(model, layers, images, batch_size=self.batch_size, pixels=pixels, scored=self.scored)
 
     def _pixels(self, module: nn.Module, example: Tensor, about: About | None) -> Preprocess | None:
         """Return the preprocessing that goes into the file, if any."""

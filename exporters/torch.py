@@ -37,7 +37,7 @@ class Torch:
         if precision != "fp32":
             raise CompressError(f"exporters/torch: precision {precision!r} is not offered; use 'fp32'")
         self.precision: Precision = precision
-        self.inside = False
+        self.inside = self.scored = False
         self.batch_size: int | None = None
 
     def path(self, folder: Path, stem: str) -> Path:

@@ -14,9 +14,10 @@ from rich.console import Console
 
 from compress import pipeline, recipe, stages
 from compress.delivery import LOGITS, OUTCOME, Outcome
+from compress.errors import CompressError
 from compress.events import Events
 from compress.proof import judged
-from compress.records import Manifest, Report, StageResult, read
+from compress.records import Gate, Manifest, Report, StageResult, read
 from compress.work import Work
 
 Run = Callable[..., tuple[Report, str]]
@@ -185,3 +186,61 @@ def test_an_interrupted_climb_leaves_nothing_of_it_to_the_next(run: Run, runs: P
     (partial / "tried" / "7" / "stale.onnx").write_bytes(b"stale")
     run("name=fresh", ONE, "int8.rung=default", "int8.calibration_images=30")
     assert not list(newest.glob("tried/7"))
+
+
+def further(runs: Path, name: str, out: Path) -> tuple[Gate, str]:
+    """Export the student of a finished run in int8 for onnxruntime, and return its gate and what was said."""
+    text = io.StringIO()
+    sections = recipe.load(runs / name / "recipe.yaml", [ONE]).exports
+    (gate,) = pipeline.export(runs / name, sections, out=out, events=Events(console=Console(file=text, width=300))).values()
+    return gate, text.getvalue()
+
+
+def test_a_further_export_climbs_to_the_last_rung_as_the_run_would(run: Run, runs: Path, tmp_path: Path) -> None:
+    """The run's own teachers and cohort adapt the student; a run that asks for the same file finds them trained."""
+    asked = ("name=later", "method={name: dih, logit_loss: dist, heads_epochs: 1}", "int8.rung=distillation", "train.epochs=2")
+    run(*asked, "exports=[]")
+    gate, said = further(runs, "later", tmp_path)
+    assert gate.status == "passed", gate.reason
+    assert "heads" in said
+    assert [line for line in said.splitlines() if line.startswith(("teacher:", "student:"))] == []  # neither is trained again
+    report, said = run(*asked, ONE)
+    row = next(each for each in report.variants if each.name == "student-onnx-int8")
+    assert row.ladder is not None
+    assert [rung.rung for rung in row.ladder.rungs] == ["distillation"]
+    adapted = [line for line in said.splitlines() if line.startswith("student-int8") and " on validation" in line]
+    assert all("found in the cache" in line for line in adapted)
+
+
+def test_a_further_export_says_why_the_last_rung_was_left_out(run: Run, runs: Path, tmp_path: Path) -> None:
+    """Where the teacher's file is gone the other rungs are climbed, and output and verdict name what is missing."""
+    run("name=source", "exports=[]")
+    weights = tmp_path / "teacher.safetensors"
+    weights.write_bytes((runs / "source" / "teacher" / "weights.safetensors").read_bytes())
+    asked = (
+        f"teacher={{model: resnet_cifar.resnet8, weights: {weights}}}",
+        "gate.max_abs_diff=1e-9",
+        "int8.max_float_layers=0",
+    )
+    run("name=moved", *asked, "exports=[]")
+    weights.unlink()
+    gate, said = further(runs, "moved", tmp_path / "out")
+    assert gate.status == "failed"
+    assert "rung 'distillation' was left out: its teachers are needed again: " in gate.note
+    assert str(weights) in gate.note
+    assert f"distillation skipped: its teachers are needed again: {weights}" in said
+    assert read(tmp_path / "out" / "rejected" / "student-int8.onnx.gate.json", Gate) == gate
+
+
+def test_a_further_export_does_not_train_a_lost_cohort_again(run: Run, runs: Path, tmp_path: Path) -> None:
+    """Heads that were cleaned out of the cache are named; hours of training are not begun by an export."""
+    cohort = "method={name: dih, logit_loss: dist, heads_epochs: 2}"
+    run("name=cleaned", cohort, "exports=[]", "train.epochs=2", "int8.rung=distillation")
+    stages.Cache(runs).drop(read(runs / "cleaned" / "heads" / "metrics.json", StageResult).key)
+    with pytest.raises(CompressError, match=r"no int8 file could be made: stage 'heads' of its method .* no longer in"):
+        pipeline.export(
+            runs / "cleaned",
+            recipe.load(runs / "cleaned" / "recipe.yaml", [ONE]).exports,
+            out=tmp_path,
+            events=Events(),
+        )

@@ -201,3 +201,28 @@ def test_predict_prints_the_best_classes(bundle: Path, pictures: list[Path]) -> 
     assert done.stdout.index("dark") < done.stdout.index("middle")
     assert "[dark].png" in done.stdout
     assert "bright" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        ({"max_top1_drop_points": 50.0}, "gate: allows a drop of 50 points (default 1)"),
+        ({"min_agreement": 0.5}, "gate: allows an agreement of 50 % (default 98 %)"),
+        ({"max_abs_diff": 1e3}, "gate: allows logits that differ by 1000 (default 0.000"),
+        ({"max_top1_drop_points": 0.5, "min_agreement": 0.99, "max_abs_diff": 1e-5}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_gate_looser_than_the_defaults_is_said(bundle: Path, tmp_path: Path, gate: dict[str, float], said: str) -> None:
+    """Who loosens the manifest's gate and makes every checksum right again does not go unnoticed, by people or programs."""
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["gate"] |= gate
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    _bundle.seal(folder)
+    done = invoke("verify", folder, "--file", "student-fp32.onnx", "--json")
+    assert done.exit_code == 0, done.stderr
+    note = json.loads(done.stdout)["student-fp32.onnx"]["note"]
+    assert said in note
+    assert said in done.stderr
+    assert bool(said) == ("gate: allows" in note + done.stderr)

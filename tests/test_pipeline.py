@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from rich.console import Console
 
 import exporters
 from benchmarks.runtimes.onnxruntime import Onnxruntime
-from compress import checkpoint, deployed, pipeline, recipe, stages
+from compress import checkpoint, deployed, locate, pipeline, recipe, stages
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
+from compress.files import sha256_of
 from compress.models.resnet_cifar import resnet8
 from compress.recipe import ExportSection
 from compress.records import Manifest, Report, StageResult, read
@@ -75,6 +77,20 @@ def test_a_run_leaves_a_report_a_bundle_and_every_stage(run: Run, runs: Path) ->
     assert json.loads((folder / "events.jsonl").read_text().splitlines()[0])["event"] == "begin"
     assert not list(folder.glob("**/*.partial"))
     assert _bundle.check(folder / "bundle").files[0].path == "student-fp32.onnx"
+
+
+def test_against_the_student_no_teacher_is_exported(run: Run) -> None:
+    """Each file is then compared with the student's own float32 file of its format."""
+    report = run("exports=[openvino, {format: openvino, precision: fp16}]", "measure.against=student")
+    rows = {row.name: row for row in report.variants}
+    assert [name for name in rows if name.startswith("teacher")] == ["teacher-torch-fp32"]
+    against = {name: row.ratio and row.ratio.against for name, row in rows.items() if row.latency_ms}
+    assert against == {
+        "teacher-torch-fp32": "student-torch-fp32",
+        "student-torch-fp32": None,
+        "student-openvino-fp32": None,
+        "student-openvino-fp16": "student-openvino-fp32",
+    }
 
 
 def test_a_second_run_finds_every_stage_and_gives_the_same_numbers(run: Run, runs: Path) -> None:
@@ -242,6 +258,27 @@ def test_the_student_is_exported_again_from_its_run(run: Run, runs: Path, tmp_pa
     gates = pipeline.export(runs / "tiny", [ExportSection(format="openvino")], out=tmp_path / "more", events=Events())
     assert {name: gate.status for name, gate in gates.items()} == {"student-openvino-fp32": "passed"}
     assert sorted(path.name for path in (tmp_path / "more").iterdir()) == ["student-fp32.bin", "student-fp32.xml"]
+
+
+def test_a_damaged_bundle_is_held_to_the_student_of_its_run(run: Run, runs: Path, tmp_path: Path) -> None:
+    """`verify --locate --against RUN` names the layer and the run; the student of another run is refused before it misleads."""
+    run()
+    folder = Path(shutil.copytree(runs / "tiny" / "bundle", tmp_path / "bundle"))
+    path = folder / "student-fp32.onnx"
+    model = onnx.load(path)
+    name = [node.input[1] for node in model.graph.node if node.op_type == "Conv"][3]
+    tensor = next(each for each in model.graph.initializer if each.name == name)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(0 * onnx.numpy_helper.to_array(tensor), name))
+    onnx.save(model, path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][0] |= {"parts": {path.name: sha256_of(path)}, "size_bytes": path.stat().st_size}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    _bundle.seal(folder)
+    found = locate.locate(folder, against=runs / "tiny", events=Events())[path.name]
+    assert f"{path.name}: parts from the student of {runs / 'tiny'} in layer2.0.conv1 (Conv)" in found.verdict
+    run("name=stranger", "baselines=[]", "exports=[]", "train.lr=0.03")
+    with pytest.raises(CompressError, match=r"stranger: its student has weights of sha256 \w{12}, the bundle"):
+        locate.locate(folder, against=runs / "stranger", events=Events())
 
 
 def test_a_file_for_one_image_at_a_time_is_proved_timed_and_verified(run: Run, runs: Path) -> None:

@@ -39,5 +39,11 @@ class Runtime(Protocol):
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits [batch, classes] for images [batch, channels, height, width]; the result is the caller's own memory."""
 
+    def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return every output by its name, in the file's own types.
+
+        These are `logits`, and of files that have them `class` and `score`, each [batch]; files with others are refused.
+        """
+
     def effective(self) -> dict[str, Any]:
         """Return what really runs, as the runtime reports it after loading: provider, precision, threads, version."""

@@ -17,13 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 BACKEND = "XnnpackBackend"
+OUTPUTS = ("logits", "class", "score")
+UINT8 = 0
+"""What ExecuTorch calls that type."""
 
 
 class Executorch:
     """A `.pte` file on portable operators and XNNPACK.
 
     Raises:
-        ValueError: The file names another backend, takes other batches, or has more than one input or output.
+        ValueError: The file names another backend, takes other batches, or has more than one input, or other outputs than
+            logits and what may go with them.
         RuntimeError: It is damaged, or another number of threads than asked for would run.
     """
 
@@ -49,8 +53,10 @@ class Executorch:
         self.program = library._load_program(path, program_verification=strict)  # the method lives in its memory
         self.method = self.program.load_method("forward")
         facts = self.method.method_meta()
-        if facts.num_inputs() != 1 or facts.num_outputs() != 1:
-            raise ValueError(f"has {facts.num_inputs()} inputs and {facts.num_outputs()} outputs; one of each is needed")
+        ranks = [len(facts.output_tensor_meta(place).sizes()) for place in range(facts.num_outputs())]
+        if facts.num_inputs() != 1 or (len(ranks) != 1 and ranks != [2, 1, 1]):
+            found = f"has {facts.num_inputs()} inputs and {len(ranks)} outputs"
+            raise ValueError(f"{found}; one of each is needed, or the outputs {', '.join(OUTPUTS)}")
         self.input = facts.input_tensor_meta(0)
         self.from_numpy = torch.from_numpy
         self._check_batch(batch_size)
@@ -60,8 +66,9 @@ class Executorch:
         import torch
 
         largest, *shape = self.input.sizes()
+        kind = torch.uint8 if self.input.dtype() == UINT8 else torch.float32
         try:
-            self.method.set_inputs([torch.zeros(batch_size, *shape)])
+            self.method.set_inputs([torch.zeros(batch_size, *shape, dtype=kind)])
         except RuntimeError as error:
             wanted = f"is made for batches of {largest}, not {batch_size}"
             raise ValueError(f"{wanted}; export it with a dynamic batch, or with batch: {batch_size}") from error
@@ -73,9 +80,12 @@ class Executorch:
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits [batch, classes] for images [batch, channels, height, width]."""
-        (logits,) = self.method([self.from_numpy(images)])  # outputs are copies
-        array: NDArray[np.float32] = logits.numpy()
+        array: NDArray[np.float32] = self.method([self.from_numpy(images)])[0].numpy()  # outputs are copies
         return array
+
+    def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return every output; this format knows them by their places, not by names."""
+        return {name: found.numpy() for name, found in zip(OUTPUTS, self.method([self.from_numpy(images)]))}  # noqa: B905 (Python 3.9)
 
     def effective(self) -> dict[str, Any]:
         """Return what the runtime reports; the precision is that of the file, XNNPACK changes none."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+OUTPUTS = ("logits", "class", "score")
 TASKS = Path("/proc/self/task")
 """One entry for each thread of this process, where the system tells."""
 
@@ -25,7 +26,8 @@ class Litert:
     """A `.tflite` file with its first signature's only input and output.
 
     Raises:
-        ValueError: The file is damaged, takes other batches, or has more than one input or output.
+        ValueError: The file is damaged, takes other batches, has more than one input, or other outputs than logits and what
+            may go with them.
         RuntimeError: Another number of threads than asked for runs.
     """
 
@@ -44,14 +46,29 @@ class Litert:
         before = count_threads()
         self.interpreter = Interpreter(model_path=path, num_threads=threads)
         inputs, outputs = self.interpreter.get_input_details(), self.interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ValueError(f"has {len(inputs)} inputs and {len(outputs)} outputs; one of each is needed")
+        self.places = self.named(outputs)
+        if len(inputs) != 1 or not self.places:
+            found = f"has {len(inputs)} inputs and {len(outputs)} outputs"
+            raise ValueError(f"{found}; one of each is needed, or the outputs {', '.join(OUTPUTS)}")
         self.resize(inputs[0], batch_size)
         started = count_threads() - before
         if before and started != threads - 1:
             raise RuntimeError(f"asked for {threads} threads, LiteRT started {started} beside the caller's own")
         self.threads = threads
-        self.input, self.output = inputs[0], outputs[0]
+        self.input = inputs[0]
+
+    def named(self, outputs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return what is known of each output by its name in the signature; nothing where these are not the known ones.
+
+        A single output is the logits, whatever it is called, in files without a signature, too.
+        """
+        if len(outputs) == 1:
+            return {"logits": outputs[0]}
+        if len(outputs) != len(OUTPUTS) or not self.interpreter.get_signature_list():
+            return {}
+        found: dict[str, dict[str, Any]] = self.interpreter.get_signature_runner().get_output_details()
+        same = {facts["index"] for facts in found.values()} == {facts["index"] for facts in outputs}
+        return found if same and sorted(found) == sorted(OUTPUTS) else {}
 
     def resize(self, facts: dict[str, Any], batch_size: int) -> None:
         """Fix a dynamic batch, and plan memory."""
@@ -69,9 +86,13 @@ class Litert:
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits [batch, classes] for images [batch, channels, height, width]."""
+        return self.outputs(images)["logits"]
+
+    def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return every output by its name; the values are copies."""
         self.interpreter.set_tensor(self.input["index"], rounded(images, self.input))
         self.interpreter.invoke()
-        return scaled(self.interpreter.get_tensor(self.output["index"]), self.output)  # a copy
+        return {name: scaled(self.interpreter.get_tensor(facts["index"]), facts) for name, facts in self.places.items()}
 
     def effective(self) -> dict[str, Any]:
         """Return what is known; the precision is that of the file, and LiteRT tells nothing of its delegates."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 # TensorProto.external_data (field 13) whose key is "location", as protobuf writes it: found without the package onnx.
 EXTERNAL_DATA = re.compile(rb"\x6a[\x00-\xff]{1,2}\x0a\x08location\x12")
+OUTPUTS = ("logits", "class", "score")
 PROVIDER = "CPUExecutionProvider"
 
 
@@ -24,7 +25,8 @@ class Onnxruntime:
     """An ONNX file on the CPU execution provider.
 
     Raises:
-        ValueError: The file has external data, another batch size, or more than one input or output.
+        ValueError: The file has external data, another batch size, more than one input, or other outputs than logits and
+            what may go with them.
         RuntimeError: Another provider or number of threads than asked for would run.
     """
 
@@ -47,8 +49,10 @@ class Onnxruntime:
         if self.session.get_providers() != [PROVIDER]:
             raise RuntimeError(f"asked for {PROVIDER}, got {self.session.get_providers()}")
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ValueError(f"has {len(inputs)} inputs and {len(outputs)} outputs; one of each is needed")
+        self.names = named([output.name for output in outputs])
+        if len(inputs) != 1 or not self.names:
+            found = f"has {len(inputs)} inputs and {len(outputs)} outputs"
+            raise ValueError(f"{found}; one of each is needed, or the outputs {', '.join(OUTPUTS)}")
         if isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] != batch_size:
             raise ValueError(f"is made for batches of {inputs[0].shape[0]}, not {batch_size}; export it with a dynamic batch")
         self.input, self.version = inputs[0].name, onnxruntime.__version__
@@ -60,8 +64,12 @@ class Onnxruntime:
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits [batch, classes] for images [batch, channels, height, width]."""
-        logits: NDArray[np.float32] = self.session.run(None, {self.input: images})[0]
+        logits: NDArray[np.float32] = self.session.run(None, {self.input: images})[self.names.index("logits")]
         return logits
+
+    def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return every output by its name."""
+        return dict(zip(self.names, self.session.run(None, {self.input: images})))  # noqa: B905 (Python 3.9)
 
     def effective(self) -> dict[str, Any]:
         """Return provider, threads and version; the precision is that of the file, ONNX Runtime changes none."""
@@ -72,6 +80,13 @@ class Onnxruntime:
             "precision": "as in the file",
             "version": self.version,
         }
+
+
+def named(found: list[str]) -> list[str]:
+    """Return what a file's outputs are: the logits if there is one, whatever it is called; nothing where that is not known."""
+    if len(found) == 1:
+        return ["logits"]
+    return found if sorted(found) == sorted(OUTPUTS) else []
 
 
 def refuse_external_data(path: Path) -> None:

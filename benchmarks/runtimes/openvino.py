@@ -15,12 +15,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+OUTPUTS = ("logits", "class", "score")
+
 
 class Openvino:
     """An OpenVINO IR on the CPU; a dynamic batch is fixed to `batch_size`, which is faster on small networks.
 
     Raises:
-        ValueError: The file has another batch size, or more than one input or output.
+        ValueError: The file has another batch size, more than one input, or other outputs than logits and what may go with
+            them.
         RuntimeError: Another precision, number of threads or streams, or pinning than asked for would run.
     """
 
@@ -47,8 +50,10 @@ class Openvino:
 
         core = openvino.Core()
         model = core.read_model(path)
-        if len(model.inputs) != 1 or len(model.outputs) != 1:
-            raise ValueError(f"has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is needed")
+        self.names = named([output.get_names() for output in model.outputs])
+        if len(model.inputs) != 1 or not self.names:
+            found = f"has {len(model.inputs)} inputs and {len(model.outputs)} outputs"
+            raise ValueError(f"{found}; one of each is needed, or the outputs {', '.join(OUTPUTS)}")
         shape = model.input(0).partial_shape
         if shape[0].is_static and shape[0].get_length() != batch_size:
             raise ValueError(
@@ -78,8 +83,14 @@ class Openvino:
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits [batch, classes] for images [batch, channels, height, width]."""
-        logits: NDArray[np.float32] = self.request.infer([images], share_inputs=True, share_outputs=True)[0]
+        place = self.names.index("logits")
+        logits: NDArray[np.float32] = self.request.infer([images], share_inputs=True, share_outputs=True)[place]
         return logits.copy()  # the next call overwrites the request's own memory
+
+    def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return every output by its name."""
+        found = self.request.infer([images], share_inputs=True)
+        return {name: found[place] for place, name in enumerate(self.names)}
 
     def effective(self) -> dict[str, Any]:
         """Return what the compiled model reports."""
@@ -95,3 +106,11 @@ class Openvino:
     def _property(self, key: str) -> Any:
         value = self.compiled.get_property(key)
         return value.get_type_name() if hasattr(value, "get_type_name") else value
+
+
+def named(found: list[set[str]]) -> list[str]:
+    """Return what a file's outputs are: the logits if there is one, whatever it is called; nothing where that is not known."""
+    if len(found) == 1:
+        return ["logits"]
+    names = [next((name for name in OUTPUTS if name in known), "") for known in found]
+    return names if sorted(names) == sorted(OUTPUTS) else []

@@ -71,6 +71,10 @@ class Torch:
         array: NDArray[np.float32] = logits.numpy()
         return array
 
+    def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return the logits; such files give nothing else."""
+        return {"logits": self(images)}
+
     def effective(self) -> dict[str, Any]:
         """Return what torch reports; the precision is that of the weights."""
         return {

@@ -99,4 +99,5 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         paths["executorch"] = network.write_extra(folder / "tiny.pte", format="executorch")
     if find_spec("litert_torch"):
         paths["litert"] = network.write_extra(folder / "tiny.tflite", format="litert")
-    return network._replace(subjects={name: Subject(name, path, name) for name, path in paths.items()})
+    only = {"litert": 1}  # this format has no dynamic batch
+    return network._replace(subjects={name: Subject(name, path, name, only.get(name)) for name, path in paths.items()})

@@ -75,6 +75,21 @@ def test_order_is_that_of_a_reader(page: Page) -> None:
     assert places == sorted(places)
 
 
+def test_what_few_images_cannot_tell_is_shown(record: Report, tmp_path: Path) -> None:
+    """The interval of the drop and the gate's note stand beside the drop, also of a file that passed, and stay text."""
+    gates = {
+        name: gate.model_copy(update={"drop_ci95": (-1.24, 3.4567), "note": f"216 images cannot exclude it {HOSTILE}"})
+        for name, gate in record.gates.items()
+    }
+    page = Page(html_of(record.model_copy(update={"gates": gates}), tmp_path))
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8").partition("## Gates")[2].partition("##")[0]
+    for text in (page.text, markdown):
+        assert text.count("−1.24 to +3.46") == len(gates)
+        assert text.count("note: 216 images cannot exclude it") == len(gates)
+    assert HOSTILE in page.text
+    assert "script" not in {name for name, _ in page.elements}
+
+
 def test_strangers_text_stays_text(record: Report, tmp_path: Path) -> None:
     """Markup in names, reasons, classes, notes, facts and recipes is shown and never acted on."""
     hostile = changed(record, "student-torch-fp32", method=HOSTILE, runtime=HOSTILE, effective={HOSTILE: HOSTILE})

@@ -127,6 +127,7 @@ class File(NamedTuple):
     seed: int
     precision: Precision
     inside: bool
+    scored: bool = False
 
     @property
     def fed(self) -> NDArray[np.float32] | NDArray[np.uint8]:
@@ -137,12 +138,15 @@ class File(NamedTuple):
 _exported: dict[tuple[object, ...], File] = {}
 
 
-def export(folder: Path, task: Task, name: str, precision: Precision = "fp32", *, seed: int = 0, inside: bool = False) -> File:
+def export(
+    folder: Path, task: Task, name: str, precision: Precision = "fp32", *, seed: int = 0, inside: bool = False,
+    scored: bool = False,
+) -> File:  # fmt: skip
     """Export a trained network into any folder that outlives the tests; what is there already is not made again."""
-    asked = (task, name, precision, seed, inside)
+    asked = (task, name, precision, seed, inside, scored)
     if asked not in _exported or not _exported[asked].path.is_file():
         known, network = data(task), trained(task, seed)
-        exporter = EXPORTERS[name](precision=precision, preprocess="inside" if inside else "outside")  # type: ignore[arg-type]
+        exporter = _exporter(name, precision, inside=inside, scored=scored)
         path, example = exporter.path(folder, f"{task}{seed}"), torch.zeros(1, *known.images.shape[1:])
         about = About("student", known.classes, known.preprocess, {"made by": "a test"})
         if precision == "int8":
@@ -150,8 +154,13 @@ def export(folder: Path, task: Task, name: str, precision: Precision = "fp32", *
             exporter.quantisable(network, example, images, about=about).write(path, Quantisation())
         else:
             exporter.export(network, example, path, about=about)
-        _exported[asked] = File(path, task, seed, precision, inside)
+        _exported[asked] = File(path, task, seed, precision, inside, scored)
     return _exported[asked]
+
+
+def _exporter(name: str, precision: Precision, *, inside: bool, scored: bool) -> Onnx | Openvino:
+    places = {"preprocess": "inside" if inside else "outside", "postprocess": "inside" if scored else "outside"}
+    return EXPORTERS[name](precision=precision, **places)  # type: ignore[arg-type]
 
 
 PASSED = Gate(status="passed", reason="", samples=250, agreement_percent=100.0, max_abs_diff=1e-6, top1_drop_points=0.0)
@@ -165,7 +174,7 @@ def write_bundle(folder: Path, files: Sequence[File]) -> Path:
     deployable = []
     for file in files:
         name = {".onnx": "onnx", ".xml": "openvino"}[file.path.suffix]
-        exporter = EXPORTERS[name](precision=file.precision, preprocess="inside" if file.inside else "outside")  # type: ignore[arg-type]
+        exporter = _exporter(name, file.precision, inside=file.inside, scored=file.scored)
         deployable.append(_bundle.Deployable(file.path, name, exporter, PASSED))
     _bundle.write(
         folder, name="coloured digits", classes=known.classes, preprocess=known.preprocess, files=deployable,

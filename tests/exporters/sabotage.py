@@ -62,12 +62,12 @@ def before(*nodes: NodeProto, **constants: NDArray[Any]) -> Edit:
     return damage
 
 
-def after(*nodes: NodeProto, **constants: NDArray[Any]) -> Edit:
-    """Put nodes that read `honest` and write `logits` behind."""
+def after(*nodes: NodeProto, output: str = "logits", **constants: NDArray[Any]) -> Edit:
+    """Put nodes that read `honest` and write an output behind."""
 
     def damage(model: ModelProto) -> None:
         for node in model.graph.node:
-            node.output[:] = ["honest" if name == "logits" else name for name in node.output]
+            node.output[:] = ["honest" if name == output else name for name in node.output]
         _insert(model, nodes, constants, len(model.graph.node))
 
     return damage
@@ -312,4 +312,111 @@ DAMAGES: dict[str, Damage] = {
     "height and width exchanged": Damage(turned_input, "runtime", "index: 2 Got: 10 Expected: 8"),
     "a class less": Damage(one_class_less, "gate", "its output has shape [any, 9], not [any, 10]"),
     "classes first": Damage(classes_first, "gate", "its output has shape [10, any], not [any, 10]"),
+}  # fmt: skip
+
+
+# ---- of files that also give class and score
+
+
+def back(name: str, operator: str = "", **attributes: int) -> Edit:
+    """Change operator or attributes of a node that makes class or score."""
+
+    def damage(model: ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.name == f"back_{name}")
+        node.op_type = operator or node.op_type
+        kept = [each for each in node.attribute if each.name not in attributes]
+        del node.attribute[:]
+        node.attribute.extend([*kept, *(helper.make_attribute(key, value) for key, value in attributes.items())])
+
+    return damage
+
+
+def score_of(values: str) -> Edit:
+    """Take the largest of something else than the softmax."""
+
+    def damage(model: ModelProto) -> None:
+        next(node for node in model.graph.node if node.name == "back_score").input[0] = values
+
+    return damage
+
+
+def read_from(node: str, *nodes: NodeProto, **constants: NDArray[Any]) -> Edit:
+    """Let a node that makes class or score read `altered`, which nodes make of the logits."""
+
+    def damage(model: ModelProto) -> None:
+        found = next(each for each in model.graph.node if each.name == f"back_{node}")
+        found.input[0] = "altered"
+        _insert(model, nodes, constants, [*model.graph.node].index(found))
+
+    return damage
+
+
+def column(output: str) -> Edit:
+    """Give [batch, 1] instead of [batch]."""
+
+    def damage(model: ModelProto) -> None:
+        back(output, keepdims=1)(model)
+        (value,) = [value for value in model.graph.output if value.name == output]
+        value.type.tensor_type.shape.dim.add().dim_value = 1
+
+    return damage
+
+
+def class_of_another_type(model: ModelProto) -> None:
+    after(helper.make_node("Cast", ["honest"], ["class"], to=TensorProto.INT32), output="class")(model)
+    model.graph.output[1].type.tensor_type.elem_type = TensorProto.INT32
+
+
+def outputs_exchanged(model: ModelProto) -> None:
+    kept = [model.graph.output[place] for place in (0, 2, 1)]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+
+
+def class_renamed(model: ModelProto) -> None:
+    after(helper.make_node("Identity", ["honest"], ["label"]), output="class")(model)
+    model.graph.output[1].name = "label"
+
+
+def score_left_out(model: ModelProto) -> None:
+    del model.graph.output[2]
+
+
+NOT_THE_LARGEST, NOT_ITS_SOFTMAX = "is not that of the largest logit", "is not the softmax of the largest logit"
+SCORED: dict[str, Damage] = {
+    "class shifted by one": Damage(after(
+        helper.make_node("Add", ["honest", "one"], ["class"]), output="class", one=np.array(1),
+    ), "gate", NOT_THE_LARGEST),
+    "class before the first": Damage(after(
+        helper.make_node("Sub", ["honest", "many"], ["class"]), output="class", many=np.array(10),
+    ), "gate", NOT_THE_LARGEST),
+    "class of the least": Damage(back("class", "ArgMin"), "gate", NOT_THE_LARGEST),
+    "class of the first image": Damage(after(
+        helper.make_node("Gather", ["honest", "first"], ["one"]), helper.make_node("Mul", ["honest", "none"], ["zero"]),
+        helper.make_node("Add", ["one", "zero"], ["class"]), output="class", first=np.array(0), none=np.array(0),
+    ), "gate", NOT_THE_LARGEST),
+    "class of rounded logits": Damage(read_from("class", helper.make_node("Round", ["logits"], ["altered"])), "gate",
+        NOT_THE_LARGEST),
+    "class in int32": Damage(class_of_another_type, "promise", "its output 'class' is int32, not int64"),
+    "class in a column": Damage(column("class"), "gate", "its output 'class' is int64 [250, 1], not int64 [250]"),
+    "class renamed": Damage(class_renamed, "runtime", "one of each is needed, or the outputs logits, class, score"),
+    "score is a logit": Damage(score_of("logits"), "gate", NOT_ITS_SOFTMAX),
+    "score is a mean": Damage(back("score", "ReduceMean"), "gate", NOT_ITS_SOFTMAX),
+    "score of the least": Damage(back("score", "ReduceMin"), "gate", NOT_ITS_SOFTMAX),
+    "score is a logarithm": Damage(back("softmax", "LogSoftmax"), "gate", NOT_ITS_SOFTMAX),
+    "score over the batch": Damage(back("softmax", axis=0), "gate", NOT_ITS_SOFTMAX),
+    "score in percent": Damage(after(
+        helper.make_node("Mul", ["honest", "hundred"], ["score"]), output="score", hundred=np.float32(100),
+    ), "gate", NOT_ITS_SOFTMAX),
+    "score of logits times two": Damage(read_from(
+        "softmax", helper.make_node("Add", ["logits", "logits"], ["altered"]),
+    ), "gate", NOT_ITS_SOFTMAX),
+    "score in 256 steps": Damage(after(
+        helper.make_node("Mul", ["honest", "steps"], ["many"]), helper.make_node("Round", ["many"], ["whole"]),
+        helper.make_node("Div", ["whole", "steps"], ["score"]), output="score", steps=np.float32(256),
+    ), "gate", NOT_ITS_SOFTMAX),
+    "score in a column": Damage(column("score"), "gate", "its output 'score' is float32 [250, 1], not float32 [250]"),
+    "score left out": Damage(score_left_out, "runtime", "has 1 inputs and 2 outputs"),
+    "class and score exchanged": Damage(outputs_exchanged, "promise", "its output 'class' is called 'score', not 'class'"),
+    "classes shifted by one": DAMAGES["classes shifted by one"],
 }  # fmt: skip

@@ -163,6 +163,21 @@ def test_readme_says_which_files_take_and_give_int8(bundle):
     whole = first.model_copy(update={"path": "whole.tflite", "runtime": "litert", "precision": "int8"})
     told = _readme.readme(manifest.model_copy(update={"files": (whole, *others)}))
     assert "`whole.tflite` take and give int8" in told
+    for changes, said in (({"scored": True}, "take int8"), ({"inside": True}, "give int8")):
+        told = _readme.readme(manifest.model_copy(update={"files": (whole.model_copy(update=changes), *others)}))
+        assert f"`whole.tflite` {said}" in told
+    floating = whole.model_copy(update={"inside": True, "scored": True})
+    assert " int8: the scales" not in _readme.readme(manifest.model_copy(update={"files": (floating, *others)}))
+
+
+def test_readme_says_which_files_give_class_and_score(bundle):
+    """Whoever wants no more than the class is told which file says it."""
+    manifest = _bundle.check(bundle)
+    assert "also give `class`" not in _readme.readme(manifest)
+    first, *others = manifest.files
+    scored = first.model_copy(update={"scored": True})
+    told = _readme.readme(manifest.model_copy(update={"files": (scored, *others)}))
+    assert f"`{first.path}` also give `class` [batch]" in told
 
 
 @pytest.mark.parametrize(

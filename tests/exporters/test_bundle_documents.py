@@ -167,7 +167,7 @@ def test_older_manifests_are_still_read(bundle: Path) -> None:
     manifest = _bundle.check(bundle)
     document = manifest.model_dump(mode="json")
     for entry in document["files"]:
-        del entry["measured"], entry["inside"]
+        del entry["measured"], entry["inside"], entry["scored"]
     assert Manifest.model_validate(document).files[0].measured is None
 
 

@@ -80,6 +80,12 @@ def test_program_feeds_pixels_to_a_file_that_normalises_by_itself(tmp_path: Path
 
 
 @compiled
+def test_program_reads_the_logits_of_a_file_that_gives_class_and_score(tmp_path: Path) -> None:
+    """Further outputs of the file do not disturb it."""
+    check_answers(built(tmp_path, Openvino(postprocess="inside")), tmp_path)
+
+
+@compiled
 def test_program_refuses_what_it_cannot_read(bundle: Path, tmp_path: Path) -> None:
     """Another size, another format, a cut file, none, or no model: one message, exit code 2."""
     Image.new("RGB", (6, 8)).save(tmp_path / "turned.ppm")

@@ -22,9 +22,9 @@ from torch import nn
 from compress import plugins
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
-from compress.records import Precision
+from compress.records import Precision, Preprocess
 from exporters import gate
-from exporters._exporter import Quantisation
+from exporters._exporter import About, Quantisation
 
 
 def offered(name: str) -> list[str]:
@@ -105,6 +105,70 @@ def test_file_answers_like_the_network_at_any_batch_size(name, precision, networ
         found = run(exporter.runtime, path, images[:count])
         verdict = gate(wanted[:count], found, wanted[:count].argmax(axis=1), settings=GateSection(), precision=precision)
         assert verdict.status == "passed", verdict.reason
+
+
+SCORING = [pair for pair in VARIANTS if "postprocess" in plugins.describe("exporters", pair[0]).options]
+CONTRACT = Preprocess(height=12, width=10, channels="rgb", mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+
+
+def outputs(exporter, path, images):
+    """Return what a file gives, on its own runtime."""
+    size = exporter.batch_size or len(images)
+    loaded = plugins.load("runtimes", exporter.runtime)(str(path), threads=1, batch_size=size)
+    parts = [loaded.outputs(images[start : start + size]) for start in range(0, len(images), size)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def test_every_format_for_devices_offers_both_ends():
+    """Each format that enters a bundle can carry pre- and postprocessing, asked for in the same words."""
+    for name in plugins.names("exporters"):
+        if plugins.load("exporters", name).inert:
+            options = plugins.describe("exporters", name).options
+            assert options["preprocess"].annotation == options["postprocess"].annotation == "Literal['outside', 'inside']"
+            with pytest.raises(CompressError, match="postprocess 'insid' is not offered"):
+                plugins.load("exporters", name)(postprocess="insid")
+
+
+@pytest.mark.parametrize(("name", "precision"), SCORING)
+def test_class_and_score_are_those_of_the_logits(name, precision, network, image, images, tmp_path):
+    """They come behind the same logits as of the plain file, bit by bit, so quantization has seen nothing of them."""
+    make(name, precision)
+    found = {}
+    for place in ("outside", "inside"):
+        exporter = plugins.load("exporters", name)(precision=precision, postprocess=place)
+        path = exporter.path(tmp_path, "student")
+        produce(exporter, network, image, path)
+        found[place] = outputs(exporter, path, images)
+    assert path.stem.endswith("-scores")
+    plain, scored = found["outside"], found["inside"]
+    assert list(plain) == ["logits"]
+    assert sorted(scored) == ["class", "logits", "score"]
+    np.testing.assert_array_equal(scored["logits"], plain["logits"])
+    logits = scored["logits"].astype(np.float64)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_array_equal(scored["class"], logits.argmax(axis=1))
+    np.testing.assert_allclose(scored["score"], shares.max(axis=1), atol=1e-6)  # a few roundings of float32
+    assert (scored["class"].dtype.kind, scored["score"].dtype) == ("i", np.float32)
+    assert len(set(scored["class"])) > 1
+
+
+@pytest.mark.parametrize(("name", "precision"), [pair for pair in SCORING if pair[1] == "fp32"])
+def test_pixels_in_and_class_out(name, precision, network, image, answers, tmp_path):
+    """With both ends inside, a file takes decoded pictures and answers them as the network does normalised ones."""
+    make(name, precision)
+    exporter = plugins.load("exporters", name)(precision=precision, preprocess="inside", postprocess="inside")
+    path = exporter.path(tmp_path, "student")
+    exporter.export(network, image, path, about=About("s", tuple("abcde"), CONTRACT, {}))
+    assert path.stem == "student-fp32-pixels-scores"
+    assert (exporter.inside, exporter.scored) == (True, True)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 12, 10, 3), dtype=np.uint8)
+    found = outputs(exporter, path, pixels)
+    normal = ((pixels / 255 - np.array(CONTRACT.mean)) / np.array(CONTRACT.std)).transpose(0, 3, 1, 2)
+    wanted = answers(network, np.ascontiguousarray(normal, np.float32))
+    assert np.abs(found["logits"] - wanted).max() < 1e-4 * np.abs(wanted).max()
+    np.testing.assert_array_equal(found["class"], wanted.argmax(axis=1))
+    with pytest.raises(CompressError, match="preprocess: inside needs"):
+        exporter.export(network, image, path, about=None)
 
 
 @each

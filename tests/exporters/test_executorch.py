@@ -71,8 +71,8 @@ def test_layers_are_the_users_modules_from_input_to_output(network, image, calib
 @pytest.mark.parametrize(
     ("images", "said"),
     [
-        (np.zeros((0, 3, 12, 10), np.float32), "there are no images"),
-        (np.full((2, 3, 12, 10), np.nan, np.float32), "2 of 2 images are not finite"),
+        (np.zeros((0, 3, 12, 10), np.float32), "there are no calibration images"),
+        (np.full((2, 3, 12, 10), np.nan, np.float32), "2 of 2 calibration images are not finite"),
         (np.zeros((2, 3, 12, 11), np.float32), r"images are float32 \[2, 3, 12, 11\]"),
     ],
 )

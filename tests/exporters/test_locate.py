@@ -155,3 +155,18 @@ def test_a_bundle_without_a_reference_says_what_it_needs(
     bundle = coloured.write_bundle(tmp_path / "bundle", [bad, files["openvino fp32"]])
     with pytest.raises(CompressError, match="no other float file that gives the network's answers; give --against RUN"):
         locate.locate(bundle, events=Events(), file=files["openvino fp32"].path.name)
+
+
+def test_a_reference_in_fp16_accuses_nobody_and_knows_the_layers(
+    files: dict[str, coloured.File], damaged: Damaged, tmp_path: Path
+) -> None:
+    """Where only fp16 is left to compare with, its own rounding is allowed for, and layers keep the names of the module."""
+    half = coloured.export(tmp_path, "rgb", "openvino", "fp16")
+    bundle = coloured.write_bundle(tmp_path / "good", [files["onnx fp32"], half])
+    (name,) = [path.name for path in bundle.glob("*.onnx")]
+    found = locate.locate(bundle, events=Events(), file=name)[name]
+    assert (found.against, found.parted, found.tolerance) == (half.path.name, None, _locate.TOLERANCE["fp16"])
+    bad = damaged(sabotage.weights(2, np.zeros_like))
+    bundle = coloured.write_bundle(tmp_path / "bad", [bad, half])
+    found = locate.locate(bundle, events=Events(), file=bad.path.name)[bad.path.name]
+    assert found.layers[found.parted or 0].layer == "block"

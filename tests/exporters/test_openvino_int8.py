@@ -263,16 +263,19 @@ def test_fixed_batch_of_pixels_has_the_ranges_of_the_plain_file(files, network, 
 @pytest.mark.parametrize(
     ("images", "said"),
     [
-        (IMAGES[:0], "there are no images; give some of the training split"),
-        (np.where(np.arange(3)[:, None, None, None] == 1, np.float32(np.nan), IMAGES[:3]), "1 of 3 images are not finite"),
-        (IMAGES[:3, :, :8], r"images are float32 \[3, 1, 8, 16\]; give float32 \[N, 1, 16, 16\], normalised"),
-        (PIXELS[:3], r"images are uint8 \[3, 16, 16, 1\]; give float32 \[N, 1, 16, 16\]"),
-        (IMAGES[0], r"images are float32 \[1, 16, 16\]; give"),
+        (IMAGES[:0], "there are no calibration images; give some of the training split"),
+        (
+            np.where(np.arange(3)[:, None, None, None] == 1, np.float32(np.nan), IMAGES[:3]),
+            "1 of 3 calibration images are not finite",
+        ),
+        (IMAGES[:3, :, :8], r"calibration images are float32 \[3, 1, 8, 16\]; give normalised float32 \[N, 1, 16, 16\]"),
+        (PIXELS[:3], r"calibration images are uint8 \[3, 16, 16, 1\]; give normalised float32 \[N, 1, 16, 16\]"),
+        (IMAGES[0], r"calibration images are float32 \[1, 16, 16\]; give"),
     ],
 )
 def test_images_that_tell_nothing_are_refused(images, said, network):
     """Before anything is traced."""
-    with pytest.raises(CompressError, match=f"calibration of _ResNet: {said}"):
+    with pytest.raises(CompressError, match=f"export of _ResNet: {said}"):
         Openvino(precision="int8").quantisable(network, EXAMPLE, images)
 
 

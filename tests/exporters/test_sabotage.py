@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -29,12 +29,13 @@ from exporters._judge import judge
 from exporters._promise import Promise, broken, read_face
 from tests.exporters import coloured
 from tests.exporters.coloured import File
-from tests.exporters.sabotage import DAMAGES, appended, arithmetic, before, reversed_along
+from tests.exporters.sabotage import DAMAGES, SCORED, Damage, appended, arithmetic, before, reversed_along
 
 CALL = 50
 """Images in a call, where a file takes any number."""
 RUNTIMES: dict[str, Any] = {".onnx": Onnxruntime, ".xml": Openvino}
 Change = Callable[[dict[str, Any]], None]
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,13 @@ def honest(folder: Path) -> File:
     return coloured.export(folder, "rgb", "onnx")
 
 
+class Said(NamedTuple):
+    """What a file answers."""
+
+    logits: Any
+    further: dict[str, Any]
+
+
 def here(path: Path) -> Callable[[Any, int | None], Any]:
     """Run a file as the runner does, without its process."""
 
@@ -56,7 +64,9 @@ def here(path: Path) -> Callable[[Any, int | None], Any]:
         rows = [np.arange(start, start + call) % len(images) for start in range(0, len(images), call)]
         try:
             loaded = RUNTIMES[path.suffix](str(path), threads=1, batch_size=call)
-            return np.concatenate([loaded(np.ascontiguousarray(images[each])) for each in rows])[: len(images)]
+            parts = [loaded.outputs(np.ascontiguousarray(images[each])) for each in rows]
+            whole = {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]}
+            return Said(whole.pop("logits"), whole)
         except Exception as error:  # as the runner does with whatever a runtime raises
             raise CompressError(f"{path}: {error}") from error
 
@@ -67,7 +77,7 @@ def judged(file: File, run: Callable[[Any, int | None], Any] | None = None) -> G
     known = coloured.data(file.task)
     return judge(
         file.path,
-        Promise(known.preprocess, known.classes, inside=file.inside),
+        Promise(known.preprocess, known.classes, inside=file.inside, scored=file.scored),
         run or here(file.path),
         file.fed,
         reference=coloured.logits(coloured.trained(file.task, file.seed), known.images),
@@ -86,29 +96,33 @@ def refused(file: File) -> tuple[str, str]:
     if verdict.status == "passed":
         return "", ""
     known, face = coloured.data(file.task), read_face(file.path)
-    promises = [*broken(face, Promise(known.preprocess, known.classes, inside=file.inside))] if face else []
+    promised = Promise(known.preprocess, known.classes, inside=file.inside, scored=file.scored)
+    promises = [*broken(face, promised)] if face else []
     return "promise" if verdict.reason == "; ".join(promises) else "gate", verdict.reason
 
 
-def damage(file: File, kind: str, folder: Path) -> File:
+def damage(file: File, kind: str, folder: Path, kinds: dict[str, Damage] = DAMAGES) -> File:
     model = onnx.load(file.path)
-    DAMAGES[kind].edit(model)
+    kinds[kind].edit(model)
     onnx.save(model, folder / "damaged.onnx")
     return file._replace(path=folder / "damaged.onnx")
 
 
 GOOD = [
-    *[("rgb", name, precision, 0, False) for name in coloured.EXPORTERS for precision in ("fp32", "int8")],
-    *[("rgb", name, "fp16", 0, True) for name in coloured.EXPORTERS],
-    ("gray", "onnx", "fp32", 0, False),
-    ("gray", "openvino", "int8", 1, True),
+    *[("rgb", name, precision, 0, False, False) for name in coloured.EXPORTERS for precision in ("fp32", "int8")],
+    *[("rgb", name, "fp16", 0, True, False) for name in coloured.EXPORTERS],
+    *[("rgb", name, precision, 0, precision == "fp16", True) for name in coloured.EXPORTERS for precision in PRECISIONS],
+    ("gray", "onnx", "fp32", 0, False, False),
+    ("gray", "openvino", "int8", 1, True, True),
 ]
 
 
-@pytest.mark.parametrize(("task", "name", "precision", "seed", "inside"), GOOD)
-def test_no_good_file_is_refused(task: Any, name: str, precision: Any, seed: int, inside: bool, folder: Path) -> None:
-    """Files of every format and precision, of several networks, plain or with the preprocessing inside, pass."""
-    assert refused(coloured.export(folder, task, name, precision, seed=seed, inside=inside)) == ("", "")
+@pytest.mark.parametrize(("task", "name", "precision", "seed", "inside", "scored"), GOOD)
+def test_no_good_file_is_refused(
+    task: Any, name: str, precision: Any, seed: int, inside: bool, scored: bool, folder: Path
+) -> None:
+    """Files of every format and precision, of several networks, plain or with pre- and postprocessing inside, pass."""
+    assert refused(coloured.export(folder, task, name, precision, seed=seed, inside=inside, scored=scored)) == ("", "")
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -117,6 +131,38 @@ def test_a_damaged_file_is_refused(kind: str, honest: File, tmp_path: Path) -> N
     stage, said = refused(damage(honest, kind, tmp_path))
     assert stage == DAMAGES[kind].stage, said
     assert DAMAGES[kind].said in said
+
+
+@pytest.mark.parametrize("kind", SCORED)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_damaged_class_or_score_is_refused(kind: str, precision: Any, folder: Path, tmp_path: Path) -> None:
+    """Good logits do not excuse a class that is not theirs, nor a score that is no probability, in int8 files neither."""
+    file = coloured.export(folder, "rgb", "onnx", precision, scored=True)
+    stage, said = refused(damage(file, kind, tmp_path, SCORED))
+    assert stage == SCORED[kind].stage, said
+    assert SCORED[kind].said in said
+
+
+@pytest.mark.parametrize("kind", ["class shifted by one", "score is a logit", "class in int32", "class renamed"])
+def test_a_damaged_class_or_score_is_refused_on_openvino(kind: str, folder: Path, tmp_path: Path) -> None:
+    """What is wrong is noticed on the other runtime as well."""
+    file = coloured.export(folder, "rgb", "onnx", scored=True)
+    openvino, path = _quiet.openvino(), tmp_path / "damaged.xml"
+    openvino.save_model(openvino.convert_model(damage(file, kind, tmp_path, SCORED).path), path, compress_to_fp16=False)
+    stage, said = refused(file._replace(path=path))
+    assert stage == SCORED[kind].stage, said
+    assert SCORED[kind].said in said
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_outputs_are_those_that_are_promised(scored: bool, folder: Path) -> None:
+    """A file without class and score does not pass for one that has them, nor the other way round."""
+    file = coloured.export(folder, "rgb", "onnx", scored=not scored)
+    said = refused(file._replace(scored=scored))[1]
+    if scored:
+        assert "it gives no output 'class', which postprocess: inside promises" in said
+    else:
+        assert "has 3 outputs (logits, class, score); one is promised" in said
 
 
 @pytest.mark.parametrize("kind", [
@@ -135,6 +181,22 @@ def test_a_damaged_int8_file_is_refused(kind: str, folder: Path, tmp_path: Path)
         assert refused(file._replace(path=tmp_path / "damaged.onnx"))[0] == "gate"
         return
     assert refused(damage(file, kind, tmp_path))[0]
+
+
+@pytest.mark.parametrize("name", coloured.EXPORTERS)
+def test_activations_beyond_fp16_are_refused(name: str, tmp_path: Path) -> None:
+    """Weights fit and the answers here are right, for this processor computes in float32; the device's would be infinite."""
+    layers = [torch.nn.Conv2d(3, 3, 1, bias=False) for _ in range(4)]
+    for layer, factor in zip(layers, (256.0, 256.0, 1 / 256, 1 / 256), strict=True):
+        layer.weight.data = factor * torch.eye(3)[:, :, None, None]
+    network = torch.nn.Sequential(*layers, coloured.trained("rgb", 0))
+    exporter = coloured.EXPORTERS[name](precision="fp16")
+    path = exporter.path(tmp_path, "loud")
+    exporter.export(network, torch.zeros(1, 3, coloured.HEIGHT, coloured.WIDTH), path)
+    verdict = judged(File(path, "rgb", 0, "fp16", False))
+    assert verdict.agreement_percent == 100
+    assert verdict.status == "failed"
+    assert verdict.reason.startswith("fp16 overflow: the output of 0 (Conv")
 
 
 @pytest.mark.parametrize("kind", [
@@ -220,16 +282,19 @@ def test_external_data_is_refused(honest: File, tmp_path: Path) -> None:
     assert "external files" in refused(honest._replace(path=tmp_path / "model.onnx"))[1]
 
 
-@pytest.mark.parametrize("kind", ["BGR inside", "a weight is NaN", "only the first image", "output in float64"])
-def test_the_runner_sees_the_same(kind: str, honest: File, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [
+    "BGR inside", "a weight is NaN", "only the first image", "output in float64", "class shifted by one", "score is a logit",
+])  # fmt: skip
+def test_the_runner_sees_the_same(kind: str, folder: Path, tmp_path: Path) -> None:
     """In the process in which files are really gated, nothing is lost on the way."""
-    bad = damage(honest, kind, tmp_path)
+    kinds = SCORED if kind in SCORED else DAMAGES
+    bad = damage(coloured.export(folder, "rgb", "onnx", scored=kinds is SCORED), kind, tmp_path, kinds)
 
     def run(images: Any, size: int | None) -> Any:
-        subject = protocol.Subject("student", bad.path, "onnxruntime")
-        return protocol.evaluate(subject, images, batch_size=size or CALL).logits
+        subject = protocol.Subject("student", bad.path, "onnxruntime", scored=bad.scored)
+        return protocol.evaluate(subject, images, batch_size=size or CALL)
 
-    assert DAMAGES[kind].said in judged(bad, run).reason
+    assert kinds[kind].said in judged(bad, run).reason
 
 
 # ---- bundles
@@ -256,7 +321,7 @@ def accepted(folder: Path) -> None:
     samples = _bundle.read_samples(folder, manifest)
     for entry in manifest.files:
         path = folder / entry.path
-        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.inside)
+        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.inside, entry.scored)
         fed = samples.images if entry.inside else normalise(samples.images, manifest.preprocess)
         verdict = judge(
             path, promise, here(path), fed, reference=samples.logits, labels=samples.labels,
@@ -309,6 +374,7 @@ MANIFEST: dict[str, tuple[Change, str]] = {
     "size": (put("files.0.size_bytes", 1), "has another size"),
     "fixed batch": (put("files.0.batch_size", 4), "its input has shape"),
     "preprocessing claimed inside": (put("files.0.inside", True), ".onnx"),
+    "class and score claimed": (put("files.0.scored", True), "it gives no output 'class'"),
     "input renamed": (put("input", "image"), "input and output"),
     "gate that failed": (put("files.0.gate.status", "failed"), "its gate failed"),
     "a file left out": (lambda m: m["files"].pop(), "is not in the manifest"),

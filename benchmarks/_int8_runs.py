@@ -1,0 +1,126 @@
+"""Finished runs as the comparison of int8 sees them: files, test images, and the images on which ranges were estimated.
+
+Everything is read back from the folder that `compress run` left, and nothing is changed there. Only files with the default
+options of their format are compared, one for each precision.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import _pages
+from benchmarks.protocol import Images, Subject, runtime_for
+from compress import calibration, records, work
+from compress.calibration import Calibration
+from compress.errors import CompressError
+from compress.files import sha256_of
+from compress.preprocess import normalise
+from compress.recipe import Recipe, load
+from compress.records import Gate, Manifest, Report, Variant, read
+from compress.work import Prepared
+
+PREFIX = "int8_"
+"""Of the recipes' names; the tables leave it out."""
+FLOAT = "fp32"
+ABSOLUTE = re.compile(r"(?<![\w.:/<~-])/(?:[\w.+@=-]+/)+[\w.+@=-]+")
+
+
+class Finished(NamedTuple):
+    """One run."""
+
+    name: str
+    folder: Path
+    report: Report
+    recipe: Recipe
+    data: Prepared
+    calibration: Calibration
+    """As the ladder had them."""
+    files: Mapping[str, Subject]
+    """The student's files by the name of their row in the report."""
+
+    def rows(self) -> dict[str, dict[str, Variant]]:
+        """Return the student's rows, by format and precision; only formats with a float32 file to compare with."""
+        found: dict[str, dict[str, Variant]] = {}
+        for row in self.report.variants:
+            if row.name == f"student-{row.format}-{row.precision}" and row.format != "torch":
+                found.setdefault(row.format, {})[row.precision] = row
+        return {name: rows for name, rows in found.items() if f"student-{name}-{FLOAT}" in self.files}
+
+    def test(self) -> Images:
+        """Return the test images as a network sees them, [N, C, H, W]."""
+        return normalise(self.data.test.images, self.data.preprocess)
+
+
+def opened(folder: Path) -> Finished:
+    """Return what a finished run left.
+
+    Raises:
+        Unreachable: There is no finished run.
+        CompressError: Its data or its files are not those of its report, or no file can be compared.
+    """
+    report = read(folder / "report.json", Report)
+    recipe = load(folder / "recipe.yaml")
+    data = work.prepare(recipe.data, base=folder, seed=recipe.seed)
+    if report.test_key and data.test_key != report.test_key:
+        raise CompressError(f"{folder}: the test images are not those of its report.json; run its recipe again")
+    shown = calibration.calibration(
+        data.train, data.preprocess, count=recipe.int8.calibration_images, seed=recipe.seed
+    )  # fmt: skip
+    name = recipe.name.removeprefix(PREFIX)
+    found = Finished(name, folder, report, recipe, data, shown, {each.name: each for each in _subjects(folder, report)})
+    if not found.rows():
+        raise CompressError(
+            f"{folder}: no float32 file passed its gate, so there is nothing to compare int8 with; see its report"
+        )
+    return found
+
+
+def _subjects(folder: Path, report: Report) -> Iterator[Subject]:
+    """Yield the student's files: those of the bundle, and those that were kept apart because they failed."""
+    bundle = folder / "bundle"
+    manifest = read(bundle / "manifest.json", Manifest)
+    takes = {}
+    for entry in manifest.files:
+        for part, sha256 in entry.parts.items():
+            if sha256_of(bundle / part) != sha256:
+                raise CompressError(f"{bundle / part}: is not the file that was proved; run the recipe again")
+        if entry.measured is not None:
+            takes[entry.measured.name] = entry.batch_size, entry.inside
+            yield Subject(entry.measured.name, bundle / entry.path, entry.runtime, entry.batch_size, entry.inside)
+    for row in report.variants:
+        gate, plain = report.gates.get(row.name), takes.get(f"student-{row.format}-{FLOAT}")
+        if row.network == "student" and gate is not None and gate.status == "failed" and plain is not None:
+            path = _rejected(folder, row, gate)
+            if path is not None:
+                yield Subject(row.name, path, row.runtime, *plain)
+
+
+def _rejected(folder: Path, row: Variant, gate: Gate) -> Path | None:
+    """Return the file of a row whose gate failed; `None` where it was never run."""
+    for path in sorted((folder / "rejected").glob("*.gate.json")):
+        file = path.with_name(path.name.removesuffix(".gate.json"))
+        if gate.samples and runtime_for(file) == row.runtime and read(path, Gate) == gate:
+            return file
+    return None
+
+
+def portable(value: Any) -> Any:
+    """Return texts, or what is made of them, with every absolute path shortened to its last two parts."""
+    if isinstance(value, str):
+        return ABSOLUTE.sub(lambda found: "/".join(found[0].split("/")[-2:]), value)
+    if isinstance(value, Mapping):
+        return {key: portable(each) for key, each in value.items()}
+    return [portable(each) for each in value] if isinstance(value, list) else value
+
+
+def copy_reports(run: Finished, folder: Path) -> None:
+    """Write a run's `report.json` and `report.md` without the places of this machine.
+
+    Raises:
+        Unreachable: The disk is full, or a folder cannot be read or written.
+    """
+    records.save(folder / "report.json", Report.model_validate(portable(run.report.model_dump(mode="json"))))
+    _pages.save(folder / "report.md", portable((run.folder / "report.md").read_text(encoding="utf-8")))
