@@ -159,7 +159,7 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     if not sections:
         raise CompressError(f"{run / 'recipe.yaml'}: names no exports; say what with --to, for example --to onnx:fp32")
     gates = pipeline.export(run, sections, out=out, events=terminal.events())
-    terminal.answer(gates, tables.gates(gates))
+    terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
     refuse_failures(gates)
     terminal.hint(f"compress bench {out or run / 'exports'}/*")
 
@@ -205,7 +205,7 @@ def verify(
         terminal.hint(f"compress verify {bundle} judges the files; compress export RUN writes them anew")
         return
     gates = deployed.verify(bundle, file=file, threads=threads, events=events)
-    terminal.answer(gates, tables.gates(gates))
+    terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
     for program in deployed.unfamiliar(bundle):
         events.say(f"{program}: is not what this version writes; another version's, or changed: read it before you run it")
     if any(gate.status == "failed" for gate in gates.values()):

@@ -88,8 +88,7 @@ def verify(bundle: Path, *, file: str | None = None, threads: int = 1, events: E
             reference=samples.of(entry), labels=samples.labels, settings=settings, precision=entry.precision,
         )  # fmt: skip
         if lenient := ", ".join(_leniency.looser(said, samples.of(entry), entry.precision)):
-            events.say(f"{entry.path}: gate: allows {lenient}")
-            note = "; ".join(filter(None, [verdict.note, f"gate: allows {lenient}"]))
+            note = "; ".join(filter(None, [verdict.note, f"the gate of this bundle allows {lenient}"]))
             verdict = verdict.model_copy(update={"note": note})
         gates[entry.path] = verdict
     return gates

@@ -48,9 +48,13 @@ def gates(results: Mapping[str, Gate]) -> Table:
             _number(gate.top1_drop_points, ".2f"),
             "–" if gate.drop_ci95 is None else " to ".join(f"{bound:.2f}" for bound in gate.drop_ci95),
         )
-        said = filter(None, [gate.reason, gate.note and f"note: {gate.note}"])
-        table.add_row(name, _coloured(gate.status), str(gate.samples), *figures, "\n".join(said))
+        table.add_row(name, _coloured(gate.status), str(gate.samples), *figures, gate.reason)
     return table
+
+
+def gate_notes(results: Mapping[str, Gate]) -> list[str]:
+    """Return what one must know beside the verdicts, a line for each file that has such a note."""
+    return [f"{name}: {gate.note}" for name, gate in results.items() if gate.note]
 
 
 def timings(results: Mapping[str, Timing]) -> Table:
