@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -169,6 +170,22 @@ def test_bound_of_the_difference():
     assert judge(candidate, precision="fp16").status == "passed"
     assert judge(candidate, settings=GateSection(max_abs_diff=0.02)).status == "passed"
     assert judge(candidate, precision="fp16", settings=GateSection(max_abs_diff=0.005)).status == "failed"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_image_with_large_logits_may_differ_by_more(precision):
+    """Rounding moves logits in proportion: what is too much for one image is not for one with logits twenty times as large."""
+    logits = LOGITS.copy()
+    logits[7] *= 20
+    ordinary = BOUNDS[precision] * max(1.0, np.sqrt(np.square(logits).mean()))
+    large = BOUNDS[precision] * np.sqrt(np.square(logits[7]).mean())
+    assert large > 3 * ordinary
+    for image, share, status in ((7, 0.9, "passed"), (7, 1.1, "failed"), (8, 0.9, "failed")):
+        candidate = logits.copy()
+        candidate[image, logits[image].argmax()] += share * large
+        verdict = gate(logits, candidate, LABELS, settings=GateSection(), precision=precision)
+        assert (verdict.status, verdict.agreement_percent) == (status, 100.0), image
+        assert status == "passed" or re.match(r"a logit differs by \S+, more than", verdict.reason)
 
 
 def test_a_tie_may_fall_either_way():
