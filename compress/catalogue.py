@@ -54,7 +54,8 @@ def detail(kind: plugins.Kind, name: str) -> tuple[dict[str, Any], *tuple[object
     from rich.text import Text
 
     plugin = plugins.describe(kind, name)
-    about = Text(plugin.docstring.partition("\nArgs:")[0].strip() + "\n")
+    unbroken = re.sub(r"(?<=[^\n]{100})\n(?=\S)", " ", plugin.docstring)  # a terminal is seldom as wide as the source
+    about = Text(unbroken.partition("\nArgs:")[0].strip() + "\n")
     if not plugin.options:
         return _document(plugin), about, "It has no options."
     table = plain("option", "type", "default", "what it is")
