@@ -29,16 +29,16 @@ from compress.records import Accuracy, Gate, Precision
 from exporters._causes import output_causes
 from exporters._interval import drop_interval, images_needed
 
-BOUNDS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 2e-1, "int8": 2.0}
+BOUNDS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 2e-1, "int8": 2.0}
 """Default bound of any logit's difference, as a multiple of the largest of 1, the RMS of all logits of the network, and the RMS
 of those of the image at hand: some networks answer a few images with logits ten times as large as usual, and there rounding,
 or a range that clips tails, moves them in proportion.
 
-Measured over seven networks, as RMS of the difference over RMS of the logits: fp32 up to
-3e-6 (6e-6 for a single logit), fp16 weights 2e-4 to 3e-3, bf16 3e-3 to 3e-2, int8 3e-3 to 0.19 without loss of accuracy. The
-largest of thousands of differences is some five times their RMS, in int8 up to ten times: ranges that clip tails move the
-logits of the surest images most. fp32 has more room, for deeper networks and other processors, and still lies thirty times
-below bf16, which OpenVINO chooses unasked where the processor has it.
+Measured over seven networks, as RMS of the difference over RMS of the logits: fp32 up to 3e-6 (6e-6 for a single logit), fp16
+weights 2e-4 to 3e-3, bf16 3e-3 to 3e-2, int8 3e-3 to 0.19 without loss of accuracy. The largest of thousands of differences
+is some five times their RMS, in int8 up to ten times: ranges that clip tails move the logits of the surest images most. fp16
+has room for networks as deep as EfficientNet-Lite0, whose largest was 2e-2. fp32 has more room, for deeper networks and other
+processors, and still lies thirty times below bf16, which OpenVINO chooses unasked where the processor has it.
 """
 AGREEMENT: Mapping[Precision, float] = {"fp32": 0.98, "fp16": 0.98, "bf16": 0.95, "int8": 0.9}
 """Default share of images on which the top-1 class must stay.
