@@ -31,7 +31,7 @@ from exporters._interval import drop_interval, images_needed
 
 BOUNDS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 2e-1, "int8": 2.0}
 """Default bound of any logit's difference, as a multiple of the largest of 1, the RMS of all logits of the network, and the RMS
-of those of the image at hand: some networks answer a few images with logits ten times as large as usual, and there rounding,
+of those of the image at hand: some networks answer a few images with far larger logits than the others, and there rounding,
 or a range that clips tails, moves them in proportion.
 
 Measured over seven networks, as RMS of the difference over RMS of the logits: fp32 up to 3e-6 (6e-6 for a single logit), fp16
