@@ -6,6 +6,7 @@ very same. This is the one module of the benchmarks that reaches into the engine
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,17 +47,34 @@ class Ours:
     """What runs the teacher at every step, `auto` the fastest in a trial; `None` leaves it to the step: eager torch."""
     train: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the recipe's `train` that differ from those of the plain step."""
+    compiled: bool = False
+    """Whether torch's inductor compiles the student, which has no taps then: a trial, and nothing that a recipe offers."""
 
+    def absent(self, device: torch.device) -> str:
+        """Return why this step cannot be measured here, or nothing."""
+        if self.compiled and device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
+            return f"needs a C++ compiler, one of: {', '.join(COMPILERS)}"
+        if self.engine == INT8 and device.type != "cpu":
+            return f"{INT8} runs on a CPU alone"
+        return ""
+
+
+COMPILERS = ("g++", "clang++", "c++")
+INT8 = "openvino_int8"
+ANY = 1e9
+"""A tolerance that refuses nothing: the difference is in the report, and random networks are no measure of it."""
 
 KD = {"temperature": TEMPERATURE, "ce_weight": CE_WEIGHT, "kd_weight": 1 - CE_WEIGHT}
 """The loss of torchdistill's `KDLoss` with `alpha` 0.9."""
 
 OURS: Mapping[str, Ours] = {
     "plain": Ours("supervised"),
+    "plain, compiled": Ours("supervised", compiled=True),
     "kd": Ours("kd", KD),
     "dist": Ours("dist"),
     "dih": Ours("dih"),
     "kd, fastest engine": Ours("kd", KD, engine="auto"),
+    "kd, int8 teacher": Ours("kd", KD, engine=INT8),
     "kd, cached": Ours("kd", KD, cached=True),
     "dist, cached": Ours("dist", cached=True),
     "dih, cached": Ours("dih", cached=True),
@@ -133,6 +151,9 @@ class Workshop:
         """Return the state of a training that has not begun, and what is to be known of it."""
         batches = self.batches()
         method, settings = self.method(ours, batches), self.settings(ours)
+        if ours.compiled:
+            method.student.taps = ()  # the compiler does not see hooks that come and go
+            method.student.module.compile()
         teachers, facts = self._teachers(ours, method, batches, settings)
         run = trainer._Run(
             method, batches, batches, settings=settings, events=Events(), state=None, title=ours.method, teachers=teachers
@@ -151,13 +172,21 @@ class Workshop:
             best = _fastest(engines.Answering(networks, signals).eval(), batches)
             engine = best.engine
             facts |= {"engine": engine, "relative difference": f"{best.relative_difference:.2g}"}
-        section = TargetsSection(store="on" if ours.cached else "off", engine=engine)  # type: ignore[arg-type]
+        section = TargetsSection(
+            store="on" if ours.cached else "off",
+            engine=engine,  # type: ignore[arg-type]
+            tolerance=ANY if engine == INT8 else TargetsSection().tolerance,
+        )
         teachers = Teachers(
             method, signals, batches, section=section, folder=self.folder / "targets", epochs=VIEWS, shared=True,
             autocast=trainer.DTYPES[settings.precision], events=Events(),
         )  # fmt: skip
         for epoch in range(VIEWS):
             teachers.begin(epoch)
+        if engine == INT8:
+            teachers.of(next(batches.epoch(0)))  # builds it, which tells how far it is from float32
+            (trial,) = teachers.summary().trials
+            facts |= {"engine": engine, "relative difference": f"{trial.relative_difference:.2g}"}
         return teachers, facts
 
     def store_bytes(self) -> float:

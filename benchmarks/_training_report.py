@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 
 from benchmarks import _pages, comparison
 from benchmarks._roofline import Cost
-from benchmarks._training import OURS
+from benchmarks._training import INT8, OURS
 from benchmarks._training_pairs import Pair
+from benchmarks._training_profile import Profile
 from compress.records import Document, Environment, Ratio, Record, save
 
 Outcome = Literal["met", "missed", "undecided", "not measured", "no goal"]
@@ -42,6 +43,9 @@ WANTED = (
     Wanted("kd, cached", "torchdistill, tensors in memory"),
     Wanted("kd", "plain"),
     Wanted("kd, fastest engine", "plain"),
+    Wanted("kd, int8 teacher", "plain"),
+    Wanted("kd, int8 teacher", "torchdistill"),
+    Wanted("plain, compiled", "plain"),
 )
 
 
@@ -126,6 +130,7 @@ class PairResult(Record):
     speeds: tuple[Speed, ...]
     compared: tuple[Compared, ...]
     roofline: Roofline
+    profiles: tuple[Profile, ...]
     memory: tuple[Memory, ...]
     store: Store
 
@@ -167,7 +172,8 @@ def compare(wanted: Wanted, speeds: Mapping[str, Speed], pair: Pair, bounds: Roo
     ratios = comparison.paired_ratios([1 / rate for rate in other.rounds], [1 / rate for rate in own.rounds])
     ci95 = comparison.interval(ratios)
     ratio = Ratio(against=other.subject, speedup=statistics.median(ratios), ci95=ci95, verdict=comparison.verdict(ci95))
-    alone = OURS[own.subject].cached or OURS[own.subject].method == "supervised"
+    step = OURS[own.subject]
+    alone = step.cached or step.method == "supervised" or step.engine == INT8  # no float32 bounds what int8 can do
     gflop = bounds.step_gflop_per_image + (0 if alone else bounds.teacher_gflop_per_image)
     limits = [peak / gflop / rate for peak, rate in zip(bounds.sgemm_rounds, other.rounds, strict=True)]
     return Compared(

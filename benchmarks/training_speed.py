@@ -18,10 +18,11 @@ import click
 import torch
 from rich.console import Console
 
-from benchmarks import _peers, _roofline, _training_memory, _training_report
+from benchmarks import _peers, _roofline, _training_memory, _training_profile, _training_report
 from benchmarks._rounds import Subject, rates
 from benchmarks._training import OURS, VIEWS, Workshop, pictures, prepare
 from benchmarks._training_pairs import PAIRS
+from benchmarks._training_profile import Profile
 from benchmarks._training_report import Memory, PairResult, Rounds, Speed, TrainingSpeed
 from benchmarks.environment import environment
 from compress.errors import CompressError
@@ -32,6 +33,8 @@ LARGEST = 64
 """Pixels; for larger images real data would not fit into memory as a whole, and random images take their place."""
 WEIGHED = ("plain", "kd", "kd, cached", "dih, cached")
 """Whose memory is measured; plain first."""
+PROFILED = ("plain", "plain, compiled", "kd", "kd, fastest engine", "kd, cached", "torchdistill")
+"""Where whose time goes is told."""
 
 
 def measure(workshop: Workshop, *, images: str, rounds: int, seconds: float, events: Events) -> PairResult:
@@ -50,14 +53,15 @@ def measure(workshop: Workshop, *, images: str, rounds: int, seconds: float, eve
     pair = workshop.pair
     events.say(f"{pair.name}: makes the store, tries engines and numbers of workers")
     same_work = None if _peers.missing() else _peers.difference(workshop)
-    ours = [workshop.subject(name) for name in OURS]
+    ours = [workshop.subject(name) for name, step in OURS.items() if not step.absent(workshop.device)]
     peers = [] if _peers.missing() else _peers.subjects(workshop, seconds=seconds)
     found = _time([*ours, *peers, *_roofline.probes(workshop.device)], workshop, rounds, seconds, events)
     batch = next(workshop.batches().epoch(0))
     bounds = _training_report.roofline(
         _roofline.cost(workshop.student(), workshop.teacher, batch.images, batch.labels), found, len(batch.labels)
     )
-    speeds = _speeds([*ours, *peers], found)
+    speeds = _speeds([*ours, *peers], found, workshop.device)
+    profiles = _profiles([*ours, *peers], events)
     dih = next(subject for subject in ours if subject.name == "dih, cached")
     return PairResult(
         pair=pair,
@@ -66,6 +70,7 @@ def measure(workshop: Workshop, *, images: str, rounds: int, seconds: float, eve
         speeds=tuple(speeds.values()),
         compared=tuple(_training_report.compare(wanted, speeds, pair, bounds) for wanted in _training_report.WANTED),
         roofline=bounds,
+        profiles=profiles,
         memory=_weigh(workshop, events),
         store=_training_report.store(int(dih.facts["signals"]), pair.classes, workshop.store_bytes()),
     )
@@ -79,10 +84,21 @@ def _time(subjects: Sequence[Subject], workshop: Workshop, rounds: int, seconds:
         )  # fmt: skip
 
 
-def _speeds(subjects: Sequence[Subject], found: Rounds) -> dict[str, Speed]:
+def _speeds(subjects: Sequence[Subject], found: Rounds, device: torch.device) -> dict[str, Speed]:
     speeds = {subject.name: _training_report.speed(subject.name, found[subject.name], subject.facts) for subject in subjects}
-    absent = {name: Speed(subject=name, reason=_peers.missing(), facts={}) for name in _peers.INPUTS if name not in speeds}
+    why = {name: step.absent(device) for name, step in OURS.items()} | dict.fromkeys(_peers.INPUTS, _peers.missing())
+    absent = {name: Speed(subject=name, reason=reason, facts={}) for name, reason in why.items() if name not in speeds}
     return speeds | absent
+
+
+def _profiles(subjects: Sequence[Subject], events: Events) -> tuple[Profile, ...]:
+    chosen = [subject for subject in subjects if subject.name in PROFILED]
+    with events.task("profiles", total=len(chosen)) as task:
+        found = []
+        for subject in chosen:
+            found.append(_training_profile.profile(subject))
+            task.advance(note=subject.name)
+    return tuple(found)
 
 
 def _weigh(workshop: Workshop, events: Events) -> tuple[Memory, ...]:

@@ -28,6 +28,9 @@ from compress.records import EngineTrial
 ROUNDS = 3
 """Interleaved timings of each engine in a trial; the median counts."""
 
+BY_NAME_ALONE = ("compile", "openvino_int8")
+"""Engines whose start takes so long that no trial includes them."""
+
 
 Engine = Callable[[Tensor], tuple[Tensor, ...]]
 """Images [B, C, H, W] to one tensor [B, ...] for each signal that it was made for, in their order."""
@@ -88,8 +91,14 @@ def compiled(answering: Answering) -> Engine:
     return run
 
 
-def openvino(answering: Answering, images: Tensor, precision: str) -> Engine:
+def openvino(answering: Answering, images: Tensor, precision: str, *, quantised: bool = False) -> Engine:
     """Return the deployment runtime, compiled for batches of this size; smaller ones are filled up.
+
+    Args:
+        answering: What is asked.
+        images: A batch of real images, [B, C, H, W].
+        precision: In which the runtime computes, as it calls it.
+        quantised: Let NNCF turn weights and activations into int8 first, with ranges as they are on these images.
 
     Raises:
         CompressError: It cannot take these networks, or computes in another precision than it was asked for.
@@ -101,6 +110,8 @@ def openvino(answering: Answering, images: Tensor, precision: str) -> Engine:
     except _refusals(runtime) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CompressError(f"targets.engine: OpenVINO cannot take the teacher ({reason}); choose another engine") from error
+    if quantised:
+        model = _quantised(model, images)
     asked = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -124,6 +135,17 @@ def openvino(answering: Answering, images: Tensor, precision: str) -> Engine:
     return run
 
 
+def _quantised(model: Any, images: Tensor) -> Any:
+    """Return a graph in int8, by NNCF's defaults."""
+    nncf = _quiet.nncf()
+    try:
+        with _quiet.quantiser():
+            return nncf.quantize(model, nncf.Dataset([images.contiguous().numpy()]), subset_size=1)
+    except (RuntimeError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CompressError(f"targets.engine: NNCF cannot quantise the teacher ({reason}); choose another engine") from error
+
+
 def _refusals(runtime: Any) -> tuple[type[Exception], ...]:
     """Return what torch's tracer and OpenVINO raise for networks that they cannot take."""
     own = runtime.frontend.OpConversionFailure, runtime.frontend.NotImplementedFailure, runtime.frontend.GeneralFailure
@@ -143,6 +165,7 @@ def candidates(answering: Answering, images: Tensor, autocast: torch.dtype | Non
         return known
     capabilities = _quiet.openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     known["openvino"] = lambda: openvino(answering, images, "f32")
+    known["openvino_int8"] = lambda: openvino(answering, images, "f32", quantised=True)
     if "BF16" in capabilities:
         known["bf16"] = lambda: channels_last(answering, torch.bfloat16)
         known["openvino_bf16"] = lambda: openvino(answering, images, "bf16")
@@ -171,7 +194,7 @@ def choose(
     tolerance: float,
     events: Events | None = None,
 ) -> tuple[EngineTrial, ...]:
-    """Try all engines that this device has but `compile`, whose start alone costs a minute.
+    """Try all engines that this device has but those of `BY_NAME_ALONE`.
 
     Args:
         answering: What is asked.
@@ -216,7 +239,7 @@ def _running(known: Mapping[str, Callable[[], Engine]], images: Tensor, events: 
     """Return the engines that can take these networks, each called once, since the first call is slow."""
     engines = {}
     for name, make in known.items():
-        if name == "compile":
+        if name in BY_NAME_ALONE:
             continue
         try:
             engines[name] = make()

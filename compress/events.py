@@ -27,7 +27,7 @@ class Task:
 
     def __init__(self, console: Console | None, bar: Progress | None, description: str, total: int, done: int) -> None:
         self._console, self._description, self._total, self._done = console, description, total, done
-        self._begun_at, self._begun_done = time.monotonic(), done
+        self._begun: tuple[float, int] | None = None
         self._printed = time.monotonic()
         self._bar = bar
         self._note = ""
@@ -38,17 +38,20 @@ class Task:
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Count steps as done; `note` is a short figure beside the bar, such as the loss."""
         self._done += steps
+        if self._begun is None and steps:
+            self._begun = time.monotonic(), self._done  # the first step is slow: it compiles, or waits for teachers
         self._note = self._note if note is None else note
         if self._bar is not None:
             self._bar.update(self._id, completed=self._done, note=self._note)
         elif self._console is not None and time.monotonic() - self._printed > PLAIN_INTERVAL_SECONDS:
             self._printed = time.monotonic()
-            _say(self._console, f"{self._description}: {self._done}/{self._total} {self._note}, {self._eta()} left")
+            _say(self._console, f"{self._description}: {self._done}/{self._total} {self._note}{self._eta()}")
 
     def _eta(self) -> str:
-        here = self._done - self._begun_done
-        seconds = (time.monotonic() - self._begun_at) / max(here, 1) * (self._total - self._done)
-        return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+        if self._begun is None or self._done == self._begun[1]:
+            return ""
+        seconds = (time.monotonic() - self._begun[0]) / (self._done - self._begun[1]) * (self._total - self._done)
+        return f", {seconds / 60:.0f} min left" if seconds > 90 else f", {seconds:.0f} s left"
 
     def close(self) -> None:
         """Take the bar off the screen."""

@@ -129,8 +129,11 @@ class TargetsSection(Section):
     """How they are kept; the largest rounding error is in the report."""
     max_gib: Positive = 4.0
     """The most that one stage may keep, in GiB; answers that need more are computed at every step."""
-    engine: Literal["auto", "eager", "channels_last", "compile", "openvino", "openvino_bf16", "bf16", "fp16"] = "auto"
-    """What runs the teachers; `auto` is the fastest in a short trial that is close enough to eager float32."""
+    engine: Literal[
+        "auto", "eager", "channels_last", "compile", "openvino", "openvino_bf16", "openvino_int8", "bf16", "fp16"
+    ] = "auto"
+    """What runs the teachers; `auto` is the fastest in a short trial that is close enough to eager float32. The trial leaves
+    out `compile` and `openvino_int8`, which take long to start; the latter is coarse, so it needs a larger `tolerance`."""
     tolerance: Positive = 0.03
     """Close enough: root mean square of the difference from eager float32, relative to that of the answer."""
 

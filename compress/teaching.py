@@ -188,7 +188,7 @@ class Teachers:
         if not found.relative_difference <= self._section.tolerance:
             raise CompressError(
                 f"targets.engine: {self._engine_name} differs from eager float32 by {found.relative_difference:.2g} of the "
-                f"answers' size, more than targets.tolerance {self._section.tolerance:g}; set targets.engine: auto"
+                f"answers' size, more than targets.tolerance {self._section.tolerance:g}; raise that, or set engine: auto"
             )
         return found
 
@@ -290,8 +290,9 @@ class Teachers:
 
 
 def _openvino(engine: str) -> str:
-    """Return the version of the runtime where that is what answers."""
-    return importlib.metadata.version("openvino") if engine.startswith("openvino") else ""
+    """Return the versions of the runtime, and of who quantised for it, where that is what answers."""
+    packages = ("openvino", *(("nncf",) if engine == "openvino_int8" else ()))
+    return " ".join(importlib.metadata.version(name) for name in packages) if engine.startswith("openvino") else ""
 
 
 def validated_by(method: Method, batch: Batch) -> list[Signal]:

@@ -22,8 +22,11 @@ from compress.models._network import Network
 from tests.methods.test_contract import tiny
 
 IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-TOLERANCES = {"eager": 0.0, "channels_last": 1e-5, "compile": 1e-5, "openvino": 1e-4, "bf16": 0.03, "openvino_bf16": 0.03}
-"""Float32 in another order of sums, a runtime's own fused kernels, and eight bits of mantissa."""
+TOLERANCES = {
+    "eager": 0.0, "channels_last": 1e-5, "compile": 1e-5, "openvino": 1e-4, "bf16": 0.03, "openvino_bf16": 0.03,
+    "openvino_int8": 0.15,
+}  # fmt: skip
+"""Float32 in another order of sums, a runtime's own fused kernels, eight bits of mantissa, and eight bits in all."""
 
 
 def answering() -> Answering:
@@ -96,6 +99,14 @@ def test_eager_is_what_a_step_computes(autocast: torch.dtype | None) -> None:
     for one, other in zip(ours, theirs, strict=True):
         assert one.dtype == other.dtype == (autocast or torch.float32)
         assert torch.equal(one, other)
+
+
+def test_an_engine_in_int8_rounds_and_is_never_tried_unasked() -> None:
+    """Its answers differ from those of float32 as eight bits do, and a trial, which it would prolong, leaves it out."""
+    module = answering()
+    engine = engines.build("openvino_int8", module, IMAGES, None)
+    assert all(distance(ours, theirs) > 1e-3 for ours, theirs in zip(engine(IMAGES), exact(module, IMAGES), strict=True))
+    assert "openvino_int8" not in {trial.engine for trial in engines.choose(module, [IMAGES], None, tolerance=1.0)}
 
 
 def test_only_teachers_that_are_asked_run_each_once() -> None:

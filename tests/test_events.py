@@ -72,10 +72,11 @@ def test_plain_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(events, "PLAIN_INTERVAL_SECONDS", -1.0)
     console = screen(terminal=False)
     with Events(console=console).task("training [kd]" + "x" * 80, total=4, done=1) as task:
+        task.advance(1)
         task.advance(1, note="loss [0.5]")
-    (line,) = seen(console).splitlines()
+    _, line = seen(console).splitlines()
     assert line.startswith("training [kd]xxx")
-    assert "2/4 loss [0.5], 0 s left" in line
+    assert "3/4 loss [0.5], 0 s left" in line
     assert "\x1b" not in line
 
 
@@ -89,11 +90,16 @@ def test_number_of_lines_is_bounded() -> None:
 
 
 def test_time_left_is_that_of_the_steps_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a continued run, steps done before it began do not make the rest look fast."""
-    clock = iter([0.0, 0.0, 100.0, 100.0, 100.0])
-    monkeypatch.setattr(events.time, "monotonic", lambda: next(clock))
+    """Neither steps done before a continued run nor a slow first step, which waits for teachers, count."""
+    clock = [0.0]
+    monkeypatch.setattr(events.time, "monotonic", lambda: clock[0])
     console = screen(terminal=False)
-    with Events(console=console).task("training", total=100, done=80) as task:
+    with Events(console=console).task("training", total=100, done=79) as task:
+        clock[0] = 1e6
+        task.advance()
+        assert "80/100" in seen(console)
+        assert "left" not in seen(console)  # nobody knows yet
+        clock[0] += 100.0
         task.advance(10)  # 10 steps in 100 s: the other 10 take as long
     assert "90/100" in seen(console)
     assert "2 min left" in seen(console)

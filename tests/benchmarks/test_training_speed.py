@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import mmap
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import _peers, _roofline, _rounds, _training_memory, _training_report, training_speed
+from benchmarks import _peers, _roofline, _rounds, _training_memory, _training_profile, _training_report, training_speed
 from benchmarks._roofline import Cost, _Traffic, cost, probes
 from benchmarks._rounds import Steps, Subject, rates
 from benchmarks._training import KD, OURS, Ours, Workshop, prepare
@@ -388,6 +390,7 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, P
         patch.setitem(PAIRS, TINY.name, TINY)
         patch.setattr(_peers, "find_spec", lambda _: None)
         patch.setitem(OURS, "kd, fastest engine", Ours("kd", KD, engine="channels_last"))  # type: ignore[arg-type]
+        patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # translating to C++ takes a minute
         patch.setattr(_roofline, "SIDE", 64)
         patch.setattr(_roofline, "COPIED_BYTES", 1 << 16)
         patch.setattr(training_speed, "WEIGHED", ("plain",))
@@ -422,6 +425,80 @@ def test_the_report_holds_every_subject_and_the_store(called: tuple[Result, Path
     assert pair.store.bytes_per_image_and_view >= 800  # 4 members, 100 classes, 2 bytes
     assert [memory.subject for memory in pair.memory] == ["plain"]
     assert pair.memory[0].peak_bytes is None or pair.memory[0].times_plain == 1
+
+
+def test_an_int8_teacher_tells_how_coarse_it_is(called: tuple[Result, Path]) -> None:
+    """Beside its rate stands how far its answers are from those of float32."""
+    _, out = called
+    (pair,) = read(out / "report.json", TrainingSpeed).pairs
+    (facts,) = [speed.facts for speed in pair.speeds if speed.subject == "kd, int8 teacher"]
+    assert facts["engine"] == "openvino_int8"
+    assert 1e-4 < float(facts["relative difference"]) < 1
+
+
+def test_the_report_tells_where_the_time_goes(called: tuple[Result, Path]) -> None:
+    """For each profiled subject the parts are all there is; convolutions and their gradients are among plain training's."""
+    _, out = called
+    (pair,) = read(out / "report.json", TrainingSpeed).pairs
+    assert [each.subject for each in pair.profiles] == [name for name in training_speed.PROFILED if name in OURS]
+    for each in pair.profiles:
+        assert sum(share.percent for share in each.shares) == pytest.approx(100, abs=0.1)
+    plain = {share.operator for share in pair.profiles[0].shares}
+    assert any("convolution_backward" in operator for operator in plain)
+    assert "| plain, " in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_compiled_step_does_the_same_work(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled student's weights after two steps are those of the plain one, and it was compiled."""
+    used = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        used.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    students = []
+    for name in ("plain", "plain, compiled"):
+        run, _ = workshop.run(OURS[name])
+        with Events().task("", total=1) as task:
+            for batch, targets in itertools.islice(run.batches(), 2):
+                run.advance(batch, targets, task)
+        students.append(torch.cat([parameter.detach().flatten() for parameter in run.method.student.parameters()]))
+    assert used
+    torch.testing.assert_close(students[0], students[1])
+
+
+def test_what_a_machine_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a compiler, or on a GPU, a step that cannot run has a reason in place of a rate."""
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert "needs a C++ compiler" in OURS["plain, compiled"].absent(CPU)
+    assert "on a CPU alone" in OURS["kd, int8 teacher"].absent(torch.device("cuda"))
+    assert not OURS["kd, cached"].absent(CPU)
+    speeds = training_speed._speeds([], {}, CPU)
+    assert (speeds["plain, compiled"].images_per_s, speeds["plain, compiled"].rounds) == (None, ())
+    absent = _training_report.compare(Wanted("plain, compiled", "plain"), speeds, TINY, bounds(1))
+    assert absent.outcome == "not measured"
+
+
+def test_profiles_are_shares_of_a_step() -> None:
+    """A step that does nothing but multiply matrices spends its time there; one that sleeps spends it outside torch."""
+    left = torch.rand(256, 256)
+
+    def multiply() -> Steps:
+        while True:
+            left @ left
+            yield
+
+    def sleep() -> Steps:
+        while True:
+            time.sleep(0.005)
+            yield
+
+    busy, idle = (_training_profile.profile(Subject("x", steps, work=1.0)) for steps in (multiply, sleep))
+    assert busy.shares[0].operator == "aten::mm"
+    assert busy.shares[0].calls_per_step == 1
+    assert idle.shares[-1].operator == _training_profile.OUTSIDE
+    assert idle.shares[-1].percent > 80
 
 
 def test_the_report_names_no_place_of_this_machine(called: tuple[Result, Path]) -> None:
