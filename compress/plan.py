@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 STAGE = re.compile(r"(?P<name>[a-z_]+)(?: if (?P<condition>[a-z_]+)|1 to (?P=name)\{(?P<count>[a-z_]+) - 1\})?")
 """One part of the line `Stages:`."""
 
+LONGEST_NAME = 60
+"""Characters of a baseline's name that tells its options; with more it is numbered."""
+
 LABEL = re.compile(r"^(Trained|Frozen|Shipped|Stages|Source): *(.+(?:\n(?![A-Z][a-z]+:|\n).+)*)", re.MULTILINE)
 
 
@@ -167,9 +170,36 @@ def title(methods: Sequence[MethodSection]) -> str:
 
 
 def baseline_names(baselines: Sequence[Sequence[MethodSection]]) -> list[str]:
-    """Return a name, fit for a folder, for each baseline: that of its methods, numbered where two are the same."""
-    titles = [re.sub(r"[^a-z0-9_]+", "-", title(methods)).strip("-") for methods in baselines]
-    return [name if titles.count(name) == 1 else f"{name}-{index}" for index, name in enumerate(titles)]
+    """Return a name, fit for a folder, for each baseline: that of its methods; where two have the same, with what differs."""
+    short = [_slug(title(methods)) for methods in baselines]
+    alike = [[other for other, name in zip(baselines, short, strict=True) if name == own] for own in short]
+    long = [_slug(f"{name} {_differing(own, others)}") for name, own, others in zip(short, baselines, alike, strict=True)]
+    names = []
+    for index, (name, told) in enumerate(zip(short, long, strict=True)):
+        unique = long.count(told) == 1 and told not in short and len(told) <= LONGEST_NAME
+        names.append(name if short.count(name) == 1 else told if unique else f"{name}-{index}")
+    return names
+
+
+def _differing(own: Sequence[MethodSection], others: Sequence[Sequence[MethodSection]]) -> str:
+    """Return the options in which sets of the same methods differ, such as `temperature 2`."""
+    told = []
+    for place, method in enumerate(own):
+        rivals = [other[place].options() for other in others]
+        told += [
+            f"{option} {_shown(value)}"
+            for option, value in method.options().items()
+            if any(rival[option] != value for rival in rivals)
+        ]
+    return " ".join(told)
+
+
+def _shown(value: object) -> str:
+    return "default" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9_.]+", "-", text).strip("-.")
 
 
 def _data_stage(recipe: Recipe, source: Source) -> Stage:

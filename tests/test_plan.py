@@ -57,7 +57,8 @@ def test_every_generation_is_a_stage_of_a_student(make) -> None:
     each = students["student"].trained
     assert {name: work.teacher // each for name, work in students.items()} == {
         "generation1": 2, "generation2": 1, "student": 1,
-        "feed_sequential-0-generation1": 2, "feed_sequential-0": 1, "feed_sequential-1": 2, "kd": 2,
+        "feed_sequential-generations-2-generation1": 2, "feed_sequential-generations-2": 1,
+        "feed_sequential-generations-1": 2, "kd": 2,
     }  # fmt: skip
     assert {work.trained for work in students.values()} == {each}
     first = next(stage for stage in planned.stages if stage.name == "generation1")
@@ -131,12 +132,17 @@ def test_image_counts_are_those_of_the_split(make) -> None:
 
 
 def test_a_set_of_methods_has_a_title_and_a_baseline_a_name_fit_for_a_folder(tiny_recipe: str) -> None:
-    """Reports say `dih(dist)`, folders `dih-dist`; two equal baselines are told apart by number."""
+    """Reports say `dih(dist)`, folders `dih-dist`; baselines of one method by their options, two equal ones by number."""
     made = recipe(
         tiny_recipe, "method=[{name: dih, logit_loss: dist}, kd]", "baselines=[{name: dih, logit_loss: dist}, kd, kd]"
     )
     assert title(made.method) == "dih(dist) + kd"
     assert baseline_names(made.baselines) == ["dih-dist", "kd-1", "kd-2"]
+    several = "{name: kd, temperature: 0.5}, {name: kd, temperature: 2, ce_weight: 0.1}, kd, [kd, dist], dist"
+    assert baseline_names(recipe(tiny_recipe, f"baselines=[{several}]").baselines) == [
+        "kd-temperature-0.5-ce_weight-default", "kd-temperature-2-ce_weight-0.1", "kd-temperature-default-ce_weight-default",
+        "kd-dist", "dist",
+    ]  # fmt: skip
 
 
 def test_finished_stages_are_pointed_out(make, tmp_path: Path) -> None:
