@@ -92,7 +92,8 @@ def _sentence(error: ErrorDetails, spot: _Spot) -> str:
         case "union_tag_invalid":
             sentence = _no_such(context["tag"], names)
         case "literal_error":
-            sentence = _no_such(value, re.findall(r"'([^']*)'", context["expected"]))
+            known = re.findall(r"'([^']*)'|(\d+)", context["expected"])  # words stand in quotes, numbers do not
+            sentence = _no_such(value, [word or number for word, number in known])
         case kind:
             wanted = _MUST_BE[kind].format_map(context) if kind in _MUST_BE else error["msg"]
             sentence = f"must be {wanted}, not {_shown(value)}"

@@ -5,12 +5,13 @@ A bundle is a folder with `manifest.json`; wherever one is asked for, the folder
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress import bundles, plugins
-from compress.errors import CompressError, GateFailed, Unstable
+from compress.errors import CompressError, GateFailed, Unreachable, Unstable
 from compress.records import Gate, Latency, Manifest, Ratio, Record
 
 if TYPE_CHECKING:
@@ -249,11 +250,13 @@ def refuse_unread(predictions: Sequence[Prediction]) -> None:
     """Raise if a picture could not be read.
 
     Raises:
-        CompressError: The message names each.
+        CompressError: A file is no picture; the message names it, and all others that could not be read.
+        Unreachable: All that is wrong is that files are not there or not open to us.
     """
-    errors = [prediction.error for prediction in predictions if prediction.error]
-    if errors:
-        raise CompressError("\n".join(errors))
+    unread = [prediction for prediction in predictions if prediction.error]
+    if unread:
+        away = all(not os.access(prediction.image, os.R_OK) for prediction in unread)
+        raise (Unreachable if away else CompressError)("\n".join(prediction.error for prediction in unread))
 
 
 def _picture(path: Path, manifest: Manifest) -> NDArray[np.uint8] | CompressError:

@@ -1,9 +1,9 @@
 """How the command line speaks: results to stdout, all else to stderr, one JSON document, one message and exit code per error.
 
-Expected errors (`CompressError`, and a disk or folder that refuses) end in their message and exit code. Ctrl-C is 130. Whoever
-closes the pipe that we write to (`compress list methods | head -1`) ends us with 141, as it ends every other program. With
-`--json` an error is `{"error": ..., "exit_code": ...}` on stdout unless the results are already there, and its message stays on
-stderr. What is left is our bug: its traceback, then a line that says so.
+Expected errors (`CompressError`, a disk or folder that refuses, a package that is missing) end in their message and exit code.
+Ctrl-C is 130. Whoever closes the pipe that we write to (`compress list methods | head -1`) ends us with 141, as it ends every
+other program. With `--json` an error is `{"error": ..., "exit_code": ...}` on stdout unless the results are already there, and
+its message stays on stderr. What is left is our bug: its traceback, then a line that says so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import platform
 import sys
 import traceback
 from functools import cached_property
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,12 @@ class Program(click.Group):
                     "interrupted; nothing half-written stays behind, the same command starts again", Interrupted.exit_code
                 )
             )
+        except ModuleNotFoundError as error:
+            if not error.name or find_spec(error.name.partition(".")[0]) is not None:
+                raise
+            from compress.plugins import missing_package
+
+            ctx.exit(terminal.refuse(missing_package(f"compress {ctx.invoked_subcommand}", error), Unreachable.exit_code))
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(BROKEN_PIPE)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.errors import CompressError
 from compress.records import Precision, Preprocess
 
 if TYPE_CHECKING:
@@ -130,3 +131,20 @@ class Quantiser(Exporter, Protocol):
         Raises:
             CompressError: The format cannot hold this network, or there are no images, or they are not finite.
         """
+
+
+def only_batch(where: str, batch: str | int) -> int | None:
+    """Return the only number of images that the files of an exporter take in a call; `None` takes any.
+
+    Args:
+        where: The exporter, for the message.
+        batch: As it was asked for.
+
+    Raises:
+        CompressError: It is neither `dynamic` nor a number of images.
+    """
+    if batch == "dynamic":
+        return None
+    if type(batch) is not int or batch < 1:
+        raise CompressError(f"{where}: batch {batch!r} is not offered; use 'dynamic' or a number of images, at least 1")
+    return batch

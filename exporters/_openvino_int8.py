@@ -124,8 +124,9 @@ class Calibrated:
         except (RuntimeError, KeyError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
             if isinstance(error, KeyError) and not estimation.alignment:
                 raise  # NNCF 3.4.0 fails so, by a defect of its own, where channel alignment finds something to align
+            why = f"KeyError: {error}" if isinstance(error, KeyError) else reason(error)
             raise CompressError(
-                f"{path}: NNCF cannot quantise this network ({reason(error)}); use other statistics, or precision: fp16"
+                f"{path}: NNCF cannot quantise this network ({why}); use other statistics, or precision: fp16"
             ) from error
 
     def _judge(self, stored: Any, keep: frozenset[str], path: Path) -> None:

@@ -43,6 +43,8 @@ Checksums show damage, not forgery: run programs from a bundle, `predict.py` and
 {_by_hand(manifest)}
 
 {_in_cpp(manifest)}
+
+{_handed_over(manifest)}
 """
 
 
@@ -205,3 +207,28 @@ packages of onnxruntime hold no C or C++ headers; get those from its makers' rel
 It takes binary {suffix.upper()} pictures of {pre.width} × {pre.height} pixels; this makes one of a sample:
 
     python -c 'import sys, PIL.Image; PIL.Image.open(sys.argv[1]).save(sys.argv[2])' samples/PICTURE.png picture.{suffix}"""
+
+
+def _handed_over(manifest: Manifest) -> str:
+    """Return how to go on to runtimes whose files are built elsewhere; ONNX is what they start from."""
+    pre = manifest.preprocess
+    files = [file for file in manifest.files if file.runtime == "onnxruntime" and file.precision != "int8"]
+    if not files:
+        return """## TensorRT and Core ML
+
+Both start from an ONNX file in floating point, of which this bundle has none (export `onnx`, too)."""
+    file = min(files, key=lambda each: (each.precision != "fp32", each.inside, each.scored))
+    sizes = (pre.height, pre.width, len(pre.mean)) if file.inside else (len(pre.mean), pre.height, pre.width)
+    limits = (("min", 1), ("opt", 1), ("max", 32)) if file.batch_size is None else ()
+    shapes = [f"--{limit}Shapes={manifest.input}:{'x'.join(map(str, (batch, *sizes)))}" for limit, batch in limits]
+    command = " ".join(["trtexec", f"--onnx={file.path}", "--saveEngine=student.engine", *shapes])
+    return f"""## TensorRT and Core ML
+
+edge-compress neither writes nor proves files for these two; `{file.path}` is what to hand over. TensorRT builds an engine for
+the GPU at hand:
+
+    {command}
+
+Its int8 is symmetric, with zero points of 0 only, and the int8 ONNX files of edge-compress are not: start from floating point.
+Core ML's converter, coremltools, takes no ONNX any more; on Apple's devices ONNX Runtime runs the file as it is, with its Core
+ML execution provider. Whatever comes out, compare its answers with `{manifest.samples}` before you ship it."""

@@ -26,7 +26,7 @@ from compress.recipe import Count
 from compress.records import Precision
 from exporters import _onnx_graph
 from exporters._calibration import check_images
-from exporters._exporter import INPUT, OUTPUT, About
+from exporters._exporter import INPUT, OUTPUT, About, only_batch
 from exporters._onnx_fp16 import to_half
 from exporters._onnx_int8 import STATISTICS, QuantisableOnnx
 from exporters._trace import tensors, trace
@@ -79,7 +79,7 @@ class Onnx:
         self.precision: Precision = precision
         self.opset = opset
         self.inside, self.scored = preprocess == "inside", postprocess == "inside"
-        self.batch_size: int | None = None if batch == "dynamic" else batch
+        self.batch_size = only_batch("exporters/onnx", batch)
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.onnx`, with what differs from the default options in its name."""

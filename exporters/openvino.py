@@ -23,7 +23,7 @@ from compress.recipe import Count
 from compress.records import Precision, Preprocess
 from exporters import _openvino_file, _openvino_graph
 from exporters._calibration import check_images
-from exporters._exporter import About
+from exporters._exporter import About, only_batch
 from exporters._onnx_graph import check_pixels
 from exporters._openvino_int8 import ESTIMATIONS, Calibrated
 from exporters.onnx import Onnx
@@ -61,11 +61,12 @@ class Openvino:
     ) -> None:
         if precision not in {"fp32", "fp16", "int8"}:
             raise CompressError(f"exporters/openvino: precision {precision!r} is not offered; use 'fp32', 'fp16' or 'int8'")
-        if postprocess not in {"outside", "inside"}:
-            raise CompressError(f"exporters/openvino: postprocess {postprocess!r} is not offered; use 'outside' or 'inside'")
+        for option, value in (("preprocess", preprocess), ("postprocess", postprocess)):
+            if value not in {"outside", "inside"}:
+                raise CompressError(f"exporters/openvino: {option} {value!r} is not offered; use 'outside' or 'inside'")
         self.precision: Precision = precision
         self.inside, self.scored = preprocess == "inside", postprocess == "inside"
-        self.batch_size: int | None = None if batch == "dynamic" else batch
+        self.batch_size = only_batch("exporters/openvino", batch)
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.xml`, with what differs from the default options in its name."""

@@ -102,6 +102,25 @@ def test_errors_are_one_json_document_too(arguments: list[str]) -> None:
     assert document["error"].splitlines()[0] in done.stderr
 
 
+@pytest.mark.parametrize(("name", "exit_code"), [("nonesuch.inner", 5), ("compress.nonesuch", 1), (None, 1)])
+def test_a_package_that_is_not_installed_is_no_bug(
+    name: str | None, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is missed, one message says what to install; a module missing from a package that is there is our bug."""
+
+    def missing(_runs: Path) -> None:
+        raise ModuleNotFoundError("no such module", name=name)
+
+    monkeypatch.setattr(doctor, "examine", missing)
+    done = invoke("doctor", "--runs", tmp_path)
+    assert done.exit_code == exit_code
+    if exit_code == 5:
+        wanted = "compress doctor needs the package 'nonesuch', which is not installed: pip install 'nonesuch'\n"
+        assert (done.stdout, done.stderr) == ("", wanted)
+    else:
+        assert isinstance(done.exception, ModuleNotFoundError)
+
+
 def test_all_problems_of_a_recipe_at_once(tmp_path: Path, recipe: Path) -> None:
     """Every mistake of a recipe is its own line, with file, line and a suggestion."""
     recipe.write_text(recipe.read_text().replace("epochs: 1, lr", "epochs: 0, lrr").replace("seed: 1", "seed: one"))

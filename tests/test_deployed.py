@@ -194,6 +194,13 @@ def test_predict_goes_on_after_an_unreadable_picture(bundle: Path, pictures: lis
     assert "missing.png: cannot be read" in done.stderr
 
 
+def test_predict_of_a_picture_that_is_not_there(bundle: Path, pictures: list[Path]) -> None:
+    """A missing file is not a bad one: where nothing else is wrong, the exit code is that of what cannot be reached."""
+    done = invoke("predict", bundle, pictures[0].parent / "missing.png", "--json")
+    assert done.exit_code == 5
+    assert "missing.png: cannot be read" in json.loads(done.stdout)[0]["error"]
+
+
 def test_predict_prints_the_best_classes(bundle: Path, pictures: list[Path]) -> None:
     """People see as many classes as they asked for, best first, and file names as they are."""
     done = invoke("predict", bundle, pictures[0], "--top", "2")

@@ -306,6 +306,10 @@ def test_override_fields(tiny_recipe: str) -> None:
         ("train.epoch=3", "--set train.epoch=3: train.epoch: unknown field; did you mean 'epochs'?"),
         ("student={}", "--set student={}: student.model: is missing; there are: "),
         ("method.name=kdd", "--set method.name=kdd: method.name: there is no 'kdd'; did you mean 'kd'?"),
+        (
+            "exports=[{format: onnx, opset: 17}]",
+            "--set exports=[{format: onnx, opset: 17}]: exports.opset: there is no 17; there are: 18, 19, 20, 21, 22, 23, 24",
+        ),
         ("train.epochs", "--set train.epochs: is not of the form field.path=value"),
         ("=3", "--set =3: is not of the form field.path=value"),
         ("train..epochs=3", "--set train..epochs=3: is not of the form field.path=value"),

@@ -92,6 +92,8 @@ class Said:
     def _death(self, status: int) -> str:
         if status == -signal.SIGKILL:
             return "the runner was killed, most likely because memory ran out; free some, or lower batch_size"
+        if status == -signal.SIGILL:
+            return "this processor lacks instructions that the runtime was built with (SIGILL); take a build of it for this one"
         if status < 0:
             return f"the runtime crashed the process ({signal.Signals(-status).name}); try the file on another version of it"
         return f"the runner ended with status {status}: {' / '.join(self.noise) or 'it said nothing'}"

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-# TensorProto.external_data (field 13) whose key is "location", as protobuf writes it: found without the package onnx.
-EXTERNAL_DATA = re.compile(rb"\x6a[\x00-\xff]{1,2}\x0a\x08location\x12")
+# TensorProto.external_data (field 13) whose key is "location", with the value behind it, as protobuf writes it, or before it,
+# which protobuf reads too: found without the package onnx.
+EXTERNAL_DATA = re.compile(rb"\x6a[\x00-\xff]{1,2}(\x0a\x08location\x12|\x12[\x00-\xff]{1,4096}?\x0a\x08location)")
 OUTPUTS = ("logits", "class", "score")
 PROVIDER = "CPUExecutionProvider"
 

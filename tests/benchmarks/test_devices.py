@@ -100,6 +100,7 @@ def test_nothing_in_the_working_folder_shadows_a_package(tmp_path: Path, monkeyp
         pytest.param("os.abort()", Unreachable, r"crashed the process \(SIGABRT\)", id="aborts"),
         pytest.param("os.kill(os.getpid(), signal.SIGSEGV)", Unreachable, r"crashed the process \(SIGSEGV\)", id="segfault"),
         pytest.param("os.kill(os.getpid(), signal.SIGKILL)", Unreachable, "most likely because memory ran out", id="killed"),
+        pytest.param("os.kill(os.getpid(), signal.SIGILL)", Unreachable, "processor lacks instructions", id="instructions"),
         pytest.param("print('boo', file=sys.stderr); os._exit(3)", Unreachable, "ended with status 3: .*boo", id="exits"),
     ],
 )

@@ -131,6 +131,16 @@ def test_onnx_with_external_data_is_refused(tiny: Tiny, tmp_path: Path) -> None:
         evaluate(Subject("split", path, "onnxruntime"), tiny.images)
 
 
+def test_external_data_is_found_whichever_way_its_entry_is_written(tmp_path: Path) -> None:
+    """A reader of protobuf takes the fields of an entry in any order, so a stranger may write the place before its key."""
+    place, key = b"\x12\x0b/etc/passwd", b"\x0a\x08location"
+    for number, entry in enumerate((key + place, place + key)):
+        path = tmp_path / f"{number}.onnx"
+        path.write_bytes(b"\x6a" + bytes([len(entry)]) + entry)
+        with pytest.raises(ValueError, match="keeps tensors in external files"):
+            plugins.load("runtimes", "onnxruntime")(str(path), threads=1, batch_size=1)
+
+
 def test_openvino_computes_float32_files_in_float32(tiny: Tiny) -> None:
     """The silent bfloat16 of recent CPUs and the thread pinning are off, as the compiled model itself reports."""
     effective = evaluate(tiny.subjects["openvino"], tiny.images).effective

@@ -178,3 +178,19 @@ def test_readme_tells_which_files_predict_py_does_not_run(bundle: Path) -> None:
     text = readme(manifest.model_copy(update={"files": (*manifest.files, other)}))
     assert "(`onnxruntime`; `predict.py` does not run `student.tflite`)" in text
     assert set(PREDICTED) == set(_predict.LOADERS)
+
+
+def test_readme_tells_what_to_hand_to_tensorrt_and_core_ml(bundle: Path) -> None:
+    """The floating-point ONNX file with the sizes that it takes; a bundle without one says what to export."""
+    manifest = Manifest.model_validate_json((bundle / "manifest.json").read_text())
+    (file,) = manifest.files
+    command = "trtexec --onnx=student-fp32.onnx --saveEngine=student.engine"
+    shapes = "--minShapes=images:1x3x6x8 --optShapes=images:1x3x6x8 --maxShapes=images:32x3x6x8"
+    assert f"    {command} {shapes}\n" in (bundle / "README.md").read_text()
+
+    def told(**changes: object) -> str:
+        return readme(manifest.model_copy(update={"files": (file.model_copy(update=changes),)}))
+
+    assert f"    {command}\n" in told(batch_size=4)
+    assert "--maxShapes=images:32x6x8x3" in told(inside=True)
+    assert all("(export `onnx`, too)" in told(**other) for other in ({"precision": "int8"}, {"runtime": "openvino"}))

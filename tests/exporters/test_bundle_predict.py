@@ -22,8 +22,10 @@ from compress.errors import CompressError
 from compress.events import Events
 from compress.files import sha256_of
 from compress.preprocess import decode, normalise
+from compress.recipe import GateSection
 from compress.records import Preprocess
 from exporters import _bundle, _predict
+from exporters.onnx import Onnx
 from tests.exporters import pets
 
 WITHOUT = "compress exporters benchmarks torch torchvision onnx nncf pydantic"
@@ -292,3 +294,17 @@ def test_it_stands_alone_and_is_old_fashioned(bundle: Path) -> None:
     checker = [sys.executable, "-m", "ruff", "check", "--isolated", "--target-version", "py39", "--select", "E9,F"]
     checked = subprocess.run([*checker, bundle / "predict.py"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
+
+
+def test_self_test_takes_a_file_by_the_network_that_it_was_made_of(tmp_path: Path) -> None:
+    """A file of a network that was adapted to int8 is held to that network's answers, not to those of the one before."""
+    file = pets.export(tmp_path, Onnx())
+    before = pets.samples()._replace(logits=pets.samples().logits + np.float32(1))
+    _bundle.write(
+        tmp_path / "bundle", name="pets", classes=pets.CLASSES, preprocess=pets.PREPROCESS, samples=before, gate=GateSection(),
+        files=[file._replace(logits=pets.samples().logits)], provenance={},
+    )  # fmt: skip
+    command = [sys.executable, str(tmp_path / "bundle" / "predict.py"), "--self-test"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("ok  ") == 3

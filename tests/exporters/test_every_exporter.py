@@ -125,8 +125,17 @@ def test_every_format_for_devices_offers_both_ends():
         if plugins.load("exporters", name).inert:
             options = plugins.describe("exporters", name).options
             assert options["preprocess"].annotation == options["postprocess"].annotation == "Literal['outside', 'inside']"
-            with pytest.raises(CompressError, match="postprocess 'insid' is not offered"):
-                plugins.load("exporters", name)(postprocess="insid")
+            for option in ("preprocess", "postprocess"):
+                with pytest.raises(CompressError, match=f"{option} 'insid' is not offered"):
+                    plugins.load("exporters", name)(**{option: "insid"})
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("batch", [0, -1, 2.5, True, "any"])
+def test_a_batch_that_is_no_number_of_images_is_refused(name, batch):
+    """No file promises a batch that nobody can feed; a recipe is refused earlier, with its line."""
+    with pytest.raises(CompressError, match=f"exporters/{name}: batch {batch!r} is not offered; use 'dynamic' or a number"):
+        plugins.load("exporters", name)(batch=batch)
 
 
 @pytest.mark.parametrize(("name", "precision"), SCORING)
