@@ -179,6 +179,8 @@ def _rehearse(work: Work) -> None:
     rehearsal.rehearse(work, next(work.shuffled(work.data.train, work.recipe.train, seed=0).epoch(0)))
     if any(exporters.load(section).precision == "int8" for section in work.recipe.exports):
         calibration.of(work)  # no images, or of one class
+    if not (work.folder / "student" / WEIGHTS).is_file():  # an earlier run came as far, and exports come soon
+        rehearsal.exports(work)
 
 
 def _require_runtime(section: ExportSection) -> None:

@@ -2,22 +2,28 @@
 
 Whatever a constructor or a first step would refuse is refused here: taps that do not exist, maps that cannot be aligned,
 methods that contradict each other, weights that do not fit. `compress run` rehearses with its own data before it trains
-anything, `compress check` with random images of the same shape.
+anything, and writes the untrained student in every format; `compress check` takes random images of the same shape.
 """
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from compress import checkpoint, plugins, preflight, stages
 from compress.data._dataset import Split
+from compress.errors import CompressError
 from compress.events import Events
+from compress.freezing import freeze_all_but
 from compress.models._network import Batch, Network
-from compress.recipe import Recipe
+from compress.recipe import ExportSection, Recipe
 from compress.records import Preprocess
 from compress.work import Prepared, Work, assemble, build, device
+from exporters._exporter import About, Exporter
 
 IMAGES = 8
 """Random images of a rehearsal: enough for batch norm and for correlations between samples."""
@@ -36,6 +42,39 @@ def rehearse(work: Work, batch: Batch) -> None:
     teachers = [network for network in networks if isinstance(network, Network)]
     for methods in (work.recipe.method, *work.recipe.baselines):
         preflight.structure(assemble(work, methods, teachers), batch)
+
+
+def exports(work: Work) -> None:
+    """Write the untrained student in each format once, so that what a format cannot hold is found before training.
+
+    Raises:
+        CompressError: A format cannot hold the network; the message names it.
+        Unreachable: There is no room for a temporary file.
+    """
+    teachers = [build(work, section, "check") for section in work.recipe.teacher]
+    method = assemble(work, work.recipe.method, teachers)
+    student = copy.deepcopy(method.deployable()).cpu()
+    freeze_all_but(method, ())
+    told = About("student", work.data.classes, work.data.preprocess, {})
+    wanted = [(section.format, _in_float(section)) for section in work.recipe.exports]
+    distinct = [each for place, each in enumerate(wanted) if each not in wanted[:place]]
+    with work.events.task("rehearse exports", total=len(distinct)) as task:
+        for name, options in distinct:
+            exporter: Exporter = plugins.load("exporters", name)(**options)
+            with TemporaryDirectory(prefix="edge-compress-") as folder:
+                path = exporter.path(Path(folder), "student")
+                try:
+                    exporter.export(student.eval(), work.data.image(), path, about=told)
+                except CompressError as error:
+                    why = str(error).removeprefix(f"{path}: ")
+                    raise type(error)(f"exports: format {name!r} cannot hold the student: {why}") from error
+            task.advance(note=name)
+
+
+def _in_float(section: ExportSection) -> dict[str, Any]:
+    """Return the options of a section with a precision that needs no images."""
+    options = section.options()
+    return {**options, "precision": "fp32"} if options.get("precision") == "int8" else options
 
 
 def with_random_images(recipe: Recipe, *, base: Path, runs: Path, classes: tuple[str, ...]) -> None:

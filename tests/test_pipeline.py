@@ -17,6 +17,7 @@ import onnx
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 
 import exporters
 from benchmarks.runtimes.onnxruntime import Onnxruntime
@@ -24,6 +25,7 @@ from compress import checkpoint, deployed, locate, pipeline, recipe, stages
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.files import sha256_of
+from compress.models import resnet_cifar
 from compress.models.resnet_cifar import resnet8
 from compress.recipe import ExportSection
 from compress.records import Manifest, Report, StageResult, read
@@ -190,6 +192,23 @@ def test_a_file_that_the_runtime_cannot_open_fails_the_gate(run: Run, runs: Path
         run("name=garbage", "gate.min_agreement=0.97", "baselines=[]")
     row = next(row for row in read(runs / "garbage" / "report.json", Report).variants if row.name == "student-onnx-fp32")
     assert (row.status, row.accuracy, row.latency_ms) == ("failed", None, None)
+
+
+def test_a_format_that_cannot_hold_the_student_is_refused_before_anything_is_trained(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator that ONNX lacks is named in seconds, and not after hours; nothing is left behind."""
+
+    class Bessel(resnet_cifar._ResNet):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            return logits + torch.special.bessel_j0(logits.detach())
+
+    monkeypatch.setattr(resnet_cifar, "_ResNet", Bessel)
+    with pytest.raises(CompressError, match=r"exports: format 'onnx' cannot hold the student: .*bessel_j0"):
+        run("exports=[{format: onnx, precision: int8}]", where=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.onnx"))
 
 
 def test_a_runtime_that_is_not_installed_is_missed_before_anything_is_trained(
