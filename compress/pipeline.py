@@ -25,7 +25,7 @@ from compress.events import Events
 from compress.files import sha256_of, whole, writable
 from compress.plan import plan
 from compress.recipe import ExportSection, Recipe, canonical, dump, load
-from compress.records import BundleFile, Environment, Exported, Gate, Report, Scores, Variant
+from compress.records import BundleFile, Exported, Gate, Report, Scores, Variant
 from compress.students import Further
 from compress.timing import Timed
 from compress.work import WEIGHTS, Trained, Work, device, prepare
