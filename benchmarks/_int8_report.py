@@ -68,7 +68,7 @@ def markdown(result: Int8, attempts: Sabotage | None) -> str:
         "int8.md.j2", result=result, shown=[(network, [line(row) for row in _rows(network)]) for network in result.networks],
         summary=Markup("\n".join(table(result))),  # noqa: S704 (numbers, and names that recipes allow)
         further=Markup("\n".join(further(result))),  # noqa: S704 (as above)
-        commands=tuple(added), sabotage=attempts, columns=Line._fields,
+        is_busy=is_busy, commands=tuple(added), sabotage=attempts, columns=Line._fields,
     )  # fmt: skip
 
 
@@ -166,8 +166,22 @@ def further(result: Int8) -> Iterator[str]:
     yield f"| network | {' | '.join(f'{NAMES.get(name, name)} int8, ours' for name in formats)} |"
     yield f"|---|{'---|' * len(formats)}"
     for network in result.networks:
-        cells = [next(_cells(_rows(network), name)) for name in formats]
+        cells = [_further_cell(network, name) for name in formats]
         yield f"| {network.name} | {' | '.join(cells)} |"
+
+
+def _further_cell(network: Network, file_format: str) -> str:
+    """Return what is said of our int8 file, and that its speed is rough where the latency never settled."""
+    rows = [row for row in _rows(network) if row.format == file_format]
+    shaky = any(row.latency_ms is not None and not row.latency_ms.stable for row in rows)
+    return next(_cells(rows, file_format)) + ", speed not settled" * shaky
+
+
+def is_busy(measured: Network | Session) -> bool:
+    """Return whether more ran before the measurement than the processor has cores."""
+    cores = measured.environment.cores_logical
+    load = measured.environment.facts["load_average_1_5_15_min"].partition(",")[0]
+    return load.replace(".", "", 1).isdecimal() and float(load) > cores
 
 
 def _float(network: Network) -> str:

@@ -401,6 +401,17 @@ def test_the_report_has_further_formats_with_their_environment() -> None:
     assert re.search(r"^- Machine for litert: .*ai-edge-litert 2\.3\.0\.$", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize(("load", "busy"), [("7.10, 1.0, 1.0", True), ("0.50, 9.0, 9.0", False), ("unavailable", False)])
+def test_a_busy_machine_is_said(load: str, busy: bool) -> None:
+    """Speeds that were taken beside other work are called rough where the machine is named."""
+    machine = environment()
+    machine = machine.model_copy(update={"cores_logical": 2, "facts": machine.facts | {"load_average_1_5_15_min": load}})
+    text = _int8_report.markdown(
+        Int8(command="c", networks=(network(ROWS).model_copy(update={"environment": machine}),)), None
+    )  # fmt: skip
+    assert ("other work ran beside it" in text) == busy
+
+
 def test_what_does_not_pay_is_said_with_the_number(run: Path) -> None:
     """Int8 that is not faster than float32 is a note, for ours and for the defaults; what is faster is none."""
     said = list(int8._notes(_int8_runs.opened(run), [row("onnx int8", 9000, ratio=paces(0.8)), ROWS[1]]))
