@@ -79,8 +79,22 @@ class Row(Record):
     """All rungs, with the training of the last where it was reached."""
 
 
+class Session(Record):
+    """The files of one format that were exported from a finished run later, where the packages of that format are."""
+
+    rows: tuple[Row, ...]
+    """Float32 first."""
+    notes: tuple[str, ...] = ()
+    rounds: int
+    seconds: float
+    """For timing all files."""
+    environment: Environment
+    """Where these rows were measured."""
+    vnni: bool
+
+
 class Network(Record):
-    """One finished run."""
+    """One finished run, with the files that it exported itself."""
 
     name: str
     """Folder of its report beside this file."""
@@ -102,9 +116,11 @@ class Network(Record):
     seconds: float
     """For timing all files of one runtime."""
     environment: Environment
-    """Where all of this was measured."""
+    """Where all of this was measured, but for what follows."""
     vnni: bool
     """Whether that processor has VNNI; x86 without it adds int8 products in 16 bits, where they can saturate."""
+    further: tuple[Session, ...] = ()
+    """Files of further formats, each measured in an environment of its own."""
 
 
 class Int8(Document):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from benchmarks import _facts, _pages
 from benchmarks._facts import MISSING
-from benchmarks._int8_records import OURS, Int8, Network, Points, Row, Sabotage
+from benchmarks._int8_records import OURS, Int8, Network, Points, Row, Sabotage, Session
 from compress.records import Accuracy, Ratio, read, save
 
 RESULT, SABOTAGE = "int8.json", "sabotage.json"
@@ -18,6 +18,8 @@ POINTLESS = frozenset({"slower", "not distinguishable"})
 """Verdicts on the speed of an int8 file with which int8 does not pay."""
 COMPARED = {"onnx": ("onnxruntime", "onnxruntime's defaults"), "openvino": ("OpenVINO", "NNCF's defaults")}
 """What the README shows: the formats of which the defaults of others are measured, by what people call the two."""
+NAMES = {"executorch": "ExecuTorch", "litert": "LiteRT"}
+"""What people call further formats."""
 
 
 class Line(NamedTuple):
@@ -61,11 +63,27 @@ def sabotage(folder: Path) -> Sabotage | None:
 
 def markdown(result: Int8, attempts: Sabotage | None) -> str:
     """Return the result for people."""
+    added = dict.fromkeys(commands(each) for network in result.networks for each in network.further)
     return _pages.markdown(
-        "int8.md.j2", result=result, shown=[(network, [line(row) for row in network.rows]) for network in result.networks],
+        "int8.md.j2", result=result, shown=[(network, [line(row) for row in _rows(network)]) for network in result.networks],
         summary=Markup("\n".join(table(result))),  # noqa: S704 (numbers, and names that recipes allow)
-        sabotage=attempts, columns=Line._fields,
+        further=Markup("\n".join(further(result))),  # noqa: S704 (as above)
+        is_busy=is_busy, commands=tuple(added), sabotage=attempts, columns=Line._fields,
     )  # fmt: skip
+
+
+def _rows(network: Network) -> Iterator[Row]:
+    yield from network.rows
+    for session in network.further:
+        yield from session.rows
+
+
+def commands(session: Session) -> str:
+    """Return what makes the rows of a further format."""
+    name = session.rows[0].format
+    wanted = " ".join(f"--to {name}:{row.precision}" for row in session.rows)
+    options = f"--rounds {session.rounds} --seconds {session.seconds:g}"
+    return f"compress export RUN {wanted}\npython -m benchmarks.int8 RUN --exported {name} {options}"
 
 
 def line(row: Row) -> Line:
@@ -136,8 +154,34 @@ def table(result: Int8) -> Iterator[str]:
     yield f"| network | top-1, fp32 | {' | '.join(heads)} |"
     yield f"|---|--:|{'---|---|' * len(COMPARED)}"
     for network in result.networks:
-        cells = [cell for file_format in COMPARED for cell in _cells(network, file_format)]
+        cells = [cell for file_format in COMPARED for cell in _cells(network.rows, file_format)]
         yield f"| {network.name} | {_float(network)} | {' | '.join(cells)} |"
+
+
+def further(result: Int8) -> Iterator[str]:
+    """Yield the compact table of the formats that were exported later; nothing where there are none."""
+    formats = list(dict.fromkeys(each.rows[0].format for network in result.networks for each in network.further))
+    if not formats:
+        return
+    yield f"| network | {' | '.join(f'{NAMES.get(name, name)} int8, ours' for name in formats)} |"
+    yield f"|---|{'---|' * len(formats)}"
+    for network in result.networks:
+        cells = [_further_cell(network, name) for name in formats]
+        yield f"| {network.name} | {' | '.join(cells)} |"
+
+
+def _further_cell(network: Network, file_format: str) -> str:
+    """Return what is said of our int8 file, and that its speed is rough where the latency never settled."""
+    rows = [row for row in _rows(network) if row.format == file_format]
+    shaky = any(row.latency_ms is not None and not row.latency_ms.stable for row in rows)
+    return next(_cells(rows, file_format)) + ", speed not settled" * shaky
+
+
+def is_busy(measured: Network | Session) -> bool:
+    """Return whether more ran before the measurement than the processor has cores."""
+    cores = measured.environment.cores_logical
+    load = measured.environment.facts["load_average_1_5_15_min"].partition(",")[0]
+    return load.replace(".", "", 1).isdecimal() and float(load) > cores
 
 
 def _float(network: Network) -> str:
@@ -145,9 +189,9 @@ def _float(network: Network) -> str:
     return MISSING if found is None else f"{found.top1_percent:.1f} %"
 
 
-def _cells(network: Network, file_format: str) -> Iterator[str]:
+def _cells(rows: Iterable[Row], file_format: str) -> Iterator[str]:
     """Yield what is said of our int8 file, and of that of the defaults."""
-    int8 = [row for row in network.rows if row.format == file_format and row.precision == "int8"]
+    int8 = [row for row in rows if row.format == file_format and row.precision == "int8"]
     ours = next((row for row in int8 if row.made_by == OURS), None)
     others = next((row for row in int8 if row.made_by != OURS), None)
     yield MISSING if ours is None else _cell(ours, ours.rung)

@@ -1,13 +1,14 @@
 """Finished runs as the comparison of int8 sees them: files, test images, and the images on which ranges were estimated.
 
 Everything is read back from the folder that `compress run` left, and nothing is changed there. Only files with the default
-options of their format are compared, one for each precision.
+options of their format are compared, one for each precision: those of the run, or those that `compress export` left in the
+run's folder `exports`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,11 @@ from compress.errors import CompressError
 from compress.files import sha256_of
 from compress.preprocess import normalise
 from compress.recipe import Recipe, load
-from compress.records import Gate, Manifest, Report, Variant, read
+from compress.records import Exported, Gate, Manifest, Report, Variant, read
 from compress.work import Prepared
 
+EXPORTS = "exports"
+"""Where `compress export` leaves files in a run's folder, each with a record beside it."""
 PREFIX = "int8_"
 """Of the recipes' names; the tables leave it out."""
 FLOAT = "fp32"
@@ -38,13 +41,15 @@ class Finished(NamedTuple):
     data: Prepared
     calibration: Calibration
     """As the ladder had them."""
+    variants: tuple[Variant, ...]
+    """What is known of the files, and of those that there are not."""
     files: Mapping[str, Subject]
-    """The student's files by the name of their row in the report."""
+    """The student's files by the name of their row."""
 
     def rows(self) -> dict[str, dict[str, Variant]]:
         """Return the student's rows, by format and precision; only formats with a float32 file to compare with."""
         found: dict[str, dict[str, Variant]] = {}
-        for row in self.report.variants:
+        for row in self.variants:
             if row.name == f"student-{row.format}-{row.precision}" and row.format != "torch":
                 found.setdefault(row.format, {})[row.precision] = row
         return {name: rows for name, rows in found.items() if f"student-{name}-{FLOAT}" in self.files}
@@ -54,8 +59,12 @@ class Finished(NamedTuple):
         return normalise(self.data.test.images, self.data.preprocess)
 
 
-def opened(folder: Path) -> Finished:
+def opened(folder: Path, *, exported: Collection[str] = ()) -> Finished:
     """Return what a finished run left.
+
+    Args:
+        folder: Of the run.
+        exported: Formats that `compress export` made of it, instead of those that the run exported itself.
 
     Raises:
         Unreachable: There is no finished run.
@@ -70,7 +79,17 @@ def opened(folder: Path) -> Finished:
         data.train, data.preprocess, count=recipe.int8.calibration_images, seed=recipe.seed
     )  # fmt: skip
     name = recipe.name.removeprefix(PREFIX)
-    found = Finished(name, folder, report, recipe, data, shown, {each.name: each for each in _subjects(folder, report)})
+    if exported:
+        made = list(_exports(folder, exported))
+        variants, subjects = tuple(row for row, _ in made), [subject for _, subject in made]
+    else:
+        variants, subjects = report.variants, list(_subjects(folder, report))
+    found = Finished(name, folder, report, recipe, data, shown, variants, {each.name: each for each in subjects})
+    for missing in sorted(set(exported) - found.rows().keys()):
+        raise CompressError(
+            f"{folder / EXPORTS}: holds no float32 file of format {missing!r}; run "
+            f"`compress export {folder} --to {missing}:{FLOAT} --to {missing}:int8`"
+        )
     if not found.rows():
         raise CompressError(
             f"{folder}: no float32 file passed its gate, so there is nothing to compare int8 with; see its report"
@@ -96,6 +115,22 @@ def _subjects(folder: Path, report: Report) -> Iterator[Subject]:
             path = _rejected(folder, row, gate)
             if path is not None:
                 yield Subject(row.name, path, row.runtime, *plain)
+
+
+def _exports(folder: Path, formats: Collection[str]) -> Iterator[tuple[Variant, Subject]]:
+    """Yield what `compress export` left: the files that passed, and those that failed."""
+    shipped = read(folder / "bundle" / "manifest.json", Manifest).provenance.get("weights", "")
+    for path in sorted((folder / EXPORTS).glob("*.json")):
+        known = read(path, Exported)
+        entry, row = known.file, known.file.measured
+        if entry.format not in formats or row is None:
+            continue
+        if known.weights_sha256 != shipped:
+            raise CompressError(f"{path}: is of another student than the run's bundle; export the run again")
+        for part, sha256 in entry.parts.items():
+            if sha256_of(path.parent / part) != sha256:
+                raise CompressError(f"{path.parent / part}: is not the file that was proved; export the run again")
+        yield row, Subject(row.name, path.parent / entry.path, entry.runtime, entry.batch_size, entry.inside)
 
 
 def _rejected(folder: Path, row: Variant, gate: Gate) -> Path | None:

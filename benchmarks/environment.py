@@ -18,6 +18,7 @@ from compress.records import Environment
 
 PACKAGES = (
     "edge-compress", "torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf",
+    "executorch", "torchao", "litert-torch", "ai-edge-litert",
 )  # fmt: skip
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
 """CPU flags that decide which kernels a runtime picks, as /proc/cpuinfo spells them."""

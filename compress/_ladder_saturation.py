@@ -22,5 +22,10 @@ def needs_no_spare_bit(instructions: str, machine: str = "") -> str:
     machine = machine or platform.machine()
     if machine.lower() not in X86:
         return f"{machine} adds int8 products in 32 bits, so nothing saturates"
-    found = sorted(VNNI & {flag.strip() for flag in instructions.split(",")})
+    found = vnni(instructions)
     return f"this processor has {found[0]}, so int8 products do not saturate" if found else ""
+
+
+def vnni(instructions: str) -> list[str]:
+    """Return which flags among a processor's say that it adds int8 products in 32 bits."""
+    return sorted(VNNI & {flag.strip() for flag in instructions.split(",")})

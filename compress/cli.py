@@ -144,6 +144,7 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
 @click.option("--licence", default="unknown", show_default=True, help="With --hub: licence of the weights, e.g. apache-2.0.")
 def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path | None, hub: Path | None, licence: str) -> None:
     """Export and gate the student of a finished run."""
+    import exporters
     from compress import pipeline, tables
     from compress.deployed import refuse_failures
     from compress.recipe import load
@@ -155,13 +156,13 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
         return
     run = pipeline.run_of(run)
     overrides = [f"exports=[{', '.join(map(_export_as_yaml, formats))}]"] if formats else []
-    sections = load(run / "recipe.yaml", overrides).exports
+    sections, target = load(run / "recipe.yaml", overrides).exports, out or run / "exports"
     if not sections:
         raise CompressError(f"{run / 'recipe.yaml'}: names no exports; say what with --to, for example --to onnx:fp32")
-    gates = pipeline.export(run, sections, out=out, events=terminal.events())
+    gates = pipeline.export(run, sections, out=target, events=terminal.events())
     terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
     refuse_failures(gates)
-    terminal.hint(f"compress bench {out or run / 'exports'}/*")
+    terminal.hint(f"compress bench {' '.join(str(exporters.load(section).path(target, 'student')) for section in sections)}")
 
 
 def _hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:

@@ -8,7 +8,6 @@ any other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 import exporters
+from benchmarks.environment import environment
 from compress import _ladder_price, ladder, records, stages
 from compress import _ladder_rescue as rescue
 from compress import evaluate as torch_evaluate
@@ -101,7 +101,7 @@ def deliver(
     key = stages.key(
         network=trained.key, name=trained.name, method=trained.method, section=canonical(section),
         data=[work.data.key, work.data.test_key], gate=canonical(work.recipe.gate),
-        packages={name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")},
+        packages=environment().packages,
         source=source("exporters/**/*.py", "benchmarks/**/*.py"), exporter=stages.plugin("exporters", section.format),
         runtime=stages.plugin("runtimes", exporter.runtime), int8=aid and rescue.key(work, aid),
     )  # fmt: skip

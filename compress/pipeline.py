@@ -22,10 +22,10 @@ from compress._ladder_rescue import TAUGHT
 from compress.delivery import Answers, Delivered
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
-from compress.files import whole, writable
+from compress.files import sha256_of, whole, writable
 from compress.plan import plan
 from compress.recipe import ExportSection, Recipe, canonical, dump, load
-from compress.records import Gate, Report, Scores, Variant
+from compress.records import BundleFile, Exported, Gate, Report, Scores, Variant
 from compress.students import Further
 from compress.timing import Timed
 from compress.work import WEIGHTS, Trained, Work, device, prepare
@@ -115,7 +115,8 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
     Args:
         run_folder: A folder that `run` left.
         sections: The formats.
-        out: Where the files go; default: `exports` in the run's folder. What fails its gate goes to `rejected` in there.
+        out: Where the files go; default: `exports` in the run's folder. What fails its gate goes to `rejected` in there. Beside
+            them, each file has a record of what is known of it.
         events: Where progress goes.
 
     Raises:
@@ -131,6 +132,7 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
         teachers = _finished.teachers(work) if taught else ""
         files = [delivery.deliver(work, shipped, section, said, teachers=teachers) for section in sections]
         gates = {item.variant.name: _with_what_was_left_out(item) for item in files}
+        made_in = environment()
         for item in files:
             passed = item.gate.status == "passed"
             place = target if passed else target / REJECTED
@@ -138,7 +140,22 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
                 stages.copy(part, place / part.name)
             if not passed:
                 records.save(place / f"{item.path.name}.gate.json", gates[item.variant.name])
+            entry = _entry(item, gates[item.variant.name], place / item.path.name, target)
+            known = Exported(file=entry, weights_sha256=shipped.results[-1].files[WEIGHTS], environment=made_in)
+            records.save(target / f"{item.path.name}.json", known)
     return gates
+
+
+def _entry(item: Delivered, gate: Gate, path: Path, target: Path) -> BundleFile:
+    """Return what is known of a file that was copied to `path`, with places relative to `target`."""
+    exporter = exporters.load(item.section)
+    parts = {(path.parent / part.name).relative_to(target).as_posix(): part for part in exporter.parts(item.path)}
+    return BundleFile(
+        path=path.relative_to(target).as_posix(), parts={name: sha256_of(part) for name, part in parts.items()},
+        format=item.section.format, runtime=exporter.runtime, precision=exporter.precision,
+        size_bytes=sum(part.stat().st_size for part in parts.values()), batch_size=exporter.batch_size,
+        inside=exporter.inside, scored=exporter.scored, gate=gate, measured=item.variant,
+    )  # fmt: skip
 
 
 def _with_what_was_left_out(item: Delivered) -> Gate:

@@ -456,6 +456,17 @@ class Manifest(Document):
     """Recipe, weights and package versions."""
 
 
+class Exported(Document):
+    """`FILE.json` beside a file that `compress export` wrote: what is known of it."""
+
+    file: BundleFile
+    """Paths are relative to this record; what failed its gate lies in `rejected`."""
+    weights_sha256: str
+    """Of the shipped student, from which it was made or adapted."""
+    environment: Environment
+    """Where it was made and proved."""
+
+
 R = TypeVar("R", bound=BaseModel)
 
 

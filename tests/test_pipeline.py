@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import onnx
@@ -28,7 +29,7 @@ from compress.files import sha256_of
 from compress.models import resnet_cifar
 from compress.models.resnet_cifar import resnet8
 from compress.recipe import ExportSection
-from compress.records import Manifest, Report, StageResult, read
+from compress.records import Exported, Manifest, Report, StageResult, read
 from exporters import _bundle
 from exporters._exporter import About
 
@@ -276,7 +277,24 @@ def test_the_student_is_exported_again_from_its_run(run: Run, runs: Path, tmp_pa
     run()
     gates = pipeline.export(runs / "tiny", [ExportSection(format="openvino")], out=tmp_path / "more", events=Events())
     assert {name: gate.status for name, gate in gates.items()} == {"student-openvino-fp32": "passed"}
-    assert sorted(path.name for path in (tmp_path / "more").iterdir()) == ["student-fp32.bin", "student-fp32.xml"]
+    left = sorted(path.name for path in (tmp_path / "more").iterdir())
+    assert left == ["student-fp32.bin", "student-fp32.xml", "student-fp32.xml.json"]
+
+
+def test_an_exported_file_has_a_record_of_what_is_known_of_it(run: Run, runs: Path, tmp_path: Path) -> None:
+    """Accuracy, gate, checksums, environment, and of which student it was made, as in the run's own bundle."""
+    run()
+    pipeline.export(runs / "tiny", [ExportSection(format="onnx")], out=tmp_path, events=Events())
+    known = read(tmp_path / "student-fp32.onnx.json", Exported)
+    bundle = read(runs / "tiny" / "bundle" / "manifest.json", Manifest)
+    (held,) = (each for each in bundle.files if each.path == "student-fp32.onnx")
+    assert known.file.parts == {"student-fp32.onnx": sha256_of(tmp_path / "student-fp32.onnx")}
+    assert known.file.measured is not None
+    assert held.measured is not None
+    assert known.file.measured.accuracy == held.measured.accuracy
+    assert known.file.gate == held.gate
+    assert known.weights_sha256 == bundle.provenance["weights"]
+    assert known.environment.packages["onnxruntime"] == version("onnxruntime")
 
 
 def test_a_damaged_bundle_is_held_to_the_student_of_its_run(run: Run, runs: Path, tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from benchmarks import _int8_plain, _int8_report, _int8_rows, _int8_runs, int8, readme
-from benchmarks._int8_records import OURS, Int8, Network, Row, difference
+from benchmarks._int8_records import OURS, Int8, Network, Row, Session, difference
 from benchmarks.environment import environment
 from compress import calibration, recipe, work
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
 from compress.files import sha256_of
 from compress.preprocess import normalise
-from compress.records import Accuracy, BundleFile, Gate, Ladder, Manifest, Ratio, Report, Rung, Variant, read, save
+from compress.records import Accuracy, BundleFile, Exported, Gate, Ladder, Manifest, Ratio, Report, Rung, Variant, read, save
 from compress.work import Prepared
 from exporters._exporter import Quantisation
 from exporters.onnx import Onnx
@@ -237,6 +237,54 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+# Formats that were exported later
+
+
+def exported(run: Path, *, weights: str = "") -> Path:
+    """Let the run's own files be what `compress export` left."""
+    held = read(run / "bundle" / "manifest.json", Manifest)
+    for entry in held.files:
+        shutil.copytree(run / "bundle", run / "exports", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.json"))
+        known = Exported(file=entry, weights_sha256=weights, environment=environment())
+        save(run / "exports" / f"{entry.path}.json", known)
+    return run
+
+
+def test_formats_that_were_exported_later_are_added(run: Path, out: Path, tmp_path: Path) -> None:
+    """Their rows come with an environment of their own, those of the run stay, and measuring these again keeps them."""
+    later, folder = exported(copied(run, tmp_path)), Path(shutil.copytree(out, tmp_path / "out"))
+    before = read(folder / "int8.json", Int8)
+    done = call(later, "--exported", "onnx", "--rounds", 6, "--seconds", 0.1, "--out", folder)
+    assert done.exit_code == 0, done.output
+    after = read(folder / "int8.json", Int8)
+    (was,), (now,) = before.networks, after.networks
+    (added,) = now.further
+    assert (after.command, now.model_copy(update={"further": ()})) == (before.command, was)
+    seen, kept = ([(row.name, row.accuracy, row.rung) for row in rows] for rows in (added.rows, was.rows))
+    assert seen == kept
+    assert (added.rounds, added.environment.cpu) == (6, was.environment.cpu)
+    assert "compress export RUN --to onnx:fp32 --to onnx:int8" in done.stdout
+    again = int8._added(folder, was, command="c", events=Events())
+    assert again.networks == after.networks
+    other = was.model_copy(update={"calibration_key": "another"})
+    assert int8._added(folder, other, command="c", events=Events()).networks == (other,)
+
+
+def test_what_was_exported_of_another_network_is_refused(run: Path, out: Path, tmp_path: Path) -> None:
+    """Files of other weights, changed files, a format that was not exported, and rows that nothing belongs to."""
+    stranger = exported(copied(run, tmp_path / "stranger"), weights="0" * 64)
+    assert "is of another student than the run's bundle" in call(stranger, "--exported", "onnx", "--out", out).output
+    later = exported(copied(run, tmp_path / "later"))
+    assert "holds no float32 file of format 'litert'; run `compress export" in call(
+        later, "--exported", "litert", "--out", out
+    ).output  # fmt: skip
+    done = call(later, "--exported", "onnx", "--out", tmp_path / "empty")
+    assert "has no rows of tiny on these images; first run `python -m benchmarks.int8" in done.output
+    assert not (tmp_path / "empty").exists()
+    (later / "exports" / "student-int8.onnx").write_bytes(b"other")
+    assert "is not the file that was proved; export the run again" in call(later, "--exported", "onnx", "--out", out).output
+
+
 # The defaults of others
 
 
@@ -333,6 +381,37 @@ def test_the_report_has_every_row_in_rectangular_tables() -> None:
     assert "Sabotage" not in text
 
 
+def test_the_report_has_further_formats_with_their_environment() -> None:
+    """Their rows stand below the run's own, in a compact table of their own, with the commands; a gate that failed is said."""
+    rows = [
+        each.model_copy(update={"name": each.name.replace("openvino", "litert"), "format": "litert", "runtime": "litert"})
+        for each in ROWS[3:5]
+    ]
+    machine = environment().model_copy(update={"packages": {"ai-edge-litert": "2.3.0"}})
+    added = Session(rows=tuple(rows), notes=("said",), rounds=7, seconds=3, environment=machine, vnni=False)
+    with_it = network(ROWS).model_copy(update={"further": (added,)})
+    text = _int8_report.markdown(Int8(command="c", networks=(with_it, network(ROWS[:3], "other"))), None)
+    assert "| network | LiteRT int8, ours |" in text
+    assert "| resnet20 | 87.0 % (−3.0), 2.0×, **gate failed** |\n| other | – |" in text
+    blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert [len(block.splitlines()) for block in blocks] == [4, 4, 10, 5]
+    assert "compress export RUN --to litert:fp32 --to litert:int8\n" in text
+    assert "python -m benchmarks.int8 RUN --exported litert --rounds 7 --seconds 3\n" in text
+    assert "\n- said\n" in text
+    assert re.search(r"^- Machine for litert: .*ai-edge-litert 2\.3\.0\.$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("load", "busy"), [("7.10, 1.0, 1.0", True), ("0.50, 9.0, 9.0", False), ("unavailable", False)])
+def test_a_busy_machine_is_said(load: str, busy: bool) -> None:
+    """Speeds that were taken beside other work are called rough where the machine is named."""
+    machine = environment()
+    machine = machine.model_copy(update={"cores_logical": 2, "facts": machine.facts | {"load_average_1_5_15_min": load}})
+    text = _int8_report.markdown(
+        Int8(command="c", networks=(network(ROWS).model_copy(update={"environment": machine}),)), None
+    )  # fmt: skip
+    assert ("other work ran beside it" in text) == busy
+
+
 def test_what_does_not_pay_is_said_with_the_number(run: Path) -> None:
     """Int8 that is not faster than float32 is a note, for ours and for the defaults; what is faster is none."""
     said = list(int8._notes(_int8_runs.opened(run), [row("onnx int8", 9000, ratio=paces(0.8)), ROWS[1]]))
@@ -342,8 +421,8 @@ def test_what_does_not_pay_is_said_with_the_number(run: Path) -> None:
 def test_a_network_that_is_measured_again_keeps_its_place(tmp_path: Path) -> None:
     """Other networks stay as they are."""
     for name in ("a", "b"):
-        _int8_report.write(int8._added(tmp_path, network(ROWS, name), command="c"), tmp_path)
-    again = int8._added(tmp_path, network(ROWS[:3], "a"), command="c")
+        _int8_report.write(int8._added(tmp_path, network(ROWS, name), command="c", events=Events()), tmp_path)
+    again = int8._added(tmp_path, network(ROWS[:3], "a"), command="c", events=Events())
     assert [(each.name, len(each.rows)) for each in again.networks] == [("a", 3), ("b", 6)]
 
 
