@@ -134,12 +134,17 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
         gates = {item.variant.name: _with_what_was_left_out(item) for item in files}
         made_in = environment()
         for item in files:
-            passed = item.gate.status == "passed"
-            place = target if passed else target / REJECTED
-            for part in exporters.load(item.section).parts(item.path):
-                stages.copy(part, place / part.name)
-            if not passed:
-                records.save(place / f"{item.path.name}.gate.json", gates[item.variant.name])
+            places = target, target / REJECTED
+            place, other = places if item.gate.status == "passed" else places[::-1]
+            verdict = f"{item.path.name}.gate.json"
+            parts = [part.name for part in exporters.load(item.section).parts(item.path)]
+            with writable(target):
+                for name in (*parts, verdict):  # an earlier export of this name may have ended otherwise
+                    (other / name).unlink(missing_ok=True)
+            for name in parts:
+                stages.copy(item.path.parent / name, place / name)
+            if place != target:
+                records.save(place / verdict, gates[item.variant.name])
             entry = _entry(item, gates[item.variant.name], place / item.path.name, target)
             known = Exported(file=entry, weights_sha256=shipped.results[-1].files[WEIGHTS], environment=made_in)
             records.save(target / f"{item.path.name}.json", known)

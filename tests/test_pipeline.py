@@ -23,6 +23,7 @@ from torch import Tensor
 import exporters
 from benchmarks.runtimes.onnxruntime import Onnxruntime
 from compress import checkpoint, deployed, locate, pipeline, recipe, stages
+from compress.delivery import Delivered
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.files import sha256_of
@@ -295,6 +296,32 @@ def test_an_exported_file_has_a_record_of_what_is_known_of_it(run: Run, runs: Pa
     assert known.file.gate == held.gate
     assert known.weights_sha256 == bundle.provenance["weights"]
     assert known.environment.packages["onnxruntime"] == version("onnxruntime")
+
+
+def test_an_export_that_fails_takes_the_place_of_one_that_passed(run: Run, runs: Path, tmp_path: Path, monkeypatch) -> None:
+    """Under one name there is a good file or a rejected one, never both."""
+    run()
+    section = ExportSection(format="onnx")
+    pipeline.export(runs / "tiny", [section], out=tmp_path, events=Events())
+    assert (tmp_path / "student-fp32.onnx").is_file()
+    deliver = pipeline.delivery.deliver
+
+    def failing(*arguments: object, **named: object) -> Delivered:
+        item = deliver(*arguments, **named)
+        return item._replace(gate=item.gate.model_copy(update={"status": "failed", "reason": "it was told to"}))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.delivery, "deliver", failing)
+        pipeline.export(runs / "tiny", [section], out=tmp_path, events=Events())
+    assert not (tmp_path / "student-fp32.onnx").exists()
+    assert sorted(path.name for path in (tmp_path / "rejected").iterdir()) == [
+        "student-fp32.onnx",
+        "student-fp32.onnx.gate.json",
+    ]
+    assert read(tmp_path / "student-fp32.onnx.json", Exported).file.path == "rejected/student-fp32.onnx"
+    pipeline.export(runs / "tiny", [section], out=tmp_path, events=Events())
+    assert (tmp_path / "student-fp32.onnx").is_file()
+    assert not list((tmp_path / "rejected").iterdir())
 
 
 def test_a_damaged_bundle_is_held_to_the_student_of_its_run(run: Run, runs: Path, tmp_path: Path) -> None:
