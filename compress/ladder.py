@@ -170,7 +170,7 @@ class Climb(Generic[F]):
         def keep(count: int) -> bool:
             nonlocal begun
             kept = tuple(layer for layer in layers if layer in worst[:count])
-            detail = f"{count} of {len(layers)} layers in floating point, statistics {base.statistics}"
+            detail = f"{count} of {len(layers)} layers in floating point, statistics {base.statistics}{_spare(base)}"
             passed = self._try("mixed", self._footing, replace(base, keep=kept), detail, begun=begun)
             begun = self._clock()
             return passed
@@ -192,7 +192,7 @@ class Climb(Generic[F]):
         except CompressError as error:
             self._fail("distillation", "quantization-aware distillation", str(error), begun)
             return
-        detail = f"adapted by its teachers, statistics {base.statistics}" + (", a spare bit" if base.saturation_fix else "")
+        detail = f"adapted by its teachers, statistics {base.statistics}{_spare(base)}"
         self._try("distillation", footing, base, detail, begun=begun)
 
     def _measure(self, base: Quantisation) -> tuple[Sensitivity, ...]:
@@ -262,6 +262,10 @@ def _fewest(passes: Callable[[int], bool], most: int, late: Callable[[], bool]) 
     while count - failed > 1 and not late():
         middle = (failed + count) // 2
         failed, count = (failed, middle) if passes(middle) else (middle, count)
+
+
+def _spare(quantisation: Quantisation) -> str:
+    return ", a spare bit" if quantisation.saturation_fix else ""
 
 
 def told(name: str, ladder: Ladder) -> Iterator[str]:
