@@ -159,12 +159,15 @@ def prepare(
     dataset = checked(loaded, len(classes))
     train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed)
     train = some_of(train, section.train_images or len(train.labels), seed=seed)
-    mean, std = statistics(train.images)
     channels = depth(preprocess)
     for name, values in (("mean", section.mean), ("std", section.std)):
         if values is not None and len(values) != channels:
             raise CompressError(f"data.{name}: has {len(values)} numbers and the images have {channels} channels")
-    preprocess = preprocess.model_copy(update={"mean": section.mean or mean, "std": section.std or std})
+    mean, std = section.mean, section.std
+    if mean is None or std is None:  # of a large set they take a while
+        found = statistics(train.images)
+        mean, std = mean or found[0], std or found[1]
+    preprocess = preprocess.model_copy(update={"mean": mean, "std": std})
     key = stages.key(
         images=fingerprint(Dataset(train, validation)),
         preprocess=preprocess.model_dump(mode="json"),
