@@ -139,9 +139,9 @@ def test_splits_on_disk_are_divided_like_arrays(tmp_path: Path) -> None:
         assert isinstance(other.images, Stored)
         assert np.array_equal(one.images, other.images[:])
         assert np.array_equal(one.labels, other.labels)
-        part, same = some_of(one, 8, seed=1), some_of(other, 8, seed=1)
-        assert isinstance(same.images, Stored)
-        assert np.array_equal(part.images, same.images[:])
+    part, same = some_of(memory, 20, seed=1), some_of(disk, 20, seed=1)
+    assert isinstance(same.images, Stored)
+    assert np.array_equal(part.images, same.images[:])
     dataset = Dataset(disk, disk)
     assert checked(dataset, 4) is dataset
     assert fingerprint(dataset) == fingerprint(Dataset(memory, memory))
