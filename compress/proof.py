@@ -39,8 +39,9 @@ Logits = NDArray[np.float32]
 ALONE = 32
 """Validation images that a file is also fed one by one."""
 
-SLICE = 4096
-"""Images on disk that are in memory together, for one process that runs them; so many, too, show what fp16 can hold."""
+SLICE_BYTES = 1 << 28
+"""Of images on disk, what is in memory together, four times that as float32, for one process that runs them; the first such
+slice also shows what fp16 can hold."""
 
 
 class Answers(NamedTuple):
@@ -129,7 +130,7 @@ def prove(work: Work, made: Made, file: Subject, section: ExportSection) -> tupl
 def answered(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *, batch_size: int = 32) -> Evaluation:
     """Run the images of some splits, one after the other, through a file on its own runtime.
 
-    Images in memory are run by one process, images on disk by one for every `SLICE` of them.
+    Images in memory are run by one process, images on disk by one for every `SLICE_BYTES` of them.
     """
     parts = [evaluate(file, normalise(pixels, preprocess), pixels=pixels, batch_size=batch_size) for pixels in _slices(splits)]
     if len(parts) == 1:
@@ -150,8 +151,9 @@ def _slices(splits: Sequence[Images]) -> Iterator[NDArray[np.uint8]]:
         yield np.concatenate(arrays)
         return
     for images in splits:
-        for start in range(0, len(images), SLICE):
-            yield images[start : start + SLICE]
+        rows = max(1, SLICE_BYTES // math.prod(images.shape[1:]))
+        for start in range(0, len(images), rows):
+            yield images[start : start + rows]
 
 
 def judged(

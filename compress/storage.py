@@ -5,6 +5,7 @@ Imports no torch, so that `compress check` can say what a run will choose.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import psutil
@@ -29,8 +30,10 @@ class Storage(NamedTuple):
     """Of memory."""
 
     def __str__(self) -> str:
-        where = "in memory" if self.place == "memory" else "decoded once to disk, read row by row"
-        return f"{_size(self.needed_bytes)} {where} ({_size(self.available_bytes)} of memory available)"
+        size = _size(self.needed_bytes)
+        if self.place == "memory":
+            return f"{size} in memory"
+        return f"{size} decoded once to disk, read row by row ({_size(self.available_bytes)} of memory is free)"
 
 
 def choose(wanted: Wanted, *, images: int, height: int, width: int, depth: int, can_stream: bool) -> Storage:
@@ -70,9 +73,21 @@ def require_memory(images: int, height: int, width: int, depth: int, *, can_stre
         )
 
 
-def available_bytes() -> int:
-    """Return how much memory is free."""
-    return int(psutil.virtual_memory().available)
+def available_bytes(control: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how much memory is free for this process, in a container no more than what is left of the container's.
+
+    Args:
+        control: Where Linux shows the limits of the control group.
+    """
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used, statistics = ((control / name).read_text() for name in ("memory.max", "memory.current", "memory.stat"))
+    except OSError:  # no such limits here
+        return free
+    if limit.strip() == "max":
+        return free
+    cached = next((int(line.split()[1]) for line in statistics.splitlines() if line.startswith("inactive_file ")), 0)
+    return max(0, min(free, int(limit) - int(used) + cached))
 
 
 def _size(count: int) -> str:

@@ -61,7 +61,7 @@ def parsed(*overrides: str) -> recipe.Recipe:
 
 def test_a_run_from_disk_is_the_run_from_memory(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run from disk leaves a proved bundle, and one from memory then finds every stage that it has trained and exported."""
-    monkeypatch.setattr(proof, "SLICE", 128)  # so that several processes share the images
+    monkeypatch.setattr(proof, "SLICE_BYTES", 128 * 64)  # so that several processes share the images
     said = io.StringIO()
     events = Events(console=Console(file=said, width=200))
     report = pipeline.run(parsed("data.storage=disk"), base=base, runs=base / "runs", events=events)
@@ -98,10 +98,10 @@ def test_the_plan_tells_where_images_will_be(base: Path, monkeypatch: pytest.Mon
     def about(*overrides: str) -> str:
         return plan.plan(parsed(*overrides), base=base, runs=base / "runs").stages[0].about
 
-    assert "0.1 MiB in memory (" in about()
+    assert about().endswith("0.1 MiB in memory")
     assert "0.1 MiB decoded once to disk, read row by row (" in about("data.storage=disk")
     monkeypatch.setattr("compress.storage.available_bytes", lambda: 1 << 18)
-    assert "0.1 MiB decoded once to disk, read row by row (0.2 MiB of memory available)" in about()
+    assert "0.1 MiB decoded once to disk, read row by row (0.2 MiB of memory is free)" in about()
 
 
 def test_a_source_that_cannot_stream_is_told_by_check(base: Path) -> None:

@@ -1,7 +1,7 @@
 """From encoded pictures to a data set, by all processors at once: into memory, or once and for all into the cache on disk.
 
 The cache has one folder for each data set in one geometry, named by the sha256 over all that decides its pixels: the files'
-names, sizes and contents, the options that choose among them, size, channels and interpolation, and what decodes. In it is one
+names and contents, the options that choose among them, size, channels and interpolation, and what decodes. In it is one
 `.npy` file per split, and a record with their checksums. The folder has its name only when it is whole; the checksums are
 verified by every run that opens it, and what is damaged is decoded again. A lock lets one process decode.
 """
@@ -188,11 +188,11 @@ def _calls(function: Callable[[list[T]], R], items: Iterator[T]) -> Iterator[Cal
 def _key(encoded: Encoded, preprocess: Preprocess, events: Events) -> str:
     """Return the name of a folder: the sha256 over all that decides the pixels in it."""
 
-    def described(some: list[tuple[str, Path]]) -> list[tuple[str, int, str]]:
-        return [(name, path.stat().st_size, sha256_of(path)) for name, path in some]
+    def described(some: list[tuple[str, Path]]) -> list[tuple[str, str]]:
+        return [(name, sha256_of(path)) for name, path in some]
 
     workers = processors()
-    files: list[tuple[str, int, str]] = []
+    files: list[tuple[str, str]] = []
     with events.task("read data files", len(encoded.files)) as task:
         for some in ahead(_calls(described, iter(sorted(encoded.files.items()))), workers=workers, lead=2 * workers):
             files += some

@@ -24,7 +24,7 @@ from compress.models._network import Batch
 from compress.records import Preprocess
 
 LEAD = 2
-"""Batches that are ready or being made for each thread."""
+"""Batches that are ready beside those that are being made."""
 MOST_WORKERS = 8
 """More threads wait for Python's lock more than they work."""
 
@@ -103,7 +103,7 @@ class Streamed(InMemory):
                 chosen = rows[batch * self._batch : (batch + 1) * self._batch]
                 yield partial(self._gathered, chosen, offsets[chosen], mirrored[chosen])
 
-        for images, chosen in ahead(calls(), workers=self._workers, lead=self._workers * LEAD):
+        for images, chosen in ahead(calls(), workers=self._workers, lead=self._workers + LEAD):
             pixels = images.to(self._device, non_blocking=True)  # [B, C, H, W]
             pixels = pixels.to(torch.float32, memory_format=self._format).mul_(self._scale).add_(self._shift)
             yield Batch(pixels, self._labels[chosen.to(self._device)], chosen, view)

@@ -25,7 +25,7 @@ from compress.data.folder import Folder
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
 from compress.records import Preprocess
-from compress.storage import MEMORY_SHARE, choose
+from compress.storage import MEMORY_SHARE, available_bytes, choose
 
 RGB = Preprocess(height=6, width=5, channels="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -335,3 +335,15 @@ def test_what_does_not_fit_is_refused_with_the_remedy(monkeypatch: pytest.Monkey
         choose("auto", can_stream=False, **square)
     with pytest.raises(CompressError, match=r"data\.storage: disk, but this source gives its images only all at once"):
         choose("disk", can_stream=False, **square)
+
+
+def test_a_container_has_no_more_than_its_limit(tmp_path: Path) -> None:
+    """What its files take in the cache can be taken back; without a limit what the machine has counts."""
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 250\nactive_file 50\n")
+    for limit, free in (("1000", 550), ("100", 0)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert available_bytes(tmp_path) == free
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(tmp_path) > 1 << 20
+    assert available_bytes(tmp_path / "nowhere") > 1 << 20
