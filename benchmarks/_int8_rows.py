@@ -127,7 +127,7 @@ def _size(made: Plain) -> int | None:
 
 def _answered(run: Finished, row: Row, subject: Subject, events: Events) -> Entry:
     """Run all test images through a file."""
-    logits = protocol.evaluate(subject, run.test(), pixels=run.data.test.images, events=events).logits
+    logits = protocol.evaluate(subject, run.test(), pixels=run.data.test.images[:], events=events).logits
     classes = logits.argmax(axis=1)
     accuracy = Accuracy.of(int((classes == run.data.test.labels).sum()), len(classes))
     return Entry(row.model_copy(update={"accuracy": accuracy}), subject, classes)

@@ -72,7 +72,7 @@ def opened(folder: Path, *, exported: Collection[str] = ()) -> Finished:
     """
     report = read(folder / "report.json", Report)
     recipe = load(folder / "recipe.yaml")
-    data = work.prepare(recipe.data, base=folder, seed=recipe.seed)
+    data = work.prepare(recipe.data, base=folder, seed=recipe.seed, cache=folder.resolve().parent / ".cache" / "images")
     if report.test_key and data.test_key != report.test_key:
         raise CompressError(f"{folder}: the test images are not those of its report.json; run its recipe again")
     shown = calibration.calibration(

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.protocol import evaluate
 from compress.calibration import Calibration
 from compress.files import writable
-from compress.preprocess import normalise
-from compress.proof import Logits, about, judged, subject
+from compress.proof import Logits, about, answered, judged, subject
 from compress.records import Gate
 from compress.work import Trained, Work
 from exporters._exporter import Quantisable, Quantisation, Quantiser
@@ -67,9 +65,8 @@ class Footing:
     def answer(self, path: Path, images: NDArray[np.intp] | None = None) -> Logits:
         """Return the logits of a file on its own runtime."""
         held = self._work.data.validation.images
-        pixels = held if images is None else held[images]
-        normal = normalise(pixels, self._work.data.preprocess)
-        return evaluate(subject(path.name, path, self._exporter), normal, pixels=pixels).logits
+        shown = held if images is None else held[images]
+        return answered(subject(path.name, path, self._exporter), [shown], self._work.data.preprocess).logits
 
     def judge(self, logits: Logits) -> Gate:
         """Return what the gate says."""

@@ -318,7 +318,11 @@ def list_(terminal: Terminal, *, kind: str | None, name: str | None) -> None:
 
 @verb("init")
 @click.argument("path", type=PATH, default=Path("recipe.yaml"))
-@click.option("--data", type=FOLDER, help="Folder of parquet files in hub layout; default: the embedded handwritten digits.")
+@click.option(
+    "--data",
+    type=FOLDER,
+    help="Folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or of parquet files in hub layout; default: embedded digits.",
+)
 def init(terminal: Terminal, *, path: Path, data: Path | None) -> None:
     """Write a commented recipe to start from; never overwrites."""
     from compress import starter

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from compress.errors import CompressError, Unreachable
 from compress.files import sha256_of
 from compress.recipe import Recipe, TrainSection
+from compress.storage import Storage, choose
 
 if TYPE_CHECKING:
     from compress.data._dataset import Source, Summary
@@ -168,19 +169,19 @@ def data_problems(recipe: Recipe, source: Source, summary: Summary) -> Iterator[
         yield CompressError(
             f"train.batch_size: {recipe.train.batch_size} is more than the {images['train']} training images; lower it"
         )
-    needed, available = _pixel_bytes(recipe, channels, summary), _memory_bytes()
-    if needed > available:
-        yield CompressError(
-            f"data.image_size: {recipe.data.image_size} makes the images {needed / 2**30:.1f} GiB in memory, where "
-            f"{available / 2**30:.1f} GiB are free; choose a smaller size"
-        )
+    try:
+        storage_of(recipe, source, summary)
+    except CompressError as error:
+        yield error
 
 
-def _pixel_bytes(recipe: Recipe, channels: int, summary: Summary) -> int:
-    return (summary.train_images + summary.test_images) * recipe.data.image_size**2 * channels
+def storage_of(recipe: Recipe, source: Source, summary: Summary) -> Storage:
+    """Return where the decoded images will be held.
 
-
-def _memory_bytes() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    Raises:
+        CompressError: They do not fit where the recipe wants them.
+    """
+    return choose(
+        recipe.data.storage, images=summary.train_images + summary.test_images, height=recipe.data.image_size,
+        width=recipe.data.image_size, depth=1 if source.channels == "gray" else 3, can_stream=hasattr(source, "encoded"),
+    )  # fmt: skip

@@ -178,7 +178,7 @@ def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: int 
     with stages.locked(folder):
         events.attach(folder / "events.jsonl")
         events.emit("begin", recipe=recipe.name)
-        data = prepare(recipe.data, base=base, seed=recipe.seed)
+        data = prepare(recipe.data, base=base, seed=recipe.seed, cache=runs / ".cache" / "images", events=events)
         sizes = (
             f"{len(data.train.labels)} training, {len(data.validation.labels)} validation, {len(data.test.labels)} test images"
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress import plugins
-from compress.consistency import data_problems, recipe_problems, split_sizes, together
+from compress.consistency import data_problems, recipe_problems, split_sizes, storage_of, together
 from compress.errors import CompressError
 from compress.recipe import ExportSection, MethodSection, Recipe, TeacherSection
 from compress.records import Record
@@ -25,7 +25,7 @@ from compress.records import Record
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from compress.data._dataset import Source
+    from compress.data._dataset import Source, Summary
 
 STAGE = re.compile(r"(?P<name>[a-z_]+)(?: if (?P<condition>[a-z_]+)|1 to (?P=name)\{(?P<count>[a-z_]+) - 1\})?")
 """One part of the line `Stages:`."""
@@ -102,7 +102,7 @@ def plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
         raise together(problems)
     folder = runs / recipe.name
     images = split_sizes(recipe, summary)
-    stages = [_data_stage(recipe, source), *_training(recipe, images["train"]), *_delivery(recipe)]
+    stages = [_data_stage(recipe, source, summary), *_training(recipe, images["train"]), *_delivery(recipe)]
     return Plan(
         name=recipe.name,
         folder=str(folder),
@@ -202,13 +202,13 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9_.]+", "-", text).strip("-.")
 
 
-def _data_stage(recipe: Recipe, source: Source) -> Stage:
+def _data_stage(recipe: Recipe, source: Source, summary: Summary) -> Stage:
     data = recipe.data
     augmentation = [f"crops from a border of {data.crop_padding}"] if data.crop_padding else []
     augmentation += ["mirrored halves"] if data.flip else []
     about = f"{data.source}: {data.image_size}×{data.image_size} {source.channels}, {data.interpolation}"
     scaling = "given mean and std" if data.mean and data.std else "mean and std of the training split"
-    return Stage(name="data", about=", ".join([about, scaling, *augmentation]))
+    return Stage(name="data", about=", ".join([about, scaling, *augmentation, str(storage_of(recipe, source, summary))]))
 
 
 def _training(recipe: Recipe, train_images: int) -> Iterator[Stage]:

@@ -15,7 +15,9 @@ from __future__ import annotations
 import io
 import math
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,40 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+CHUNK_BYTES = 1 << 24
+"""How much of a collection of images is looked at together."""
+
+
+class Images(Protocol):
+    """Images [N, H, W, C] in uint8: an array, or what reads its rows from a disk when it is indexed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[N, H, W, C]."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Always uint8; `compress.data` checks it."""
+
+    @property
+    def ndim(self) -> int:
+        """Always 4."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: int | slice | NDArray[np.integer], /) -> NDArray[np.uint8]: ...
+
+    def transpose(self, *axes: int) -> NDArray[np.uint8]:
+        """Return all images, in memory, with their axes in another order."""
+
+
+def chunks(images: Images) -> Iterator[NDArray[np.uint8]]:
+    """Yield all images in order, some at a time, [n, H, W, C]."""
+    rows = max(1, CHUNK_BYTES // max(1, math.prod(images.shape[1:])))
+    for start in range(0, len(images), rows):
+        yield images[start : start + rows]
 
 
 def depth(preprocess: Preprocess) -> int:
@@ -75,8 +111,8 @@ def decode(source: bytes | Path | Image.Image, preprocess: Preprocess, where: st
     return np.array(image).reshape(preprocess.height, preprocess.width, depth(preprocess))
 
 
-def normalise(images: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
-    """Return what the network sees, contiguous [N, C, H, W], of images [N, H, W, C].
+def normalise(images: Images, preprocess: Preprocess) -> NDArray[np.float32]:
+    """Return what the network sees, contiguous [N, C, H, W], of images [N, H, W, C]; all of it is then in memory.
 
     Raises:
         CompressError: The images are not uint8 of the contract's size, or its mean and std do not fit.
@@ -113,21 +149,24 @@ def scale_shift(preprocess: Preprocess) -> tuple[NDArray[np.float32], NDArray[np
     return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
 
-def statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel of images [N, H, W, C], on the scale 0 to 1, to 6 digits.
 
     Sums are whole numbers, so the result does not depend on the machine, the number of threads or the order of images.
     """
-    pixels = images.reshape(-1, images.shape[-1])  # [N·H·W, C]
-    moments = [_moments(_histogram(pixels[:, channel])) for channel in range(pixels.shape[1])]
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for part in chunks(images):
+        pixels = part.reshape(-1, part.shape[-1])  # [n·H·W, C]
+        counts += np.stack([_histogram(pixels[:, channel]) for channel in range(len(counts))])
+    moments = [_moments(histogram.tolist()) for histogram in counts]
     return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)
 
 
-def _histogram(values: NDArray[np.uint8]) -> list[int]:
+def _histogram(values: NDArray[np.uint8]) -> NDArray[np.int64]:
     counts = np.zeros(256, np.int64)
     for start in range(0, len(values), 1 << 20):  # bincount widens its input eightfold
         counts += np.bincount(values[start : start + (1 << 20)], minlength=256)
-    return [int(count) for count in counts]
+    return counts
 
 
 def _moments(counts: list[int]) -> tuple[float, float]:

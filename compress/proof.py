@@ -9,9 +9,10 @@ comparing its file with itself.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,13 +21,13 @@ import torch
 from numpy.typing import NDArray
 
 import exporters
-from benchmarks.protocol import Subject, evaluate
+from benchmarks.protocol import Evaluation, Subject, evaluate
 from compress import __version__
 from compress import evaluate as torch_evaluate
 from compress.errors import CompressError
-from compress.preprocess import normalise
+from compress.preprocess import Images, normalise
 from compress.recipe import ExportSection
-from compress.records import Gate, Ladder, Precision, Variant
+from compress.records import Gate, Ladder, Precision, Preprocess, Variant
 from compress.work import Trained, Work
 from exporters._exporter import About, Exporter
 from exporters._judge import accused, inspected
@@ -37,6 +38,10 @@ Logits = NDArray[np.float32]
 
 ALONE = 32
 """Validation images that a file is also fed one by one."""
+
+SLICE_BYTES = 1 << 28
+"""Of images on disk, what is in memory together, four times that as float32, for one process that runs them; the first such
+slice also shows what fp16 can hold."""
 
 
 class Answers(NamedTuple):
@@ -81,31 +86,31 @@ def about(work: Work, trained: Trained) -> About:
 def prove(work: Work, made: Made, file: Subject, section: ExportSection) -> tuple[Variant, Gate]:
     """Run the file on validation and test images, and judge it on the validation images."""
     data, trained, said = work.data, made.trained, made.said
-    pixels = np.concatenate([data.validation.images, data.test.images])
-    images, precision = normalise(pixels, data.preprocess), exporters.load(section).precision
+    precision, held = exporters.load(section).precision, len(data.validation.labels)
     row = Variant(
         name=file.name, network=trained.name, method=trained.method, format=section.format, runtime=file.runtime,
         precision=precision, device="local", parameters=torch_evaluate.parameters(trained.network), macs=macs(work, trained),
         status="failed",
     )  # fmt: skip
     try:
-        found = evaluate(file, images, pixels=pixels)
+        found = answered(file, [data.validation.images, data.test.images], data.preprocess)
         alone = None
         if file.batch_size is None:
-            alone = evaluate(file, images[:ALONE], pixels=pixels[:ALONE], batch_size=1)
+            alone = answered(file, [data.validation.images[:ALONE]], data.preprocess, batch_size=1)
     except CompressError as error:
         reason = f"{file.runtime} cannot run it: {error}"
         return row.model_copy(update={"reason": reason}), Gate(status="failed", reason=reason, samples=0)
-    held = len(data.validation.labels)
     on_validation, on_test = found.logits[:held], found.logits[held:]
     gate = judged(
         work, on_validation, precision=precision, reference=said.validation, original=made.original,
-        alone=None if alone is None else alone.logits[:held],
+        alone=None if alone is None else alone.logits,
     )  # fmt: skip
     if file.scored:
         gate = accused(gate, contradictions(found, alone, precision=precision))
     promise = Promise(data.preprocess, data.classes, file.batch_size, file.inside, file.scored)
-    gate = inspected(gate, file.path, promise, (pixels if file.inside else images)[:held], precision=precision)
+    pixels = next(_slices([data.validation.images]))
+    shown = pixels if file.inside else normalise(pixels, data.preprocess)
+    gate = inspected(gate, file.path, promise, shown, precision=precision)
     if gate.max_abs_diff is None:  # not what was promised, so there is nothing to compare
         return row.model_copy(update={"reason": gate.reason}), gate
     return row.model_copy(
@@ -120,6 +125,35 @@ def prove(work: Work, made: Made, file: Subject, section: ExportSection) -> tupl
             "reason": gate.reason,
         }
     ), gate
+
+
+def answered(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *, batch_size: int = 32) -> Evaluation:
+    """Run the images of some splits, one after the other, through a file on its own runtime.
+
+    Images in memory are run by one process, images on disk by one for every `SLICE_BYTES` of them.
+    """
+    parts = [evaluate(file, normalise(pixels, preprocess), pixels=pixels, batch_size=batch_size) for pixels in _slices(splits)]
+    if len(parts) == 1:
+        return parts[0]
+    peaks = [part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None]
+    return dataclasses.replace(
+        parts[0],
+        logits=np.concatenate([part.logits for part in parts]),
+        peak_memory_bytes=max(peaks, default=None),
+        further={name: np.concatenate([part.further[name] for part in parts]) for name in parts[0].further},
+    )
+
+
+def _slices(splits: Sequence[Images]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images of all splits in order: in one array where they lie in memory, in several where they do not."""
+    arrays = [images for images in splits if isinstance(images, np.ndarray)]
+    if len(arrays) == len(splits):
+        yield np.concatenate(arrays)
+        return
+    for images in splits:
+        rows = max(1, SLICE_BYTES // math.prod(images.shape[1:]))
+        for start in range(0, len(images), rows):
+            yield images[start : start + rows]
 
 
 def judged(

@@ -74,6 +74,9 @@ class DataSection(PluginSection):
     answers to a view are kept. Default: a new view every epoch."""
     augmentation_seed: WholeNumber = 0
     """Seed of the views: runs that differ in `seed` alone see the same views, in other orders, and share the answers."""
+    storage: Literal["auto", "memory", "disk"] = "auto"
+    """Where decoded images are held: in memory, or in a file of the runs' cache from which threads read ahead; `auto` is memory
+    as long as they take no more than a quarter of what is free. Nothing else depends on it."""
 
 
 class TrainSection(Section):

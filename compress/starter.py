@@ -9,18 +9,22 @@ from compress.errors import CompressError, Unreachable
 from compress.files import whole
 
 DIGITS = """\
-  source: digits                # scikit-learn's handwritten digits; others: compress list data
+  source: digits                # scikit-learn's handwritten digits; your own pictures: compress init --data FOLDER
   image_size: 16                # height and width in pixels that the networks see
   validation_fraction: 0.15     # held out of the training split for every choice that is made
 """
 
-FOLDER = """\
-  source: huggingface           # a local folder of parquet files in hub layout
+PARQUET = "huggingface           # a local folder of parquet files in hub layout"
+PICTURES = "folder                # pictures in train/CLASS/ and test/CLASS/"
+
+OWN = """\
+  source: {source}
   path: {path}
   image_size: 32                # height and width in pixels that the networks see
   validation_fraction: 0.1      # held out of the training split for every choice that is made
   crop_padding: 4               # augmentation: random crops from a reflected border
   flip: true                    # augmentation: mirror half of the images; not for text or digits
+  storage: auto                 # memory where they fit, and otherwise disk: decoded once, read by threads
 """
 
 RECIPE = """\
@@ -76,7 +80,7 @@ def write(path: Path, *, data: Path | None = None) -> None:
 
     Args:
         path: File to make.
-        data: Folder of parquet files in hub layout; default the embedded digits.
+        data: Folder of pictures, one folder per class, or of parquet files in hub layout; default the embedded digits.
 
     Raises:
         CompressError: The file is there already, or has a name that no recipe can have.
@@ -96,6 +100,8 @@ def recipe(path: Path, *, data: Path | None = None) -> str:
     if data is None:
         section, teacher_epochs, student_epochs = DIGITS, 10, 10
     else:
-        section, teacher_epochs, student_epochs = FOLDER.format(path=json.dumps(str(data.absolute()))), 60, 60
+        is_parquet = any(next(data.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet"))
+        place = {"source": PARQUET if is_parquet else PICTURES, "path": json.dumps(str(data.absolute()))}
+        section, teacher_epochs, student_epochs = OWN.format(**place), 60, 60
     name = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in path.stem).strip("-") or "recipe"
     return RECIPE.format(name=name, file=path, data=section, teacher_epochs=teacher_epochs, student_epochs=student_epochs)

@@ -259,7 +259,9 @@ class Teachers:
             module=module and targets.digest(module), probe=hashlib.sha256(exact).hexdigest(), engine=self._engine_name,
             batch=[self._sample.shape, self._sample.stride()], autocast=str(self._autocast), device=self._sample.device.type,
             machine={name: value for name, value in stages.engine().items() if name != "source"},
-            made_by=[targets.source(InMemory), targets.source(Answering), np.__version__, _openvino(self._engine_name)],
+            made_by=[
+                targets.source(type(self._batches)), targets.source(Answering), np.__version__, _openvino(self._engine_name),
+            ],
         )  # fmt: skip
 
     def _refusal(self, *, reread: bool) -> str:

@@ -17,15 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress import checkpoint, plugins, stages, trainer
-from compress.data._dataset import Dataset, Split, checked, fingerprint, hold_out, some_of
+from compress import checkpoint, plugins, stages, storage, trainer
+from compress.data import _decoding
+from compress.data._dataset import Dataset, Source, Split, Summary, checked, fingerprint, hold_out, some_of
 from compress.data._loader import InMemory
+from compress.data._stored import Stored
+from compress.data._streamed import Streamed
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods._combined import Combined
 from compress.methods._method import Method, Setting
 from compress.models._network import Network
-from compress.preprocess import normalise, statistics
+from compress.preprocess import depth, normalise, statistics
 from compress.recipe import DataSection, MethodSection, ModelSection, Recipe, TrainSection
 from compress.records import Preprocess, StageResult
 
@@ -75,11 +78,13 @@ class Work:
 
     def whole(self, split: Split, *, device: torch.device | None = None) -> InMemory:
         """Return all images of a split in order."""
-        return InMemory(split, self.data.preprocess, batch_size=256, device=device or self.device)
+        batches = _loader(split)
+        return batches(split, self.data.preprocess, batch_size=256, device=device or self.device)
 
     def shuffled(self, split: Split, settings: TrainSection, *, seed: int) -> InMemory:
         """Return batches of a split for training: shuffled and augmented."""
-        return InMemory(
+        batches = _loader(split)
+        return batches(
             split,
             self.data.preprocess,
             batch_size=settings.batch_size,
@@ -96,6 +101,10 @@ class Work:
     def labels(self) -> NDArray[np.int64]:
         """Return the labels of the validation split, [N]."""
         return self.data.validation.labels
+
+
+def _loader(split: Split) -> type[InMemory]:
+    return Streamed if isinstance(split.images, Stored) else InMemory
 
 
 class Trained(NamedTuple):
@@ -125,8 +134,17 @@ def device(name: str) -> torch.device:
     return chosen
 
 
-def prepare(section: DataSection, *, base: Path, seed: int) -> Prepared:
+def prepare(
+    section: DataSection, *, base: Path, seed: int, cache: Path | None = None, events: Events | None = None
+) -> Prepared:
     """Load the data, hold out the validation split, and settle the preprocessing.
+
+    Args:
+        section: What the recipe says of the data.
+        base: Folder at which its relative paths start.
+        seed: Which images are held out.
+        cache: Folder for decoded images; without it they are held in memory.
+        events: Where progress goes.
 
     Raises:
         CompressError: The data is not what the recipe says.
@@ -135,16 +153,21 @@ def prepare(section: DataSection, *, base: Path, seed: int) -> Prepared:
     source = plugins.load("data", section.source)(**section.options(base))
     geometry = {"height": section.image_size, "width": section.image_size, "channels": source.channels}
     preprocess = Preprocess(**geometry, interpolation=section.interpolation, mean=(0.0,), std=(1.0,))
-    classes = tuple(source.summary().classes)
-    dataset = checked(source.load(preprocess), len(classes))
+    summary = source.summary()
+    classes = tuple(summary.classes)
+    loaded = _loaded(source, preprocess, section.storage, summary, cache=cache, events=events or Events())
+    dataset = checked(loaded, len(classes))
     train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed)
     train = some_of(train, section.train_images or len(train.labels), seed=seed)
-    mean, std = statistics(train.images)
-    depth = train.images.shape[-1]
+    channels = depth(preprocess)
     for name, values in (("mean", section.mean), ("std", section.std)):
-        if values is not None and len(values) != depth:
-            raise CompressError(f"data.{name}: has {len(values)} numbers and the images have {depth} channels")
-    preprocess = preprocess.model_copy(update={"mean": section.mean or mean, "std": section.std or std})
+        if values is not None and len(values) != channels:
+            raise CompressError(f"data.{name}: has {len(values)} numbers and the images have {channels} channels")
+    mean, std = section.mean, section.std
+    if mean is None or std is None:  # of a large set they take a while
+        found = statistics(train.images)
+        mean, std = mean or found[0], std or found[1]
+    preprocess = preprocess.model_copy(update={"mean": mean, "std": std})
     key = stages.key(
         images=fingerprint(Dataset(train, validation)),
         preprocess=preprocess.model_dump(mode="json"),
@@ -153,6 +176,22 @@ def prepare(section: DataSection, *, base: Path, seed: int) -> Prepared:
     )
     test_key = stages.key(images=fingerprint(Dataset(dataset.test, dataset.test)))
     return Prepared(preprocess, classes, train, validation, dataset.test, key, test_key)
+
+
+def _loaded(
+    source: Source, preprocess: Preprocess, wanted: storage.Wanted, summary: Summary, *, cache: Path | None, events: Events
+) -> Dataset:
+    """Return the data set, its images where the recipe wants them."""
+    encoded = getattr(source, "encoded", None)
+    chosen = storage.choose(
+        wanted, images=summary.train_images + summary.test_images, height=preprocess.height, width=preprocess.width,
+        depth=depth(preprocess), can_stream=encoded is not None and cache is not None,
+    )  # fmt: skip
+    events.emit("images", **chosen._asdict())
+    if chosen.place == "disk" and encoded is not None and cache is not None:
+        events.say(f"data: {chosen}")
+        return _decoding.on_disk(encoded(), preprocess, cache, events)
+    return source.load(preprocess) if encoded is None else _decoding.in_memory(encoded(), preprocess, events)
 
 
 def seed_for(work: Work, role: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -188,6 +189,17 @@ def test_init_for_own_images_passes_check(tmp_path: Path) -> None:
     assert invoke("init", path, "--data", tmp_path / "images").exit_code == 0
     done = invoke("check", path, "--json")
     assert json.loads(done.stdout)["images"]["test"] == 400
+
+
+def test_init_for_own_pictures_passes_check(tmp_path: Path) -> None:
+    """The starter recipe for pictures in one folder for each class is a good recipe for what lies there."""
+    for split, name, number in itertools.product(("train", "val"), ("cat", "dog"), range(100)):
+        (tmp_path / "pictures" / split / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / split / name / f"{number}.jpg").touch()
+    path = tmp_path / "own.yaml"
+    assert invoke("init", path, "--data", tmp_path / "pictures").exit_code == 0
+    done = invoke("check", path, "--json")
+    assert json.loads(done.stdout)["images"] == {"train": 180, "validation": 20, "test": 200}
 
 
 def test_init_never_overwrites(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_all_problems_are_told_at_once(make) -> None:
     [
         (f"teacher={{model: resnet_cifar.resnet8, sha256: {'a' * 64}}}", "teacher.sha256: is the checksum of a file"),
         ("data.validation_fraction=0.001", "data.validation_fraction: 0.001 of 1347 images leaves 2 for 10 classes"),
-        ("data.image_size=100000", "data.image_size: 100000 makes the images"),
+        ("data.image_size=100000", "data.image_size: 1797 images of 100000 × 100000 need"),
         ("data.views=3", "data.views: has no effect without crop_padding or flip"),
         (f"data.augmentation_seed={2**63}", r"data.augmentation_seed: 9223372036854775808 is not below 2\^63"),
         ("data.train_images=3", "data.train_images: 3 is not between the 10 classes and the"),

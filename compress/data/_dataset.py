@@ -2,22 +2,28 @@
 
 A source is a class named after its file whose keyword-only arguments are its options in the recipe. It imports no torch, so
 that `compress check` can describe the data without loading an engine. Images are uint8, decoded and resized by
-`compress.preprocess`, and held in memory. `checked`, `fingerprint` and `hold_out` serve every source. Who knows the licence of
-the data may state it as a class attribute `licence`: it goes into the notice of every bundle.
+`compress.preprocess`. `checked`, `fingerprint` and `hold_out` serve every source. Who knows the licence of the data may state
+it as a class attribute `licence`: it goes into the notice of every bundle.
+
+A source may offer a second method beside those of `Source`, `encoded() -> Encoded`: its pictures as they are in its files. Then
+they are decoded by all processors at once, and may be more than memory holds (`data.storage`).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.data._stored import Stored
 from compress.errors import CompressError
+from compress.preprocess import Images, chunks
 from compress.records import Preprocess
 
-Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 
@@ -29,12 +35,38 @@ class Split(NamedTuple):
     labels: Labels
     """[N], each in 0 .. classes - 1."""
 
+    def only(self, rows: NDArray[np.integer]) -> Split:
+        """Return some rows; images on disk are not read for it."""
+        images = self.images.only(rows) if isinstance(self.images, Stored) else self.images[rows]
+        return Split(images, self.labels[rows])
+
 
 class Dataset(NamedTuple):
     """A data set as its authors split it; the validation split is taken from `train` later."""
 
     train: Split
     test: Split
+
+
+class Pictures(NamedTuple):
+    """A split before its pictures are decoded."""
+
+    labels: Labels
+    """[N], each in 0 .. classes - 1."""
+    each: Callable[[], Iterator[tuple[str, bytes | Path | None]]]
+    """Begins to go through the pictures in the order of the labels: what each is called in messages, and its encoded bytes or
+    its file; `None` where the data has a row and no picture."""
+
+
+class Encoded(NamedTuple):
+    """A data set before its pictures are decoded."""
+
+    train: Pictures
+    test: Pictures
+    files: Mapping[str, Path]
+    """All files that the pictures come from, by names that do not depend on where the data set lies."""
+    chosen: str
+    """The options that decide which pictures of the files these are, and in which order."""
 
 
 class Summary(NamedTuple):
@@ -87,15 +119,24 @@ def checked(dataset: Dataset, classes: int) -> Dataset:
             raise CompressError(
                 f"split {name!r}: labels are {labels.dtype} {list(labels.shape)}; int64 [{len(images)}] is needed"
             )
-        wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-        if len(wrong):
-            where, label = f"split {name!r}, row {wrong[0]}", labels[wrong[0]]
-            problem = f"label {label} is not in 0 .. {classes - 1}, as in {len(wrong)} rows"
-            raise CompressError(f"{where}: {problem}; mend the labels, or choose another split")
+        check_labels(name, labels, classes)
     if dataset.train.images.shape[1:] != dataset.test.images.shape[1:]:
         sizes = [list(split.images.shape[1:]) for split in dataset]
         raise CompressError(f"the images of the splits differ in size: {sizes[0]} and {sizes[1]}")
     return dataset
+
+
+def check_labels(name: str, labels: Labels, classes: int) -> None:
+    """Raise if a label is no class.
+
+    Raises:
+        CompressError: The message names the split and the row.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        where, label = f"split {name!r}, row {wrong[0]}", labels[wrong[0]]
+        problem = f"label {label} is not in 0 .. {classes - 1}, as in {len(wrong)} rows"
+        raise CompressError(f"{where}: {problem}; mend the labels, or choose another split")
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -104,7 +145,8 @@ def fingerprint(dataset: Dataset) -> str:
     for images, labels in dataset:
         digest.update(repr(images.shape).encode())
         digest.update(labels.astype("<i8").tobytes())
-        digest.update(np.ascontiguousarray(images).reshape(-1).data)
+        for part in chunks(images):
+            digest.update(np.ascontiguousarray(part).reshape(-1).data)
     return digest.hexdigest()
 
 
@@ -129,7 +171,7 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]
                 "add images, remove the class, or change the fraction"
             )
     train, validation = (np.sort(rows) for rows in sides)
-    return Split(split.images[train], split.labels[train]), Split(split.images[validation], split.labels[validation])
+    return split.only(train), split.only(validation)
 
 
 def some_of(split: Split, count: int, *, seed: int) -> Split:
@@ -140,8 +182,7 @@ def some_of(split: Split, count: int, *, seed: int) -> Split:
     """
     if count == len(split.labels):
         return split
-    rows = np.sort(_divided(split.labels, count, seed)[1])
-    return Split(split.images[rows], split.labels[rows])
+    return split.only(np.sort(_divided(split.labels, count, seed)[1]))
 
 
 def _divided(labels: Labels, part: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

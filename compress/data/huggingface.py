@@ -12,17 +12,15 @@ local folder no network. A hub dataset is downloaded by `huggingface_hub` into i
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import psutil
-
-from compress.data import _parquet
-from compress.data._dataset import Dataset, Split, Summary, checked
+from compress.data import _decoding, _parquet
+from compress.data._dataset import Dataset, Encoded, Pictures, Summary, check_labels
 from compress.errors import CompressError, Unreachable
 from compress.plugins import missing_package
-from compress.preprocess import decode, depth
 from compress.recipe import Text
 from compress.records import Preprocess
 
@@ -71,21 +69,36 @@ class Huggingface:
         return Summary(_classes(train, test), train.rows, test.rows)
 
     def load(self, preprocess: Preprocess) -> Dataset:
-        """Return all images, decoded and resized.
+        """Return all images in memory, decoded and resized.
 
         Raises:
             CompressError: As in `summary`; or an image cannot be decoded or a label is out of range, naming split and row; or
                 the images do not fit into memory.
             Unreachable: As in `summary`.
         """
-        train, test = self._tables()
-        classes = _classes(train, test)
-        _require_memory(train.rows + test.rows, preprocess, self.path)
-        dataset = Dataset(_decoded(train, preprocess, self.path), _decoded(test, preprocess, self.path))
-        try:
-            return checked(dataset, len(classes))
-        except CompressError as error:
-            raise CompressError(f"{self.path}: {error}") from error
+        return _decoding.in_memory(self.encoded(), preprocess)
+
+    def encoded(self) -> Encoded:
+        """Return the pictures as they are in the files.
+
+        Raises:
+            CompressError: As in `summary`; or a label is out of range, naming split and row.
+            Unreachable: As in `summary`.
+        """
+        tables = self._tables()
+        classes = _classes(*tables)
+        train, test = (Pictures(_parquet.labels(table), partial(_pictures, table, self.path)) for table in tables)
+        for name, pictures in zip(Dataset._fields, (train, test), strict=True):
+            try:
+                check_labels(name, pictures.labels, len(classes))
+            except CompressError as error:
+                raise CompressError(f"{self.path}: {error}") from error
+        files = {
+            f"{name} {part}": path
+            for name, table in zip(Dataset._fields, tables, strict=True)
+            for part, path in enumerate(table.files)
+        }
+        return Encoded(train, test, files, repr([table.image for table in tables]))
 
     def _tables(self) -> tuple[_parquet.Table, _parquet.Table]:
         folder = self._folder() if self.revision is None else self._download(self.revision)
@@ -137,21 +150,6 @@ def _classes(train: _parquet.Table, test: _parquet.Table) -> tuple[str, ...]:
     return tuple(str(index) for index in range(last + 1))
 
 
-def _require_memory(rows: int, preprocess: Preprocess, where: str) -> None:
-    needed = rows * preprocess.height * preprocess.width * depth(preprocess)
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise CompressError(
-            f"{where}: {rows} images of {preprocess.height} × {preprocess.width} need {needed / 2**30:.1f} GiB of memory, and "
-            f"{available / 2**30:.1f} GiB is free; lower data.image_size or use fewer images"
-        )
-
-
-def _decoded(table: _parquet.Table, preprocess: Preprocess, path: str) -> Split:
-    images = np.empty((table.rows, preprocess.height, preprocess.width, depth(preprocess)), np.uint8)
+def _pictures(table: _parquet.Table, path: str) -> Iterator[tuple[str, bytes | None]]:
     for row, encoded in enumerate(_parquet.encoded(table)):
-        where = f"{path}: split {table.split!r}, row {row}, column {table.image!r}"
-        if not isinstance(encoded, bytes):
-            raise CompressError(f"{where}: holds no image bytes; write the images themselves into the file, not their paths")
-        images[row] = decode(encoded, preprocess, where)
-    return Split(images, _parquet.labels(table))
+        yield f"{path}: split {table.split!r}, row {row}, column {table.image!r}", encoded

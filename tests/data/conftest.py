@@ -1,7 +1,8 @@
-"""Small data sets in the hub's layout, made of random pictures."""
+"""Small data sets in the hub's layout, and in one folder for each class, made of random pictures."""
 
 import io
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -46,3 +47,17 @@ def folder(write):
     write("train-00000-of-00002.parquet", [0, 1, 0])
     write("train-00001-of-00002.parquet", [1, 0, 1], images=[png(row) for row in (3, 4, 5)])
     return write("test-00000-of-00001.parquet", [1, 0, 1], images=[png(row) for row in (6, 7, 8)])
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with nine training and four test pictures of cats, dogs and eels, one folder for each class."""
+    root = tmp_path / "pictures"
+    for split, counts in (("train", (4, 3, 2)), ("test", (1, 2, 1))):
+        for name, count in zip(("cat", "dog", "eel"), counts, strict=True):
+            place = root / split / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                seed = zlib.crc32(f"{split}{name}{number}".encode())
+                (place / f"{number}.png").write_bytes(png(seed))
+    return str(root)

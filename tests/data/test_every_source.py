@@ -15,11 +15,12 @@ NAMES = plugins.names("data")
 
 @pytest.fixture(params=NAMES)
 def source(request):
-    """Build each source; one that needs options takes the small local folder."""
+    """Build each source; one that needs options takes a small folder, of pictures if that is what it reads."""
     required = [
         name for name, option in plugins.describe("data", request.param).options.items() if option.default is plugins.REQUIRED
     ]
-    options = {"path": request.getfixturevalue("folder")} if required == ["path"] else {}
+    layout = "pictures" if request.param == "folder" else "folder"
+    options = {"path": request.getfixturevalue(layout)} if required == ["path"] else {}
     return plugins.load("data", request.param)(**options)
 
 
