@@ -251,11 +251,11 @@ BOMBS = {
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
 def test_hostile_text_is_refused_fast(text: str | bytes) -> None:
-    """What is no recipe at all, or would expand without bound, is one line within seconds."""
-    begun = time.monotonic()
+    """What is no recipe at all, or would expand without bound, is one line after little work."""
+    begun = time.process_time()
     (problem,) = problems(text)
     assert problem.startswith(f"{WHERE}:")
-    assert time.monotonic() - begun < 5  # measured 0.6 s for the slowest; unbounded takes hours
+    assert time.process_time() - begun < 30  # work, whatever else runs: half a second for the slowest, unbounded takes hours
 
 
 @given(st.one_of(st.text(st.characters(codec="utf-8")), st.binary(), st.text(alphabet="ab:-[]{}&*!|>'\"#%@,?<~ \n\t0.e")))
