@@ -57,6 +57,7 @@ def verify(bundle: Path, *, file: str | None = None, threads: int = 1, events: E
     """Gate the files of a bundle on their own runtimes against the logits that the bundle carries.
 
     The gate is the manifest's; where it allows more than the defaults do, that is said and stands in the note of the verdict.
+    A file whose runtime is not installed here is skipped, with the reason, and the others are judged.
 
     Args:
         bundle: A bundle or the folder of its run.
@@ -82,6 +83,11 @@ def verify(bundle: Path, *, file: str | None = None, threads: int = 1, events: E
     settings = said.model_copy(update={"max_top1_drop_points": max(said.max_top1_drop_points, one_image)})
     gates = {}
     for entry in chosen:
+        try:
+            plugins.require_runtime(entry.path, entry.runtime)
+        except Unreachable as error:
+            gates[entry.path] = Gate(status="skipped", reason=str(error), samples=0)
+            continue
         promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.inside, entry.scored)
         verdict = judge(
             folder / entry.path, promise, _runs(bundles.subject(folder, entry), threads, events),
@@ -225,14 +231,18 @@ def predict(
 
 
 def refuse_failures(gates: Mapping[str, Gate]) -> None:
-    """Raise if a gate failed.
+    """Raise if a gate failed, or could not be tried.
 
     Raises:
         GateFailed: The message names each file and why.
+        Unreachable: None failed, but some were not run; the message names each and why.
     """
     failed = [f"{name}: {gate.reason}" for name, gate in gates.items() if gate.status == "failed"]
     if failed:
         raise GateFailed("\n".join(failed))
+    skipped = [gate.reason for gate in gates.values() if gate.status == "skipped"]
+    if skipped:
+        raise Unreachable("\n".join([f"{len(skipped)} of {len(gates)} files were not judged:", *skipped]))
 
 
 def refuse_unstable(measured: Mapping[str, Timing]) -> None:

@@ -44,6 +44,12 @@ __all__ = ["RUNGS", "Climb", "Climbed", "Footing", "needs_no_spare_bit", "told"]
 Name = Literal["default", "statistics", "saturation", "mixed", "distillation"]
 RUNGS: tuple[Name, ...] = ("default", "statistics", "saturation", "mixed", "distillation")
 """In the order of the climb."""
+FORESEEN_FROM = 3
+"""Layers after which the time for all is foreseen; the first ones may load what the others find loaded."""
+
+
+class _TooLong(CompressError):
+    """The limit of time leaves no room for the order of the layers."""
 
 
 class Climb(Generic[F]):
@@ -160,6 +166,9 @@ class Climb(Generic[F]):
             return
         try:
             self._sensitivity = self._measure(base)
+        except _TooLong as error:
+            self._skip("mixed", str(error))
+            return
         except (Unreachable, Interrupted):
             raise
         except CompressError as error:
@@ -196,12 +205,26 @@ class Climb(Generic[F]):
         self._try("distillation", footing, base, detail, begun=begun)
 
     def _measure(self, base: Quantisation) -> tuple[Sensitivity, ...]:
-        """Return how much each layer harms alone, worst first."""
-        layers = self._footing.layers
+        """Return how much each layer harms alone, worst first.
+
+        Raises:
+            _TooLong: It would take longer than the limit of time, as soon as that can be foreseen.
+        """
+        layers, begun, limit, measured = self._footing.layers, self._clock(), self._settings.max_minutes, 0
+
+        def done(layer: str) -> None:
+            nonlocal measured
+            measured += 1
+            task.advance(note=layer)
+            each = (self._clock() - begun) / 60 / measured
+            if measured >= FORESEEN_FROM and (begun - self._begun) / 60 + each * len(layers) > limit:
+                raise _TooLong(
+                    f"how much each of {len(layers)} layers harms would take {each * len(layers):.1f} minutes, and nothing is "
+                    f"begun after {limit:g} (int8.max_minutes)"
+                )
+
         with self._events.task(f"{self._name}: sensitivity of {len(layers)} layers", total=len(layers)) as task:
-            found = _ladder_sensitivity.measured(
-                self._footing, base, self._folder / "alone", lambda layer: task.advance(note=layer)
-            )
+            found = _ladder_sensitivity.measured(self._footing, base, self._folder / "alone", done)
         self._events.emit("sensitivity", file=self._name, layers=[each.model_dump() for each in found])
         return found
 

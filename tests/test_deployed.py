@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 import exporters
 from compress import deployed, plugins
 from compress.cli import program
-from compress.errors import CompressError, GateFailed
+from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.preprocess import normalise
 from compress.recipe import GateSection
@@ -107,6 +108,19 @@ def test_verify_refuses_a_file_that_answers_otherwise(tmp_path: Path) -> None:
     assert {gate["status"] for gate in gates.values()} == {"failed"}
     assert "student-fp32.onnx" in done.stderr
     assert "agreement" in done.stderr
+
+
+def test_verify_judges_what_it_can_and_says_what_it_could_not(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime that is not installed hides no verdict on the files of another, and no file passes unseen."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    done = invoke("verify", bundle, "--json")
+    gates = json.loads(done.stdout)
+    assert {name: gate["status"] for name, gate in gates.items()} == {
+        "student-fp32.onnx": "passed", "student-fp32.xml": "skipped"
+    }  # fmt: skip
+    assert done.exit_code == Unreachable.exit_code
+    assert "1 of 2 files were not judged" in done.stderr
+    assert "student-fp32.xml needs the package 'openvino', which is not installed: pip install" in done.stderr
 
 
 def test_verify_one_file(bundle: Path) -> None:

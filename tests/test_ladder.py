@@ -295,6 +295,19 @@ def test_no_rung_is_begun_after_the_limit_of_time(tmp_path: Path) -> None:
     assert all("3.0 minutes" in rung.reason and "int8.max_minutes 2" in rung.reason for rung in end.ladder.rungs[2:])
 
 
+def test_layers_are_not_measured_where_their_time_is_not_there(tmp_path: Path) -> None:
+    """It is foreseen after a few of them, so that adapting the network still has a chance within the limit."""
+    network = Pretended(lambda _: 0.3)
+    adapted = Pretended(lambda _: 0.0)
+    end = climb(network, tmp_path, max_minutes=5.0, adapt=lambda _: adapted, clock=Clock(network, 20.0))
+    assert path_of(end.ladder)[-2:] == [("mixed", "skipped"), ("distillation", "passed")]
+    assert "16 layers harms would take 5.3 minutes" in end.ladder.rungs[-2].reason
+    assert end.ladder.sensitivity == ()
+    assert len([each for each in network.written if len(each.keep) == len(LAYERS) - 1]) == 3
+    with pytest.raises(CompressError, match=r"no int8 file could be made: .* \(int8.max_minutes\)"):
+        climb(network, tmp_path, rung="mixed", max_minutes=5.0, clock=Clock(network, 20.0))
+
+
 def test_a_passing_file_is_not_refined_after_the_limit_of_time(tmp_path: Path) -> None:
     """Time is spent on what is needed before it is spent on what is nicer."""
     network = Pretended(damaged("conv1", "conv2", "conv3"))
