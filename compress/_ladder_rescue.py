@@ -65,10 +65,11 @@ def climbed(work: Work, trained: Trained, section: ExportSection, said: Answers,
     exporter, tried = cast("Quantiser", exporters.load(section)), folder / TRIED
     with writable(tried):
         shutil.rmtree(tried, ignore_errors=True)  # of a climb that was interrupted
+    no_spare_bit = exporter.no_spare_bit or ladder.needs_no_spare_bit(environment().facts["instructions"])
     end = Climb(
         Footing(work, trained, exporter, aid.calibration, reference=said.validation),
         adapt=_adapter(work, trained, exporter, said, aid), statistics=exporter.statistics, settings=aid.settings,
-        gate=work.recipe.gate, spare_bit=ladder.needs_no_spare_bit(environment().facts["instructions"]),
+        gate=work.recipe.gate, spare_bit=no_spare_bit,
         calibration_images=len(aid.calibration.images), folder=tried, name=name, events=work.events,
     ).climb()  # fmt: skip
     for part in exporter.parts(end.taken.path):

@@ -61,7 +61,7 @@ class Climb(Generic[F]):
         statistics: Names of the quantiser's statistics, `default` first.
         settings: Which rungs, how long, how much in floating point.
         gate: The budget.
-        spare_bit: Why this processor needs no spare bit; empty where it needs one.
+        spare_bit: Why the runtime or this processor needs no spare bit; empty where it needs one.
         calibration_images: How many images the ranges are estimated on, for the record.
         folder: Where files are left, each in a folder with the number of its rung.
         name: What the file is called, for progress.

@@ -116,6 +116,8 @@ class Quantiser(Exporter, Protocol):
 
     statistics: ClassVar[tuple[str, ...]]
     """Names of the ways to estimate ranges and biases: first `default`, then those that are worth a trial, best bet first."""
+    no_spare_bit: ClassVar[str]
+    """Why its runtime never needs `Quantisation.saturation_fix`, which is then refused; empty where it may need it."""
 
     def quantisable(
         self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 STATISTICS = ("default", "minmax")
 """`default` is the quantizer's own: a histogram, cut where the error of rounding is least. `minmax` represents the extremes."""
+NO_SPARE_BIT = "XNNPACK widens int8 before it multiplies, so nothing saturates"
 CHUNK = 32
 """Images observed in a call where the batch is dynamic: the activations of so many are in memory at once."""
 ANNOTATION = "quantization_annotation"
@@ -95,9 +96,7 @@ class Pt2e:
             hint = plugins.suggestion(quantisation.statistics, list(STATISTICS))
             raise CompressError(f"{self.where}: there are no statistics {quantisation.statistics!r}; {hint}")
         if quantisation.saturation_fix:
-            raise CompressError(
-                f"{self.where}: the saturation fix does not apply: XNNPACK widens int8 before it multiplies; leave it out"
-            )
+            raise CompressError(f"{self.where}: the saturation fix does not apply: {NO_SPARE_BIT}; leave it out")
         for name in quantisation.keep:
             if name not in self.layers:
                 hint = plugins.suggestion(name, list(self.layers))

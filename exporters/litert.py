@@ -53,6 +53,7 @@ class Litert:
     runtime: ClassVar[str] = "litert"
     inert: ClassVar[bool] = True
     statistics: ClassVar[tuple[str, ...]] = _pt2e.STATISTICS
+    no_spare_bit: ClassVar[str] = _pt2e.NO_SPARE_BIT
 
     def __init__(
         self,

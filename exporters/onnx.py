@@ -58,6 +58,7 @@ class Onnx:
     runtime: ClassVar[str] = "onnxruntime"
     inert: ClassVar[bool] = True
     statistics: ClassVar[tuple[str, ...]] = STATISTICS
+    no_spare_bit: ClassVar[str] = ""
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class Openvino:
     runtime: ClassVar[str] = "openvino"
     inert: ClassVar[bool] = True
     statistics: ClassVar[tuple[str, ...]] = tuple(ESTIMATIONS)
+    no_spare_bit: ClassVar[str] = ""
 
     def __init__(
         self,

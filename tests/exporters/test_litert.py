@@ -45,7 +45,8 @@ def test_missing_package_is_one_message(network, image, tmp_path, monkeypatch):
 
 
 def test_saturation_does_not_apply(network, image, calibration, tmp_path):
-    """XNNPACK runs these files, and the rung against saturation says that it is none here."""
+    """XNNPACK runs these files, so the ladder skips the rung against saturation, and who asks for it is told why."""
+    assert "nothing saturates" in Litert.no_spare_bit
     quantisable = Litert(precision="int8").quantisable(network, image, calibration)
     with pytest.raises(CompressError, match="exporters/litert: the saturation fix does not apply"):
         quantisable.write(tmp_path / "s.tflite", Quantisation(saturation_fix=True))
