@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from compress.calibration import Calibration
 from compress.files import writable
+from compress.preprocess import normalise
 from compress.proof import Logits, about, answered, judged, subject
 from compress.records import Gate
 from compress.work import Trained, Work
-from exporters._exporter import Quantisable, Quantisation, Quantiser
+from exporters._exporter import Quantisable, Quantisation, Quantiser, Simulated
 
 
 class Footing:
@@ -67,6 +68,13 @@ class Footing:
         held = self._work.data.validation.images
         shown = held if images is None else held[images]
         return answered(subject(path.name, path, self._exporter), [shown], self._work.data.preprocess).logits
+
+    def simulated(self, quantisation: Quantisation, images: NDArray[np.intp]) -> Logits | None:
+        """Return what torch says that a file would say, where writing one takes long."""
+        if not isinstance(self._quantisable, Simulated):
+            return None
+        shown = normalise(self._work.data.validation.images[images], self._work.data.preprocess)
+        return self._quantisable.simulate(quantisation, shown)
 
     def judge(self, logits: Logits) -> Gate:
         """Return what the gate says."""

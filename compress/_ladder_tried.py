@@ -50,6 +50,15 @@ class Footing(Protocol):
             CompressError: The runtime cannot run it.
         """
 
+    def simulated(self, quantisation: Quantisation, images: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        """Return what a file would say of the images with these numbers, computed without writing it.
+
+        `None` where a file is written as quickly.
+
+        Raises:
+            CompressError: The format cannot hold this network so.
+        """
+
     def judge(self, logits: NDArray[np.float32]) -> Gate:
         """Return what the gate says of a file's logits, [N, K]."""
 

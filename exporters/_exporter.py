@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +108,24 @@ class Quantisable(Protocol):
         Raises:
             CompressError: The format cannot hold this network in int8; the message names the operator or layer.
             Unreachable: The disk is full or the folder cannot be written.
+        """
+
+
+@runtime_checkable
+class Simulated(Quantisable, Protocol):
+    """A traced network whose files take long to write, and which can tell in torch how they would answer."""
+
+    def simulate(self, quantisation: Quantisation, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits of the file that `write` would write, as far as torch computes the same, [N, K].
+
+        Good for comparing layers; a file is judged by what its own runtime says.
+
+        Args:
+            quantisation: As for `write`.
+            images: Normalised, float32 [N, C, H, W].
+
+        Raises:
+            CompressError: As `write`.
         """
 
 

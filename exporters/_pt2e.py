@@ -85,11 +85,15 @@ class Pt2e:
 
     def write(self, path: Path, quantisation: Quantisation) -> None:
         """Write the int8 file; see the contract in `_exporter.py`."""
-        self._check(quantisation)
-        kept = {node for node, layer in self.traced.weighted.items() if layer in quantisation.keep}
-        with foreign(self.where):
-            graph = self._quantised(quantisation.statistics, kept)
-        self.save(graph, path)
+        self.save(self._quantised(quantisation), path)
+
+    def simulate(self, quantisation: Quantisation, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the graph says that would be written; see the contract in `_exporter.py`."""
+        import torch
+
+        graph = self._quantised(quantisation)
+        with torch.no_grad():
+            return np.concatenate([graph(batch).numpy() for batch in self._batches(images)])[: len(images)]
 
     def _check(self, quantisation: Quantisation) -> None:
         if quantisation.statistics not in STATISTICS:
@@ -102,24 +106,32 @@ class Pt2e:
                 hint = plugins.suggestion(name, list(self.layers))
                 raise CompressError(f"{self.where}: keep: the network has no layer {name!r}; {hint}")
 
-    def _quantised(self, statistics: str, kept: Collection[str]) -> GraphModule:
+    def _quantised(self, quantisation: Quantisation) -> GraphModule:
         """Return the graph in which quantize and dequantize operators surround what runs in int8."""
+        self._check(quantisation)
+        kept = {node for node, layer in self.traced.weighted.items() if layer in quantisation.keep}
+        with foreign(self.where):
+            return self._converted(quantisation.statistics, kept)
+
+    def _converted(self, statistics: str, kept: Collection[str]) -> GraphModule:
+        import torch
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         prepared = prepare_pt2e(copy.deepcopy(self.traced.graph), _Keeping(self.quantizer(statistics), kept))
-        self._observe(prepared)
+        with torch.no_grad():
+            for batch in self._batches(self.images):
+                prepared(batch)
         graph: GraphModule = convert_pt2e(prepared, fold_quantize=self.fold)
         return graph
 
-    def _observe(self, prepared: GraphModule) -> None:
-        """Show all images to the observers; a last batch that must be full is filled up with the first images."""
+    def _batches(self, images: NDArray[np.float32]) -> Iterator[Tensor]:
+        """Yield images in batches that the graph takes; a last one that must be full is filled up with the first images."""
         import torch
 
-        count, size = len(self.images), self.batch_size or CHUNK
-        with torch.no_grad():
-            for start in range(0, count, size):
-                stop = start + size if self.batch_size is not None else min(start + size, count)
-                prepared(torch.from_numpy(self.images[np.arange(start, stop) % count]))
+        count, size = len(images), self.batch_size or CHUNK
+        for start in range(0, count, size):
+            stop = start + size if self.batch_size is not None else min(start + size, count)
+            yield torch.from_numpy(images[np.arange(start, stop) % count])
 
 
 class _Keeping:

@@ -58,6 +58,9 @@ class Pretended:
         answers += np.float32(share)  # even where no class changes, more harm moves the logits further
         return answers if images is None else answers[images]
 
+    def simulated(self, _quantisation: Quantisation, _images: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        return None
+
     def judge(self, logits: NDArray[np.float32]) -> Gate:
         settings = self.gate.model_copy(update={"max_abs_diff": 1e9})
         return exporters.gate(self.reference, logits, self.labels, settings=settings, precision="int8")
@@ -293,6 +296,19 @@ def test_no_rung_is_begun_after_the_limit_of_time(tmp_path: Path) -> None:
         ("distillation", "skipped"),
     ]  # fmt: skip
     assert all("3.0 minutes" in rung.reason and "int8.max_minutes 2" in rung.reason for rung in end.ladder.rungs[2:])
+
+
+def test_layers_are_simulated_where_files_take_long_to_write(tmp_path: Path) -> None:
+    """The same layers are kept as if each had its file, and none is written for the measurement."""
+
+    class Slow(Pretended):
+        def simulated(self, quantisation: Quantisation, images: NDArray[np.intp]) -> NDArray[np.float32] | None:
+            return self.reference[images] * np.float32(1 - self.harm(quantisation))
+
+    quick, slow = Pretended(damaged("conv3", "conv7")), Slow(damaged("conv3", "conv7"))
+    kept = [climb(network, tmp_path / name).taken.quantisation.keep for name, network in (("q", quick), ("s", slow))]
+    assert kept == [("conv3", "conv7")] * 2
+    assert len(quick.written) - len(slow.written) == len(LAYERS)
 
 
 def test_layers_are_not_measured_where_their_time_is_not_there(tmp_path: Path) -> None:

@@ -122,6 +122,19 @@ def test_layers_that_are_kept_are_as_exact_as_float(network, image, images, cali
 
 
 @installed
+def test_what_is_simulated_is_what_the_file_says(network, image, images, calibration, answers, run, tmp_path):
+    """One layer in int8 moves the answers alike in torch and in the file, so the order of layers is the same."""
+    quantisable = Executorch(precision="int8").quantisable(network, image, calibration)
+    exact = answers(network, images)
+    for layer in ("stem", "classifier"):
+        alone = Quantisation(keep=tuple(name for name in LAYERS if name != layer))
+        quantisable.write(tmp_path / f"{layer}.pte", alone)
+        said, simulated = run("executorch", tmp_path / f"{layer}.pte", images), quantisable.simulate(alone, images)
+        assert simulated.shape == exact.shape
+        assert np.abs(said - simulated).mean() < 0.2 * np.abs(said - exact).mean()
+
+
+@installed
 def test_batches_up_to_the_bound_run_and_larger_ones_are_refused(network, image, answers, tmp_path):
     """Left alone, torch would bound a network of 12 x 10 pixels by 15 images without a word."""
     path = tmp_path / "s.pte"

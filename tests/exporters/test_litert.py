@@ -7,13 +7,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.protocol import Subject, evaluate
 from benchmarks.runtimes import litert as runtime
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
-from exporters import _pt2e, gate
+from exporters import gate
 from exporters._exporter import Quantisation
 from exporters.litert import Litert
 
@@ -114,9 +113,7 @@ def test_int8_file_computes_what_was_observed(network, image, images, calibratio
     """The file's own int8 arithmetic agrees with torchao's graph of rounded floats; dropout in between loses no bias."""
     quantisable = Litert(precision="int8").quantisable(network, image, calibration)
     quantisable.write(tmp_path / "s.tflite", Quantisation())
-    with _pt2e.foreign("test"), torch.no_grad():
-        graph = quantisable._quantised("default", ())
-        wanted = np.concatenate([graph(torch.from_numpy(images[index : index + 1])).numpy() for index in range(len(images))])
+    wanted = quantisable.simulate(Quantisation(), images)
     steps = np.unique(np.abs(np.diff(np.sort(wanted, axis=None))).round(6))
     # the logits are multiples of one step; halves that are rounded up or to even move them by a step or two, and a bias that
     # is lost behind dropout by dozens
