@@ -20,6 +20,8 @@ CLOSE: Mapping[Precision, float] = {"fp32": 0.01, "fp16": 0.03, "bf16": 0.1, "in
 """RMS of the difference over that of the logits, up to which two networks count as the same but for their precision."""
 PROBED = 32
 """Images on which the input is altered; so few tell one network from another."""
+WIDE = 0.2
+"""Step between logits over their standard deviation; rounding to a wider one can turn decisions."""
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -42,21 +44,25 @@ def output_causes(reference: Floats, candidate: Floats, *, precision: Precision 
         yield "the output does not depend on the image"
         return
     left = 0.3 if precision == "int8" else 0.1
-    causes = [*_form(wide, close, steady), *_orders(wide, close, tolerance), *_affine(wide, close, left)]
+    causes = [*_form(wide, close, steady, precision), *_orders(wide, close, tolerance), *_affine(wide, close, left)]
     yield from causes
     kinship = _correlation(wide, close)
     if not causes and kinship < 0.3:
         yield f"the logits have little in common with the network's (correlation {kinship:.2f}): other weights or another input"
 
 
-def _form(reference: Floats, candidate: Floats, steady: NDArray[np.bool_]) -> Iterator[str]:
-    """Yield what the candidate's values show by themselves."""
+def _form(reference: Floats, candidate: Floats, steady: NDArray[np.bool_], precision: Precision) -> Iterator[str]:
+    """Yield what the candidate's values show by themselves.
+
+    Some formats round the logits of int8 files to 256 values, which does no harm unless the steps are wide.
+    """
     if steady.any():
         yield f"the logit of class {int(np.flatnonzero(steady)[0])} does not depend on the image"
     if _near(candidate.sum(axis=1), 1.0, 1e-3) and candidate.min() >= 0 and not _near(reference.sum(axis=1), 1.0, 1e-3):
         yield "a softmax was exported with the network"
     values, counts = np.unique(candidate, return_counts=True)
-    if len(values) <= 256 and len(np.unique(reference)) > 4 * len(values):
+    wide = len(values) < 2 or float(np.median(np.diff(values))) > WIDE * float(reference.std())
+    if len(values) <= 256 and len(np.unique(reference)) > 4 * len(values) and (precision != "int8" or wide):
         yield f"the logits take only {len(values)} different values, as if they were quantized themselves"
     ends = float(counts[[0, -1]].max()) / candidate.size
     if len(values) > 2 and ends > max(0.05, 4 / candidate.size) and ends > 4 * float(np.median(counts)) / candidate.size:

@@ -395,6 +395,14 @@ def test_unrelated_logits_are_called_so():
     assert [*output_causes(LOGITS, LOGITS + 0.01 * noise)] == []
 
 
+@pytest.mark.parametrize(("precision", "step", "accused"), [("fp32", 0.05, True), ("int8", 0.05, False), ("int8", 1.0, True)])
+def test_rounded_logits_are_a_cause_unless_an_int8_file_rounds_them_finely(precision, step, accused):
+    """Some formats round the logits of every int8 file to 256 values, which costs nothing while the steps are small."""
+    logits = np.random.default_rng(0).normal(size=(2000, 10))
+    causes = [*output_causes(logits, np.round(logits / step) * step, precision=precision)]
+    assert any("different values, as if they were quantized" in cause for cause in causes) is accused
+
+
 # ---- one by one and in batches
 
 
