@@ -80,20 +80,21 @@ class Row(Record):
 
 
 class Session(Record):
-    """The files of one format that were exported from a finished run later, where the packages of that format are."""
+    """Files of one network that were measured together."""
 
     rows: tuple[Row, ...]
     """Float32 first."""
     notes: tuple[str, ...] = ()
     rounds: int
     seconds: float
-    """For timing all files."""
+    """For timing all files of one runtime."""
     environment: Environment
     """Where these rows were measured."""
     vnni: bool
+    """Whether that processor has VNNI; x86 without it adds int8 products in 16 bits, where they can saturate."""
 
 
-class Network(Record):
+class Network(Session):
     """One finished run, with the files that it exported itself."""
 
     name: str
@@ -110,17 +111,8 @@ class Network(Record):
     """sha256 of the calibration images; ours and the defaults of others saw the same."""
     max_top1_drop_points: float
     """The gate's budget."""
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
-    rounds: int
-    seconds: float
-    """For timing all files of one runtime."""
-    environment: Environment
-    """Where all of this was measured, but for what follows."""
-    vnni: bool
-    """Whether that processor has VNNI; x86 without it adds int8 products in 16 bits, where they can saturate."""
     further: tuple[Session, ...] = ()
-    """Files of further formats, each measured in an environment of its own."""
+    """Files of one format each that `compress export` made later, where the packages of that format are."""
 
 
 class Int8(Document):

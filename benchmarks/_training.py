@@ -18,7 +18,7 @@ import torch
 
 from benchmarks._rounds import Steps, Subject
 from benchmarks._training_pairs import Pair, network, settle
-from compress import Network, engines, plugins, trainer
+from compress import Network, engines, plugins, staging, trainer
 from compress.data._dataset import Split
 from compress.data._loader import InMemory
 from compress.errors import CompressError
@@ -165,7 +165,7 @@ class Workshop:
     ) -> tuple[Teachers | None, dict[str, str]]:
         if ours.engine is None and not ours.cached:
             return None, {}
-        signals = read_by(method, next(batches.epoch(0)))
+        signals = read_by(method, staging.few(next(batches.epoch(0))))
         engine, facts = ours.engine or "eager", {"signals": str(len(signals))}
         if engine == "auto":
             networks = [teacher for teacher in method.teachers if isinstance(teacher, Network)]

@@ -208,7 +208,7 @@ class Int8Section(Section):
     calibration_images: Count = 300
     """Images of the training split, equally many of each class, on which ranges are estimated."""
     max_minutes: Positive = 30.0
-    """No further rung is begun after this time, for each file."""
+    """No further rung is begun after this time, for each file; nor are layers measured for rung `mixed` beyond it."""
     max_float_layers: Share = 0.5
     """Rung `mixed`: the largest share of the layers that may stay in floating point."""
     epochs: Count = 3

@@ -62,7 +62,7 @@ def train(
 
     def make(folder: Path) -> None:
         batches = work.shuffled(work.data.train, settings, seed=seed)
-        first = _some(next(batches.epoch(0)))
+        first = few(next(batches.epoch(0)))
         _announce(work, name, method, first)
         begun = time.monotonic()
         held_out = work.whole(work.data.validation)
@@ -70,7 +70,7 @@ def train(
             work, method, read_by(method, first), batches, epochs=settings.epochs, shared=shared,
             autocast=trainer.DTYPES[settings.precision], decision=folder / ".engine-training.json", images="training",
         )  # fmt: skip
-        signals = validated_by(method, _some(next(held_out.epoch(0))))
+        signals = validated_by(method, few(next(held_out.epoch(0))))
         validating = _teachers(
             work, method, signals, held_out, epochs=settings.epochs, shared=False, autocast=None,
             decision=folder / ".engine-held-out.json", images="held-out",
@@ -114,7 +114,7 @@ def _may_ask(method: Method) -> bool:
     return bool(method.teachers) and not isinstance(method, Supervised) and not method.moves_teacher
 
 
-def _some(batch: Batch) -> Batch:
+def few(batch: Batch) -> Batch:
     """Return a few images of a batch: enough to look at a stage, too few to need the memory that running its teachers takes."""
     return Batch(batch.images[:LOOKED_AT], batch.labels[:LOOKED_AT])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import exporters
-from compress import ladder, recipe
+from compress import _ladder_footing, ladder, recipe
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.ladder import Climb, Climbed, needs_no_spare_bit, told
 from compress.plan import plan
 from compress.recipe import GateSection, Int8Section
-from compress.records import Gate, Ladder
+from compress.records import Gate, Ladder, Preprocess
 from exporters._exporter import Quantisation
 
 LAYERS = tuple(f"conv{number}" for number in range(16))
@@ -309,6 +310,37 @@ def test_layers_are_simulated_where_files_take_long_to_write(tmp_path: Path) -> 
     kept = [climb(network, tmp_path / name).taken.quantisation.keep for name, network in (("q", quick), ("s", slow))]
     assert kept == [("conv3", "conv7")] * 2
     assert len(quick.written) - len(slow.written) == len(LAYERS)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_real_network_is_simulated_where_its_format_can(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch sees the chosen validation images normalised, and a format that writes quickly is not asked."""
+
+    class Quick:
+        layers = ("conv",)
+
+        def write(self, path: Path, quantisation: Quantisation) -> None:
+            raise AssertionError(f"{path}: nothing is written to simulate {quantisation}")
+
+    class Slow(Quick):
+        def simulate(self, quantisation: Quantisation, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            assert quantisation.keep == ("conv",)
+            means: NDArray[np.float32] = images.mean(axis=(2, 3))
+            return means
+
+    monkeypatch.setattr(_ladder_footing, "about", lambda *_: None)
+    preprocess = Preprocess(height=2, width=2, channels="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
+    images = np.repeat(np.array([0, 255, 51], np.uint8), 12).reshape(3, 2, 2, 3)
+    data = SimpleNamespace(image=lambda: None, validation=SimpleNamespace(images=images), preprocess=preprocess)
+    exporter: Any = SimpleNamespace(quantisable=lambda *_, **__: Slow() if slow else Quick())
+    rest: Any = SimpleNamespace(data=data, network=None, images=None)
+    footing = _ladder_footing.Footing(rest, rest, exporter, rest, reference=np.zeros((3, 3), np.float32))
+    found = footing.simulated(Quantisation(keep=("conv",)), np.array([1, 2]))
+    if not slow:
+        assert found is None
+        return
+    assert found is not None
+    np.testing.assert_allclose(found, np.repeat([[2.0], [-1.2]], 3, axis=1), atol=1e-6)
 
 
 def test_layers_are_not_measured_where_their_time_is_not_there(tmp_path: Path) -> None:

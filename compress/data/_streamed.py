@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,46 +36,20 @@ class Streamed(InMemory):
     Args:
         split: The images, on disk.
         preprocess: How they are normalised.
-        batch_size: Images in a batch.
-        device: Where the batches go.
-        shuffle: As in `InMemory`, and so are the others.
-        seed: Seed of the order.
-        crop_padding: Pixels of reflected border for random crops.
-        flip: Mirror half of the images.
-        views: How many augmented views of the split there are.
-        augmentation_seed: Seed of the views.
-        memory_format: How batches lie in memory.
         workers: Threads that make batches; what they make does not depend on it. Default: one for each processor, at most
             `MOST_WORKERS`.
+        options: All others of `InMemory`.
 
     Raises:
         CompressError: The split has fewer images than a training batch.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        preprocess: Preprocess,
-        *,
-        batch_size: int,
-        device: torch.device,
-        shuffle: bool = False,
-        seed: int = 0,
-        crop_padding: int = 0,
-        flip: bool = False,
-        views: int | None = None,
-        augmentation_seed: int = 0,
-        memory_format: torch.memory_format = torch.channels_last,
-        workers: int | None = None,
-    ) -> None:
+    def __init__(self, split: Split, preprocess: Preprocess, *, workers: int | None = None, **options: Any) -> None:
         if not isinstance(split.images, Stored):
             raise TypeError("the images of the split lie in memory; use InMemory")
-        super().__init__(
-            Split(split.images[:1], split.labels),  # what is held in memory: all labels, but of the images only one
-            preprocess, batch_size=batch_size, device=device, shuffle=shuffle, seed=seed, crop_padding=crop_padding, flip=flip,
-            views=views, augmentation_seed=augmentation_seed, memory_format=memory_format,
-        )  # fmt: skip
-        self._stored, self._device = split.images, device
+        labelled = Split(split.images[:1], split.labels)  # what is held in memory: all labels, but of the images only one
+        super().__init__(labelled, preprocess, **options)
+        self._stored, self._device = split.images, self._labels.device
         self._workers = workers or min(MOST_WORKERS, processors())
         height, width = self._stored.shape[1:3]
         border = self._padding if self._shuffle else 0
