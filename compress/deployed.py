@@ -57,7 +57,7 @@ def verify(bundle: Path, *, file: str | None = None, threads: int = 1, events: E
     """Gate the files of a bundle on their own runtimes against the logits that the bundle carries.
 
     The gate is the manifest's; where it allows more than the defaults do, that is said and stands in the note of the verdict.
-    A file whose runtime is not installed here is skipped, with the reason, and the others are judged.
+    A file whose runtime cannot be reached here is skipped, with the reason, and the others are judged.
 
     Args:
         bundle: A bundle or the folder of its run.
@@ -67,7 +67,7 @@ def verify(bundle: Path, *, file: str | None = None, threads: int = 1, events: E
 
     Raises:
         CompressError: The bundle is not what its manifest says.
-        Unreachable: There is no bundle, or a runtime did not answer.
+        Unreachable: There is no bundle.
     """
     from compress import _leniency
     from compress.recipe import GateSection
@@ -83,17 +83,16 @@ def verify(bundle: Path, *, file: str | None = None, threads: int = 1, events: E
     settings = said.model_copy(update={"max_top1_drop_points": max(said.max_top1_drop_points, one_image)})
     gates = {}
     for entry in chosen:
+        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.inside, entry.scored)
         try:
-            plugins.require_runtime(entry.path, entry.runtime)
-        except Unreachable as error:
+            verdict = judge(
+                folder / entry.path, promise, _runs(bundles.subject(folder, entry), threads, events),
+                samples.images if entry.inside else shown.images,
+                reference=samples.of(entry), labels=samples.labels, settings=settings, precision=entry.precision,
+            )  # fmt: skip
+        except Unreachable as error:  # said by a process of its own: what this machine cannot load, it cannot kill us with
             gates[entry.path] = Gate(status="skipped", reason=str(error), samples=0)
             continue
-        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.inside, entry.scored)
-        verdict = judge(
-            folder / entry.path, promise, _runs(bundles.subject(folder, entry), threads, events),
-            samples.images if entry.inside else shown.images,
-            reference=samples.of(entry), labels=samples.labels, settings=settings, precision=entry.precision,
-        )  # fmt: skip
         if lenient := ", ".join(_leniency.looser(said, samples.of(entry), entry.precision)):
             note = "; ".join(filter(None, [verdict.note, f"the gate of this bundle allows {lenient}"]))
             verdict = verdict.model_copy(update={"note": note})

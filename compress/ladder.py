@@ -220,7 +220,7 @@ class Climb(Generic[F]):
             if measured >= FORESEEN_FROM and (begun - self._begun) / 60 + each * len(layers) > limit:
                 raise _TooLong(
                     f"how much each of {len(layers)} layers harms would take {each * len(layers):.1f} minutes, and nothing is "
-                    f"begun after {limit:g} (int8.max_minutes)"
+                    f"begun after {limit:g} (int8.max_minutes); raise it to use this rung"
                 )
 
         with self._events.task(f"{self._name}: sensitivity of {len(layers)} layers", total=len(layers)) as task:

@@ -197,12 +197,20 @@ def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: int 
 def _rehearse(work: Work) -> None:
     """Refuse before anything is trained what could only be refused later."""
     for section in work.recipe.exports:
-        plugins.require_runtime(f"exports: format {section.format!r}", exporters.load(section).runtime)
+        _require_runtime(section)
     rehearsal.rehearse(work, next(work.shuffled(work.data.train, work.recipe.train, seed=0).epoch(0)))
     if any(exporters.load(section).precision == "int8" for section in work.recipe.exports):
         calibration.of(work)  # no images, or of one class
     if not (work.folder / "student" / WEIGHTS).is_file():  # an earlier run came as far, and exports come soon
         rehearsal.exports(work)
+
+
+def _require_runtime(section: ExportSection) -> None:
+    """Import what runs the files of a format; without it they could be trained for, but not proved."""
+    try:
+        plugins.load("runtimes", exporters.load(section).runtime).prepare()
+    except ModuleNotFoundError as error:
+        raise Unreachable(plugins.missing_package(f"exports: format {section.format!r}", error)) from error
 
 
 def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: Answers, timed: Timed) -> None:

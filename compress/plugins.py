@@ -100,23 +100,6 @@ def load(kind: Kind, name: str) -> Any:
     return getattr(module, plugin.attribute)
 
 
-def require_runtime(where: str, name: str) -> None:
-    """Import what a runtime needs; without it files could be written, but neither run nor proved.
-
-    Args:
-        where: What needs it, for the message.
-        name: Name of the runtime.
-
-    Raises:
-        CompressError: There is no such runtime.
-        Unreachable: A package is not installed; the message says how it is got.
-    """
-    try:
-        load("runtimes", name).prepare()
-    except ModuleNotFoundError as error:
-        raise Unreachable(missing_package(where, error)) from error
-
-
 def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
     """Return `did you mean 'x'?` for a near miss, and the list of what exists otherwise."""
     near = get_close_matches(name, list(known), n=1)
