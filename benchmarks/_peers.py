@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -102,10 +102,11 @@ def missing() -> str:
     return "" if find_spec("torchdistill") is not None else "not installed; install the extra peers: edge-compress[peers]"
 
 
-def subjects(workshop: Workshop, *, seconds: float) -> list[Subject]:
-    """Return its steps, each with the number of workers that was the fastest when timed for so long."""
+def subjects(workshop: Workshop, names: Collection[str] = tuple(INPUTS), *, seconds: float) -> list[Subject]:
+    """Return its steps on these inputs, each with the number of workers that was the fastest when timed for so long."""
     found = []
-    for name, images in INPUTS.items():
+    for name in names:
+        images = INPUTS[name]
         tried = [_subject(workshop, name, images(workshop), workers) for workers in WORKERS]
         speeds = [rates([each], rounds=1, seconds=seconds, uncounted=0)[name][0] for each in tried]
         best = max(range(len(tried)), key=speeds.__getitem__)

@@ -132,7 +132,8 @@ class PairResult(Record):
     roofline: Roofline
     profiles: tuple[Profile, ...]
     memory: tuple[Memory, ...]
-    store: Store
+    store: Store | None
+    """Where the cohort's answers were kept, in the subject `dih, cached`."""
 
 
 class TrainingSpeed(Document):

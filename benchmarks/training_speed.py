@@ -1,4 +1,4 @@
-"""How fast we train: `python -m benchmarks.training_speed [--pair NAME] [--rounds 15] [--seconds 2] [--out FOLDER]`.
+"""How fast we train: `python -m benchmarks.training_speed [--pair NAME] [--subject NAME] [--rounds 15] [--out FOLDER]`.
 
 Images per second of our distillation steps, with and without kept answers of the teacher, against our plain training and
 against torchdistill's own training of the same networks on the same images (`pip install 'edge-compress[peers]'`), in
@@ -11,7 +11,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
@@ -31,13 +31,16 @@ from compress.events import Events
 FOLDER = Path(__file__).parent / "results" / "training_speed"
 LARGEST = 64
 """Pixels; for larger images real data would not fit into memory as a whole, and random images take their place."""
-WEIGHED = ("plain", "kd", "kd, cached", "dih, cached")
-"""Whose memory is measured; plain first."""
+WEIGHED = ("plain", "kd", "kd, cached", "dist, cached", "dih, cached")
+"""Whose memory is measured."""
 PROFILED = ("plain", "plain, compiled", "kd", "kd, fastest engine", "kd, cached", "torchdistill")
 """Where whose time goes is told."""
+SUBJECTS = (*OURS, *_peers.INPUTS)
 
 
-def measure(workshop: Workshop, *, images: str, rounds: int, seconds: float, events: Events) -> PairResult:
+def measure(
+    workshop: Workshop, *, images: str, rounds: int, seconds: float, events: Events, wanted: Collection[str] = SUBJECTS
+) -> PairResult:
     """Return all that there is to know of one pair.
 
     Args:
@@ -46,33 +49,39 @@ def measure(workshop: Workshop, *, images: str, rounds: int, seconds: float, eve
         rounds: Interleaved rounds that count.
         seconds: How long each subject is timed in a round.
         events: Where progress goes.
+        wanted: Names of the subjects that are measured.
 
     Raises:
         CompressError: torchdistill does other work than we, or a subject failed.
     """
     pair = workshop.pair
     events.say(f"{pair.name}: makes the store, tries engines and numbers of workers")
-    same_work = None if _peers.missing() else _peers.difference(workshop)
-    ours = [workshop.subject(name) for name, step in OURS.items() if not step.absent(workshop.device)]
-    peers = [] if _peers.missing() else _peers.subjects(workshop, seconds=seconds)
+    ours = [workshop.subject(name) for name, step in OURS.items() if name in wanted and not step.absent(workshop.device)]
+    rivals = [name for name in _peers.INPUTS if name in wanted and not _peers.missing()]
+    same_work = _peers.difference(workshop) if rivals else None
+    peers = _peers.subjects(workshop, rivals, seconds=seconds)
     found = _time([*ours, *peers, *_roofline.probes(workshop.device)], workshop, rounds, seconds, events)
     batch = next(workshop.batches().epoch(0))
     bounds = _training_report.roofline(
         _roofline.cost(workshop.student(), workshop.teacher, batch.images, batch.labels), found, len(batch.labels)
     )
-    speeds = _speeds([*ours, *peers], found, workshop.device)
+    speeds = _speeds([*ours, *peers], found, workshop.device, wanted)
     profiles = _profiles([*ours, *peers], events)
-    dih = next(subject for subject in ours if subject.name == "dih, cached")
+    dih = next((subject for subject in ours if subject.name == "dih, cached"), None)
     return PairResult(
         pair=pair,
         images=images,
         same_work=same_work,
         speeds=tuple(speeds.values()),
-        compared=tuple(_training_report.compare(wanted, speeds, pair, bounds) for wanted in _training_report.WANTED),
+        compared=tuple(
+            _training_report.compare(each, speeds, pair, bounds)
+            for each in _training_report.WANTED
+            if {each.subject, each.against} <= speeds.keys()
+        ),
         roofline=bounds,
         profiles=profiles,
-        memory=_weigh(workshop, events),
-        store=_training_report.store(int(dih.facts["signals"]), pair.classes, workshop.store_bytes()),
+        memory=_weigh(workshop, [name for name in WEIGHED if name in wanted], events),
+        store=dih and _training_report.store(int(dih.facts["signals"]), pair.classes, workshop.store_bytes()),
     )
 
 
@@ -84,10 +93,11 @@ def _time(subjects: Sequence[Subject], workshop: Workshop, rounds: int, seconds:
         )  # fmt: skip
 
 
-def _speeds(subjects: Sequence[Subject], found: Rounds, device: torch.device) -> dict[str, Speed]:
+def _speeds(subjects: Sequence[Subject], found: Rounds, device: torch.device, wanted: Collection[str]) -> dict[str, Speed]:
     speeds = {subject.name: _training_report.speed(subject.name, found[subject.name], subject.facts) for subject in subjects}
     why = {name: step.absent(device) for name, step in OURS.items()} | dict.fromkeys(_peers.INPUTS, _peers.missing())
-    absent = {name: Speed(subject=name, reason=reason, facts={}) for name, reason in why.items() if name not in speeds}
+    left = [name for name in why if name in wanted and name not in speeds]
+    absent = {name: Speed(subject=name, reason=why[name], facts={}) for name in left}
     return speeds | absent
 
 
@@ -101,18 +111,21 @@ def _profiles(subjects: Sequence[Subject], events: Events) -> tuple[Profile, ...
     return tuple(found)
 
 
-def _weigh(workshop: Workshop, events: Events) -> tuple[Memory, ...]:
-    with events.task(f"{workshop.pair.name}, memory", total=len(WEIGHED)) as task:
+def _weigh(workshop: Workshop, names: Sequence[str], events: Events) -> tuple[Memory, ...]:
+    with events.task(f"{workshop.pair.name}, memory", total=len(names)) as task:
         peaks = {}
-        for name in WEIGHED:
+        for name in names:
             peaks[name] = _training_memory.measure(workshop.folder, name, workshop.device.type)
             task.advance(note=name)
-    plain = peaks[WEIGHED[0]].peak_bytes
+    plain = peaks["plain"].peak_bytes if "plain" in peaks else None
     return tuple(_training_report.memory(name, peak.peak_bytes, peak.mapped_bytes, plain) for name, peak in peaks.items())
 
 
 @click.command()
 @click.option("--pair", "names", multiple=True, type=click.Choice(list(PAIRS)), help="Teacher and student; default: all pairs.")
+@click.option(
+    "--subject", "subjects", multiple=True, type=click.Choice(SUBJECTS), help="What is measured; default: everything there is."
+)
 @click.option("--rounds", default=15, show_default=True, type=click.IntRange(min=5), help="Interleaved rounds that count.")
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(min=0), help="Of each subject in a round.")
 @click.option("--batch-size", type=click.IntRange(min=2), help="Images in a step; default: as the pair says.")
@@ -126,8 +139,8 @@ def _weigh(workshop: Workshop, events: Events) -> tuple[Memory, ...]:
 @click.option("--out", default=FOLDER, type=click.Path(file_okay=False, path_type=Path), help="Folder of the report.")
 def main(
     *,
-    names: tuple[str, ...], rounds: int, seconds: float, batch_size: int | None, images: int | None, data: Path | None,
-    device: str, out: Path,
+    names: tuple[str, ...], subjects: tuple[str, ...], rounds: int, seconds: float, batch_size: int | None,
+    images: int | None, data: Path | None, device: str, out: Path,
 ) -> None:  # fmt: skip
     """Measure how fast we train, beside plain training and torchdistill."""
     events = Events(console=Console(stderr=True))
@@ -144,7 +157,10 @@ def main(
                 split = pictures(data, pair) if data is not None and pair.size <= LARGEST else None
                 workshop = prepare(Path(folder), pair, device=where, split=split)
                 shown = f"{pair.images} images of {data.name}" if data and split else f"{pair.images} random images"
-                found = measure(workshop, images=f"{shown}, {VIEWS} views", rounds=rounds, seconds=seconds, events=events)
+                found = measure(
+                    workshop, images=f"{shown}, {VIEWS} views", rounds=rounds, seconds=seconds, events=events,
+                    wanted=subjects or SUBJECTS,
+                )  # fmt: skip
             result = result.model_copy(update={"pairs": (*result.pairs, found)})
             _training_report.write(result, out)  # after every pair, for the whole takes long
     except CompressError as error:

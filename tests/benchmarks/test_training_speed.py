@@ -421,10 +421,26 @@ def test_the_report_holds_every_subject_and_the_store(called: tuple[Result, Path
     (pair,) = found.pairs
     assert [speed.subject for speed in pair.speeds if speed.rounds] == list(OURS)
     assert all(len(speed.rounds) == 5 for speed in pair.speeds if speed.rounds)
+    assert pair.store is not None
     assert pair.store.signals == 4
     assert pair.store.bytes_per_image_and_view >= 800  # 4 members, 100 classes, 2 bytes
     assert [memory.subject for memory in pair.memory] == ["plain"]
     assert pair.memory[0].peak_bytes is None or pair.memory[0].times_plain == 1
+
+
+def test_only_what_is_asked_for_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--subject` leaves out all else: no row, no comparison, no profile, no memory and no store of what is not there."""
+    monkeypatch.setitem(PAIRS, TINY.name, TINY)
+    monkeypatch.setattr(_roofline, "SIDE", 64)
+    monkeypatch.setattr(_roofline, "COPIED_BYTES", 1 << 16)
+    monkeypatch.setattr(training_speed, "WEIGHED", ("plain",))
+    arguments = ["--pair", TINY.name, "--rounds", "5", "--seconds", "0", "--out", str(tmp_path)]
+    result = CliRunner().invoke(training_speed.main, [*arguments, "--subject", "dist", "--subject", "dist, cached"])
+    assert result.exit_code == 0, result.output
+    (pair,) = read(tmp_path / "report.json", TrainingSpeed).pairs
+    assert [speed.subject for speed in pair.speeds] == ["dist", "dist, cached"]
+    assert (pair.compared, pair.profiles, pair.memory, pair.store, pair.same_work) == ((), (), (), None, None)
+    assert "torchdistill |" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_an_int8_teacher_tells_how_coarse_it_is(called: tuple[Result, Path]) -> None:
@@ -474,7 +490,7 @@ def test_what_a_machine_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "needs a C++ compiler" in OURS["plain, compiled"].absent(CPU)
     assert "on a CPU alone" in OURS["kd, int8 teacher"].absent(torch.device("cuda"))
     assert not OURS["kd, cached"].absent(CPU)
-    speeds = training_speed._speeds([], {}, CPU)
+    speeds = training_speed._speeds([], {}, CPU, training_speed.SUBJECTS)
     assert (speeds["plain, compiled"].images_per_s, speeds["plain, compiled"].rounds) == (None, ())
     absent = _training_report.compare(Wanted("plain, compiled", "plain"), speeds, TINY, bounds(1))
     assert absent.outcome == "not measured"
