@@ -7,6 +7,7 @@ very same. This is the one module of the benchmarks that reaches into the engine
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ import torch
 
 from benchmarks._rounds import Steps, Subject
 from benchmarks._training_pairs import Pair, network, settle
-from compress import Network, engines, plugins, staging, trainer
+from compress import Network, compiling, engines, plugins, staging, trainer
 from compress.data._dataset import Split
 from compress.data._loader import InMemory
 from compress.errors import CompressError
@@ -48,7 +49,7 @@ class Ours:
     train: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the recipe's `train` that differ from those of the plain step."""
     compiled: bool = False
-    """Whether torch's inductor compiles the student, which has no taps then: a trial, and nothing that a recipe offers."""
+    """Whether torch's inductor compiles the student, on a GPU with CUDA graphs: the recipe's `train.engine`."""
 
     def absent(self, device: torch.device) -> str:
         """Return why this step cannot be measured here, or nothing."""
@@ -78,6 +79,7 @@ OURS: Mapping[str, Ours] = {
     "kd, cached": Ours("kd", KD, cached=True),
     "dist, cached": Ours("dist", cached=True),
     "dih, cached": Ours("dih", cached=True),
+    "kd, cached, compiled": Ours("kd", KD, cached=True, compiled=True),
 }
 
 
@@ -151,14 +153,23 @@ class Workshop:
         """Return the state of a training that has not begun, and what is to be known of it."""
         batches = self.batches()
         method, settings = self.method(ours, batches), self.settings(ours)
-        if ours.compiled:
-            method.student.taps = ()  # the compiler does not see hooks that come and go
-            method.student.module.compile()
         teachers, facts = self._teachers(ours, method, batches, settings)
+        running = self._running(ours, method, batches, settings)
         run = trainer._Run(
-            method, batches, batches, settings=settings, events=Events(), state=None, title=ours.method, teachers=teachers
-        )
-        return run, facts
+            method, batches, batches, settings=settings, events=Events(), state=None, title=ours.method, teachers=teachers,
+            forward=running.forward,
+        )  # fmt: skip
+        difference = {f"{each.engine}: difference of gradients": f"{each.relative_difference:.2g}" for each in running.trials}
+        return run, facts | difference
+
+    def _running(self, ours: Ours, method: Method, batches: InMemory, settings: TrainSection) -> compiling.Running:
+        graphs = self.device.type == "cuda"
+        engine = "eager" if not ours.compiled else "cuda_graphs" if graphs else "compile"
+        with tempfile.TemporaryDirectory() as folder:
+            return compiling.choose(
+                method, next(batches.epoch(0)), engine=engine, steps=1, autocast=trainer.DTYPES[settings.precision],
+                events=Events(), decision=Path(folder) / "decision.json",
+            )  # fmt: skip
 
     def _teachers(
         self, ours: Ours, method: Method, batches: InMemory, settings: TrainSection

@@ -46,6 +46,8 @@ WANTED = (
     Wanted("kd, int8 teacher", "plain"),
     Wanted("kd, int8 teacher", "torchdistill"),
     Wanted("plain, compiled", "plain"),
+    Wanted("kd, cached, compiled", "kd, cached"),
+    Wanted("kd, cached, compiled", "torchdistill"),
 )
 
 

@@ -33,7 +33,7 @@ LARGEST = 64
 """Pixels; for larger images real data would not fit into memory as a whole, and random images take their place."""
 WEIGHED = ("plain", "kd", "kd, cached", "dist, cached", "dih, cached")
 """Whose memory is measured."""
-PROFILED = ("plain", "plain, compiled", "kd", "kd, fastest engine", "kd, cached", "torchdistill")
+PROFILED = ("plain", "plain, compiled", "kd", "kd, fastest engine", "kd, cached", "kd, cached, compiled", "torchdistill")
 """Where whose time goes is told."""
 SUBJECTS = (*OURS, *_peers.INPUTS)
 

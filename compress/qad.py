@@ -28,14 +28,14 @@ from compress.errors import CompressError
 from compress.fake_quant import FakeQuantiser
 from compress.files import sha256_of
 from compress.methods._method import Method, Setting
-from compress.methods._step import Step, Targets
+from compress.methods._step import Forward, Step, Targets
 from compress.models._network import Batch, Network
 from compress.recipe import MethodSection, TrainSection
 from compress.records import Accuracy, StageResult
 from compress.work import WEIGHTS, Trained, Work, assemble
 
-_SCHEDULE: Mapping[str, object] = {"schedule": "cosine", "warmup_epochs": 0.0, "ema_decay": None}
-"""An average over so few steps would hardly leave the start."""
+_SCHEDULE: Mapping[str, object] = {"schedule": "cosine", "warmup_epochs": 0.0, "ema_decay": None, "engine": "eager"}
+"""An average over so few steps would hardly leave the start, and no compiler sees the hooks that quantise."""
 
 
 def distil_quantised(
@@ -178,10 +178,16 @@ class _Continued(Method):
         return self.trained
 
     def step(
-        self, batch: Batch, *, phase: str = "student", autocast: torch.dtype | None = None, targets: Targets | None = None
+        self,
+        batch: Batch,
+        *,
+        phase: str = "student",
+        autocast: torch.dtype | None = None,
+        targets: Targets | None = None,
+        forward: Forward | None = None,
     ) -> Step:
         """Return one batch as the method sees it."""
-        return self.taught.step(batch, phase=phase, autocast=autocast, targets=targets)
+        return self.taught.step(batch, phase=phase, autocast=autocast, targets=targets, forward=forward)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the losses of the method."""

@@ -110,6 +110,9 @@ class TrainSection(Section):
     """Mixed precision of the forward passes; losses are always computed in fp32."""
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
     """How images lie in memory; with the channels last, convolutions are faster on most CPUs and GPUs."""
+    engine: Literal["eager", "compile", "cuda_graphs", "auto"] = "eager"
+    """What runs the network in training steps: torch as it is, compiled by its inductor, or that with CUDA graphs. Compiling
+    takes minutes and needs a C++ compiler; `auto` tries them where training takes long, and takes what is faster."""
     fused: bool = True
     """Update all parameters in one pass over memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

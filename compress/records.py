@@ -244,13 +244,13 @@ class Analysis(Record):
 
 
 class EngineTrial(Record):
-    """How one engine ran a frozen teacher in a short trial, against torch in eager float32."""
+    """How one engine ran a network in a short trial: a teacher against eager float32, what is trained against eager torch."""
 
     engine: str
     ms_per_batch: float
-    """Median of a few interleaved runs."""
+    """Median of a few interleaved runs; of what is trained, forward and backward."""
     relative_difference: float
-    """Root mean square of the difference of any answer over that of the answer."""
+    """Root mean square of the difference of any answer over that of the answer; of what is trained, of the gradients."""
     max_logit_difference: float | None = None
     agreement_percent: float | None = None
     """Share of predictions with the same top-1 class."""
@@ -300,6 +300,10 @@ class StageResult(Document):
     members: dict[str, Accuracy] = {}
     """Validation accuracy of auxiliary members, for example the heads of a cohort."""
     analyses: tuple[Analysis, ...] = ()
+    engine: str = "eager"
+    """What ran the network in training steps."""
+    engine_trials: tuple[EngineTrial, ...] = ()
+    """What was tried for that, the chosen engine first; empty where the recipe leaves it at eager."""
     teaching: tuple[Teaching, ...] = ()
     """For the training images, and for the held-out ones where validation asks teachers; empty where none was asked."""
     epochs: tuple[Epoch, ...] = ()

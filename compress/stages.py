@@ -36,6 +36,7 @@ ENGINE = (
     "preprocess.py",
     "m*/*.py",
     "data/*.py",
+    "compiling.py",
     "engines.py",
     "teaching.py",
     "targets.py",

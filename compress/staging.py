@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from compress import checkpoint, evaluate, preflight, records, stages, trainer
+from compress import checkpoint, compiling, evaluate, preflight, records, stages, trainer
 from compress.data._loader import InMemory
 from compress.files import sha256_of
 from compress.freezing import freeze_all_but
@@ -75,10 +75,15 @@ def train(
             work, method, signals, held_out, epochs=settings.epochs, shared=False, autocast=None,
             decision=folder / ".engine-held-out.json", images="held-out",
         )  # fmt: skip
+        running = compiling.choose(
+            method, next(batches.epoch(0)), engine=settings.engine, steps=settings.epochs * len(batches),
+            autocast=trainer.DTYPES[settings.precision], events=work.events, decision=folder / ".engine-student.json",
+        )  # fmt: skip
         with graceful(work.events) as stopped:
             fit = trainer.fit(
                 method, batches, held_out, settings=settings, seed=seed, state=folder / STATE, stopped=stopped,
                 events=work.events, description=label(work, name), teachers=asked, validating=validating,
+                forward=running.forward,
             )  # fmt: skip
         analyses = method.analyse(batches, held_out)
         freeze_all_but(method, ())
@@ -91,7 +96,8 @@ def train(
             parameters=evaluate.parameters(product if own is None else method.deployable()),
             macs=None if own is None else evaluate.macs(method.deployable(), image),
             best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
-            analyses=analyses, teaching=tuple(each.summary() for each in (asked, validating) if each is not None),
+            analyses=analyses, engine=running.engine, engine_trials=running.trials,
+            teaching=tuple(each.summary() for each in (asked, validating) if each is not None),
             epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
             files={WEIGHTS: sha256_of(folder / WEIGHTS)},
         )  # fmt: skip

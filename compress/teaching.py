@@ -12,16 +12,17 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from compress import engines, records, stages, targets
+from compress import engines, paging, records, stages, targets
 from compress.data._loader import InMemory
 from compress.engines import Answering, Engine
-from compress.errors import CompressError, Interrupted
+from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.files import writable
 from compress.freezing import evaluating, freeze_all_but
@@ -86,7 +87,7 @@ class Teachers:
             targets.Answer(_name(method, signal), self._key(networks, signal, probe), (batches.rows, *probe.shape[1:]))
             for signal, probe in zip(signals, self._probe, strict=True)
         ]
-        self._made, self._seconds = 0, 0.0
+        self._made, self._seconds, self._resting = 0, 0.0, False
 
     def begin(self, epoch: int, stopped: Callable[[], bool] = lambda: False) -> None:
         """Make sure that the answers to the view that an epoch shows are there, if they are kept.
@@ -95,7 +96,10 @@ class Teachers:
             Interrupted: `stopped`, which is asked after every batch, said so; of this view nothing is kept.
         """
         view = self._batches.view(epoch)
-        if self._why_not or all(self._store.find(answer, view) is not None for answer in self._answers):
+        if self._why_not:
+            return
+        if all(self._store.find(answer, view) is not None for answer in self._answers):
+            self._rest()
             return
         begun = time.monotonic()
         with self._store.locked(self._answers):
@@ -108,7 +112,19 @@ class Teachers:
                 self._made += 1
         if all(self._store.has(answer, each) for answer in self._answers for each in self._shown):
             self._engine = None  # its memory is the student's now
+        self._resting = False
+        self._rest()
         self._seconds += time.monotonic() - begun
+
+    def _rest(self) -> None:
+        """Let the weights of the teachers leave memory until the next view that they have to answer."""
+        if self._resting:
+            return
+        self._resting = True
+        try:
+            paging.page_out([self._answering], self._folder)
+        except Unreachable as error:
+            self._events.say(f"{error}; the teachers stay in memory")
 
     def of(self, batch: Batch) -> Targets:
         """Return the answers for a batch."""
@@ -307,21 +323,37 @@ def validated_by(method: Method, batch: Batch) -> list[Signal]:
     return list(step.read)
 
 
-def read_by(method: Method, batch: Batch) -> list[Signal]:
-    """Return what a stage reads of frozen teachers, found by running each of its phases once; nothing changes."""
+class Looked(NamedTuple):
+    """What a stage reads in its steps."""
+
+    signals: list[Signal]
+    """Of frozen teachers, in order."""
+    student_taps: list[int]
+    """Places of the student's taps whose maps are read."""
+
+
+def looked_at(method: Method, batch: Batch) -> Looked:
+    """Return what a stage reads, found by running each of its phases once; nothing changes."""
     phases = method.phases()
     freeze_all_but(method, (parameter for group in phases.values() for parameter in group))
     buffers = {name: value.clone() for name, value in method.named_buffers()}
     found: dict[Signal, None] = {}
+    taps: set[int] = set()
     with torch.no_grad(), torch.random.fork_rng():
         for phase in phases:
             step = method.step(batch, phase=phase)
             method(step)
             found |= step.read
+            taps |= step.student_taps
     for name, value in method.named_buffers():
         value.copy_(buffers[name])
     freeze_all_but(method, ())
-    return list(found)
+    return Looked(list(found), sorted(taps))
+
+
+def read_by(method: Method, batch: Batch) -> list[Signal]:
+    """Return what a stage reads of frozen teachers; nothing changes."""
+    return looked_at(method, batch).signals
 
 
 def _name(method: Method, signal: Signal) -> str:

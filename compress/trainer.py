@@ -21,7 +21,7 @@ from compress.errors import CompressError, Interrupted
 from compress.events import Events, Task
 from compress.freezing import freeze_all_but, moving, only
 from compress.methods._method import Method
-from compress.methods._step import Targets
+from compress.methods._step import Forward, Targets
 from compress.models._network import Batch
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Epoch
@@ -59,6 +59,7 @@ def fit(
     description: str = "",
     teachers: Teachers | None = None,
     validating: Teachers | None = None,
+    forward: Forward | None = None,
 ) -> Fit:
     """Train one stage and leave the selected weights in `method.product()`.
 
@@ -74,6 +75,7 @@ def fit(
         description: What people read beside the progress.
         teachers: Gives the answers of frozen teachers; without it they are run at every step.
         validating: The same for the held-out images, where validation asks teachers.
+        forward: Runs the student in training steps; without it the student itself does.
 
     Raises:
         CompressError: A loss is not finite; the message names terms, step and epoch.
@@ -82,7 +84,7 @@ def fit(
     title = description or method.stage
     run = _Run(
         method, train, validation, settings=settings, events=events or Events(), state=state, title=title, stopped=stopped,
-        teachers=teachers, validating=validating,
+        teachers=teachers, validating=validating, forward=forward,
     )  # fmt: skip
     torch.manual_seed(seed)
     run.resume()
@@ -111,10 +113,12 @@ class _Run:
         stopped: Callable[[], bool] = lambda: False,
         teachers: Teachers | None = None,
         validating: Teachers | None = None,
+        forward: Forward | None = None,
     ) -> None:
         self.method, self.train, self.validation, self.settings = method, train, validation, settings
         self.events, self.path, self.title, self.stopped = events, state, title, stopped
         self.teachers, self.validating, self.saved = teachers, validating, time.monotonic()
+        self.forward = forward
         self.steps = len(train)
         self.phases = method.phases()
         freeze_all_but(method, (parameter for group in self.phases.values() for parameter in group))
@@ -184,7 +188,7 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with only(self.phases, phase):
-                step = self.method.step(batch, phase=phase, autocast=self.autocast, targets=targets)
+                step = self.method.step(batch, phase=phase, autocast=self.autocast, targets=targets, forward=self.forward)
                 terms = self.method(step)
                 self._descend(terms, optimizer, phase)
             self._count(terms, step.observed, phase)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress.errors import CompressError
-from compress.methods._step import Step, Targets
+from compress.methods._step import Forward, Step, Targets
 from compress.models._network import Batch, Batches, Network, shapes
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Analysis
@@ -111,11 +111,17 @@ class Method(nn.Module):
         return self.losses(step)
 
     def step(
-        self, batch: Batch, *, phase: str = "student", autocast: torch.dtype | None = None, targets: Targets | None = None
+        self,
+        batch: Batch,
+        *,
+        phase: str = "student",
+        autocast: torch.dtype | None = None,
+        targets: Targets | None = None,
+        forward: Forward | None = None,
     ) -> Step:
         """Return one batch as this method's networks see it."""
         teachers = [teacher for teacher in self.teachers if isinstance(teacher, Network)]
-        return Step(batch, self.student, teachers, phase=phase, autocast=autocast, targets=targets)
+        return Step(batch, self.student, teachers, phase=phase, autocast=autocast, targets=targets, forward=forward)
 
 
 def needs_teacher(setting: Setting, method: str) -> None:

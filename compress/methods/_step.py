@@ -6,7 +6,7 @@ method makes of such a map. A step computes each on first use, unless it was giv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import NamedTuple, overload
@@ -30,6 +30,9 @@ class Signal(NamedTuple):
 Targets = Mapping[Signal, Tensor]
 """Answers for the images of one batch, in its order."""
 
+Forward = Callable[[Tensor], Outputs]
+"""What runs a network: images [B, C, H, W] to its logits and maps."""
+
 
 class Step:
     """One batch in one phase; each network runs once, on first use.
@@ -44,6 +47,7 @@ class Step:
         phase: Name of the phase that is being updated.
         autocast: The reduced precision of forward passes, or `None` for float32.
         targets: Answers of teachers that are known already.
+        forward: Runs the student, in place of the student itself.
     """
 
     def __init__(
@@ -55,13 +59,16 @@ class Step:
         phase: str,
         autocast: torch.dtype | None = None,
         targets: Targets | None = None,
+        forward: Forward | None = None,
     ) -> None:
         self.batch, self.phase = batch, phase
         self.observed: dict[str, Tensor] = {}
         """What `observe` was given."""
         self.read: dict[Signal, None] = {}
         """What was asked of frozen teachers, in order; a target that only serves to compute another is not listed."""
-        self._student, self._teachers, self._autocast = student, teachers, autocast
+        self.student_taps: set[int] = set()
+        """Places of the student's taps whose maps were read."""
+        self._student, self._teachers, self._autocast, self._forward = student, teachers, autocast, forward
         self._known: dict[Signal, Tensor] = dict(targets or {})
         self._outputs: dict[int, Outputs] = {}
         self._inside = False
@@ -69,7 +76,13 @@ class Step:
     @cached_property
     def student(self) -> Outputs:
         """Logits and features of the student on this batch."""
-        return self._outputs_of(self._student)
+        outputs = self._outputs_of(self._student, self._forward)
+
+        def read(place: int) -> Tensor:
+            self.student_taps.add(place)
+            return outputs.features[place]
+
+        return Outputs(outputs.logits, Maps(len(outputs.features), read))
 
     def teacher(self, index: int = 0) -> TeacherAnswers:
         """Logits and features of one teacher on this batch, each computed when it is read."""
@@ -123,9 +136,9 @@ class Step:
         finally:
             self._inside = before
 
-    def _outputs_of(self, network: Network) -> Outputs:
+    def _outputs_of(self, network: Network, forward: Forward | None = None) -> Outputs:
         with nullcontext() if _moves(network) else torch.no_grad(), self._precision(self.batch.images):
-            return network.outputs(self.batch.images)
+            return (forward or network.outputs)(self.batch.images)
 
     def _precision(self, tensor: Tensor) -> torch.autocast:
         return torch.autocast(tensor.device.type, dtype=self._autocast or torch.bfloat16, enabled=self._autocast is not None)
@@ -145,15 +158,22 @@ class TeacherAnswers:
     @property
     def features(self) -> Sequence[Tensor]:
         """One map per tap, shallow to deep, [B, c, h, w]; only those that are read are computed or fetched."""
-        return _Features(self._step, self._index, self._taps)
+        return Maps(self._taps, lambda place: self._step.answer(Signal(self._index, place)))
 
 
-class _Features(Sequence[Tensor]):
-    def __init__(self, step: Step, index: int, taps: int) -> None:
-        self._step, self._index, self._taps = step, index, taps
+class Maps(Sequence[Tensor]):
+    """One map per tap, each looked up when it is read.
+
+    Args:
+        count: How many taps there are.
+        read: Returns the map of one, by its place from 0 on.
+    """
+
+    def __init__(self, count: int, read: Callable[[int], Tensor]) -> None:
+        self._count, self._read = count, read
 
     def __len__(self) -> int:
-        return self._taps
+        return self._count
 
     @overload
     def __getitem__(self, place: int) -> Tensor: ...
@@ -161,8 +181,8 @@ class _Features(Sequence[Tensor]):
     def __getitem__(self, place: slice) -> Sequence[Tensor]: ...
     def __getitem__(self, place: int | slice) -> Tensor | Sequence[Tensor]:
         if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(self._taps))]
-        return self._step.answer(Signal(self._index, _place("tap", place, self._taps)))
+            return [self[each] for each in range(*place.indices(self._count))]
+        return self._read(_place("tap", place, self._count))
 
 
 def _place(what: str, index: int, count: int) -> int:

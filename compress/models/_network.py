@@ -44,7 +44,7 @@ class Outputs(NamedTuple):
 
     logits: Tensor
     """[B, K], or dense [B, K, H, W]."""
-    features: tuple[Tensor, ...]
+    features: Sequence[Tensor]
     """One map per tap, shallow to deep, [B, c, h, w]."""
 
 

@@ -468,7 +468,7 @@ def test_a_compiled_step_does_the_same_work(workshop: Workshop, monkeypatch: pyt
     """The compiled student's weights after two steps are those of the plain one, and it was compiled."""
     used = []
 
-    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+    def backend(graph: torch.fx.GraphModule, _: object, **_options: object) -> Callable[..., object]:
         used.append(graph)
         return graph.forward
 

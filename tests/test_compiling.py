@@ -1,0 +1,302 @@
+"""What runs the network in training: compiled it trains like eager torch, is chosen by trial, and says why where it cannot."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from compress import compiling, trainer
+from compress.compiling import Running, build, choose
+from compress.errors import CompressError, Interrupted
+from compress.events import Events
+from compress.freezing import freeze_all_but
+from compress.methods._method import Method, Setting
+from compress.methods._step import Forward
+from compress.methods.supervised import Supervised
+from compress.models._network import Network, Outputs
+from compress.recipe import TrainSection
+from compress.records import EngineTrial, EngineTrials, read
+from compress.teaching import looked_at
+from tests.test_trainer import CPU, data, fresh, held_out, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own use
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch's inductor needs a C++ compiler"
+)
+
+
+class Small(nn.Module):
+    """Two convolutions, with all that makes training differ from evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3))
+        self.classifier = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.second(self.first(images)).mean((2, 3)))
+        return logits
+
+
+class Fickle(Small):
+    """What it computes depends on the numbers, which no graph can hold."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * (2 if images.sum() > 0 else 1)
+
+
+def network(module: nn.Module | None = None) -> Network:
+    torch.manual_seed(3)
+    return Network(module or Small(), taps=["first", "second"], classifier="classifier")
+
+
+def supervised(module: nn.Module | None = None) -> Method:
+    return Supervised(Setting(network(module), (), next(data().epoch(0)).images[:1], 4))
+
+
+def chosen(method: Method, folder: Path, engine: str, *, steps: int = 10, autocast: torch.dtype | None = None) -> Running:
+    return choose(
+        method,
+        next(data().epoch(0)),
+        engine=engine,
+        steps=steps,
+        autocast=autocast,
+        events=Events(),
+        decision=folder / "e.json",
+    )
+
+
+def passed(runs: Forward, images: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Return logits, maps and gradients of a pass."""
+    torch.manual_seed(5)
+    outputs = runs(images)
+    gradients = torch.autograd.grad(outputs.logits.square().sum() + outputs.features[1].sum(), parameters)
+    return [outputs.logits, outputs.features[1], *gradients]
+
+
+# A compiled network is the network ------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_a_compiled_pass_is_an_eager_pass() -> None:
+    """Logits, maps, gradients, statistics and the random numbers of dropout agree, in training and in evaluation mode."""
+    ours, theirs = network(), network()
+    runs = build("compile", ours, [1], CPU)
+    for training, batch in zip((True, True, False), data().epoch(0), strict=False):
+        ours.train(training)
+        theirs.train(training)
+        found = passed(runs, batch.images, list(ours.parameters()))
+        exact = passed(theirs.outputs, batch.images, list(theirs.parameters()))
+        torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(dict(ours.named_buffers()), dict(theirs.named_buffers()))
+    assert not list(ours.module.first._forward_hooks)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["kd", "dskd", "feed", "atsc"])
+def test_a_method_trains_compiled_as_it_trains_eager(tmp_path: Path, name: str) -> None:
+    """Whatever a method reads of its student, and in however many phases, the weights after an epoch are the same."""
+    trained = []
+    for engine in ("eager", "compile"):
+        method = fresh(name).stages()[-1]
+        running = chosen(method, tmp_path / engine, engine)
+        settings = TrainSection(epochs=1, batch_size=16)
+        trainer.fit(method, data(), held_out(), settings=settings, seed=7, forward=running.forward)
+        assert running.engine == engine
+        trained.append(weights(method))
+    torch.testing.assert_close(trained[1], trained[0], rtol=1e-3, atol=1e-4)
+
+
+@needs_compiler
+def test_a_compiled_training_that_is_stopped_continues_to_the_same_bytes(tmp_path: Path) -> None:
+    """What was chosen is kept beside the state, and what it computes does not depend on when it was compiled."""
+    settings = TrainSection(epochs=2, batch_size=16, precision="bf16")
+    method = supervised()
+    whole = trainer.fit(
+        method, data(), held_out(), settings=settings, seed=7,
+        forward=chosen(method, tmp_path / "whole", "compile", autocast=torch.bfloat16).forward,
+    )  # fmt: skip
+    counter, parts = itertools.count(1), []
+    for stopped in (lambda: next(counter) == 5, lambda: False):
+        torch.compiler.reset()
+        part = supervised()
+        running = chosen(part, tmp_path / "parts", "compile", autocast=torch.bfloat16)
+        parts.append(part)
+        try:
+            trainer.fit(
+                part, data(), held_out(), settings=settings, seed=7, state=tmp_path / "state", stopped=stopped,
+                forward=running.forward,
+            )  # fmt: skip
+        except Interrupted:
+            continue
+    assert whole.epochs
+    assert all(torch.equal(value, weights(parts[1])[name]) for name, value in weights(method).items())
+
+
+@needs_compiler
+def test_only_maps_that_were_seen_to_be_read_are_there() -> None:
+    """A map that nobody asked for is not computed apart; to read it all the same is an error and no empty map."""
+    outputs = build("compile", network(), [1], CPU)(next(data().epoch(0)).images)
+    assert len(outputs.features) == 2
+    assert outputs.features[-1].shape[1] == 8
+    with pytest.raises(CompressError, match="tap 0 was not read"):
+        outputs.features[0]
+
+
+def test_what_a_method_reads_of_its_student_is_found() -> None:
+    """Plain distillation reads no map; DSKD reads those of the layers that it teaches."""
+    few = next(data().epoch(0))
+    assert looked_at(fresh("kd"), few).student_taps == []
+    dskd = fresh("dskd").stages()[-1]
+    assert looked_at(dskd, few).student_taps == sorted({place.student_tap for place in dskd.places})  # type: ignore[union-attr]
+
+
+# What cannot be compiled ----------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_a_network_that_cannot_be_compiled_is_named_in_one_line(tmp_path: Path) -> None:
+    """An engine that the recipe names is refused; a trial leaves it out and says so."""
+    with pytest.raises(CompressError, match="torch cannot compile the network") as refused:
+        chosen(supervised(Fickle()), tmp_path, "compile")
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_compiler_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing falls back to eager torch without a word."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    with pytest.raises(CompressError, match=r"train\.engine: torch cannot compile the network \(.*compiler"):
+        chosen(supervised(), tmp_path, "compile")
+
+
+def test_graphs_are_for_gpus(tmp_path: Path) -> None:
+    """No other device is taken in their place."""
+    with pytest.raises(CompressError, match="'cuda_graphs' runs on a CUDA device alone"):
+        chosen(supervised(), tmp_path, "cuda_graphs")
+
+
+def test_hooks_of_others_are_not_lost(tmp_path: Path) -> None:
+    """A copy would run without them, or run theirs twice."""
+    method = supervised()
+    method.student.module.get_submodule("first").register_forward_hook(lambda _module, _inputs, output: output * 2)
+    with pytest.raises(CompressError, match=r"has hooks at 'module\.first', and runs eager alone"):
+        chosen(method, tmp_path, "compile")
+
+
+# The trial ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretend that the compiled network takes so long, and that its gradients are so much larger."""
+
+    def pretend(*, eager: float, compiled: float, scale: float = 1.0) -> None:
+        class Pretended:
+            def __init__(self, own: Network) -> None:
+                self.own = own
+
+            def __call__(self, images: Tensor) -> Outputs:
+                logits, features = self.own.outputs(images)
+                return Outputs(logits * scale, features)
+
+        def milliseconds(_self: object, forward: Forward) -> float:
+            return compiled if isinstance(forward, Pretended) else eager
+
+        monkeypatch.setattr(compiling, "build", lambda _engine, own, _taps, _device: Pretended(own))
+        monkeypatch.setattr(compiling._Trial, "_milliseconds", milliseconds)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("times", "scale", "expected"),
+    [
+        pytest.param((100.0, 50.0), 1.0, "compile", id="faster"),
+        pytest.param((100.0, 96.0), 1.0, "eager", id="no faster than noise"),
+        pytest.param((100.0, 50.0), 1.5, "eager", id="other gradients"),
+        pytest.param((100.0, 50.0), float("nan"), "eager", id="not finite"),
+    ],
+)
+def test_the_trial_takes_what_is_faster_and_right(
+    tmp_path: Path, pretended: Callable[..., None], times: tuple[float, float], scale: float, expected: str
+) -> None:
+    """Faster by more than noise, with eager torch's gradients; both are in the report, the chosen one first."""
+    pretended(eager=times[0], compiled=times[1], scale=scale)
+    found = chosen(supervised(), tmp_path, "auto", steps=100_000)
+    assert found.engine == expected
+    assert (found.forward is None) == (expected == "eager")
+    assert [trial.engine for trial in found.trials] == [expected, *({"eager", "compile"} - {expected})]
+
+
+def test_short_training_is_not_worth_a_trial(tmp_path: Path, pretended: Callable[..., None]) -> None:
+    """Compiling would take longer than what it could save."""
+    pretended(eager=100.0, compiled=1.0)
+    found = chosen(supervised(), tmp_path, "auto", steps=100)
+    assert (found.engine, found.forward, len(found.trials)) == ("eager", None, 1)
+
+
+def test_who_continues_does_not_choose_anew(tmp_path: Path, pretended: Callable[..., None]) -> None:
+    """The trial's times may be others; the decision stays."""
+    pretended(eager=100.0, compiled=50.0)
+    assert chosen(supervised(), tmp_path, "auto", steps=100_000).engine == "compile"
+    pretended(eager=100.0, compiled=500.0)
+    again = chosen(supervised(), tmp_path, "auto", steps=100_000)
+    assert (again.engine, again.trials) == ("compile", read(tmp_path / "e.json", EngineTrials).trials)
+
+
+def test_a_named_engine_with_other_gradients_is_refused(tmp_path: Path, pretended: Callable[..., None]) -> None:
+    """Speed never changes results silently."""
+    pretended(eager=100.0, compiled=50.0, scale=1.5)
+    with pytest.raises(CompressError, match="the gradients of compile differ from those of eager torch by"):
+        chosen(supervised(), tmp_path, "compile")
+
+
+def test_a_trial_leaves_the_stage_as_it_was(tmp_path: Path, pretended: Callable[..., None]) -> None:
+    """Weights, statistics, modes and the generator: training begins as if nothing had been tried."""
+    pretended(eager=100.0, compiled=50.0)
+    method = supervised()
+    freeze_all_but(method, ())
+    before, modes, state = weights(method), [module.training for module in method.modules()], torch.get_rng_state()
+    chosen(method, tmp_path, "auto", steps=100_000)
+    assert all(torch.equal(value, before[name]) for name, value in weights(method).items())
+    assert modes == [module.training for module in method.modules()]
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(parameter.requires_grad for parameter in method.parameters())
+
+
+def test_a_stage_that_trains_no_student_runs_eager(tmp_path: Path) -> None:
+    """Heads and translators on teachers are small, and their teachers are frozen."""
+    heads = fresh("dih").stages()[0]
+    assert chosen(heads, tmp_path, "compile") == Running()
+
+
+def test_an_engine_that_fails_in_the_trial_is_left_out_aloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes on eager, and says why."""
+
+    def refuse(*_: object) -> Forward:
+        raise CompressError("train.engine: torch cannot compile the network (no luck); use eager")
+
+    monkeypatch.setattr(compiling, "build", refuse)
+    monkeypatch.setattr(compiling, "WORTH_A_TRIAL_SECONDS", 0.0)
+    text = io.StringIO()
+    found = choose(
+        supervised(), next(data().epoch(0)), engine="auto", steps=10, autocast=None,
+        events=Events(console=Console(file=text, width=1000)), decision=tmp_path / "e.json",
+    )  # fmt: skip
+    assert found.engine == "eager"
+    assert "(no luck); use eager; engine compile is left out" in text.getvalue()
+    assert found.trials == (EngineTrial(engine="eager", ms_per_batch=found.trials[0].ms_per_batch, relative_difference=0.0),)

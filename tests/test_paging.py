@@ -1,0 +1,135 @@
+"""Weights that are paged out: the same numbers in the same tensors, and no memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from compress.errors import Unreachable
+from compress.paging import page_out
+from tests.test_teaching import data, fresh, listening, teachers
+
+MIB = 2**20
+
+
+class Large(nn.Module):
+    """48 MiB of frozen weights, of which two layers have one tensor in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third = (nn.Linear(2048, 2048, bias=False) for _ in range(3))
+        self.tied, self.norm = nn.Linear(2048, 2048, bias=False), nn.BatchNorm1d(2048)
+        self.tied.weight = self.first.weight
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = self.norm(self.tied(self.third(self.second(self.first(images)))))
+        return answer
+
+
+def test_what_is_paged_out_is_what_it_was(tmp_path: Path) -> None:
+    """Same answers, same parameters, ties and modes; and who writes to a tensor writes to it alone."""
+    module, images = Large(), torch.rand(2, 2048)
+    exact, parameters = module(images), list(module.parameters())
+    page_out([module, module.second], tmp_path)
+    assert torch.equal(module(images), exact)
+    assert all(own is kept for own, kept in zip(module.parameters(), parameters, strict=True))
+    assert module.tied.weight is module.first.weight
+    assert not list(tmp_path.iterdir())
+    other = module.third.weight.clone()
+    module.second.weight.add_(1)
+    assert torch.equal(module.third.weight, other)
+    assert not torch.equal(module(images), exact)
+
+
+def test_what_is_paged_out_can_be_saved(tmp_path: Path) -> None:
+    """Each tensor has a memory of its own as before, so that nobody takes two for one."""
+    module = Large()
+    save_model(module, str(tmp_path / "before"))
+    page_out([module], tmp_path)
+    save_model(module, str(tmp_path / "after"))
+    assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
+
+
+def test_what_nobody_reads_takes_no_memory(tmp_path: Path) -> None:
+    """Resident memory falls by most of the weights, and they come back when they are read."""
+    module, process = nn.Linear(4096, 4096).requires_grad_(False), psutil.Process()
+    before = process.memory_info().rss
+    assert page_out([module], tmp_path) >= 64 * MIB
+    assert before - process.memory_info().rss > 48 * MIB
+    assert bool(torch.isfinite(module(torch.rand(2, 4096))).all())
+
+
+def test_what_is_trained_stays(tmp_path: Path) -> None:
+    """A parameter that moves lies where it lay, also beside frozen ones."""
+    module = Large()
+    module.second.weight.requires_grad_(True)
+    place, frozen = module.second.weight.data_ptr(), module.first.weight.data_ptr()
+    page_out([module], tmp_path)
+    assert module.second.weight.data_ptr() == place
+    assert module.first.weight.data_ptr() != frozen
+
+
+@pytest.mark.parametrize("shape", ["transposed", "part"])
+def test_strides_and_offsets_are_kept(tmp_path: Path, shape: str) -> None:
+    """A tensor that sees a part of its memory, or sees it in another order, sees the same afterwards."""
+    whole = torch.rand(60, 40, 3, 3)
+    module = nn.Conv2d(40, 60, 3).requires_grad_(False)
+    module.weight.data = (
+        whole.to(memory_format=torch.channels_last) if shape == "transposed" else torch.cat([whole, whole])[60:]
+    )
+    place = module.weight.data_ptr()
+    exact, strides = module.weight.clone(), module.weight.stride()
+    page_out([module], tmp_path)
+    assert torch.equal(module.weight, exact)
+    assert module.weight.stride() == strides
+    assert module.weight.data_ptr() != place
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    """And the weights are where they were."""
+    module = Large()
+    places = [parameter.data_ptr() for parameter in module.parameters()]
+    (tmp_path / "file").touch()
+    with pytest.raises(Unreachable, match="file"):
+        page_out([module], tmp_path / "file")
+    assert places == [parameter.data_ptr() for parameter in module.parameters()]
+
+
+def test_teachers_rest_while_their_answers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they had to answer before or everything was there, the trainer finds them paged out; they answer as before."""
+    monkeypatch.setattr("compress.paging.LARGE", 1)
+    exact = None
+    for _ in range(2):
+        method = fresh()
+        asked = teachers(method, tmp_path)
+        image = next(data().epoch(0)).images
+        before = [parameter.data_ptr() for parameter in method.teachers.parameters()]
+        asked.begin(0)
+        after = [parameter.data_ptr() for parameter in method.teachers.parameters()]
+        assert not set(before) & set(after)
+        asked.begin(1)
+        assert after == [parameter.data_ptr() for parameter in method.teachers.parameters()] or asked.summary().views_made > 1
+        answered = method.teachers[0](image)
+        assert exact is None or torch.equal(answered, exact)
+        exact = answered
+
+
+def test_teachers_stay_where_they_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk costs memory and a word, not the training."""
+
+    def full(*_: object) -> int:
+        raise Unreachable("the disk is full")
+
+    monkeypatch.setattr("compress.paging.page_out", full)
+    said = listening()
+    asked = teachers(fresh(), tmp_path, events=said.events)
+    asked.begin(0)
+    assert asked.of(next(data().epoch(0)))
+    assert "the disk is full; the teachers stay in memory" in said.text.getvalue()
