@@ -86,6 +86,16 @@ def choose(
     return Running(None if chosen == "eager" else build(chosen, network, taps, batch.images.device), chosen, tried)
 
 
+def require(engine: str, device: torch.device) -> None:
+    """Refuse an engine that a device does not have.
+
+    Raises:
+        CompressError: It does not have it.
+    """
+    if engine == "cuda_graphs" and device.type != "cuda":
+        raise CompressError("train.engine: 'cuda_graphs' runs on a CUDA device alone; use compile, auto or eager")
+
+
 def build(engine: str, network: Network, taps: Sequence[int], device: torch.device) -> Forward:
     """Return a network as an engine runs it; the first forward and backward pass take a minute or more, for they compile.
 
@@ -98,8 +108,7 @@ def build(engine: str, network: Network, taps: Sequence[int], device: torch.devi
     Raises:
         CompressError: This device does not have the engine, or the network carries hooks, which a copy cannot have.
     """
-    if engine == "cuda_graphs" and device.type != "cuda":
-        raise CompressError("train.engine: 'cuda_graphs' runs on a CUDA device alone; use compile, auto or eager")
+    require(engine, device)
     hooked = next((name for name, module in network.named_modules() if _hooks(module)), None)
     if hooked is not None:
         raise CompressError(f"train.engine: the network has hooks at {hooked or 'its root'!r}, and runs eager alone; use eager")

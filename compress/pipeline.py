@@ -198,10 +198,12 @@ def _rehearse(work: Work) -> None:
     """Refuse before anything is trained what could only be refused later."""
     for section in work.recipe.exports:
         _require_runtime(section)
-    rehearsal.rehearse(work, next(work.shuffled(work.data.train, work.recipe.train, seed=0).epoch(0)))
+    batch = next(work.shuffled(work.data.train, work.recipe.train, seed=0).epoch(0))
+    rehearsal.rehearse(work, batch)
     if any(exporters.load(section).precision == "int8" for section in work.recipe.exports):
         calibration.of(work)  # no images, or of one class
     if not (work.folder / "student" / WEIGHTS).is_file():  # an earlier run came as far, and exports come soon
+        rehearsal.compiles(work, batch)
         rehearsal.exports(work)
 
 

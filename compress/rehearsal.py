@@ -2,7 +2,8 @@
 
 Whatever a constructor or a first step would refuse is refused here: taps that do not exist, maps that cannot be aligned,
 methods that contradict each other, weights that do not fit. `compress run` rehearses with its own data before it trains
-anything, and writes the untrained student in every format; `compress check` takes random images of the same shape.
+anything, compiles the untrained student where that is asked for, and writes it in every format; `compress check` takes random
+images of the same shape.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from compress import checkpoint, plugins, preflight, stages
+from compress import checkpoint, compiling, plugins, preflight, stages, trainer
 from compress.data._dataset import Split
 from compress.errors import CompressError
 from compress.events import Events
@@ -35,6 +36,8 @@ def rehearse(work: Work, batch: Batch) -> None:
     Raises:
         CompressError: A network, a file of weights or a method does not fit the others; the message says what to do.
     """
+    for train in (work.recipe.train, *(section.train for section in work.recipe.teacher if section.train)):
+        compiling.require(train.engine, work.device)
     networks = [build(work, section, "check") for section in work.recipe.teacher]
     for network, section in zip(networks, work.recipe.teacher, strict=True):
         if section.weights is not None:  # refused here, before another teacher is trained
@@ -42,6 +45,29 @@ def rehearse(work: Work, batch: Batch) -> None:
     teachers = [network for network in networks if isinstance(network, Network)]
     for methods in (work.recipe.method, *work.recipe.baselines):
         preflight.structure(assemble(work, methods, teachers), batch)
+
+
+def compiles(work: Work, batch: Batch) -> None:
+    """Compile the untrained student, where the recipe names an engine that compiles, before the teachers are trained.
+
+    Args:
+        work: What the stages of the run share.
+        batch: One training batch of full size.
+
+    Raises:
+        CompressError: torch cannot compile it, or compiled it computes something else.
+    """
+    engine = work.recipe.train.engine
+    if engine in ("eager", "auto"):  # a trial leaves out what does not work
+        return
+    networks = [build(work, section, "check") for section in work.recipe.teacher]
+    teachers = [network for network in networks if isinstance(network, Network)]
+    method = assemble(work, work.recipe.method, teachers).stages()[-1]
+    with TemporaryDirectory(prefix="edge-compress-") as folder:
+        compiling.choose(
+            method, batch, engine=engine, steps=1, autocast=trainer.DTYPES[work.recipe.train.precision], events=work.events,
+            decision=Path(folder) / "decision.json",
+        )  # fmt: skip
 
 
 def exports(work: Work) -> None:

@@ -22,11 +22,12 @@ from torch import Tensor
 
 import exporters
 from benchmarks.runtimes.onnxruntime import Onnxruntime
-from compress import checkpoint, deployed, locate, pipeline, recipe, stages
+from compress import checkpoint, compiling, deployed, locate, pipeline, recipe, stages
 from compress.delivery import Delivered
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.files import sha256_of
+from compress.methods._step import Forward
 from compress.models import resnet_cifar
 from compress.models.resnet_cifar import resnet8
 from compress.recipe import ExportSection
@@ -211,6 +212,20 @@ def test_a_format_that_cannot_hold_the_student_is_refused_before_anything_is_tra
         run("exports=[{format: onnx, precision: int8}]", where=tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))
     assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_a_student_that_cannot_be_compiled_is_refused_before_anything_is_trained(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the recipe names an engine that compiles, the untrained student is compiled first."""
+
+    def refuse(engine: str, *_: object) -> Forward:
+        raise CompressError(f"train.engine: torch cannot {engine} the network")
+
+    monkeypatch.setattr(compiling, "build", refuse)
+    with pytest.raises(CompressError, match=r"train\.engine: torch cannot compile the network"):
+        run("train.engine=compile", where=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_runtime_that_is_not_installed_is_missed_before_anything_is_trained(

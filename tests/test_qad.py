@@ -264,14 +264,16 @@ def test_the_teachers_answers_are_found_and_not_asked_for_again(ready: Ready) ->
 
 
 def test_the_schedule_is_short_and_its_rate_that_of_the_recipe(ready: Ready) -> None:
-    """Epochs and learning rate are those of section int8, which falls along a cosine from its first step."""
+    """Epochs and learning rate are those of section int8, which falls along a cosine from its first step; nothing compiles."""
     work, trained, teachers = ready()
-    hasty = work.recipe.train.model_copy(update={"warmup_epochs": 1.0, "schedule": "constant", "ema_decay": 0.999})
+    update = {"warmup_epochs": 1.0, "schedule": "constant", "ema_decay": 0.999, "engine": "compile"}
+    hasty = work.recipe.train.model_copy(update=update)
     work = replace(work, recipe=work.recipe.model_copy(update={"train": hasty}))
     adapted = qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
     first, last = adapted.results[-1].epochs
     assert first.lr < work.recipe.int8.lr
     assert last.lr < 0.2 * first.lr
+    assert adapted.results[-1].engine == "eager"
 
 
 def test_what_decides_the_result_decides_the_key(ready: Ready) -> None:

@@ -37,6 +37,7 @@ def test_what_can_run_is_accepted_and_nothing_is_written(tmp_path, method):
     [
         ("method=[simkd, kd]", "ships another head than the student's own, which 'kd' would train for nothing; run it alone"),
         ("method=[atsc, dih]", "changes the teacher to which 'dih' fitted its modules; drop one"),
+        ("train={engine: cuda_graphs, device: cpu}", "train.engine: 'cuda_graphs' runs on a CUDA device alone"),
         ("baselines=[[supervised, kd]]", "'supervised' adds nothing to other methods"),
         ("method={name: dih, taps: [layer7]}", "layer7"),
         ("method={name: fitnet, student_tap: layer9}", "layer9"),
