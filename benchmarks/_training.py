@@ -7,7 +7,6 @@ very same. This is the one module of the benchmarks that reaches into the engine
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -165,11 +164,8 @@ class Workshop:
     def _running(self, ours: Ours, method: Method, batches: InMemory, settings: TrainSection) -> compiling.Running:
         graphs = self.device.type == "cuda"
         engine = "eager" if not ours.compiled else "cuda_graphs" if graphs else "compile"
-        with tempfile.TemporaryDirectory() as folder:
-            return compiling.choose(
-                method, next(batches.epoch(0)), engine=engine, steps=1, autocast=trainer.DTYPES[settings.precision],
-                events=Events(), decision=Path(folder) / "decision.json",
-            )  # fmt: skip
+        autocast = trainer.DTYPES[settings.precision]
+        return compiling.choose(method, next(batches.epoch(0)), engine=engine, steps=1, autocast=autocast, events=Events())
 
     def _teachers(
         self, ours: Ours, method: Method, batches: InMemory, settings: TrainSection

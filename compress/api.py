@@ -16,14 +16,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from compress import evaluate, plugins, preflight, stages, trainer
+from compress import compiling, evaluate, plugins, preflight, stages, trainer
 from compress._fields import variants
 from compress.data._loader import FromLoader
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods._combined import Combined
 from compress.methods._method import Method, Setting
-from compress.models._network import Network
+from compress.models._network import Batch, Network
 from compress.recipe import MethodSection, TrainSection
 from compress.records import Accuracy, Epoch
 from compress.work import device
@@ -91,16 +91,34 @@ def distill(
         preflight.structure(whole, first)
         files = [None if state is None else _state_file(state, stage, sections, settings, seed) for stage in whole.stages()]
         fits = [
-            trainer.fit(
-                stage, batches, held_out, settings=stage.schedule(settings), seed=seed, state=file, events=events,
-            )
+            _fit(stage, batches, held_out, first, settings, seed=seed, state=file, events=events or Events())
             for stage, file in zip(whole.stages(), files, strict=True)
-        ]  # fmt: skip
+        ]
     for file in files:
         if file is not None:
             file.unlink(missing_ok=True)
+            _decision(file).unlink(missing_ok=True)
     epochs = tuple(epoch for fit in fits for epoch in fit.epochs)
     return Distilled(whole.deployable().eval(), fits[-1].validation["student"], epochs)
+
+
+def _fit(
+    stage: Method, train: FromLoader, held_out: FromLoader, first: Batch, settings: TrainSection, *, seed: int,
+    state: Path | None, events: Events,
+) -> trainer.Fit:  # fmt: skip
+    settings = stage.schedule(settings)
+    running = compiling.choose(
+        stage, first, engine=settings.engine, steps=settings.epochs * len(train),
+        autocast=trainer.DTYPES[settings.precision], events=events, decision=state and _decision(state),
+    )  # fmt: skip
+    return trainer.fit(
+        stage, train, held_out, settings=settings, seed=seed, state=state, events=events, forward=running.forward
+    )  # fmt: skip
+
+
+def _decision(state: Path) -> Path:
+    """Return where it is kept what runs the student of a stage, beside its state."""
+    return state.with_suffix(".engine.json")
 
 
 def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: int) -> None:

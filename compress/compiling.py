@@ -54,7 +54,14 @@ class Running(NamedTuple):
 
 
 def choose(
-    method: Method, batch: Batch, *, engine: str, steps: int, autocast: torch.dtype | None, events: Events, decision: Path
+    method: Method,
+    batch: Batch,
+    *,
+    engine: str,
+    steps: int,
+    autocast: torch.dtype | None,
+    events: Events,
+    decision: Path | None = None,
 ) -> Running:
     """Return what runs the network that a stage trains.
 
@@ -65,7 +72,7 @@ def choose(
         steps: Steps of the stage.
         autocast: The precision of the training.
         events: Where it is said what was tried and left out.
-        decision: Keeps what was chosen, so that a stage that continues does not choose anew.
+        decision: File that keeps what was chosen, so that a stage that continues does not choose anew.
 
     Raises:
         CompressError: The engine that the recipe names does not run here, cannot take the network, or gives other gradients.
@@ -75,13 +82,14 @@ def choose(
     if engine == "eager" or not any(id(parameter) in trained for parameter in network.parameters()):
         return Running()
     taps = looked_at(method, Batch(batch.images[:LOOKED_AT], batch.labels[:LOOKED_AT])).student_taps
-    if decision.is_file():
+    if decision is not None and decision.is_file():
         tried = records.read(decision, EngineTrials).trials
     else:
         with _as_trained(method):
             trial = _Trial(network, batch, taps, autocast, events)
             tried = trial.all(steps) if engine == "auto" else (trial.one(engine),)
-        records.save(decision, EngineTrials(trials=tried))
+        if decision is not None:
+            records.save(decision, EngineTrials(trials=tried))
     chosen = tried[0].engine
     return Running(None if chosen == "eager" else build(chosen, network, taps, batch.images.device), chosen, tried)
 
@@ -125,7 +133,7 @@ class _Compiled:
 
     def __init__(self, network: Network, taps: Sequence[int], *, graphs: bool) -> None:
         self._network, self._taps, self._graphs = network, tuple(taps), graphs
-        self._copy = _Tapped(network, self._taps)
+        self._copy, self._same = _Tapped(network, self._taps), False
         self._run = torch.compile(
             self._copy, fullgraph=True, dynamic=False,
             options={"triton.cudagraphs": graphs, "fallback_random": True},  # the random numbers of dropout are eager torch's
@@ -138,6 +146,7 @@ class _Compiled:
             torch.compiler.cudagraph_mark_step_begin()  # the answers of the step before may be overwritten
         with _compiling():
             logits, *maps = self._run(images)
+        self._refuse_apart()
         found: dict[int, Tensor] = dict(zip(self._taps, maps, strict=True))
 
         def read(place: int) -> Tensor:
@@ -146,6 +155,18 @@ class _Compiled:
             return found[place]
 
         return Outputs(logits, Maps(len(self._network.taps), read))
+
+    def _refuse_apart(self) -> None:
+        """Refuse a network that replaced a buffer in place of writing to it: the copy has the new one, the network has not."""
+        if self._same:
+            return
+        ours = dict(self._copy.network.named_buffers())
+        lost = next((name for name, buffer in self._network.named_buffers() if ours[name] is not buffer), None)
+        if lost is not None:
+            raise CompressError(
+                f"train.engine: the network replaces its buffer {lost!r} in a pass, and runs eager alone; use eager"
+            )
+        self._same = True
 
 
 class _Tapped(nn.Module):
@@ -274,12 +295,12 @@ def _as_trained(method: Method) -> Iterator[None]:
 @contextmanager
 def _compiling() -> Iterator[None]:
     """Say in one line what torch cannot compile, or that there is no compiler."""
-    from torch._dynamo.exc import TorchDynamoException
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
     try:
         yield
-    except (TorchDynamoException, CppCompileError, InvalidCxxCompiler) as error:
+    except (TorchDynamoException, FailOnRecompileLimitHit, CppCompileError, InvalidCxxCompiler) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
         raise CompressError(f"train.engine: torch cannot compile the network ({reason}); use eager") from error

@@ -63,11 +63,8 @@ def compiles(work: Work, batch: Batch) -> None:
     networks = [build(work, section, "check") for section in work.recipe.teacher]
     teachers = [network for network in networks if isinstance(network, Network)]
     method = assemble(work, work.recipe.method, teachers).stages()[-1]
-    with TemporaryDirectory(prefix="edge-compress-") as folder:
-        compiling.choose(
-            method, batch, engine=engine, steps=1, autocast=trainer.DTYPES[work.recipe.train.precision], events=work.events,
-            decision=Path(folder) / "decision.json",
-        )  # fmt: skip
+    autocast = trainer.DTYPES[work.recipe.train.precision]
+    compiling.choose(method, batch, engine=engine, steps=1, autocast=autocast, events=work.events)
 
 
 def exports(work: Work) -> None:

@@ -54,6 +54,18 @@ class Fickle(Small):
         return super().forward(images) * (2 if images.sum() > 0 else 1)
 
 
+class Counting(Small):
+    """It counts its passes in a buffer that is a new tensor each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes = self.passes + 1
+        return super().forward(images)
+
+
 def network(module: nn.Module | None = None) -> Network:
     torch.manual_seed(3)
     return Network(module or Small(), taps=["first", "second"], classifier="classifier")
@@ -171,6 +183,13 @@ def test_a_network_that_cannot_be_compiled_is_named_in_one_line(tmp_path: Path) 
         chosen(supervised(Fickle()), tmp_path, "compile")
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+@needs_compiler
+def test_a_network_that_replaces_its_buffers_is_refused(tmp_path: Path) -> None:
+    """What the copy learnt would be lost to the network that is validated and shipped."""
+    with pytest.raises(CompressError, match=r"replaces its buffer 'module\.passes' in a pass, and runs eager alone"):
+        chosen(supervised(Counting()), tmp_path, "compile")
 
 
 def test_without_a_compiler_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
