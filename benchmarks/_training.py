@@ -18,7 +18,7 @@ import torch
 
 from benchmarks._rounds import Steps, Subject
 from benchmarks._training_pairs import Pair, network, settle
-from compress import Network, compiling, engines, plugins, staging, trainer
+from compress import Network, compiling, engines, plugins, trainer
 from compress.data._dataset import Split
 from compress.data._loader import InMemory
 from compress.errors import CompressError
@@ -26,7 +26,7 @@ from compress.events import Events
 from compress.methods._method import Method, Setting
 from compress.recipe import TargetsSection, TrainSection
 from compress.records import EngineTrial, Preprocess, read, save
-from compress.teaching import Teachers, read_by
+from compress.teaching import Teachers, few, read_by
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 VIEWS = 2
@@ -172,7 +172,7 @@ class Workshop:
     ) -> tuple[Teachers | None, dict[str, str]]:
         if ours.engine is None and not ours.cached:
             return None, {}
-        signals = read_by(method, staging.few(next(batches.epoch(0))))
+        signals = read_by(method, few(next(batches.epoch(0))))
         engine, facts = ours.engine or "eager", {"signals": str(len(signals))}
         if engine == "auto":
             networks = [teacher for teacher in method.teachers if isinstance(teacher, Network)]

@@ -51,7 +51,7 @@ def mapped_bytes(folder: Path) -> int:
     for line in read("/proc/self/smaps").splitlines():
         name, _, rest = line.partition(" ")
         if not name.endswith(":"):
-            ours = place in rest
+            ours = place in rest and not rest.endswith("(deleted)")  # which is of weights that were paged out
         elif ours and name == "Rss:":
             total += int(rest.split()[0]) * 1024
     return total

@@ -2,12 +2,13 @@
 
 `engine` in the recipe's `train` names it; `auto` times each for a few steps and takes the fastest whose gradients are those of
 eager torch. The network itself stays as it is: what is compiled is a copy of its structure around its very tensors, with hooks
-at its taps that stay, since the compiler sees no others. Batches of training all have one size; validation runs eager torch.
+at its taps that stay, since the compiler sees no others. Each size of batch is compiled anew; validation runs eager torch.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,17 +23,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress import records
+from compress.engines import decided
 from compress.errors import CompressError
 from compress.events import Events
 from compress.freezing import freeze_all_but
 from compress.methods._method import Method
-from compress.methods._step import Forward, Maps
+from compress.methods._step import Features, Forward
 from compress.models._network import Batch, Network, Outputs
 from compress.records import EngineTrial, EngineTrials
-from compress.teaching import looked_at
+from compress.teaching import few, looked_at
 
-LOOKED_AT = 16
-"""Images with which it is found out what a method reads."""
 ROUNDS = 5
 """Interleaved timings of each engine in a trial; the median counts."""
 WORTH_A_TRIAL_SECONDS = 600.0
@@ -50,7 +50,7 @@ class Running(NamedTuple):
     """From images to logits and maps; `None` is the network itself."""
     engine: str = "eager"
     trials: tuple[EngineTrial, ...] = ()
-    """What was tried, the chosen engine first; empty where nothing was."""
+    """What was tried, the chosen engine first; empty where nothing but eager torch was."""
 
 
 def choose(
@@ -81,17 +81,19 @@ def choose(
     trained = {id(parameter) for group in method.phases().values() for parameter in group}
     if engine == "eager" or not any(id(parameter) in trained for parameter in network.parameters()):
         return Running()
-    taps = looked_at(method, Batch(batch.images[:LOOKED_AT], batch.labels[:LOOKED_AT])).student_taps
-    if decision is not None and decision.is_file():
-        tried = records.read(decision, EngineTrials).trials
-    else:
+    torch.compiler.reset()  # all that is compiled shares one limit, and what earlier stages compiled is not run again
+    taps = looked_at(method, few(batch)).student_taps
+    trial = _Trial(network, batch, taps, autocast, events)
+    tried = decided(decision, events) if decision is not None else ()
+    if not tried:
         with _as_trained(method):
-            trial = _Trial(network, batch, taps, autocast, events)
             tried = trial.all(steps) if engine == "auto" else (trial.one(engine),)
         if decision is not None:
             records.save(decision, EngineTrials(trials=tried))
     chosen = tried[0].engine
-    return Running(None if chosen == "eager" else build(chosen, network, taps, batch.images.device), chosen, tried)
+    if chosen == "eager":
+        return Running(trials=tried if len(tried) > 1 else ())
+    return Running(trial.forward(chosen), chosen, tried)
 
 
 def require(engine: str, device: torch.device) -> None:
@@ -120,7 +122,10 @@ def build(engine: str, network: Network, taps: Sequence[int], device: torch.devi
     hooked = next((name for name, module in network.named_modules() if _hooks(module)), None)
     if hooked is not None:
         raise CompressError(f"train.engine: the network has hooks at {hooked or 'its root'!r}, and runs eager alone; use eager")
-    return _Compiled(network, taps, graphs=engine == "cuda_graphs")
+    try:
+        return _Compiled(network, taps, graphs=engine == "cuda_graphs")
+    except (RuntimeError, TypeError) as error:  # of copy.deepcopy: locks, files, tensors with a history
+        raise CompressError(f"train.engine: the network cannot be copied ({error}), and runs eager alone; use eager") from error
 
 
 def _hooks(module: nn.Module) -> bool:
@@ -154,19 +159,32 @@ class _Compiled:
                 raise CompressError(f"train.engine: tap {place} was not read when the method was looked at; use eager")
             return found[place]
 
-        return Outputs(logits, Maps(len(self._network.taps), read))
+        return Outputs(logits, Features(len(self._network.taps), read))
 
     def _refuse_apart(self) -> None:
-        """Refuse a network that replaced a buffer in place of writing to it: the copy has the new one, the network has not."""
+        """Refuse a network that changes more in a pass than numbers in its tensors: the copy has that, the network has not."""
         if self._same:
             return
-        ours = dict(self._copy.network.named_buffers())
-        lost = next((name for name, buffer in self._network.named_buffers() if ours[name] is not buffer), None)
-        if lost is not None:
-            raise CompressError(
-                f"train.engine: the network replaces its buffer {lost!r} in a pass, and runs eager alone; use eager"
-            )
+        for own, ours in zip(self._network.modules(), self._copy.network.modules(), strict=True):
+            if name := _apart(own, ours):
+                raise CompressError(
+                    f"train.engine: {type(own).__name__} gives its attribute {name!r} another value in a pass, and so runs "
+                    "eager alone; use eager"
+                )
         self._same = True
+
+
+def _apart(own: nn.Module, ours: nn.Module) -> str:
+    """Return the name of an attribute in which two modules differ, or nothing."""
+    buffers = dict(ours.named_buffers(recurse=False))
+    if lost := next((name for name, buffer in own.named_buffers(recurse=False) if buffers.get(name) is not buffer), ""):
+        return lost
+    for name, value in vars(own).items():
+        other = vars(ours).get(name)
+        plain = isinstance(value, bool | int | float | str | None)
+        if (plain and value != other) or (isinstance(value, Tensor) and not torch.equal(value, cast("Tensor", other))):
+            return name
+    return ""
 
 
 class _Tapped(nn.Module):
@@ -196,7 +214,13 @@ class _Trial:
     ) -> None:
         self._network, self._batch, self._taps = network, batch, taps
         self._autocast, self._events, self._device = autocast, events, batch.images.device
-        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._built: dict[str, Forward] = {}
+
+    def forward(self, engine: str) -> Forward:
+        """Return the network as an engine runs it, as it was tried where it was."""
+        if engine not in self._built:
+            self._built[engine] = build(engine, self._network, self._taps, self._device)
+        return self._built[engine]
 
     def all(self, steps: int) -> tuple[EngineTrial, ...]:
         """Return what each engine of this device did, the one to take first."""
@@ -205,21 +229,29 @@ class _Trial:
         milliseconds = self._milliseconds(eager)
         nothing = EngineTrial(engine="eager", ms_per_batch=milliseconds, relative_difference=0.0)
         if milliseconds * steps < 1000 * WORTH_A_TRIAL_SECONDS:
+            self._events.say(f"training: {milliseconds * steps / 1000:.0f} s of eager steps are not worth a trial of engines")
             return (nothing,)
         forwards: dict[str, Forward] = {"eager": eager}
         for name in ("compile", *(["cuda_graphs"] if self._device.type == "cuda" else [])):
             try:
-                forwards[name] = build(name, self._network, self._taps, self._device)
-                self._pass(forwards[name])
-            except CompressError as error:
-                forwards.pop(name, None)
-                self._events.say(f"{error}; engine {name} is left out")
+                self._pass(self.forward(name))
+                forwards[name] = self.forward(name)
+            except (CompressError, torch.OutOfMemoryError) as error:
+                self._leave_out(name, str(error))
         times = self._times(forwards)
-        found = [self._compared(name, forward, statistics.median(times[name])) for name, forward in forwards.items()]
+        tried = [self._compared(name, forward, statistics.median(times[name])) for name, forward in forwards.items()]
+        found = [trial for trial in tried if math.isfinite(trial.relative_difference)]
+        for trial in tried:
+            if trial not in found:
+                self._leave_out(trial.engine, "its gradients, or those of eager torch, are not finite")
         self._events.say(
             f"training: {', '.join(f'{each.engine} {each.ms_per_batch:.0f} ms' for each in found)} forward and backward"
         )
         return tuple(sorted(found, key=lambda each: (not _pays(each, found[0]), each.ms_per_batch)))
+
+    def _leave_out(self, engine: str, why: str) -> None:
+        self._built.pop(engine, None)
+        self._events.say(f"training: engine {engine} is left out: {why.removesuffix('; use eager')}")
 
     def one(self, engine: str) -> EngineTrial:
         """Return what the engine that the recipe names does.
@@ -227,7 +259,7 @@ class _Trial:
         Raises:
             CompressError: It cannot run, or its gradients are too far from those of eager torch.
         """
-        forward = build(engine, self._network, self._taps, self._device)
+        forward = self.forward(engine)
         self._events.say(f"training: {engine} compiles, which takes a minute or more")
         self._pass(forward)
         found = self._compared(engine, forward, self._milliseconds(forward))
@@ -251,15 +283,20 @@ class _Trial:
         return 1000 * (time.perf_counter() - begun)
 
     def _compared(self, name: str, forward: Forward, milliseconds: float) -> EngineTrial:
-        ours, exact = self._pass(forward), self._pass(self._network.outputs)
-        difference = (ours - exact).square().mean().sqrt() / exact.square().mean().sqrt().clamp(min=1e-12)
-        return EngineTrial(engine=name, ms_per_batch=milliseconds, relative_difference=float(difference.nan_to_num(torch.inf)))
+        """Return a trial; its difference is 0 for eager torch itself, and infinite where a gradient is not finite."""
+        difference = 0.0
+        if name != "eager":
+            ours, exact = self._pass(forward), self._pass(self._network.outputs)
+            relative = (ours - exact).square().mean().sqrt() / exact.square().mean().sqrt().clamp(min=1e-12)
+            difference = float(relative.nan_to_num(torch.inf))
+        return EngineTrial(engine=name, ms_per_batch=milliseconds, relative_difference=difference)
 
     def _pass(self, forward: Forward) -> Tensor:
         """Return the gradients of one step as a vector, once the device is done; statistics and generators end as they were."""
         kept = [buffer.clone() for buffer in self._network.buffers()]
         devices = [self._device] if self._device.type == "cuda" else []
         images, labels = self._batch.images, self._batch.labels
+        trained = [parameter for parameter in self._network.parameters() if parameter.requires_grad]
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
             with torch.autocast(self._device.type, dtype=self._autocast, enabled=self._autocast is not None):
@@ -267,7 +304,7 @@ class _Trial:
             read = [found.features[place].float().square().mean() for place in self._taps]
             total = torch.stack([F.cross_entropy(found.logits.float(), labels), *read]).sum()
             with _compiling():  # the backward pass is compiled when it is first needed
-                gradients = torch.autograd.grad(total, self._parameters, allow_unused=True, materialize_grads=True)
+                gradients = torch.autograd.grad(total, trained, allow_unused=True, materialize_grads=True)
         for buffer, value in zip(self._network.buffers(), kept, strict=True):
             buffer.copy_(value)
         whole = torch.cat([gradient.detach().float().flatten() for gradient in gradients])

@@ -12,18 +12,19 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compress import _quiet
+from compress import _quiet, records
 from compress.errors import CompressError
 from compress.events import Events
 from compress.freezing import evaluating
 from compress.methods._step import Signal
 from compress.models._network import Network
-from compress.records import EngineTrial
+from compress.records import EngineTrial, EngineTrials
 
 ROUNDS = 3
 """Interleaved timings of each engine in a trial; the median counts."""
@@ -229,6 +230,18 @@ def choose(
         else:
             events.say(f"teacher: engine {name} gives numbers that are not finite and is left out")
     return tuple(sorted(found, key=lambda trial: (_too_far(trial, tolerance), trial.ms_per_batch)))
+
+
+def decided(path: Path, events: Events) -> tuple[EngineTrial, ...]:
+    """Return what was decided before, if anything; a damaged file is said, and removed."""
+    if not path.is_file():
+        return ()
+    try:
+        return records.read(path, EngineTrials).trials
+    except CompressError as error:
+        events.say(f"{error}; the engines are tried anew")
+        path.unlink()
+        return ()
 
 
 def _too_far(trial: EngineTrial, tolerance: float) -> bool:

@@ -7,6 +7,7 @@ takes no memory.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
 from collections.abc import Iterable
@@ -17,27 +18,27 @@ from typing import cast
 import torch
 from torch import Tensor, UntypedStorage, nn
 
+from compress.errors import Unreachable
 from compress.files import writable
 
 LARGE = 1 << 16
 """Bytes; what is smaller stays in memory, for every file takes some, too."""
 
 
-def page_out(modules: Iterable[nn.Module], folder: Path) -> int:
+def page_out(modules: Iterable[nn.Module], folder: Path) -> None:
     """Let the large frozen tensors of some modules lie in files, which have no names and go when the tensors do.
+
+    On systems where a file cannot lose its name while it is open nothing happens.
 
     Args:
         modules: Their parameters that need a gradient, and what lies on a GPU, stay as they are.
         folder: Where the files are made.
 
-    Returns:
-        How many bytes left memory; 0 on systems where an open file cannot lose its name.
-
     Raises:
-        Unreachable: The disk is full or the folder cannot be written.
+        Unreachable: The disk is full, the folder cannot be written, or its files cannot be mapped.
     """
     if os.name != "posix":
-        return 0
+        return
     everything = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
     tensors = {id(tensor): tensor for tensor in everything if _may_go(tensor)}.values()
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
@@ -47,7 +48,10 @@ def page_out(modules: Iterable[nn.Module], folder: Path) -> int:
         place = mapped[tensor.untyped_storage().data_ptr()]
         moved = torch.empty(0, dtype=tensor.dtype).set_(place, tensor.storage_offset(), tensor.size(), tensor.stride())
         tensor.data = moved
-    return sum(storage.nbytes() for storage in storages.values())
+    storages.clear()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc would keep what was freed
+        trim(0)
 
 
 def _may_go(tensor: Tensor) -> bool:
@@ -58,7 +62,11 @@ def _may_go(tensor: Tensor) -> bool:
 
 def _mapped(storage: UntypedStorage, folder: Path) -> UntypedStorage:
     """Return the same bytes, mapped from a file; who writes to them writes to memory of its own."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".weights-") as file:
+    with tempfile.TemporaryFile(dir=folder) as file:
         file.write(torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data)
         file.flush()
-        return cast("UntypedStorage", UntypedStorage.from_file(file.name, shared=False, nbytes=storage.nbytes()))
+        try:
+            found = UntypedStorage.from_file(f"/dev/fd/{file.fileno()}", shared=False, nbytes=storage.nbytes())
+        except RuntimeError as error:
+            raise Unreachable(f"{folder}: a file there cannot be mapped ({error})") from error
+        return cast("UntypedStorage", found)

@@ -248,7 +248,7 @@ class EngineTrial(Record):
 
     engine: str
     ms_per_batch: float
-    """Median of a few interleaved runs; of what is trained, forward and backward."""
+    """Median of a few interleaved runs, or one where one engine was tried; of what is trained, forward and backward."""
     relative_difference: float
     """Root mean square of the difference of any answer over that of the answer; of what is trained, of the gradients."""
     max_logit_difference: float | None = None

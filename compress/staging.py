@@ -19,11 +19,8 @@ from compress.methods.supervised import Supervised
 from compress.models._network import Batch
 from compress.recipe import TrainSection
 from compress.records import Accuracy, StageResult
-from compress.teaching import Teachers, read_by, validated_by
+from compress.teaching import Teachers, few, read_by, validated_by
 from compress.work import METRICS, STATE, WEIGHTS, Trained, Work, seed_for
-
-LOOKED_AT = 16
-"""Images with which a stage is looked at before it is trained."""
 
 
 def train(
@@ -62,7 +59,8 @@ def train(
 
     def make(folder: Path) -> None:
         batches = work.shuffled(work.data.train, settings, seed=seed)
-        first = few(next(batches.epoch(0)))
+        batch = next(batches.epoch(0))
+        first = few(batch)
         _announce(work, name, method, first)
         begun = time.monotonic()
         held_out = work.whole(work.data.validation)
@@ -76,7 +74,7 @@ def train(
             decision=folder / ".engine-held-out.json", images="held-out",
         )  # fmt: skip
         running = compiling.choose(
-            method, next(batches.epoch(0)), engine=settings.engine, steps=settings.epochs * len(batches),
+            method, batch, engine=settings.engine, steps=settings.epochs * len(batches),
             autocast=trainer.DTYPES[settings.precision], events=work.events, decision=folder / ".engine-student.json",
         )  # fmt: skip
         with graceful(work.events) as stopped:
@@ -118,11 +116,6 @@ def train(
 def _may_ask(method: Method) -> bool:
     """Return whether a stage may ask a frozen teacher, so that how its answers are computed and kept can change the result."""
     return bool(method.teachers) and not isinstance(method, Supervised) and not method.moves_teacher
-
-
-def few(batch: Batch) -> Batch:
-    """Return a few images of a batch: enough to look at a stage, too few to need the memory that running its teachers takes."""
-    return Batch(batch.images[:LOOKED_AT], batch.labels[:LOOKED_AT])
 
 
 def _teachers(

@@ -123,7 +123,7 @@ class Teachers:
         self._resting = True
         try:
             paging.page_out([self._answering], self._folder)
-        except Unreachable as error:
+        except (Unreachable, OSError) as error:
             self._events.say(f"{error}; the teachers stay in memory")
 
     def of(self, batch: Batch) -> Targets:
@@ -227,7 +227,7 @@ class Teachers:
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "lock"):
-                tried = self._decided(own) or self._decided(general)
+                tried = engines.decided(own, self._events) or engines.decided(general, self._events)
                 if not tried:
                     tried = self._tried(calls)
                     if len(tried) > 1:
@@ -235,17 +235,6 @@ class Teachers:
                 if not own.is_file():
                     records.save(own, EngineTrials(trials=tried))
         return tried[0].engine, tried if len(tried) > 1 else ()
-
-    def _decided(self, path: Path) -> tuple[EngineTrial, ...]:
-        """Return what was decided before, if anything."""
-        if not path.is_file():
-            return ()
-        try:
-            return records.read(path, EngineTrials).trials
-        except CompressError as error:
-            self._events.say(f"{error}; the engines are tried anew")
-            path.unlink()
-            return ()
 
     def _tried(self, calls: int) -> tuple[EngineTrial, ...]:
         """Return a trial of all engines, or eager alone where that is done before a trial would have paid."""
@@ -330,6 +319,15 @@ class Looked(NamedTuple):
     """Of frozen teachers, in order."""
     student_taps: list[int]
     """Places of the student's taps whose maps are read."""
+
+
+LOOKED_AT = 16
+"""Images with which a stage is looked at before it is trained."""
+
+
+def few(batch: Batch) -> Batch:
+    """Return a few images of a batch: enough to look at a stage, too few to need the memory that running its teachers takes."""
+    return Batch(batch.images[:LOOKED_AT], batch.labels[:LOOKED_AT])
 
 
 def looked_at(method: Method, batch: Batch) -> Looked:

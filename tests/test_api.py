@@ -14,8 +14,11 @@ from compress import compiling
 from compress.api import _another
 from compress.errors import CompressError
 from compress.methods._step import Forward
-from compress.models._network import Outputs
 from tests.methods.test_contract import Tiny
+from tests.test_compiling import Counted
+
+TRIED = 3
+"""Passes of an engine that settings name, before the first step: one that compiles, one that is timed, one that is compared."""
 
 
 def loader(count: int = 64) -> DataLoader[tuple[torch.Tensor, ...]]:
@@ -99,22 +102,19 @@ def test_a_state_belongs_to_one_call_and_is_gone_when_it_is_done(teacher: nn.Mod
 
 def test_the_engine_of_the_settings_runs_the_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is used in every step, refused where the device does not have it, and leaves no file behind."""
-    ran = []
-
-    def build(engine: str, network: compress.Network, *_: object) -> Forward:
-        def forward(images: torch.Tensor) -> Outputs:
-            ran.append(engine)
-            return network.outputs(images)
-
-        return forward
-
     settings = compress.TrainSection(epochs=1, engine="cuda_graphs", device="cpu")
     with pytest.raises(CompressError, match="'cuda_graphs' runs on a CUDA device alone"):
         compress.distill([], Tiny(2), train=loader(), validation=loader(), method="supervised", settings=settings)
+    ran: list[Counted] = []
+
+    def build(_engine: str, network: compress.Network, *_: object) -> Forward:
+        ran.append(Counted(network.outputs))
+        return ran[-1]
+
     monkeypatch.setattr(compiling, "build", build)
-    settings = compress.TrainSection(epochs=1, engine="compile", state_seconds=0)
+    settings = compress.TrainSection(epochs=2, engine="compile", state_seconds=0)
     compress.distill([], Tiny(2), train=loader(), validation=loader(), method="supervised", settings=settings, state=tmp_path)
-    assert len(ran) > len(loader())
+    assert [counted.steps for counted in ran] == [TRIED + 2 * len(loader())]
     assert not list(tmp_path.iterdir())
 
 

@@ -57,13 +57,16 @@ def test_what_is_paged_out_can_be_saved(tmp_path: Path) -> None:
     assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
 
 
-def test_what_nobody_reads_takes_no_memory(tmp_path: Path) -> None:
-    """Resident memory falls by most of the weights, and they come back when they are read."""
-    module, process = nn.Linear(4096, 4096).requires_grad_(False), psutil.Process()
+@pytest.mark.parametrize("width", [160, 512, 4096])
+def test_what_nobody_reads_takes_no_memory(tmp_path: Path, width: int) -> None:
+    """Resident memory falls by most of the weights, also where a C library would keep their blocks, and they can be read."""
+    torch.empty(30 * MIB, dtype=torch.uint8).fill_(1)  # once a block of this size was freed, glibc keeps all smaller ones
+    count = 64 * MIB // (4 * width * width)
+    module, process = nn.Sequential(*(nn.Linear(width, width) for _ in range(count))).requires_grad_(False), psutil.Process()
     before = process.memory_info().rss
-    assert page_out([module], tmp_path) >= 64 * MIB
-    assert before - process.memory_info().rss > 48 * MIB
-    assert bool(torch.isfinite(module(torch.rand(2, 4096))).all())
+    page_out([module], tmp_path)
+    assert before - process.memory_info().rss > 40 * MIB
+    assert bool(torch.isfinite(module(torch.rand(2, width))).all())
 
 
 def test_what_is_trained_stays(tmp_path: Path) -> None:

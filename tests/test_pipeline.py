@@ -29,11 +29,14 @@ from compress.events import Events
 from compress.files import sha256_of
 from compress.methods._step import Forward
 from compress.models import resnet_cifar
+from compress.models._network import Network
 from compress.models.resnet_cifar import resnet8
 from compress.recipe import ExportSection
 from compress.records import Exported, Manifest, Report, StageResult, read
 from exporters import _bundle
 from exporters._exporter import About
+from tests.test_api import TRIED
+from tests.test_compiling import Counted
 
 Run = Callable[..., Report]
 
@@ -212,6 +215,22 @@ def test_a_format_that_cannot_hold_the_student_is_refused_before_anything_is_tra
         run("exports=[{format: onnx, precision: int8}]", where=tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))
     assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_the_engine_of_the_recipe_runs_every_step(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that is said to run compiled has made its steps compiled."""
+    built: list[Counted] = []
+
+    def build(_engine: str, network: Network, *_: object) -> Forward:
+        built.append(Counted(network.outputs))
+        return built[-1]
+
+    monkeypatch.setattr(compiling, "build", build)
+    report = run("train.engine=compile", "teacher.train.epochs=1", where=tmp_path)
+    students = [stage for stage in report.stages if stage.stage != "teacher"]
+    assert {stage.engine for stage in students} == {"compile"}
+    steps = report.images["train"] // 256
+    assert [counted.steps for counted in built] == [TRIED, *(TRIED + steps for _ in students)]  # the first is the rehearsal
 
 
 def test_a_student_that_cannot_be_compiled_is_refused_before_anything_is_trained(

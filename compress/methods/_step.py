@@ -82,7 +82,7 @@ class Step:
             self.student_taps.add(place)
             return outputs.features[place]
 
-        return Outputs(outputs.logits, Maps(len(outputs.features), read))
+        return Outputs(outputs.logits, Features(len(outputs.features), read))
 
     def teacher(self, index: int = 0) -> TeacherAnswers:
         """Logits and features of one teacher on this batch, each computed when it is read."""
@@ -158,10 +158,10 @@ class TeacherAnswers:
     @property
     def features(self) -> Sequence[Tensor]:
         """One map per tap, shallow to deep, [B, c, h, w]; only those that are read are computed or fetched."""
-        return Maps(self._taps, lambda place: self._step.answer(Signal(self._index, place)))
+        return Features(self._taps, lambda place: self._step.answer(Signal(self._index, place)))
 
 
-class Maps(Sequence[Tensor]):
+class Features(Sequence[Tensor]):
     """One map per tap, each looked up when it is read.
 
     Args:
