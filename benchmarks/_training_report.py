@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from benchmarks import _pages, comparison
 from benchmarks._roofline import Cost
 from benchmarks._training import INT8, OURS
+from benchmarks._training_memory import Peak
 from benchmarks._training_pairs import Pair
 from benchmarks._training_profile import Profile
 from compress.records import Document, Environment, Ratio, Record, save
@@ -105,10 +106,14 @@ class Memory(Record):
 
     subject: str
     peak_bytes: int | None
+    """Median over processes."""
     mapped_bytes: int
     """Of it, pages of the store's files."""
     times_plain: float | None
-    """Without those pages, over the peak of plain training."""
+    """Without those pages, over the peak of plain training: the median of ratios, process by process."""
+    ci95: tuple[float, float] | None = None
+    peaks_bytes: tuple[int, ...] = ()
+    """Of each process, without those pages."""
     outcome: Outcome
 
 
@@ -207,16 +212,28 @@ def _scaled(bounds: tuple[float, float], unit: float) -> tuple[float, float]:
     return bounds[0] / unit, bounds[1] / unit
 
 
-def memory(name: str, peak_bytes: int | None, mapped_bytes: int, plain_bytes: int | None) -> Memory:
-    """Return how much memory a subject needs beside plain training; the goal is for subjects that read the store."""
-    if peak_bytes is None or plain_bytes is None:
+def memory(name: str, peaks: Sequence[Peak], plain: Sequence[Peak]) -> Memory:
+    """Return how much memory a subject needs beside plain training; the goal is for subjects that read the store.
+
+    Args:
+        name: The subject.
+        peaks: Of its processes.
+        plain: Of as many processes of plain training; none where that was not measured.
+    """
+    known = [peak.peak_bytes for peak in peaks if peak.peak_bytes is not None]
+    mapped = max(peak.mapped_bytes for peak in peaks)
+    own = [size - peak.mapped_bytes for size, peak in zip(known, peaks, strict=False)]
+    other = [peak.peak_bytes for peak in plain if peak.peak_bytes is not None]
+    whole = int(statistics.median(known)) if known else None
+    if not own or not other:
         found: Outcome = "not measured" if OURS[name].cached else "no goal"
-        return Memory(subject=name, peak_bytes=peak_bytes, mapped_bytes=mapped_bytes, times_plain=None, outcome=found)
-    times = (peak_bytes - mapped_bytes) / plain_bytes
-    judged: Outcome = "met" if times <= MEMORY_GOAL else "missed"
+        return Memory(subject=name, peak_bytes=whole, mapped_bytes=mapped, times_plain=None, outcome=found)
+    ratios = comparison.paired_ratios(own, other)
+    ci95 = comparison.interval(ratios)
+    judged: Outcome = "met" if ci95[1] <= MEMORY_GOAL else "missed" if ci95[0] > MEMORY_GOAL else "undecided"
     return Memory(
-        subject=name, peak_bytes=peak_bytes, mapped_bytes=mapped_bytes, times_plain=times,
-        outcome=judged if OURS[name].cached else "no goal",
+        subject=name, peak_bytes=whole, mapped_bytes=mapped, times_plain=statistics.median(ratios), ci95=ci95,
+        peaks_bytes=tuple(own), outcome=judged if OURS[name].cached else "no goal",
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from benchmarks import _peers, _roofline, _rounds, _training_memory, _training_p
 from benchmarks._roofline import Cost, _Traffic, cost, probes
 from benchmarks._rounds import Steps, Subject, rates
 from benchmarks._training import KD, OURS, Ours, Workshop, prepare
+from benchmarks._training_memory import Peak
 from benchmarks._training_pairs import PAIRS, TORCHVISION, Pair, network, settle
 from benchmarks._training_report import WANTED, Roofline, Speed, TrainingSpeed, Wanted
 from compress.data._dataset import Split
@@ -316,10 +317,21 @@ def test_bounds_follow_from_cost_and_machine() -> None:
 
 def test_pages_of_the_store_do_not_count_as_memory() -> None:
     """A cached run may need 1.1 times the memory of plain training, and the pages of the store beside."""
-    assert _training_report.memory("kd, cached", 1150, 60, 1000).outcome == "met"
-    assert _training_report.memory("kd, cached", 1150, 40, 1000).outcome == "missed"
-    assert _training_report.memory("kd", 3000, 0, 1000).outcome == "no goal"
-    assert _training_report.memory("kd, cached", None, 0, None).outcome == "not measured"
+    plain = [Peak(1000, 0)] * 5
+    assert _training_report.memory("kd, cached", [Peak(1150, 60)] * 5, plain).outcome == "met"
+    assert _training_report.memory("kd, cached", [Peak(1150, 40)] * 5, plain).outcome == "missed"
+    assert _training_report.memory("kd", [Peak(3000, 0)] * 5, plain).outcome == "no goal"
+    assert _training_report.memory("kd, cached", [Peak(None, 0)] * 5, [Peak(None, 0)] * 5).outcome == "not measured"
+    assert _training_report.memory("kd, cached", [Peak(1000, 0)] * 5, []).outcome == "not measured"
+
+
+def test_memory_that_scatters_around_the_goal_is_undecided() -> None:
+    """One process in two above the goal says nothing; the median of all and their interval are in the report."""
+    plain = [Peak(1000, 0)] * 5
+    scattered = [Peak(bytes_, 0) for bytes_ in (1000, 1200, 1050, 1180, 1090)]
+    found = _training_report.memory("kd, cached", scattered, plain)
+    assert (found.outcome, found.times_plain, found.ci95) == ("undecided", 1.09, (1.0, 1.2))
+    assert (found.peak_bytes, found.peaks_bytes) == (1090, (1000, 1200, 1050, 1180, 1090))
 
 
 @pytest.mark.parametrize(
@@ -395,6 +407,7 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, P
         patch.setattr(_roofline, "SIDE", 64)
         patch.setattr(_roofline, "COPIED_BYTES", 1 << 16)
         patch.setattr(training_speed, "WEIGHED", ("plain",))
+        patch.setattr(training_speed, "PROCESSES", 1)
         patch.setattr("sys.argv", ["training_speed", "--pair", TINY.name, "--out", str(out)])
         arguments = ["--pair", TINY.name, "--rounds", "5", "--seconds", "0", "--out", str(out)]
         yield CliRunner().invoke(training_speed.main, arguments), out
