@@ -244,7 +244,7 @@ class Analysis(Record):
 
 
 class EngineTrial(Record):
-    """How one engine ran a network in a short trial: a teacher against eager float32, what is trained against eager torch."""
+    """How one engine ran a network in a short trial, a teacher or what is trained, against torch in eager float32."""
 
     engine: str
     ms_per_batch: float
