@@ -50,12 +50,31 @@ def interval(rounds: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
     Raises:
         CompressError: There are no rounds.
     """
+    return _ends(_medians(rounds, np.random.default_rng(seed)))
+
+
+def unpaired_ratio(other: Sequence[float], own: Sequence[float], *, seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """Return median of other / median of own, with its 95 % interval; the two have nothing in common, round by round.
+
+    Raises:
+        CompressError: One of them is empty.
+    """
+    random = np.random.default_rng(seed)
+    return float(np.median(other) / np.median(own)), _ends(_medians(other, random) / _medians(own, random))
+
+
+def _medians(rounds: Sequence[float], random: np.random.Generator) -> NDArray[np.float64]:
+    """Return the median of each bootstrap resample, [resamples]."""
     values: NDArray[np.float64] = np.asarray(rounds, dtype=np.float64)  # [rounds]
     if not len(values):
         raise CompressError("an interval needs rounds, and there are none; measure at least five")
-    picks = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    medians = np.median(values[picks], axis=1)  # [resamples]
-    low, high = np.percentile(medians, (50 * (1 - LEVEL), 50 * (1 + LEVEL)))
+    picks = random.integers(len(values), size=(RESAMPLES, len(values)))
+    medians: NDArray[np.float64] = np.median(values[picks], axis=1)
+    return medians
+
+
+def _ends(found: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(found, (50 * (1 - LEVEL), 50 * (1 + LEVEL)))
     return float(low), float(high)
 
 

@@ -99,6 +99,19 @@ def test_rounds_that_cannot_be_paired_are_refused() -> None:
         comparison.interval([])
 
 
+def test_unpaired_figures_are_compared_by_their_medians() -> None:
+    """What has no rounds in common: the order does not matter, twice as much is twice as much, and nothing is an error."""
+    one, two = [10.0, 11.0, 9.0, 10.5, 9.5], [21.0, 19.0, 20.0, 22.0, 18.0]
+    ratio, (low, high) = comparison.unpaired_ratio(two, one)
+    assert ratio == 2.0
+    assert low < 2.0 < high
+    assert comparison.unpaired_ratio(sorted(two), one)[0] == ratio
+    alike = comparison.unpaired_ratio(one, one)[1]
+    assert alike[0] < 1.0 < alike[1]
+    with pytest.raises(CompressError, match="needs rounds"):
+        comparison.unpaired_ratio([], one)
+
+
 @pytest.mark.parametrize(
     ("medians", "steady"),
     [
