@@ -60,7 +60,8 @@ def unpaired_ratio(other: Sequence[float], own: Sequence[float], *, seed: int = 
         CompressError: One of them is empty.
     """
     random = np.random.default_rng(seed)
-    return float(np.median(other) / np.median(own)), _ends(_medians(other, random) / _medians(own, random))
+    ends = _ends(_medians(other, random) / _medians(own, random))
+    return float(np.median(other) / np.median(own)), ends
 
 
 def _medians(rounds: Sequence[float], random: np.random.Generator) -> NDArray[np.float64]:
