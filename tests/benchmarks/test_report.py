@@ -243,3 +243,21 @@ def test_what_a_method_leaves_about_a_stage_is_shown(record: Report, tmp_path: P
         assert f"\n{line}" in markdown, line
     assert "openvino_bf16 | 0.030, 99.98 %" in markdown
     assert "kept, fp16 | 4 (1) | 20 |" in markdown
+
+
+def test_what_ran_a_network_in_training_is_shown(record: Report, tmp_path: Path) -> None:
+    """A stage that tried engines says which it took, how fast each was, and how far its gradients were; others say nothing."""
+    title = "What ran the networks in training"
+    assert title not in html_of(record, tmp_path)
+    assert title not in (tmp_path / "report.md").read_text(encoding="utf-8")
+    trials = tuple(
+        EngineTrial(engine=engine, ms_per_batch=ms, relative_difference=difference)
+        for engine, ms, difference in (("compile", 41.0, 0.0021), ("eager", 160.0, 0.0))
+    )
+    stage = record.stages[-1].model_copy(update={"engine": "compile", "engine_trials": trials})
+    html = html_of(record.model_copy(update={"stages": (*record.stages[:-1], stage)}), tmp_path)
+    assert title in html
+    assert "compile 41.0, eager 160" in html
+    assert f"| {stage.stage} | compile | compile 41.0, eager 160 | 0.0021 |" in (tmp_path / "report.md").read_text(
+        encoding="utf-8"
+    )
