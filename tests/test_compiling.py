@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compress import compiling, trainer
 from compress.compiling import Running, build, choose
+from compress.data._loader import InMemory
 from compress.errors import CompressError, Interrupted
 from compress.events import Events
 from compress.freezing import freeze_all_but
@@ -28,7 +29,7 @@ from compress.models.resnet_cifar import resnet20
 from compress.recipe import TrainSection
 from compress.records import EngineTrials, read
 from compress.teaching import looked_at
-from tests.test_trainer import CPU, data, fresh, held_out, weights
+from tests.test_trainer import CPU, PREPROCESS, data, fresh, held_out, split, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own use
 needs_compiler = pytest.mark.skipif(
@@ -177,6 +178,25 @@ def test_a_compiled_training_that_is_stopped_continues_to_the_same_bytes(tmp_pat
             continue
     assert whole.epochs
     assert all(torch.equal(value, weights(parts[1])[name]) for name, value in weights(method).items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_graphs_train_as_eager_torch_does(tmp_path: Path) -> None:
+    """On a GPU the weights after an epoch are the same with CUDA graphs and without."""
+    device = torch.device("cuda")
+    trained = []
+    for engine in ("eager", "cuda_graphs"):
+        batches = InMemory(split(), PREPROCESS, batch_size=16, device=device, shuffle=True, seed=3, crop_padding=1, flip=True)
+        method = deep().to(device)
+        running = choose(
+            method, next(batches.epoch(0)), engine=engine, steps=10, autocast=None, events=Events(),
+            decision=tmp_path / f"{engine}.json",
+        )  # fmt: skip
+        settings = TrainSection(epochs=1, batch_size=16)
+        validation = InMemory(split(), PREPROCESS, batch_size=32, device=device)
+        trainer.fit(method, batches, validation, settings=settings, seed=7, forward=running.forward)
+        trained.append(weights(method))
+    torch.testing.assert_close(trained[1], trained[0], rtol=1e-2, atol=1e-3)  # cuDNN may take other algorithms
 
 
 @needs_compiler
