@@ -222,7 +222,7 @@ def memory(name: str, peaks: Sequence[Peak], plain: Sequence[Peak]) -> Memory:
     """
     known = [peak.peak_bytes for peak in peaks if peak.peak_bytes is not None]
     mapped = max(peak.mapped_bytes for peak in peaks)
-    own = [size - peak.mapped_bytes for size, peak in zip(known, peaks, strict=False)]
+    own = [peak.peak_bytes - peak.mapped_bytes for peak in peaks if peak.peak_bytes is not None]
     other = [peak.peak_bytes for peak in plain if peak.peak_bytes is not None]
     whole = int(statistics.median(known)) if known else None
     if not own or not other:
