@@ -26,7 +26,8 @@ from compress.events import Events
 from compress.methods._method import Method, Setting
 from compress.recipe import TargetsSection, TrainSection
 from compress.records import EngineTrial, Preprocess, read, save
-from compress.teaching import Teachers, few, read_by
+from compress.reading import few, read_by
+from compress.teaching import Teachers
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 VIEWS = 2

@@ -30,8 +30,8 @@ from compress.freezing import freeze_all_but
 from compress.methods._method import Method
 from compress.methods._step import Features, Forward
 from compress.models._network import Batch, Network, Outputs
+from compress.reading import few, looked_at
 from compress.records import EngineTrial, EngineTrials
-from compress.teaching import few, looked_at
 
 ROUNDS = 5
 """Interleaved timings of each engine in a trial; the median counts."""

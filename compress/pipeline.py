@@ -17,7 +17,7 @@ import numpy as np
 import exporters
 from benchmarks import paired, report
 from benchmarks.environment import environment
-from compress import _finished, calibration, delivery, plugins, records, rehearsal, stages, students, timing, training
+from compress import _finished, calibration, delivery, plugins, records, rehearsal, stages, students, timing, training, turns
 from compress._ladder_rescue import TAUGHT
 from compress.delivery import Answers, Delivered
 from compress.errors import CompressError, GateFailed, Unreachable
@@ -60,8 +60,9 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
         _rehearse(work)
         teachers = [training.teacher(work, index, section) for index, section in enumerate(recipe.teacher)]
         first, *others = students.works(work, seeds or [recipe.seed])
-        shipped, *baselines = students.train(first, teachers)
-        further = students.train_further(others, teachers)
+        with turns.taken([first, *others], teachers) as (first_ready, *others_ready):
+            shipped, *baselines = students.train(first_ready, teachers)
+            further = students.train_further(others_ready, teachers)
 
         said = {trained.name: delivery.answers(work, trained) for trained in (*teachers, shipped, *baselines)}
         sections = [ExportSection(format=delivery.TORCH), *recipe.exports]

@@ -38,6 +38,7 @@ ENGINE = (
     "data/*.py",
     "compiling.py",
     "engines.py",
+    "reading.py",
     "teaching.py",
     "targets.py",
 )

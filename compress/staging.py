@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from compress import checkpoint, compiling, evaluate, preflight, records, stages, trainer
+from compress import checkpoint, compiling, evaluate, preflight, records, stages, teaching, trainer
 from compress.data._loader import InMemory
 from compress.files import sha256_of
 from compress.freezing import freeze_all_but
@@ -17,9 +17,10 @@ from compress.methods._method import Method
 from compress.methods._step import Signal
 from compress.methods.supervised import Supervised
 from compress.models._network import Batch
+from compress.reading import few, read_by, validated_by
 from compress.recipe import TrainSection
 from compress.records import Accuracy, StageResult
-from compress.teaching import Teachers, few, read_by, validated_by
+from compress.teaching import Teachers
 from compress.work import METRICS, STATE, WEIGHTS, Trained, Work, seed_for
 
 
@@ -42,9 +43,10 @@ def train(
         settings: How the student is trained; the stage may be trained otherwise.
         reads: What decides the result besides data, settings and engine, for the key.
         method_name: How the network was trained, for reports.
-        shared: Whether other students read the same answers of frozen teachers.
+        shared: Whether other students read the same answers of frozen teachers; they may then take turns.
 
     Raises:
+        Paused: The next student's turn has come; the state is saved.
         CompressError: Training does not work.
         Interrupted: The user stopped; the state is saved.
     """
@@ -56,17 +58,20 @@ def train(
         targets=work.recipe.targets.model_dump(mode="json") if _may_ask(method) else None,
     )  # fmt: skip
     found = work.cache.find(key) is not None
+    turn = work.turn if shared and work.turn is not None and name in work.turn.students else None
 
     def make(folder: Path) -> None:
         batches = work.shuffled(work.data.train, settings, seed=seed)
         batch = next(batches.epoch(0))
         first = few(batch)
-        _announce(work, name, method, first)
+        if turn is None or not (folder / STATE).is_file():
+            _announce(work, name, method, first)
         begun = time.monotonic()
         held_out = work.whole(work.data.validation)
         asked = _teachers(
             work, method, read_by(method, first), batches, epochs=settings.epochs, shared=shared,
             autocast=trainer.DTYPES[settings.precision], decision=folder / ".engine-training.json", images="training",
+            one_view=turn and turn.answers,
         )  # fmt: skip
         signals = validated_by(method, few(next(held_out.epoch(0))))
         validating = _teachers(
@@ -81,7 +86,7 @@ def train(
             fit = trainer.fit(
                 method, batches, held_out, settings=settings, seed=seed, state=folder / STATE, stopped=stopped,
                 events=work.events, description=label(work, name), teachers=asked, validating=validating,
-                forward=running.forward,
+                forward=running.forward, until=turn and turn.until,
             )  # fmt: skip
         analyses = method.analyse(batches, held_out)
         freeze_all_but(method, ())
@@ -109,7 +114,8 @@ def train(
     stages.publish(folder, work.students / name)
     work.events.emit("stage", stage=name, seed=work.seed, key=key, found=found, seconds=result.seconds)
     effort = "(found in the cache)" if found else f"in {result.seconds:.0f} s"
-    work.events.say(f"{label(work, name)}: {_summary(result)} {effort}")
+    if turn is None or turn.until >= settings.epochs:  # it is said once
+        work.events.say(f"{label(work, name)}: {_summary(result)} {effort}")
     return Trained(name, method_name, method.deployable(), (result,), key, folder)
 
 
@@ -120,14 +126,14 @@ def _may_ask(method: Method) -> bool:
 
 def _teachers(
     work: Work, method: Method, signals: Sequence[Signal], batches: InMemory, *, epochs: int, shared: bool,
-    autocast: torch.dtype | None, decision: Path, images: str,
+    autocast: torch.dtype | None, decision: Path, images: str, one_view: Path | None = None,
 ) -> Teachers | None:  # fmt: skip
     """Return what answers for the frozen teachers of a stage, or nothing where it asks none."""
     if not signals:
         return None
     return Teachers(
-        method, signals, batches, section=work.recipe.targets, folder=work.cache.folder / "targets", epochs=epochs,
-        shared=shared, autocast=autocast, events=work.events, decision=decision, images=images,
+        method, signals, batches, section=work.recipe.targets, folder=work.cache.folder / teaching.FOLDER, epochs=epochs,
+        shared=shared, autocast=autocast, events=work.events, decision=decision, images=images, one_view=one_view,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from compress import delivery, stages, training
 from compress.delivery import Answers
 from compress.files import writable
 from compress.plan import baseline_names
+from compress.recipe import MethodSection, Recipe
 from compress.records import Accuracy, Score, Scores
 from compress.work import Trained, Work
 
@@ -63,11 +64,14 @@ def works(work: Work, seeds: Sequence[int]) -> list[Work]:
     return [replace(work, seed=seed, students=place) for seed, place in zip(seeds, places, strict=True)]
 
 
+def named(recipe: Recipe) -> list[tuple[str, Sequence[MethodSection]]]:
+    """Return the students of one seed, each with its methods: the one that is shipped, then every baseline."""
+    return [("student", recipe.method), *zip(baseline_names(recipe.baselines), recipe.baselines, strict=True)]
+
+
 def train(work: Work, teachers: Sequence[Trained]) -> list[Trained]:
     """Train the student that is shipped, then every baseline, with the work's seed."""
-    recipe = work.recipe
-    baselines = zip(baseline_names(recipe.baselines), recipe.baselines, strict=True)
-    return [training.student(work, name, methods, teachers) for name, methods in [("student", recipe.method), *baselines]]
+    return [training.student(work, name, methods, teachers) for name, methods in named(work.recipe)]
 
 
 def train_further(works: Sequence[Work], teachers: Sequence[Trained]) -> Further:

@@ -29,6 +29,7 @@ from compress import records
 from compress.errors import CompressError
 from compress.events import Events
 from compress.files import sha256_of, whole, writable
+from compress.recipe import TargetsSection
 from compress.records import Document
 
 DTYPES: Mapping[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
@@ -268,6 +269,21 @@ def _source(kind: Any) -> str:
     except TypeError:  # made in a notebook or at a prompt: its name, structure and weights must do
         path = None
     return f"{kind.__module__}.{kind.__qualname__} {sha256_of(Path(path)) if path and Path(path).is_file() else ''}"
+
+
+def bytes_per_image(answers: Sequence[Tensor], section: TargetsSection) -> int:
+    """Return what one view of one image takes on disk, given answers [B, ...] to a few images."""
+    return sum(answer[0].numel() for answer in answers) * DTYPES[section.precision].itemsize
+
+
+def obstacle(folder: Path, section: TargetsSection, *, bytes_per_view: int, views: int) -> str:
+    """Return why the answers to so many views cannot be kept in a folder, or nothing."""
+    where, size = file_system(folder.parent), bytes_per_view * views / 2**30
+    if where in NETWORK:
+        return f"{folder} is on {where}, where a mapped file can change under its reader; put --runs on a local disk"
+    if size > section.max_gib:
+        return f"{views} view(s) would take {size:.2g} GiB, more than targets.max_gib {section.max_gib:g}; raise it"
+    return ""
 
 
 def file_system(folder: Path) -> str:

@@ -10,28 +10,29 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from compress import engines, paging, records, stages, targets
+from compress import engines, paging, reading, records, stages, targets
 from compress.data._loader import InMemory
 from compress.engines import Answering, Engine
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.files import writable
-from compress.freezing import evaluating, freeze_all_but
 from compress.methods._method import Method
 from compress.methods._step import Signal, Targets
 from compress.models._network import Batch, Network
 from compress.recipe import TargetsSection
 from compress.records import EngineTrial, EngineTrials, Teaching
 
+FOLDER = "targets"
+"""Of the store, in the cache of all runs."""
 TRIAL_BATCHES = 4
 PROBE_IMAGES = 4
 """Whose answers are part of a key: two networks that differ in what no weight, attribute or source shows give others."""
@@ -54,6 +55,8 @@ class Teachers:
         events: Where progress goes.
         decision: File that remembers the engine of this stage, so that it continues with the same; default: in `folder`.
         images: What the images are called in the report.
+        one_view: Folder for the answers to one view at a time, used where those to all views cannot be kept; the caller empties
+            it (`compress.turns`).
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Teachers:
         events: Events,
         decision: Path | None = None,
         images: str = "training",
+        one_view: Path | None = None,
     ) -> None:
         self._signals, self._batches, self._section, self._events = tuple(signals), batches, section, events
         self._autocast, self._folder, self._images = autocast, folder, images
@@ -78,16 +82,19 @@ class Teachers:
         self._shown = sorted({batches.view(epoch) for epoch in range(epochs)})
         self._sample = next(batches.in_order(0)).images
         self._probe = engines.eager(self._answering)(self._sample[:PROBE_IMAGES])
-        self._why_not = self._refusal(reread=shared or len(self._shown) < epochs)
+        too_much = self._obstacle(len(self._shown))
+        self._one_view = bool(too_much and one_view and section.store == "auto" and not self._obstacle(1))
+        self._why_not = "" if self._one_view else self._refusal(too_much, reread=shared or len(self._shown) < epochs)
         runs = len(self._shown) if not self._why_not else epochs
         self._engine_name, self._trials = self._choice(runs * len(batches), decision)
         self._engine: Engine | None = None
-        self._store = targets.Store(folder, precision=section.precision, events=events)
+        kept_in = one_view if one_view is not None and self._one_view else folder
+        self._store = targets.Store(kept_in, precision=section.precision, events=events)
         self._answers = [
-            targets.Answer(_name(method, signal), self._key(networks, signal, probe), (batches.rows, *probe.shape[1:]))
+            targets.Answer(reading.name(method, signal), self._key(networks, signal, probe), (batches.rows, *probe.shape[1:]))
             for signal, probe in zip(signals, self._probe, strict=True)
         ]
-        self._made, self._seconds, self._resting = 0, 0.0, False
+        self._made, self._seconds, self._max_abs_error, self._resting = 0, 0.0, 0.0, False
 
     def begin(self, epoch: int, stopped: Callable[[], bool] = lambda: False) -> None:
         """Make sure that the answers to the view that an epoch shows are there, if they are kept.
@@ -99,6 +106,7 @@ class Teachers:
         if self._why_not:
             return
         if all(self._store.find(answer, view) is not None for answer in self._answers):
+            self._note_error(view)
             self._rest()
             return
         begun = time.monotonic()
@@ -110,11 +118,24 @@ class Teachers:
                 wanted = [self._answers[place] for place in missing.values()]
                 self._store.make(wanted, view, self._sweep(view, list(missing.values()), stopped))
                 self._made += 1
+        self._note_error(view)
         if all(self._store.has(answer, each) for answer in self._answers for each in self._shown):
             self._engine = None  # its memory is the student's now
         self._resting = False
         self._rest()
         self._seconds += time.monotonic() - begun
+
+    def _note_error(self, view: int) -> None:
+        known = (self._store.record(answer, view) for answer in self._answers)
+        self._max_abs_error = max([self._max_abs_error, *(each.max_abs_error for each in known if each is not None)])
+
+    def state(self) -> dict[str, Any]:
+        """Return what was done, for a stage that is continued by another process or in another turn."""
+        return {"made": self._made, "seconds": self._seconds, "max_abs_error": self._max_abs_error}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Count on from what `state` returned."""
+        self._made, self._seconds, self._max_abs_error = state["made"], state["seconds"], state["max_abs_error"]
 
     def _rest(self) -> None:
         """Let the weights of the teachers leave memory until the next view that they have to answer."""
@@ -152,18 +173,19 @@ class Teachers:
     def summary(self) -> Teaching:
         """Return what was done, for the report."""
         views = [] if self._why_not else self._shown
-        kept = [self._store.record(answer, view) for answer in self._answers for view in views]
+        for view in views:  # also those that others made and read
+            self._note_error(view)
         return Teaching(
             images=self._images,
             signals=tuple(answer.name for answer in self._answers),
             engine=self._engine_name,
             trials=self._trials,
-            store=self._why_not or "kept",
+            store=self._why_not or ("kept, one view at a time" if self._one_view else "kept"),
             precision=self._section.precision if not self._why_not else None,
             views=len(views),
             views_made=self._made,
             bytes_per_image=0 if self._why_not else self._bytes_per_image(),
-            max_abs_error=max((view.max_abs_error for view in kept if view is not None), default=0.0),
+            max_abs_error=self._max_abs_error,
             seconds=self._seconds,
         )
 
@@ -269,7 +291,7 @@ class Teachers:
             ],
         )  # fmt: skip
 
-    def _refusal(self, *, reread: bool) -> str:
+    def _refusal(self, too_much: str, *, reread: bool) -> str:
         """Return why answers are not kept, or nothing.
 
         Raises:
@@ -277,91 +299,23 @@ class Teachers:
         """
         if self._section.store == "off":
             return "off in the recipe"
-        views, where = len(self._shown), targets.file_system(self._folder.parent)
-        size = self._bytes_per_image() * self._batches.rows * views / 2**30
-        why = ""
-        if where in targets.NETWORK:
-            why = f"{self._folder} is on {where}, where a mapped file can change under its reader; put --runs on a local disk"
-        elif size > self._section.max_gib:
-            why = f"{views} view(s) would take {size:.2g} GiB, more than targets.max_gib {self._section.max_gib:g}; raise it"
-        if why and self._section.store == "on":
-            raise CompressError(f"targets.store: on, but {why}, or set targets.store: auto")
-        if why:
-            self._events.say(f"targets: answers of the teacher are not kept: {why}")
-        if not why and not reread and self._section.store == "auto":
-            why = "every view is read once"
-        return why
+        if too_much and self._section.store == "on":
+            raise CompressError(f"targets.store: on, but {too_much}, or set targets.store: auto")
+        if too_much:
+            self._events.say(f"targets: answers of the teacher are not kept: {too_much}")
+        if not too_much and not reread and self._section.store == "auto":
+            return "every view is read once"
+        return too_much
+
+    def _obstacle(self, views: int) -> str:
+        bytes_per_view = self._bytes_per_image() * self._batches.rows
+        return targets.obstacle(self._folder, self._section, bytes_per_view=bytes_per_view, views=views)
 
     def _bytes_per_image(self) -> int:
-        return sum(answer[0].numel() for answer in self._probe) * targets.DTYPES[self._section.precision].itemsize
+        return targets.bytes_per_image(self._probe, self._section)
 
 
 def _openvino(engine: str) -> str:
     """Return the versions of the runtime, and of who quantised for it, where that is what answers."""
     packages = ("openvino", *(("nncf",) if engine == "openvino_int8" else ()))
     return " ".join(importlib.metadata.version(name) for name in packages) if engine.startswith("openvino") else ""
-
-
-def validated_by(method: Method, batch: Batch) -> list[Signal]:
-    """Return what the validation of a stage reads of frozen teachers; nothing changes."""
-    freeze_all_but(method, (parameter for group in method.phases().values() for parameter in group))
-    with torch.no_grad(), evaluating(method):
-        step = method.step(batch)
-        method.predictions(step)
-    freeze_all_but(method, ())
-    return list(step.read)
-
-
-class Looked(NamedTuple):
-    """What a stage reads in its steps."""
-
-    signals: list[Signal]
-    """Of frozen teachers, in order."""
-    student_taps: list[int]
-    """Places of the student's taps whose maps are read."""
-
-
-LOOKED_AT = 16
-"""Images with which a stage is looked at before it is trained."""
-
-
-def few(batch: Batch) -> Batch:
-    """Return a few images of a batch: enough to look at a stage, too few to need the memory that running its teachers takes."""
-    return Batch(batch.images[:LOOKED_AT], batch.labels[:LOOKED_AT])
-
-
-def looked_at(method: Method, batch: Batch) -> Looked:
-    """Return what a stage reads, found by running each of its phases once; nothing changes."""
-    phases = method.phases()
-    freeze_all_but(method, (parameter for group in phases.values() for parameter in group))
-    buffers = {name: value.clone() for name, value in method.named_buffers()}
-    found: dict[Signal, None] = {}
-    taps: set[int] = set()
-    with torch.no_grad(), torch.random.fork_rng():
-        for phase in phases:
-            step = method.step(batch, phase=phase)
-            method(step)
-            found |= step.read
-            taps |= step.student_taps
-    for name, value in method.named_buffers():
-        value.copy_(buffers[name])
-    freeze_all_but(method, ())
-    return Looked(list(found), sorted(taps))
-
-
-def read_by(method: Method, batch: Batch) -> list[Signal]:
-    """Return what a stage reads of frozen teachers; nothing changes."""
-    return looked_at(method, batch).signals
-
-
-def _name(method: Method, signal: Signal) -> str:
-    """Return what people call a signal: `teacher logits`, `teacher1 layer3`, `teacher head2`."""
-    owner = "teacher" if len(method.teachers) == 1 else f"teacher{signal.teacher}"
-    network = method.teachers[signal.teacher]
-    if signal.tap is None or not isinstance(network, Network):
-        return f"{owner} logits"
-    if signal.module is None:
-        return f"{owner} {network.taps[signal.tap]}"
-    names = {id(module): name for name, module in method.named_modules()}
-    module = names.get(id(signal.module), type(signal.module).__name__).rpartition(".")[2]
-    return f"{owner} {module} on {network.taps[signal.tap]}"

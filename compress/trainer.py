@@ -37,6 +37,18 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
+class Paused(Exception):
+    """A stage has trained as far as it was asked to; its state is saved.
+
+    Args:
+        epochs: That are behind it.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        super().__init__(f"paused after epoch {epochs}")
+
+
 class Fit(NamedTuple):
     """What training gave; the selected weights are in the method's product."""
 
@@ -60,6 +72,7 @@ def fit(
     teachers: Teachers | None = None,
     validating: Teachers | None = None,
     forward: Forward | None = None,
+    until: int | None = None,
 ) -> Fit:
     """Train one stage and leave the selected weights in `method.product()`.
 
@@ -76,8 +89,10 @@ def fit(
         teachers: Gives the answers of frozen teachers; without it they are run at every step.
         validating: The same for the held-out images, where validation asks teachers.
         forward: Runs the student in training steps; without it the student itself does.
+        until: Epochs after which to pause; `None` trains to the end.
 
     Raises:
+        Paused: There are epochs left after `until`; the same call with a larger one continues.
         CompressError: A loss is not finite; the message names terms, step and epoch.
         Interrupted: `stopped` said so; the state is saved.
     """
@@ -87,13 +102,16 @@ def fit(
         teachers=teachers, validating=validating, forward=forward,
     )  # fmt: skip
     torch.manual_seed(seed)
-    run.resume()
+    run.resume(taking_turns=until is not None)
     with run.events.task(title, settings.epochs * run.steps, run.done) as task:
         try:
-            run.all_epochs(task)
+            run.epochs(task, settings.epochs if until is None else min(until, settings.epochs))
         except Interrupted:
             run.save()
             raise
+    if run.epoch < settings.epochs:
+        run.save()
+        raise Paused(run.epoch)
     return run.finish()
 
 
@@ -139,13 +157,13 @@ class _Run:
         """Steps behind us."""
         return self.epoch * self.steps + self.step
 
-    def all_epochs(self, task: Task) -> None:
-        """Do every step that is left, and validate after each epoch.
+    def epochs(self, task: Task, until: int) -> None:
+        """Do every step that is left of so many epochs, and validate after each.
 
         Raises:
             Interrupted: The user stopped.
         """
-        while self.epoch < self.settings.epochs:
+        while self.epoch < until:
             for batch, targets in self.batches():
                 self.advance(batch, targets, task)
                 if self.stopped():
@@ -291,11 +309,12 @@ class _Run:
                 "average": None if self.average is None else self.average.state_dict(),
                 "random": torch.get_rng_state(),
                 "cuda_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+                "teachers": [each and each.state() for each in (self.teachers, self.validating)],
             },
         )
 
-    def resume(self) -> None:
-        """Continue from the state file, if there is one."""
+    def resume(self, *, taking_turns: bool = False) -> None:
+        """Continue from the state file, if there is one; between turns nobody needs to be told."""
         saved = checkpoint.load_state(self.path) if self.path is not None else None
         if saved is None:
             return
@@ -314,8 +333,12 @@ class _Run:
         torch.set_rng_state(saved["random"])
         if saved["cuda_random"]:
             torch.cuda.set_rng_state_all(saved["cuda_random"])
+        for teachers, state in zip((self.teachers, self.validating), saved["teachers"], strict=True):
+            if teachers is not None:
+                teachers.resume(state)
         self.events.emit("resumed", stage=self.title, epoch=self.epoch + 1, step=self.step)
-        self.events.say(f"{self.title}: continues in epoch {self.epoch + 1}, step {self.step + 1}")
+        if self.step or not taking_turns:
+            self.events.say(f"{self.title}: continues in epoch {self.epoch + 1}, step {self.step + 1}")
 
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:

@@ -52,9 +52,10 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
 
     Raises:
         CompressError: The methods contradict each other, or training does not work.
+        Paused: It is another student's turn.
         Interrupted: The user stopped; the state is saved.
     """
-    networks = [trained.network for trained in teachers if isinstance(trained.network, Network)]
+    networks = _networks(teachers)
     method = assemble(work, sections, networks)
     knowledge = [trained.key for trained in teachers]
     results = prepare(work, name, method, sections, networks=networks, knowledge=knowledge)
@@ -69,9 +70,22 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
         "methods": _sources(sections),
     }
     final = method.stages()[-1]
-    others_read = work.readers > 1 and _has_only(final, networks)  # no teacher was made on the way
+    others_read = work.readers > 1 and _asks_only(final, networks)
     last = staging.train(work, name, final, work.recipe.train, reads=inputs, method_name=title(sections), shared=others_read)
     return last._replace(results=(*results, *last.results))
+
+
+def in_common(work: Work, sections: Sequence[MethodSection], teachers: Sequence[Trained]) -> Method | None:
+    """Return the stage that trains a student by these methods, as it is before training, if it asks no teacher but those given.
+
+    What such teachers say is the same for all students of a recipe.
+
+    Raises:
+        CompressError: The methods contradict each other.
+    """
+    networks = _networks(teachers)
+    final = assemble(work, sections, networks).stages()[-1]
+    return final if _asks_only(final, networks) else None
 
 
 def prepare(
@@ -153,10 +167,15 @@ def _trains_student(stage: Method) -> bool:
 
 def _belongs_to_teachers(stage: Method, given: Sequence[Network]) -> bool:
     """Return whether a stage has no part in any student, so that all seeds have it in common."""
-    return not _trains_student(stage) and _has_only(stage, given)
+    return not _trains_student(stage) and _asks_only(stage, given)
 
 
-def _has_only(stage: Method, given: Sequence[Network]) -> bool:
+def _networks(teachers: Sequence[Trained]) -> list[Network]:
+    return [trained.network for trained in teachers if isinstance(trained.network, Network)]
+
+
+def _asks_only(stage: Method, given: Sequence[Network]) -> bool:
+    """Return whether no teacher of a stage was made on the way."""
     return all(any(own is network for network in given) for own in stage.teachers)
 
 

@@ -71,6 +71,8 @@ class Work:
     own modules follow the recipe's seed, whatever this is."""
     students: Path
     """Folder of this seed's students; the run's own for the first seed."""
+    turn: Turn | None = None
+    """Of the students that take turns, if any do."""
 
     def shared(self) -> Work:
         """Return the work on what all seeds have in common."""
@@ -105,6 +107,17 @@ class Work:
 
 def _loader(split: Split) -> type[InMemory]:
     return Streamed if isinstance(split.images, Stored) else InMemory
+
+
+class Turn(NamedTuple):
+    """How far a student trains before it is another's turn (`compress.turns`)."""
+
+    until: int
+    """Epochs."""
+    students: frozenset[str]
+    """Names of those that take turns; others train to their end."""
+    answers: Path
+    """Folder for what teachers say of the view that the epoch at hand shows."""
 
 
 class Trained(NamedTuple):

@@ -26,9 +26,9 @@ from compress.methods._step import Forward
 from compress.methods.supervised import Supervised
 from compress.models._network import Network, Outputs
 from compress.models.resnet_cifar import resnet20
+from compress.reading import looked_at
 from compress.recipe import TrainSection
 from compress.records import EngineTrials, read
-from compress.teaching import looked_at
 from tests.test_trainer import CPU, PREPROCESS, data, fresh, held_out, split, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own use

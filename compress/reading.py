@@ -1,0 +1,77 @@
+"""What a stage reads of frozen teachers, found by running it once on a few images; nothing of it changes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from compress.freezing import evaluating, freeze_all_but
+from compress.methods._method import Method
+from compress.methods._step import Signal
+from compress.models._network import Batch, Network
+
+
+def validated_by(method: Method, batch: Batch) -> list[Signal]:
+    """Return what the validation of a stage reads of frozen teachers; nothing changes."""
+    freeze_all_but(method, (parameter for group in method.phases().values() for parameter in group))
+    with torch.no_grad(), evaluating(method):
+        step = method.step(batch)
+        method.predictions(step)
+    freeze_all_but(method, ())
+    return list(step.read)
+
+
+class Looked(NamedTuple):
+    """What a stage reads in its steps."""
+
+    signals: list[Signal]
+    """Of frozen teachers, in order."""
+    student_taps: list[int]
+    """Places of the student's taps whose maps are read."""
+
+
+LOOKED_AT = 16
+"""Images with which a stage is looked at before it is trained."""
+
+
+def few(batch: Batch) -> Batch:
+    """Return a few images of a batch: enough to look at a stage, too few to need the memory that running its teachers takes."""
+    return Batch(batch.images[:LOOKED_AT], batch.labels[:LOOKED_AT])
+
+
+def looked_at(method: Method, batch: Batch) -> Looked:
+    """Return what a stage reads, found by running each of its phases once; nothing changes."""
+    phases = method.phases()
+    freeze_all_but(method, (parameter for group in phases.values() for parameter in group))
+    buffers = {name: value.clone() for name, value in method.named_buffers()}
+    found: dict[Signal, None] = {}
+    taps: set[int] = set()
+    with torch.no_grad(), torch.random.fork_rng():
+        for phase in phases:
+            step = method.step(batch, phase=phase)
+            method(step)
+            found |= step.read
+            taps |= step.student_taps
+    for name, value in method.named_buffers():
+        value.copy_(buffers[name])
+    freeze_all_but(method, ())
+    return Looked(list(found), sorted(taps))
+
+
+def read_by(method: Method, batch: Batch) -> list[Signal]:
+    """Return what a stage reads of frozen teachers; nothing changes."""
+    return looked_at(method, batch).signals
+
+
+def name(method: Method, signal: Signal) -> str:
+    """Return what people call a signal: `teacher logits`, `teacher1 layer3`, `teacher head2`."""
+    owner = "teacher" if len(method.teachers) == 1 else f"teacher{signal.teacher}"
+    network = method.teachers[signal.teacher]
+    if signal.tap is None or not isinstance(network, Network):
+        return f"{owner} logits"
+    if signal.module is None:
+        return f"{owner} {network.taps[signal.tap]}"
+    names = {id(module): name for name, module in method.named_modules()}
+    module = names.get(id(signal.module), type(signal.module).__name__).rpartition(".")[2]
+    return f"{owner} {module} on {network.taps[signal.tap]}"

@@ -1,0 +1,175 @@
+"""Students that take turns: one sweep of the teachers for all of them, and the weights that each would have alone."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from compress import pipeline, recipe, training, turns
+from compress import students as all_students
+from compress.errors import Interrupted
+from compress.events import Events
+from compress.records import StageResult, read
+
+EPOCHS = 4
+FEATURES = (
+    "teacher={model: resnet_cifar.resnet8, train: {epochs: 6, lr: 5e-2, batch_size: 32}}", "method={name: fitnet}",
+    "baselines=[kd]", "data.flip=true", "data.train_images=256", f"train.epochs={EPOCHS}", "train.batch_size=64",
+)  # fmt: skip
+"""New views in every epoch: for features all of them are more than `FEW` holds, one is not; the logits all fit."""
+FEW = "targets.max_gib=0.0005"
+SEEDS = (3, 4, 5)
+
+
+@pytest.fixture(autouse=True)
+def slow_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teachers of these tests are quick, and nobody would take turns for them."""
+    monkeypatch.setattr(turns, "SWEEP_SECONDS", 0.0)
+
+
+def run(where: Path, tiny_recipe: str, *overrides: str, events: Events | None = None) -> None:
+    """Train all students of a recipe as `compress run --seeds` does, and nothing after that."""
+    parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", (*FEATURES, *overrides))
+    with pipeline._work(parsed, base=where, runs=where, events=events or Events(), seeds=len(SEEDS)) as work:
+        teachers = [training.teacher(work, index, section) for index, section in enumerate(parsed.teacher)]
+        with turns.taken(all_students.works(work, SEEDS), teachers) as ready:
+            for each in ready:
+                all_students.train(each, teachers)
+
+
+def students(where: Path) -> dict[str, bytes]:
+    """Return the weights of each student of each seed, as bytes."""
+    paths = sorted(path for path in (where / "tiny").rglob("weights.safetensors") if "teacher" not in str(path))
+    tensors = {str(path.parent.relative_to(where)): load_file(path) for path in paths}
+    return {name: b"".join(value.numpy().tobytes() for _, value in sorted(found.items())) for name, found in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str) -> Path:
+    """A run in which all answers are kept and each student trains to its end."""
+    where = tmp_path_factory.mktemp("alone")
+    torch.set_num_threads(1)  # as in every test: the last bits depend on it
+    run(where, tiny_recipe)
+    assert len(students(where)) == 2 * len(SEEDS)
+    return where
+
+
+class Listening(Events):
+    """Hears everything, and stops at the nth event that has these fields."""
+
+    def __init__(self, at: int = 0, **fields: object) -> None:
+        self.text = io.StringIO()
+        super().__init__(console=Console(file=self.text, width=300))
+        self.left, self.fields = at, fields
+
+    def emit(self, event: str, **fields: object) -> None:
+        super().emit(event, **fields)
+        if self.fields and self.fields.items() <= {"event": event, **fields}.items():
+            self.left -= 1
+            if not self.left:
+                raise Interrupted("stopped by the test")
+
+
+def sweeps(where: Path) -> list[int]:
+    """Return how many views each student with features computed, by seed."""
+    folders = [where / "tiny", *(where / "tiny" / "seeds" / str(seed) for seed in SEEDS[1:])]
+    taught = [read(folder / "student" / "metrics.json", StageResult).teaching[0] for folder in folders]
+    assert {each.store for each in taught} == {"kept, one view at a time"}
+    assert {each.views for each in taught} == {EPOCHS}
+    assert all(each.max_abs_error > 0 for each in taught)
+    return [each.views_made for each in taught]
+
+
+def test_students_in_turns_are_those_that_trained_alone(alone: Path, tmp_path: Path, tiny_recipe: str) -> None:
+    """The same bytes for every seed; each view is computed once, is never kept beside another, and nothing stays behind."""
+    heard = Listening()
+    run(tmp_path, tiny_recipe, FEW, events=heard)
+    assert students(tmp_path) == students(alone)
+    assert sweeps(tmp_path) == [EPOCHS, 0, 0]
+    assert not (tmp_path / "tiny" / turns.ANSWERS).exists()
+    said = heard.text.getvalue()
+    assert said.count("3 students take turns of one epoch") == 1  # not the baseline, whose answers fit
+    assert said.count("student: trains") == said.count("student, seed 4: trains") == 1
+    assert "continues in epoch" not in said
+    assert "not kept" not in said
+    events = [json.loads(line) for line in (tmp_path / "tiny" / "events.jsonl").read_text().splitlines()]
+    epochs = [(event["epoch"], event["stage"]) for event in events if event["event"] == "epoch" and "student" in event["stage"]]
+    assert [epoch for epoch, _ in epochs] == sorted(epoch for epoch, _ in epochs)
+    again = Listening()
+    run(tmp_path, tiny_recipe, FEW, events=again)
+    assert again.text.getvalue().count("student: ") == 1  # found, and said once
+
+
+@pytest.mark.parametrize("at", [1, 5, 11])
+def test_a_run_that_is_stopped_in_any_turn_continues(alone: Path, tmp_path: Path, tiny_recipe: str, at: int) -> None:
+    """Stopped after so many epochs of all students, and repeated: the weights of a run without a stop."""
+    with pytest.raises(Interrupted):
+        run(tmp_path, tiny_recipe, FEW, events=Stopped(at))
+    run(tmp_path, tiny_recipe, FEW)
+    assert students(tmp_path) == students(alone)
+    assert sum(sweeps(tmp_path)) <= EPOCHS + 1  # a student whose epoch was lost may find the answers to it deleted
+    assert not (tmp_path / "tiny" / turns.ANSWERS).exists()
+
+
+class Stopped(Listening):
+    """Stops when the students' nth epoch has ended."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def emit(self, event: str, **fields: object) -> None:
+        super().emit(event, **fields)
+        if event == "epoch" and str(fields["stage"]).startswith("student"):
+            self.at -= 1
+            if not self.at:
+                raise Interrupted("stopped by the test")
+
+
+def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
+    """However many epochs there are, the answers take no more than those to one view."""
+    seen: list[int] = []
+
+    class Watching(Events):
+        def emit(self, event: str, **fields: object) -> None:
+            super().emit(event, **fields)
+            if event == "epoch" and str(fields["stage"]).startswith("student"):
+                seen.append(len(list((tmp_path / "tiny" / turns.ANSWERS).rglob("*.npy"))))
+
+    run(tmp_path, tiny_recipe, FEW, "baselines=[]", events=Watching())
+    assert len(seen) == EPOCHS * len(SEEDS)
+    assert len(set(seen)) == 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param((FEW, "targets.store=off"), id="nothing is to be kept"),
+        pytest.param(("targets.max_gib=1e-6",), id="one view is too much as well"),
+        pytest.param(("method={name: kd}",), id="all views fit"),
+        pytest.param((FEW, "method={name: supervised}"), id="nobody is asked"),
+    ],
+)
+def test_nobody_takes_turns_for_nothing(overrides: tuple[str, ...], tmp_path: Path, tiny_recipe: str) -> None:
+    """Each student trains to its end, and what an interrupted run left of its turns is gone."""
+    left = tmp_path / "tiny" / turns.ANSWERS / "view"
+    left.mkdir(parents=True)
+    heard = Listening()
+    run(tmp_path, tiny_recipe, "baselines=[]", *overrides, events=heard)
+    assert "take turns" not in heard.text.getvalue()
+    assert not left.exists()
+
+
+def test_quick_teachers_are_asked_again(tmp_path: Path, tiny_recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a sweep takes less than beginning a turn, every student asks for itself."""
+    monkeypatch.setattr(turns, "SWEEP_SECONDS", 1e6)
+    heard = Listening()
+    run(tmp_path, tiny_recipe, FEW, "baselines=[]", events=heard)
+    assert "take turns" not in heard.text.getvalue()
+    assert heard.text.getvalue().count("answers of the teacher are not kept: 4 view(s)") == len(SEEDS)
