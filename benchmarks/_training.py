@@ -24,9 +24,9 @@ from compress.data._loader import InMemory
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods._method import Method, Setting
+from compress.reading import few, read_by
 from compress.recipe import TargetsSection, TrainSection
 from compress.records import EngineTrial, Preprocess, read, save
-from compress.reading import few, read_by
 from compress.teaching import Teachers
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
