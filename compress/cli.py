@@ -98,7 +98,9 @@ def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: st
         _show_report(terminal, runs / loaded.name)
         raise
     _show_report(terminal, runs / loaded.name)
-    terminal.hint(f"compress predict {runs / loaded.name / 'bundle'} IMAGE, or compress compare {runs}/*")
+    bundle = runs / loaded.name / "bundle"
+    use = f"compress predict {bundle} IMAGE" if bundle.is_dir() else f"compress export {bundle.parent} --to openvino"
+    terminal.hint(f"{use}, or compress compare {runs}/*")
 
 
 @verb("check")

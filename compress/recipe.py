@@ -134,7 +134,8 @@ class TargetsSection(Section):
     precision: Literal["fp16", "fp32"] = "fp16"
     """How they are kept; the largest rounding error is in the report."""
     max_gib: Positive = 4.0
-    """The most that one stage may keep, in GiB; answers that need more are computed at every step."""
+    """The most that one stage may keep, in GiB. Answers that need more are computed at every step; several students that need
+    the same (`--seeds`, baselines) train in turns, an epoch each, if those to one view are fewer."""
     engine: Literal[
         "auto", "eager", "channels_last", "compile", "openvino", "openvino_bf16", "openvino_int8", "bf16", "fp16"
     ] = "auto"
