@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from compress.records import Accuracy, Latency, Ratio, Report, StageResult, Teaching, Variant
+from compress.records import Accuracy, EngineTrial, Latency, Ratio, Report, StageResult, Teaching, Variant
 
 MISSING = "–"
 
@@ -242,6 +242,16 @@ def signed(value: float, digits: int = 1) -> str:
 def median(latency: Latency | None) -> str:
     """Return the median latency, marked where it did not settle."""
     return MISSING if latency is None else significant(latency.p50)
+
+
+def distance(trials: Sequence[EngineTrial]) -> tuple[str, str]:
+    """Return how far the chosen engine of a teacher is from eager torch, and by which measure."""
+    if not trials:
+        return MISSING, ""
+    chosen = trials[0]
+    if chosen.max_logit_difference is None or chosen.agreement_percent is None:
+        return significant(chosen.relative_difference, 2), "relative rms"
+    return significant(chosen.max_logit_difference, 2), f"of a logit; {chosen.agreement_percent:.2f} % same class"
 
 
 def answered(stages: Iterable[StageResult]) -> list[tuple[StageResult, Teaching]]:

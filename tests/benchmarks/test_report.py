@@ -228,6 +228,10 @@ def test_what_a_method_leaves_about_a_stage_is_shown(record: Report, tmp_path: P
                     signals=("teacher logits",), engine="openvino_bf16", trials=trials, store="kept", precision="fp16", views=4,
                     views_made=1, bytes_per_image=20, max_abs_error=0.002, seconds=3.0,
                 ),
+                Teaching(
+                    images="held-out", signals=("teacher layer2",), engine="channels_last", store="off in the recipe",
+                    trials=(EngineTrial(engine="channels_last", ms_per_batch=9.0, relative_difference=0.0021),),
+                ),
             ),
             "epochs": tuple(
                 epoch.model_copy(update={"observed": {"class_weight.first": 0.25}}) for epoch in record.stages[-1].epochs
@@ -241,7 +245,8 @@ def test_what_a_method_leaves_about_a_stage_is_shown(record: Report, tmp_path: P
         assert text in html, text
     for line in ("## Drift (", "| who | points |", "|---|--:|", "| x | +1 |", r"| y\|z | -2 |"):
         assert f"\n{line}" in markdown, line
-    assert "openvino_bf16 | 0.030, 99.98 %" in markdown
+    assert "openvino_bf16 | 0.030 (of a logit; 99.98 % same class)" in markdown
+    assert "channels_last | 0.0021 (relative rms)" in markdown  # maps have no largest logit
     assert "kept, fp16 | 4 (1) | 20 |" in markdown
 
 
