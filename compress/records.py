@@ -275,9 +275,9 @@ class Teaching(Record):
     """`kept`, or why answers were not kept."""
     precision: Literal["fp16", "fp32"] | None = None
     views: int = 0
-    """Augmented views that the epochs show, whose answers are in the store."""
+    """Augmented views that the epochs show, whose answers were in the store when they were read."""
     views_made: int = 0
-    """Of these, how many this stage had to compute; the others were there."""
+    """How many this stage had to compute; the others were there. Kept one at a time, a view that recurs is computed again."""
     bytes_per_image: int = 0
     """On disk, for each image and view."""
     max_abs_error: float = 0.0

@@ -111,12 +111,14 @@ def train(
     result = records.read(folder / METRICS, StageResult).model_copy(update={"stage": name, "method": method_name})
     checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(method, ())
+    trained = Trained(name, method_name, method.deployable(), (result,), key, folder)
+    if found and work.turn is not None and work.turn.until is not None:  # shown and told in another turn
+        return trained
     stages.publish(folder, work.students / name)
     work.events.emit("stage", stage=name, seed=work.seed, key=key, found=found, seconds=result.seconds)
     effort = "(found in the cache)" if found else f"in {result.seconds:.0f} s"
-    if turn is None or turn.until >= settings.epochs:  # it is said once
-        work.events.say(f"{label(work, name)}: {_summary(result)} {effort}")
-    return Trained(name, method_name, method.deployable(), (result,), key, folder)
+    work.events.say(f"{label(work, name)}: {_summary(result)} {effort}")
+    return trained
 
 
 def _may_ask(method: Method) -> bool:

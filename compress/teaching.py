@@ -85,7 +85,7 @@ class Teachers:
         too_much = self._obstacle(len(self._shown))
         self._one_view = bool(too_much and one_view and section.store == "auto" and not self._obstacle(1))
         self._why_not = "" if self._one_view else self._refusal(too_much, reread=shared or len(self._shown) < epochs)
-        runs = len(self._shown) if not self._why_not else epochs
+        runs = epochs if self._why_not or self._one_view else len(self._shown)
         self._engine_name, self._trials = self._choice(runs * len(batches), decision)
         self._engine: Engine | None = None
         kept_in = one_view if one_view is not None and self._one_view else folder
@@ -94,7 +94,7 @@ class Teachers:
             targets.Answer(reading.name(method, signal), self._key(networks, signal, probe), (batches.rows, *probe.shape[1:]))
             for signal, probe in zip(signals, self._probe, strict=True)
         ]
-        self._made, self._seconds, self._max_abs_error, self._resting = 0, 0.0, 0.0, False
+        self._made, self._seconds, self._max_abs_error, self._resting, self._before = 0, 0.0, 0.0, False, ""
 
     def begin(self, epoch: int, stopped: Callable[[], bool] = lambda: False) -> None:
         """Make sure that the answers to the view that an epoch shows are there, if they are kept.
@@ -131,15 +131,21 @@ class Teachers:
 
     def state(self) -> dict[str, Any]:
         """Return what was done, for a stage that is continued by another process or in another turn."""
-        return {"made": self._made, "seconds": self._seconds, "max_abs_error": self._max_abs_error}
+        return {"made": self._made, "seconds": self._seconds, "max_abs_error": self._max_abs_error, "store": self._kept()}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Count on from what `state` returned."""
         self._made, self._seconds, self._max_abs_error = state["made"], state["seconds"], state["max_abs_error"]
+        self._before = state["store"] if state["store"] != self._kept() else self._before
+
+    def _kept(self) -> str:
+        """Return whether answers are kept, in words; also what was done before an interruption, if that was something else."""
+        now = self._why_not or ("kept, one view at a time" if self._one_view else "kept")
+        return f"{now}; before an interruption: {self._before}" if self._before else now
 
     def _rest(self) -> None:
         """Let the weights of the teachers leave memory until the next view that they have to answer."""
-        if self._resting:
+        if self._resting or self._one_view:  # with one view at a time that is soon
             return
         self._resting = True
         try:
@@ -161,7 +167,7 @@ class Teachers:
             kept = self._store.find(answer, batch.view)
             if kept is None:
                 raise CompressError(
-                    f"targets: the answers to view {batch.view} are gone from {self._folder}; repeat the command"
+                    f"targets: the answers to view {batch.view} are gone from {self._store.folder}; repeat the command"
                 )
             found[signal] = self._as_run(torch.from_numpy(kept[rows]).to(batch.images.device), place)
         return found
@@ -180,7 +186,7 @@ class Teachers:
             signals=tuple(answer.name for answer in self._answers),
             engine=self._engine_name,
             trials=self._trials,
-            store=self._why_not or ("kept, one view at a time" if self._one_view else "kept"),
+            store=self._kept(),
             precision=self._section.precision if not self._why_not else None,
             views=len(views),
             views_made=self._made,

@@ -102,7 +102,7 @@ def fit(
         teachers=teachers, validating=validating, forward=forward,
     )  # fmt: skip
     torch.manual_seed(seed)
-    run.resume(taking_turns=until is not None)
+    run.resume()
     with run.events.task(title, settings.epochs * run.steps, run.done) as task:
         try:
             run.epochs(task, settings.epochs if until is None else min(until, settings.epochs))
@@ -110,7 +110,9 @@ def fit(
             run.save()
             raise
     if run.epoch < settings.epochs:
-        run.save()
+        run.save(paused=True)
+        if stopped():
+            raise Interrupted(f"{title}: stopped after epoch {run.epoch}; the state is saved; repeat to continue")
         raise Paused(run.epoch)
     return run.finish()
 
@@ -287,13 +289,14 @@ class _Run:
         scores = {name: Accuracy.model_validate_json(text) for name, text in self.best["scores"].items()}
         return Fit(tuple(self.history), self.best["epoch"], scores)
 
-    def save(self) -> None:
-        """Write the state, whole or not at all."""
+    def save(self, *, paused: bool = False) -> None:
+        """Write the state, whole or not at all; of one that was paused nobody needs to be told that it goes on."""
         if self.path is None:
             return
         checkpoint.save_state(
             self.path,
             {
+                "paused": paused,
                 "epoch": self.epoch,
                 "step": self.step,
                 "seconds": self.seconds,
@@ -313,8 +316,8 @@ class _Run:
             },
         )
 
-    def resume(self, *, taking_turns: bool = False) -> None:
-        """Continue from the state file, if there is one; between turns nobody needs to be told."""
+    def resume(self) -> None:
+        """Continue from the state file, if there is one."""
         saved = checkpoint.load_state(self.path) if self.path is not None else None
         if saved is None:
             return
@@ -336,8 +339,8 @@ class _Run:
         for teachers, state in zip((self.teachers, self.validating), saved["teachers"], strict=True):
             if teachers is not None:
                 teachers.resume(state)
-        self.events.emit("resumed", stage=self.title, epoch=self.epoch + 1, step=self.step)
-        if self.step or not taking_turns:
+        if not saved["paused"]:
+            self.events.emit("resumed", stage=self.title, epoch=self.epoch + 1, step=self.step)
             self.events.say(f"{self.title}: continues in epoch {self.epoch + 1}, step {self.step + 1}")
 
 

@@ -2,8 +2,9 @@
 
 Where the answers to all views fit the store, the first student keeps them and the others read. Where they do not, every student
 would run the teachers through every epoch for itself. But all students of a recipe see the same view in the same epoch: trained
-in turns, the first computes the answers to it, the others read them, and they are deleted. A student that waits is one that was
-interrupted: its state is on disk, and it goes on with the same bytes.
+in turns, the first has the answers to it computed, the others read them, and they are deleted. A student that waits is one that
+was interrupted: its state is on disk, and it goes on as if it had never stopped. Answers that are read are rounded as the store
+rounds them, like those that are kept for all views.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from compress import engines, students, targets, teaching, trainer, training
+from compress import engines, evaluate, students, targets, teaching, trainer, training
+from compress.errors import Interrupted
+from compress.events import Events
 from compress.files import writable
 from compress.methods._method import Method
 from compress.models._network import Network
 from compress.reading import few, read_by
-from compress.recipe import MethodSection
+from compress.recipe import MethodSection, TrainSection
 from compress.work import Trained, Turn, Work
 
-ANSWERS = ".answers"
-SWEEP_SECONDS = 5.0
-"""Teachers that answer a whole view in less are asked by every student: to begin a turn costs a second or two."""
+ANSWERS = "turns"
+WORTH_MACS = {"cpu": 3e11, "cuda": 3e14}
+"""Multiply-accumulate operations of the teachers for one view from which on turns are taken: some seconds of the device, where
+beginning a turn costs one or two. It is no trial, for whether answers are rounded must not depend on a machine's mood."""
 
 
 class _Waiting(NamedTuple):
@@ -34,6 +38,7 @@ class _Waiting(NamedTuple):
     work: Work
     name: str
     methods: Sequence[MethodSection]
+    epochs: int
 
 
 @contextmanager
@@ -48,30 +53,55 @@ def taken(works: Sequence[Work], teachers: Sequence[Trained]) -> Iterator[list[W
         Interrupted: The user stopped; the same call continues.
     """
     first = works[0]
-    answers, epochs = first.folder / ANSWERS, first.recipe.train.epochs
-    named = [each for each in students.named(first.recipe) if _is_too_much(first, each[1], teachers)]
-    waiting = [_Waiting(work, *each) for work in works for each in named]
-    if len(waiting) < 2:
-        _empty(answers)  # of an earlier run that was interrupted
-        yield list(works)
-        return
-    names = frozenset(name for name, _ in named)
-    first.events.say(
-        f"{len(waiting)} students take turns of one epoch: the teachers' answers to all views are more than targets.max_gib, "
-        "those to one view serve all"
-    )
-    behind = dict.fromkeys(range(len(waiting)), 0)
-    with first.events.task("students, in turns", len(waiting) * (epochs - 1)) as task:
-        for epoch in range(1, epochs):
-            due = [place for place, done in behind.items() if done < epoch]  # one that was interrupted may be far ahead
-            for place in due:
-                done = _epochs_done(waiting[place], Turn(epoch, names, answers), teachers)
-                task.advance(min(done, epochs - 1) - behind[place])
+    answers = first.cache.folder / teaching.FOLDER / ANSWERS / first.folder.name
+    named = {name: epochs for name, methods in students.named(first.recipe) if (epochs := _in_turns(first, methods, teachers))}
+    waiting = [
+        _Waiting(work, name, methods, named[name])
+        for work in works
+        for name, methods in students.named(first.recipe)
+        if name in named
+    ]
+    continues = False
+    try:
+        if len(waiting) < 2:
+            yield list(works)
+            return
+        _until_last_epoch(waiting, teachers, answers, first.events)
+        epochs = max(named.values())
+        _empty_before(epochs, answers)
+        last = Turn(None, frozenset(named), answers / _folder(epochs))
+        yield [replace(work, turn=last) for work in works]
+    except (Interrupted, KeyboardInterrupt):
+        continues = True
+        raise
+    finally:
+        if not continues:
+            _empty(answers)
+
+
+def _until_last_epoch(waiting: Sequence[_Waiting], teachers: Sequence[Trained], answers: Path, events: Events) -> None:
+    """Let all students train in turns until each has one epoch left."""
+    names = frozenset(student.name for student in waiting)
+    behind, said = [0] * len(waiting), False
+    with events.task("students, in turns", sum(student.epochs - 1 for student in waiting)) as task:
+        for epoch in range(1, max(student.epochs for student in waiting)):
+            _empty_before(epoch, answers)
+            for place, student in enumerate(waiting):
+                if behind[place] >= min(epoch, student.epochs - 1):  # one that was interrupted may be ahead
+                    continue
+                done = _epochs_done(student, Turn(epoch, names, answers / _folder(epoch)), teachers)
+                if not said and done < student.epochs:
+                    said = True
+                    events.say(
+                        f"{len(waiting)} students take turns of one epoch: what the teachers say of all views is more than "
+                        "targets.max_gib, what they say of one view serves all"
+                    )
+                task.advance(min(done, student.epochs - 1) - behind[place])
                 behind[place] = done
-            if due and min(behind.values()) == epoch:
-                _empty(answers)
-    yield [replace(work, turn=Turn(epochs, names, answers)) for work in works]
-    _empty(answers)
+
+
+def _folder(epoch: int) -> str:
+    return f"{epoch:06}"
 
 
 def _epochs_done(student: _Waiting, turn: Turn, teachers: Sequence[Trained]) -> int:
@@ -80,33 +110,46 @@ def _epochs_done(student: _Waiting, turn: Turn, teachers: Sequence[Trained]) -> 
         training.student(replace(student.work, turn=turn), student.name, student.methods, teachers)
     except trainer.Paused as paused:
         return paused.epochs
-    return student.work.recipe.train.epochs
+    return student.epochs
 
 
-def _empty(answers: Path) -> None:
-    if answers.is_dir():
-        with writable(answers):
-            shutil.rmtree(answers)
+def _empty_before(epoch: int, answers: Path) -> None:
+    """Delete the answers of epochs that all have behind them, but not those of which an interruption left readers."""
+    for old in [path for path in answers.glob("*") if path.name < _folder(epoch)]:
+        _empty(old)
 
 
-def _is_too_much(work: Work, methods: Sequence[MethodSection], teachers: Sequence[Trained]) -> bool:
-    """Return whether answers for a student must be computed again and again, and those to one view could be kept."""
-    wanted = work.recipe.targets.store == "auto" and work.recipe.train.engine == "eager" and work.readers > 1
-    stage = training.in_common(work, methods, teachers) if wanted else None
-    return stage is not None and _pays(work, stage)
+def _empty(folder: Path) -> None:
+    if folder.is_dir():
+        with writable(folder):
+            shutil.rmtree(folder)
 
 
-def _pays(work: Work, stage: Method) -> bool:
-    """Return whether all views are too many for the store, one is not, and it takes the teachers long enough."""
-    settings, section = stage.schedule(work.recipe.train), work.recipe.targets
+def _in_turns(work: Work, methods: Sequence[MethodSection], teachers: Sequence[Trained]) -> int:
+    """Return for how many epochs a student trains if it is one that takes turns, or 0."""
+    section = work.recipe.targets
+    wanted = section.store == "auto" and section.engine not in engines.BY_NAME_ALONE and work.recipe.train.engine == "eager"
+    stage = training.in_common(work, methods, teachers) if wanted and work.readers > 1 else None
+    if stage is None:
+        return 0
+    settings = stage.schedule(work.recipe.train)
+    return settings.epochs if settings.epochs > 1 and _pays(work, stage, settings) else 0
+
+
+def _pays(work: Work, stage: Method, settings: TrainSection) -> bool:
+    """Return whether all views are too many for the store, one is not, and to answer it is work for the teachers."""
     batches = work.shuffled(work.data.train, settings, seed=0)
-    batch = next(batches.epoch(0))
-    images, signals = batch.images, read_by(stage, few(batch))
+    some = few(next(batches.epoch(0)))
+    signals = read_by(stage, some)
     if not signals:
         return False
     networks = [teacher for teacher in stage.teachers if isinstance(teacher, Network)]
-    ask = engines.eager(engines.Answering(networks, signals), trainer.DTYPES[settings.precision])
-    bytes_per_view = targets.bytes_per_image(ask(images[: teaching.PROBE_IMAGES]), section) * batches.rows
+    answering = engines.Answering(networks, signals)
+    probe = engines.eager(answering, trainer.DTYPES[settings.precision])(some.images)
+    bytes_per_view = targets.bytes_per_image(probe, work.recipe.targets) * batches.rows
     views, store = {batches.view(epoch) for epoch in range(settings.epochs)}, work.cache.folder / teaching.FOLDER
-    all_views, one = (targets.obstacle(store, section, bytes_per_view=bytes_per_view, views=count) for count in (len(views), 1))
-    return bool(all_views) and not one and engines.seconds(ask, images) * len(batches) > SWEEP_SECONDS
+    all_views, one = (
+        targets.obstacle(store, work.recipe.targets, bytes_per_view=bytes_per_view, views=count) for count in (len(views), 1)
+    )
+    macs = evaluate.macs(answering, some.images[:1]) * batches.rows
+    return bool(all_views) and not one and macs >= WORTH_MACS[work.device.type]

@@ -112,8 +112,8 @@ def _loader(split: Split) -> type[InMemory]:
 class Turn(NamedTuple):
     """How far a student trains before it is another's turn (`compress.turns`)."""
 
-    until: int
-    """Epochs."""
+    until: int | None
+    """Epochs; `None` in the last turn."""
     students: frozenset[str]
     """Names of those that take turns; others train to their end."""
     answers: Path

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from compress import pipeline, recipe, training, turns
+from compress import pipeline, recipe, staging, training, turns
 from compress import students as all_students
 from compress.errors import Interrupted
 from compress.events import Events
@@ -29,8 +31,8 @@ SEEDS = (3, 4, 5)
 
 @pytest.fixture(autouse=True)
 def slow_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The teachers of these tests are quick, and nobody would take turns for them."""
-    monkeypatch.setattr(turns, "SWEEP_SECONDS", 0.0)
+    """The teachers of these tests are small, and nobody would take turns for them."""
+    monkeypatch.setattr(turns, "WORTH_MACS", {"cpu": 0})
 
 
 def run(where: Path, tiny_recipe: str, *overrides: str, events: Events | None = None) -> None:
@@ -76,10 +78,19 @@ class Listening(Events):
                 raise Interrupted("stopped by the test")
 
 
+def folders(where: Path) -> list[Path]:
+    """Return the folder of each seed."""
+    return [where / "tiny", *(where / "tiny" / "seeds" / str(seed) for seed in SEEDS[1:])]
+
+
+def answers(where: Path) -> list[Path]:
+    """Return the files of answers that those who take turns have on disk."""
+    return list((where / ".cache" / "targets" / turns.ANSWERS).rglob("*.npy"))
+
+
 def sweeps(where: Path) -> list[int]:
     """Return how many views each student with features computed, by seed."""
-    folders = [where / "tiny", *(where / "tiny" / "seeds" / str(seed) for seed in SEEDS[1:])]
-    taught = [read(folder / "student" / "metrics.json", StageResult).teaching[0] for folder in folders]
+    taught = [read(folder / "student" / "metrics.json", StageResult).teaching[0] for folder in folders(where)]
     assert {each.store for each in taught} == {"kept, one view at a time"}
     assert {each.views for each in taught} == {EPOCHS}
     assert all(each.max_abs_error > 0 for each in taught)
@@ -92,7 +103,7 @@ def test_students_in_turns_are_those_that_trained_alone(alone: Path, tmp_path: P
     run(tmp_path, tiny_recipe, FEW, events=heard)
     assert students(tmp_path) == students(alone)
     assert sweeps(tmp_path) == [EPOCHS, 0, 0]
-    assert not (tmp_path / "tiny" / turns.ANSWERS).exists()
+    assert not answers(tmp_path)
     said = heard.text.getvalue()
     assert said.count("3 students take turns of one epoch") == 1  # not the baseline, whose answers fit
     assert said.count("student: trains") == said.count("student, seed 4: trains") == 1
@@ -104,32 +115,27 @@ def test_students_in_turns_are_those_that_trained_alone(alone: Path, tmp_path: P
     again = Listening()
     run(tmp_path, tiny_recipe, FEW, events=again)
     assert again.text.getvalue().count("student: ") == 1  # found, and said once
+    assert "take turns" not in again.text.getvalue()
 
 
-@pytest.mark.parametrize("at", [1, 5, 11])
-def test_a_run_that_is_stopped_in_any_turn_continues(alone: Path, tmp_path: Path, tiny_recipe: str, at: int) -> None:
-    """Stopped after so many epochs of all students, and repeated: the weights of a run without a stop."""
-    with pytest.raises(Interrupted):
-        run(tmp_path, tiny_recipe, FEW, events=Stopped(at))
-    run(tmp_path, tiny_recipe, FEW)
+@pytest.mark.parametrize("at", [1, 6, 9, 20, 38])
+def test_a_run_that_is_stopped_in_any_turn_continues(
+    alone: Path, tmp_path: Path, tiny_recipe: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at the nth time that somebody looks whether to, and repeated: weights and epochs of a run without a stop."""
+    run(tmp_path, tiny_recipe, FEW, "method={name: kd}", "baselines=[]")  # the teacher is there
+    looks = itertools.count(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "graceful", lambda _events: nullcontext(lambda: next(looks) == at))
+        with pytest.raises(Interrupted):
+            run(tmp_path, tiny_recipe, FEW, "baselines=[]")
+    heard = Listening()
+    run(tmp_path, tiny_recipe, FEW, events=heard)
     assert students(tmp_path) == students(alone)
-    assert sum(sweeps(tmp_path)) <= EPOCHS + 1  # a student whose epoch was lost may find the answers to it deleted
-    assert not (tmp_path / "tiny" / turns.ANSWERS).exists()
-
-
-class Stopped(Listening):
-    """Stops when the students' nth epoch has ended."""
-
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.at = at
-
-    def emit(self, event: str, **fields: object) -> None:
-        super().emit(event, **fields)
-        if event == "epoch" and str(fields["stage"]).startswith("student"):
-            self.at -= 1
-            if not self.at:
-                raise Interrupted("stopped by the test")
+    for folder in folders(tmp_path):
+        assert [epoch.epoch for epoch in read(folder / "student" / "metrics.json", StageResult).epochs] == [1, 2, 3, 4]
+    assert sum(sweeps(tmp_path)) == EPOCHS
+    assert not answers(tmp_path)
 
 
 def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
@@ -140,11 +146,11 @@ def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
         def emit(self, event: str, **fields: object) -> None:
             super().emit(event, **fields)
             if event == "epoch" and str(fields["stage"]).startswith("student"):
-                seen.append(len(list((tmp_path / "tiny" / turns.ANSWERS).rglob("*.npy"))))
+                seen.append(len(answers(tmp_path)))
 
     run(tmp_path, tiny_recipe, FEW, "baselines=[]", events=Watching())
     assert len(seen) == EPOCHS * len(SEEDS)
-    assert len(set(seen)) == 1
+    assert set(seen) == {1}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,7 @@ def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
 )
 def test_nobody_takes_turns_for_nothing(overrides: tuple[str, ...], tmp_path: Path, tiny_recipe: str) -> None:
     """Each student trains to its end, and what an interrupted run left of its turns is gone."""
-    left = tmp_path / "tiny" / turns.ANSWERS / "view"
+    left = tmp_path / ".cache" / "targets" / turns.ANSWERS / "tiny" / "view"
     left.mkdir(parents=True)
     heard = Listening()
     run(tmp_path, tiny_recipe, "baselines=[]", *overrides, events=heard)
@@ -168,7 +174,7 @@ def test_nobody_takes_turns_for_nothing(overrides: tuple[str, ...], tmp_path: Pa
 
 def test_quick_teachers_are_asked_again(tmp_path: Path, tiny_recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a sweep takes less than beginning a turn, every student asks for itself."""
-    monkeypatch.setattr(turns, "SWEEP_SECONDS", 1e6)
+    monkeypatch.undo()
     heard = Listening()
     run(tmp_path, tiny_recipe, FEW, "baselines=[]", events=heard)
     assert "take turns" not in heard.text.getvalue()
