@@ -350,7 +350,9 @@ def test_a_failure_that_may_be_chance_says_so():
     lenient = {"max_abs_diff": 100.0, "min_agreement": 0.0}
     unlucky = judge(flipped(3), settings=GateSection(**lenient))
     assert unlucky.status == "failed"
-    assert "cannot exclude that the drop is within the budget" in unlucky.note
+    low, high = unlucky.drop_ci95
+    assert low < 0 < high
+    assert f"cannot exclude that the drop is within the budget (95 % interval −{-low:.2f} to {high:.2f})" in unlucky.note
     assert judge(flipped(30), settings=GateSection(**lenient)).note == ""
 
 
