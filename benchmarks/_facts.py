@@ -197,8 +197,10 @@ def significant(value: float | None, digits: int = 3) -> str:
     """Return a number with that many significant digits, without an exponent from 0.001 to a million."""
     if value is None:
         return MISSING
+    if value < 0:
+        return f"−{significant(-value, digits)}"
     if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
+        return f"{abs(value):g}"  # of −0.0 too
     if not 1e-3 <= abs(value) < 1e6:
         return f"{value:.{digits - 1}e}"
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
@@ -231,12 +233,17 @@ def span(bounds: tuple[float, float] | None, digits: int | None = None) -> str:
     """Return an interval; with `digits` decimals, or else three significant digits."""
     if bounds is None:
         return MISSING
-    return "–".join(f"{bound:.{digits}f}" if digits is not None else significant(bound) for bound in bounds)
+    return "–".join(minus(f"{bound:.{digits}f}") if digits is not None else significant(bound) for bound in bounds)
 
 
 def signed(value: float, digits: int = 1) -> str:
     """Return a difference with its sign."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return minus(f"{value:+.{digits}f}")
+
+
+def minus(number: str) -> str:
+    """Return the text of a number, one without an exponent, with a minus sign instead of the hyphen."""
+    return number.replace("-", "−")
 
 
 def median(latency: Latency | None) -> str:

@@ -113,13 +113,9 @@ def _change(found: Points | None) -> str:
     if found is None:
         return MISSING
     if found.only_this == found.only_other == 0:
-        return f"{_points(found.points)}, right on the same images"  # a bootstrap of no difference has no width
-    low, high = (_points(bound) for bound in found.ci95)
-    return f"{_points(found.points)} ({low} to {high}) {found.verdict}"
-
-
-def _points(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+        return f"{_facts.signed(found.points, 2)}, right on the same images"  # a bootstrap of no difference has no width
+    low, high = (_facts.signed(bound, 2) for bound in found.ci95)
+    return f"{_facts.signed(found.points, 2)} ({low} to {high}) {found.verdict}"
 
 
 def _speed(found: Ratio | None) -> str:

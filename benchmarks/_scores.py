@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks import _facts
 from benchmarks._facts import MISSING
 from benchmarks._spread import of_scores, spread_text
 from compress.records import McNemar, Paired, Report, Scores
@@ -96,7 +97,7 @@ def _contrast(found: Paired) -> Contrast:
     pairing = {"images and seeds": f"images and {found.seeds} seeds", "images": "images", "none": f"unpaired: {found.note}"}
     return Contrast(
         names=(found.this, found.other),
-        points=f"{found.points:+.2f}".replace("-", "−"),
+        points=_facts.signed(found.points, 2),
         ci95=_interval(found.ci95),
         over_seeds=_interval(found.ci95_over_seeds),
         differing=_differing(found.mcnemar),
@@ -109,7 +110,7 @@ def _contrast(found: Paired) -> Contrast:
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:
-    return MISSING if bounds is None else " to ".join(f"{bound:+.2f}".replace("-", "−") for bound in bounds)
+    return MISSING if bounds is None else " to ".join(_facts.signed(bound, 2) for bound in bounds)
 
 
 def _differing(tests: Sequence[McNemar]) -> str:

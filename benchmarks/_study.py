@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks import paired
+from benchmarks import _facts, paired
 from benchmarks._spread import of_scores, spread_text
 from compress.records import Paired, Report, Scores
 
@@ -54,7 +54,8 @@ def _against(scores: Scores, other: Scores) -> str:
 
 
 def _points(found: Paired) -> str:
-    return f"{found.points:+.1f} ({found.ci95[0]:+.1f} to {found.ci95[1]:+.1f}) {SIGNS[found.verdict]}"
+    low, high = map(_facts.signed, found.ci95)
+    return f"{_facts.signed(found.points)} ({low} to {high}) {SIGNS[found.verdict]}"
 
 
 def _legend(reports: Mapping[str, Report]) -> str:

@@ -58,6 +58,10 @@ def distill(
 ) -> Distilled:
     """Train a student with the help of one or several teachers.
 
+    With an `engine` in `settings` other than `eager`, torch forgets all that the process has compiled before, and compiles it
+    again when it is called next: what compiles here calls `torch.compiler.reset` for each stage, since torch 2.10 has no
+    public way to forget the compiled networks of earlier stages alone.
+
     Args:
         teacher: Network or networks, images [B, C, H, W] to logits [B, K], whose weights are never changed; `[]` for none.
         student: The network that is trained, in place.

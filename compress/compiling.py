@@ -98,14 +98,19 @@ def choose(
     return Running(trial.forward(chosen), chosen, tried)
 
 
-def require(engine: str, device: torch.device) -> None:
+def require(engine: str, device: torch.device, *, field: str = "train.engine") -> None:
     """Refuse an engine that a device does not have.
+
+    Args:
+        engine: As the recipe has it.
+        device: Where the network is trained.
+        field: Where the recipe has it, for the message.
 
     Raises:
         CompressError: It does not have it.
     """
     if engine == "cuda_graphs" and device.type != "cuda":
-        raise CompressError("train.engine: 'cuda_graphs' runs on a CUDA device alone; use compile, auto or eager")
+        raise CompressError(f"{field}: 'cuda_graphs' runs on a CUDA device alone; use compile, auto or eager")
 
 
 def build(engine: str, network: Network, taps: Sequence[int], device: torch.device) -> Forward:

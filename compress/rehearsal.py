@@ -36,8 +36,11 @@ def rehearse(work: Work, batch: Batch) -> None:
     Raises:
         CompressError: A network, a file of weights or a method does not fit the others; the message says what to do.
     """
-    for train in (work.recipe.train, *(section.train for section in work.recipe.teacher if section.train)):
-        compiling.require(train.engine, work.device)
+    compiling.require(work.recipe.train.engine, work.device)
+    for index, section in enumerate(work.recipe.teacher):
+        if section.train is not None:
+            where = "teacher" if len(work.recipe.teacher) == 1 else f"teacher.{index}"
+            compiling.require(section.train.engine, work.device, field=f"{where}.train.engine")
     networks = [build(work, section, "check") for section in work.recipe.teacher]
     for network, section in zip(networks, work.recipe.teacher, strict=True):
         if section.weights is not None:  # refused here, before another teacher is trained

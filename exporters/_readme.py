@@ -85,7 +85,7 @@ def accuracy(found: Accuracy | None) -> str:
 
 def figure(value: float | None, form: str) -> str:
     """Return a number, or that there is none."""
-    return NOT_MEASURED if value is None else format(value, form)
+    return NOT_MEASURED if value is None else re.sub("^-", "−", format(value, form))
 
 
 def rung(variant: Variant | None) -> str:

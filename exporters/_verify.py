@@ -207,7 +207,8 @@ def _doubt(seen: _Comparison, budget: float) -> str:
     images = len(seen.differences)
     low, high = drop_interval(seen.only_network, seen.only_file, images)
     if _drop(seen) > budget:
-        likely = f"{images} images cannot exclude that the drop is within the budget (95 % interval {low:.2f} to {high:.2f})"
+        interval = f"{low:.2f} to {high:.2f}".replace("-", "−")
+        likely = f"{images} images cannot exclude that the drop is within the budget (95 % interval {interval})"
         return likely if low <= budget else ""
     if high <= budget:
         return ""

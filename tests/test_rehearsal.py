@@ -37,7 +37,7 @@ def test_what_can_run_is_accepted_and_nothing_is_written(tmp_path, method):
     [
         ("method=[simkd, kd]", "ships another head than the student's own, which 'kd' would train for nothing; run it alone"),
         ("method=[atsc, dih]", "changes the teacher to which 'dih' fitted its modules; drop one"),
-        ("train={engine: cuda_graphs, device: cpu}", "train.engine: 'cuda_graphs' runs on a CUDA device alone"),
+        ("train={engine: cuda_graphs, device: cpu}", "^train.engine: 'cuda_graphs' runs on a CUDA device alone"),
         ("baselines=[[supervised, kd]]", "'supervised' adds nothing to other methods"),
         ("method={name: dih, taps: [layer7]}", "layer7"),
         ("method={name: fitnet, student_tap: layer9}", "layer9"),
@@ -47,3 +47,11 @@ def test_what_constructors_refuse_is_refused(tmp_path, override, message):
     """Contradictions that only the networks can show are found before any data is read."""
     with pytest.raises(CompressError, match=message):
         rehearse(tmp_path, override)
+
+
+def test_an_engine_is_refused_where_the_recipe_names_it(tmp_path):
+    """A teacher's own engine is that teacher's mistake, not the student's."""
+    other, wrong = "{model: resnet_cifar.resnet14}", "{model: resnet_cifar.resnet14, train: {engine: cuda_graphs}}"
+    for teachers, where in ((wrong, "teacher"), (f"[{other}, {wrong}]", "teacher.1")):
+        with pytest.raises(CompressError, match=rf"^{where}\.train\.engine: 'cuda_graphs' runs on a CUDA device alone"):
+            rehearse(tmp_path, "train.device=cpu", f"teacher={teachers}")

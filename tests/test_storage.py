@@ -61,7 +61,7 @@ def parsed(*overrides: str) -> recipe.Recipe:
 
 def test_a_run_from_disk_is_the_run_from_memory(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run from disk leaves a proved bundle, and one from memory then finds every stage that it has trained and exported."""
-    monkeypatch.setattr(proof, "SLICE_BYTES", 128 * 64)  # so that several processes share the images
+    monkeypatch.setattr(proof, "SLICE_BYTES", 256 * 64)  # so that several processes share the images
     said = io.StringIO()
     events = Events(console=Console(file=said, width=200))
     report = pipeline.run(parsed("data.storage=disk"), base=base, runs=base / "runs", events=events)

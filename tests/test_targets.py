@@ -234,7 +234,7 @@ with whole.locked([LOGITS, MAP]):
 
 def test_a_process_killed_in_the_middle_leaves_no_answers_and_no_lock(tmp_path: Path, root: Path) -> None:
     """SIGKILL in a sweep: nothing is found, the next process makes the whole, and what was half-written is removed."""
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False, timeout=300)
     assert killed.returncode == -9
     assert all(name.endswith(".partial") for name in left_behind(tmp_path))
     assert left_behind(tmp_path)

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from compress import __version__
@@ -96,9 +97,11 @@ def test_interrupt_is_130_without_traceback(tmp_path: Path) -> None:
     """Ctrl-C outside a run ends with one line and exit code 130."""
     command = [sys.executable, "-m", "compress", "doctor", "--runs", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        time.sleep(1)  # by then the first runtime is being tried, which takes more than a second
+        while not psutil.Process(running.pid).children():  # each runtime is tried in a process of its own
+            assert running.poll() is None
+            time.sleep(0.01)
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=30)
+        _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert said.startswith("interrupted")
 

@@ -192,7 +192,8 @@ class Atsc(Method):
                     "method.atsc: %s fell from %.1f to %.1f %% while it adapted; raise drift_weight, lower train.lr, or set "
                     "teacher_bn: frozen", name, before, after,
                 )  # fmt: skip
-            figures = (f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", f"{float(drift.detach()):.4g}", f"{path:.2f}")
+            change = f"{after - before:+.2f}".replace("-", "−")
+            figures = (f"{before:.2f}", f"{after:.2f}", change, f"{float(drift.detach()):.4g}", f"{path:.2f}")
             rows.append((name, *figures))
         if len(self.teachers) > 1:
             which = f"teacher{int(self.adapted.chosen)}" if self.keeps_best else "mean of all"

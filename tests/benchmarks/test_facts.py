@@ -93,6 +93,15 @@ def test_worth_calls_small_differences_by_their_name(record: Report) -> None:
     assert supervised.to_teacher.verdict == "worse"
 
 
+@given(st.floats(0, 1e6, exclude_min=True), st.integers(1, 4))
+def test_below_zero_has_a_minus_sign(value: float, digits: int) -> None:
+    """A number below 0 reads as its opposite with a minus sign, never with the hyphen; 0 has no sign."""
+    assert _facts.significant(-value, digits) == f"−{_facts.significant(value, digits)}"
+    assert _facts.signed(-value, digits) == _facts.signed(value, digits).replace("+", "−")
+    assert _facts.span((-value, value), digits) == f"−{_facts.span((value, value), digits)}"
+    assert _facts.significant(-0.0, digits) == "0"
+
+
 def test_numbers_are_not_polished() -> None:
     """100.0 % is said of all and not of nearly all; a missing number is a dash; small numbers keep three digits."""
     assert _facts.percent(100.0) == "100.0 %"

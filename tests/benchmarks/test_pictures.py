@@ -74,7 +74,6 @@ measured = st.builds(
 
 
 @given(st.lists(measured, max_size=12))
-@settings(deadline=None)
 def test_front_is_what_nothing_beats(points: list[_pictures.Point]) -> None:
     """What did not fail is off the front exactly when a front point is no slower, no worse, and better in one."""
     fronts = _pictures.pareto(points)
@@ -92,7 +91,7 @@ def test_front_is_what_nothing_beats(points: list[_pictures.Point]) -> None:
 
 
 @given(st.lists(measured, max_size=12), st.sampled_from([400, 1040]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_points_can_be_drawn(points: list[_pictures.Point], width: int) -> None:
     """Every set of points, however alike, gives well-formed SVG with each of them inside the frame."""
     svg = ET.fromstring(_pictures.trade_off(points, _pictures.Key.of(points), width=width, height=400))  # noqa: S314 (our own drawing)
@@ -102,7 +101,7 @@ def test_any_points_can_be_drawn(points: list[_pictures.Point], width: int) -> N
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 300), st.text("ab ", min_size=1, max_size=25)), max_size=15))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_labels_never_overlap(anchors: list[tuple[int, int, str]]) -> None:
     """Labels cover neither one another nor what they must not, and stay inside."""
     area, hard = Box(0, 0, 400, 300), [Box(x - 9, y - 9, x + 9, y + 9) for x, y, _ in anchors]

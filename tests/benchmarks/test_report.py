@@ -90,6 +90,20 @@ def test_what_few_images_cannot_tell_is_shown(record: Report, tmp_path: Path) ->
     assert "script" not in {name for name, _ in page.elements}
 
 
+def test_a_file_better_than_its_network_has_a_minus_sign(record: Report, tmp_path: Path) -> None:
+    """A negative drop and its interval have the minus sign of the other tables, in the page and in the Markdown."""
+    gates = {
+        name: gate.model_copy(update={"top1_drop_points": -0.65, "drop_ci95": (-1.57, -0.25)})
+        for name, gate in record.gates.items()
+    }
+    page = Page(html_of(record.model_copy(update={"gates": gates}), tmp_path))
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert markdown.count("| −0.650 (−1.57 to −0.25) |") == len(gates)
+    assert page.text.count("−0.650") == page.text.count("−1.57 to −0.25") == len(gates)
+    for text in (page.text, markdown):
+        assert "-0.6" not in text
+
+
 def test_strangers_text_stays_text(record: Report, tmp_path: Path) -> None:
     """Markup in names, reasons, classes, notes, facts and recipes is shown and never acted on."""
     hostile = changed(record, "student-torch-fp32", method=HOSTILE, runtime=HOSTILE, effective={HOSTILE: HOSTILE})

@@ -84,6 +84,13 @@ def test_readme_and_card_have_the_measured_table(bundle: Path) -> None:
         assert cells[-1] == "passed on 6 images"
 
 
+def test_a_file_better_than_its_network_has_a_minus_sign(file: _bundle.Deployable, tmp_path: Path) -> None:
+    """A negative drop reads as in the report of the run, a small difference keeps its exponent."""
+    gate = file.gate.model_copy(update={"top1_drop_points": -0.65, "max_abs_diff": 3.1e-6})
+    pets.write(tmp_path / "bundle", [file._replace(gate=gate)], background=background())
+    assert row((tmp_path / "bundle" / "README.md").read_text(), "`student-fp32.onnx`")[9:11] == ["−0.65", "3.1e-06"]
+
+
 def test_manifest_carries_what_was_measured(bundle: Path) -> None:
     """Programs find the same row of the report, whole."""
     assert _bundle.check(bundle).files[0].measured == STUDENT

@@ -34,7 +34,7 @@ def complaints(said: Said, precision: Precision = "fp32", alone: Said | None = N
 
 
 @given(seed=st.integers(0, 10_000), scale=st.sampled_from([1e-3, 1.0, 100.0]), precision=st.sampled_from(sorted(BOUNDS)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_good_answer_is_accepted(seed: int, scale: float, precision: Precision) -> None:
     """Whatever the logits, their own class and score are right, in int64 and in int32."""
     said = answer(seed, scale)
@@ -43,7 +43,7 @@ def test_a_good_answer_is_accepted(seed: int, scale: float, precision: Precision
 
 
 @given(image=st.integers(0, IMAGES - 1), label=st.integers(-CLASSES - 1, CLASSES + 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_one_wrong_class_is_found(image: int, label: int) -> None:
     """On a single image, and also where the number is no class at all."""
     said = answer()

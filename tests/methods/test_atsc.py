@@ -331,7 +331,7 @@ def test_the_report_tells_what_adaptation_did() -> None:
 
     for index, row in enumerate(table.rows[:2]):
         before, after = top1(method.originals[index]), top1(method.teachers[index])
-        assert row[:4] == (f"teacher{index}", f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
+        assert row[:4] == (f"teacher{index}", f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}".replace("-", "−"))
         assert float(row[4]) > 0
     assert table.rows[2] == ("shipped (mean of all)", "", "", "", "", f"{top1(method.deployable()):.2f}")
 
@@ -349,7 +349,8 @@ def test_a_teacher_that_collapses_is_told(caplog: pytest.LogCaptureFixture, monk
     assert not caplog.text
     tops = iter((90.0, 60.0, 50.0))
     monkeypatch.setattr("compress.methods.atsc._top1", lambda *_: next(tops))
-    method.analyse(data(), held_out())
+    (table,) = method.analyse(data(), held_out())
+    assert table.rows[0][3] == "−30.00"
     assert "teacher fell from 90.0 to 60.0 % while it adapted" in caplog.text
 
 
