@@ -92,9 +92,10 @@ def verdict(report: Report) -> Verdict:
         )
     elif passed:
         state, headline = "passed", f"Gate passed: {len(passed)} of {len(files)} files may be shipped"
+        headline += ", but heed the warning" if report.warnings else ""
     else:
-        state, headline = "none", "Not gated: no file was proved, so nothing may be shipped"
-    return Verdict(state, headline, _shipped(report, passed), tuple(_grouped(rows(report))))
+        state, headline = "none", "Not gated: no file was exported, so nothing may be shipped"
+    return Verdict(state, headline, _shipped(report, passed), (*report.warnings, *_grouped(rows(report))))
 
 
 def _grouped(found: Sequence[Row]) -> Iterator[str]:
@@ -111,15 +112,15 @@ def _may_ship(report: Report, row: Row) -> bool:
 def _shipped(report: Report, passed: list[Row]) -> str:
     if not passed:
         return ""
-    best = min(
-        passed, key=lambda row: (row.unstable, row.variant.latency_ms.p50 if row.variant.latency_ms else math.inf)
-    ).variant
+    row = min(passed, key=lambda row: (row.unstable, row.variant.latency_ms.p50 if row.variant.latency_ms else math.inf))
+    best = row.variant
     facts = [f"{percent(best.accuracy.top1_percent)} top-1 (n={best.accuracy.samples})"] if best.accuracy else []
     teacher = next((other for other in report.variants if other.network.startswith("teacher")), None)
     if teacher and teacher.parameters > best.parameters:
         facts.append(f"{significant(teacher.parameters / best.parameters, 2)}× fewer parameters than the teacher")
     if best.ratio and best.latency_ms:
-        facts.append(f"{_pace(report, best.ratio)} on {best.runtime}, {threads(best.latency_ms.threads)}")
+        rough = " (unstable, a rough figure)" if row.unstable else ""
+        facts.append(f"{_pace(report, best.ratio)}{rough} on {best.runtime}, {threads(best.latency_ms.threads)}")
     if len({variant.device for variant in report.variants}) > 1:
         facts.append(f"device {best.device}")
     return f"{best.network} as {best.format} {best.precision}: {', '.join(facts)}"

@@ -17,7 +17,20 @@ import numpy as np
 import exporters
 from benchmarks import paired, report
 from benchmarks.environment import environment
-from compress import _finished, calibration, delivery, plugins, records, rehearsal, stages, students, timing, training, turns
+from compress import (
+    _finished,
+    calibration,
+    delivery,
+    plugins,
+    preflight,
+    records,
+    rehearsal,
+    stages,
+    students,
+    timing,
+    training,
+    turns,
+)
 from compress._ladder_rescue import TAUGHT
 from compress.delivery import Answers, Delivered
 from compress.errors import CompressError, GateFailed, Unreachable
@@ -83,7 +96,10 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
         scores = students.scores([*teachers_scores, *own_scores, *further.scored])
         results = [*teachers, shipped, *baselines]
         written = _report(work, rows, files, results, timed, further=further, scores=scores)
-        written = written.model_copy(update={"notes": (*written.notes, *notes)})
+        learned = preflight.guesses(shipped.name, said[shipped.name].validation, work.labels())
+        leaks = {large: [leak.text for leak in work.data.leaks if leak.is_large is large] for large in (True, False)}
+        told = {"notes": (*written.notes, *notes, *leaks[False]), "warnings": (*leaks[True], *filter(None, [learned]))}
+        written = written.model_copy(update=told)
         report.write(written, work.folder)
         events.emit("end", status=written.status, seconds=written.seconds)
     if written.status == "failed":
@@ -184,6 +200,8 @@ def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: int 
             f"{len(data.train.labels)} training, {len(data.validation.labels)} validation, {len(data.test.labels)} test images"
         )
         events.say(f"data: {recipe.data.source}, {len(data.classes)} classes, {sizes}")
+        for leak in data.leaks:
+            events.say(f"{'warning: ' if leak.is_large else ''}{leak.text}")
         with whole(folder / RECIPE) as temporary:
             temporary.write_text(dump(recipe, base), encoding="utf-8")
         records.save(folder / "environment.json", environment())
@@ -343,6 +361,6 @@ def _notes(work: Work) -> tuple[str, ...]:
         ),
         f"A ratio compares a file with {opponent[settings.against]}, round by round.",
         "Peak memory is that of a process that runs only this file, in batches of 32.",
-        "Rows that were not exported and have the student's graph have its latency.",
+        "Rows that were not exported were not timed; one with the student's graph has its latency.",
         *([int8] if "int8" in exported else []),
     )

@@ -94,6 +94,24 @@ def _best_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes
     return order
 
 
+def guesses(name: str, answers: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
+    """Return that a network knows no more than the commonest class, or nothing.
+
+    Args:
+        name: The network in messages.
+        answers: Its logits, [N, K].
+        labels: The labels, [N].
+    """
+    found = Accuracy.of(int((answers.argmax(axis=1) == labels).sum()), len(labels))
+    chance = 100 * float(np.bincount(labels).max()) / len(labels)
+    if found.ci95[0] > chance:
+        return ""
+    return (
+        f"{name}: has {found.top1_percent:.1f} % top-1 on {len(labels)} validation images, not clearly more than the "
+        f"{chance:.1f} % of always answering the commonest class; train it longer or with another train.lr"
+    )
+
+
 def gradient_shares(method: Method, batch: Batch) -> dict[str, float]:
     """Return the share of each loss term in the sum of gradient norms over what the stage trains, on one batch."""
     phases = method.phases()

@@ -405,6 +405,8 @@ class Report(Document):
     environment: Environment
     notes: tuple[str, ...] = ()
     """What a reader must know to judge the numbers."""
+    warnings: tuple[str, ...] = ()
+    """Why the files may be of no use although they are what was trained."""
     test_key: str = ""
     """sha256 of test images and labels; what was tested on the same can be compared image by image."""
     scores: tuple[Scores, ...] = ()

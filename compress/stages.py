@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -143,7 +142,7 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def publish(stage: Path, folder: Path) -> None:
-    """Show a finished stage in the run's folder: hard links where the file system has them, copies otherwise.
+    """Show a finished stage in the run's folder: copies, for who changes a file there must not change the cache.
 
     Raises:
         Unreachable: The folder cannot be written.
@@ -151,7 +150,7 @@ def publish(stage: Path, folder: Path) -> None:
     with whole(folder) as temporary:
         temporary.mkdir()
         for path in sorted(stage.glob("[!.]*")):  # what a killed process left has a dot
-            _link(path, temporary / path.name)
+            shutil.copy2(path, temporary / path.name)
 
 
 def copy(path: Path, target: Path) -> None:
@@ -162,10 +161,3 @@ def copy(path: Path, target: Path) -> None:
     """
     with whole(target) as temporary:
         shutil.copy2(path, temporary)
-
-
-def _link(path: Path, target: Path) -> None:
-    try:
-        os.link(path, target)
-    except OSError:  # not every file system has hard links; what counts is the content
-        shutil.copy2(path, target)

@@ -10,6 +10,7 @@ import torch
 
 from compress import checkpoint, compiling, evaluate, preflight, records, stages, teaching, trainer
 from compress.data._loader import InMemory
+from compress.errors import CompressError
 from compress.files import sha256_of
 from compress.freezing import freeze_all_but
 from compress.interrupt import graceful
@@ -57,7 +58,7 @@ def train(
         device=work.device.type, engine=dict(stages.engine()),
         targets=work.recipe.targets.model_dump(mode="json") if _may_ask(method) else None,
     )  # fmt: skip
-    found = work.cache.find(key) is not None
+    found = _found(work, name, key)
     turn = work.turn if shared and work.turn is not None and name in work.turn.students else None
 
     def make(folder: Path) -> None:
@@ -119,6 +120,21 @@ def train(
     effort = "(found in the cache)" if found else f"in {result.seconds:.0f} s"
     work.events.say(f"{label(work, name)}: {_summary(result)} {effort}")
     return trained
+
+
+def _found(work: Work, name: str, key: str) -> bool:
+    """Return whether a stage is in the cache; one whose weights are not what was trained is forgotten."""
+    folder = work.cache.find(key)
+    if folder is None:
+        return False
+    try:
+        if sha256_of(folder / WEIGHTS) == records.read(folder / METRICS, StageResult).files[WEIGHTS]:
+            return True
+    except CompressError:  # a file is missing or unreadable
+        pass
+    work.events.say(f"{label(work, name)}: what was trained in {folder} is damaged; it is trained anew")
+    work.cache.drop(key)
+    return False
 
 
 def _may_ask(method: Method) -> bool:

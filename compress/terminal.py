@@ -25,6 +25,7 @@ from compress import __version__
 from compress._guard import check_siblings
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
+from compress.interrupt import terminable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,7 +119,8 @@ class Program(click.Group):
         terminal: Terminal = ctx.obj
         try:
             check_siblings()
-            result = super().invoke(ctx)
+            with terminable():
+                result = super().invoke(ctx)
             sys.stdout.flush()
         except click.ClickException as error:
             terminal.refuse_as_json(error.format_message(), error.exit_code)

@@ -7,7 +7,7 @@ weights that depend on a seed and a role alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from compress import checkpoint, plugins, stages, storage, trainer
 from compress.data import _decoding
-from compress.data._dataset import Dataset, Source, Split, Summary, checked, fingerprint, hold_out, some_of
+from compress.data._dataset import Dataset, Source, Split, Summary, checked, fingerprint, hold_out, repeated, some_of
 from compress.data._loader import InMemory
 from compress.data._stored import Stored
 from compress.data._streamed import Streamed
@@ -32,7 +32,17 @@ from compress.preprocess import depth, normalise, statistics
 from compress.recipe import DataSection, MethodSection, ModelSection, Recipe, TrainSection
 from compress.records import Preprocess, StageResult
 
+LARGE_LEAK = 0.01
+"""Share of a split that is also in another one from which on people are warned; well-known sets have some in a thousand."""
 WEIGHTS, METRICS, STATE = "weights.safetensors", "metrics.json", "state.pt"
+
+
+class Leak(NamedTuple):
+    """Images that are in two splits, and make an accuracy look better than it is."""
+
+    text: str
+    is_large: bool
+    """Whether they are enough to change a conclusion."""
 
 
 class Prepared(NamedTuple):
@@ -47,6 +57,8 @@ class Prepared(NamedTuple):
     """Of all that training and selection see."""
     test_key: str
     """Of the test split."""
+    leaks: tuple[Leak, ...] = ()
+    """What the splits have in common."""
 
     def image(self) -> Tensor:
         """Return one normalised training image, [1, C, H, W]."""
@@ -188,7 +200,28 @@ def prepare(
         augment=[section.crop_padding, section.flip, section.views, section.augmentation_seed],
     )
     test_key = stages.key(images=fingerprint(Dataset(dataset.test, dataset.test)))
-    return Prepared(preprocess, classes, train, validation, dataset.test, key, test_key)
+    return Prepared(
+        preprocess,
+        classes,
+        train,
+        validation,
+        dataset.test,
+        key,
+        test_key,
+        tuple(_leaks(dataset.train, train, validation, dataset.test)),
+    )
+
+
+def _leaks(given: Split, train: Split, validation: Split, test: Split) -> Iterator[Leak]:
+    """Yield what the splits have in common, pixel by pixel; images on disk are not compared."""
+    for name, split, known, where in (
+        ("test", test, given, "also training or validation images"),
+        ("validation", validation, train, "also training images"),
+    ):
+        count = repeated(split, known)
+        if count:
+            text = f"data: {count} of {len(split.labels)} {name} images are {where}, pixel by pixel; take the copies away"
+            yield Leak(text, is_large=count >= LARGE_LEAK * len(split.labels))
 
 
 def _loaded(

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from compress import __version__
+from compress.interrupt import terminable
 from compress.terminal import report_bug
 
 HEAVY = "torch numpy pydantic"
@@ -128,3 +129,19 @@ def test_output_without_terminal_is_plain(recipe: Path) -> None:
     done = process("check", recipe)
     assert done.returncode == 0
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does() -> None:
+    """Whatever a command is at, files and processes are tidied up behind it; before and after, SIGTERM is what it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt), terminable():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as under some supervisors
+        with terminable():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -32,6 +32,9 @@ def test_verdict_says_what_is_shipped(record: Report) -> None:
     kept = tuple(each for each in record.variants if each.name != "student-openvino-fp16")
     passed = record.model_copy(update={"gates": good, "variants": kept, "status": "passed"})
     assert _facts.verdict(passed).headline == "Gate passed: 2 of 2 files may be shipped"
+    warned = _facts.verdict(passed.model_copy(update={"warnings": ("student: guesses",)}))
+    assert warned.headline == "Gate passed: 2 of 2 files may be shipped, but heed the warning"
+    assert warned.problems[0] == "student: guesses"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compress.data._dataset import Dataset, Split, checked, fingerprint, hold_out, some_of
+from compress.data._dataset import Dataset, Split, checked, fingerprint, hold_out, repeated, some_of
 from compress.errors import CompressError
 
 
@@ -108,3 +108,13 @@ def test_more_images_than_there_are_cannot_be_taken():
     for count in (2, 71):
         with pytest.raises(CompressError, match="cannot be set apart"):
             some_of(split(LABELS), count, seed=0)
+
+
+def test_images_that_two_splits_share_are_counted():
+    """Every copy counts, whatever its label; images that differ in one pixel do not."""
+    known, other = split([0, 1, 2]), split([3] * 4)
+    images = np.concatenate([known.images[[2, 0, 0]], other.images[3:]])
+    assert repeated(Split(images, other.labels), known) == 3
+    images[0, 0, 0, 0] ^= 1
+    assert repeated(Split(images, other.labels), known) == 2
+    assert repeated(known, Split(other.images[3:], other.labels[3:])) == 0
