@@ -237,6 +237,14 @@ def span(bounds: tuple[float, float] | None, digits: int | None = None) -> str:
     return "–".join(minus(f"{bound:.{digits}f}") if digits is not None else significant(bound) for bound in bounds)
 
 
+def duration(seconds: float) -> str:
+    """Return a time in the unit that people would use."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{significant(seconds / length, 2)} {unit}"
+    return f"{significant(seconds, 2)} s"
+
+
 def signed(value: float, digits: int = 1) -> str:
     """Return a difference with its sign."""
     return minus(f"{value:+.{digits}f}")

@@ -65,6 +65,7 @@ def _environment(environment: Environment) -> Environment:
         _facts.span,
         _facts.answered,
         _facts.distance,
+        _facts.duration,
     )
     environment.filters |= {each.__name__: each for each in formats}
     environment.filters |= {"strip_chart": _curves.strip, "yaml": _yaml, "fenced": _fenced}

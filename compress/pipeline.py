@@ -353,11 +353,11 @@ def _notes(work: Work) -> tuple[str, ...]:
         "student": "the student's float32 file of the same format (the teachers are not exported)",
     }
     return (
-        "Accuracy is top-1 on the test split, which no choice has seen; its interval is Wilson's at 95 %.",
+        "Accuracy is top-1 on the test split; its interval is Wilson's at 95 %.",
         "The gate compares each file with the torch network on the validation split, on the file's own runtime.",
         (
-            f"Latency: {settings.rounds} interleaved rounds of all files in one process, {settings.threads} thread(s), batch "
-            f"{settings.batch_size}; its interval is a bootstrap of the median over rounds."
+            f"Latency: after warm-up, {settings.rounds} interleaved rounds of all files in one process, threads: "
+            f"{settings.threads}, batch {settings.batch_size}; its interval is a bootstrap of the median over rounds."
         ),
         f"A ratio compares a file with {opponent[settings.against]}, round by round.",
         "Peak memory is that of a process that runs only this file, in batches of 32.",

@@ -137,11 +137,10 @@ def test_sigterm_ends_a_command_as_ctrl_c_does() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         with pytest.raises(KeyboardInterrupt), terminable():
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
+            signal.raise_signal(signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as under some supervisors
         with terminable():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -119,3 +119,11 @@ def test_numbers_are_not_polished() -> None:
         "3.10e-06",
     ]
     assert [_facts.size(value) for value in (512, 2048, 3 << 20)] == ["512 B", "2.00 KiB", "3.00 MiB"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "0.040 s"), (3.25, "3.2 s"), (89, "89 s"), (90, "1.5 min"), (5000, "83 min"), (9000, "2.5 h")]
+)
+def test_a_time_has_the_unit_that_people_use(seconds: float, words: str) -> None:
+    """Seconds below a minute and a half, minutes below an hour and a half."""
+    assert _facts.duration(seconds) == words
