@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ def distill(
     taps: str | Sequence[str] = (),
     settings: TrainSection | None = None,
     seed: int = 0,
-    state: Path | None = None,
+    state: str | Path | None = None,
     events: Events | None = None,
 ) -> Distilled:
     """Train a student with the help of one or several teachers.
@@ -99,7 +99,9 @@ def distill(
     with _flags_restored([*networks, learner]):
         _check_teachers(networks, held_out, classes)
         preflight.structure(whole, first)
-        files = [None if state is None else _state_file(state, stage, sections, settings, seed) for stage in whole.stages()]
+        files = [
+            None if state is None else _state_file(Path(state), stage, sections, settings, seed) for stage in whole.stages()
+        ]
         fits = [
             _fit(stage, batches, held_out, first, settings, seed=seed, state=file, events=events or Events())
             for stage, file in zip(whole.stages(), files, strict=True)
@@ -276,8 +278,8 @@ class _Checked:
 def _pair(where: str, batch: object) -> tuple[Tensor, Tensor]:
     """Return images and labels, after their types and shapes were checked."""
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
-        size = f" of {len(batch)}" if isinstance(batch, Sized) else ""
-        raise CompressError(f"{where}: is a {type(batch).__name__}{size}; give a pair of tensors (images, labels)")
+        parts = f" of {', '.join(type(part).__name__ for part in batch[:4])}" if isinstance(batch, tuple | list) else ""
+        raise CompressError(f"{where}: is a {type(batch).__name__}{parts}; give a pair of tensors (images, labels)")
     images, labels = batch
     if images.dtype != torch.float32 or images.dim() != 4 or 0 in images.shape:
         raise CompressError(

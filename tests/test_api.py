@@ -100,7 +100,7 @@ def test_a_state_belongs_to_one_call_and_is_gone_when_it_is_done(teacher: nn.Mod
     losses = []
     for method in ("supervised", "kd"):
         done = compress.distill(
-            teacher, Tiny(2), train=loader(), validation=loader(), method=method, settings=settings, state=tmp_path
+            teacher, Tiny(2), train=loader(), validation=loader(), method=method, settings=settings, state=str(tmp_path)
         )
         losses.append(set(done.epochs[0].losses))
     assert losses == [{"ce", "total"}, {"ce", "kd", "total"}]
@@ -205,9 +205,10 @@ class Lying(list[object]):
         ([((255 * IMAGES).byte(), LABELS)], r"images are uint8 \[8, 1, 8, 8\]; give float32"),
         ([(IMAGES[0], LABELS)], r"images are float32 \[1, 8, 8\]"),
         ([(IMAGES[:0], LABELS[:0])], r"images are float32 \[0, 1, 8, 8\]"),
-        ([{"images": IMAGES, "labels": LABELS}], "is a dict of 2; give a pair of tensors"),
-        ([(IMAGES, LABELS, LABELS)], "is a tuple of 3; give a pair"),
-        ([IMAGES], "is a Tensor of 8; give a pair"),
+        ([{"images": IMAGES, "labels": LABELS}], "is a dict; give a pair of tensors"),
+        ([(IMAGES, LABELS, LABELS)], "is a tuple of Tensor, Tensor, Tensor; give a pair"),
+        ([(IMAGES.numpy(), LABELS.numpy())], "is a tuple of ndarray, ndarray; give a pair"),
+        ([IMAGES], "is a Tensor; give a pair"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("which", ["train", "validation"])
