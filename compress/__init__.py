@@ -1,7 +1,7 @@
 """Compress vision models for edge devices: distil, export, prove, measure.
 
 `compress.distill` trains a student with your own modules and loaders, `compress.TrainSection` says how, and `compress.Network`
-names the taps of a module.
+names the taps of a module. What cannot be done is a `compress.CompressError`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from compress import _torchvision
 
 if TYPE_CHECKING:
     from compress.api import Distilled, distill
+    from compress.errors import CompressError
     from compress.models._network import Network
     from compress.recipe import TrainSection
 
 __version__ = "0.1.0"
-__all__ = ["Distilled", "Network", "TrainSection", "distill"]
+__all__ = ["CompressError", "Distilled", "Network", "TrainSection", "distill"]
 
 _LAZY = {
+    "CompressError": "compress.errors",
     "Distilled": "compress.api",
     "distill": "compress.api",
     "Network": "compress.models._network",

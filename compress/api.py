@@ -21,6 +21,7 @@ from compress._fields import variants
 from compress.data._loader import FromLoader
 from compress.errors import CompressError
 from compress.events import Events
+from compress.freezing import evaluating
 from compress.methods._combined import Combined
 from compress.methods._method import Method, Setting
 from compress.models._network import Batch, Network
@@ -29,7 +30,7 @@ from compress.records import Accuracy, Epoch
 from compress.work import device
 
 Loader = Iterable[tuple[Tensor, Tensor]]
-Methods = str | Mapping[str, Mapping[str, Any]]
+Methods = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 
 class Distilled(NamedTuple):
@@ -50,10 +51,10 @@ def distill(
     train: Loader,
     validation: Loader,
     method: Methods = "kd",
-    taps: Sequence[str] = (),
+    taps: str | Sequence[str] = (),
     settings: TrainSection | None = None,
     seed: int = 0,
-    state: Path | None = None,
+    state: str | Path | None = None,
     events: Events | None = None,
 ) -> Distilled:
     """Train a student with the help of one or several teachers.
@@ -64,10 +65,11 @@ def distill(
 
     Args:
         teacher: Network or networks, images [B, C, H, W] to logits [B, K], whose weights are never changed; `[]` for none.
-        student: The network that is trained, in place.
+        student: The network that is trained, in place and whole: none of its parameters may be frozen.
         train: Batches of (images float32 [B, C, H, W], labels int64 [B]), with a length; iterated once an epoch.
         validation: Held-out batches of the same kind.
-        method: A method's name, or names with their options: `{"dih": {"logit_loss": "dist"}}`. Several are combined.
+        method: A method's name, or names with their options: `{"dih": {"logit_loss": "dist"}}`, or a list of these. Several are
+            combined.
         taps: Names of the teacher's submodules whose feature maps a method may use; a `compress.Network` brings its own.
         settings: How to train; `device` decides where, and the batches are the loader's whatever `batch_size` says.
         seed: Seed of what is random.
@@ -75,25 +77,35 @@ def distill(
         events: Where progress goes.
 
     Raises:
-        CompressError: A name, an option or a shape does not fit, or a teacher knows nothing; nothing was trained.
+        CompressError: A name, an option or a shape does not fit, the student is frozen in part, or a teacher knows nothing;
+            nothing was trained. Or a later batch of `train` does not fit; that ends the training.
     """
-    settings = settings or TrainSection()
+    settings = _settings(settings)
+    sections = _sections(method)
+    given = [_Checked("train", train), _Checked("validation", validation)]
+    modules = _modules(teacher, student)
     where = device(settings.device)
     layout = trainer.FORMATS[settings.memory_format]
-    batches, held_out = (FromLoader(loader, device=where, seed=seed, memory_format=layout) for loader in (train, validation))
+    batches, held_out = (FromLoader(loader, device=where, seed=seed, memory_format=layout) for loader in given)
     first = next(batches.epoch(0))
-    teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
-    networks = tuple(_network(each, taps).to(where) for each in teachers)
+    tapped = (taps,) if isinstance(taps, str) else taps
+    networks = tuple(_network(each, tapped).to(where) for each in modules)
     learner = _network(student, ()).to(where)
-    classes = _classes(learner, first.images[:1])
-    sections = _sections(method)
+    _refuse_frozen(learner)
+    classes = _classes("student", learner, first.images[:1])
+    for index, network in enumerate(networks):
+        _classes(f"teacher {index}", network, first.images[:1])
+    _refuse_labels("train", first.labels, classes)
+    given[0].classes = classes
     torch.manual_seed(seed)
     setting = Setting(learner, networks, first.images[:1], classes, lambda role: _another(learner, role, seed).to(where))
     whole = _method(sections, setting).to(where)
     with _flags_restored([*networks, learner]):
         _check_teachers(networks, held_out, classes)
         preflight.structure(whole, first)
-        files = [None if state is None else _state_file(state, stage, sections, settings, seed) for stage in whole.stages()]
+        files = [
+            None if state is None else _state_file(Path(state), stage, sections, settings, seed) for stage in whole.stages()
+        ]
         fits = [
             _fit(stage, batches, held_out, first, settings, seed=seed, state=file, events=events or Events())
             for stage, file in zip(whole.stages(), files, strict=True)
@@ -128,6 +140,7 @@ def _decision(state: Path) -> Path:
 def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: int) -> None:
     names = [str(label) for label in range(classes)]
     labels = evaluate.labels(held_out)
+    _refuse_labels("validation", torch.from_numpy(labels), classes)
     for index, network in enumerate(networks):
         preflight.teacher(f"teacher {index}", evaluate.logits(network, held_out), labels, names)
 
@@ -176,29 +189,161 @@ def _another(student: Network, role: str, seed: int) -> Network:
     return twin
 
 
-def _classes(network: Network, image: Tensor) -> int:
-    modes = {part: part.training for part in network.modules()}
-    with torch.no_grad():
-        logits = network.eval()(image)
-    for part, mode in modes.items():
-        part.training = mode
+def _classes(who: str, network: Network, image: Tensor) -> int:
+    """Return how many classes a network tells apart; its modes end as they were.
+
+    Raises:
+        CompressError: It cannot take the image, or what it gives is no logits.
+    """
+    try:
+        with evaluating(network):
+            logits = network(image)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CompressError(f"{who}: cannot take images {list(image.shape)}: {reason}; match it to the loader") from error
+    found = f"{list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise CompressError(f"the student gives {type(logits).__name__}; it must give logits [batch, classes]")
+        raise CompressError(f"{who}: gives {found}; it must give logits [batch, classes]: wrap it in a module that does")
     return int(logits.shape[1])
+
+
+def _settings(settings: TrainSection | None) -> TrainSection:
+    if settings is not None and not isinstance(settings, TrainSection):
+        raise CompressError(f"settings: is a {type(settings).__name__}; give compress.TrainSection(epochs=..., lr=...)")
+    return settings or TrainSection()
+
+
+def _modules(teacher: nn.Module | Sequence[nn.Module], student: nn.Module) -> list[nn.Module]:
+    """Return the teachers, after they and the student were found to be modules."""
+    if not isinstance(teacher, nn.Module | Sequence):
+        raise CompressError(f"teacher: is a {type(teacher).__name__}; give a module or a list of modules, [] for no teacher")
+    teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
+    named = {"student": student, **{f"teacher {index}": each for index, each in enumerate(teachers)}}
+    for who, module in named.items():
+        if not isinstance(module, nn.Module):
+            raise CompressError(f"{who}: is a {type(module).__name__}; give a torch.nn.Module")
+    return teachers
+
+
+def _refuse_frozen(student: Network) -> None:
+    """Refuse a student of which the user froze a part, since methods train the whole of it."""
+    parameters = dict(student.module.named_parameters())
+    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
+    if frozen:
+        raise CompressError(
+            f"student: {len(frozen)} of its {len(parameters)} parameters are frozen, first {frozen[0]!r}, and all would be "
+            "trained; call requires_grad_(True) on them, or hold what must stay as it is in buffers"
+        )
+
+
+class _Checked:
+    """The user's loader, of which every batch is looked at before it is used.
+
+    Args:
+        name: The argument as which it was given.
+        loader: What was given.
+
+    Raises:
+        CompressError: It has no length, or no batches.
+    """
+
+    classes: int | None = None
+    """How many there are, once that is known; labels are then checked too where that takes no wait for a device."""
+
+    def __init__(self, name: str, loader: Loader) -> None:
+        self._name, self._loader = name, loader
+        try:
+            self._count = len(loader)  # type: ignore[arg-type]
+        except TypeError as error:
+            kind = type(loader).__name__
+            raise CompressError(f"{name}: a loader needs a length, and {kind} has none; give a list or a DataLoader") from error
+        if self._count == 0:
+            raise CompressError(f"{name}: has no batches; give more images, smaller batches, or drop_last=False")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        iterator = iter(self._loader)
+        for position in range(self._count):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                raise CompressError(
+                    f"{self._name}: gave {position} batches, and its length says {self._count}; correct the loader's length"
+                ) from None
+            where = f"{self._name}, batch {position}"
+            images, labels = _pair(where, batch)
+            if self.classes is not None and labels.device.type == "cpu":
+                _refuse_labels(where, labels, self.classes)
+            yield images, labels
+
+
+def _pair(where: str, batch: object) -> tuple[Tensor, Tensor]:
+    """Return images and labels, after their types and shapes were checked."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
+        parts = f" of {', '.join(type(part).__name__ for part in batch[:4])}" if isinstance(batch, tuple | list) else ""
+        raise CompressError(f"{where}: is a {type(batch).__name__}{parts}; give a pair of tensors (images, labels)")
+    images, labels = batch
+    if images.dtype != torch.float32 or images.dim() != 4 or 0 in images.shape:
+        raise CompressError(
+            f"{where}: images are {_kind(images)}; give float32 [B, C, H, W] not empty, normalised for the networks"
+        )
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise CompressError(f"{where}: labels are {_kind(labels)}; give the class of each image, int64 [{len(images)}]")
+    return images, labels
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _refuse_labels(where: str, labels: Tensor, classes: int) -> None:
+    least, most = (int(bound) for bound in labels.aminmax())
+    if least < 0 or most >= classes:
+        raise CompressError(
+            f"{where}: has label {least if least < 0 else most}, and the student gives {classes} classes; labels are 0 to "
+            f"{classes - 1}: correct them, or give a student with more classes"
+        )
+
+
+def _wanted(method: Methods) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return every method's name with its options; a list may also hold `{"name": ..., option: ...}`, as in a recipe."""
+    if isinstance(method, str):
+        return [(method, {})]
+    pairs: list[tuple[str, Any]]
+    if isinstance(method, Mapping) and "name" in method:
+        pairs = [(method["name"], {option: value for option, value in method.items() if option != "name"})]
+    elif isinstance(method, Mapping):
+        pairs = list(method.items())
+    elif isinstance(method, Sequence):
+        pairs = [pair for each in method for pair in _wanted(each)]
+    else:
+        raise CompressError(f"method: is a {type(method).__name__}; give a name, names with their options, or a list of these")
+    for name, options in pairs:
+        if not isinstance(name, str) or not isinstance(options, Mapping):
+            raise CompressError(f"method.{name}: has options {options!r}; give a mapping, for example {{'kd': {{}}}}")
+    return pairs
 
 
 def _sections(method: Methods) -> list[MethodSection]:
     """Return the options of every method, checked as a recipe's are."""
-    wanted: Mapping[str, Mapping[str, Any]] = {method: {}} if isinstance(method, str) else method
+    wanted = _wanted(method)
     if not wanted:
         raise CompressError("method: names none; see `compress list methods`")
+    names = [name for name, _ in wanted]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise CompressError(f"method: names {twice[0]!r} twice; name it once, with all its options")
     adapter: TypeAdapter[MethodSection] = TypeAdapter(variants(MethodSection, "methods", "name"))
     sections = []
-    for name, options in wanted.items():
+    for name, options in wanted:
         known = plugins.describe("methods", name).options
         for option in options:
             if option not in known:
-                raise CompressError(f"method.{name}: there is no option {option!r}; {plugins.suggestion(option, list(known))}")
+                raise CompressError(
+                    f"method.{name}: there is no option {option!r}; {plugins.suggestion(str(option), list(known))}"
+                )
         try:
             sections.append(adapter.validate_python({"name": name, **options}))
         except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.protocol import Subject
+
+
+COUNT = 16
+"""Pictures of noise."""
+LARGEST_BYTES = 4 << 30
+"""Of noise; a shape that needs more is a mistake, or would be killed for it."""
 
 
 class Pictures(NamedTuple):
@@ -127,12 +134,13 @@ def inputs(paths: Sequence[Path], shape: str | None) -> Pictures:
     """Return what to measure with: the pictures of the bundles, or noise of the given shape.
 
     Raises:
-        CompressError: A file lies in no bundle and no shape is given, or the files take images of different shapes.
+        CompressError: A file lies in no bundle and no shape is given, the shape is none or too large, or the files take images
+            of different shapes.
     """
     import numpy as np
 
     if shape is not None:
-        return Pictures(np.random.default_rng(0).standard_normal((16, *_sides(shape)), dtype=np.float32), None)
+        return Pictures(np.random.default_rng(0).standard_normal((COUNT, *_sides(shape)), dtype=np.float32), None)
     held = {str(path): pictures(*read(path if path.is_dir() else _beside(path))) for path in paths}
     shapes = {name: list(each.images.shape[1:]) for name, each in held.items()}
     if len({tuple(sides) for sides in shapes.values()}) > 1:
@@ -150,7 +158,13 @@ def _beside(file: Path) -> Path:
 
 
 def _sides(shape: str) -> tuple[int, ...]:
-    sides = tuple(int(side) for side in shape.split(",") if side.strip().isdecimal())
+    sides = tuple(int(side) for side in shape.split(",") if side.strip().isdecimal() and len(side) < 10)
     if len(sides) != 3 or shape.count(",") != 2 or 0 in sides:
         raise CompressError(f"--shape {shape}: is not channels,height,width; write for example 3,224,224")
+    needed = COUNT * 4 * math.prod(sides)
+    if needed > LARGEST_BYTES:
+        raise CompressError(
+            f"--shape {shape}: {COUNT} such images take {needed / 2**30:.0f} GiB, more than the {LARGEST_BYTES >> 30} GiB "
+            "that are allowed; give the shape that the file takes"
+        )
     return sides

@@ -64,14 +64,17 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -
         sha256: The checksum that the file must have.
 
     Raises:
-        CompressError: The checksum differs, the file is damaged or could run code, or tensors are missing, surplus, misshapen
-            or not finite.
-        Unreachable: The file cannot be read.
+        CompressError: The checksum differs, the file is damaged or could run code, or tensors are missing, surplus, misshapen,
+            without plain numbers (sparse, meta), or not finite in the network's own precision.
+        Unreachable: The file cannot be read, or is a folder.
     """
+    if path.is_dir():
+        raise Unreachable(f"{path}: is a folder, not a file of weights; name the file in it")
     found = sha256_of(path)
     if sha256 is not None and found != sha256:
         raise CompressError(f"{path}: has sha256 {found}, not {sha256}; get the right file or correct the checksum")
     tensors, metadata = _from_safetensors(path) if _is_safetensors(path) else (_from_torch(path), {})
+    _refuse_unusual(tensors, path)
     module = _inner(network)
     own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     _refuse_other_classes(network, own, tensors, path)
@@ -80,9 +83,9 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -
         raise CompressError(
             f"{path}: does not fit {type(module).__name__}: {'; '.join(problems)}; choose the model it was made for"
         )
-    _refuse_non_finite(tensors, path)
+    converted = _converted(own, tensors, path)
     _tell_conversions(own, tensors, path)
-    module.load_state_dict(tensors, strict=False)  # only batch norm's counters may be absent by now
+    module.load_state_dict(converted, strict=False)  # only batch norm's counters may be absent by now
     return metadata
 
 
@@ -226,12 +229,42 @@ def _listed(what: str, names: list[str]) -> str:
     return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"
 
 
-def _refuse_non_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())]
-    if bad:
+def _refuse_unusual(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are no plain array of numbers, before anything is asked of them."""
+    unusual = [
+        f"{name} ({'meta' if tensor.is_meta else 'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')})"
+        for name, tensor in tensors.items()
+        if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided
+    ]
+    if unusual:
+        raise CompressError(f"{path}: {_listed('without plain numbers', unusual)}; save dense tensors that hold their values")
+
+
+def _converted(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return floating-point numbers in the network's own precision, all finite, and others as they are.
+
+    Raises:
+        CompressError: Some are NaN or infinite, or too large for that precision, or torch cannot convert them.
+    """
+    converted: dict[str, Tensor] = {}
+    broken: list[str] = []
+    large: list[str] = []
+    for name, tensor in found.items():
+        try:
+            converted[name] = tensor.to(own[name].dtype)
+            if tensor.is_floating_point() and not torch.isfinite(converted[name]).all():
+                (large if torch.isfinite(tensor.double()).all() else broken).append(name)
+        except NotImplementedError as error:  # numbers of 4 bits
+            raise CompressError(f"{path}: {name} is {tensor.dtype}, which torch cannot convert; save it as float32") from error
+    if broken:
         raise CompressError(
-            f"{path}: {_listed('with NaN or infinity', bad)}; the training that made it diverged: use another one"
+            f"{path}: {_listed('with NaN or infinity', broken)}; the training that made it diverged: use another one"
         )
+    if large:
+        raise CompressError(
+            f"{path}: {_listed(f'with numbers too large for {own[large[0]].dtype}', large)}; scale them, or use other weights"
+        )
+    return converted
 
 
 def _tell_conversions(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:

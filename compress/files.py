@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,11 @@ REFUSALS = frozenset({
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
     errno.ENAMETOOLONG,
 })  # fmt: skip
-"""Errors by which a file system refuses to write; any other is ours."""
+"""Errors by which a file system refuses to write; any other is ours, but for one.
+
+Some file systems, such as /proc, say ENOENT of whatever should be made in them. So does every file of ours that is missing,
+hence that error is a refusal only where nothing can be made.
+"""
 
 
 @contextmanager
@@ -59,9 +64,19 @@ def writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in REFUSALS:
+        if error.errno not in REFUSALS and not (error.errno == errno.ENOENT and _nothing_can_be_made(path)):
             raise
         raise Unreachable(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+
+
+def _nothing_can_be_made(path: Path) -> bool:
+    """Return whether the nearest folder above a path that is there takes no new file."""
+    folder = next((place for place in (path, *path.parents) if place.is_dir()), None)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return False
+    except OSError:
+        return True
 
 
 def sha256_of(path: Path) -> str:

@@ -5,11 +5,13 @@ precision is widened to float32 before anything is computed. Equations and their
 Factor Transfer 1802.04977, attention transfer 1612.03928, ATSC 2406.08528, DSKD 2202.07846.
 
 Raises:
-    ValueError: From every function: shapes that do not pair up, which broadcasting would hide.
+    ValueError: From every function: shapes that do not pair up, which broadcasting would hide; logits without classes; nothing
+        to average over; a temperature that is not a finite number above 0.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -160,6 +162,7 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
         FitNets 1412.6550; HobbitLong/RepDistiller b84f547, distiller_zoo/FitNet.py.
     """
     _same_shape(student, teacher, "features")
+    _refuse_empty(student, "features")
     return F.mse_loss(_wide(student), _wide(teacher).detach())
 
 
@@ -174,6 +177,7 @@ def factor_l1(student: Tensor, teacher: Tensor) -> Tensor:
         Factor Transfer 1802.04977; Jangho-Kim/Factor-Transfer-pytorch 19cce26, train_student.py.
     """
     _same_shape(student, teacher, "features")
+    _refuse_empty(student, "features")
     of_student = F.normalize(_wide(student).flatten(1), dim=1, eps=NORM_FLOOR)
     of_teacher = F.normalize(_wide(teacher).detach().flatten(1), dim=1, eps=NORM_FLOOR)
     return F.l1_loss(of_student, of_teacher)
@@ -207,6 +211,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     """
     of_student, of_teacher = attention_map(student), attention_map(teacher).detach()
     _same_shape(of_student, of_teacher, "attention maps")
+    _refuse_empty(of_student, "attention maps")
     return F.mse_loss(of_student, of_teacher)
 
 
@@ -242,6 +247,7 @@ def softmax_weights(losses: Sequence[Tensor | float] | Tensor, *, temperature: f
     Source:
         DSKD 2202.07846 as re-implemented by its readers; the direction is a proposal, not confirmed against the paper.
     """
+    _refuse_temperature(temperature)
     if not isinstance(losses, Tensor) and len(losses) == 0:
         raise ValueError("weights of no losses are not defined; give at least one")
     stacked = losses if isinstance(losses, Tensor) else torch.stack([torch.as_tensor(loss) for loss in losses])
@@ -252,6 +258,7 @@ def softmax_weights(losses: Sequence[Tensor | float] | Tensor, *, temperature: f
 
 def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return temperature² × the divergence of samples, [N, K] with [N, K] or a cohort's [M, N, K] -> [] or [M]."""
+    _refuse_temperature(temperature)
     of_student = F.log_softmax(student / temperature, dim=-1)
     of_teacher = F.softmax(teacher.detach() / temperature, dim=-1)  # a class that is masked with -inf has 0 × log 0 = 0
     each = F.kl_div(of_student, of_teacher, reduction="none")  # as large as `teacher`
@@ -261,6 +268,7 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def _probabilities(samples: Tensor, temperature: float, activation: Activation) -> Tensor:
     if activation not in ("softmax", "sigmoid"):
         raise ValueError(f"activation {activation!r} is not known; use 'softmax' or 'sigmoid'")
+    _refuse_temperature(temperature)
     softened = samples / temperature
     return torch.sigmoid(softened) if activation == "sigmoid" else F.softmax(softened, dim=-1)
 
@@ -306,6 +314,10 @@ def _samples(logits: Tensor, valid: Tensor | None = None, *, axis: int = 1) -> T
         valid: Which samples count, bool [N, ...].
         axis: Where the classes are.
     """
+    if logits.dim() <= axis:
+        kind = "[N, K] or [N, K, H, W]" if axis == 1 else "[M, N, K] or [M, N, K, H, W]"
+        raise ValueError(f"logits have shape {list(logits.shape)}; give {kind}")
+    _refuse_empty(logits, "logits")
     apart = _wide(logits).movedim(axis, -1)  # [..., N, H, W, K]
     samples = apart.flatten(axis - 1, -2)
     if valid is None:
@@ -317,13 +329,23 @@ def _samples(logits: Tensor, valid: Tensor | None = None, *, axis: int = 1) -> T
     return samples[valid.flatten()]
 
 
+def _refuse_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:  # so that NaN is refused too
+        raise ValueError(f"temperature is {temperature}; give a finite number above 0")
+
+
+def _refuse_empty(tensor: Tensor, what: str) -> None:
+    if tensor.numel() == 0:
+        raise ValueError(f"{what} have shape {list(tensor.shape)}, and the mean over none is not defined; skip the batch")
+
+
 def _same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
     if student.shape != teacher.shape:
         raise ValueError(f"{what}: {list(student.shape)} and {list(teacher.shape)} differ; bring them to one shape first")
 
 
 def _same_shape_each(student: Tensor, teachers: Tensor) -> None:
-    if len(teachers) == 0:
+    if teachers.dim() == 0 or len(teachers) == 0:
         raise ValueError("the cohort is empty; give the logits of at least one teacher")
     _same_shape(student, teachers[0], "logits of the student and of each of the cohort")
 

@@ -64,6 +64,13 @@ def test_the_teacher_keeps_its_weights_and_flags_and_the_student_stays_trainable
         ({"kd": {"temprature": 2}}, r"did you mean 'temperature'"),
         ({"kd": {"temperature": 0.0}}, r"greater than 0, not 0.0"),
         ({}, r"names none"),
+        ([], r"names none"),
+        ({"kd": None}, r"method.kd: has options None; give a mapping"),
+        ({"kd": {1: 2}}, r"there is no option 1"),
+        (["kd", "kd"], r"names 'kd' twice"),
+        (["kd", 3], r"method: is a int; give a name"),
+        (None, r"method: is a NoneType; give a name"),
+        ([{"name": "kd", "temprature": 2}], r"did you mean 'temperature'"),
     ],
 )
 def test_a_wrong_option_is_refused_as_in_a_recipe(
@@ -93,7 +100,7 @@ def test_a_state_belongs_to_one_call_and_is_gone_when_it_is_done(teacher: nn.Mod
     losses = []
     for method in ("supervised", "kd"):
         done = compress.distill(
-            teacher, Tiny(2), train=loader(), validation=loader(), method=method, settings=settings, state=tmp_path
+            teacher, Tiny(2), train=loader(), validation=loader(), method=method, settings=settings, state=str(tmp_path)
         )
         losses.append(set(done.epochs[0].losses))
     assert losses == [{"ce", "total"}, {"ce", "kd", "total"}]
@@ -140,3 +147,122 @@ def test_sequential_distillation_works_on_own_modules(teacher: nn.Module) -> Non
         method={"feed_sequential": {"generations": 2}}, taps=["first", "second"], settings=compress.TrainSection(epochs=1),
     )  # fmt: skip
     assert {epoch.stage for epoch in done.epochs} == {"generation1", "student"}
+
+
+QUICK = compress.TrainSection(epochs=1)
+
+
+@pytest.mark.parametrize(
+    "method", [["kd", "dist"], ["kd", {"dist": {"inter_weight": 2.0}}], [{"name": "kd"}, {"name": "dist", "inter_weight": 2.0}]]
+)
+def test_methods_may_stand_in_a_list(teacher: nn.Module, method: list[object]) -> None:
+    """Names, names with their options, and the entries of a recipe are combined as a mapping of names is."""
+    done = compress.distill(teacher, Tiny(2), train=loader(), validation=loader(), method=method, settings=QUICK)  # type: ignore[arg-type]
+    assert {"kd.kd", "dist.inter"} <= set(done.epochs[0].losses)
+
+
+def test_one_tap_is_a_name_and_not_its_letters(teacher: nn.Module) -> None:
+    """`taps="first"` is the submodule `first`."""
+    method = {"dih": {"heads_epochs": 1}}
+    done = compress.distill(teacher, Tiny(2), train=loader(), validation=loader(), method=method, taps="first", settings=QUICK)
+    assert {epoch.stage for epoch in done.epochs} == {"heads", "student"}
+
+
+def test_a_student_that_is_frozen_in_part_is_refused_and_stays_as_it_was(teacher: nn.Module) -> None:
+    """What the user froze is never trained: the call says how many parameters those are, and changes nothing."""
+    student = Tiny(2)
+    student.linear.requires_grad_(False)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    with pytest.raises(
+        CompressError, match=r"student: 2 of its \d+ parameters are frozen, first 'linear.weight'.*requires_grad_"
+    ):
+        compress.distill(teacher, student, train=loader(), validation=loader(), settings=QUICK)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    assert [parameter.requires_grad for parameter in student.linear.parameters()] == [False, False]
+
+
+IMAGES, LABELS = torch.rand(8, 1, 8, 8), torch.arange(8) % 4
+
+
+class Lying(list[object]):
+    """A loader that gives fewer batches than its length."""
+
+    def __len__(self) -> int:
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [
+        ([], "has no batches"),
+        (iter([]), "needs a length, and list_iterator has none"),
+        (None, "needs a length, and NoneType has none"),
+        ([(IMAGES, LABELS + 1)], "has label 4, and the student gives 4 classes"),
+        ([(IMAGES, LABELS - 1)], "has label -1"),
+        ([(IMAGES, nn.functional.one_hot(LABELS).float())], r"labels are float32 \[8, 4\]; .* int64 \[8\]"),
+        ([(IMAGES, LABELS.int())], r"labels are int32 \[8\]"),
+        ([(IMAGES, LABELS[:7])], r"labels are int64 \[7\]"),
+        ([((255 * IMAGES).byte(), LABELS)], r"images are uint8 \[8, 1, 8, 8\]; give float32"),
+        ([(IMAGES[0], LABELS)], r"images are float32 \[1, 8, 8\]"),
+        ([(IMAGES[:0], LABELS[:0])], r"images are float32 \[0, 1, 8, 8\]"),
+        ([{"images": IMAGES, "labels": LABELS}], "is a dict; give a pair of tensors"),
+        ([(IMAGES, LABELS, LABELS)], "is a tuple of Tensor, Tensor, Tensor; give a pair"),
+        ([(IMAGES.numpy(), LABELS.numpy())], "is a tuple of ndarray, ndarray; give a pair"),
+        ([IMAGES], "is a Tensor; give a pair"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("which", ["train", "validation"])
+def test_a_loader_that_does_not_fit_is_refused_before_training(which: str, batches: object, said: str) -> None:
+    """Whatever a loader gives instead of images and labels is one message that names the loader, and nothing is trained."""
+    student = Tiny(2)
+    before = student.linear.weight.detach().clone()
+    loaders = {"train": loader(), "validation": loader(), which: batches}
+    with pytest.raises(CompressError, match=rf"^{which}.*: .*{said}"):
+        compress.distill([], student, **loaders, method="supervised", settings=QUICK)  # type: ignore[arg-type]
+    assert torch.equal(student.linear.weight, before)
+
+
+def test_a_later_batch_with_a_wrong_label_is_named() -> None:
+    """A label that no class has does not end in an error of the loss."""
+    train = [(IMAGES, LABELS), (IMAGES, LABELS + 3)]
+    with pytest.raises(CompressError, match="train, batch 1: has label 6"):
+        compress.distill([], Tiny(2), train=train, validation=loader(), method="supervised", settings=QUICK)
+
+
+@pytest.mark.parametrize("which", ["train", "validation"])
+def test_a_loader_that_ends_before_its_length_is_named(which: str) -> None:
+    """A length that is too large is said to be so, and not an error of the iteration."""
+    loaders = {"train": loader(), "validation": loader(), which: Lying([(IMAGES, LABELS)])}
+    with pytest.raises(CompressError, match=f"{which}: gave 1 batches, and its length says 3"):
+        compress.distill([], Tiny(2), **loaders, method="supervised", settings=QUICK)  # type: ignore[arg-type]
+
+
+class Tuple(nn.Module):
+    """A network that gives its logits in a tuple, as many libraries' do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Tiny(2)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.inner(images),)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"teacher": None}, "teacher: is a NoneType; give a module"),
+        ({"teacher": [Tiny(2), "resnet"]}, "teacher 1: is a str; give a torch.nn.Module"),
+        ({"teacher": Tuple()}, r"teacher 0: gives a tuple; it must give logits"),
+        ({"student": Tuple()}, r"student: gives a tuple; it must give logits"),
+        ({"student": nn.Conv2d(1, 4, 8)}, r"student: gives \[1, 4, 1, 1\]; it must give logits"),
+        ({"student": nn.Conv2d(3, 4, 8)}, r"student: cannot take images \[1, 1, 8, 8\]"),
+        ({"student": None}, "student: is a NoneType"),
+        ({"settings": {"epochs": 1}}, r"settings: is a dict; give compress.TrainSection"),
+    ],
+)
+def test_networks_and_settings_of_another_kind_are_refused(given: dict[str, object], said: str) -> None:
+    """One message names the argument, and what to give instead."""
+    arguments = {"teacher": [], "student": Tiny(2), "method": "supervised", "settings": QUICK, **given}
+    with pytest.raises(compress.CompressError, match=said):
+        compress.distill(**arguments, train=loader(), validation=loader())  # type: ignore[arg-type]

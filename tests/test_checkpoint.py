@@ -121,6 +121,22 @@ def test_half_precision_is_converted_and_told(saved, caplog):
     assert other.module.linear.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
+def test_other_precisions_arrive_with_their_values(saved, dtype):
+    """Numbers of 8 to 64 bits become the module's float32, each the nearest there is."""
+    state = changed(linear__weight=torch.tensor([[0.5, -1.0, 2.0, 0.1], [0, 3.0, -0.25, 7.0]], dtype=torch.float64).to(dtype))
+    other = network(1)
+    load_weights(other, saved(state))
+    assert torch.equal(other.module.linear.weight, state["linear.weight"].float())
+
+
+def test_numbers_must_fit_the_precision_of_the_network(saved):
+    """What is finite in the file and infinite in the network is refused."""
+    half = nn.Linear(2, 1).half()
+    with pytest.raises(CompressError, match=r"1 with numbers too large for torch\.float16: weight"):
+        load_weights(half, saved({"weight": torch.full((1, 2), 1e5), "bias": torch.zeros(1)}))
+
+
 def changed(**changes):
     state = dict(network(0).module.state_dict())
     for name, value in changes.items():
@@ -140,6 +156,21 @@ def changed(**changes):
         (changed(linear__weight=torch.zeros(2, 7)), r"1 misshapen: linear\.weight float \[2, 7\] for float \[2, 4\]"),
         (changed(linear__weight=torch.zeros(2, 4, dtype=torch.int8)), r"misshapen: linear\.weight int8"),
         (changed(conv__bias=torch.tensor([0, 1, float("nan"), 2])), r"1 with NaN or infinity: conv\.bias"),
+        (changed(conv__bias=torch.tensor([0, 1, 1e300, 2]).double() * 1e300), r"1 with NaN or infinity: conv\.bias"),
+        (
+            changed(conv__bias=torch.tensor([0, 1, 1e300, 2], dtype=torch.float64)),
+            r"x\.pt: 1 with numbers too large for torch.float32: conv\.bias",
+        ),
+        (
+            changed(linear__weight=torch.zeros(2, 4).to_sparse()),
+            r"x\.pt: 1 without plain numbers: linear\.weight \(sparse_coo\)",
+        ),
+        (changed(linear__weight=torch.zeros(2, 4, device="meta")), r"x\.pt: 1 without plain numbers: linear\.weight \(meta\)"),
+        (changed(conv__bias=torch.tensor([0, 1, torch.nan, 2]).to(torch.float8_e4m3fn)), r"1 with NaN or infinity: conv\.bias"),
+        (
+            changed(conv__bias=torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)),
+            r"conv\.bias is torch\.float4_e2m1fn_x2",
+        ),
         ({f"x{n}": torch.zeros(1) for n in range(9)}, "9 surplus: x0, x1, x2, x3, x4 and 4 more"),
         ({}, "not named tensors"),
         ([1, 2], "holds a list, not named tensors"),
@@ -223,6 +254,12 @@ def test_a_missing_file_is_unreachable(tmp_path):
     """A path that is not there has its own exit code."""
     with pytest.raises(Unreachable):
         load_weights(network(), tmp_path / "none.safetensors")
+
+
+def test_a_folder_is_said_to_be_one(tmp_path):
+    """A folder given for the file of weights is not called missing or unreadable."""
+    with pytest.raises(Unreachable, match=r"is a folder, not a file of weights; name the file in it"):
+        load_weights(network(), tmp_path)
 
 
 def test_training_state_comes_back(tmp_path):

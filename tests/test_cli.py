@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from compress import doctor, plugins
-from compress.cli import KINDS, program
+from compress.cli import KINDS, FiniteRange, program
 
 
 def invoke(*arguments: object) -> Result:
@@ -79,6 +79,11 @@ def test_kinds_are_those_of_the_plugin_folders() -> None:
         (["export", "nowhere"], 5, "nowhere: there is no such run or checkpoint"),
         (["init", "/dev/null/recipe.yaml"], 5, "/dev/null/recipe.yaml: cannot be written"),
         (["init", "--data", "nowhere"], 5, "nowhere: there is no such folder"),
+        (["init", "/proc/recipe.yaml"], 5, "/proc/recipe.yaml: cannot be written"),
+        (["bench", "x.onnx", "--seconds", "inf"], 2, "inf is not a finite number"),
+        (["bench", "x.onnx", "--seconds", "-inf"], 2, "-inf is not in the range x>0"),
+        (["bench", "x.onnx", "--seconds", "nan"], 2, "nan is not a finite number"),
+        (["bench", "x.onnx", "--seconds", "0"], 2, "0.0 is not in the range x>0"),
     ],
 )  # fmt: skip
 def test_bad_input_gives_one_message_and_its_exit_code(
@@ -293,3 +298,17 @@ def test_doctor_says_what_cannot_be_written() -> None:
     done = process("doctor", "--runs", "/proc/runs")
     assert done.returncode == 5
     assert "runs folder: /proc" in done.stderr
+
+
+def test_every_number_of_the_command_line_is_finite() -> None:
+    """No option takes NaN or infinity, which a range of click's own lets through."""
+    kinds = [parameter.type for command in program.commands.values() for parameter in command.params]
+    assert any(isinstance(kind, FiniteRange) for kind in kinds)
+    assert not [kind for kind in kinds if isinstance(kind, click.types.FloatParamType) and not isinstance(kind, FiniteRange)]
+
+
+def test_a_place_where_no_folder_can_be_made_is_one_message(recipe: Path) -> None:
+    """A run in /proc, where the system says that there is no such file, is refused with exit code 5."""
+    done = invoke("run", recipe, "--runs", "/proc/x")
+    assert (done.exit_code, done.stdout) == (5, "")
+    assert "/proc/x/tiny: cannot be written (No such file or directory)" in done.stderr

@@ -168,6 +168,12 @@ def test_bench_of_a_lone_file_needs_its_shape(bundle: Path, tmp_path: Path) -> N
         deployed.bench([lone], events=Events())
     with pytest.raises(CompressError, match="--shape 3,8: is not channels,height,width"):
         deployed.bench([lone], shape="3,8", events=Events())
+    for shape, said in {
+        "1,160000,160000": "16 such images take 1526 GiB, more than the 4 GiB that are allowed",
+        f"1,{'9' * 5000},8": "is not channels,height,width",
+    }.items():
+        with pytest.raises(CompressError, match=f"--shape {shape}: {said}"):
+            deployed.bench([lone], shape=shape, events=Events())
     assert deployed.bench([lone], shape="3,8,8", rounds=5, seconds=0.2, events=Events())
 
 

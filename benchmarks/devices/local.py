@@ -40,7 +40,7 @@ class Local:
         with subprocess.Popen(
             command, env=environment, stdin=null, stdout=null, stderr=pipe, text=True, errors="replace", start_new_session=True
         ) as process:
-            timeout = threading.Timer(timeout_seconds, _kill, [process])
+            timeout = threading.Timer(min(timeout_seconds, threading.TIMEOUT_MAX), _kill, [process])
             timeout.start()
             try:
                 for line in process.stderr or ():

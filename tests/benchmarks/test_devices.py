@@ -177,6 +177,13 @@ def test_a_timeout_kills_the_runner_and_its_children(sleeping_job: Path) -> None
     assert not is_running(child_of(sleeping_job))
 
 
+def test_any_allowed_time_is_one_that_a_timer_takes(tmp_path: Path) -> None:
+    """Time without end, as an absurd `--seconds` allows, is no error of the clock."""
+    job = make_job(tmp_path, "pass")
+    Local().run(job, timeout_seconds=1e300, progress=ignore)
+    assert (job / "result.json").exists()
+
+
 def test_an_interrupt_kills_the_runner_and_its_children(sleeping_job: Path) -> None:
     """Ctrl-C in the caller leaves no process behind."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -176,3 +178,48 @@ def test_an_unknown_denominator_is_refused() -> None:
     """A misspelt option is an error and not the default."""
     with pytest.raises(ValueError, match="'norm' is not known; use 'product' or 'norms'"):
         losses.dist(*(torch.tensor(x) for x in pair(4, 3)), denominator="norm")  # type: ignore[arg-type]
+
+
+SOFTENED = {
+    "kd": lambda t: losses.kd(torch.ones(2, 3), torch.ones(2, 3), temperature=t),
+    "kd_cohort": lambda t: losses.kd_cohort(torch.ones(2, 3), torch.ones(1, 2, 3), temperature=t),
+    "dist": lambda t: losses.dist(torch.ones(2, 3), torch.ones(2, 3), temperature=t),
+    "dist sigmoid": lambda t: losses.dist(torch.ones(2, 3), torch.ones(2, 3), temperature=t, activation="sigmoid"),
+    "dist_relations": lambda t: losses.dist_relations(torch.ones(2, 3), torch.ones(2, 3), temperature=t),
+    "dist_cohort": lambda t: losses.dist_cohort(torch.ones(2, 3), torch.ones(1, 2, 3), temperature=t),
+    "softmax_weights": lambda t: losses.softmax_weights([1.0, 2.0], temperature=t),
+}
+"""Every loss that has a temperature."""
+
+
+@pytest.mark.parametrize("name", SOFTENED)
+@pytest.mark.parametrize("temperature", [0, 0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_softens_nothing_is_refused(name: str, temperature: float) -> None:
+    """Zero, negative and broken temperatures are an error, and not a NaN or a mirrored prediction."""
+    with pytest.raises(ValueError, match=r"temperature is .*; give a finite number above 0"):
+        SOFTENED[name](temperature)
+
+
+@pytest.mark.parametrize("loss", [losses.kd, losses.dist, losses.dist_relations])
+@pytest.mark.parametrize("shape", [(), (5,)])
+def test_logits_without_a_class_axis_are_refused(loss: Callable[..., object], shape: tuple[int, ...]) -> None:
+    """A single row is told to be one, by the promised exception."""
+    with pytest.raises(ValueError, match=r"logits have shape .*; give \[N, K\]"):
+        loss(torch.ones(shape), torch.ones(shape), temperature=1.0)
+
+
+@pytest.mark.parametrize("loss", [losses.kd_cohort, losses.dist_cohort])
+def test_a_cohort_without_a_class_axis_is_refused(loss: Callable[..., object]) -> None:
+    """So is the row of a cohort, and a teacher that is one number."""
+    with pytest.raises(ValueError, match=r"logits have shape \[5\]"):
+        loss(torch.ones(5), torch.ones(2, 5), temperature=1.0)
+    with pytest.raises(ValueError, match="the cohort is empty"):
+        loss(torch.ones(5), torch.ones(()), temperature=1.0)
+
+
+@pytest.mark.parametrize("case", [*LOGITS, *FEATURES], ids=str)
+def test_an_empty_batch_is_refused(case: Case) -> None:
+    """The mean over nothing is an error and not NaN."""
+    nothing = torch.ones((0, 5) if case in LOGITS else (0, 3, 2, 2))
+    with pytest.raises(ValueError, match="the mean over none is not defined; skip the batch"):
+        case.loss(nothing, nothing)
