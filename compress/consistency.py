@@ -139,7 +139,9 @@ def _weights_problems(where: str, weights: str | None, sha256: str | None, base:
             yield CompressError(f"{where}.sha256: is the checksum of a file, but {where}.weights names none; add it")
         return
     path = base / weights
-    if not path.is_file():
+    if path.is_dir():
+        yield Unreachable(f"{where}.weights: {path}: is a folder; name the file in it")
+    elif not path.is_file():
         yield Unreachable(f"{where}.weights: {path}: there is no such file; paths start at the recipe's folder")
     elif sha256 is not None and (actual := sha256_of(path)) != sha256:
         yield CompressError(f"{where}.sha256: {path} has {actual}; it is another file, or the checksum is of another version")
