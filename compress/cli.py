@@ -133,7 +133,7 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
         rehearsal.with_random_images(loaded, base=recipe.parent, runs=runs, classes=planned.classes)
         task.advance()
     terminal.answer(planned, tree(planned))
-    given = [word for override in overrides for word in ("--set", override)]
+    given: list[object] = [word for override in overrides for word in ("--set", override)]
     given += ["--seeds", seeds] if seeds else []
     given += ["--runs", runs] if runs != RUNS else []
     terminal.hint(_typed("run", recipe, *given))
