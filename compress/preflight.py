@@ -79,7 +79,8 @@ def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequ
     if found.ci95[0] <= chance:
         raise CompressError(
             f"{name}: has {found.top1_percent:.1f} % top-1 on {len(labels)} validation images, not clearly more than the "
-            f"{chance:.1f} % of always answering the commonest class; check its weights and the mean and std of the data"
+            f"{chance:.1f} % of always answering the commonest class; if it is trained here, train it longer or with another "
+            "learning rate (teacher.train); if it is given, check its weights and the mean and std of the data"
         )
     return found
 
