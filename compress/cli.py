@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from compress import __version__
-from compress.errors import CompressError, GateFailed, Unstable
+from compress.errors import CompressError, GateFailed, Unreachable, Unstable
 from compress.terminal import Program, Terminal, manners, report_bug
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -154,7 +154,11 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
 )
 @click.option("--licence", default="unknown", show_default=True, help="With --hub: licence of the weights, e.g. apache-2.0.")
 def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path | None, hub: Path | None, licence: str) -> None:
-    """Export and gate the student of a finished run."""
+    """Export and gate the student of a finished run.
+
+    Give the run's folder, or the weights that it left in student/weights.safetensors; a file of weights that no run wrote
+    cannot be exported, since only the run's recipe says which network they are of.
+    """
     import exporters
     from compress import pipeline, tables
     from compress.deployed import refuse_failures
@@ -310,7 +314,10 @@ def _show_report(terminal: Terminal, run: Path) -> None:
 def _read_report(run: Path) -> Any:
     from compress.records import Report, read
 
-    return read(run / "report.json", Report)
+    path = run / "report.json"
+    if run.is_dir() and not path.exists():
+        raise Unreachable(f"{run}: has no report yet, as its run is unfinished or failed; repeat that run, or leave it out")
+    return read(path, Report)
 
 
 @verb("list")

@@ -78,6 +78,7 @@ def test_kinds_are_those_of_the_plugin_folders() -> None:
         (["bench", "nothing.onnx"], 5, "nothing.onnx: there is no such file"),
         (["report", "nowhere"], 5, "nowhere/report.json: cannot be read"),
         (["compare", "nowhere"], 5, "nowhere/report.json: cannot be read"),
+        (["compare", "."], 5, ".: has no report yet, as its run is unfinished or failed; repeat that run, or leave it out"),
         (["export", "nowhere"], 5, "nowhere: there is no such run or checkpoint"),
         (["init", "/dev/null/recipe.yaml"], 5, "/dev/null/recipe.yaml: cannot be written"),
         (["init", "--data", "nowhere"], 5, "nowhere: there is no such folder"),
