@@ -503,7 +503,7 @@ def test_too_much_is_refused_or_not_kept(tmp_path: Path) -> None:
     ):
         teachers(heads, tmp_path, small)
     auto = teachers(heads, tmp_path, small.model_copy(update={"store": "auto"}))
-    assert auto.summary().store.startswith("2 view(s) would take 0.00029 GiB")
+    assert auto.summary().store.startswith("2 views would take 0.00029 GiB")
 
 
 def test_a_disk_that_is_full_stops_the_run_with_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
