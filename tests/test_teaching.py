@@ -499,7 +499,7 @@ def test_too_much_is_refused_or_not_kept(tmp_path: Path) -> None:
     method, small = fresh("dih"), EXACT.model_copy(update={"max_gib": 1e-6})
     heads = method.stages()[0]
     with pytest.raises(
-        CompressError, match=r"store: on, but 2 view\(s\) would take 0.00029 GiB, more than targets.max_gib 1e-06; raise it, or"
+        CompressError, match=r"store: on, but 2 views would take 0.00029 GiB, more than targets.max_gib 1e-06; raise it, or"
     ):
         teachers(heads, tmp_path, small)
     auto = teachers(heads, tmp_path, small.model_copy(update={"store": "auto"}))
