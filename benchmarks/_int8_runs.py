@@ -8,6 +8,7 @@ run's folder `exports`.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,7 +89,7 @@ def opened(folder: Path, *, exported: Collection[str] = ()) -> Finished:
     for missing in sorted(set(exported) - found.rows().keys()):
         raise CompressError(
             f"{folder / EXPORTS}: holds no float32 file of format {missing!r}; run "
-            f"`compress export {folder} --to {missing}:{FLOAT} --to {missing}:int8`"
+            f"`compress export {shlex.quote(str(folder))} --to {missing}:{FLOAT} --to {missing}:int8`"
         )
     if not found.rows():
         raise CompressError(

@@ -7,6 +7,7 @@ Every command keeps to the manners of `compress.terminal`. Nothing but click is 
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any, TypeVar
 import click
 
 from compress import __version__
-from compress.errors import CompressError, GateFailed, Unstable
+from compress.errors import CompressError, GateFailed, Unreachable, Unstable
 from compress.terminal import Program, Terminal, manners, report_bug
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
+RUNS = Path("runs")
+KINDS = ("methods", "models", "data", "exporters", "runtimes", "devices")
 
 
 class FiniteRange(click.FloatRange):
@@ -34,8 +37,6 @@ class FiniteRange(click.FloatRange):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
 
-
-KINDS = ("methods", "models", "data", "exporters", "runtimes", "devices")
 
 overrides_option = click.option(
     "--set",
@@ -52,7 +53,7 @@ seeds_option = click.option(
     metavar="N|S,S,...",
     help="Train student and baselines with N seeds, from the recipe's on, or with these, e.g. 1,5,9; the first is shipped.",
 )
-runs_option = click.option("--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of all runs.")
+runs_option = click.option("--runs", type=FOLDER, default=RUNS, show_default=True, help="Folder of all runs.")
 
 
 ABOUT = """Distil a small vision model from a large one, export it, prove that the file still works, measure it.
@@ -113,8 +114,13 @@ def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: st
         raise
     _show_report(terminal, runs / loaded.name)
     bundle = runs / loaded.name / "bundle"
-    use = f"compress predict {bundle} IMAGE" if bundle.is_dir() else f"compress export {bundle.parent} --to openvino"
-    terminal.hint(f"{use}, or compress compare {runs}/*")
+    use = _typed("predict", bundle, "IMAGE") if bundle.is_dir() else _typed("export", bundle.parent, "--to", "openvino")
+    terminal.hint(f"{use}, or {_typed('compare', runs)}/*")
+
+
+def _typed(*words: object) -> str:
+    """Return what to type for a command, each of its words quoted as the shell needs it."""
+    return shlex.join(["compress", *map(str, words)])
 
 
 @verb("check")
@@ -140,8 +146,10 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
         rehearsal.with_random_images(loaded, base=recipe.parent, runs=runs, classes=planned.classes)
         task.advance()
     terminal.answer(planned, tree(planned))
-    given = [*(f" --set {override}" for override in overrides), *([f" --seeds {seeds}"] if seeds else [])]
-    terminal.hint(f"compress run {recipe}{''.join(given)}")
+    given: list[object] = [word for override in overrides for word in ("--set", override)]
+    given += ["--seeds", seeds] if seeds else []
+    given += ["--runs", runs] if runs != RUNS else []
+    terminal.hint(_typed("run", recipe, *given))
 
 
 @verb("export")
@@ -159,7 +167,11 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
 )
 @click.option("--licence", default="unknown", show_default=True, help="With --hub: licence of the weights, e.g. apache-2.0.")
 def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path | None, hub: Path | None, licence: str) -> None:
-    """Export and gate the student of a finished run."""
+    """Export and gate the student of a finished run.
+
+    Give the run's folder, or the weights that it left in student/weights.safetensors; a file of weights that no run wrote
+    cannot be exported, since only the run's recipe says which network they are of.
+    """
     import exporters
     from compress import pipeline, tables
     from compress.deployed import refuse_failures
@@ -178,7 +190,7 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     gates = pipeline.export(run, sections, out=target, events=terminal.events())
     terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
     refuse_failures(gates)
-    terminal.hint(f"compress bench {' '.join(str(exporters.load(section).path(target, 'student')) for section in sections)}")
+    terminal.hint(_typed("bench", *(exporters.load(section).path(target, "student") for section in sections)))
 
 
 def _hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
@@ -187,7 +199,7 @@ def _hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
 
     _hub.write(bundles.find(run), hub, licence=licence)
     terminal.answer({"hub": str(hub)}, f"{hub} can be uploaded; nothing was sent")
-    terminal.hint(f"compress verify {hub}")
+    terminal.hint(_typed("verify", hub))
 
 
 def _export_as_yaml(text: str) -> str:
@@ -219,16 +231,16 @@ def verify(
 
         found = bisection.locate(bundle, file=file, against=against, events=events)
         terminal.answer(found, *bisection.table(found))
-        terminal.hint(f"compress verify {bundle} judges the files; compress export RUN writes them anew")
+        terminal.hint(f"{_typed('verify', bundle)} judges the files; compress export RUN writes them anew")
         return
     gates = deployed.verify(bundle, file=file, threads=threads, events=events)
     terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
     for program in deployed.unfamiliar(bundle):
         events.say(f"{program}: is not what this version writes; another version's, or changed: read it before you run it")
     if any(gate.status == "failed" for gate in gates.values()):
-        terminal.hint(f"compress verify {bundle} --locate names the layer in which a file parts from a good one")
+        terminal.hint(f"{_typed('verify', bundle, '--locate')} names the layer in which a file parts from a good one")
     deployed.refuse_failures(gates)
-    terminal.hint(f"compress bench {bundle}")
+    terminal.hint(_typed("bench", bundle))
 
 
 @verb("bench")
@@ -275,7 +287,7 @@ def predict(terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: s
     predictions = deployed.predict(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
     terminal.answer(predictions, tables.predictions(predictions))
     deployed.refuse_unread(predictions)
-    terminal.hint(f"compress bench {bundle}")
+    terminal.hint(_typed("bench", bundle))
 
 
 @verb("compare")
@@ -290,7 +302,7 @@ def compare(terminal: Terminal, *, runs: Sequence[Path], out: Path | None) -> No
         report.write_comparison(reports, out)
     shown = (report.compare_table(reports), *report.compare_students(reports), *([f"written: {out}"] if out else []))
     terminal.answer(report.document(reports), *shown)
-    terminal.hint(f"compress report {runs[0]}" if out else "the same command with --out comparison.html draws the picture")
+    terminal.hint(_typed("report", runs[0]) if out else "the same command with --out comparison.html draws the picture")
 
 
 @verb("report")
@@ -301,7 +313,7 @@ def report_(terminal: Terminal, *, run: Path) -> None:
 
     report.write(_read_report(run), run)
     _show_report(terminal, run)
-    terminal.hint(f"open {run / 'report.html'}")
+    terminal.hint(shlex.join(["open", str(run / "report.html")]))
 
 
 def _show_report(terminal: Terminal, run: Path) -> None:
@@ -315,7 +327,10 @@ def _show_report(terminal: Terminal, run: Path) -> None:
 def _read_report(run: Path) -> Any:
     from compress.records import Report, read
 
-    return read(run / "report.json", Report)
+    path = run / "report.json"
+    if run.is_dir() and not path.exists():
+        raise Unreachable(f"{run}: has no report yet, as its run is unfinished or failed; repeat that run, or leave it out")
+    return read(path, Report)
 
 
 @verb("list")
@@ -327,7 +342,7 @@ def list_(terminal: Terminal, *, kind: str | None, name: str | None) -> None:
 
     terminal.answer(*catalogue.show(kind, name))
     if name is None:
-        terminal.hint(f"compress list {kind or 'KIND'} {'NAME' if kind else ''}")
+        terminal.hint(_typed("list", kind, "NAME") if kind else _typed("list", "KIND"))
     else:
         terminal.hint("name it in a recipe, then compress check RECIPE")
 
@@ -345,7 +360,7 @@ def init(terminal: Terminal, *, path: Path, data: Path | None) -> None:
 
     starter.write(path, data=data)
     terminal.answer({"written": str(path)}, f"written: {path}")
-    terminal.hint(f"compress check {path}")
+    terminal.hint(_typed("check", path))
 
 
 @verb("schema")

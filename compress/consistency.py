@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress._plural import counted
+from compress._processors import processors
 from compress.errors import CompressError, Unreachable
 from compress.files import sha256_of
 from compress.recipe import Recipe, TrainSection
@@ -41,11 +43,7 @@ def recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
             yield CompressError(f"{where}.train: has no effect beside {where}.weights; remove one of them")
     yield from _weights_problems("student", recipe.student.weights, None, base)
     yield from _export_problems(recipe)
-    for section in recipe.measure.devices:
-        if section.device != "local":
-            yield CompressError(
-                f"measure.devices: a run measures on this machine only, not on {section.device!r}; use compress bench"
-            )
+    yield from _measure_problems(recipe)
     for index, teacher in enumerate(recipe.teacher):
         if teacher.train is not None and teacher.train.device not in ("auto", recipe.train.device):
             yield CompressError(
@@ -78,8 +76,9 @@ def drift_problem(where: str, weight: float, *, teachers: int, train: TrainSecti
         return None
     kind = "Nesterov momentum" if train.nesterov else "momentum"
     return CompressError(
-        f"{where}.drift_weight: {weight:g} with train.lr {train.lr:g} makes lr × 2 × drift_weight / {teachers} teacher(s) = "
-        f"{step:.3g}, and SGD with {kind} {momentum:g} diverges from {limit:.3g} on; lower drift_weight or train.lr"
+        f"{where}.drift_weight: {weight:g} with train.lr {train.lr:g} makes lr × 2 × drift_weight / "
+        f"{counted(teachers, 'teacher')} = {step:.3g}, and SGD with {kind} {momentum:g} "
+        f"diverges from {limit:.3g} on; lower drift_weight or train.lr"
     )
 
 
@@ -131,6 +130,20 @@ def _export_problems(recipe: Recipe) -> Iterator[CompressError]:
         first = seen.setdefault(name, index)
         if first != index:
             yield CompressError(f"exports.{index}: writes {name} like exports.{first}; remove one of them")
+
+
+def _measure_problems(recipe: Recipe) -> Iterator[CompressError]:
+    """Yield devices that a run cannot measure on, and more threads than this machine has processors for."""
+    for section in recipe.measure.devices:
+        if section.device != "local":
+            yield CompressError(
+                f"measure.devices: a run measures on this machine only, not on {section.device!r}; use compress bench"
+            )
+    if recipe.measure.threads > processors():
+        yield CompressError(
+            f"measure.threads: {recipe.measure.threads} is more than the {counted(processors(), 'logical processor')} of this "
+            "machine that a process here may use; lower it"
+        )
 
 
 def _weights_problems(where: str, weights: str | None, sha256: str | None, base: Path) -> Iterator[CompressError]:

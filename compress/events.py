@@ -45,7 +45,7 @@ class Task:
             self._bar.update(self._id, completed=self._done, note=self._note)
         elif self._console is not None and time.monotonic() - self._printed > PLAIN_INTERVAL_SECONDS:
             self._printed = time.monotonic()
-            _say(self._console, f"{self._description}: {self._done}/{self._total} {self._note}{self._eta()}")
+            _say(self._console, f"{self._description}: {self._done}/{self._total} {self._note}".rstrip() + self._eta())
 
     def _eta(self) -> str:
         if self._begun is None or self._done == self._begun[1]:

@@ -11,12 +11,14 @@ taught by the one before, as that option says less one.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress import plugins
+from compress._plural import counted
 from compress.consistency import data_problems, recipe_problems, split_sizes, storage_of, together
 from compress.errors import CompressError
 from compress.recipe import ExportSection, MethodSection, Recipe, TeacherSection
@@ -123,9 +125,7 @@ def facts(method: str) -> dict[str, str]:
     found = {label: " ".join(text.split()).rstrip(".") for label, text in LABEL.findall(plugin.docstring)}
     missing = [label for label in ("Trained", "Frozen", "Shipped", "Stages") if label not in found]
     if missing:
-        raise CompressError(
-            f"{plugin.module}: its docstring lacks the line(s) {', '.join(f'{label}: ...' for label in missing)}"
-        )
+        raise CompressError(f"{plugin.module}: its docstring lacks: {', '.join(f'{label}: ...' for label in missing)}")
     return found
 
 
@@ -233,9 +233,12 @@ def _student_stages(baseline: str, methods: Sequence[MethodSection], recipe: Rec
     """Yield the preparatory stages of the methods in order, then the one that trains the student."""
     known = [facts(method.name) for method in methods]
     teachers = 0 if all(method.name == "supervised" for method in methods) else len(recipe.teacher)
+    before = [part.name for method in methods for part in parts(method.name, method.options())[:-1]]
+    places = itertools.count()
     for method, about in zip(methods, known, strict=True):
-        for part in parts(method.name, method.options())[:-1]:
-            name = f"{baseline}-{part.name}" if baseline else part.name
+        for part, place in zip(parts(method.name, method.options())[:-1], places, strict=False):
+            numbered = part.name if before.count(part.name) == 1 else f"{part.name}{place}"  # as in the run's folder
+            name = f"{baseline}-{numbered}" if baseline else numbered
             if part.generation is None:
                 yield _preparation(name, part.name, method, recipe, train_images)
                 continue
@@ -301,12 +304,12 @@ def _delivery(recipe: Recipe) -> Iterator[Stage]:
             yield Stage(name="int8", about=_ladder(recipe, section))
     if recipe.exports:
         bound = f", logits within {gate.max_abs_diff:g}" if gate.max_abs_diff is not None else ""
-        drop = f"{gate.max_top1_drop_points:g} point(s)"
+        drop = counted(gate.max_top1_drop_points, "point")
         agreement = "that of its precision" if gate.min_agreement is None else f"{100 * gate.min_agreement:g} %"
         rule = f"top-1 at most {drop} lower, agreement at least {agreement}{bound}"
         yield Stage(name="gate", about=f"each file on its own runtime, validation split: {rule}")
     devices = ", ".join(device.device for device in measure.devices) or "this machine"
-    calls = f"batch {measure.batch_size} and {measure.throughput_batch_size}, {measure.threads} thread(s)"
+    calls = f"batch {measure.batch_size} and {measure.throughput_batch_size}, {counted(measure.threads, 'thread')}"
     yield Stage(name="measure", about=f"{devices}: {calls}, {measure.rounds} interleaved rounds, against the {measure.against}")
     yield Stage(name="report", about="report.json, report.md, report.html", kept="report.json")
 
@@ -319,7 +322,7 @@ def _ladder(recipe: Recipe, section: ExportSection) -> str:
         "statistics": f"statistics {', '.join(other)}" if other else "other statistics (there are none)",
         "saturation": "a spare bit where products saturate",
         "mixed": f"the worst layers in float, at most {100 * int8.max_float_layers:g} %",
-        "distillation": f"quantization-aware distillation of {int8.epochs} epoch(s)",
+        "distillation": f"quantization-aware distillation of {counted(int8.epochs, 'epoch')}",
     }
     images = f"ranges from {int8.calibration_images} training images"
     if int8.rung != "auto":
@@ -372,7 +375,8 @@ def _details(stage: Stage) -> Iterator[tuple[str, str]]:
         passes = f"{work.trained:,} images forward and backward"
         teaching = f"; {work.teacher:,} forward through teachers" if work.teacher else ""
         seeds = f"{work.seeds} seeds × " if work.seeds > 1 else ""
-        yield "work", f"{seeds}{work.epochs} epochs × {work.images_per_epoch:,} images = {passes}{teaching}"
+        epochs = counted(work.epochs, "epoch")
+        yield "work", f"{seeds}{epochs} × {work.images_per_epoch:,} images = {passes}{teaching}"
     if stage.work is not None and stage.kept:
         yield (
             "kept in",

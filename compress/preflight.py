@@ -75,11 +75,10 @@ def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequ
             f"{name}: has {found.top1_percent:.1f} % top-1, but {renamed:.1f} % with its classes renamed: it was trained with "
             f"another class order (its class {moved} is {classes[target]!r} here); reorder the labels or take another teacher"
         )
-    chance = 100 * float(np.bincount(labels).max()) / len(labels)
-    if found.ci95[0] <= chance:
+    if why := _guesses(name, found, labels):
         raise CompressError(
-            f"{name}: has {found.top1_percent:.1f} % top-1 on {len(labels)} validation images, not clearly more than the "
-            f"{chance:.1f} % of always answering the commonest class; check its weights and the mean and std of the data"
+            f"{why}; if it is trained here, train it longer or with another learning rate (teacher.train); if it is given, check "
+            "its weights and the mean and std of the data"
         )
     return found
 
@@ -103,12 +102,17 @@ def guesses(name: str, answers: NDArray[np.float32], labels: NDArray[np.int64]) 
         labels: The labels, [N].
     """
     found = Accuracy.of(int((answers.argmax(axis=1) == labels).sum()), len(labels))
+    why = _guesses(name, found, labels)
+    return f"{why}; train it longer or with another train.lr" if why else ""
+
+
+def _guesses(name: str, found: Accuracy, labels: NDArray[np.int64]) -> str:
     chance = 100 * float(np.bincount(labels).max()) / len(labels)
     if found.ci95[0] > chance:
         return ""
     return (
         f"{name}: has {found.top1_percent:.1f} % top-1 on {len(labels)} validation images, not clearly more than the "
-        f"{chance:.1f} % of always answering the commonest class; train it longer or with another train.lr"
+        f"{chance:.1f} % of always answering the commonest class"
     )
 
 

@@ -161,7 +161,8 @@ class TeacherSection(ModelSection):
     sha256: Sha256 | None = None
     """The checksum that the weights file must have."""
     train: TrainSection | None = None
-    """How the teacher is trained; default: like the student."""
+    """How the teacher is trained; default: as the student is, by `train` of the recipe. Where it is given, a field that it
+    leaves out has its own default, not the student's value."""
 
 
 class StudentSection(ModelSection):

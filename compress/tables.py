@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compress.records import Gate
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
     from rich.table import Table
     from rich.text import Text
 
@@ -24,23 +25,40 @@ COLOURS = {
     "absent": "dim",
 }
 
+UNBOUND = 10_000
+"""Columns of a terminal in which nothing needs to be broken."""
+NARROWEST = 12, 9
+"""Columns that the name of a measured file has at least, and its verdict."""
 
-def plain(*columns: str, right: Sequence[str] = ()) -> Table:
-    """Return an empty table; the first column is never broken, the columns in `right` hold numbers."""
+
+def plain(*columns: str, right: Sequence[str] = (), broken: Sequence[str] | None = None) -> Table:
+    """Return an empty table.
+
+    Args:
+        columns: What stands above them.
+        right: Those that hold numbers; they are never broken over two lines.
+        broken: Those that may be, where the terminal is too narrow; default: all but the first and the numbers.
+    """
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    breakable = {*columns[1:]} - {*right} if broken is None else {*broken}
     for index, column in enumerate(columns):
-        justify = "right" if column in right else "left"
-        table.add_column(column, style="cyan" if index == 0 else "", no_wrap=index == 0, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(
+            column,
+            style="cyan" if index == 0 else "",
+            no_wrap=column not in breakable,
+            justify="right" if column in right else "left",
+            overflow="ellipsis" if column in right else "fold",  # a number that lost digits in silence is another number
+        )
     return table
 
 
 def gates(results: Mapping[str, Gate]) -> Table:
     """Return how exported files did."""
     numbers = ("images", "agreement %", "max |diff|", "top-1 drop", "95 %")
-    table = plain("file", "status", *numbers, "reason", right=numbers)
+    table = plain("file", "status", *numbers, "reason", right=numbers, broken=("file", "reason"))
     for name, gate in results.items():
         figures = (
             _number(gate.agreement_percent, ".2f"),
@@ -57,22 +75,46 @@ def gate_notes(results: Mapping[str, Gate]) -> list[str]:
     return [f"{name}: {gate.note}" for name, gate in results.items() if gate.note]
 
 
-def timings(results: Mapping[str, Timing]) -> Table:
-    """Return latencies and their ratios."""
-    numbers = ("p50 ms", "95 % interval", "p90", "p99", "images/s", "speed-up")
-    table = plain("file", "runtime", *numbers, "verdict", right=numbers)
+class Fitting:
+    """A table that takes the room that there is: the narrow form only where the wide one would have to give up words.
+
+    Args:
+        wide: The preferred form.
+        narrow: The other, with the same figures.
+    """
+
+    def __init__(self, wide: Table, narrow: Table) -> None:
+        self.wide, self.narrow = wide, narrow
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """Yield the form that is shown on this console."""
+        unbound = options.update(max_width=UNBOUND)
+        fits = self.wide.__rich_measure__(console, unbound).minimum <= options.max_width
+        yield self.wide if fits else self.narrow
+
+
+def timings(results: Mapping[str, Timing]) -> Fitting:
+    """Return latencies and their ratios; where there is little room, an interval stands below its median."""
+    return Fitting(_timings(results, narrow=False), _timings(results, narrow=True))
+
+
+def _timings(results: Mapping[str, Timing], *, narrow: bool) -> Table:
+    def joined(*texts: str) -> tuple[str, ...]:
+        return ("\n".join(texts),) if narrow else texts
+
+    numbers = (*joined("p50 ms", "95 %" if narrow else "95 % interval"), *joined("p90", "p99"), "images/s", "speed-up")
+    table = plain("file", "runtime", *numbers, "verdict", right=numbers, broken=("file", "verdict"))
+    table.columns[0].min_width, table.columns[-1].min_width, table.collapse_padding = *NARROWEST, narrow
     for name, timing in results.items():
         latency, ratio = timing.latency_ms, timing.ratio
         figures = (
-            f"{latency.p50:.3f}",
-            f"{latency.ci95[0]:.3f}–{latency.ci95[1]:.3f}",
-            f"{latency.p90:.3f}",
-            f"{latency.p99:.3f}",
+            *joined(f"{latency.p50:.3f}", f"{latency.ci95[0]:.3f}–{latency.ci95[1]:.3f}"),
+            *joined(f"{latency.p90:.3f}", f"{latency.p99:.3f}"),
         )
         speedup = f"{ratio.speedup:.2f}×" if ratio else "–"
         verdict = (
             f"{ratio.verdict} than {ratio.against}"
-            if ratio and ratio.verdict in ("faster", "slower")
+            if ratio and ratio.verdict in ("faster", "slower") and not narrow
             else ratio.verdict
             if ratio
             else ""
@@ -83,7 +125,7 @@ def timings(results: Mapping[str, Timing]) -> Table:
 
 def predictions(results: Sequence[Prediction]) -> Table:
     """Return what the deployed file says of pictures."""
-    table = plain("image", "class", "score", "ms", right=("score", "ms"))
+    table = plain("image", "class", "score", "ms", right=("score", "ms"), broken=("image", "class"))
     for prediction in results:
         if prediction.error:
             table.add_row(prediction.image, _coloured("unreadable"), "", "")

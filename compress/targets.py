@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress import records
+from compress._plural import counted
 from compress.errors import CompressError
 from compress.events import Events
 from compress.files import sha256_of, whole, writable
@@ -282,7 +283,7 @@ def obstacle(folder: Path, section: TargetsSection, *, bytes_per_view: int, view
     if where in NETWORK:
         return f"{folder} is on {where}, where a mapped file can change under its reader; put --runs on a local disk"
     if size > section.max_gib:
-        return f"{views} view(s) would take {size:.2g} GiB, more than targets.max_gib {section.max_gib:g}; raise it"
+        return f"{counted(views, 'view')} would take {size:.2g} GiB, more than targets.max_gib {section.max_gib:g}; raise it"
     return ""
 
 

@@ -237,7 +237,11 @@ class _Run:
             return
         bad = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in terms.items() if not torch.isfinite(value))
         where = f"epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}, phase {phase!r}"
-        raise CompressError(f"training stopped at {where}: {bad or 'the sum of losses'} is not finite; lower train.lr")
+        first = self.epoch == self.step == 0  # nothing was learnt yet, so it may be what goes in
+        remedy = "look for what is not finite in the images or in the teacher's answers; else lower train.lr"
+        raise CompressError(
+            f"training stopped at {where}: {bad or 'the sum of losses'} is not finite; {remedy if first else 'lower train.lr'}"
+        )
 
     def _count(self, terms: Mapping[str, Tensor], observed: Mapping[str, Tensor], phase: str) -> None:
         prefix = f"{phase}." if len(self.phases) > 1 else ""

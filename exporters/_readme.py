@@ -147,10 +147,11 @@ def _by_hand(manifest: Manifest) -> str:
     pre = manifest.preprocess
     mode = {"gray": "L", "rgb": "RGB"}[pre.channels]
     inside = [f"`{file.path}`" for file in manifest.files if file.inside]
+    normalise, take = ("it normalises by itself", "takes") if len(inside) == 1 else ("they normalise by themselves", "take")
     unlike = (
         f"""
 
-Except for {", ".join(inside)}: they normalise by themselves, and take `pixels[None].astype(numpy.uint8)`,
+Except for {", ".join(inside)}: {normalise}, and {take} `pixels[None].astype(numpy.uint8)`,
 uint8 [batch, {pre.height}, {pre.width}, {len(pre.mean)}]."""
         if inside
         else ""
@@ -167,9 +168,10 @@ uint8 [batch, {pre.height}, {pre.width}, {len(pre.mean)}]."""
 {", ".join(f"`{file.path}`" for file in files)} {what} int8: the scales and zero points by which to round the input and to read
 the output are in the file."""
     if scored := [f"`{file.path}`" for file in manifest.files if file.scored]:
+        give = "gives" if len(scored) == 1 else "give"
         unlike += f"""
 
-{", ".join(scored)} also give `class` [batch], which logit is the largest, and `score` [batch], its share of the softmax."""
+{", ".join(scored)} also {give} `class` [batch], which logit is the largest, and `score` [batch], its share of the softmax."""
     return f"""## By hand
 
 The input `{manifest.input}` is float32 [batch, {len(pre.mean)}, {pre.height}, {pre.width}], the output `{manifest.output}` is

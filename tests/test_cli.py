@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from compress import doctor, plugins
 from compress.cli import KINDS, FiniteRange, program
+from compress.recipe import load
 
 
 def invoke(*arguments: object) -> Result:
@@ -76,6 +78,7 @@ def test_kinds_are_those_of_the_plugin_folders() -> None:
         (["bench", "nothing.onnx"], 5, "nothing.onnx: there is no such file"),
         (["report", "nowhere"], 5, "nowhere/report.json: cannot be read"),
         (["compare", "nowhere"], 5, "nowhere/report.json: cannot be read"),
+        (["compare", "."], 5, ".: has no report yet, as its run is unfinished or failed; repeat that run, or leave it out"),
         (["export", "nowhere"], 5, "nowhere: there is no such run or checkpoint"),
         (["init", "/dev/null/recipe.yaml"], 5, "/dev/null/recipe.yaml: cannot be written"),
         (["init", "--data", "nowhere"], 5, "nowhere: there is no such folder"),
@@ -161,6 +164,21 @@ def test_what_to_type_next(recipe: Path) -> None:
     assert invoke("check", recipe, "--json").stderr == ""
 
 
+def test_what_to_type_next_can_be_pasted(tmp_path: Path, tiny_recipe: str) -> None:
+    """The hint repeats every option that was given, quoted so that a shell takes the command apart into the same words."""
+    path = tmp_path / "my recipe (1).yaml"
+    path.write_text(tiny_recipe, encoding="utf-8")
+    given = ["--set", "method={name: kd, temperature: 3}", "--set", "baselines=[]", "--seeds", "1,5", "--runs", "my runs"]
+    hint = invoke("check", path, *given).stderr.strip()
+    assert shlex.split(hint) == ["next:", "compress", "run", str(path), *given]
+
+
+def test_what_to_type_next_has_no_trailing_blank() -> None:
+    """The hint of a list without a kind ends where its last word ends."""
+    assert invoke("list").stderr == "next: compress list KIND\n"
+    assert invoke("list", "methods").stderr == "next: compress list methods NAME\n"
+
+
 def test_list_shows_every_option_of_a_plugin() -> None:
     """The detail of a plug-in names each option with its default, without importing it."""
     shown = invoke("list", "methods", "dih").stdout
@@ -172,8 +190,19 @@ def test_list_shows_every_option_of_a_plugin() -> None:
 def test_init_writes_a_recipe_that_passes_check(tmp_path: Path) -> None:
     """The starter recipe is a good recipe."""
     path = tmp_path / "my first run.yaml"
-    assert invoke("init", path).exit_code == 0
+    assert shlex.split(invoke("init", path).stderr) == ["next:", "compress", "check", str(path)]
     assert invoke("check", path).exit_code == 0
+
+
+def test_init_writes_commands_that_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands at the head of a starter recipe are quoted for the shell, and folders keep the letters of their names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Schlüssel 🔑" / "train").mkdir(parents=True)
+    assert invoke("init", "my first run.yaml", "--data", "Schlüssel 🔑").exit_code == 0
+    text = (tmp_path / "my first run.yaml").read_text(encoding="utf-8")
+    assert "#   compress run 'my first run.yaml'  " in text
+    assert f'  path: "{tmp_path}/Schlüssel 🔑"\n' in text
+    assert load(tmp_path / "my first run.yaml").data.options(tmp_path)["path"] == f"{tmp_path}/Schlüssel 🔑"
 
 
 def test_init_for_own_images_passes_check(tmp_path: Path) -> None:

@@ -11,16 +11,17 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from rich.console import Console
 from torch import nn
 
 import exporters
-from compress import deployed, plugins
+from compress import deployed, plugins, tables
 from compress.cli import program
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.preprocess import normalise
 from compress.recipe import GateSection
-from compress.records import Gate, Preprocess
+from compress.records import Gate, Preprocess, Ratio
 from exporters import _bundle
 
 CLASSES = ("dark", "middle", "bright")
@@ -159,6 +160,26 @@ def test_bench_prints_a_table_or_one_document(bundle: Path) -> None:
     shown, document = invoke(*arguments), invoke(*arguments, "--json")
     assert "student-fp32.onnx" in shown.stdout
     assert json.loads(document.stdout)["student-fp32.onnx"]["latency_ms"]["rounds"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_no_number_of_bench_is_broken_over_two_lines(bundle: Path, width: int) -> None:
+    """However long the names are, every figure, runtime and verdict of a measurement stands whole in a line."""
+    (timing,) = deployed.bench([bundle / "student-fp32.onnx"], rounds=5, seconds=0.2, events=Events()).values()
+    latency = timing.latency_ms.model_copy(update={"p50": 10.163, "ci95": (10.159, 10.167), "p90": 10.171, "p99": 12.193})
+    names = [f"/home/someone/projects/{'edge/' * 9}student-{number}.onnx" for number in range(2)]
+    ratio = Ratio(against=names[0], speedup=1.25, ci95=(1.2, 1.3), verdict="faster")
+    measured = {
+        name: timing.model_copy(update={"latency_ms": latency, "ratio": each, "throughput_per_s": 12345.0})
+        for name, each in zip(names, (None, ratio), strict=True)
+    }
+    console = Console(width=width)
+    with console.capture() as shown:
+        console.print(tables.timings(measured))
+    for whole in ("10.163", "10.159–10.167", "10.171", "12.193", "12345", "onnxruntime"):
+        assert shown.get().count(whole) == 2, whole
+    assert "1.25×" in shown.get()
+    assert "faster" in shown.get()
 
 
 def test_bench_of_a_lone_file_needs_its_shape(bundle: Path, tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def test_plain_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     with Events(console=console).task("training [kd]" + "x" * 80, total=4, done=1) as task:
         task.advance(1)
         task.advance(1, note="loss [0.5]")
-    _, line = seen(console).splitlines()
+    first, line = seen(console).splitlines()
+    assert first.endswith(": 2/4")
     assert line.startswith("training [kd]xxx")
     assert "3/4 loss [0.5], 0 s left" in line
     assert "\x1b" not in line

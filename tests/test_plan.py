@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from compress import plugins
+from compress._processors import processors
 from compress.errors import CompressError, Unreachable
 from compress.files import sha256_of
-from compress.plan import Plan, baseline_names, facts, parts, plan, title
+from compress.plan import Plan, baseline_names, facts, parts, plan, title, tree
 from compress.recipe import Recipe, parse
 
 
@@ -44,6 +47,30 @@ def test_stages_come_in_the_order_of_the_run(make) -> None:
     assert [stage.name for stage in planned.stages] == [
         "data", "teacher", "heads", "student", "supervised", "export", "gate", "measure", "report",
     ]  # fmt: skip
+
+
+def test_stages_of_one_name_are_numbered_as_their_folders_are(make) -> None:
+    """Where two methods prepare the same, each stage has a folder of its own, numbered among all preparatory stages."""
+    planned = make("method=[{name: feed, paraphrase: 0.5}, dih, {name: dih, alpha: 0.1}]", "baselines=[[dih, dih]]")
+    kept = [stage.kept for stage in planned.stages if stage.about.startswith("what ")]
+    assert kept == ["paraphrasers", "heads1", "heads2", "dih-dih-heads0", "dih-dih-heads1"]
+
+
+def test_no_more_threads_are_measured_than_there_are_processors(make) -> None:
+    """What the measurement would refuse after hours of training is refused before, with what is possible."""
+    available = processors()
+    assert make(f"measure.threads={available}")
+    with pytest.raises(CompressError, match=rf"measure.threads: 1000 is more than the {available} logical processors? of"):
+        make("measure.threads=1000")
+
+
+def test_one_of_a_kind_is_counted_in_the_singular(make) -> None:
+    """The plan says 1 thread, 1 epoch and 1 point, and 2 epochs."""
+    told = " ".join(stage.about for stage in make("exports=[{format: onnx, precision: int8}]", "int8.epochs=2").stages)
+    assert all(words in told for words in ("1 thread,", "at most 1 point lower", "distillation of 2 epochs"))
+    console = Console(width=200, file=io.StringIO())
+    console.print(tree(make()))
+    assert "1 epoch × " in console.file.getvalue()
 
 
 def test_every_generation_is_a_stage_of_a_student(make) -> None:

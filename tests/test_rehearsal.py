@@ -35,7 +35,12 @@ def test_what_can_run_is_accepted_and_nothing_is_written(tmp_path, method):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("method=[simkd, kd]", "ships another head than the student's own, which 'kd' would train for nothing; run it alone"),
+        (
+            "method=[simkd, kd]",
+            "which is what the terms on labels and logits of 'kd' train; terms on maps alone, .*; run 'simkd' alone",
+        ),
+        ("method=[simkd, {name: feed, ce_weight: 0}]", "with ce_weight: 0, are not combined with it either; run 'simkd' alone"),
+        ("method=[atsc, {name: dskd, ce_weight: 0, alpha: 0}]", "with ce_weight: 0, are not combined with it either"),
         ("method=[atsc, dih]", "changes the teacher to which 'dih' fitted its modules; drop one"),
         ("train={engine: cuda_graphs, device: cpu}", "^train.engine: 'cuda_graphs' runs on a CUDA device alone"),
         ("baselines=[[supervised, kd]]", "'supervised' adds nothing to other methods"),

@@ -88,7 +88,7 @@ def test_check_counts_the_students_of_every_seed(recipe_path: Path) -> None:
         for field in ("trained", "teacher") if before["work"] else ():
             assert after["work"][field] == times * before["work"][field]
     assert "seeds 1, 2, 3" in thrice["notes"][-1]
-    assert "3 seeds × 1 epochs" in invoke("check", recipe_path, "--seeds", "3").stdout
+    assert "3 seeds × 1 epoch ×" in invoke("check", recipe_path, "--seeds", "3").stdout
     assert invoke("check", recipe_path, "--seeds", "3").stderr.endswith("tiny.yaml --seeds 3\n")
 
 

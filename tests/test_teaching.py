@@ -499,11 +499,11 @@ def test_too_much_is_refused_or_not_kept(tmp_path: Path) -> None:
     method, small = fresh("dih"), EXACT.model_copy(update={"max_gib": 1e-6})
     heads = method.stages()[0]
     with pytest.raises(
-        CompressError, match=r"store: on, but 2 view\(s\) would take 0.00029 GiB, more than targets.max_gib 1e-06; raise it, or"
+        CompressError, match=r"store: on, but 2 views would take 0.00029 GiB, more than targets.max_gib 1e-06; raise it, or"
     ):
         teachers(heads, tmp_path, small)
     auto = teachers(heads, tmp_path, small.model_copy(update={"store": "auto"}))
-    assert auto.summary().store.startswith("2 view(s) would take 0.00029 GiB")
+    assert auto.summary().store.startswith("2 views would take 0.00029 GiB")
 
 
 def test_a_disk_that_is_full_stops_the_run_with_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

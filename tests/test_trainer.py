@@ -112,6 +112,14 @@ def test_a_loss_that_is_not_finite_names_the_term_and_the_step() -> None:
         trainer.fit(Broken(setting()), data(), held_out(), settings=TrainSection(epochs=1, batch_size=16))
 
 
+def test_images_that_are_not_finite_are_suspected_before_the_learning_rate() -> None:
+    """A loss that is not finite before any weight has moved is blamed on what goes in."""
+    first = next(iter(data().epoch(0)))
+    broken = FromLoader([(first.images * float("nan"), first.labels)] * 4, device=CPU)
+    with pytest.raises(CompressError, match=r"step 1 of 4.* is not finite; look for what is not finite in the images"):
+        trainer.fit(fresh(), broken, held_out(), settings=TrainSection(epochs=1, batch_size=16))
+
+
 def test_the_average_of_the_weights_is_what_is_validated_and_shipped() -> None:
     """With an average of decay near 1 the shipped weights stay near the start, whatever training does."""
     method = fresh()

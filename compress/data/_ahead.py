@@ -6,7 +6,6 @@ processes they need no copies of what they return, start at once, and end with t
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +13,6 @@ from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
-
-
-def processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ahead(calls: Iterable[Callable[[], T]], *, workers: int, lead: int) -> Iterator[T]:

@@ -26,7 +26,8 @@ from PIL import features
 
 from compress import preprocess as decoder
 from compress import records, storage
-from compress.data._ahead import ahead, processors
+from compress._processors import processors
+from compress.data._ahead import ahead
 from compress.data._dataset import Dataset, Encoded, Pictures, Split
 from compress.data._stored import ImageFile, Stored
 from compress.errors import CompressError, Unreachable

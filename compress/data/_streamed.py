@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.data._ahead import ahead, processors
+from compress._processors import processors
+from compress.data._ahead import ahead
 from compress.data._dataset import Split
 from compress.data._loader import VIEWS, InMemory, _random
 from compress.data._stored import Stored

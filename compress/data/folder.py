@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from compress._plural import counted
 from compress.data import _decoding
 from compress.data._dataset import Dataset, Encoded, Labels, Pictures, Summary
 from compress.errors import CompressError, Unreachable
@@ -139,7 +140,8 @@ def _split(root: Path, name: str) -> Found:
         if not files[path.name]:
             raise CompressError(f"{path}: the class has no pictures; add some, or remove the folder")
     if len(files) < 2:
-        raise CompressError(f"{folder}: has {len(files)} folders of classes, and two are needed: {folder}/CLASS/PICTURE")
+        found = counted(len(files), "folder of a class", "folders of classes")
+        raise CompressError(f"{folder}: has {found}, and two are needed: {folder}/CLASS/PICTURE")
     return Found(folder, files)
 
 

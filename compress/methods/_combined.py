@@ -55,8 +55,9 @@ class Combined(Method):
         if replacing and len(parts) > 1:
             others = ", ".join(repr(name) for name in parts if name != replacing[0])
             raise CompressError(
-                f"method: {replacing[0]!r} ships another head than the student's own, which {others} would train for nothing; "
-                "run it alone"
+                f"method: {replacing[0]!r} ships another head than the student's own, which is what the terms on labels and "
+                f"logits of {others} train; terms on maps alone, with ce_weight: 0, are not combined with it either; run "
+                f"{replacing[0]!r} alone"
             )
 
     def stages(self) -> list[Method]:

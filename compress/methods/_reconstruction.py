@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import losses
+from compress._plural import counted
 from compress.methods._translators import translator
 from compress.models._network import Batch, Batches
 from compress.records import Analysis
@@ -56,7 +57,8 @@ def reconstruction(maps: MapsOf, train: Batches, validation: Batches, *, epochs:
     return Analysis(
         title="Reconstruction of the teachers' maps",
         note=(
-            f"The student is frozen; fresh translators of its map were fitted in {epochs} epoch(s), one for each distance. "
+            f"The student is frozen; fresh translators of its map were fitted in {counted(epochs, 'epoch')}, one for each "
+            "distance. "
             "Less is better, between students that were analysed alike. Scaled L1 compares directions alone; the squared "
             "distance is to be read against the mean square of the map."
         ),

@@ -108,7 +108,7 @@ def test_one_class_is_none(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / split / "cat").mkdir(parents=True)
         (tmp_path / split / "cat" / "0.png").write_bytes(b"")
-    with pytest.raises(CompressError, match=r"has 1 folders of classes, and two are needed"):
+    with pytest.raises(CompressError, match=r"has 1 folder of a class, and two are needed"):
         Folder(path=str(tmp_path)).summary()
 
 

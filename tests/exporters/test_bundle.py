@@ -170,14 +170,26 @@ def test_readme_says_which_files_take_and_give_int8(bundle):
     assert " int8: the scales" not in _readme.readme(manifest.model_copy(update={"files": (floating, *others)}))
 
 
+def test_readme_speaks_of_one_file_in_the_singular(bundle):
+    """One file that normalises takes pixels by itself; two take them by themselves."""
+    first, second, *others = _bundle.check(bundle).files
+    inside = [each.model_copy(update={"inside": True, "scored": True}) for each in (first, second)]
+    manifest = _bundle.check(bundle)
+    one = _readme.readme(manifest.model_copy(update={"files": (inside[0], second, *others)}))
+    assert f"Except for `{first.path}`: it normalises by itself, and takes" in one
+    two = _readme.readme(manifest.model_copy(update={"files": (*inside, *others)}))
+    assert f"Except for `{first.path}`, `{second.path}`: they normalise by themselves, and take" in two
+    assert f"`{second.path}` also give `class`" in two
+
+
 def test_readme_says_which_files_give_class_and_score(bundle):
     """Whoever wants no more than the class is told which file says it."""
     manifest = _bundle.check(bundle)
-    assert "also give `class`" not in _readme.readme(manifest)
+    assert "also give" not in _readme.readme(manifest)
     first, *others = manifest.files
     scored = first.model_copy(update={"scored": True})
     told = _readme.readme(manifest.model_copy(update={"files": (scored, *others)}))
-    assert f"`{first.path}` also give `class` [batch]" in told
+    assert f"`{first.path}` also gives `class` [batch]" in told
 
 
 @pytest.mark.parametrize(
