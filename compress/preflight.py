@@ -77,8 +77,8 @@ def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequ
         )
     if why := _guesses(name, found, labels):
         raise CompressError(
-            f"{why}; if it is trained here, train it longer or with another learning rate (teacher.train); if it is given, check "
-            "its weights and the mean and std of the data"
+            f"{why}; if it is trained here, train it longer or with another learning rate (teacher.train); if it is given, "
+            "check its weights and the mean and std of the data"
         )
     return found
 
