@@ -1,0 +1,39 @@
+"""What all stages of a run share: the splits, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from compress.data._dataset import Split
+from compress.data._stored import ImageFile, Stored
+from compress.work import _leaks
+
+
+def split(*first_pixels: int) -> Split:
+    """Return images that are told apart by one pixel."""
+    images = np.zeros((len(first_pixels), 2, 2, 1), np.uint8)
+    images[:, 0, 0, 0] = first_pixels
+    return Split(images, np.zeros(len(first_pixels), np.int64))
+
+
+def test_images_in_two_splits_are_told_and_many_are_a_warning() -> None:
+    """The sentence counts them; from one in a hundred on it is a warning, and splits that share nothing are silent."""
+    given, train, validation = split(1, 2, 3, 4), split(1, 2), split(3, 4)
+    assert list(_leaks(given, train, validation, split(*range(10, 20)))) == []
+    (few,) = _leaks(given, train, validation, split(4, *range(10, 209)))
+    assert not few.is_large
+    assert few.text.startswith("data: 1 of 200 test images are also training or validation images, pixel by pixel")
+    test, held = _leaks(given, split(1, 3), validation, split(1, 10))
+    assert test.is_large
+    assert "1 of 2 validation images are also training images" in held.text
+
+
+def test_images_on_disk_are_said_not_to_have_been_compared(tmp_path: Path) -> None:
+    """A look that was left out is told, and is no warning."""
+    np.save(tmp_path / "images.npy", split(1, 2).images)
+    stored = Split(Stored(ImageFile(tmp_path / "images.npy")), np.zeros(2, np.int64))
+    (told,) = _leaks(stored, stored, stored, stored)
+    assert "was not looked at" in told.text
+    assert not told.is_large
