@@ -117,7 +117,9 @@ def _shipped(report: Report, passed: list[Row]) -> str:
     facts = [f"{percent(best.accuracy.top1_percent)} top-1 (n={best.accuracy.samples})"] if best.accuracy else []
     teacher = next((other for other in report.variants if other.network.startswith("teacher")), None)
     if teacher and teacher.parameters > best.parameters:
-        facts.append(f"{significant(teacher.parameters / best.parameters, 2)}× fewer parameters than the teacher")
+        facts.append(
+            f"{significant(teacher.parameters / best.parameters, 2)}× fewer parameters than {_called(teacher.network)}"
+        )
     if best.ratio and best.latency_ms:
         rough = " (unstable, a rough figure)" if row.unstable else ""
         facts.append(f"{_pace(report, best.ratio)}{rough} on {best.runtime}, {threads(best.latency_ms.threads)}")
@@ -130,8 +132,13 @@ def _pace(report: Report, ratio: Ratio) -> str:
     other = next((variant.network for variant in report.variants if variant.name == ratio.against), ratio.against)
     if ratio.verdict in ("faster", "slower"):
         times = ratio.speedup if ratio.verdict == "faster" else 1 / ratio.speedup
-        return f"{significant(times, 2)}× {ratio.verdict} than the {other}"
-    return f"latency {ratio.verdict} from the {other}'s" if ratio.verdict == "not distinguishable" else "latency unstable"
+        return f"{significant(times, 2)}× {ratio.verdict} than {_called(other)}"
+    return f"latency {ratio.verdict} from {_called(other)}'s" if ratio.verdict == "not distinguishable" else "latency unstable"
+
+
+def _called(network: str) -> str:
+    """Return what a sentence calls a network; of several teachers each has a number."""
+    return f"the {network}" if network.isalpha() else network
 
 
 def worth(report: Report) -> list[Worth]:

@@ -108,13 +108,12 @@ def _run_rounds(work: Work, delivered: Sequence[Delivered], batch_size: int, raw
 
 
 def _opponent(item: Delivered, delivered: Sequence[Delivered], network: str) -> str | None:
-    """Return the name of the file that this one is compared with: the teacher's alike, or the student's in float32."""
+    """Return the name of the file that this one is compared with: the first teacher's alike, or the student's in float32."""
     precision = item.variant.precision if network == "teacher" else "fp32"
     like = [
-        other.variant.name
+        other
         for other in delivered
         if other.variant.network.startswith(network)
         and (other.variant.format, other.variant.precision) == (item.variant.format, precision)
-        and other is not item
     ]
-    return like[0] if like else None
+    return like[0].variant.name if like and like[0] is not item else None

@@ -127,3 +127,12 @@ def test_numbers_are_not_polished() -> None:
 def test_a_time_has_the_unit_that_people_use(seconds: float, words: str) -> None:
     """Seconds below a minute and a half, minutes below an hour and a half."""
     assert _facts.duration(seconds) == words
+
+
+def test_one_of_several_teachers_is_called_by_its_name(record: Report) -> None:
+    """ "The teacher" is the only one; of several each has a number."""
+    several = tuple(
+        each.model_copy(update={"network": "teacher0"}) if each.network == "teacher" else each for each in record.variants
+    )
+    shipped = _facts.verdict(record.model_copy(update={"variants": several})).shipped
+    assert "6.0× fewer parameters than teacher0, 6.8× faster than teacher0 on onnxruntime" in shipped
