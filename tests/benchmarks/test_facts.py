@@ -130,7 +130,7 @@ def test_a_time_has_the_unit_that_people_use(seconds: float, words: str) -> None
 
 
 def test_one_of_several_teachers_is_called_by_its_name(record: Report) -> None:
-    """ "The teacher" is the only one; of several each has a number."""
+    """What is called the teacher is the only one; of several each has its number."""
     several = tuple(
         each.model_copy(update={"network": "teacher0"}) if each.network == "teacher" else each for each in record.variants
     )
