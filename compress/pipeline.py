@@ -353,7 +353,7 @@ def _notes(work: Work) -> tuple[str, ...]:
         "student": "the student's float32 file of the same format (the teachers are not exported)",
     }
     return (
-        "Accuracy is top-1 on the test split; its interval is Wilson's at 95 %.",
+        "Accuracy is top-1 on the test split, which no choice has seen; its interval is Wilson's at 95 %.",
         "The gate compares each file with the torch network on the validation split, on the file's own runtime.",
         (
             f"Latency: after warm-up, {settings.rounds} interleaved rounds of all files in one process, threads: "
