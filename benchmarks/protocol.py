@@ -25,14 +25,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import comparison, runner
+from benchmarks import runner
+from benchmarks import series as comparison
 from benchmarks.devices._device import Device
 from benchmarks.devices.local import Local
 from compress import plugins
 from compress.errors import CompressError, Unreachable, Unstable
 from compress.events import Events, Task
-from compress.files import whole, writable
 from compress.records import Latency, Ratio, percentile
+from compress.system.files import whole, writable
 
 Images = NDArray[np.float32]
 Pixels = NDArray[np.uint8]

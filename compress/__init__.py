@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from compress import _torchvision
+from compress.system import torchvision_hook as _torchvision
 
 if TYPE_CHECKING:
     from compress.api import Distilled, distill

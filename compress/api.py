@@ -16,8 +16,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from compress import compiling, evaluate, plugins, preflight, stages, trainer
-from compress._fields import variants
+from compress import plugins
 from compress.data._loader import FromLoader
 from compress.errors import CompressError
 from compress.events import Events
@@ -26,8 +25,13 @@ from compress.methods._combined import Combined
 from compress.methods._method import Method, Setting
 from compress.models._network import Batch, Network
 from compress.recipe import MethodSection, TrainSection
+from compress.recipe.types import variants
 from compress.records import Accuracy, Epoch
-from compress.work import device
+from compress.run import cache as stages
+from compress.run.context import device
+from compress.training import compile as compiling
+from compress.training import evaluate, preflight
+from compress.training import loop as trainer
 
 Loader = Iterable[tuple[Tensor, Tensor]]
 Methods = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]

@@ -1,4 +1,4 @@
-"""Deployment formats: one file each; `_exporter.py` is the contract, `_verify.py` the gate, `_bundle.py` what is handed over.
+"""Deployment formats: one file each; `_exporter.py` is the contract, `verification/` the gate, `bundle/` what is handed over.
 
     from exporters import export, gate
     export(module, image, Path("student.onnx"), format="onnx", options={"opset": 20})
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from exporters._exporter import About, Exporter, Quantiser
-    from exporters._verify import gate
+    from exporters.verification.gate import gate
 
 __all__ = ["About", "export", "gate", "load"]
 
@@ -90,7 +90,7 @@ def load(section: ExportSection) -> Exporter:
 
 def __getattr__(name: str) -> Any:
     if name == "gate":
-        from exporters._verify import gate
+        from exporters.verification.gate import gate
 
         return gate
     if name == "About":

@@ -1,16 +1,15 @@
 """The contract of a deployment format.
 
-An exporter is a class named after its file whose keyword-only arguments, each with a default, are its options in the recipe.
-It turns a torch
-module into one self-contained file and nothing else: proving the file is the gate's work (`_verify.py`), running it the
-runner's. Input and output are named `images` and `logits` in every format; logits are float32 [batch, classes], images float32
-[batch, channels, height, width], normalised, or, where an exporter was asked for `preprocess: inside`, uint8
+An exporter is a class named after its file whose keyword-only arguments, each with a default, are its options in the recipe. It
+turns a torch module into one self-contained file and nothing else: proving the file is the work of `verification/gate.py`,
+running it the runner's. Input and output are named `images` and `logits` in every format; logits are float32 [batch, classes],
+images float32 [batch, channels, height, width], normalised, or, where an exporter was asked for `preprocess: inside`, uint8
 [batch, height, width, channels] as they are decoded. Asked for `postprocess: inside`, a file gives two more outputs behind the
 logits: `class`, int64 [batch], which logit is the largest, and `score`, float32 [batch], its share of the softmax. Heavy
 packages are imported inside functions, so that asking an exporter for a path costs nothing.
 
-Precision int8 is not one algorithm but a ladder that `compress.ladder` climbs. An exporter that offers it is also a
-`Quantiser`: it traces the network and collects statistics once, and then writes as many files as there are rungs to try.
+Precision int8 is not one algorithm but a ladder that `compress.quantization.ladder` climbs. An exporter that offers it is
+also a `Quantiser`: it traces the network and collects statistics once, and then writes as many files as there are rungs to try.
 """
 
 from __future__ import annotations

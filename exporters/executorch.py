@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import CompressError
-from compress.files import whole
 from compress.recipe import Count
 from compress.records import Precision
-from exporters import _pt2e
-from exporters._ends import Ends, ends, with_ends
+from compress.system.files import whole
 from exporters._exporter import About
-from exporters._trace import trace
+from exporters._torch import pt2e as _pt2e
+from exporters._torch.ends import Ends, ends, with_ends
+from exporters._torch.trace import trace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -5,7 +5,7 @@ shapes of initializers (`value_info`) on which later quantization stumbles. Batc
 them, and means over height and width become pools. What is left depends on nothing but the network and what is said of it
 (`_onnx_graph.describe`), so that the same network always gives the same bytes.
 
-fp16 (`_onnx_fp16.py`) and int8 (`_onnx_int8.py`) are made of that float32 graph; the normalisation of `preprocess: inside` is
+fp16 (`_onnx/fp16.py`) and int8 (`_onnx/int8.py`) are made of that float32 graph; the normalisation of `preprocess: inside` is
 put in front of the finished one (`_onnx_graph.take_pixels`), class and score of `postprocess: inside` are put behind it
 (`give_answer`).
 """
@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compress import __version__, _quiet
+from compress import __version__
 from compress.errors import CompressError
-from compress.files import whole
 from compress.recipe import Count
 from compress.records import Precision
-from exporters import _onnx_graph
-from exporters._calibration import check_images
+from compress.system import quiet as _quiet
+from compress.system.files import whole
 from exporters._exporter import INPUT, OUTPUT, About, only_batch
-from exporters._onnx_fp16 import to_half
-from exporters._onnx_int8 import STATISTICS, QuantisableOnnx
-from exporters._trace import tensors, trace
+from exporters._onnx import graph as _onnx_graph
+from exporters._onnx.fp16 import to_half
+from exporters._onnx.int8 import STATISTICS, QuantisableOnnx
+from exporters._torch.calibration_images import check_images
+from exporters._torch.trace import tensors, trace
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from compress.errors import CompressError
 from compress.recipe import Count
 from compress.records import Precision, Preprocess
-from exporters import _openvino_file, _openvino_graph
-from exporters._calibration import check_images
 from exporters._exporter import About, only_batch
-from exporters._onnx_graph import check_pixels
-from exporters._openvino_int8 import ESTIMATIONS, Calibrated
+from exporters._onnx.graph import check_pixels
+from exporters._openvino import file as _openvino_file
+from exporters._openvino import graph as _openvino_graph
+from exporters._openvino.int8 import ESTIMATIONS, Calibrated
+from exporters._torch.calibration_images import check_images
 from exporters.onnx import Onnx
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from compress import _quiet
 from compress.errors import CompressError
-from compress.files import whole
 from compress.records import Precision
+from compress.system import quiet as _quiet
+from compress.system.files import whole
 from exporters._exporter import About
-from exporters._trace import trace
+from exporters._torch.trace import trace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

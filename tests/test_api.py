@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import compress
-from compress import compiling
 from compress.api import _another
 from compress.errors import CompressError
 from compress.methods._step import Forward
+from compress.training import compile as compiling
 from tests.methods.test_contract import Tiny
 from tests.test_compiling import Counted
 

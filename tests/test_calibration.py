@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.calibration import balanced, calibration
-from compress.data._dataset import Split
+from compress.data._source import Split
 from compress.errors import CompressError
 from compress.preprocess import normalise
+from compress.quantization.calibration import balanced, calibration
 from compress.records import Preprocess
 
 GRAY = Preprocess(height=4, width=4, channels="gray", mean=(0.4,), std=(0.2,))

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from compress.checkpoint import load_state, load_weights, save_state, save_weights
 from compress.errors import CompressError, Unreachable
-from compress.files import sha256_of
 from compress.models._network import Network
+from compress.system.files import sha256_of
+from compress.training.checkpoint import load_state, load_weights, save_state, save_weights
 
 
 class Tiny(nn.Module):
@@ -67,7 +67,8 @@ def test_names_are_those_inside_the_network(tmp_path):
 def test_equal_weights_give_equal_bytes_in_every_process(tmp_path):
     """The file does not depend on the process, the order of metadata or the memory layout of a tensor."""
     script = (
-        "import sys, torch; from pathlib import Path; from compress.checkpoint import save_weights; torch.manual_seed(0)\n"
+        "import sys, torch; from pathlib import Path\n"
+        "from compress.training.checkpoint import save_weights; torch.manual_seed(0)\n"
         "save_weights(Path(sys.argv[1]), torch.nn.Conv2d(3, 4, 3), metadata=dict.fromkeys(sys.argv[2], 'x'))"
     )
     for name, keys in (("a", "qwertyuiop"), ("b", "poiuytrewq")):
@@ -114,7 +115,7 @@ def test_half_precision_is_converted_and_told(saved, caplog):
         name: value.half() if value.is_floating_point() else value for name, value in network(0).module.state_dict().items()
     }
     other = network(1)
-    with caplog.at_level("INFO", "compress.checkpoint"):
+    with caplog.at_level("INFO", "compress.training.checkpoint"):
         load_weights(other, saved(state))
     assert "torch.float16 is converted to torch.float32" in caplog.text
     assert torch.equal(other.module.linear.weight, state["linear.weight"].float())

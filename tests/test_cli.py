@@ -13,8 +13,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from compress import doctor, plugins
-from compress.cli import KINDS, FiniteRange, program
+from compress import plugins
+from compress.cli import KINDS, FiniteRange, doctor, program
 from compress.recipe import load
 
 

@@ -15,8 +15,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from compress import compiling, trainer
-from compress.compiling import Running, build, choose
 from compress.data._loader import InMemory
 from compress.errors import CompressError, Interrupted
 from compress.events import Events
@@ -26,9 +24,12 @@ from compress.methods._step import Forward
 from compress.methods.supervised import Supervised
 from compress.models._network import Network, Outputs
 from compress.models.resnet_cifar import resnet20
-from compress.reading import looked_at
 from compress.recipe import TrainSection
 from compress.records import EngineTrials, read
+from compress.teachers.signals import looked_at
+from compress.training import compile as compiling
+from compress.training import loop as trainer
+from compress.training.compile import Running, build, choose
 from tests.test_trainer import CPU, PREPROCESS, data, fresh, held_out, split, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own use

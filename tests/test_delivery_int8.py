@@ -12,13 +12,15 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from compress import pipeline, recipe, stages
-from compress.delivery import LOGITS, OUTCOME, Outcome
+from compress import recipe
 from compress.errors import CompressError
 from compress.events import Events
-from compress.proof import judged
 from compress.records import Gate, Manifest, Report, StageResult, read
-from compress.work import Work
+from compress.run import cache as stages
+from compress.run import pipeline
+from compress.run.context import Work
+from compress.run.export import LOGITS, OUTCOME, Outcome
+from compress.run.verify import judged
 
 Run = Callable[..., tuple[Report, str]]
 

@@ -15,14 +15,14 @@ from rich.console import Console
 from torch import nn
 
 import exporters
-from compress import deployed, plugins, tables
-from compress.cli import program
+from compress import deployed, plugins
+from compress.cli import program, tables
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.preprocess import normalise
 from compress.recipe import GateSection
 from compress.records import Gate, Preprocess, Ratio
-from exporters import _bundle
+from exporters.bundle import bundle as _bundle
 
 CLASSES = ("dark", "middle", "bright")
 PREPROCESS = Preprocess(height=8, width=8, channels="rgb", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

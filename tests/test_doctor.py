@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from compress import doctor
+from compress.cli import doctor
 
 
 @pytest.fixture

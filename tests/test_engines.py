@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from compress import engines
-from compress.engines import Answering, Engine
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods._step import Signal
 from compress.models._network import Network
+from compress.teachers import engines
+from compress.teachers.engines import Answering, Engine
 from tests.methods.test_contract import tiny
 
 IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))

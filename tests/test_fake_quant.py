@@ -15,13 +15,19 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from compress import fake_quant
 from compress.errors import CompressError
-from compress.fake_quant import FakeQuantiser, fake_quantised, grid, rounded_activation, rounded_weight
 from compress.freezing import freeze_all_but, moving
 from compress.methods._projector import Branch, Projected, projector
 from compress.models._network import Network
 from compress.models.resnet_cifar import resnet8
+from compress.quantization import fake_quantize as fake_quant
+from compress.quantization.fake_quantize import (
+    FakeQuantiser,
+    fake_quantised,
+    grid,
+    rounded_activation,
+    rounded_weight,
+)
 from exporters._exporter import Quantisation
 from exporters.onnx import Onnx
 from tests.methods.test_contract import tiny

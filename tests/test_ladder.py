@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import exporters
-from compress import _ladder_footing, ladder, recipe
+from compress import recipe
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
-from compress.ladder import Climb, Climbed, needs_no_spare_bit, told
 from compress.plan import plan
+from compress.quantization import ladder
+from compress.quantization.ladder import Climb, Climbed, needs_no_spare_bit, told
 from compress.recipe import GateSection, Int8Section
 from compress.records import Gate, Ladder, Preprocess
+from compress.run import int8_backend as _ladder_footing
 from exporters._exporter import Quantisation
 
 LAYERS = tuple(f"conv{number}" for number in range(16))

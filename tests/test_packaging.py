@@ -14,7 +14,8 @@ from zipfile import ZipFile
 
 import pytest
 
-from compress import __version__, _guard
+from compress import __version__
+from compress.system import package_guard as _guard
 
 OURS = {"compress", "exporters", "benchmarks"}
 SOURCES = ("compress", "exporters", "benchmarks", "pyproject.toml", "README.md", "LICENSE")
@@ -86,7 +87,8 @@ def test_the_installed_wheel_works(installed: Path, root: Path) -> None:
     """From a folder of its own, the wheel finds all its plug-ins and reads a recipe."""
     program = (
         f"import sys; sys.path.insert(0, {str(installed)!r}); import compress, exporters, benchmarks.runner;"
-        "from compress import _guard, plugins, recipe; from pathlib import Path; _guard.check_siblings();"
+        "from compress.system import package_guard as _guard; from compress import plugins, recipe\n"
+        "from pathlib import Path; _guard.check_siblings();"
         f"recipe.load(Path({str(root / 'recipes' / 'digits.yaml')!r}));"
         "print(compress.__file__, *(name for kind in plugins.KINDS for name in plugins.names(kind)))"
     )
@@ -116,7 +118,7 @@ def test_a_foreign_package_is_named(tmp_path: Path, root: Path, owned: bool) -> 
         (tmp_path / "acme-1.0.dist-info" / "top_level.txt").write_text("exporters\n")
     program = (
         f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]\n"
-        "from compress._guard import check_siblings; from compress.errors import CompressError\n"
+        "from compress.system.package_guard import check_siblings; from compress.errors import CompressError\n"
         "try: check_siblings()\nexcept CompressError as error: print(error)"
     )
     message = python("-c", program, cwd=tmp_path)
@@ -129,7 +131,7 @@ def test_a_missing_package_is_named(tmp_path: Path, root: Path) -> None:
     """An installation that lost a package says so at once."""
     shutil.copytree(root / "compress", tmp_path / "compress", ignore=shutil.ignore_patterns("__pycache__"))
     program = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from compress._guard import check_siblings\n"
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from compress.system.package_guard import check_siblings\n"
         "from compress.errors import CompressError\n"
         "try: check_siblings()\nexcept CompressError as error: print(error)"
     )

@@ -11,7 +11,7 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from compress.errors import Unreachable
-from compress.paging import page_out
+from compress.teachers.offload import page_out
 from tests.test_teaching import data, fresh, listening, teachers
 
 MIB = 2**20
@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
 
 def test_teachers_rest_while_their_answers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether they had to answer before or everything was there, the trainer finds them paged out; they answer as before."""
-    monkeypatch.setattr("compress.paging.LARGE", 1)
+    monkeypatch.setattr("compress.teachers.offload.LARGE", 1)
     exact = None
     for _ in range(2):
         method = fresh()
@@ -130,7 +130,7 @@ def test_teachers_stay_where_they_cannot_be_written(tmp_path: Path, monkeypatch:
     def full(*_: object) -> int:
         raise Unreachable("the disk is full")
 
-    monkeypatch.setattr("compress.paging.page_out", full)
+    monkeypatch.setattr("compress.teachers.offload.page_out", full)
     said = listening()
     asked = teachers(fresh(), tmp_path, events=said.events)
     asked.begin(0)

@@ -22,19 +22,24 @@ from torch import Tensor
 
 import exporters
 from benchmarks.runtimes.onnxruntime import Onnxruntime
-from compress import checkpoint, compiling, deployed, locate, pipeline, recipe, stages
-from compress.delivery import Delivered
+from compress import deployed, recipe
+from compress.deployed import locate
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
-from compress.files import sha256_of
 from compress.methods._step import Forward
 from compress.models import resnet_cifar
 from compress.models._network import Network
 from compress.models.resnet_cifar import resnet8
 from compress.recipe import ExportSection
 from compress.records import Exported, Manifest, Report, StageResult, read
-from exporters import _bundle
+from compress.run import cache as stages
+from compress.run import pipeline
+from compress.run.export import Delivered
+from compress.system.files import sha256_of
+from compress.training import checkpoint
+from compress.training import compile as compiling
 from exporters._exporter import About
+from exporters.bundle import bundle as _bundle
 from tests.test_api import TRIED
 from tests.test_compiling import Counted
 

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from compress import plugins
-from compress._processors import processors
 from compress.errors import CompressError, Unreachable
-from compress.files import sha256_of
 from compress.plan import Plan, baseline_names, facts, parts, plan, title, tree
 from compress.recipe import Recipe, parse
+from compress.system.files import sha256_of
+from compress.system.processors import processors
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_work_is_counted_in_images(make) -> None:
 
 def test_image_counts_are_those_of_the_split(make) -> None:
     """The plan's split sizes are what the loader really holds out."""
-    from compress.data._dataset import hold_out
+    from compress.data._source import hold_out
     from compress.records import Preprocess
 
     source = plugins.load("data", "digits")()

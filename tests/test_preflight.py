@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compress import preflight
+from compress.training import preflight
 
 LABELS = np.repeat(np.arange(4), [40, 20, 20, 20])
 

@@ -15,20 +15,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress import evaluate, plugins, preflight, qad, recipe, stages, staging, trainer, training
-from compress import work as works
-from compress.data._dataset import hold_out
+from compress import plugins, recipe
 from compress.data._loader import InMemory
+from compress.data._source import hold_out
 from compress.data.digits import Digits
 from compress.errors import CompressError, Interrupted
 from compress.events import Events
-from compress.fake_quant import FakeQuantiser, fake_quantised
 from compress.methods._method import Method, Setting
 from compress.models._network import Batch, Network
 from compress.preprocess import normalise
+from compress.quantization.fake_quantize import FakeQuantiser, fake_quantised
 from compress.recipe import TrainSection
 from compress.records import Preprocess
-from compress.work import WEIGHTS, Trained, Work
+from compress.run import cache as stages
+from compress.run import context as works
+from compress.run import qad
+from compress.run import stage as staging
+from compress.run import students as training
+from compress.run.context import WEIGHTS, Trained, Work
+from compress.training import evaluate, preflight
+from compress.training import loop as trainer
 from tests.methods.test_contract import Tiny, setting
 from tests.test_trainer import data, held_out
 
@@ -297,7 +303,7 @@ def test_what_decides_the_result_decides_the_key(ready: Ready) -> None:
 
 def test_ordinary_stages_do_not_depend_on_it() -> None:
     """A change of the rounding makes this stage anew, and no other."""
-    from compress import fake_quant
+    from compress.quantization import fake_quantize as fake_quant
 
     root = Path(stages.__file__).parent
     matched = {path for pattern in stages.ENGINE for path in root.glob(pattern)}

@@ -117,10 +117,10 @@ def compress_problems(words: list[str]) -> Iterator[str]:
 
 
 def test_the_measured_tables_are_those_of_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No number of the tables is typed by hand: they are what `benchmarks.readme` writes, and another number is noticed."""
+    """No number of the tables is typed by hand: `benchmarks.studies.readme` writes them, and another number is noticed."""
     from click.testing import CliRunner
 
-    from benchmarks import readme
+    from benchmarks.studies import readme
 
     assert CliRunner().invoke(readme.main, ["--check"]).exit_code == 0
     monkeypatch.setattr(readme, "lines", lambda _report: ["another number"])

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from compress import _yaml, recipe
+from compress import recipe
 from compress.errors import CompressError, RecipeError, Unreachable
 from compress.recipe import Recipe
+from compress.recipe import yaml as _yaml
 
 WHERE = "recipes/x.yaml"
 

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from compress import files, records
+from compress import records
 from compress.errors import CompressError, Interrupted, RecipeError, Unreachable
 from compress.records import Accuracy, Environment, Preprocess, Report
+from compress.system import files
 
 ENVIRONMENT = Environment(
     packages={"torch": "2.13.0"},
@@ -171,7 +172,7 @@ def test_an_exception_leaves_everything_as_it_was(tmp_path: Path, error: type[Ba
 REFUSED_RENAME = """
 import errno, sys
 from pathlib import Path
-from compress import files
+from compress.system import files
 from compress.errors import Unreachable
 renames = []
 def refuse_the_second(event, arguments):
@@ -202,7 +203,7 @@ def test_a_failed_rename_brings_the_old_folder_back(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from compress import files
+from compress.system import files
 with files.whole(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -221,7 +222,7 @@ def test_a_kill_leaves_the_old_file(tmp_path: Path) -> None:
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from compress import files
+from compress.system import files
 from compress.errors import Unreachable
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from compress import rehearsal
 from compress.errors import CompressError
 from compress.recipe import parse
+from compress.run import dry_run as rehearsal
 
 CLASSES = tuple("0123456789")
 RECIPE = b"""

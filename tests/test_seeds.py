@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from benchmarks import paired
-from compress import pipeline, recipe, seeds
+from benchmarks.report import paired
+from compress import recipe
 from compress.cli import program
 from compress.errors import CompressError, Interrupted
 from compress.events import Events
-from compress.plan import plan
+from compress.plan import plan, seeds
 from compress.records import Manifest, Report, StageResult, read
+from compress.run import pipeline
 
 QUICK = ("baselines=[kd]", "method={name: dih, heads_epochs: 1}", "measure.seconds=0.1")
 """A preparatory stage that belongs to the teacher, one baseline, and nothing that takes long."""

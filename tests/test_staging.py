@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from compress import pipeline, recipe, training
+from compress import recipe
 from compress.events import Events
-from compress.work import METRICS, WEIGHTS, Trained
+from compress.run import pipeline
+from compress.run import students as training
+from compress.run.context import METRICS, WEIGHTS, Trained
 
 
 def teacher(where: Path, tiny_recipe: str, text: io.StringIO | None = None) -> Trained:

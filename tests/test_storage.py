@@ -14,17 +14,20 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from compress import pipeline, plan, plugins, proof, recipe, trainer
-from compress.data._dataset import Split
+from compress import plan, plugins, recipe
+from compress.data._disk_images import ImageFile, Stored
+from compress.data._disk_loader import Streamed
 from compress.data._loader import InMemory
-from compress.data._stored import ImageFile, Stored
-from compress.data._streamed import Streamed
+from compress.data._source import Split
 from compress.errors import CompressError, Interrupted
 from compress.events import Events
 from compress.methods._method import Method
 from compress.recipe import TrainSection
 from compress.records import Preprocess
-from compress.work import prepare
+from compress.run import pipeline
+from compress.run import verify as proof
+from compress.run.context import prepare
+from compress.training import loop as trainer
 from tests.methods.test_contract import setting
 
 CPU = torch.device("cpu")
@@ -100,7 +103,7 @@ def test_the_plan_tells_where_images_will_be(base: Path, monkeypatch: pytest.Mon
 
     assert about().endswith("0.1 MiB in memory")
     assert "0.1 MiB decoded once to disk, read row by row (" in about("data.storage=disk")
-    monkeypatch.setattr("compress.storage.available_bytes", lambda: 1 << 18)
+    monkeypatch.setattr("compress.system.memory.available_bytes", lambda: 1 << 18)
     assert "0.1 MiB decoded once to disk, read row by row (0.2 MiB of memory is free)" in about()
 
 

@@ -19,10 +19,11 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from compress import records, targets
+from compress import records
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
-from compress.targets import Answer, Store, View
+from compress.teachers import store as targets
+from compress.teachers.store import Answer, Store, View
 from tests.methods.test_contract import tiny
 
 ROWS = 20

@@ -19,9 +19,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from compress import engines, plugins, teaching, trainer
-from compress.data._dataset import Split
+from compress import plugins
 from compress.data._loader import InMemory
+from compress.data._source import Split
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.freezing import freeze_all_but
@@ -29,10 +29,13 @@ from compress.methods._combined import Combined
 from compress.methods._method import Method, Setting
 from compress.methods._step import Signal, Step
 from compress.models._network import Batch, Network
-from compress.reading import read_by, validated_by
 from compress.recipe import TargetsSection, TrainSection
 from compress.records import Preprocess
-from compress.teaching import Teachers
+from compress.teachers import engines
+from compress.teachers import provider as teaching
+from compress.teachers.provider import Teachers
+from compress.teachers.signals import read_by, validated_by
+from compress.training import loop as trainer
 from tests.methods.test_contract import setting, tiny
 
 CPU = torch.device("cpu")
@@ -508,7 +511,7 @@ def test_too_much_is_refused_or_not_kept(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full_stops_the_run_with_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No space: the run stops, nothing half-written stays, and repeating it with space ends with the same bytes."""
-    from compress import targets
+    from compress.teachers import store as targets
 
     def full(_writer: targets._Writer, _data: bytes) -> None:
         raise OSError(28, "No space left on device")

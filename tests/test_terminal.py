@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from compress import __version__
-from compress.interrupt import terminable
-from compress.terminal import report_bug
+from compress.cli.terminal import report_bug
+from compress.system.signals import terminable
 
 HEAVY = "torch numpy pydantic"
 LOADS = "import sys; from compress.cli import program; program(sys.argv[2:], standalone_mode=False); \
@@ -120,7 +120,7 @@ def test_verbose_logs_to_stderr(recipe: Path) -> None:
     """--verbose logs, first of all versions and arguments, on stderr alone; without it nothing of that is seen."""
     quiet, loud = process("check", recipe, "--json"), process("check", recipe, "--json", "--verbose")
     assert quiet.stderr == ""
-    assert loud.stderr.startswith(f"INFO compress.terminal: edge-compress {__version__}")
+    assert loud.stderr.startswith(f"INFO compress.cli.terminal: edge-compress {__version__}")
     assert json.loads(loud.stdout) == json.loads(quiet.stdout)
 
 

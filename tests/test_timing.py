@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from compress.timing import _opponent
+from compress.run.measure import _opponent
 
 
 def file(network: str, precision: str = "fp32") -> Any:

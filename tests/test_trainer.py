@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import descent, plugins, trainer
-from compress.data._dataset import Split
+from compress import plugins
 from compress.data._loader import FromLoader, InMemory
+from compress.data._source import Split
 from compress.errors import CompressError, Interrupted
 from compress.methods._method import Method, Step
 from compress.recipe import TrainSection
 from compress.records import Preprocess
+from compress.training import loop as trainer
+from compress.training import optimizer as descent
 from tests.methods.test_contract import setting
 
 CPU = torch.device("cpu")

@@ -13,11 +13,15 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from compress import pipeline, recipe, staging, training, turns
-from compress import students as all_students
+from compress import recipe
 from compress.errors import Interrupted
 from compress.events import Events
 from compress.records import StageResult, read
+from compress.run import lockstep as turns
+from compress.run import pipeline
+from compress.run import seeds as all_students
+from compress.run import stage as staging
+from compress.run import students as training
 
 EPOCHS = 4
 FEATURES = (

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.data._dataset import Split
-from compress.data._stored import ImageFile, Stored
-from compress.work import _leaks
+from compress.data._disk_images import ImageFile, Stored
+from compress.data._source import Split
+from compress.run.context import _leaks
 
 
 def split(*first_pixels: int) -> Split:

@@ -1,1 +1,1 @@
-"""Data sources: one file each; `_dataset.py` is the contract."""
+"""Data sources: one file each; `_source.py` is the contract."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.data._dataset import Split
+from compress.data._source import Split
 from compress.errors import CompressError
 from compress.models._network import Batch, Batches
 from compress.preprocess import scale_shift

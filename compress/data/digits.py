@@ -14,7 +14,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from compress.data._dataset import Dataset, Split, Summary, checked, hold_out
+from compress.data._source import Dataset, Split, Summary, checked, hold_out
 from compress.preprocess import decode
 from compress.recipe import Fraction
 from compress.records import Preprocess

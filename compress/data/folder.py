@@ -16,12 +16,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from compress._plural import counted
-from compress.data import _decoding
-from compress.data._dataset import Dataset, Encoded, Labels, Pictures, Summary
+from compress.data import _decode as _decoding
+from compress.data._source import Dataset, Encoded, Labels, Pictures, Summary
 from compress.errors import CompressError, Unreachable
 from compress.recipe import Text
 from compress.records import Preprocess
+from compress.text import counted
 
 LEFT_BY_FILE_MANAGERS = frozenset({"thumbs.db", "desktop.ini"})
 

@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from compress.data import _decoding, _parquet
-from compress.data._dataset import Dataset, Encoded, Pictures, Summary, check_labels
+from compress.data import _decode as _decoding
+from compress.data import _parquet
+from compress.data._source import Dataset, Encoded, Pictures, Summary, check_labels
 from compress.errors import CompressError, Unreachable
 from compress.plugins import missing_package
 from compress.recipe import Text

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from compress import losses
-from compress._plural import counted
 from compress.methods._translators import translator
 from compress.models._network import Batch, Batches
 from compress.records import Analysis
+from compress.text import counted
 
 SEED, LEARNING_RATE = 0, 3e-3
 """Of an analysis: where fresh translators start, and Adam's rate. Ours."""

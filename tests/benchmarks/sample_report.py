@@ -5,8 +5,20 @@ import random
 
 import numpy as np
 
-from benchmarks import paired
-from compress.records import Accuracy, Environment, Epoch, Gate, Latency, Ratio, Report, Score, Scores, StageResult, Variant
+from benchmarks.report import paired
+from compress.records import (
+    Accuracy,
+    Environment,
+    Epoch,
+    Gate,
+    Latency,
+    Ratio,
+    Report,
+    Score,
+    Scores,
+    StageResult,
+    Variant,
+)
 
 CORRECT = {"teacher": 356, "student": 353, "kd": 349, "supervised": 345}
 METHODS = {"teacher": "supervised", "student": "dih(dist)", "kd": "kd", "supervised": "supervised"}

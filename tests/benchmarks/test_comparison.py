@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import comparison
+from benchmarks import series as comparison
 from benchmarks.runner import is_steady
 from compress.errors import CompressError
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import _facts
+from benchmarks.report import wording as _facts
 from compress.records import Accuracy, Ratio, Report
 from tests.benchmarks.reading import changed
 from tests.benchmarks.sample_report import sample

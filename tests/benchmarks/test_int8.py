@@ -16,16 +16,46 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
-from benchmarks import _int8_plain, _int8_report, _int8_rows, _int8_runs, int8, readme
-from benchmarks._int8_records import OURS, Int8, Network, Row, Session, difference
 from benchmarks.environment import environment
-from compress import calibration, recipe, work
+from benchmarks.studies import readme
+from benchmarks.studies.int8 import (
+    __main__ as int8,
+)
+from benchmarks.studies.int8 import (
+    defaults as _int8_plain,
+)
+from benchmarks.studies.int8 import (
+    report as _int8_report,
+)
+from benchmarks.studies.int8 import (
+    rows as _int8_rows,
+)
+from benchmarks.studies.int8 import (
+    runs as _int8_runs,
+)
+from benchmarks.studies.int8.records import OURS, Int8, Network, Row, Session, difference
+from compress import recipe
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
-from compress.files import sha256_of
 from compress.preprocess import normalise
-from compress.records import Accuracy, BundleFile, Exported, Gate, Ladder, Manifest, Ratio, Report, Rung, Variant, read, save
-from compress.work import Prepared
+from compress.quantization import calibration
+from compress.records import (
+    Accuracy,
+    BundleFile,
+    Exported,
+    Gate,
+    Ladder,
+    Manifest,
+    Ratio,
+    Report,
+    Rung,
+    Variant,
+    read,
+    save,
+)
+from compress.run import context as work
+from compress.run.context import Prepared
+from compress.system.files import sha256_of
 from exporters._exporter import Quantisation
 from exporters.onnx import Onnx
 from tests.benchmarks.conftest import Tiny
@@ -279,7 +309,7 @@ def test_what_was_exported_of_another_network_is_refused(run: Path, out: Path, t
         later, "--exported", "litert", "--out", out
     ).output  # fmt: skip
     done = call(later, "--exported", "onnx", "--out", tmp_path / "empty")
-    assert "has no rows of tiny on these images; first run `python -m benchmarks.int8" in done.output
+    assert "has no rows of tiny on these images; first run `python -m benchmarks.studies.int8" in done.output
     assert not (tmp_path / "empty").exists()
     (later / "exports" / "student-int8.onnx").write_bytes(b"other")
     assert "is not the file that was proved; export the run again" in call(later, "--exported", "onnx", "--out", out).output
@@ -396,7 +426,7 @@ def test_the_report_has_further_formats_with_their_environment() -> None:
     blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert [len(block.splitlines()) for block in blocks] == [4, 4, 10, 5]
     assert "compress export RUN --to litert:fp32 --to litert:int8\n" in text
-    assert "python -m benchmarks.int8 RUN --exported litert --rounds 7 --seconds 3\n" in text
+    assert "python -m benchmarks.studies.int8 RUN --exported litert --rounds 7 --seconds 3\n" in text
     assert "\n- said\n" in text
     assert re.search(r"^- Machine for litert: .*ai-edge-litert 2\.3\.0\.$", text, re.MULTILINE)
 
@@ -448,4 +478,7 @@ def test_the_readme_shows_the_result_once_there_is_one(tmp_path: Path, monkeypat
 
 def test_the_command_is_told_without_places(out: Path) -> None:
     """Whoever reads `int8.json` can call it again."""
-    assert json.loads((out / "int8.json").read_text())["command"] == "python -m benchmarks.int8 RUN... --rounds 5 --seconds 0.1"
+    assert (
+        json.loads((out / "int8.json").read_text())["command"]
+        == "python -m benchmarks.studies.int8 RUN... --rounds 5 --seconds 0.1"
+    )

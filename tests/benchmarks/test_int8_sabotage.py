@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import _int8_report, sabotage
-from benchmarks._int8_records import Int8, Sabotage
+from benchmarks.studies import sabotage
+from benchmarks.studies.int8 import report as _int8_report
+from benchmarks.studies.int8.records import Int8, Sabotage
 from compress.errors import CompressError
 from compress.records import read
 

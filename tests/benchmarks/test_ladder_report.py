@@ -8,7 +8,8 @@ from typing import Literal
 
 import pytest
 
-from benchmarks import _ladder, report
+from benchmarks import report
+from benchmarks.report import ladder as _ladder
 from compress.records import Accuracy, Ladder, Ratio, Report, Rung, Sensitivity
 from tests.benchmarks.reading import HOSTILE, Page, changed, drawings, html_of, of_class
 from tests.benchmarks.sample_report import sample

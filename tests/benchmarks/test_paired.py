@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import paired
+from benchmarks.report import paired
 from compress.errors import CompressError
 from compress.records import Accuracy, Score, Scores
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import _pictures
-from benchmarks._svg import Box, Scale, place
+from benchmarks.report import trade_off as _pictures
+from benchmarks.report.svg import Box, Scale, place
 from compress.records import Report
 from tests.benchmarks.reading import Page, drawings, html_of, of_class
 from tests.benchmarks.sample_report import sample

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _facts, report
+from benchmarks import report
+from benchmarks.report import wording as _facts
 from compress.errors import Unreachable
 from compress.records import Accuracy, Analysis, EngineTrial, Report, Teaching, read
 from tests.benchmarks.reading import HOSTILE, Page, changed, html_of, shown

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pydantic_core import to_json
 
-from benchmarks import _facts, report
+from benchmarks import report
+from benchmarks.report import wording as _facts
 from compress.errors import CompressError
 from compress.records import Accuracy, Report, Variant
 from tests.benchmarks.reading import Page, shown

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import startup
+from benchmarks.studies import startup
 from compress.errors import CompressError
 
 

@@ -19,14 +19,34 @@ from click.testing import CliRunner, Result
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import _peers, _roofline, _rounds, _training_memory, _training_profile, _training_report, training_speed
-from benchmarks._roofline import Cost, _Traffic, cost, probes
-from benchmarks._rounds import Steps, Subject, rates
-from benchmarks._training import KD, OURS, Ours, Workshop, prepare
-from benchmarks._training_memory import Peak
-from benchmarks._training_pairs import PAIRS, TORCHVISION, Pair, network, settle
-from benchmarks._training_report import WANTED, Roofline, Speed, TrainingSpeed, Wanted
-from compress.data._dataset import Split
+from benchmarks.studies.training_speed import (
+    __main__ as training_speed,
+)
+from benchmarks.studies.training_speed import (
+    memory as _training_memory,
+)
+from benchmarks.studies.training_speed import (
+    peers as _peers,
+)
+from benchmarks.studies.training_speed import (
+    profile as _training_profile,
+)
+from benchmarks.studies.training_speed import (
+    report as _training_report,
+)
+from benchmarks.studies.training_speed import (
+    roofline as _roofline,
+)
+from benchmarks.studies.training_speed import (
+    rounds as _rounds,
+)
+from benchmarks.studies.training_speed.memory import Peak
+from benchmarks.studies.training_speed.ours import KD, OURS, Ours, Workshop, prepare
+from benchmarks.studies.training_speed.pairs import PAIRS, TORCHVISION, Pair, network, settle
+from benchmarks.studies.training_speed.report import WANTED, Roofline, Speed, TrainingSpeed, Wanted
+from benchmarks.studies.training_speed.roofline import Cost, _Traffic, cost, probes
+from benchmarks.studies.training_speed.rounds import Steps, Subject, rates
+from compress.data._source import Split
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods._step import Signal
@@ -534,7 +554,7 @@ def test_profiles_are_shares_of_a_step() -> None:
 def test_the_report_names_no_place_of_this_machine(called: tuple[Result, Path]) -> None:
     """The command is given without where the report went."""
     _, out = called
-    assert read(out / "report.json", TrainingSpeed).command == f"python -m benchmarks.training_speed --pair {TINY.name}"
+    assert read(out / "report.json", TrainingSpeed).command == f"python -m benchmarks.studies.training_speed --pair {TINY.name}"
     for path in out.iterdir():
         assert str(out) not in path.read_text(encoding="utf-8")
 
@@ -543,7 +563,7 @@ def test_the_folder_of_the_data_is_not_told(monkeypatch: pytest.MonkeyPatch) -> 
     """Of a data set the report keeps the name of its folder."""
     monkeypatch.setattr("sys.argv", ["x", "--data", "/home/somebody/cifar100", "--rounds", "9"])
     command = training_speed._command(Path("/home/somebody/cifar100"))
-    assert command == "python -m benchmarks.training_speed --data cifar100 --rounds 9"
+    assert command == "python -m benchmarks.studies.training_speed --data cifar100 --rounds 9"
 
 
 def test_an_absent_gpu_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:

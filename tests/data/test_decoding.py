@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.data import _decoding
-from compress.data._dataset import Dataset, Encoded, Pictures, fingerprint
-from compress.data._decoding import in_memory, on_disk
-from compress.data._stored import Stored
+from compress.data import _decode as _decoding
+from compress.data._decode import in_memory, on_disk
+from compress.data._disk_images import Stored
+from compress.data._source import Dataset, Encoded, Pictures, fingerprint
 from compress.data.folder import Folder
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
 from compress.records import Preprocess
-from compress.storage import MEMORY_SHARE, available_bytes, choose
+from compress.system.memory import MEMORY_SHARE, available_bytes, choose
 
 RGB = Preprocess(height=6, width=5, channels="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -172,7 +172,7 @@ def test_images_of_another_data_set_are_not_taken(pictures: str, tmp_path: Path)
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from compress.data import _decoding
+from compress.data import _decode as _decoding
 from compress.data.folder import Folder
 from compress.records import Preprocess
 
@@ -257,7 +257,7 @@ def test_a_disk_that_fills_up_is_told(pictures: str, tmp_path: Path) -> None:
     """A refusal in the middle of writing leaves nothing and is one message, not a crash."""
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from compress.data._decoding import on_disk; from compress.data.folder import Folder\n"
+        "from compress.data._decode import on_disk; from compress.data.folder import Folder\n"
         "from compress.errors import Unreachable; from compress.records import Preprocess\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
@@ -313,7 +313,7 @@ def test_memory_does_not_hold_the_set(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_choice_follows_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory as long as the set takes no more than its share, disk beyond it; what the recipe says goes first."""
-    monkeypatch.setattr("compress.storage.available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("compress.system.memory.available_bytes", lambda: 1_000_000)
     square = {"height": 10, "width": 10, "depth": 1, "can_stream": True}
     most = int(1_000_000 * MEMORY_SHARE) // 100
     assert choose("auto", images=most, **square).place == "memory"
@@ -325,7 +325,7 @@ def test_the_choice_follows_what_is_free(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_does_not_fit_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too much for memory where memory is wanted, and a disk that the source knows nothing of."""
-    monkeypatch.setattr("compress.storage.available_bytes", lambda: 1000)
+    monkeypatch.setattr("compress.system.memory.available_bytes", lambda: 1000)
     square = {"images": 11, "height": 10, "width": 10, "depth": 1}
     with pytest.raises(
         CompressError, match=r"11 images of 10 × 10 need .* of memory, .* is free; set data\.storage: disk, choose"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from compress import plugins
-from compress.data._dataset import checked, fingerprint
+from compress.data._source import checked, fingerprint
 from compress.records import Preprocess
 
 NAMES = plugins.names("data")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.data._dataset import Split
 from compress.data._loader import InMemory
+from compress.data._source import Split
 from compress.models._network import Batch
 from compress.records import Preprocess
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compress.data._dataset import Dataset, Split, checked, fingerprint, hold_out, repeated, some_of
+from compress.data._source import Dataset, Split, checked, fingerprint, hold_out, repeated, some_of
 from compress.errors import CompressError
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from compress.data._ahead import ahead
-from compress.data._dataset import Dataset, Split, checked, fingerprint, hold_out, some_of
+from compress.data._disk_images import ImageFile, Stored
+from compress.data._disk_loader import Streamed
 from compress.data._loader import InMemory
-from compress.data._stored import ImageFile, Stored
-from compress.data._streamed import Streamed
+from compress.data._prefetch import ahead
+from compress.data._source import Dataset, Split, checked, fingerprint, hold_out, some_of
 from compress.errors import CompressError, Unreachable
 from compress.models._network import Batch
 from compress.preprocess import statistics

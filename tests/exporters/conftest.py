@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress import _quiet, plugins
+from compress import plugins
+from compress.system import quiet as _quiet
 
 Images = NDArray[np.float32]
 Answers = Callable[[nn.Module, Images], Images]

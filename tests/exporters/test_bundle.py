@@ -20,12 +20,13 @@ import pytest
 import torch
 from torch import nn
 
-from compress import files
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
 from compress.records import Gate, Preprocess
-from exporters import _bundle, _readme
-from exporters._bundle import Deployable, Samples
+from compress.system import files
+from exporters.bundle import bundle as _bundle
+from exporters.bundle import readme as _readme
+from exporters.bundle.bundle import Deployable, Samples
 from exporters.onnx import Onnx
 from exporters.openvino import Openvino
 from exporters.torch import Torch

@@ -10,9 +10,10 @@ import pytest
 
 from compress.recipe import schema
 from compress.records import Accuracy, Environment, Ladder, Latency, Manifest, Ratio, Rung, Variant
-from exporters import _bundle, _predict
-from exporters._bundle import Background
-from exporters._readme import PREDICTED, readme
+from exporters.bundle import bundle as _bundle
+from exporters.bundle.bundle import Background
+from exporters.bundle.programs import predict as _predict
+from exporters.bundle.readme import PREDICTED, readme
 from exporters.onnx import Onnx
 from tests.exporters import pets
 

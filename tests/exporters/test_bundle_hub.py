@@ -12,7 +12,8 @@ from PIL import Image
 
 from compress.errors import CompressError
 from compress.records import Accuracy, Variant
-from exporters import _bundle, _hub
+from exporters.bundle import bundle as _bundle
+from exporters.bundle import hub as _hub
 from exporters.onnx import Onnx
 from tests.exporters import pets
 

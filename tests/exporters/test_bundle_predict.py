@@ -20,11 +20,12 @@ from PIL import Image
 from compress import deployed
 from compress.errors import CompressError
 from compress.events import Events
-from compress.files import sha256_of
 from compress.preprocess import decode, normalise
 from compress.recipe import GateSection
 from compress.records import Preprocess
-from exporters import _bundle, _predict
+from compress.system.files import sha256_of
+from exporters.bundle import bundle as _bundle
+from exporters.bundle.programs import predict as _predict
 from exporters.onnx import Onnx
 from tests.exporters import pets
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from exporters import _bundle, _cpp
+from exporters.bundle import bundle as _bundle
+from exporters.bundle import cpp as _cpp
 from exporters.openvino import Openvino
 from tests.exporters import pets
 

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from compress.records import Gate, Preprocess
-from exporters import _fp16_range
 from exporters._exporter import About
-from exporters._exposed import Tensor
-from exporters._judge import inspected
-from exporters._promise import Promise
 from exporters.onnx import Onnx
 from exporters.openvino import Openvino
+from exporters.verification import fp16_range as _fp16_range
+from exporters.verification.interface import Promise
+from exporters.verification.intermediates import Tensor
+from exporters.verification.judge import inspected
 
 PREPROCESS = Preprocess(height=12, width=10, channels="rgb", mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 CLASSES = tuple("abcde")

@@ -12,13 +12,13 @@ import onnx
 import pytest
 from rich.console import Console
 
-from compress import locate
+from compress.deployed import locate
 from compress.errors import CompressError
 from compress.events import Events
 from compress.records import Precision
-from exporters import _locate
-from exporters._exposed import open_graph
-from exporters._locate import Located
+from exporters.verification import bisect as _locate
+from exporters.verification.bisect import Located
+from exporters.verification.intermediates import open_graph
 from tests.exporters import coloured, sabotage
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from compress.errors import CompressError
-from exporters._onnx_fp16 import to_half
+from exporters._onnx.fp16 import to_half
 from exporters.onnx import Onnx
 
 

@@ -17,7 +17,7 @@ from compress.errors import CompressError
 from compress.records import Preprocess
 from exporters import About
 from exporters._exporter import Quantisation
-from exporters._onnx_graph import take_pixels
+from exporters._onnx.graph import take_pixels
 from exporters.onnx import Onnx
 
 PREPROCESS = Preprocess(height=12, width=10, channels="rgb", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

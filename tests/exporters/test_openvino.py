@@ -12,11 +12,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from compress import _quiet
 from compress.errors import CompressError
 from compress.records import Preprocess
-from exporters import _openvino_graph
+from compress.system import quiet as _quiet
 from exporters._exporter import About
+from exporters._openvino import graph as _openvino_graph
 from exporters.openvino import Openvino
 
 

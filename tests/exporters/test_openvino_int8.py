@@ -18,14 +18,14 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from compress import _quiet
 from compress.errors import CompressError, Unreachable
 from compress.models import resnet_cifar
 from compress.preprocess import normalise
 from compress.records import Preprocess
+from compress.system import quiet as _quiet
 from exporters._exporter import About, Quantisation
-from exporters._openvino_graph import Layer, weighted
-from exporters._openvino_int8 import Calibrated
+from exporters._openvino.graph import Layer, weighted
+from exporters._openvino.int8 import Calibrated
 from exporters.openvino import Openvino
 
 CONTRACT = Preprocess(height=16, width=16, channels="gray", mean=(0.3,), std=(0.37,))

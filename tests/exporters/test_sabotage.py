@@ -18,15 +18,15 @@ import exporters
 from benchmarks import protocol
 from benchmarks.runtimes.onnxruntime import Onnxruntime
 from benchmarks.runtimes.openvino import Openvino
-from compress import _quiet
 from compress.errors import CompressError
-from compress.files import sha256_of
 from compress.preprocess import normalise
 from compress.recipe import GateSection
 from compress.records import Gate
-from exporters import _bundle
-from exporters._judge import judge
-from exporters._promise import Promise, broken, read_face
+from compress.system import quiet as _quiet
+from compress.system.files import sha256_of
+from exporters.bundle import bundle as _bundle
+from exporters.verification.interface import Promise, broken, read_face
+from exporters.verification.judge import judge
 from tests.exporters import coloured
 from tests.exporters.coloured import File
 from tests.exporters.sabotage import DAMAGES, SCORED, Damage, appended, arithmetic, before, reversed_along

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from compress.records import Precision
-from exporters._scored import BOUNDS, contradictions
+from exporters.verification.scores import BOUNDS, contradictions
 
 IMAGES, CLASSES = 20, 7
 

@@ -15,9 +15,9 @@ from compress.errors import CompressError
 from compress.preprocess import normalise
 from compress.recipe import GateSection
 from compress.records import Accuracy, Preprocess
-from exporters._causes import input_causes, output_causes
-from exporters._interval import drop_interval, images_needed
-from exporters._verify import AGREEMENT, BOUNDS, batches_agree, gate
+from exporters.verification.causes import input_causes, output_causes
+from exporters.verification.gate import AGREEMENT, BOUNDS, batches_agree, gate
+from exporters.verification.paired_drop import drop_interval, images_needed
 
 IMAGES, CLASSES = 200, 10
 STRICT = GateSection(max_top1_drop_points=0.0, min_agreement=1.0)

@@ -15,14 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import compress
-from compress import checkpoint, evaluate, freezing, losses, trainer
-from compress.consistency import drift_problem
+from compress import freezing, losses
 from compress.errors import CompressError, Interrupted
 from compress.methods.atsc import Atsc
 from compress.methods.simkd import Simkd
 from compress.models._network import Batch, Network
+from compress.plan.checks import drift_problem
 from compress.recipe import TrainSection
 from compress.records import Accuracy
+from compress.training import checkpoint, evaluate
+from compress.training import loop as trainer
 from exporters.onnx import Onnx
 from tests.methods.test_contract import Repeated, Tiny, batch, setting, tiny
 from tests.methods.test_simkd import between, exact, small

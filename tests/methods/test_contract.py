@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import checkpoint, freezing, plan, plugins, preflight, trainer
+from compress import freezing, plan, plugins
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods._combined import Combined
@@ -17,6 +17,8 @@ from compress.methods._method import Method, Setting
 from compress.models._network import Batch, Network
 from compress.recipe import TrainSection
 from compress.records import Analysis
+from compress.training import checkpoint, preflight
+from compress.training import loop as trainer
 from exporters.onnx import Onnx
 
 NAMES = plugins.names("methods")

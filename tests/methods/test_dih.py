@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import freezing, preflight, trainer
+from compress import freezing
 from compress.errors import CompressError
 from compress.methods._method import Setting
 from compress.methods.dih import Dih, _head
 from compress.models._network import Network
 from compress.recipe import TrainSection
+from compress.training import loop as trainer
+from compress.training import preflight
 from tests.losses import reference
 from tests.methods.test_contract import Repeated, batch, setting, tiny
 

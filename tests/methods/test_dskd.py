@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import preflight, trainer
 from compress.errors import CompressError
 from compress.methods._step import Signal, Step
 from compress.methods.dskd import Dskd
 from compress.models._network import Network
 from compress.recipe import TrainSection
+from compress.training import loop as trainer
+from compress.training import preflight
 from tests.methods.test_contract import Repeated
 from tests.methods.test_feature_baselines import (
     Array,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress import freezing, losses, targets, trainer
+from compress import freezing, losses
 from compress.errors import CompressError
 from compress.methods._method import Method, Setting
 from compress.methods._step import Signal, Step
@@ -20,6 +20,8 @@ from compress.methods.attention_transfer import AttentionTransfer
 from compress.methods.fitnet import Fitnet
 from compress.models._network import Batch, Network
 from compress.recipe import TrainSection
+from compress.teachers import store as targets
+from compress.training import loop as trainer
 from tests.methods.test_contract import Repeated
 
 Array = NDArray[np.float64]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
-from compress import freezing, pipeline, plugins, preflight, recipe, trainer, training
+from compress import freezing, plugins, recipe
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods._combined import Combined
@@ -30,6 +30,10 @@ from compress.models._network import Network
 from compress.plan import parts
 from compress.recipe import TrainSection
 from compress.records import StageResult, read
+from compress.run import pipeline
+from compress.run import students as training
+from compress.training import loop as trainer
+from compress.training import preflight
 from tests.methods import test_contract as contract
 from tests.methods.test_contract import Repeated, batch, setting
 

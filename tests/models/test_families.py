@@ -8,9 +8,9 @@ import onnx
 import pytest
 import torch
 
-from compress.checkpoint import load_weights
 from compress.models import resnet_cifar, wide_resnet
 from compress.models._network import shapes
+from compress.training.checkpoint import load_weights
 
 SHARED_DATA = os.environ.get("COMPRESS_TEST_DATA", "")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from compress import plugins
-from compress.checkpoint import load_weights
 from compress.errors import CompressError
 from compress.models._network import Network, shapes
+from compress.training.checkpoint import load_weights
 
 timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")
 from compress.models import timm as family  # noqa: E402  (only where timm is installed)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from compress import plugins
-from compress.checkpoint import load_weights, save_weights
 from compress.errors import CompressError
 from compress.models import torchvision as family
 from compress.models._network import shapes
+from compress.training.checkpoint import load_weights, save_weights
 
 models = family.models  # torchvision's own, which can be imported only when `compress` was
 NAMES = [name.partition(".")[2] for name in plugins.names("models") if name.startswith("torchvision.")]

@@ -1,0 +1,247 @@
+"""Many runs beside each other: one table and one picture, with mean and spread where runs differ only in their seed.
+
+Runs whose recipes are equal apart from `seed` and `name` are one group, and each of its files one row; so is a run that has
+several seeds of its own. Files of different runs were never timed in the same interleaved rounds, so no verdict about their
+latency is given; about the accuracy of their students there is one, against the first run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.report import (
+    pages as _pages,
+)
+from benchmarks.report import (
+    rivals as _rivals,
+)
+from benchmarks.report import (
+    scores as _scores,
+)
+from benchmarks.report import (
+    trade_off as _pictures,
+)
+from benchmarks.report import (
+    wording as _facts,
+)
+from benchmarks.report.spread import Spread, of_file, seeds_of, spread, spread_text
+from benchmarks.report.wording import MISSING, Row
+from compress.errors import CompressError
+from compress.records import Paired, Report, Variant
+
+
+class Entry(NamedTuple):
+    """One file over the runs of a group."""
+
+    run: str
+    seeds: tuple[int, ...]
+    variant: Variant
+    """Of the first run."""
+    accuracy: Spread | None
+    latency: Spread | None
+    problems: tuple[str, ...]
+    state: _facts.State
+    unstable: bool
+
+
+class Comparison(NamedTuple):
+    """Runs beside each other."""
+
+    entries: tuple[Entry, ...]
+    paired: tuple[Paired, ...]
+    """The student of each run against that of the first."""
+    warnings: tuple[str, ...]
+
+
+def compare(reports: Sequence[Report]) -> Comparison:
+    """Return every file of every group of runs.
+
+    Raises:
+        CompressError: There is no report.
+    """
+    if not reports:
+        raise CompressError("compare: there is no report to compare; give the folder of at least one run that has finished")
+    groups = _groups(reports)
+    entries = [entry for group in groups for entry in _entries(group)]
+    paired = _rivals.against_first([(_title(group), group) for group in groups])
+    return Comparison(tuple(entries), paired, tuple(_warnings(reports)))
+
+
+def document(reports: Sequence[Report]) -> dict[str, Any]:
+    """Return the comparison for machines: the reports as they are, and what only their comparison says.
+
+    Raises:
+        CompressError: There is no report.
+    """
+    comparison = compare(reports)
+    return {"reports": list(reports), "paired": comparison.paired, "warnings": comparison.warnings}
+
+
+def compare_table(reports: Sequence[Report]) -> Table:
+    """Return the comparison as a table for 100 columns or more.
+
+    Raises:
+        CompressError: There is no report.
+    """
+    comparison = compare(reports)
+    drawn = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, caption_justify="left", caption_style=""
+    )
+    for heading in ("run", "network\nmethod", "runtime\nfile"):
+        drawn.add_column(heading, overflow="fold")
+    for heading in ("param.\nsize", "top-1 %\n± std or 95 %", "latency ms\n± std or 95 %"):
+        drawn.add_column(heading, justify="right", overflow="fold")
+    drawn.add_column("gate")
+    last = ""
+    trained = {run: max(len(each.seeds) for each in comparison.entries if each.run == run) for run in _names(comparison)}
+    for entry in comparison.entries:
+        if last and entry.run != last:
+            drawn.add_section()
+        drawn.add_row(*_cells(entry, trained=trained[entry.run] if entry.run != last else None))
+        last = entry.run
+    drawn.caption = Text("\n".join(comparison.warnings))
+    return drawn
+
+
+def compare_students(reports: Sequence[Report]) -> list[Table]:
+    """Return the students against that of the first run as a table for 100 columns, none for one run.
+
+    Raises:
+        CompressError: There is no report.
+    """
+    paired = compare(reports).paired
+    return [_scores.contrasts_table(paired)] if paired else []
+
+
+def write_comparison(reports: Sequence[Report], path: Path) -> Path:
+    """Write the comparison as one page, whole or not at all, and return its path.
+
+    Args:
+        reports: At least one.
+        path: The page, or a folder that gets `comparison.html`.
+
+    Raises:
+        CompressError: There is no report.
+        Unreachable: The disk is full or the folder cannot be written.
+    """
+    comparison = compare(reports)
+    target = path if path.suffix == ".html" else path / "comparison.html"
+    points: dict[str, list[_pictures.Point]] = {entry.variant.device: [] for entry in comparison.entries}
+    for entry in comparison.entries:
+        points[entry.variant.device] += filter(None, [_point(entry)])
+    pictures = _pictures.pictures(points)
+    page = _pages.html(
+        "comparison.html.j2",
+        comparison=comparison,
+        contrasts=_scores.contrasts(comparison.paired),
+        pictures=pictures,
+        written=spread_text,
+    )
+    _pages.save(target, page)
+    return target
+
+
+def _groups(reports: Sequence[Report]) -> list[list[Report]]:
+    """Return runs that differ only in their seed together; a second run of a seed is no new evidence and stands alone."""
+    groups: dict[tuple[str, int, tuple[int, ...]], list[Report]] = {}
+    seen: dict[tuple[str, object], int] = {}
+    for report in reports:
+        recipe = json.dumps({key: value for key, value in report.recipe.items() if key not in ("seed", "name")}, sort_keys=True)
+        repeat = seen[recipe, report.recipe.get("seed")] = seen.get((recipe, report.recipe.get("seed")), -1) + 1
+        seeds = _seeds(report)
+        groups.setdefault((recipe, repeat, seeds if len(seeds) > 1 else ()), []).append(report)
+    return list(groups.values())
+
+
+def _seeds(report: Report, network: str = "student") -> tuple[int, ...]:
+    """Return the seeds of a network; before reports kept scores, that of the recipe."""
+    return tuple(score.seed for score in seeds_of(report, network)) or (int(report.recipe.get("seed", 0)),)
+
+
+def _entries(group: Sequence[Report]) -> list[Entry]:
+    files: dict[str, list[tuple[Report, Row]]] = {}
+    for report in group:
+        for row in _facts.rows(report):
+            files.setdefault(row.variant.name, []).append((report, row))
+    return [_entry(_title(group), found) for found in files.values()]
+
+
+def _entry(run: str, found: Sequence[tuple[Report, Row]]) -> Entry:
+    rows = [row for _, row in found]
+    seeds = tuple(seed for report, row in found for seed in _seeds(report, row.variant.network))
+    accuracies = [each for report, row in found for each in of_file(report, row.variant)]
+    latencies = [(time.p50, *time.ci95) for row in rows if (time := row.variant.latency_ms)]
+    worst = min((row.gate for row in rows), key=("failed", "skipped", "none", "passed").index)
+    problems = tuple(dict.fromkeys(row.problem for row in rows if row.problem))
+    unstable = any(row.unstable for row in rows)
+    return Entry(run, seeds, rows[0].variant, spread(accuracies), spread(latencies), problems, worst, unstable)
+
+
+def _title(group: Sequence[Report]) -> str:
+    names = [report.name for report in group]
+    if len(set(names)) == 1:
+        return names[0]
+    shared = "".join(letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)))
+    return re.sub(r"[-_. ]+(s|seed)?[-_. ]*$", "", shared) or names[0]
+
+
+def _warnings(reports: Sequence[Report]) -> list[str]:
+    warnings = [
+        "Latencies of different runs were not timed in the same rounds: compare them only by far more than their intervals."
+    ]
+    machines = sorted({f"{report.environment.cpu} ({report.environment.platform})" for report in reports})
+    if len(machines) > 1:
+        warnings.append(f"The runs come from different machines, so their latencies do not compare: {'; '.join(machines)}.")
+    if any(len(_seeds(report)) > 1 for report in reports):
+        warnings.append(
+            "A run with several seeds exported the first. Its files stand at the mean over seeds of their network, less what"
+            " the file lost against it on that seed; ± is the sample standard deviation over seeds."
+        )
+    if len({report.images.get("test") for report in reports}) > 1:
+        warnings.append("The runs were tested on different numbers of images, so their accuracies may not compare.")
+    return warnings
+
+
+def _names(comparison: Comparison) -> dict[str, None]:
+    return dict.fromkeys(entry.run for entry in comparison.entries)
+
+
+def _cells(entry: Entry, *, trained: int | None) -> list[Text]:
+    """Return a row; the first of a run says with how many seeds it was `trained`."""
+    variant = entry.variant
+    run = f"{entry.run}\n{trained} seed{'s' * (trained > 1)}" if trained is not None else ""
+    file = variant.precision if variant.format == variant.runtime else f"{variant.format} {variant.precision}"
+    gate = MISSING if entry.state == "none" else entry.state
+    style = "bold red" if entry.state == "failed" else "yellow" if entry.unstable else ""
+    return [
+        Text(run),
+        Text(variant.network if variant.network == variant.method else f"{variant.network}\n{variant.method}"),
+        Text(f"{variant.runtime}\n{file}"),
+        Text(f"{_facts.count(variant.parameters)}\n{_facts.size(variant.size_bytes)}"),
+        Text(spread_text(entry.accuracy, 1)),
+        Text(spread_text(entry.latency)),
+        Text(gate + ("\nunstable" if entry.unstable else ""), style=style),
+    ]
+
+
+def _point(entry: Entry) -> _pictures.Point | None:
+    variant, accuracy, latency = entry.variant, entry.accuracy, entry.latency
+    if accuracy is None or latency is None:
+        return None
+    return _pictures.Point(
+        name=f"{entry.run} {variant.network} {variant.runtime} {variant.precision}",
+        series=f"{entry.run}: {variant.network}",
+        runtime=variant.runtime,
+        latency=(latency.mean, max(latency.low, 0.05 * latency.mean), latency.high),
+        accuracy=(accuracy.mean, accuracy.low, min(100.0, accuracy.high)),
+        state="failed" if entry.state in ("failed", "skipped") else "unstable" if entry.unstable else "good",
+    )

@@ -1,0 +1,96 @@
+"""Filling the templates: HTML with everything escaped, Markdown with everything escaped that Markdown would act on.
+
+Names, reasons, classes and recipes come from strangers. Only what `markupsafe.Markup` marks as ours stays as it is.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from ruamel.yaml import YAML
+
+from benchmarks.report import curves as _curves
+from benchmarks.report import wording as _facts
+from compress.system.files import whole
+
+TEMPLATES = Path(__file__).with_name("templates")
+SPECIAL = re.compile(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)|^#|^[+-](?=\s)")
+
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def html(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
+    """Return a filled HTML template."""
+    return _environment(Environment(autoescape=True, **_settings(folder))).get_template(template).render(**context)
+
+
+def markdown(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
+    """Return a filled Markdown template."""
+    environment = Environment(autoescape=False, finalize=_escaped, **_settings(folder))  # noqa: S701 (`finalize` escapes for Markdown)
+    return _environment(environment).get_template(template).render(**context)
+
+
+def save(path: Path, text: str) -> None:
+    """Write a text, whole or not at all.
+
+    Raises:
+        Unreachable: The disk is full or the folder cannot be written.
+    """
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    return {
+        "loader": FileSystemLoader(folder),
+        "undefined": StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+        "keep_trailing_newline": True,
+    }
+
+
+def _environment(environment: Environment) -> Environment:
+    formats = (
+        _facts.count,
+        _facts.median,
+        _facts.percent,
+        _facts.signed,
+        _facts.significant,
+        _facts.size,
+        _facts.span,
+        _facts.answered,
+        _facts.distance,
+        _facts.duration,
+    )
+    environment.filters |= {each.__name__: each for each in formats}
+    environment.filters |= {"strip_chart": _curves.strip, "yaml": _yaml, "fenced": _fenced}
+    environment.globals["dash"] = _facts.MISSING
+    return environment
+
+
+def _escaped(value: object) -> object:
+    """Return a value so that Markdown shows it as it is, on one line."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return SPECIAL.sub(lambda match: ENTITIES.get(match[0], "\\" + match[0]), re.sub(r"\s+", " ", value))
+
+
+def _fenced(text: str) -> Markup:
+    """Return a text as a code block whose fence is longer than any fence inside."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return Markup(f"{fence}\n{text}\n{fence}")  # noqa: S704 (inside its fence Markdown acts on nothing)
+
+
+def _yaml(data: object) -> str:
+    stream = io.StringIO()
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.allow_unicode, writer.sort_base_mapping_type_on_output = True, False  # type: ignore[assignment]
+    writer.dump(data, stream)
+    return stream.getvalue().strip()

@@ -1,0 +1,183 @@
+"""What each method was worth, in words: every way of training over its seeds, and how they stand against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.report import wording as _facts
+from benchmarks.report.spread import of_scores, spread_text
+from benchmarks.report.wording import MISSING
+from compress.records import McNemar, Paired, Report, Scores
+
+SHOWN = 5
+"""Seeds that are listed one by one."""
+
+SINGLE = (
+    "Differences are paired: both networks saw the same images. The interval is bootstrapped over images; McNemar's exact test "
+    "looks at the images that only one of the two gets right. A verdict needs both."
+)
+SEVERAL = (
+    "Differences are paired: both networks saw the same images and, seed by seed, began with the same weights and order of "
+    "batches. The first interval is bootstrapped over images and seeds, the second is Student's t over seeds on these images; "
+    "a verdict needs both. McNemar's exact test compares the two networks of one seed, on the images that only one gets right."
+)
+BEWARE_SEED = (
+    "The verdict is on these networks and not on their methods, which another seed may order otherwise: run with --seeds 3."
+)
+BEWARE_TEACHER = "A teacher is one network; against it, the interval over seeds is that of the students."
+BEWARE_MANY = "Nothing is corrected for many comparisons: of twenty comparisons of equals, one may be called different."
+
+STYLES = {"better": "green", "worse": "red", "not distinguishable": ""}
+
+
+class Line(NamedTuple):
+    """One way of training."""
+
+    network: str
+    method: str
+    top1: str
+    each: str
+    """Of every seed, in the order of `seeds`."""
+    seeds: str
+    trained: int
+    """How many seeds."""
+    images: int
+    validation: str
+    """Mean over seeds."""
+
+
+class Contrast(NamedTuple):
+    """One way of training against another."""
+
+    names: tuple[str, str]
+    points: str
+    ci95: str
+    over_seeds: str
+    differing: str
+    """Images that only this, and only the other, gets right, for each pair, or in all."""
+    p_values: str
+    pairs: int
+    images: int
+    pairing: str
+    verdict: str
+
+
+def lines(report: Report) -> list[Line]:
+    """Return every way of training of a report, the teachers first."""
+    return [_line(scores) for scores in report.scores]
+
+
+def _line(scores: Scores) -> Line:
+    found = scores.seeds
+    validation = sum(score.validation.top1_percent for score in found) / len(found)
+    each = ", ".join(f"{score.accuracy.top1_percent:.1f}" for score in found)
+    return Line(
+        network=scores.network,
+        method=scores.method,
+        top1=spread_text(of_scores(found), 1),
+        each=each if 1 < len(found) <= SHOWN else MISSING,
+        seeds=", ".join(str(score.seed) for score in found),
+        trained=len(found),
+        images=found[0].accuracy.samples,
+        validation=f"{validation:.1f}",
+    )
+
+
+def contrasts(paired: Sequence[Paired]) -> list[Contrast]:
+    """Return comparisons as text."""
+    return [_contrast(each) for each in paired]
+
+
+def _contrast(found: Paired) -> Contrast:
+    pairing = {"images and seeds": f"images and {found.seeds} seeds", "images": "images", "none": f"unpaired: {found.note}"}
+    return Contrast(
+        names=(found.this, found.other),
+        points=_facts.signed(found.points, 2),
+        ci95=_interval(found.ci95),
+        over_seeds=_interval(found.ci95_over_seeds),
+        differing=_differing(found.mcnemar),
+        p_values=_p_values([test.p_value for test in found.mcnemar]),
+        pairs=found.seeds,
+        images=found.images,
+        pairing=pairing[found.pairing],
+        verdict=found.verdict,
+    )
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return MISSING if bounds is None else " to ".join(_facts.signed(bound, 2) for bound in bounds)
+
+
+def _differing(tests: Sequence[McNemar]) -> str:
+    if len(tests) > SHOWN:
+        return f"{sum(test.only_this for test in tests)} : {sum(test.only_other for test in tests)} in all"
+    return ", ".join(f"{test.only_this} : {test.only_other}" for test in tests) or MISSING
+
+
+def _p_values(values: Sequence[float]) -> str:
+    if len(values) > SHOWN:
+        return f"{_p_value(min(values))} to {_p_value(max(values))}"
+    return ", ".join(map(_p_value, values)) or MISSING
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+def reading(report: Report) -> list[str]:
+    """Return how the comparisons are to be read."""
+    if not report.paired:
+        return []
+    several = any(paired.pairing == "images and seeds" for paired in report.paired)
+    return [SEVERAL if several else SINGLE, BEWARE_TEACHER if several else BEWARE_SEED, BEWARE_MANY]
+
+
+def tables(report: Report) -> list[Table]:
+    """Return what the table of files does not show, for 100 columns: accuracies over several seeds, and comparisons."""
+    several = any(len(scores.seeds) > 1 for scores in report.scores)
+    return [*([_methods(report)] if several else []), *([contrasts_table(report.paired)] if report.paired else [])]
+
+
+def _methods(report: Report) -> Table:
+    drawn = _table()
+    for heading in ("network", "method"):
+        drawn.add_column(heading, overflow="fold")
+    numbers = ("seeds", "test images", "top-1 %, mean ± std or 95 %", "each seed")
+    for heading in numbers:
+        drawn.add_column(heading, justify="right", overflow="fold")
+    for line in lines(report):
+        cells = (line.network, line.method, str(line.trained), str(line.images), line.top1, line.each)
+        drawn.add_row(*map(Text, cells))
+    return drawn
+
+
+def contrasts_table(paired: Sequence[Paired]) -> Table:
+    """Return comparisons as a table for a terminal of 100 columns."""
+    several = any(each.ci95_over_seeds for each in paired)
+    drawn = _table()
+    drawn.add_column("compared", overflow="fold")
+    numbers = ("points\n95 %", *(["95 %\nover seeds"] if several else []), "only this : other\nMcNemar p")
+    for heading in numbers:
+        drawn.add_column(heading, justify="right", overflow="fold")
+    drawn.add_column("verdict\npaired over", overflow="fold")
+    for each in contrasts(paired):
+        cells = (
+            f"{each.names[0]}\nagainst {each.names[1]}",
+            f"{each.points}\n{each.ci95}",
+            *([each.over_seeds] if several else []),
+            f"{each.differing}\n{each.p_values}",
+        )
+        judged = Text.assemble((each.verdict, STYLES[each.verdict]), f"\n{each.pairing}")
+        drawn.add_row(*map(Text, cells), judged)
+    rule = "both intervals" if several else "the interval, and p below 0.05"
+    drawn.caption = Text(f"better or worse needs {rule}; nothing is corrected for many comparisons", style="dim")
+    return drawn
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, caption_justify="left")

@@ -1,0 +1,69 @@
+"""A quantity over several runs or seeds, or with its interval from one: one wording for tables, pages and pictures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmarks.report import wording as _facts
+from benchmarks.report.wording import MISSING
+from compress.records import Report, Score, Scores, Variant
+
+
+class Spread(NamedTuple):
+    """A quantity over runs, or with its interval from one run."""
+
+    mean: float
+    low: float
+    high: float
+    deviation: float | None
+    """Sample standard deviation over seeds; `None` for a single run."""
+
+
+def spread(values: Sequence[tuple[float, float, float]]) -> Spread | None:
+    """Return mean and deviation of values that come with their intervals, or the only one with its own."""
+    if not values:
+        return None
+    if len(values) == 1:
+        return Spread(*values[0], deviation=None)
+    middles = [value for value, _, _ in values]
+    mean, deviation = statistics.fmean(middles), statistics.stdev(middles)
+    return Spread(mean, mean - deviation, mean + deviation, deviation)
+
+
+def of_scores(scores: Sequence[Score]) -> Spread | None:
+    """Return top-1 on the test split over seeds."""
+    return spread([(score.accuracy.top1_percent, *score.accuracy.ci95) for score in scores])
+
+
+def of_file(report: Report, variant: Variant) -> list[tuple[float, float, float]]:
+    """Return top-1 of a file for each seed of its network, or the only one with its interval.
+
+    Only the first seed was exported. What the file lost there against its network, it is taken to lose with every seed.
+    """
+    if variant.accuracy is None:
+        return []
+    own, seeds = variant.accuracy, seeds_of(report, variant.network)
+    if len(seeds) < 2:
+        return [(own.top1_percent, *own.ci95)]
+    lost = own.top1_percent - seeds[0].accuracy.top1_percent
+    shifted = [min(100.0, max(0.0, score.accuracy.top1_percent + lost)) for score in seeds]
+    return [(value, value, value) for value in shifted]
+
+
+def seeds_of(report: Report, network: str) -> tuple[Score, ...]:
+    """Return the scores of a network, empty where the report keeps none."""
+    found: Scores | None = next((scores for scores in report.scores if scores.network == network), None)
+    return found.seeds if found else ()
+
+
+def spread_text(value: Spread | None, digits: int | None = None) -> str:
+    """Return `98.2 ± 0.3` over seeds, or `98.2 (96.2–99.2)` for a single run."""
+    if value is None:
+        return MISSING
+    if value.deviation is None:
+        middle = _facts.significant(value.mean) if digits is None else f"{value.mean:.{digits}f}"
+        return f"{middle} ({_facts.span((value.low, value.high), digits)})"
+    decimals = len(_facts.significant(value.mean).partition(".")[2]) if digits is None else digits + 1
+    return f"{value.mean:.{decimals}f} ± {value.deviation:.{decimals}f}"

@@ -1,0 +1,74 @@
+"""The study of methods as one table: what each way of training is worth for each student, seed by seed on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from benchmarks.report import paired
+from benchmarks.report import wording as _facts
+from benchmarks.report.spread import of_scores, spread_text
+from compress.records import Paired, Report, Scores
+
+YARDSTICKS = ("supervised", "kd")
+SIGNS = {"better": "better", "worse": "worse", "not distinguishable": "–"}
+
+
+def lines(reports: Mapping[str, Report]) -> Iterator[str]:
+    """Yield the table in Markdown, best first for the first student, with what one must know to judge it.
+
+    Args:
+        reports: By the name of the recipe that made them; each with the same teacher and data, and several seeds.
+    """
+    tables = [_rows(report) for report in reports.values()]
+    students = [report.recipe["student"]["model"].rpartition(".")[2] for report in reports.values()]
+    heads = [f"{student} | against supervised | against kd" for student in students]
+    yield f"| method | {' | '.join(heads)} |"
+    yield f"|---|{'---|---|---|' * len(tables)}"
+    for method in _by_first(tables):
+        cells = [" | ".join(rows.get(method, ("not run", "", ""))) for rows in tables]
+        yield f"| {method} | {' | '.join(cells)} |"
+    yield ""
+    yield _legend(reports)
+
+
+def _by_first(tables: Sequence[Mapping[str, tuple[str, str, str]]]) -> list[str]:
+    return list(dict.fromkeys(method for rows in tables for method in rows))
+
+
+def _rows(report: Report) -> dict[str, tuple[str, str, str]]:
+    """Return the three cells of each way of training, best mean on the test images first."""
+    known = [scores for scores in report.scores if not paired.is_teacher(scores.network)]
+    yardsticks = {scores.method: scores for scores in known if scores.method in YARDSTICKS}
+    found = {}
+    for scores in sorted(known, key=_mean, reverse=True):
+        supervised, kd = (_against(scores, yardsticks[name]) for name in YARDSTICKS)
+        found[scores.method] = spread_text(of_scores(scores.seeds), 1), supervised, kd
+    return found
+
+
+def _mean(scores: Scores) -> float:
+    return sum(score.accuracy.top1_percent for score in scores.seeds) / len(scores.seeds)
+
+
+def _against(scores: Scores, other: Scores) -> str:
+    return "" if scores is other else _points(paired.pair(scores, other))
+
+
+def _points(found: Paired) -> str:
+    low, high = map(_facts.signed, found.ci95)
+    return f"{_facts.signed(found.points)} ({low} to {high}) {SIGNS[found.verdict]}"
+
+
+def _legend(reports: Mapping[str, Report]) -> str:
+    report = next(iter(reports.values()))
+    seeds = len(report.scores[-1].seeds)
+    train, data = report.recipe["train"], report.recipe["data"]["source"]
+    commands = " and ".join(f"`compress run recipes/{name}.yaml --seeds {seeds}`" for name in reports)
+    return (
+        f"Top-1 on {report.images['test']:,} test images, mean ± standard deviation over {seeds} seeds; differences in points, "
+        f"paired by image and seed, with their 95 % interval; `–`: not distinguishable. {commands}: {report.images['train']:,} "
+        f"training images ({data}), {train['epochs']} epochs, the same for all; a small budget, so this ranks methods for "
+        "short training on little data. Reports: "
+        + ", ".join(f"[{name}](benchmarks/results/{name}/report.md)" for name in reports)
+        + "."
+    )

@@ -1,0 +1,1 @@
+"""Training_speed."""

@@ -1,0 +1,96 @@
+"""What `compress list` shows: plug-ins and their options, read from their sources without importing them.
+
+Each function returns the document for machines and what is drawn for people.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+from compress import plugins
+from compress.cli.tables import plain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def show(kind: str | None, name: str | None) -> tuple[Any, *tuple[Any, ...]]:
+    """Return the overview, the plug-ins of one kind, or one plug-in: the document, then what is drawn.
+
+    Raises:
+        CompressError: There is no such plug-in.
+    """
+    if kind is None:
+        return overview()
+    known = cast("plugins.Kind", kind)
+    return listing(known) if name is None else detail(known, name)
+
+
+def overview() -> tuple[dict[str, list[str]], Table]:
+    """Return the names of all plug-ins of every kind."""
+    known: dict[str, list[str]] = {kind: plugins.names(kind) for kind in plugins.KINDS}
+    table = plain("kind", "plug-ins")
+    for kind, names in known.items():
+        table.add_row(kind, ", ".join(names))
+    return known, table
+
+
+def listing(kind: plugins.Kind) -> tuple[list[dict[str, Any]], Table]:
+    """Return every plug-in of a kind with its summary and the names of its options."""
+    known = [plugins.describe(kind, name) for name in plugins.names(kind)]
+    table = plain(kind, "what it is", "options")
+    for plugin in known:
+        table.add_row(plugin.name, plugin.summary, ", ".join(plugin.options))
+    return [_document(plugin) for plugin in known], table
+
+
+def detail(kind: plugins.Kind, name: str) -> tuple[dict[str, Any], *tuple[object, ...]]:
+    """Return one plug-in with its docstring and its options.
+
+    Raises:
+        CompressError: There is no such plug-in.
+    """
+    from rich.text import Text
+
+    plugin = plugins.describe(kind, name)
+    unbroken = re.sub(r"(?<=[^\n]{100})\n(?=\S)", " ", plugin.docstring)  # a terminal is seldom as wide as the source
+    about = Text(unbroken.partition("\nArgs:")[0].strip() + "\n")
+    if not plugin.options:
+        return _document(plugin), about, "It has no options."
+    table = plain("option", "type", "default", "what it is")
+    for option, facts in plugin.options.items():
+        table.add_row(option, in_words(facts.annotation), _default(facts), facts.description)
+    return _document(plugin), about, table
+
+
+WORDS = {
+    "Count": "whole number ≥ 1", "WholeNumber": "whole number ≥ 0", "Positive": "number > 0", "NonNegative": "number ≥ 0",
+    "Fraction": "number, 0 < x < 1", "Share": "number, 0 ≤ x ≤ 1", "Text": "text", "str": "text", "Sha256": "sha256",
+    "LogitLoss": "kd | dist", "bool": "true | false", "int": "whole number", "float": "number", "None": "none",
+}  # fmt: skip
+"""What people call the types of `compress.recipe`."""
+
+
+def in_words(annotation: str) -> str:
+    """Return the annotation of an option as people write it: `Listing[Share]` is `list of number, 0 ≤ x ≤ 1`."""
+    annotation = re.sub(r"Literal\[([^\]]*)\]", lambda found: found[1].replace("'", "").replace(", ", " | "), annotation)
+    annotation = re.sub(r"Listing\[(\w+)\]", r"list of \1", annotation)
+    return re.sub(r"\b[A-Z]?\w+\b", lambda found: WORDS.get(found[0], found[0]), annotation)
+
+
+def _document(plugin: plugins.Plugin) -> dict[str, Any]:
+    options = {
+        name: {"type": option.annotation, "required": option.default is plugins.REQUIRED, "description": option.description}
+        | ({} if option.default is plugins.REQUIRED else {"default": option.default})
+        for name, option in plugin.options.items()
+    }
+    return {"name": plugin.name, "summary": plugin.summary, "module": plugin.module, "options": options}
+
+
+def _default(option: plugins.Option) -> str:
+    if option.default is plugins.REQUIRED:
+        return "required"
+    if option.default is None:
+        return "none"
+    return ", ".join(map(str, option.default)) if isinstance(option.default, tuple) else str(option.default)

@@ -1,0 +1,195 @@
+"""`compress doctor`: what works on this machine, and what to do about what does not.
+
+A runtime is not believed to work because it can be imported: each one runs a tiny inference in a process of its own, so that
+one that crashes (an unknown instruction, a clash of libraries) is a line in a table and not the end of the program.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from compress.cli.probes import EXTRAS, PROBES
+from compress.errors import Unreachable
+from compress.records import Record
+
+__all__ = ["EXTRAS", "PROBES", "Finding", "examine", "refuse_broken", "within"]
+
+DISTRIBUTION = "edge-compress"
+PROBE_SECONDS = 120
+NEEDED_BYTES, COMFORTABLE_BYTES = 200 << 20, 2 << 30
+"""A small run leaves about 50 MB; runs on larger networks and their states take gigabytes."""
+
+
+class Finding(Record):
+    """One thing that was looked at."""
+
+    what: str
+    status: Literal["ok", "warning", "failed", "absent"]
+    found: str
+    remedy: str = ""
+
+
+def examine(runs: Path) -> list[Finding]:
+    """Look at everything that a run needs.
+
+    Args:
+        runs: Folder that runs are written to.
+    """
+    return [
+        _python(),
+        *_packages(),
+        *_extras(),
+        *map(_runtime, PROBES),
+        *map(_extra_runtime, EXTRAS),
+        *_machine(),
+        *_disk(runs),
+    ]
+
+
+def refuse_broken(findings: Sequence[Finding]) -> None:
+    """Raise if something that is needed does not work.
+
+    Raises:
+        Unreachable: The message names each.
+    """
+    broken = [f"{finding.what}: {finding.found}; {finding.remedy}" for finding in findings if finding.status == "failed"]
+    if broken:
+        raise Unreachable("\n".join(broken))
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()} at {sys.executable}"
+    return Finding(what="python", status="ok", found=found)
+
+
+def _packages() -> Iterator[Finding]:
+    """Yield every required package whose version is not what was tried, and one line for all others."""
+    good = []
+    for name, bounds in _requirements(""):
+        finding = _package(name, bounds)
+        if finding.status == "ok":
+            good.append(finding.found)
+        else:
+            yield finding
+    yield Finding(what="packages", status="ok", found=", ".join(good))
+
+
+def _extras() -> Iterator[Finding]:
+    for extra in importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []:
+        wanted = [_package(name, bounds) for name, bounds in _requirements(extra) if name != DISTRIBUTION]
+        missing = [finding.what for finding in wanted if finding.status != "ok"]
+        remedy = f"if you need it: pip install '{DISTRIBUTION}[{extra}]'" if missing else ""
+        found = f"lacks {', '.join(missing)}" if missing else ", ".join(finding.found for finding in wanted)
+        yield Finding(what=f"extra {extra}", status="absent" if missing else "ok", found=found, remedy=remedy)
+
+
+def _requirements(extra: str) -> Iterator[tuple[str, str]]:
+    """Yield name and version bounds of what this distribution requires, itself or in one extra."""
+    for line in importlib.metadata.requires(DISTRIBUTION) or []:
+        requirement, _, marker = line.partition(";")
+        found = re.search(r"extra == ['\"]([^'\"]+)['\"]", marker)
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        if name and (found[1] if found else "") == extra:
+            yield name[0], requirement[name.end() :].strip()
+
+
+def _package(name: str, bounds: str) -> Finding:
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(what=name, status="failed", found="is not installed", remedy=f"pip install '{name}{bounds}'")
+    if not within(version, bounds):
+        return Finding(what=name, status="failed", found=f"{version} is not {bounds}", remedy=f"pip install '{name}{bounds}'")
+    return Finding(what=name, status="ok", found=f"{name} {version}")
+
+
+def within(version: str, bounds: str) -> bool:
+    """Return whether a version keeps to bounds such as `>=2.11,<3`, the only two kinds that this project uses."""
+    for operator, bound in re.findall(r"(>=|<)\s*([0-9.]+)", bounds):
+        if (_release(version) >= _release(bound)) != (operator == ">="):
+            return False
+    return True
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version, `2.13.0+cpu` is (2, 13, 0, 0), so that 2 and 2.0 are equal."""
+    numbers = [int(part) for part in re.split(r"[^0-9.]", version)[0].split(".") if part]
+    return tuple([*numbers, 0, 0, 0, 0][:4])
+
+
+def _runtime(name: str) -> Finding:
+    """Let a runtime do one inference in its own process."""
+    works, found = _probed(PROBES[name])
+    remedy = "" if works else f"pip install --force-reinstall {name}, in an environment of its own"
+    return Finding(what=f"runtime {name}", status="ok" if works else "failed", found=found, remedy=remedy)
+
+
+def _extra_runtime(extra: str) -> Finding:
+    """Let a runtime that nobody must have do one inference, if it is there."""
+    package, probe = EXTRAS[extra]
+    what, wanted = f"runtime {extra}", f"'{DISTRIBUTION}[{extra}]'"
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        remedy = f"if you need its format: pip install {wanted}"
+        return Finding(what=what, status="absent", found=f"{package} is not installed", remedy=remedy)
+    works, found = _probed(probe)
+    remedy = "" if works else f"if you need its format: pip install --force-reinstall {wanted}, in an environment of its own"
+    return Finding(what=what, status="ok" if works else "warning", found=found, remedy=remedy)
+
+
+def _probed(probe: str) -> tuple[bool, str]:
+    """Return whether a program did what it should in a process of its own, and the last line that it said."""
+    try:
+        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return False, f"no answer in {PROBE_SECONDS} s"
+    if done.returncode < 0:
+        return False, f"killed by signal {-done.returncode}"
+    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+    return done.returncode == 0, (lines or ["no message"])[-1]
+
+
+def _machine() -> Iterator[Finding]:
+    from benchmarks.environment import environment
+    from benchmarks.runner import UNAVAILABLE
+
+    here = environment()
+    cores = f"{here.cores_physical or '?'} cores, {here.cores_logical} threads, {here.memory_bytes / 2**30:.1f} GiB"
+    yield Finding(what="processor", status="ok", found=f"{here.cpu}; {cores}")
+    hidden = [name.replace("_", " ") for name, value in here.facts.items() if value == UNAVAILABLE]
+    for name, value in here.facts.items():
+        if value != UNAVAILABLE:
+            yield Finding(what=name.replace("_", " "), status="ok", found=value)
+    if hidden:
+        yield Finding(what="unreadable", status="absent", found=f"{', '.join(hidden)}: reports will say so")
+
+
+def _disk(runs: Path) -> Iterator[Finding]:
+    existing = next(folder for folder in (runs.absolute(), *runs.absolute().parents) if folder.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            yield Finding(what="runs folder", status="ok", found=f"{runs.absolute()} can be written")
+    except OSError as error:
+        yield Finding(
+            what="runs folder", status="failed", found=f"{existing}: {error.strerror}", remedy="give another folder with --runs"
+        )
+    free = shutil.disk_usage(existing).free
+    status: Literal["ok", "warning", "failed"] = (
+        "failed" if free < NEEDED_BYTES else "warning" if free < COMFORTABLE_BYTES else "ok"
+    )
+    yield Finding(
+        what="disk",
+        status=status,
+        found=f"{free / 2**30:.1f} GiB free",
+        remedy="" if status == "ok" else "free space, or --runs on another disk",
+    )

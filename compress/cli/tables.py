@@ -1,0 +1,153 @@
+"""How results look in a terminal: one function per kind of result, each returns a table that rich draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from compress.records import Gate
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.table import Table
+    from rich.text import Text
+
+    from compress.cli.doctor import Finding
+    from compress.deployed import Prediction, Timing
+
+COLOURS = {
+    "passed": "green",
+    "ok": "green",
+    "failed": "bold red",
+    "unreadable": "bold red",
+    "skipped": "yellow",
+    "warning": "yellow",
+    "absent": "dim",
+}
+
+UNBOUND = 10_000
+"""Columns of a terminal in which nothing needs to be broken."""
+NARROWEST = 12, 9
+"""Columns that the name of a measured file has at least, and its verdict."""
+
+
+def plain(*columns: str, right: Sequence[str] = (), broken: Sequence[str] | None = None) -> Table:
+    """Return an empty table.
+
+    Args:
+        columns: What stands above them.
+        right: Those that hold numbers; they are never broken over two lines.
+        broken: Those that may be, where the terminal is too narrow; default: all but the first and the numbers.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    breakable = {*columns[1:]} - {*right} if broken is None else {*broken}
+    for index, column in enumerate(columns):
+        table.add_column(
+            column,
+            style="cyan" if index == 0 else "",
+            no_wrap=column not in breakable,
+            justify="right" if column in right else "left",
+            overflow="ellipsis" if column in right else "fold",  # a number that lost digits in silence is another number
+        )
+    return table
+
+
+def gates(results: Mapping[str, Gate]) -> Table:
+    """Return how exported files did."""
+    numbers = ("images", "agreement %", "max |diff|", "top-1 drop", "95 %")
+    table = plain("file", "status", *numbers, "reason", right=numbers, broken=("file", "reason"))
+    for name, gate in results.items():
+        figures = (
+            _number(gate.agreement_percent, ".2f"),
+            _number(gate.max_abs_diff, ".2g"),
+            _number(gate.top1_drop_points, ".2f"),
+            "–" if gate.drop_ci95 is None else " to ".join(f"{bound:.2f}" for bound in gate.drop_ci95),
+        )
+        table.add_row(name, _coloured(gate.status), str(gate.samples), *figures, gate.reason)
+    return table
+
+
+def gate_notes(results: Mapping[str, Gate]) -> list[str]:
+    """Return what one must know beside the verdicts, a line for each file that has such a note."""
+    return [f"{name}: {gate.note}" for name, gate in results.items() if gate.note]
+
+
+class Fitting:
+    """A table that takes the room that there is: the narrow form only where the wide one would have to give up words.
+
+    Args:
+        wide: The preferred form.
+        narrow: The other, with the same figures.
+    """
+
+    def __init__(self, wide: Table, narrow: Table) -> None:
+        self.wide, self.narrow = wide, narrow
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """Yield the form that is shown on this console."""
+        unbound = options.update(max_width=UNBOUND)
+        fits = self.wide.__rich_measure__(console, unbound).minimum <= options.max_width
+        yield self.wide if fits else self.narrow
+
+
+def timings(results: Mapping[str, Timing]) -> Fitting:
+    """Return latencies and their ratios; where there is little room, an interval stands below its median."""
+    return Fitting(_timings(results, narrow=False), _timings(results, narrow=True))
+
+
+def _timings(results: Mapping[str, Timing], *, narrow: bool) -> Table:
+    def joined(*texts: str) -> tuple[str, ...]:
+        return ("\n".join(texts),) if narrow else texts
+
+    numbers = (*joined("p50 ms", "95 %" if narrow else "95 % interval"), *joined("p90", "p99"), "images/s", "speed-up")
+    table = plain("file", "runtime", *numbers, "verdict", right=numbers, broken=("file", "verdict"))
+    table.columns[0].min_width, table.columns[-1].min_width, table.collapse_padding = *NARROWEST, narrow
+    for name, timing in results.items():
+        latency, ratio = timing.latency_ms, timing.ratio
+        figures = (
+            *joined(f"{latency.p50:.3f}", f"{latency.ci95[0]:.3f}–{latency.ci95[1]:.3f}"),
+            *joined(f"{latency.p90:.3f}", f"{latency.p99:.3f}"),
+        )
+        speedup = f"{ratio.speedup:.2f}×" if ratio else "–"
+        verdict = (
+            f"{ratio.verdict} than {ratio.against}"
+            if ratio and ratio.verdict in ("faster", "slower") and not narrow
+            else ratio.verdict
+            if ratio
+            else ""
+        )
+        table.add_row(name, timing.runtime, *figures, f"{timing.throughput_per_s:.0f}", speedup, verdict or "the yardstick")
+    return table
+
+
+def predictions(results: Sequence[Prediction]) -> Table:
+    """Return what the deployed file says of pictures."""
+    table = plain("image", "class", "score", "ms", right=("score", "ms"), broken=("image", "class"))
+    for prediction in results:
+        if prediction.error:
+            table.add_row(prediction.image, _coloured("unreadable"), "", "")
+        for rank, score in enumerate(prediction.classes):
+            name, took = (prediction.image, _number(prediction.milliseconds, ".2f")) if rank == 0 else ("", "")
+            table.add_row(name, score.name, f"{100 * score.score:.1f} %", took)
+    return table
+
+
+def findings(results: Sequence[Finding]) -> Table:
+    """Return what the doctor found."""
+    table = plain("what", "status", "found", "what to do")
+    for finding in results:
+        table.add_row(finding.what, _coloured(finding.status), finding.found, finding.remedy)
+    return table
+
+
+def _number(value: float | None, style: str) -> str:
+    return "–" if value is None else format(value, style)
+
+
+def _coloured(status: str) -> Text:
+    from rich.text import Text
+
+    return Text(status, style=COLOURS[status])

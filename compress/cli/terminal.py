@@ -1,0 +1,182 @@
+"""How the command line speaks: results to stdout, all else to stderr, one JSON document, one message and exit code per error.
+
+Expected errors (`CompressError`, a disk or folder that refuses, a package that is missing) end in their message and exit code.
+Ctrl-C is 130. Whoever closes the pipe that we write to (`compress list methods | head -1`) ends us with 141, as it ends every
+other program. With `--json` an error is `{"error": ..., "exit_code": ...}` on stdout unless the results are already there, and
+its message stays on stderr. What is left is our bug: its traceback, then a line that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import traceback
+from functools import cached_property
+from importlib.util import find_spec
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from compress import __version__
+from compress.errors import CompressError, Interrupted, Unreachable
+from compress.events import Events
+from compress.system.package_guard import check_siblings
+from compress.system.signals import terminable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+logger = logging.getLogger(__name__)
+
+PIPED_WIDTH = 120
+"""Columns of a table that goes to a file or a log."""
+
+BROKEN_PIPE = 141
+"""128 + SIGPIPE, what a shell reports of a program that writes to a closed pipe."""
+
+
+class Terminal:
+    """Where one command writes.
+
+    Args:
+        as_json: Results are one JSON document.
+        quiet: No progress and no hints.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json, self.quiet = as_json, quiet
+        self._answered = False
+
+    @cached_property
+    def console(self) -> Console:
+        """Where people look: stderr."""
+        from rich.console import Console
+
+        return Console(stderr=True)
+
+    def events(self) -> Events:
+        """Return where long work reports its progress to."""
+        return Events(console=None if self.quiet else self.console)
+
+    def answer(self, result: object, *shown: object) -> None:
+        """Write the results: `result` as the JSON document, or what is `shown` for people."""
+        if self.as_json:
+            from pydantic_core import to_json
+
+            self._document(to_json(result, indent=1, inf_nan_mode="null").decode())
+        else:
+            sys.stdout.write(self._drawn(*shown))
+        sys.stdout.flush()
+
+    def hint(self, text: str) -> None:
+        """Say what to type next."""
+        if not (self.as_json or self.quiet):
+            self.console.print(f"next: {text}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+    def refuse(self, message: str, exit_code: int) -> int:
+        """Write an error and return its exit code."""
+        self.refuse_as_json(message, exit_code)
+        click.echo(message, err=True)
+        return exit_code
+
+    def refuse_as_json(self, message: str, exit_code: int) -> None:
+        """Write an error for machines, if they listen and have no document yet."""
+        if self.as_json and not self._answered:
+            self._document(json.dumps({"error": message, "exit_code": exit_code}))
+
+    def _document(self, text: str) -> None:
+        self._answered = True
+        sys.stdout.write(text + "\n")
+
+    def _drawn(self, *shown: object) -> str:
+        from rich.console import Console
+
+        console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+        with console.capture() as capture:
+            for item in shown:
+                console.print(item, markup=False, highlight=False, soft_wrap=isinstance(item, str))
+        return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n" if shown else ""
+
+
+class Program(click.Group):
+    """The group of all commands; turns expected errors into a message and an exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note `--json` before anything can go wrong, so that a wrong usage is answered in JSON too."""
+        ctx.obj = Terminal(as_json="--json" in args)
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """Return the commands in the order in which one needs them."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        terminal: Terminal = ctx.obj
+        try:
+            check_siblings()
+            with terminable():
+                result = super().invoke(ctx)
+            sys.stdout.flush()
+        except click.ClickException as error:
+            terminal.refuse_as_json(error.format_message(), error.exit_code)
+            raise
+        except CompressError as error:
+            ctx.exit(terminal.refuse(str(error), error.exit_code))
+        except KeyboardInterrupt:
+            ctx.exit(
+                terminal.refuse(
+                    "interrupted; nothing half-written stays behind, the same command starts again", Interrupted.exit_code
+                )
+            )
+        except ModuleNotFoundError as error:
+            if not error.name or find_spec(error.name.partition(".")[0]) is not None:
+                raise
+            from compress.plugins import missing_package
+
+            ctx.exit(terminal.refuse(missing_package(f"compress {ctx.invoked_subcommand}", error), Unreachable.exit_code))
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(BROKEN_PIPE)
+        except OSError as error:
+            from compress.system.files import REFUSALS
+
+            if error.errno not in REFUSALS:
+                raise
+            message = f"{error.filename or 'a file'}: {error.strerror}; free space, or choose a folder that you may write to"
+            ctx.exit(terminal.refuse(message, Unreachable.exit_code))
+        return result
+
+
+def report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an unexpected error, and whose fault it is; takes the place of `sys.excepthook`."""
+    traceback.print_exception(kind, error, trace)
+    Terminal(as_json="--json" in sys.argv).refuse(
+        f"this is a bug in compress ({kind.__name__}); please report the lines above", 1
+    )
+
+
+def _set_quiet(context: click.Context, _option: click.Parameter, value: bool) -> None:
+    context.find_root().obj.quiet = value
+
+
+def _set_verbosity(_context: click.Context, _option: click.Parameter, value: int) -> None:
+    if value:
+        level = logging.INFO if value == 1 else logging.DEBUG
+        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+        logger.info("edge-compress %s, Python %s: %s", __version__, platform.python_version(), " ".join(sys.argv[1:]))
+
+
+def manners() -> list[click.Parameter]:
+    """Return the options that every command has."""
+    return [
+        click.Option(["--json"], is_flag=True, expose_value=False, help="Print one JSON document and nothing else on stdout."),
+        click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_set_quiet, help="No progress, no hints."),
+        click.Option(
+            ["-v", "--verbose"], count=True, expose_value=False, callback=_set_verbosity, help="Log more; -vv logs everything."
+        ),
+    ]

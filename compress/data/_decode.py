@@ -1,0 +1,221 @@
+"""From encoded pictures to a data set, by all processors at once: into memory, or once and for all into the cache on disk.
+
+The cache has one folder for each data set in one geometry, named by the sha256 over all that decides its pixels: the files'
+names and contents, the options that choose among them, size, channels and interpolation, and what decodes. In it is one
+`.npy` file per split, and a record with their checksums. The folder has its name only when it is whole; the checksums are
+verified by every run that opens it, and what is damaged is decoded again. A lock lets one process decode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import __version__ as pillow
+from PIL import features
+
+from compress import preprocess as decoder
+from compress import records
+from compress.data._disk_images import ImageFile, Stored
+from compress.data._prefetch import ahead
+from compress.data._source import Dataset, Encoded, Pictures, Split
+from compress.errors import CompressError, Unreachable
+from compress.events import Events, Task
+from compress.preprocess import decode, depth
+from compress.records import Document, Preprocess
+from compress.system import memory as storage
+from compress.system.files import sha256_of, whole, writable
+from compress.system.processors import processors
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+TOGETHER = 16
+"""Pictures that one thread takes at a time: few enough to hold, enough that handing them over costs nothing."""
+RECORD = "images.json"
+
+
+class Decoded(Document):
+    """What is known of a folder of decoded images; written after them."""
+
+    key: str
+    """Of the folder: images that were copied to another place are not those of that place."""
+    shapes: dict[str, tuple[int, ...]]
+    """[N, H, W, C] of each split."""
+    sha256: dict[str, str]
+    """Of each split's file."""
+
+
+def in_memory(encoded: Encoded, preprocess: Preprocess, events: Events | None = None) -> Dataset:
+    """Return a data set as arrays.
+
+    Raises:
+        CompressError: They do not fit; or a picture cannot be decoded, and the message names it.
+        Unreachable: A file cannot be read.
+    """
+    storage.require_memory(_count(encoded), *_shape(preprocess), can_stream=True)
+    with (events or Events()).task("decode images", _count(encoded)) as task:
+        return Dataset(*(_array(getattr(encoded, name), preprocess, task) for name in Dataset._fields))
+
+
+def _array(pictures: Pictures, preprocess: Preprocess, task: Task) -> Split:
+    images = np.empty((len(pictures.labels), *_shape(preprocess)), np.uint8)
+    begin = 0
+    for some in _decoded(pictures, preprocess):
+        images[begin : begin + len(some)] = some
+        begin += len(some)
+        task.advance(len(some))
+    return Split(images, pictures.labels)
+
+
+def on_disk(encoded: Encoded, preprocess: Preprocess, folder: Path, events: Events | None = None) -> Dataset:
+    """Return a data set whose images lie in a folder of the cache, decoded now unless they are there.
+
+    Args:
+        encoded: The pictures.
+        preprocess: Size, channels and interpolation.
+        folder: Of all decoded images; shared by all runs and processes.
+        events: Where progress goes.
+
+    Raises:
+        CompressError: A picture cannot be decoded; the message names it.
+        Unreachable: A file cannot be read, the disk is full, or the folder cannot be written.
+    """
+    events = events or Events()
+    key = _key(encoded, preprocess, events)
+    home = folder / key
+    files = _verified(home, key, events)
+    if files is None:
+        locks = folder / "locks"
+        with writable(folder):
+            locks.mkdir(parents=True, exist_ok=True)
+            with FileLock(locks / key):
+                files = _verified(home, key, Events()) or _made(encoded, preprocess, home, events)
+    return Dataset(*(Split(Stored(files[name]), getattr(encoded, name).labels) for name in Dataset._fields))
+
+
+def _verified(home: Path, key: str, events: Events) -> Mapping[str, ImageFile] | None:
+    """Return the files of a whole folder, or nothing; what is damaged is reported."""
+    if not home.is_dir():
+        return None
+    try:
+        known = records.read(home / RECORD, Decoded)
+        with events.task("verify decoded images", len(known.sha256)) as task:
+            right = known.key == key
+            for name, sha256 in known.sha256.items():
+                right = right and sha256_of(_path(home, name)) == sha256
+                task.advance()
+        if right:
+            return {name: ImageFile(_path(home, name)) for name in known.shapes}
+    except CompressError:  # the record or a file is missing or unreadable
+        pass
+    events.say(f"data: the decoded images in {home} are damaged; they are decoded again")
+    events.emit("images_damaged", path=str(home))
+    return None
+
+
+def _made(encoded: Encoded, preprocess: Preprocess, home: Path, events: Events) -> Mapping[str, ImageFile]:
+    """Decode everything into a folder, whole or not at all; the caller holds its lock."""
+    for left in (home, *home.parent.glob(f".{home.name}.*")):  # damaged, or of a process that was killed
+        if left.is_dir():
+            shutil.rmtree(left)
+    _require_space(home.parent, _count(encoded) * int(np.prod(_shape(preprocess))))
+    with whole(home) as temporary, events.task("decode images", _count(encoded)) as task:
+        temporary.mkdir()
+        splits = {name: getattr(encoded, name) for name in Dataset._fields}
+        shapes = {name: (len(pictures.labels), *_shape(preprocess)) for name, pictures in splits.items()}
+        sha256 = {
+            name: _write(_path(temporary, name), shapes[name], _decoded(pictures, preprocess), task)
+            for name, pictures in splits.items()
+        }
+        records.save(temporary / RECORD, Decoded(key=home.name, shapes=shapes, sha256=sha256))
+    return {name: ImageFile(_path(home, name)) for name in shapes}
+
+
+def _write(path: Path, shape: tuple[int, ...], images: Iterator[NDArray[np.uint8]], task: Task) -> str:
+    """Write a file of images in order, so that a full disk is an error and not a crash, and return its checksum."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    digest = hashlib.sha256(header.getvalue())
+    with path.open("wb") as file:
+        file.write(header.getvalue())
+        for some in images:
+            digest.update(some.data)
+            file.write(some.data)
+            task.advance(len(some))
+    return digest.hexdigest()
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise Unreachable(
+            f"{folder}: the decoded images need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of the disk is free; free "
+            "space, choose another disk with --runs, or lower data.image_size"
+        )
+
+
+def _decoded(pictures: Pictures, preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pictures in order, decoded, some at a time, [n, H, W, C]."""
+
+    def stack(some: list[tuple[str, bytes | Path | None]]) -> NDArray[np.uint8]:
+        return np.stack([_picture(where, picture, preprocess) for where, picture in some])
+
+    workers = processors()
+    yield from ahead(_calls(stack, pictures.each()), workers=workers, lead=2 * workers)
+
+
+def _picture(where: str, picture: bytes | Path | None, preprocess: Preprocess) -> NDArray[np.uint8]:
+    if not isinstance(picture, bytes | Path):
+        raise CompressError(f"{where}: holds no image bytes; write the images themselves into the file, not their paths")
+    return decode(picture, preprocess, where)
+
+
+def _calls(function: Callable[[list[T]], R], items: Iterator[T]) -> Iterator[Callable[[], R]]:
+    """Yield calls of a function on some of the items at a time."""
+    while some := list(islice(items, TOGETHER)):
+        yield partial(function, some)
+
+
+def _key(encoded: Encoded, preprocess: Preprocess, events: Events) -> str:
+    """Return the name of a folder: the sha256 over all that decides the pixels in it."""
+
+    def described(some: list[tuple[str, Path]]) -> list[tuple[str, str]]:
+        return [(name, sha256_of(path)) for name, path in some]
+
+    workers = processors()
+    files: list[tuple[str, str]] = []
+    with events.task("read data files", len(encoded.files)) as task:
+        for some in ahead(_calls(described, iter(sorted(encoded.files.items()))), workers=workers, lead=2 * workers):
+            files += some
+            task.advance(len(some))
+    parts = [files, encoded.chosen, _shape(preprocess), preprocess.channels, preprocess.interpolation, _decoder()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _decoder() -> list[str | None]:
+    """Return what decides the pixels of an encoded picture: our own source, Pillow, and the libraries that it decodes with."""
+    libraries = [features.version(name) for name in ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff")]
+    return [sha256_of(Path(decoder.__file__)), pillow, *libraries]
+
+
+def _shape(preprocess: Preprocess) -> tuple[int, int, int]:
+    return preprocess.height, preprocess.width, depth(preprocess)
+
+
+def _count(encoded: Encoded) -> int:
+    return len(encoded.train.labels) + len(encoded.test.labels)
+
+
+def _path(home: Path, split: str) -> Path:
+    return home / f"{split}.npy"

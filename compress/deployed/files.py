@@ -1,0 +1,170 @@
+"""From paths to what can be run: finds bundles, their files and samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from compress import plugins
+from compress.errors import CompressError, Unreachable
+from compress.records import BundleFile, Manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from benchmarks.protocol import Subject
+
+
+COUNT = 16
+"""Pictures of noise."""
+LARGEST_BYTES = 4 << 30
+"""Of noise; a shape that needs more is a mistake, or would be killed for it."""
+
+
+class Pictures(NamedTuple):
+    """The same pictures for both kinds of files."""
+
+    images: NDArray[np.float32]
+    """As the network sees them, [N, C, H, W]."""
+    pixels: NDArray[np.uint8] | None
+    """As files see them that carry the preprocessing, [N, H, W, C]; `None` where only a shape is known."""
+
+
+def find(path: Path) -> Path:
+    """Return the bundle that a path is, or holds.
+
+    Raises:
+        Unreachable: There is none.
+    """
+    for folder in (path, path / "bundle"):
+        if (folder / "manifest.json").is_file():
+            return folder
+    raise Unreachable(
+        f"{path}: holds no bundle (no manifest.json); give the folder of a bundle, or of a run whose gates passed"
+    )
+
+
+def read(path: Path) -> tuple[Path, Manifest]:
+    """Return the folder and the manifest of a bundle, after paths, checksums and verdicts were checked.
+
+    Raises:
+        CompressError: The bundle is not what its manifest says.
+        Unreachable: There is no bundle.
+    """
+    from exporters.bundle import bundle as _bundle
+
+    folder = find(path)
+    return folder, _bundle.check(folder)
+
+
+def choose(manifest: Manifest, file: str | None) -> BundleFile:
+    """Return one file of a bundle by its name there; without one, the first.
+
+    Raises:
+        CompressError: There is no such file.
+    """
+    known = {entry.path: entry for entry in manifest.files}
+    if file is not None and file not in known:
+        raise CompressError(f"--file {file}: the bundle has no such file; {plugins.suggestion(file, list(known))}")
+    return manifest.files[0] if file is None else known[file]
+
+
+def subject(folder: Path, entry: BundleFile) -> Subject:
+    """Return a file as something to run, called by its name in the bundle."""
+    from benchmarks.protocol import Subject
+
+    return Subject(
+        name=entry.path, path=folder / entry.path, runtime=entry.runtime, batch_size=entry.batch_size, inside=entry.inside,
+        scored=entry.scored,
+    )  # fmt: skip
+
+
+def pictures(folder: Path, manifest: Manifest) -> Pictures:
+    """Return the bundle's samples."""
+    from compress.preprocess import normalise
+    from exporters.bundle import bundle as _bundle
+
+    pixels = _bundle.read_samples(folder, manifest).images
+    return Pictures(normalise(pixels, manifest.preprocess), pixels)
+
+
+def subjects(paths: Sequence[Path]) -> list[Subject]:
+    """Return what is measured; names are file names, with the folder before them where they repeat.
+
+    Raises:
+        CompressError: No runtime opens such a file, or a bundle is not what its manifest says.
+        Unreachable: A file is not there.
+    """
+    from benchmarks import protocol
+
+    found: list[Subject] = []
+    for path in paths:
+        if path.is_dir():
+            folder, manifest = read(path)
+            found += [subject(folder, entry) for entry in manifest.files]
+        elif path.is_file():
+            found.append(protocol.Subject(name=path.name, path=path, runtime=_safe_runtime(path)))
+        else:
+            raise Unreachable(f"{path}: there is no such file, bundle or run")
+    names = [subject.name for subject in found]
+    return [subject if names.count(subject.name) == 1 else replace(subject, name=str(subject.path)) for subject in found]
+
+
+def _safe_runtime(path: Path) -> str:
+    """Return the runtime of a file that may come from a stranger.
+
+    Raises:
+        CompressError: No runtime opens such a file, or loading it can run code that it brings.
+    """
+    from benchmarks import protocol
+
+    name = protocol.runtime_for(path)
+    if not plugins.load("runtimes", name).inert:
+        raise CompressError(
+            f"{path}: loading such a file can run code that it brings; measure its ONNX or OpenVINO file instead"
+        )
+    return name
+
+
+def inputs(paths: Sequence[Path], shape: str | None) -> Pictures:
+    """Return what to measure with: the pictures of the bundles, or noise of the given shape.
+
+    Raises:
+        CompressError: A file lies in no bundle and no shape is given, the shape is none or too large, or the files take images
+            of different shapes.
+    """
+    import numpy as np
+
+    if shape is not None:
+        return Pictures(np.random.default_rng(0).standard_normal((COUNT, *_sides(shape)), dtype=np.float32), None)
+    held = {str(path): pictures(*read(path if path.is_dir() else _beside(path))) for path in paths}
+    shapes = {name: list(each.images.shape[1:]) for name, each in held.items()}
+    if len({tuple(sides) for sides in shapes.values()}) > 1:
+        told = ", ".join(f"{name} {sides}" for name, sides in shapes.items())
+        raise CompressError(f"the files take images of different shapes ({told}); measure them one by one")
+    return next(iter(held.values()))
+
+
+def _beside(file: Path) -> Path:
+    """Return the bundle that a file lies in, or that of the run in whose folder it lies."""
+    for folder in (file.parent, file.parent.parent):
+        if any((place / "manifest.json").is_file() for place in (folder, folder / "bundle")):
+            return folder
+    raise CompressError(f"{file}: lies in no bundle and no run, so its input is unknown; give --shape channels,height,width")
+
+
+def _sides(shape: str) -> tuple[int, ...]:
+    sides = tuple(int(side) for side in shape.split(",") if side.strip().isdecimal() and len(side) < 10)
+    if len(sides) != 3 or shape.count(",") != 2 or 0 in sides:
+        raise CompressError(f"--shape {shape}: is not channels,height,width; write for example 3,224,224")
+    needed = COUNT * 4 * math.prod(sides)
+    if needed > LARGEST_BYTES:
+        raise CompressError(
+            f"--shape {shape}: {COUNT} such images take {needed / 2**30:.0f} GiB, more than the {LARGEST_BYTES >> 30} GiB "
+            "that are allowed; give the shape that the file takes"
+        )
+    return sides

@@ -1,0 +1,168 @@
+"""`compress verify --locate`: in which layer a file of a bundle parts from the network that it came from.
+
+A bundle holds no torch network, so a file is compared with another file of the same network that still gives the network's
+answers: the first float file of the bundle that does, or a float32 ONNX file that is made anew from the student of a run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from compress import records
+from compress.deployed import files as bundles
+from compress.errors import CompressError
+from compress.recipe import GateSection
+from compress.records import BundleFile, Manifest, Precision, StageResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from rich.table import Table
+
+    from compress.events import Events
+    from exporters.verification.bisect import Located
+    from exporters.verification.intermediates import Graph
+
+IMAGES = 8
+"""So many images show every channel at work; more would only take memory."""
+
+
+class _Reference(NamedTuple):
+    """A file that is known to be good."""
+
+    name: str
+    precision: Precision
+    graph: Graph
+    images: NDArray[Any]
+    """As it takes them."""
+
+
+def locate(bundle: Path, *, file: str | None = None, against: Path | None = None, events: Events) -> dict[str, Located]:
+    """Compare the layers of files of a bundle with those of a good file of the same network.
+
+    Args:
+        bundle: A bundle or the folder of its run.
+        file: Only this file, by its path in the bundle.
+        against: A run whose student is the network that the files came from; default: another float file of the bundle.
+        events: Where progress is reported.
+
+    Raises:
+        CompressError: The bundle is not what its manifest says, or holds nothing to compare with.
+        Unreachable: There is no bundle or no run.
+    """
+    folder, manifest = bundles.read(bundle)
+    chosen = manifest.files if file is None else (bundles.choose(manifest, file),)
+    found: dict[str, Located] = {}
+    alone = []
+    with events.task("locate", total=len(chosen)) as task, _student(against, manifest, events) as made:
+        for entry in chosen:
+            located = _locate(folder, manifest, entry, None if made is None else (f"the student of {against}", made))
+            found |= {entry.path: located} if located is not None else {}
+            alone += [entry.path] if located is None else []
+            task.advance()
+    if not found:
+        raise CompressError(
+            f"{folder / alone[0]}: the bundle has no other float file that gives the network's answers; give --against RUN, "
+            "the run that the bundle came from, whose student is then exported anew"
+        )
+    for name in alone:
+        events.say(f"{name}: there is no other float file that gives the network's answers, so it is not looked into")
+    return found
+
+
+def table(results: dict[str, Located]) -> list[Table | str]:
+    """Return for each file what was found, and its layers where it parts."""
+    from compress.cli import tables
+
+    shown: list[Table | str] = []
+    for name, located in results.items():
+        shown.append(located.verdict)
+        if located.parted is None:
+            continue
+        drawn = tables.plain(f"layer of {name}", "operator", "difference", "", right=("difference",))
+        for number, layer in enumerate(located.layers):
+            figure = layer.problem or f"{layer.relative_difference:.2g}"
+            marks = ("first beyond the tolerance", number == located.parted), ("largest step", number == located.steepest)
+            drawn.add_row(layer.layer, layer.kind, figure, ", ".join(mark for mark, here in marks if here))
+        shown.append(drawn)
+    return shown
+
+
+def _locate(folder: Path, manifest: Manifest, entry: BundleFile, made: tuple[str, Path] | None) -> Located | None:
+    """Return where a file parts from a good one; `None` where there is no good one.
+
+    Args:
+        folder: The bundle.
+        manifest: Of the bundle.
+        entry: The file.
+        made: What a good file is called that was made anew, and where it is.
+    """
+    from exporters.verification import bisect as _locate
+    from exporters.verification import intermediates as _exposed
+
+    pictures = bundles.pictures(folder, manifest)
+    made_anew = None if made is None else _Reference(made[0], "fp32", _exposed.open_graph(made[1]), pictures.images)
+    reference = made_anew or _reference(folder, manifest, entry)
+    if reference is None:
+        return None
+    against, other, good, images = reference
+    rounder = max(entry.precision, other, key=_locate.TOLERANCE.__getitem__)  # a reference in fp16 is itself that far off
+    graph, fed = _exposed.open_graph(folder / entry.path), _fed(entry, pictures)
+    return _locate.locate((entry.path, graph, fed[:IMAGES]), (against, good, images[:IMAGES]), precision=rounder)
+
+
+def _fed(entry: BundleFile, pictures: bundles.Pictures) -> NDArray[Any]:
+    """Return the samples as a file takes them."""
+    return pictures.pixels if entry.inside and pictures.pixels is not None else pictures.images
+
+
+def _reference(folder: Path, manifest: Manifest, entry: BundleFile) -> _Reference | None:
+    """Return another float file that still gives the network's answers, if there is one."""
+    import numpy as np
+
+    import exporters
+    from exporters.bundle import bundle as _bundle
+    from exporters.verification import intermediates as _exposed
+
+    samples, pictures = _bundle.read_samples(folder, manifest), bundles.pictures(folder, manifest)
+    floats = [other for other in manifest.files if other.precision != "int8" and other is not entry]
+    for other in sorted(floats, key=lambda other: (other.precision != "fp32", other.inside)):
+        graph, images = _exposed.open_graph(folder / other.path), _fed(other, pictures)
+        logits = graph.answer(images).astype(np.float32)
+        verdict = exporters.gate(samples.logits, logits, samples.labels, settings=GateSection(), precision=other.precision)
+        if verdict.status == "passed":
+            return _Reference(other.path, other.precision, graph, images)
+    return None
+
+
+@contextmanager
+def _student(run: Path | None, manifest: Manifest, events: Events) -> Iterator[Path | None]:
+    """Give a float32 ONNX file of a run's student, for as long as it is needed.
+
+    Raises:
+        CompressError: The bundle came from another student, or the student's own file does not pass the gate either.
+        Unreachable: There is no such run.
+    """
+    if run is None:
+        yield None
+        return
+    from compress.recipe import load
+    from compress.run import pipeline
+    from compress.run.context import METRICS, WEIGHTS
+
+    folder = pipeline.run_of(run)
+    own = records.read(folder / "student" / METRICS, StageResult).files[WEIGHTS]
+    if (source := manifest.provenance.get("weights", own)) != own:
+        whose = f"its student has weights of sha256 {own[:12]}, the bundle was made of {source[:12]}"
+        raise CompressError(f"{run}: {whose}; give --against the run that the bundle came from")
+    sections = load(folder / "recipe.yaml", ["exports=[{format: onnx, precision: fp32}]"]).exports
+    with tempfile.TemporaryDirectory(prefix="edge-compress-") as place:
+        gates = pipeline.export(folder, sections, out=Path(place), events=events)
+        made = Path(place) / "student-fp32.onnx"
+        if not made.is_file():
+            told = "; ".join(gate.reason for gate in gates.values())
+            raise CompressError(f"{run}: the student's own ONNX file fails its gate ({told}); train it again")
+        yield made

@@ -1,0 +1,91 @@
+"""The images on which ranges of activations are estimated when a network becomes int8.
+
+They come from the training split and from nowhere else: ranges that were fitted to validation images would flatter every choice
+that is made on these, and those of the test split would flatter the result. They are shown as validation images are, without
+augmentation. Every class has the same share, as far as the split has the images: a class that is missing may be the one whose
+activations reach furthest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data._source import Labels, Split
+from compress.errors import CompressError
+from compress.preprocess import normalise
+from compress.records import Preprocess
+from compress.run.context import Work
+
+
+class Calibration(NamedTuple):
+    """Images for calibration."""
+
+    images: NDArray[np.float32]
+    """Normalised, [N, C, H, W]."""
+    key: str
+    """sha256 of their shape and bytes."""
+
+
+def of(work: Work) -> Calibration:
+    """Return the calibration images of a run.
+
+    Raises:
+        CompressError: There are no images, or all are of one class.
+    """
+    return calibration(work.data.train, work.data.preprocess, count=work.recipe.int8.calibration_images, seed=work.recipe.seed)
+
+
+def calibration(train: Split, preprocess: Preprocess, *, count: int, seed: int) -> Calibration:
+    """Return images of the training split, class by class in turn, the same for the same arguments.
+
+    Args:
+        train: The training split, without the images that were held out.
+        preprocess: What the network is fed with.
+        count: How many images; all where the split has fewer.
+        seed: Which images those are.
+
+    Raises:
+        CompressError: There are no images, or all are of one class.
+    """
+    rows = balanced(train.labels, count, seed=seed)
+    images = normalise(train.images[rows], preprocess)
+    digest = hashlib.sha256(repr(images.shape).encode())
+    digest.update(np.ascontiguousarray(images, dtype="<f4").reshape(-1).data)
+    return Calibration(images, digest.hexdigest())
+
+
+def balanced(labels: Labels, count: int, *, seed: int) -> NDArray[np.int64]:
+    """Return rows of a split: one of each class, then a second of each, and so on until there are `count`.
+
+    A class that has too few gives all that it has, and the others fill its place. Where `count` is less than the number of
+    classes, which of them are shown is drawn by the seed, too.
+
+    Args:
+        labels: [N].
+        count: How many rows; all where there are fewer.
+        seed: Which rows, and in which order.
+
+    Raises:
+        CompressError: No rows, or only rows of one class.
+    """
+    chance = np.random.default_rng(
+        np.random.SeedSequence([seed, 0xCA11B8])
+    )  # a stream of its own beside other uses of the seed
+    mixed = chance.permutation(len(labels))
+    turn = np.empty(len(labels), dtype=np.int64)  # [N], how many of the same class come before it
+    for label in np.unique(labels):
+        own = mixed[labels[mixed] == label]
+        turn[own] = np.arange(len(own))
+    rows: NDArray[np.int64] = mixed[np.argsort(turn[mixed], kind="stable")][:count]
+    found = np.unique(labels[rows])
+    if len(found) < 2:
+        shown = f"are all of class {found[0]}" if len(found) else "are none"
+        raise CompressError(
+            f"int8.calibration_images: the {len(rows)} of {len(labels)} training images that {count} allows {shown}; ranges "
+            "that are estimated on them clip all others: give images of two classes at least"
+        )
+    return rows

@@ -1,0 +1,158 @@
+"""The stage cache: work is found again by what decides its result.
+
+A stage's key is the sha256 over everything that can change its result: its recipe section, the keys of what it reads, and the
+versions of the engine. Its folder lies under `.cache/` of the runs folder and has its final name only when it is whole; while
+it is being made it is `KEY.partial`, where an interrupted stage keeps its state. A lock lets one process make it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from compress import plugins
+from compress.errors import CompressError
+from compress.system.files import sha256_of, whole, writable
+
+ENGINE = (
+    "losses.py",
+    "freezing.py",
+    "preprocess.py",
+    "data/*.py",
+    "models/*.py",
+    "methods/*.py",
+    "teachers/*.py",
+    "training/*.py",
+    "run/context.py",
+    "run/stage.py",
+    "run/students.py",
+)
+"""Our own source that can change what training gives."""
+
+
+def key(**parts: object) -> str:
+    """Return the sha256 over named parts, which must be JSON values."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def engine() -> Mapping[str, str]:
+    """Return what can change the bytes that training gives: torch, its threads and instructions, and our own source."""
+    import torch
+
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for path in sorted(path for pattern in ENGINE for path in root.glob(pattern)):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    capability = torch.backends.cpu.get_cpu_capability()
+    machine = f"{platform.machine()} {capability}, {torch.get_num_threads()} threads"
+    gpu = f"{torch.cuda.get_device_name()}, cuDNN {torch.backends.cudnn.version()}" if torch.cuda.is_available() else "none"
+    packages = {name: _version(name) for name in ("torchvision", "timm")}  # they decide the initial weights of their networks
+    return {"torch": torch.__version__, **packages, "machine": machine, "gpu": gpu, "source": digest.hexdigest()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def plugin(kind: plugins.Kind, name: str) -> str:
+    """Return the sha256 of a plug-in's source, for the key of what it makes; it may lie in a user's own package."""
+    return sha256_of(plugins.describe(kind, name).path)
+
+
+class Cache:
+    """Finished and half-finished stages.
+
+    Args:
+        root: Folder of all runs.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / ".cache"
+
+    def find(self, stage_key: str) -> Path | None:
+        """Return the folder of a finished stage, if there is one."""
+        path = self.folder / stage_key
+        return path if path.is_dir() else None
+
+    def drop(self, stage_key: str) -> None:
+        """Forget a finished stage, so that it is made again."""
+        with writable(self.folder):
+            shutil.rmtree(self.folder / stage_key, ignore_errors=True)
+
+    def make(self, stage_key: str, work: Callable[[Path], None]) -> Path:
+        """Return the folder of a stage, made by `work(folder)` unless it is there.
+
+        `work` may find what it left in the folder when it was interrupted; what it leaves when it ends well is the stage.
+
+        Raises:
+            Unreachable: The folder cannot be written.
+        """
+        path, partial = self.folder / stage_key, self.folder / f"{stage_key}.partial"
+        locks = self.folder / "locks"
+        with writable(self.folder):
+            locks.mkdir(parents=True, exist_ok=True)
+            with FileLock(locks / stage_key):
+                if not path.is_dir():
+                    partial.mkdir(exist_ok=True)
+                    work(partial)
+                    partial.replace(path)
+        return path
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the lock of a run folder.
+
+    Raises:
+        CompressError: Another process works in it.
+        Unreachable: The folder cannot be written.
+    """
+    lock = FileLock(run / ".lock")
+    try:
+        with writable(run):
+            run.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        raise CompressError(
+            f"{run}: another process works in this run; wait for it, or give the recipe another name"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def publish(stage: Path, folder: Path) -> None:
+    """Show a finished stage in the run's folder: copies, for who changes a file there must not change the cache.
+
+    Raises:
+        Unreachable: The folder cannot be written.
+    """
+    with whole(folder) as temporary:
+        temporary.mkdir()
+        for path in sorted(stage.glob("[!.]*")):  # what a killed process left has a dot
+            shutil.copy2(path, temporary / path.name)
+
+
+def copy(path: Path, target: Path) -> None:
+    """Hand out one file of a finished stage, for the user to do with as he likes.
+
+    Raises:
+        Unreachable: The folder cannot be written.
+    """
+    with whole(target) as temporary:
+        shutil.copy2(path, temporary)

@@ -1,0 +1,138 @@
+"""The rehearsal of a recipe: its real networks and methods, one batch, no data and no training.
+
+Whatever a constructor or a first step would refuse is refused here: taps that do not exist, maps that cannot be aligned,
+methods that contradict each other, weights that do not fit. `compress run` rehearses with its own data before it trains
+anything, compiles the untrained student where that is asked for, and writes it in every format; `compress check` takes random
+images of the same shape.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from compress import plugins
+from compress.data._source import Split
+from compress.errors import CompressError
+from compress.events import Events
+from compress.freezing import freeze_all_but
+from compress.models._network import Batch, Network
+from compress.recipe import ExportSection, Recipe
+from compress.records import Preprocess
+from compress.run import cache as stages
+from compress.run.context import Prepared, Work, assemble, build, device
+from compress.training import checkpoint, preflight
+from compress.training import compile as compiling
+from compress.training import loop as trainer
+from exporters._exporter import About, Exporter
+
+IMAGES = 8
+"""Random images of a rehearsal: enough for batch norm and for correlations between samples."""
+
+
+def rehearse(work: Work, batch: Batch) -> None:
+    """Run one batch through every stage of every method with untrained networks.
+
+    Raises:
+        CompressError: A network, a file of weights or a method does not fit the others; the message says what to do.
+    """
+    compiling.require(work.recipe.train.engine, work.device)
+    for index, section in enumerate(work.recipe.teacher):
+        if section.train is not None:
+            where = "teacher" if len(work.recipe.teacher) == 1 else f"teacher.{index}"
+            compiling.require(section.train.engine, work.device, field=f"{where}.train.engine")
+    networks = [build(work, section, "check") for section in work.recipe.teacher]
+    for network, section in zip(networks, work.recipe.teacher, strict=True):
+        if section.weights is not None:  # refused here, before another teacher is trained
+            checkpoint.load_weights(network, work.base / section.weights, sha256=section.sha256)
+    teachers = [network for network in networks if isinstance(network, Network)]
+    for methods in (work.recipe.method, *work.recipe.baselines):
+        preflight.structure(assemble(work, methods, teachers), batch)
+
+
+def compiles(work: Work, batch: Batch) -> None:
+    """Compile the untrained student, where the recipe names an engine that compiles, before the teachers are trained.
+
+    Args:
+        work: What the stages of the run share.
+        batch: One training batch of full size.
+
+    Raises:
+        CompressError: torch cannot compile it, or compiled it computes something else.
+    """
+    engine = work.recipe.train.engine
+    if engine in ("eager", "auto"):  # a trial leaves out what does not work
+        return
+    networks = [build(work, section, "check") for section in work.recipe.teacher]
+    teachers = [network for network in networks if isinstance(network, Network)]
+    method = assemble(work, work.recipe.method, teachers).stages()[-1]
+    autocast = trainer.DTYPES[work.recipe.train.precision]
+    compiling.choose(method, batch, engine=engine, steps=1, autocast=autocast, events=work.events)
+
+
+def exports(work: Work) -> None:
+    """Write the untrained student in each format once, so that what a format cannot hold is found before training.
+
+    Raises:
+        CompressError: A format cannot hold the network; the message names it.
+        Unreachable: There is no room for a temporary file.
+    """
+    teachers = [build(work, section, "check") for section in work.recipe.teacher]
+    method = assemble(work, work.recipe.method, teachers)
+    student = copy.deepcopy(method.deployable()).cpu()
+    freeze_all_but(method, ())
+    told = About("student", work.data.classes, work.data.preprocess, {})
+    wanted = [(section.format, _in_float(section)) for section in work.recipe.exports]
+    distinct = [each for place, each in enumerate(wanted) if each not in wanted[:place]]
+    with work.events.task("rehearse exports", total=len(distinct)) as task:
+        for name, options in distinct:
+            exporter: Exporter = plugins.load("exporters", name)(**options)
+            with TemporaryDirectory(prefix="edge-compress-") as folder:
+                path = exporter.path(Path(folder), "student")
+                try:
+                    exporter.export(student.eval(), work.data.image(), path, about=told)
+                except CompressError as error:
+                    why = str(error).removeprefix(f"{path}: ")
+                    raise type(error)(f"exports: format {name!r} cannot hold the student: {why}") from error
+            task.advance(note=name)
+
+
+def _in_float(section: ExportSection) -> dict[str, Any]:
+    """Return the options of a section with a precision that needs no images."""
+    options = section.options()
+    return {**options, "precision": "fp32"} if options.get("precision") == "int8" else options
+
+
+def with_random_images(recipe: Recipe, *, base: Path, runs: Path, classes: tuple[str, ...]) -> None:
+    """Rehearse a recipe without loading its data.
+
+    Args:
+        recipe: A recipe in which `compress.plan` found no contradiction.
+        base: Folder that the recipe's relative paths start from.
+        runs: Folder of all runs; nothing is written there.
+        classes: Names of the classes, in label order.
+
+    Raises:
+        CompressError: A network, a file of weights or a method does not fit the others.
+    """
+    data = _random(recipe, base, classes)
+    where = device(recipe.train.device)
+    folder = runs / recipe.name
+    work = Work(recipe, base, folder, stages.Cache(runs), Events(), where, data, 0, recipe.seed, folder)
+    rehearse(work, next(iter(work.whole(data.train).epoch(0))))
+
+
+def _random(recipe: Recipe, base: Path, classes: tuple[str, ...]) -> Prepared:
+    source = plugins.load("data", recipe.data.source)(**recipe.data.options(base))
+    size, depth = recipe.data.image_size, {"gray": 1, "rgb": 3}[source.channels]
+    images = np.random.default_rng(recipe.seed).integers(0, 256, (IMAGES, size, size, depth), np.uint8)
+    split = Split(images, np.arange(IMAGES) % len(classes))
+    preprocess = Preprocess(
+        height=size, width=size, channels=source.channels, interpolation=recipe.data.interpolation,
+        mean=recipe.data.mean or (0.5,) * depth, std=recipe.data.std or (0.25,) * depth,
+    )  # fmt: skip
+    return Prepared(preprocess, classes, split, split, split, "", "")

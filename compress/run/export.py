@@ -1,0 +1,185 @@
+"""The delivered half of a run: export, proof on the file's own runtime, measurement.
+
+Every file is run by the runner in a process of its own on validation and test images. The gate judges the validation images;
+the test images are for the report alone. A file of precision int8 is what `compress.quantization.ladder` climbs to; then it is
+proved like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+import numpy as np
+
+import exporters
+from benchmarks.environment import environment
+from compress import records
+from compress.errors import CompressError
+from compress.quantization import ladder
+from compress.recipe import ExportSection, canonical
+from compress.records import Document, Gate, StageResult, Variant
+from compress.run import cache as stages
+from compress.run import int8 as rescue
+from compress.run import int8_timing as _ladder_price
+from compress.run.context import Trained, Work
+from compress.run.verify import Answers, Made, about, answers, macs, prove, source, subject
+from compress.system.files import sha256_of
+from compress.training import evaluate as torch_evaluate
+from exporters._exporter import Exporter
+
+__all__ = ["TORCH", "Answers", "Delivered", "Outcome", "answers", "deliver", "plain"]
+
+OUTCOME, LOGITS = "outcome.json", "logits.npz"
+TORCH = "torch"
+
+
+class Outcome(Document):
+    """What is known of one exported file before it is timed."""
+
+    variant: Variant
+    gate: Gate
+    path: str
+    parts: dict[str, str]
+    tried: dict[int, str]
+    """Files that show what int8 buys, relative to the stage: the best of each rung by its number in the ladder, and by the
+    number -1 the same network in float32. Empty for other precisions."""
+    adapted: tuple[StageResult, ...]
+    """Stages that adapted the network to int8."""
+    seconds: float
+    """Export and proof; the stages above have their own."""
+
+
+class Delivered(NamedTuple):
+    """One exported file and what is known of it."""
+
+    variant: Variant
+    gate: Gate
+    folder: Path
+    path: Path
+    section: ExportSection
+    seconds: float
+    """How long export and proof took when they were made."""
+    said: Answers
+    """What the torch network says that the file was made of; quantization-aware distillation makes it of another network."""
+    adapted: tuple[StageResult, ...]
+    """Stages that made that other network."""
+
+
+def plain(work: Work, trained: Trained, said: Answers, *, shipped: Trained) -> Variant:
+    """Return the row of a network that is compared as trained and not exported, beside the one that is shipped."""
+    same = macs(work, trained) == macs(work, shipped)
+    graph = "the same graph as the student's" if same else "another graph than the student's, and so another latency"
+    return Variant(
+        name=f"{trained.name}-torch", network=trained.name, method=trained.method, format=TORCH, runtime=TORCH,
+        precision="fp32", device="local", parameters=torch_evaluate.parameters(trained.network), macs=macs(work, trained),
+        accuracy=torch_evaluate.accuracy(said.test, work.data.test.labels),
+        validation=torch_evaluate.accuracy(said.validation, work.data.validation.labels),
+        status="skipped", reason=f"not exported: {graph}",
+    )  # fmt: skip
+
+
+def deliver(
+    work: Work, trained: Trained, section: ExportSection, said: Answers, *, teachers: Sequence[Trained] | str = "no teachers",
+    yardstick: bool = False,
+) -> Delivered:  # fmt: skip
+    """Export a network, run the file on its own runtime, and judge it.
+
+    Args:
+        work: What the stages of the run share.
+        trained: The network, on the CPU, where `answers` has put it.
+        section: The format.
+        said: What the network says.
+        teachers: Who adapt the network to int8 if nothing else helps; or why there are none, and that rung is skipped.
+        yardstick: Whether the file is there to be compared with: in int8 it gets the first rung and no other.
+
+    Raises:
+        CompressError: The format cannot hold the network.
+        Unreachable: The disk is full or the folder cannot be written.
+    """
+    exporter = exporters.load(section)
+    aid = rescue.aid(work, teachers, yardstick=yardstick) if exporter.precision == "int8" else None
+    key = stages.key(
+        network=trained.key, name=trained.name, method=trained.method, section=canonical(section),
+        data=[work.data.key, work.data.test_key], gate=canonical(work.recipe.gate),
+        packages=environment().packages,
+        source=source("exporters/**/*.py", "benchmarks/**/*.py"), exporter=stages.plugin("exporters", section.format),
+        runtime=stages.plugin("runtimes", exporter.runtime), int8=aid and rescue.key(work, aid),
+    )  # fmt: skip
+    if (known := work.cache.find(key)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
+        work.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
+    name = exporter.path(Path(), f"{trained.name}-{section.format}").stem
+
+    def make(folder: Path) -> None:
+        begun = monotonic()
+        if aid is None:
+            made = _exported(work, trained, exporter, said, exporter.path(folder, trained.name))
+        else:
+            made = rescue.climbed(work, trained, section, said, folder=folder, name=name, aid=aid)
+        records.save(folder / OUTCOME, _outcome(work, made, section, name, folder=folder, begun=begun))
+
+    folder = work.cache.make(key, make)
+    outcome = records.read(folder / OUTCOME, Outcome)
+    for part, sha256 in outcome.parts.items():
+        if sha256_of(folder / part) != sha256:
+            raise CompressError(f"{folder / part}: was changed after it was proved; delete {folder} and run again")
+    variant = _priced(work, folder, outcome, exporter).model_copy(update={"seconds": outcome.seconds})
+    _tell(work, variant, outcome.gate)
+    own = _known(folder / LOGITS) if outcome.adapted else said
+    return Delivered(variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds, own, outcome.adapted)
+
+
+def _exported(work: Work, trained: Trained, exporter: Exporter, said: Answers, path: Path) -> Made:
+    """Write a file of any precision but int8."""
+    with work.events.task(f"export {path.name}", total=1) as task:
+        exporter.export(trained.network, work.data.image(), path, about=about(work, trained))
+        task.advance()
+    return Made(path, trained, said)
+
+
+def _outcome(work: Work, made: Made, section: ExportSection, name: str, *, folder: Path, begun: float) -> Outcome:
+    """Prove a file and return what is known of it."""
+    exporter = exporters.load(section)
+    with work.events.task(f"prove {name}", total=1) as task:
+        variant, gate = prove(work, made, subject(name, made.path, exporter), section)
+        task.advance()
+    adapted = () if made.original is None else made.trained.results
+    if adapted:
+        np.savez(folder / LOGITS, validation=made.said.validation, test=made.said.test)
+    size = sum(part.stat().st_size for part in exporter.parts(made.path))
+    return Outcome(
+        variant=variant.model_copy(update={"size_bytes": size, "ladder": made.ladder}), gate=gate, path=made.path.name,
+        parts={part.name: sha256_of(part) for part in exporter.parts(made.path)},
+        tried={number: path.relative_to(folder).as_posix() for number, path in made.tried.items()}, adapted=adapted,
+        seconds=max(0.0, monotonic() - begun - sum(result.seconds for result in adapted)),
+    )  # fmt: skip
+
+
+def _priced(work: Work, folder: Path, outcome: Outcome, exporter: Exporter) -> Variant:
+    """Return the row with the speed of the int8 files that were tried, against the same network in float32."""
+    variant = outcome.variant
+    if variant.ladder is None or not outcome.tried:
+        return variant
+    names = {number: f"{variant.name}, rung {number}" for number in outcome.tried}
+    names[rescue.PLAIN] = f"{variant.network}-{variant.format}-fp32"
+    subjects = {number: subject(names[number], folder / path, exporter) for number, path in outcome.tried.items()}
+    plain = subjects.pop(rescue.PLAIN)
+    timed = _ladder_price.priced(work, variant.name, variant.ladder, plain, subjects, source=source("benchmarks/**/*.py"))
+    return variant.model_copy(update={"ladder": timed})
+
+
+def _known(path: Path) -> Answers:
+    with np.load(path, allow_pickle=False) as file:
+        return Answers(file["validation"], file["test"])
+
+
+def _tell(work: Work, variant: Variant, gate: Gate) -> None:
+    """Say what became of a file."""
+    if variant.ladder is not None:
+        for line in ladder.told(variant.name, variant.ladder):
+            work.events.say(line)
+        work.events.emit("ladder", file=variant.name, **variant.ladder.model_dump())
+    work.events.say(f"{variant.name}: gate {'passed' if gate.status == 'passed' else f'FAILED: {gate.reason}'}")
+    work.events.emit("gate", file=variant.name, **gate.model_dump())

@@ -1,0 +1,161 @@
+"""Students that take turns, an epoch each, so that what teachers say serves all of them where it is too much to keep.
+
+Where the answers to all views fit the store, the first student keeps them and the others read. Where they do not, every student
+would run the teachers through every epoch for itself. But all students of a recipe see the same view in the same epoch: trained
+in turns, the first has the answers to it computed, the others read them, and they are deleted. A student that waits is one that
+was interrupted: its state is on disk, and it goes on as if it had never stopped. Answers that are read are rounded as the store
+rounds them, like those that are kept for all views.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from compress.errors import Interrupted
+from compress.events import Events
+from compress.methods._method import Method
+from compress.models._network import Network
+from compress.recipe import MethodSection, TrainSection
+from compress.run import seeds as students
+from compress.run import students as training
+from compress.run.context import Trained, Turn, Work
+from compress.system.files import writable
+from compress.teachers import engines
+from compress.teachers import provider as teaching
+from compress.teachers import store as targets
+from compress.teachers.signals import few, read_by
+from compress.training import evaluate
+from compress.training import loop as trainer
+
+ANSWERS = "turns"
+WORTH_MACS = {"cpu": 3e11, "cuda": 3e14}
+"""Multiply-accumulate operations of the teachers for one view from which on turns are taken: some seconds of the device, where
+beginning a turn costs one or two. It is no trial, for whether answers are rounded must not depend on a machine's mood."""
+
+
+class _Waiting(NamedTuple):
+    """A student among those that take turns."""
+
+    work: Work
+    name: str
+    methods: Sequence[MethodSection]
+    epochs: int
+
+
+@contextmanager
+def taken(works: Sequence[Work], teachers: Sequence[Trained]) -> Iterator[list[Work]]:
+    """Train the students of all seeds in turns, where that pays, up to their last epoch, which is trained with what is given.
+
+    Args:
+        works: Of each seed.
+        teachers: Whom all students ask.
+
+    Raises:
+        Interrupted: The user stopped; the same call continues.
+    """
+    first = works[0]
+    answers = first.cache.folder / teaching.FOLDER / ANSWERS / first.folder.name
+    named = {name: epochs for name, methods in students.named(first.recipe) if (epochs := _in_turns(first, methods, teachers))}
+    waiting = [
+        _Waiting(work, name, methods, named[name])
+        for work in works
+        for name, methods in students.named(first.recipe)
+        if name in named
+    ]
+    continues = False
+    try:
+        if len(waiting) < 2:
+            yield list(works)
+            return
+        _until_last_epoch(waiting, teachers, answers, first.events)
+        epochs = max(named.values())
+        _empty_before(epochs, answers)
+        last = Turn(None, frozenset(named), answers / _folder(epochs))
+        yield [replace(work, turn=last) for work in works]
+    except (Interrupted, KeyboardInterrupt):
+        continues = True
+        raise
+    finally:
+        if not continues:
+            _empty(answers)
+
+
+def _until_last_epoch(waiting: Sequence[_Waiting], teachers: Sequence[Trained], answers: Path, events: Events) -> None:
+    """Let all students train in turns until each has one epoch left."""
+    names = frozenset(student.name for student in waiting)
+    behind, said = [0] * len(waiting), False
+    with events.task("students, in turns", sum(student.epochs - 1 for student in waiting)) as task:
+        for epoch in range(1, max(student.epochs for student in waiting)):
+            _empty_before(epoch, answers)
+            for place, student in enumerate(waiting):
+                if behind[place] >= min(epoch, student.epochs - 1):  # one that was interrupted may be ahead
+                    continue
+                done = _epochs_done(student, Turn(epoch, names, answers / _folder(epoch)), teachers)
+                if not said and done < student.epochs:
+                    said = True
+                    events.say(
+                        f"{len(waiting)} students take turns of one epoch: what the teachers say of all views is more than "
+                        "targets.max_gib, what they say of one view serves all"
+                    )
+                task.advance(min(done, student.epochs - 1) - behind[place])
+                behind[place] = done
+
+
+def _folder(epoch: int) -> str:
+    return f"{epoch:06}"
+
+
+def _epochs_done(student: _Waiting, turn: Turn, teachers: Sequence[Trained]) -> int:
+    """Let a student have a turn, and return how many epochs it has behind it."""
+    try:
+        training.student(replace(student.work, turn=turn), student.name, student.methods, teachers)
+    except trainer.Paused as paused:
+        return paused.epochs
+    return student.epochs
+
+
+def _empty_before(epoch: int, answers: Path) -> None:
+    """Delete the answers of epochs that all have behind them, but not those of which an interruption left readers."""
+    for old in [path for path in answers.glob("*") if path.name < _folder(epoch)]:
+        _empty(old)
+
+
+def _empty(folder: Path) -> None:
+    if folder.is_dir():
+        with writable(folder):
+            shutil.rmtree(folder)
+
+
+def _in_turns(work: Work, methods: Sequence[MethodSection], teachers: Sequence[Trained]) -> int:
+    """Return for how many epochs a student trains if it is one that takes turns, or 0."""
+    section = work.recipe.targets
+    wanted = section.store == "auto" and section.engine not in engines.BY_NAME_ALONE and work.recipe.train.engine == "eager"
+    stage = training.in_common(work, methods, teachers) if wanted and work.readers > 1 else None
+    if stage is None:
+        return 0
+    settings = stage.schedule(work.recipe.train)
+    return settings.epochs if settings.epochs > 1 and _pays(work, stage, settings) else 0
+
+
+def _pays(work: Work, stage: Method, settings: TrainSection) -> bool:
+    """Return whether all views are too many for the store, one is not, and to answer it is work for the teachers."""
+    batches = work.shuffled(work.data.train, settings, seed=0)
+    some = few(next(batches.epoch(0)))
+    signals = read_by(stage, some)
+    if not signals:
+        return False
+    networks = [teacher for teacher in stage.teachers if isinstance(teacher, Network)]
+    answering = engines.Answering(networks, signals)
+    probe = engines.eager(answering, trainer.DTYPES[settings.precision])(some.images)
+    bytes_per_view = targets.bytes_per_image(probe, work.recipe.targets) * batches.rows
+    views, store = {batches.view(epoch) for epoch in range(settings.epochs)}, work.cache.folder / teaching.FOLDER
+    all_views, one = (
+        targets.obstacle(store, work.recipe.targets, bytes_per_view=bytes_per_view, views=count) for count in (len(views), 1)
+    )
+    macs = evaluate.macs(answering, some.images[:1]) * batches.rows
+    return bool(all_views) and not one and macs >= WORTH_MACS[work.device.type]

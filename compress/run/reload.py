@@ -1,0 +1,98 @@
+"""What a finished run has left for further files: its student, and the teachers who can adapt it to int8.
+
+A teacher that was trained lies in the run's folder, one that was given where the user keeps it. Stages that prepared the
+method, such as the heads of a cohort, are found in the cache by their keys. Nothing of this is trained again here: where
+something is missing, that is said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from compress import records
+from compress.errors import CompressError, Unreachable
+from compress.freezing import freeze_all_but
+from compress.plan import baseline_names, title
+from compress.recipe import TeacherSection
+from compress.records import Report, StageResult
+from compress.run import students as training
+from compress.run.context import METRICS, WEIGHTS, Trained, Work, assemble, build
+from compress.training import checkpoint
+
+
+def seeded(work: Work) -> Work:
+    """Return the work with the seed of the student that was shipped; with several seeds it need not be the recipe's."""
+    path = work.folder / "report.json"
+    scores = records.read(path, Report).scores if path.is_file() else ()
+    seeds = [each.seeds[0].seed for each in scores if each.network == "student"]
+    return replace(work, seed=seeds[0]) if seeds else work
+
+
+def student(work: Work) -> Trained:
+    """Return the student of a finished run, also where the file of a given teacher is no longer there.
+
+    Raises:
+        Unreachable: The run has not trained its student, or a teacher is missing that is part of what is shipped.
+        CompressError: The weights are not those of the recipe's networks, or were changed.
+    """
+    try:
+        return training.finished_student(work)
+    except Unreachable as error:
+        gone = [section for section in work.recipe.teacher if section.weights and not (work.base / section.weights).exists()]
+        if not gone:
+            raise
+        folder = work.folder / "student"
+        result = records.read(folder / METRICS, StageResult)
+        strangers = [build(work, section, name) for name, section in _named(work)]
+        method = assemble(work, work.recipe.method, strangers)
+        checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
+        if not _holds(method.product(), method.deployable()):
+            raise
+        freeze_all_but(method, ())
+        work.events.say(f"the student is taken as it was shipped; {error}")
+        return Trained("student", title(work.recipe.method), method.deployable(), (result,), result.key, folder)
+
+
+def _holds(product: nn.Module, deployable: nn.Module) -> bool:
+    """Return whether everything that is shipped was loaded with the product."""
+    loaded = {tensor.data_ptr() for tensor in product.state_dict().values()}
+    return loaded.issuperset(tensor.data_ptr() for tensor in deployable.state_dict().values())
+
+
+def teachers(work: Work) -> tuple[Trained, ...] | str:
+    """Return the teachers of a finished run, or why it cannot be taught on."""
+    try:
+        found = tuple(_teacher(work, index, name, section) for index, (name, section) in enumerate(_named(work)))
+    except CompressError as error:
+        return f"its teachers are needed again: {error}"
+    lost = [stage.stage for stage in _prepared(work) if work.cache.find(stage.key) is None]
+    if lost:
+        return f"stage {lost[0]!r} of its method is needed again and is no longer in {work.cache.folder}; run the recipe again"
+    return found
+
+
+def _named(work: Work) -> list[tuple[str, TeacherSection]]:
+    alone = len(work.recipe.teacher) == 1
+    return [("teacher" if alone else f"teacher{index}", section) for index, section in enumerate(work.recipe.teacher)]
+
+
+def _teacher(work: Work, index: int, name: str, section: TeacherSection) -> Trained:
+    if section.weights is not None:
+        return training.teacher(work, index, section)
+    folder = work.folder / name
+    result = records.read(folder / METRICS, StageResult)
+    network = build(work.shared(), section, name)
+    checkpoint.load_weights(network, folder / WEIGHTS, sha256=result.files[WEIGHTS])
+    freeze_all_but(network, ())
+    return Trained(name, result.method, network, (result,), result.key, folder)
+
+
+def _prepared(work: Work) -> list[StageResult]:
+    """Return the stages that prepared the student's method."""
+    networks = ("student", *baseline_names(work.recipe.baselines))
+    others = {*networks, *(name for name, _ in _named(work))}
+    names = [path.parent.name for path in sorted(work.folder.glob(f"*/{METRICS}"))]
+    own = [name for name in names if name not in others and not name.startswith(tuple(f"{each}-" for each in networks))]
+    return [records.read(work.folder / name / METRICS, StageResult) for name in own]

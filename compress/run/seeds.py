@@ -1,0 +1,136 @@
+"""The students of all seeds: how they are trained, and on which images each is right.
+
+What seeds share and in what they differ is said in `compress.plan.seeds`.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.report import paired
+from compress.plan import baseline_names
+from compress.recipe import MethodSection, Recipe
+from compress.records import Accuracy, Score, Scores
+from compress.run import cache as stages
+from compress.run import export as delivery
+from compress.run import students as training
+from compress.run.context import Trained, Work
+from compress.run.export import Answers
+from compress.system.files import writable
+
+CORRECT, SEEDS = "correct.npz", "seeds"
+
+
+class Scored(NamedTuple):
+    """One trained network, and on which images it is right."""
+
+    network: str
+    method: str
+    seed: int
+    validation: NDArray[np.bool_]
+    """[N] of the validation split."""
+    test: NDArray[np.bool_]
+
+
+class Further(NamedTuple):
+    """What the seeds after the first gave."""
+
+    scored: tuple[Scored, ...]
+    seconds: Mapping[str, float]
+    """How long each stage took, by its key."""
+
+
+def works(work: Work, seeds: Sequence[int]) -> list[Work]:
+    """Return the work of each seed, and take away the folders of seeds that an earlier run had and this has not.
+
+    Raises:
+        Unreachable: The folder cannot be written.
+    """
+    folder = work.folder / SEEDS
+    shown = {str(seed) for seed in seeds[1:]}
+    with writable(folder):
+        for path in folder.glob("*"):
+            if path.is_dir() and path.name not in shown:
+                shutil.rmtree(path)
+        if folder.is_dir() and not shown:
+            folder.rmdir()
+    places = [work.folder, *(folder / str(seed) for seed in seeds[1:])]
+    return [replace(work, seed=seed, students=place) for seed, place in zip(seeds, places, strict=True)]
+
+
+def named(recipe: Recipe) -> list[tuple[str, Sequence[MethodSection]]]:
+    """Return the students of one seed, each with its methods: the one that is shipped, then every baseline."""
+    return [("student", recipe.method), *zip(baseline_names(recipe.baselines), recipe.baselines, strict=True)]
+
+
+def train(work: Work, teachers: Sequence[Trained]) -> list[Trained]:
+    """Train the student that is shipped, then every baseline, with the work's seed."""
+    return [training.student(work, name, methods, teachers) for name, methods in named(work.recipe)]
+
+
+def train_further(works: Sequence[Work], teachers: Sequence[Trained]) -> Further:
+    """Train students and baselines of further seeds; their networks are not kept in memory."""
+    scored: list[Scored] = []
+    seconds: dict[str, float] = {}
+    for work in works:
+        for trained in train(work, teachers):
+            scored.append(_of_network(work, trained))
+            seconds |= {result.key: result.seconds for result in trained.results}
+    return Further(tuple(scored), seconds)
+
+
+def of_answers(work: Work, trained: Trained, said: Answers) -> Scored:
+    """Return on which images a network is right whose logits are known."""
+    splits = (work.data.validation, work.data.test)
+    right = (answers.argmax(axis=1) == split.labels for answers, split in zip(said, splits, strict=True))
+    return Scored(trained.name, trained.method, work.seed, *right)
+
+
+def _of_network(work: Work, trained: Trained) -> Scored:
+    key = stages.key(
+        network=trained.key, data=[work.data.key, work.data.test_key], engine=dict(stages.engine()), what="correct"
+    )
+
+    def make(folder: Path) -> None:
+        alone = trained._replace(network=copy.deepcopy(trained.network))  # parts that others use must stay on their device
+        scored = of_answers(work, alone, delivery.answers(work, alone))
+        np.savez(folder / CORRECT, validation=scored.validation, test=scored.test)
+
+    with np.load(work.cache.make(key, make) / CORRECT, allow_pickle=False) as file:
+        return Scored(trained.name, trained.method, work.seed, file["validation"], file["test"])
+
+
+def scores(scored: Sequence[Scored]) -> tuple[Scores, ...]:
+    """Return the same as records, the seeds of each network together, in order of first appearance."""
+    networks = dict.fromkeys((each.network, each.method) for each in scored)
+    return tuple(
+        Scores(network=network, method=method, seeds=tuple(_score(each) for each in scored if each.network == network))
+        for network, method in networks
+    )
+
+
+def _score(scored: Scored) -> Score:
+    return Score(
+        seed=scored.seed,
+        validation=Accuracy.of(int(scored.validation.sum()), len(scored.validation)),
+        accuracy=Accuracy.of(int(scored.test.sum()), len(scored.test)),
+        correct=paired.pack(scored.test),
+    )
+
+
+def notes(work: Work, scores: Sequence[Scores]) -> tuple[str, ...]:
+    """Return what a reader must know of several seeds."""
+    seeds = next([score.seed for score in each.seeds] for each in scores if each.network == "student")
+    if len(seeds) == 1:
+        return ()
+    listed, shared = ", ".join(map(str, seeds)), f"one data split and the teachers of seed {work.recipe.seed} for all"
+    chosen = f"Seed {seeds[0]}, the first, is exported, gated and timed, whatever its accuracy."
+    return (f"Seeds {listed}: other initial weights, another order of batches; {shared}. {chosen}",)

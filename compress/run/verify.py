@@ -1,0 +1,206 @@
+"""The proof of an exported file: run on its own runtime, and held to the network that it was made of.
+
+A file must answer like the network that it was made of; its accuracy may drop by the budget against the network that was
+trained. The two are one, except after quantization-aware distillation, which adapts the network itself. There agreement and the
+largest difference are taken against the adapted network in float32, for they ask whether the export is true to what was
+trained; but the drop is taken against the student as it was before, or else an adaptation that cost five points would pass by
+comparing its file with itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import exporters
+from benchmarks.protocol import Evaluation, Subject, evaluate
+from compress import __version__
+from compress.errors import CompressError
+from compress.preprocess import Images, normalise
+from compress.recipe import ExportSection
+from compress.records import Gate, Ladder, Precision, Preprocess, Variant
+from compress.run.context import Trained, Work
+from compress.training import evaluate as torch_evaluate
+from exporters._exporter import About, Exporter
+from exporters.verification.interface import Promise
+from exporters.verification.judge import accused, inspected
+from exporters.verification.scores import contradictions
+
+Logits = NDArray[np.float32]
+
+ALONE = 32
+"""Validation images that a file is also fed one by one."""
+
+SLICE_BYTES = 1 << 28
+"""Of images on disk, what is in memory together, four times that as float32, for one process that runs them; the first such
+slice also shows what fp16 can hold."""
+
+
+class Answers(NamedTuple):
+    """What the torch network says, computed in float32 on the CPU."""
+
+    validation: NDArray[np.float32]
+    test: NDArray[np.float32]
+
+
+class Made(NamedTuple):
+    """A file that is to be proved."""
+
+    path: Path
+    trained: Trained
+    """The network that it was made of."""
+    said: Answers
+    """What that network says."""
+    original: NDArray[np.float32] | None = None
+    """What the network said of the validation images before it was adapted to int8, if it was."""
+    ladder: Ladder | None = None
+    tried: Mapping[int, Path] = {}
+
+
+def answers(work: Work, trained: Trained) -> Answers:
+    """Return the logits of a network on the validation and the test split."""
+    cpu = torch.device("cpu")  # where the files run; a GPU may round differently
+    network, splits = trained.network.to(cpu), (work.data.validation, work.data.test)
+    return Answers(*(torch_evaluate.logits(network, work.whole(split, device=cpu)) for split in splits))
+
+
+def subject(name: str, path: Path, exporter: Exporter) -> Subject:
+    """Return a file on the runtime of its format."""
+    return Subject(name, path, exporter.runtime, exporter.batch_size, exporter.inside, exporter.scored)
+
+
+def about(work: Work, trained: Trained) -> About:
+    """Return what a file says of itself; it depends on the network alone, so that equal networks give equal files."""
+    provenance = {"made by": f"edge-compress {__version__}", "method": trained.method, "stage": trained.key}
+    return About(trained.name, work.data.classes, work.data.preprocess, provenance)
+
+
+def prove(work: Work, made: Made, file: Subject, section: ExportSection) -> tuple[Variant, Gate]:
+    """Run the file on validation and test images, and judge it on the validation images."""
+    data, trained, said = work.data, made.trained, made.said
+    precision, held = exporters.load(section).precision, len(data.validation.labels)
+    row = Variant(
+        name=file.name, network=trained.name, method=trained.method, format=section.format, runtime=file.runtime,
+        precision=precision, device="local", parameters=torch_evaluate.parameters(trained.network), macs=macs(work, trained),
+        status="failed",
+    )  # fmt: skip
+    try:
+        found = answered(file, [data.validation.images, data.test.images], data.preprocess)
+        alone = None
+        if file.batch_size is None:
+            alone = answered(file, [data.validation.images[:ALONE]], data.preprocess, batch_size=1)
+    except CompressError as error:
+        reason = f"{file.runtime} cannot run it: {error}"
+        return row.model_copy(update={"reason": reason}), Gate(status="failed", reason=reason, samples=0)
+    on_validation, on_test = found.logits[:held], found.logits[held:]
+    gate = judged(
+        work, on_validation, precision=precision, reference=said.validation, original=made.original,
+        alone=None if alone is None else alone.logits,
+    )  # fmt: skip
+    if file.scored:
+        gate = accused(gate, contradictions(found, alone, precision=precision))
+    promise = Promise(data.preprocess, data.classes, file.batch_size, file.inside, file.scored)
+    pixels = next(_slices([data.validation.images]))
+    shown = pixels if file.inside else normalise(pixels, data.preprocess)
+    gate = inspected(gate, file.path, promise, shown, precision=precision)
+    if gate.max_abs_diff is None:  # not what was promised, so there is nothing to compare
+        return row.model_copy(update={"reason": gate.reason}), gate
+    return row.model_copy(
+        update={
+            "accuracy": torch_evaluate.accuracy(on_test, data.test.labels),
+            "validation": torch_evaluate.accuracy(on_validation, data.validation.labels),
+            "agreement_percent": 100 * float((on_test.argmax(axis=1) == said.test.argmax(axis=1)).mean()),
+            "max_abs_diff": float(np.abs(on_test - said.test).max()),
+            "peak_memory_bytes": found.peak_memory_bytes,
+            "effective": found.effective,
+            "status": gate.status,
+            "reason": gate.reason,
+        }
+    ), gate
+
+
+def answered(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *, batch_size: int = 32) -> Evaluation:
+    """Run the images of some splits, one after the other, through a file on its own runtime.
+
+    Images in memory are run by one process, images on disk by one for every `SLICE_BYTES` of them.
+    """
+    parts = [evaluate(file, normalise(pixels, preprocess), pixels=pixels, batch_size=batch_size) for pixels in _slices(splits)]
+    if len(parts) == 1:
+        return parts[0]
+    peaks = [part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None]
+    return dataclasses.replace(
+        parts[0],
+        logits=np.concatenate([part.logits for part in parts]),
+        peak_memory_bytes=max(peaks, default=None),
+        further={name: np.concatenate([part.further[name] for part in parts]) for name in parts[0].further},
+    )
+
+
+def _slices(splits: Sequence[Images]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images of all splits in order: in one array where they lie in memory, in several where they do not."""
+    arrays = [images for images in splits if isinstance(images, np.ndarray)]
+    if len(arrays) == len(splits):
+        yield np.concatenate(arrays)
+        return
+    for images in splits:
+        rows = max(1, SLICE_BYTES // math.prod(images.shape[1:]))
+        for start in range(0, len(images), rows):
+            yield images[start : start + rows]
+
+
+def judged(
+    work: Work, logits: Logits, *, precision: Precision, reference: Logits, original: Logits | None = None,
+    alone: Logits | None = None,
+) -> Gate:  # fmt: skip
+    """Judge a file by its logits on the validation images.
+
+    Args:
+        work: What the stages of the run share.
+        logits: What the file says, [N, K].
+        precision: Of the file.
+        reference: What the network says that the file was made of: agreement and differences are taken from it.
+        original: What that network said before it was adapted to int8, if it was: the drop of top-1 is taken from it.
+        alone: What the file says of the first images, each fed in a call of its own.
+    """
+    labels, settings = work.labels(), work.recipe.gate
+    if original is None:
+        return exporters.gate(reference, logits, labels, settings=settings, precision=precision, alone=alone)
+    no_drop = settings.model_copy(update={"max_top1_drop_points": 100.0})
+    own = exporters.gate(reference, logits, labels, settings=no_drop, precision=precision, alone=alone)
+    if own.top1_drop_points is None:  # not what was promised, so there is nothing to compare
+        return own
+    no_likeness = settings.model_copy(update={"min_agreement": 0.0, "max_abs_diff": math.inf})
+    drop = exporters.gate(original, logits, labels, settings=no_likeness, precision=precision)
+    points, budget = drop.top1_drop_points or 0.0, settings.max_top1_drop_points
+    below = (
+        f"top-1 is {points:.2f} points below the student before it was adapted to int8 (gate.max_top1_drop_points {budget:g})"
+    )
+    reasons = [reason for reason in (own.reason, below if points > budget else "") if reason]
+    return own.model_copy(
+        update={
+            "status": "failed" if reasons else "passed", "reason": "; ".join(reasons), "top1_drop_points": points,
+            "drop_ci95": drop.drop_ci95, "note": drop.note,
+        }
+    )  # fmt: skip
+
+
+def macs(work: Work, trained: Trained) -> int:
+    """Return the multiply-accumulates of a network for one image."""
+    return torch_evaluate.macs(trained.network, work.data.image())
+
+
+def source(*patterns: str) -> str:
+    """Return the sha256 of those of our own files that match, relative to the folder of the packages."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[2]
+    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()

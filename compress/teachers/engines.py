@@ -1,0 +1,308 @@
+"""How a frozen teacher is run: several engines give the same answers, some much faster than eager float32.
+
+`choose` tries them on a few batches of real images, interleaved, and takes the fastest whose answers are close enough to those
+of eager float32. What was tried is kept, so that a run that continues, and every later one on this machine, takes the same.
+No engine changes a network or its mode: each but eager has a copy, and all run it in evaluation mode.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress import records
+from compress.errors import CompressError
+from compress.events import Events
+from compress.freezing import evaluating
+from compress.methods._step import Signal
+from compress.models._network import Network
+from compress.records import EngineTrial, EngineTrials
+from compress.system import quiet as _quiet
+
+ROUNDS = 3
+"""Interleaved timings of each engine in a trial; the median counts."""
+
+BY_NAME_ALONE = ("compile", "openvino_int8")
+"""Engines whose start takes so long that no trial includes them."""
+
+
+Engine = Callable[[Tensor], tuple[Tensor, ...]]
+"""Images [B, C, H, W] to one tensor [B, ...] for each signal that it was made for, in their order."""
+
+
+class Answering(nn.Module):
+    """All teachers that are asked, as one frozen module from images to the tensors of some signals.
+
+    Args:
+        teachers: All teachers.
+        signals: What is asked; each teacher that occurs runs once.
+    """
+
+    def __init__(self, teachers: Sequence[Network], signals: Sequence[Signal]) -> None:
+        super().__init__()
+        self.signals = tuple(signals)
+        self.asked = sorted({signal.teacher for signal in signals})
+        self.teachers = nn.ModuleList(teachers[index] for index in self.asked)
+        self.modules_of = nn.ModuleList(nn.Identity() if signal.module is None else signal.module for signal in signals)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return one tensor for each signal."""
+        networks = [network for network in self.teachers if isinstance(network, Network)]
+        outputs = {index: network.outputs(images) for index, network in zip(self.asked, networks, strict=True)}
+        answers = []
+        for signal, module in zip(self.signals, self.modules_of, strict=True):
+            given = outputs[signal.teacher]
+            answers.append(module(given.logits if signal.tap is None else given.features[signal.tap]))
+        return tuple(answers)
+
+
+def eager(answering: Answering, autocast: torch.dtype | None = None) -> Engine:
+    """Return torch as it is, in the precision of the training; not in inference mode, whose tensors no loss may keep."""
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        with evaluating(answering), torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
+            answers: tuple[Tensor, ...] = answering(images)
+        return answers
+
+    return run
+
+
+def channels_last(answering: Answering, autocast: torch.dtype | None = None) -> Engine:
+    """Return a copy whose convolutions read images with the channels last in memory."""
+    run = eager(_copy(answering), autocast)
+    return lambda images: run(images.contiguous(memory_format=torch.channels_last))
+
+
+def compiled(answering: Answering) -> Engine:
+    """Return a copy compiled by torch's inductor; the first call takes up to a minute."""
+    whole = torch.compile(_copy(answering))
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            answers: tuple[Tensor, ...] = whole(images.contiguous(memory_format=torch.channels_last))
+        return answers
+
+    return run
+
+
+def openvino(answering: Answering, images: Tensor, precision: str, *, quantised: bool = False) -> Engine:
+    """Return the deployment runtime, compiled for batches of this size; smaller ones are filled up.
+
+    Args:
+        answering: What is asked.
+        images: A batch of real images, [B, C, H, W].
+        precision: In which the runtime computes, as it calls it.
+        quantised: Let NNCF turn weights and activations into int8 first, with ranges as they are on these images.
+
+    Raises:
+        CompressError: It cannot take these networks, or computes in another precision than it was asked for.
+    """
+    runtime = _quiet.openvino()
+    try:
+        with _quiet.tracer(), torch.no_grad():
+            model = runtime.convert_model(torch.export.export(copy.deepcopy(answering).eval(), (images,)))
+    except _refusals(runtime) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CompressError(f"targets.engine: OpenVINO cannot take the teacher ({reason}); choose another engine") from error
+    if quantised:
+        model = _quantised(model, images)
+    asked = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        compiled_model = runtime.Core().compile_model(model, "CPU", asked)
+    except RuntimeError as error:
+        raise CompressError(f"targets.engine: OpenVINO cannot run the teacher ({error}); choose another engine") from error
+    runs = compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if runs != precision:
+        raise CompressError(f"targets.engine: OpenVINO computes in {runs}, not in {precision}; choose another engine")
+    request, size = compiled_model.create_infer_request(), len(images)
+
+    def run(given: Tensor) -> tuple[Tensor, ...]:
+        whole = given if len(given) == size else torch.cat([given, given[:1].expand(size - len(given), *given.shape[1:])])
+        results = request.infer({0: whole.contiguous().numpy()}, share_inputs=True)
+        return tuple(torch.from_numpy(results[place][: len(given)]) for place in range(len(answering.signals)))
+
+    return run
+
+
+def _quantised(model: Any, images: Tensor) -> Any:
+    """Return a graph in int8, by NNCF's defaults."""
+    nncf = _quiet.nncf()
+    try:
+        with _quiet.quantiser():
+            return nncf.quantize(model, nncf.Dataset([images.contiguous().numpy()]), subset_size=1)
+    except (RuntimeError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CompressError(f"targets.engine: NNCF cannot quantise the teacher ({reason}); choose another engine") from error
+
+
+def _refusals(runtime: Any) -> tuple[type[Exception], ...]:
+    """Return what torch's tracer and OpenVINO raise for networks that they cannot take."""
+    own = runtime.frontend.OpConversionFailure, runtime.frontend.NotImplementedFailure, runtime.frontend.GeneralFailure
+    return (RuntimeError, TypeError, ValueError, *own)
+
+
+def candidates(answering: Answering, images: Tensor, autocast: torch.dtype | None) -> Mapping[str, Callable[[], Engine]]:
+    """Return the engines that this device has, by the name that a recipe gives them, each built when it is called."""
+    known: dict[str, Callable[[], Engine]] = {
+        "eager": lambda: eager(answering, autocast),
+        "channels_last": lambda: channels_last(answering, autocast),
+        "compile": lambda: compiled(answering),
+    }
+    if images.device.type == "cuda":
+        known["bf16"] = lambda: channels_last(answering, torch.bfloat16)
+        known["fp16"] = lambda: channels_last(answering, torch.float16)
+        return known
+    capabilities = _quiet.openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    known["openvino"] = lambda: openvino(answering, images, "f32")
+    known["openvino_int8"] = lambda: openvino(answering, images, "f32", quantised=True)
+    if "BF16" in capabilities:
+        known["bf16"] = lambda: channels_last(answering, torch.bfloat16)
+        known["openvino_bf16"] = lambda: openvino(answering, images, "bf16")
+    return known
+
+
+def build(name: str, answering: Answering, images: Tensor, autocast: torch.dtype | None) -> Engine:
+    """Return the engine of that name.
+
+    Raises:
+        CompressError: This device does not have it.
+    """
+    if name == "eager":
+        return eager(answering, autocast)  # without loading a runtime
+    known = candidates(answering, images, autocast)
+    if name not in known:
+        raise CompressError(f"targets.engine: {name!r} does not run on this machine; it has: {', '.join(known)}, or use auto")
+    return known[name]()
+
+
+def choose(
+    answering: Answering,
+    batches: Sequence[Tensor],
+    autocast: torch.dtype | None,
+    *,
+    tolerance: float,
+    events: Events | None = None,
+) -> tuple[EngineTrial, ...]:
+    """Try all engines that this device has but those of `BY_NAME_ALONE`.
+
+    Args:
+        answering: What is asked.
+        batches: Real images, [B, C, H, W] each, of one size.
+        autocast: The precision of the training.
+        tolerance: Largest accepted difference from eager float32: the root mean square of the difference of any signal
+            over that of the signal.
+        events: Where it is said why an engine is left out.
+
+    Returns:
+        What was found, the fastest that is close enough first.
+
+    Raises:
+        CompressError: The answers of eager float32 are not finite.
+    """
+    events = events or Events()
+    reference = [eager(answering)(images) for images in batches]
+    if not all(bool(answer.isfinite().all()) for answers in reference for answer in answers):
+        raise CompressError("teacher: gives numbers that are not finite on the training images; check its weights")
+    engines = _running(candidates(answering, batches[0], autocast), batches[0], events)
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(ROUNDS):
+        for name, engine in engines.items():
+            times[name].append(seconds(engine, batches[0]))
+    found = []
+    for name, engine in engines.items():
+        trial = compared(
+            answering, name, [engine(images) for images in batches], reference, 1000 * statistics.median(times[name])
+        )
+        if math.isfinite(trial.relative_difference):
+            found.append(trial)
+        else:
+            events.say(f"teacher: engine {name} gives numbers that are not finite and is left out")
+    return tuple(sorted(found, key=lambda trial: (_too_far(trial, tolerance), trial.ms_per_batch)))
+
+
+def decided(path: Path, events: Events) -> tuple[EngineTrial, ...]:
+    """Return what was decided before, if anything; a damaged file is said, and removed."""
+    if not path.is_file():
+        return ()
+    try:
+        return records.read(path, EngineTrials).trials
+    except CompressError as error:
+        events.say(f"{error}; the engines are tried anew")
+        path.unlink()
+        return ()
+
+
+def _too_far(trial: EngineTrial, tolerance: float) -> bool:
+    return trial.relative_difference > tolerance and trial.engine != "eager"  # which is what runs where nothing else does
+
+
+def _running(known: Mapping[str, Callable[[], Engine]], images: Tensor, events: Events) -> dict[str, Engine]:
+    """Return the engines that can take these networks, each called once, since the first call is slow."""
+    engines = {}
+    for name, make in known.items():
+        if name in BY_NAME_ALONE:
+            continue
+        try:
+            engines[name] = make()
+        except CompressError as error:
+            events.say(f"{error}; engine {name} is left out")
+            continue
+        seconds(engines[name], images)
+    return engines
+
+
+def compared(
+    answering: Answering,
+    name: str,
+    given: Sequence[tuple[Tensor, ...]],
+    reference: Sequence[tuple[Tensor, ...]],
+    ms_per_batch: float,
+) -> EngineTrial:
+    """Return how an engine's answers differ from those of eager float32, batch by batch and signal by signal.
+
+    The relative difference is infinite where an answer is not finite.
+    """
+    relative, largest, agreed, seen = 0.0, 0.0, 0, 0
+    each = zip(answering.signals, zip(*given, strict=True), zip(*reference, strict=True), strict=True)
+    for signal, answers, exact in each:
+        ours, theirs = torch.cat([part.float() for part in answers]), torch.cat([part.float() for part in exact])
+        difference = ours - theirs
+        size = float(difference.square().mean().sqrt() / theirs.square().mean().sqrt().clamp(min=1e-12))
+        relative = max(relative, size if math.isfinite(size) else math.inf)  # max() passes over NaN
+        if signal.tap is None:
+            largest = max(largest, float(difference.abs().max()))
+            agreed, seen = agreed + int((ours.argmax(1) == theirs.argmax(1)).sum()), seen + len(ours)
+    return EngineTrial(
+        engine=name,
+        ms_per_batch=ms_per_batch,
+        relative_difference=relative,
+        max_logit_difference=largest if seen else None,
+        agreement_percent=100 * agreed / seen if seen else None,
+    )
+
+
+def _copy(answering: Answering) -> Answering:
+    ours: Answering = copy.deepcopy(answering).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ours.eval()
+
+
+def seconds(engine: Engine, images: Tensor) -> float:
+    """Return how long one batch takes, in seconds."""
+    begun = time.perf_counter()
+    engine(images)
+    if images.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun

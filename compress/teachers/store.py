@@ -1,0 +1,295 @@
+"""The target store: what frozen teachers say of each image, kept on disk and memory-mapped.
+
+One folder per signal, named by the sha256 over all that decides its values; in it one `.npy` file per view of the split, with
+one row per image, and a record that is written after it. Every file has its final name only when it is whole, and its checksum
+is verified when a process first opens it: what is damaged is made anew, and what belongs to another teacher, transform or data
+set has another name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+import psutil
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress import records
+from compress.errors import CompressError
+from compress.events import Events
+from compress.recipe import TargetsSection
+from compress.records import Document
+from compress.system.files import sha256_of, whole, writable
+from compress.text import counted
+
+DTYPES: Mapping[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
+NETWORK = frozenset({
+    "nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "afpfs", "webdav", "davfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs",
+    "glusterfs", "ocfs2", "orangefs", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.glusterfs",
+    "fuse.ceph-fuse", "fuse.juicefs", "fuse.mount-s3", "fuse.davfs2",
+})  # fmt: skip
+"""File systems on which a mapped file can vanish or change under its reader."""
+
+
+class View(Document):
+    """What is known of the answers to one view; beside the file of answers, and written after it."""
+
+    key: str
+    """Of the signal: answers that were copied to another place are not those of that place."""
+    view: int
+    signal: str
+    """Whose answers these are, for people."""
+    shape: tuple[int, ...]
+    """[rows, ...]."""
+    dtype: str
+    sha256: str
+    """Of the file of answers."""
+    max_abs_error: float
+    """Largest difference that rounding to `dtype` made."""
+
+
+class Answer(NamedTuple):
+    """A signal as the store knows it."""
+
+    name: str
+    key: str
+    shape: tuple[int, ...]
+    """Of the answers to a whole view, [rows, ...]."""
+
+
+class Store:
+    """Answers on disk.
+
+    Args:
+        folder: Where they are; shared by all runs, students and processes.
+        precision: Whether they are rounded to half precision.
+        events: Where a damaged file is reported.
+    """
+
+    def __init__(self, folder: Path, *, precision: str, events: Events) -> None:
+        self.folder, self._dtype, self._events = folder, DTYPES[precision], events
+        self._open: dict[str, tuple[int, NDArray[Any]]] = {}  # one view of each signal: every mapped file holds a descriptor
+        self._damaged: set[Path] = set()
+
+    def find(self, answer: Answer, view: int) -> NDArray[Any] | None:
+        """Return the answers to a view, [rows, ...], mapped read-only, or `None`; what is damaged is reported and not used."""
+        opened, found = self._open.get(answer.key, (None, None))
+        if opened != view:
+            found = self._verified(answer, view)
+            if found is None:
+                return None
+            self._open[answer.key] = view, found
+        return found
+
+    def _verified(self, answer: Answer, view: int) -> NDArray[Any] | None:
+        path = self._path(answer, view)
+        if not path.is_file() or not path.with_suffix(".json").is_file():
+            return None
+        record = self.record(answer, view)
+        if record is not None and self._fits(record, answer, view) and sha256_of(path) == record.sha256:
+            answers: NDArray[Any] = np.load(path, mmap_mode="r")
+            if answers.shape == answer.shape and answers.dtype == self._dtype:
+                return answers
+        if path not in self._damaged:
+            self._damaged.add(path)
+            self._events.say(f"targets: {path} is damaged; it is made anew")
+            self._events.emit("targets_damaged", path=str(path))
+        return None
+
+    def record(self, answer: Answer, view: int) -> View | None:
+        """Return what is known of the answers to a view, unless the record is missing or unreadable."""
+        try:
+            return records.read(self._path(answer, view).with_suffix(".json"), View)
+        except CompressError:
+            return None
+
+    def _fits(self, record: View, answer: Answer, view: int) -> bool:
+        known = record.key, record.view, record.shape, record.dtype
+        return known == (answer.key, view, answer.shape, self._dtype.name)
+
+    def has(self, answer: Answer, view: int) -> bool:
+        """Return whether there are answers to a view, without opening them."""
+        path = self._path(answer, view)
+        return path.is_file() and path.with_suffix(".json").is_file()
+
+    def make(self, answers: Sequence[Answer], view: int, batches: Iterator[Sequence[Tensor]]) -> None:
+        """Write the answers to one view, all or none; the caller holds their locks.
+
+        Args:
+            answers: What is written.
+            view: Which view.
+            batches: For each batch, in the order of the rows, one tensor [B, ...] for each of `answers`.
+
+        Raises:
+            Unreachable: The disk is full or the folder cannot be written.
+            CompressError: A number is not finite or beyond half precision.
+        """
+        with ExitStack() as stack:
+            files = [stack.enter_context(self._writing(answer, view)) for answer in answers]
+            with writable(self.folder):
+                for tensors in batches:
+                    for file, tensor in zip(files, tensors, strict=True):
+                        file.add(tensor)
+                found = [file.close() for file in files]
+        for answer, (digest_of_file, error) in zip(answers, found, strict=True):
+            path = self._path(answer, view)
+            record = View(
+                key=answer.key, view=view, signal=answer.name, shape=answer.shape, dtype=self._dtype.name,
+                sha256=digest_of_file, max_abs_error=error,
+            )  # fmt: skip
+            records.save(path.with_suffix(".json"), record)
+            self._damaged.discard(path)
+
+    @contextmanager
+    def _writing(self, answer: Answer, view: int) -> Iterator[_Writer]:
+        path = self._path(answer, view)
+        with writable(path):
+            for left in path.parent.glob(f".{path.stem}.*.partial"):  # of a process that was killed: we hold the lock
+                left.unlink()
+        with whole(path) as temporary, temporary.open("wb") as file:
+            yield _Writer(file, answer, self._dtype)
+
+    @contextmanager
+    def locked(self, answers: Iterable[Answer]) -> Iterator[None]:
+        """Let one process at a time make these answers; others wait and then find them."""
+        locks = self.folder / "locks"
+        with writable(locks):
+            locks.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                for key in sorted({answer.key for answer in answers}):
+                    stack.enter_context(FileLock(locks / key))
+                yield
+
+    def _path(self, answer: Answer, view: int) -> Path:
+        return self.folder / answer.key / f"view{view:04}-{self._dtype.name}.npy"
+
+
+class _Writer:
+    """One file of answers while it grows; sequential writes, so that a full disk is an error and not a crash."""
+
+    def __init__(self, file: BinaryIO, answer: Answer, dtype: np.dtype[Any]) -> None:
+        self._file, self._answer, self._dtype = file, answer, dtype
+        self._digest, self._written, self._error = hashlib.sha256(), 0, 0.0
+        header = io.BytesIO()
+        described = {"descr": dtype.str, "fortran_order": False, "shape": answer.shape}
+        np.lib.format.write_array_header_1_0(header, described)
+        self._put(header.getvalue())
+
+    def add(self, tensor: Tensor) -> None:
+        exact = tensor.detach().float().cpu().numpy()
+        if exact.shape[1:] != self._answer.shape[1:]:
+            raise CompressError(
+                f"targets: {self._answer.name} is {list(exact.shape[1:])} for some images and {list(self._answer.shape[1:])} "
+                "for others; set targets.store: off"
+            )
+        with np.errstate(over="ignore"):
+            kept = np.ascontiguousarray(exact, self._dtype)
+        if not np.isfinite(kept).all():
+            self._refuse(exact)
+        self._error = max(self._error, float(np.abs(exact - kept.astype(np.float32)).max(initial=0)))
+        self._put(kept.data.cast("B"))
+        self._written += len(kept)
+
+    def _refuse(self, exact: NDArray[np.float32]) -> None:
+        if not np.isfinite(exact).all():
+            raise CompressError(f"targets: {self._answer.name} is not finite for some images; check the teacher's weights")
+        raise CompressError(
+            f"targets: {self._answer.name} reaches {float(np.abs(exact).max()):g}, more than {self._dtype.name} holds; "
+            "set targets.precision: fp32"
+        )
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._digest.update(data)
+        self._file.write(data)
+
+    def close(self) -> tuple[str, float]:
+        """Return the checksum of the whole file, and the largest error of rounding."""
+        self._file.close()
+        if self._written != self._answer.shape[0]:
+            raise CompressError(
+                f"targets: {self._answer.name}: {self._written} answers for {self._answer.shape[0]} images; report this"
+            )
+        return self._digest.hexdigest(), self._error
+
+
+def digest(module: nn.Module) -> str:
+    """Return the sha256 over weights, structure, plain attributes and source of a module: equal only where its answers are."""
+    total = hashlib.sha256(repr(module).encode())
+    for name, part in module.named_modules():
+        own = {key: value for key, value in vars(part).items() if key not in _EVERY_MODULE}
+        total.update(f"{name} {source(type(part))} {_plain(own)}".encode())
+    tensors = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    for name, value in tensors:
+        total.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        total.update(_bytes(value))
+    return total.hexdigest()
+
+
+_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def _plain(value: object) -> str:
+    """Return a text that tells numbers, texts, tensors and collections of them apart, and other things by their type."""
+    if isinstance(value, Mapping):
+        return str(sorted(f"{key}: {_plain(each)}" for key, each in value.items()))
+    if isinstance(value, tuple | list | set | frozenset):
+        each = [_plain(each) for each in value]
+        return str(each if isinstance(value, tuple | list) else sorted(each))
+    if isinstance(value, Tensor):
+        return f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(_bytes(value)).hexdigest()}"
+    known = isinstance(value, bool | int | float | str | bytes | None)
+    return repr(value) if known else f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _bytes(value: Tensor) -> memoryview | bytes:
+    return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data if value.numel() else b""
+
+
+def source(kind: type) -> str:
+    """Return the name of a class and, outside torch, whose version is part of every key, the sha256 of its source."""
+    return _source(cast("Any", kind))
+
+
+@cache
+def _source(kind: Any) -> str:
+    if kind.__module__.startswith("torch."):
+        return f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        path = inspect.getsourcefile(kind)
+    except TypeError:  # made in a notebook or at a prompt: its name, structure and weights must do
+        path = None
+    return f"{kind.__module__}.{kind.__qualname__} {sha256_of(Path(path)) if path and Path(path).is_file() else ''}"
+
+
+def bytes_per_image(answers: Sequence[Tensor], section: TargetsSection) -> int:
+    """Return what one view of one image takes on disk, given answers [B, ...] to a few images."""
+    return sum(answer[0].numel() for answer in answers) * DTYPES[section.precision].itemsize
+
+
+def obstacle(folder: Path, section: TargetsSection, *, bytes_per_view: int, views: int) -> str:
+    """Return why the answers to so many views cannot be kept in a folder, or nothing."""
+    where, size = file_system(folder.parent), bytes_per_view * views / 2**30
+    if where in NETWORK:
+        return f"{folder} is on {where}, where a mapped file can change under its reader; put --runs on a local disk"
+    if size > section.max_gib:
+        return f"{counted(views, 'view')} would take {size:.2g} GiB, more than targets.max_gib {section.max_gib:g}; raise it"
+    return ""
+
+
+def file_system(folder: Path) -> str:
+    """Return the type of the file system that a folder is on, as the operating system calls it."""
+    where = folder.resolve()
+    mounts = [part for part in psutil.disk_partitions(all=True) if where.is_relative_to(part.mountpoint)]
+    mounts.reverse()  # of several mounts on one place, such as an automounter's, the last is what one sees
+    return max(mounts, key=lambda part: len(part.mountpoint)).fstype.lower() if mounts else ""

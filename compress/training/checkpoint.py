@@ -1,0 +1,286 @@
+"""Weights and training state on disk: safetensors for weights, plain torch files for state; nothing that could run code.
+
+Checkpoints come from strangers. Safetensors hold no code; any other file is read with `torch.load(weights_only=True)`, and what
+that refuses is refused. A module is changed only after every tensor of the file was found to fit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from compress.errors import CompressError, Unreachable
+from compress.models._network import Network
+from compress.system.files import sha256_of, whole
+
+_NESTS = ("state_dict", "model_state_dict", "model")
+"""Keys under which training scripts keep the weights."""
+
+_COUNTER = "num_batches_tracked"
+"""Batch norm's counter, which torch did not save before 0.4.1 and inference never reads."""
+
+_SHOWN = 5
+
+log = logging.getLogger(__name__)
+
+
+def save_weights(path: Path, network: nn.Module, *, metadata: Mapping[str, str]) -> None:
+    """Write the weights as safetensors, whole or not at all; equal weights and metadata give equal bytes.
+
+    Args:
+        path: The file.
+        network: A network, of which the names inside its module are written, or any module.
+        metadata: What a reader should know, for example the classes.
+
+    Raises:
+        Unreachable: The file cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _inner(network).state_dict().items()}
+    with whole(path) as temporary:
+        temporary.write_bytes(_with_metadata(to_safetensors(tensors), metadata))
+
+
+def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -> dict[str, str]:
+    """Load weights into a network and return the file's metadata.
+
+    Accepted are safetensors and torch files with a state dict, bare or under `state_dict`, `model_state_dict` or `model`, with
+    or without the prefix `module.`. Floating-point numbers of another precision are converted, which is logged. Batch norm's
+    `num_batches_tracked` may be absent.
+
+    Args:
+        network: A network, whose module is loaded, or any module. It is unchanged when an error is raised.
+        path: The file.
+        sha256: The checksum that the file must have.
+
+    Raises:
+        CompressError: The checksum differs, the file is damaged or could run code, or tensors are missing, surplus, misshapen,
+            without plain numbers (sparse, meta), or not finite in the network's own precision.
+        Unreachable: The file cannot be read, or is a folder.
+    """
+    if path.is_dir():
+        raise Unreachable(f"{path}: is a folder, not a file of weights; name the file in it")
+    found = sha256_of(path)
+    if sha256 is not None and found != sha256:
+        raise CompressError(f"{path}: has sha256 {found}, not {sha256}; get the right file or correct the checksum")
+    tensors, metadata = _from_safetensors(path) if _is_safetensors(path) else (_from_torch(path), {})
+    _refuse_unusual(tensors, path)
+    module = _inner(network)
+    own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    _refuse_other_classes(network, own, tensors, path)
+    problems = _mismatches(own, tensors)
+    if problems:
+        raise CompressError(
+            f"{path}: does not fit {type(module).__name__}: {'; '.join(problems)}; choose the model it was made for"
+        )
+    converted = _converted(own, tensors, path)
+    _tell_conversions(own, tensors, path)
+    module.load_state_dict(converted, strict=False)  # only batch norm's counters may be absent by now
+    return metadata
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write training state (tensors, numbers, texts and their lists, tuples and dicts), whole or not at all.
+
+    Raises:
+        TypeError: The state holds something that `load_state` would refuse.
+        Unreachable: The file cannot be written.
+    """
+    _require_plain(state, "state")
+    with whole(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Return what `save_state` wrote, or `None` if there is no such file.
+
+    Raises:
+        CompressError: The file is damaged.
+        Unreachable: The file cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = _torch_load(path)
+    except CompressError as error:
+        raise CompressError(f"{error}; delete {path} to start this stage again") from error
+    if not isinstance(state, dict):
+        raise CompressError(f"{path}: holds a {type(state).__name__}, not training state; delete it to start this stage again")
+    return state
+
+
+def _inner(network: nn.Module) -> nn.Module:
+    return network.module if isinstance(network, Network) else network
+
+
+def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return safetensors bytes with metadata in sorted order; the library's own writer shuffles it in each process."""
+    size = int.from_bytes(data[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + size])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns what follows to 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(9)  # the length of the header, then JSON
+    return path.suffix == ".safetensors" or head[8:] == b"{"
+
+
+def _from_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _unprefixed({name: file.get_tensor(name) for name in file.keys()}), file.metadata() or {}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise CompressError(f"{path}: is no whole safetensors file ({error}); get it again") from error
+
+
+def _from_torch(path: Path) -> dict[str, Tensor]:
+    content = _torch_load(path)
+    for nest in _NESTS:
+        if isinstance(content, dict) and isinstance(content.get(nest), dict):
+            content = content[nest]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
+        raise CompressError(f"{path}: holds a {type(content).__name__}, not named tensors; save model.state_dict()")
+    foreign = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if foreign:
+        raise CompressError(f"{path}: {_listed('not tensors', foreign)}; save model.state_dict() alone")
+    return _unprefixed(content)
+
+
+def _torch_load(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():  # of foreign pickle protocols and TorchScript: they load, or raise
+            warnings.filterwarnings("ignore", "Detected pickle protocol|'torch.load' received a zip file", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # its text would advise to load the file unsafely
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        culprit = f" ({named[1]})" if named else ""
+        raise CompressError(
+            f"{path}: is damaged, or holds objects besides tensors that could run code{culprit}; nothing was loaded: "
+            "use safetensors, or torch.save(model.state_dict(), path)"
+        ) from error
+    except OSError as error:
+        raise Unreachable(f"{path}: cannot be read ({error.strerror})") from error
+    except (
+        RuntimeError,
+        ValueError,
+        EOFError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:  # what torch raises for damage
+        reason = re.split(r"\. |\n", str(error))[0] or "it is empty"
+        raise CompressError(f"{path}: is no torch file of tensors ({reason}); get it again, or use safetensors") from error
+
+
+def _unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefixed = all(name.startswith("module.") for name in tensors)
+    return {name.removeprefix("module.") if prefixed else name: tensor for name, tensor in tensors.items()}
+
+
+def _mismatches(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Return one text for each kind of misfit: missing, surplus, misshapen."""
+    missing = [name for name in own if name not in found and not name.endswith(_COUNTER)]
+    surplus = [name for name in found if name not in own]
+    both = [name for name in own if name in found]
+    misshapen = [
+        f"{name} {_kind(found[name])} for {_kind(own[name])}" for name in both if _kind(own[name]) != _kind(found[name])
+    ]
+    named = {"missing": missing, "surplus": surplus, "misshapen": misshapen}
+    return [_listed(what, names) for what, names in named.items() if names]
+
+
+def _refuse_other_classes(network: nn.Module, own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that differ in the number of classes alone, with just these words."""
+    if not isinstance(network, Network) or network.classifier_name is None:
+        return
+    name = f"{network.classifier_name}.weight"
+    head = {name, f"{network.classifier_name}.bias"}
+    rest = [{key: value for key, value in tensors.items() if key not in head} for tensors in (own, found)]
+    if name not in own or name not in found or own[name].shape == found[name].shape or _mismatches(*rest):
+        return
+    if own[name].shape[1:] == found[name].shape[1:]:
+        raise CompressError(
+            f"{path}: its classifier {network.classifier_name!r} has {len(found[name])} classes and the data has "
+            f"{len(own[name])}; give weights that were trained on these classes"
+        )
+
+
+def _kind(tensor: Tensor) -> str:
+    number = "float" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+    return f"{number} {list(tensor.shape)}"
+
+
+def _listed(what: str, names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def _refuse_unusual(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are no plain array of numbers, before anything is asked of them."""
+    unusual = [
+        f"{name} ({'meta' if tensor.is_meta else 'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')})"
+        for name, tensor in tensors.items()
+        if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided
+    ]
+    if unusual:
+        raise CompressError(f"{path}: {_listed('without plain numbers', unusual)}; save dense tensors that hold their values")
+
+
+def _converted(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return floating-point numbers in the network's own precision, all finite, and others as they are.
+
+    Raises:
+        CompressError: Some are NaN or infinite, or too large for that precision, or torch cannot convert them.
+    """
+    converted: dict[str, Tensor] = {}
+    broken: list[str] = []
+    large: list[str] = []
+    for name, tensor in found.items():
+        try:
+            converted[name] = tensor.to(own[name].dtype)
+            if tensor.is_floating_point() and not torch.isfinite(converted[name]).all():
+                (large if torch.isfinite(tensor.double()).all() else broken).append(name)
+        except NotImplementedError as error:  # numbers of 4 bits
+            raise CompressError(f"{path}: {name} is {tensor.dtype}, which torch cannot convert; save it as float32") from error
+    if broken:
+        raise CompressError(
+            f"{path}: {_listed('with NaN or infinity', broken)}; the training that made it diverged: use another one"
+        )
+    if large:
+        raise CompressError(
+            f"{path}: {_listed(f'with numbers too large for {own[large[0]].dtype}', large)}; scale them, or use other weights"
+        )
+    return converted
+
+
+def _tell_conversions(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    pairs = {(found[name].dtype, own[name].dtype) for name in own if name in found}
+    for old, new in sorted(pairs, key=str):
+        if old != new:
+            log.info("%s: %s is converted to %s", path, old, new)
+
+
+def _require_plain(value: object, where: str) -> None:
+    children: Iterable[tuple[object, object]] = ()
+    if isinstance(value, dict):
+        children = value.items()
+    elif type(value) in {list, tuple, set}:
+        children = enumerate(value)  # type: ignore[arg-type]
+    elif value is not None and type(value) not in {bool, int, float, str, bytes, Tensor, nn.Parameter}:
+        raise TypeError(f"{where}: a {type(value).__name__} cannot be saved as training state")
+    for key, child in children:
+        _require_plain(child, f"{where}[{key!r}]")

@@ -1,0 +1,362 @@
+"""What runs a network that is being trained: torch as it is, or compiled by its inductor, on a GPU with CUDA graphs too.
+
+`engine` in the recipe's `train` names it; `auto` times each for a few steps and takes the fastest whose gradients are those of
+eager torch. The network itself stays as it is: what is compiled is a copy of its structure around its very tensors, with hooks
+at its taps that stay, since the compiler sees no others. Each size of batch is compiled anew; validation runs eager torch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress import records
+from compress.errors import CompressError
+from compress.events import Events
+from compress.freezing import freeze_all_but
+from compress.methods._method import Method
+from compress.methods._step import Features, Forward
+from compress.models._network import Batch, Network, Outputs
+from compress.records import EngineTrial, EngineTrials
+from compress.teachers.engines import decided
+from compress.teachers.signals import few, looked_at
+
+ROUNDS = 5
+"""Interleaved timings of each engine in a trial; the median counts."""
+WORTH_A_TRIAL_SECONDS = 600.0
+"""Training whose eager steps take less than that ends before compiling, which takes a minute or more, has paid."""
+PAYS = 1.05
+"""How many times as fast as eager torch an engine must be: less is noise, and would make results depend on it."""
+TOLERANCE = 0.03
+"""The largest accepted difference of the gradients from those of eager float32: root mean square over theirs."""
+SLACK = 1.5
+"""In reduced precision, an engine may also differ so many times as much from float32 as eager torch does in that precision."""
+
+
+class Running(NamedTuple):
+    """What runs the network of a stage."""
+
+    forward: Forward | None = None
+    """From images to logits and maps; `None` is the network itself."""
+    engine: str = "eager"
+    trials: tuple[EngineTrial, ...] = ()
+    """What was tried, the chosen engine first; empty where nothing but eager torch was."""
+
+
+def choose(
+    method: Method,
+    batch: Batch,
+    *,
+    engine: str,
+    steps: int,
+    autocast: torch.dtype | None,
+    events: Events,
+    decision: Path | None = None,
+) -> Running:
+    """Return what runs the network that a stage trains.
+
+    Args:
+        method: The stage, on its device; it ends as it was.
+        batch: One training batch of full size.
+        engine: As the recipe's `train` has it.
+        steps: Steps of the stage.
+        autocast: The precision of the training.
+        events: Where it is said what was tried and left out.
+        decision: File that keeps what was chosen, so that a stage that continues does not choose anew.
+
+    Raises:
+        CompressError: The engine that the recipe names does not run here, cannot take the network, or gives other gradients.
+    """
+    network = method.student
+    trained = {id(parameter) for group in method.phases().values() for parameter in group}
+    if engine == "eager" or not any(id(parameter) in trained for parameter in network.parameters()):
+        return Running()
+    torch.compiler.reset()  # all that is compiled shares one limit, and what earlier stages compiled is not run again
+    taps = looked_at(method, few(batch)).student_taps
+    trial = _Trial(network, batch, taps, autocast, events)
+    tried = decided(decision, events) if decision is not None else ()
+    if not tried:
+        with _as_trained(method):
+            tried = trial.all(steps) if engine == "auto" else (trial.one(engine),)
+        if decision is not None:
+            records.save(decision, EngineTrials(trials=tried))
+    chosen = tried[0].engine
+    if chosen == "eager":
+        return Running(trials=tried if len(tried) > 1 else ())
+    return Running(trial.forward(chosen), chosen, tried)
+
+
+def require(engine: str, device: torch.device, *, field: str = "train.engine") -> None:
+    """Refuse an engine that a device does not have.
+
+    Args:
+        engine: As the recipe has it.
+        device: Where the network is trained.
+        field: Where the recipe has it, for the message.
+
+    Raises:
+        CompressError: It does not have it.
+    """
+    if engine == "cuda_graphs" and device.type != "cuda":
+        raise CompressError(f"{field}: 'cuda_graphs' runs on a CUDA device alone; use compile, auto or eager")
+
+
+def build(engine: str, network: Network, taps: Sequence[int], device: torch.device) -> Forward:
+    """Return a network as an engine runs it; the first forward and backward pass take a minute or more, for they compile.
+
+    Args:
+        engine: `compile` or `cuda_graphs`.
+        network: The network, whose tensors are trained.
+        taps: Places of the taps whose maps are read; the others are not computed apart.
+        device: Where it runs.
+
+    Raises:
+        CompressError: This device does not have the engine, or the network carries hooks, which a copy cannot have.
+    """
+    require(engine, device)
+    hooked = next((name for name, module in network.named_modules() if _hooks(module)), None)
+    if hooked is not None:
+        raise CompressError(f"train.engine: the network has hooks at {hooked or 'its root'!r}, and runs eager alone; use eager")
+    try:
+        return _Compiled(network, taps, graphs=engine == "cuda_graphs")
+    except (RuntimeError, TypeError) as error:  # of copy.deepcopy: locks, files, tensors with a history
+        raise CompressError(f"train.engine: the network cannot be copied ({error}), and runs eager alone; use eager") from error
+
+
+def _hooks(module: nn.Module) -> bool:
+    kinds = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(kinds)
+
+
+class _Compiled:
+    """A network, compiled."""
+
+    def __init__(self, network: Network, taps: Sequence[int], *, graphs: bool) -> None:
+        self._network, self._taps, self._graphs = network, tuple(taps), graphs
+        self._copy, self._same = _Tapped(network, self._taps), False
+        self._run = torch.compile(
+            self._copy, fullgraph=True, dynamic=False,
+            options={"triton.cudagraphs": graphs, "fallback_random": True},  # the random numbers of dropout are eager torch's
+        )  # fmt: skip
+
+    def __call__(self, images: Tensor) -> Outputs:
+        for own, ours in zip(self._network.modules(), self._copy.network.modules(), strict=True):
+            ours.training = own.training
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # the answers of the step before may be overwritten
+        with _compiling():
+            logits, *maps = self._run(images)
+        self._refuse_apart()
+        found: dict[int, Tensor] = dict(zip(self._taps, maps, strict=True))
+
+        def read(place: int) -> Tensor:
+            if place not in found:
+                raise CompressError(f"train.engine: tap {place} was not read when the method was looked at; use eager")
+            return found[place]
+
+        return Outputs(logits, Features(len(self._network.taps), read))
+
+    def _refuse_apart(self) -> None:
+        """Refuse a network that changes more in a pass than numbers in its tensors: the copy has that, the network has not."""
+        if self._same:
+            return
+        for own, ours in zip(self._network.modules(), self._copy.network.modules(), strict=True):
+            if name := _apart(own, ours):
+                raise CompressError(
+                    f"train.engine: {type(own).__name__} gives its attribute {name!r} another value in a pass, and so runs "
+                    "eager alone; use eager"
+                )
+        self._same = True
+
+
+def _apart(own: nn.Module, ours: nn.Module) -> str:
+    """Return the name of an attribute in which two modules differ, or nothing."""
+    buffers = dict(ours.named_buffers(recurse=False))
+    if lost := next((name for name, buffer in own.named_buffers(recurse=False) if buffers.get(name) is not buffer), ""):
+        return lost
+    for name, value in vars(own).items():
+        other = vars(ours).get(name)
+        plain = isinstance(value, bool | int | float | str | None)
+        if (plain and value != other) or (isinstance(value, Tensor) and not torch.equal(value, cast("Tensor", other))):
+            return name
+    return ""
+
+
+class _Tapped(nn.Module):
+    """A copy of a network's structure around the same tensors, which gives its logits and the maps of some taps."""
+
+    def __init__(self, network: Network, taps: Sequence[int]) -> None:
+        super().__init__()
+        same = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
+        self.network = copy.deepcopy(network, cast("dict[int, object]", same))
+        self._taps, self._seen = taps, dict[int, Tensor]()
+        for place in taps:
+            self.network.module.get_submodule(network.taps[place]).register_forward_hook(partial(self._keep, place))
+
+    def _keep(self, place: int, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        self._seen[place] = output
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        logits: Tensor = self.network(images)
+        return (logits, *(self._seen.pop(place) for place in self._taps))
+
+
+class _Trial:
+    """Forward and backward passes of a network on one batch, by each engine."""
+
+    def __init__(
+        self, network: Network, batch: Batch, taps: Sequence[int], autocast: torch.dtype | None, events: Events
+    ) -> None:
+        self._network, self._batch, self._taps = network, batch, taps
+        self._autocast, self._events, self._device = autocast, events, batch.images.device
+        self._built: dict[str, Forward] = {}
+
+    def forward(self, engine: str) -> Forward:
+        """Return the network as an engine runs it, as it was tried where it was."""
+        if engine not in self._built:
+            self._built[engine] = build(engine, self._network, self._taps, self._device)
+        return self._built[engine]
+
+    def all(self, steps: int) -> tuple[EngineTrial, ...]:
+        """Return what each engine of this device did, the one to take first."""
+        eager = self._network.outputs
+        self._pass(eager)  # the first is slow
+        milliseconds = self._milliseconds(eager)
+        if milliseconds * steps < 1000 * WORTH_A_TRIAL_SECONDS:
+            self._events.say(f"training: {milliseconds * steps / 1000:.0f} s of eager steps are not worth a trial of engines")
+            return (EngineTrial(engine="eager", ms_per_batch=milliseconds, relative_difference=0.0),)  # which nobody compares
+        forwards: dict[str, Forward] = {"eager": eager}
+        for name in ("compile", *(["cuda_graphs"] if self._device.type == "cuda" else [])):
+            try:
+                self._pass(self.forward(name))
+                forwards[name] = self.forward(name)
+            except (CompressError, torch.OutOfMemoryError) as error:
+                self._leave_out(name, str(error))
+        times = self._times(forwards)
+        tried = [self._compared(name, forward, statistics.median(times[name])) for name, forward in forwards.items()]
+        found = [trial for trial in tried if math.isfinite(trial.relative_difference)]
+        for trial in tried:
+            if trial not in found:
+                self._leave_out(trial.engine, "its gradients are not finite")
+        self._events.say(
+            f"training: {', '.join(f'{each.engine} {each.ms_per_batch:.0f} ms' for each in found)} forward and backward"
+        )
+        return tuple(sorted(found, key=lambda each: (not _pays(each, found[0]), each.ms_per_batch)))
+
+    def _leave_out(self, engine: str, why: str) -> None:
+        self._built.pop(engine, None)
+        self._events.say(f"training: engine {engine} is left out: {why.removesuffix('; use eager')}")
+
+    def one(self, engine: str) -> EngineTrial:
+        """Return what the engine that the recipe names does.
+
+        Raises:
+            CompressError: It cannot run, or its gradients are too far from those of eager torch.
+        """
+        forward = self.forward(engine)
+        self._events.say(f"training: {engine} compiles, which takes a minute or more")
+        self._pass(forward)
+        found = self._compared(engine, forward, self._milliseconds(forward))
+        allowed = _allowed(self._compared("eager", self._network.outputs, 0.0))
+        if not found.relative_difference <= allowed:
+            raise CompressError(
+                f"train.engine: the gradients of {engine} differ from those of eager float32 by "
+                f"{found.relative_difference:.2g} of their size, more than {allowed:.2g}; use eager"
+            )
+        return found
+
+    def _times(self, forwards: Mapping[str, Forward]) -> dict[str, list[float]]:
+        times: dict[str, list[float]] = {name: [] for name in forwards}
+        for _ in range(ROUNDS):
+            for name, forward in forwards.items():
+                times[name].append(self._milliseconds(forward))
+        return times
+
+    def _milliseconds(self, forward: Forward) -> float:
+        begun = time.perf_counter()
+        self._pass(forward)
+        return 1000 * (time.perf_counter() - begun)
+
+    def _compared(self, name: str, forward: Forward, milliseconds: float) -> EngineTrial:
+        """Return a trial; its difference is infinite where a gradient is not finite.
+
+        Raises:
+            CompressError: A gradient of eager torch is not finite, so that there is nothing to compare with.
+        """
+        ours, exact = self._pass(forward), self._gradients(self._network.outputs, None)
+        relative = (ours - exact).square().mean().sqrt() / exact.square().mean().sqrt().clamp(min=1e-12)
+        difference = float(relative.nan_to_num(torch.inf))
+        if name == "eager" and math.isinf(difference):
+            raise CompressError("train.engine: the first gradients of eager torch are not finite; use eager, or precision fp32")
+        return EngineTrial(engine=name, ms_per_batch=milliseconds, relative_difference=difference)
+
+    def _pass(self, forward: Forward) -> Tensor:
+        return self._gradients(forward, self._autocast)
+
+    def _gradients(self, forward: Forward, autocast: torch.dtype | None) -> Tensor:
+        """Return the gradients of one step as a vector, once the device is done; statistics and generators end as they were."""
+        kept = [buffer.clone() for buffer in self._network.buffers()]
+        devices = [self._device] if self._device.type == "cuda" else []
+        images, labels = self._batch.images, self._batch.labels
+        trained = [parameter for parameter in self._network.parameters() if parameter.requires_grad]
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            with torch.autocast(self._device.type, dtype=autocast, enabled=autocast is not None):
+                found = forward(images)
+            read = [found.features[place].float().square().mean() for place in self._taps]
+            total = torch.stack([F.cross_entropy(found.logits.float(), labels), *read]).sum()
+            with _compiling():  # the backward pass is compiled when it is first needed
+                gradients = torch.autograd.grad(total, trained, allow_unused=True, materialize_grads=True)
+        for buffer, value in zip(self._network.buffers(), kept, strict=True):
+            buffer.copy_(value)
+        whole = torch.cat([gradient.detach().float().flatten() for gradient in gradients])
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return whole
+
+
+def _pays(trial: EngineTrial, eager: EngineTrial) -> bool:
+    if trial is eager:
+        return True
+    return trial.relative_difference <= _allowed(eager) and PAYS * trial.ms_per_batch < eager.ms_per_batch
+
+
+def _allowed(eager: EngineTrial) -> float:
+    """Return how far gradients may be from those of eager float32, given how far eager torch's are in training's precision."""
+    return max(TOLERANCE, SLACK * eager.relative_difference)
+
+
+@contextmanager
+def _as_trained(method: Method) -> Iterator[None]:
+    """Let the stage be as its training has it for a while."""
+    freeze_all_but(method, (parameter for group in method.phases().values() for parameter in group))
+    try:
+        yield
+    finally:
+        freeze_all_but(method, ())
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Say in one line what torch cannot compile, or that there is no compiler."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    try:
+        yield
+    except (TorchDynamoException, FailOnRecompileLimitHit, CppCompileError, InvalidCxxCompiler) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        raise CompressError(f"train.engine: torch cannot compile the network ({reason}); use eager") from error

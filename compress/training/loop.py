@@ -1,0 +1,354 @@
+"""The only training loop.
+
+`fit` trains one stage of a method: every phase of every step in order, validation of what will be shipped after every epoch,
+and a state file from which a killed run continues with the same bytes. It knows nothing of any particular method.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from compress.data._loader import Batches
+from compress.errors import CompressError, Interrupted
+from compress.events import Events, Task
+from compress.freezing import freeze_all_but, moving, only
+from compress.methods._method import Method
+from compress.methods._step import Forward, Targets
+from compress.models._network import Batch
+from compress.recipe import TrainSection
+from compress.records import Accuracy, Epoch
+from compress.teachers.provider import Teachers
+from compress.training import checkpoint, evaluate
+from compress.training import optimizer as descent
+
+R = TypeVar("R")
+
+LOOK_EVERY = 10
+"""Steps between looks at the loss on a GPU; a loss that is not finite stays so."""
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+class Paused(Exception):
+    """A stage has trained as far as it was asked to; its state is saved.
+
+    Args:
+        epochs: That are behind it.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        super().__init__(f"paused after epoch {epochs}")
+
+
+class Fit(NamedTuple):
+    """What training gave; the selected weights are in the method's product."""
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    validation: dict[str, Accuracy]
+    """Of the selected epoch, by name of who predicts."""
+
+
+def fit(
+    method: Method,
+    train: Batches,
+    validation: Batches,
+    *,
+    settings: TrainSection,
+    seed: int = 0,
+    state: Path | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+    events: Events | None = None,
+    description: str = "",
+    teachers: Teachers | None = None,
+    validating: Teachers | None = None,
+    forward: Forward | None = None,
+    until: int | None = None,
+) -> Fit:
+    """Train one stage and leave the selected weights in `method.product()`.
+
+    Args:
+        method: The stage, on its device.
+        train: Shuffled batches.
+        validation: Held-out batches, whole and in order.
+        settings: How to train.
+        seed: Seed of what is random in the networks, such as dropout.
+        state: File from which an interrupted stage continues; `None` keeps none.
+        stopped: Asked after every step; true saves the state and ends.
+        events: Where progress goes.
+        description: What people read beside the progress.
+        teachers: Gives the answers of frozen teachers; without it they are run at every step.
+        validating: The same for the held-out images, where validation asks teachers.
+        forward: Runs the student in training steps; without it the student itself does.
+        until: Epochs after which to pause; `None` trains to the end.
+
+    Raises:
+        Paused: There are epochs left after `until`; the same call with a larger one continues.
+        CompressError: A loss is not finite; the message names terms, step and epoch.
+        Interrupted: `stopped` said so; the state is saved.
+    """
+    title = description or method.stage
+    run = _Run(
+        method, train, validation, settings=settings, events=events or Events(), state=state, title=title, stopped=stopped,
+        teachers=teachers, validating=validating, forward=forward,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    run.resume()
+    with run.events.task(title, settings.epochs * run.steps, run.done) as task:
+        try:
+            run.epochs(task, settings.epochs if until is None else min(until, settings.epochs))
+        except Interrupted:
+            run.save()
+            raise
+    if run.epoch < settings.epochs:
+        run.save(paused=True)
+        if stopped():
+            raise Interrupted(f"{title}: stopped after epoch {run.epoch}; the state is saved; repeat to continue")
+        raise Paused(run.epoch)
+    return run.finish()
+
+
+class _Run:
+    """The state of one stage's training, and the moves that change it."""
+
+    def __init__(
+        self,
+        method: Method,
+        train: Batches,
+        validation: Batches,
+        *,
+        settings: TrainSection,
+        events: Events,
+        state: Path | None,
+        title: str,
+        stopped: Callable[[], bool] = lambda: False,
+        teachers: Teachers | None = None,
+        validating: Teachers | None = None,
+        forward: Forward | None = None,
+    ) -> None:
+        self.method, self.train, self.validation, self.settings = method, train, validation, settings
+        self.events, self.path, self.title, self.stopped = events, state, title, stopped
+        self.teachers, self.validating, self.saved = teachers, validating, time.monotonic()
+        self.forward = forward
+        self.steps = len(train)
+        self.phases = method.phases()
+        freeze_all_but(method, (parameter for group in self.phases.values() for parameter in group))
+        self.optimizers = {name: descent.optimizer(group, settings) for name, group in self.phases.items()}
+        self.autocast = DTYPES[settings.precision]
+        self.device = next(method.product().parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.average = descent.average_of(method.product(), settings.ema_decay)
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.waiting, self.teaching = 0.0, 0.0
+        self.sums: dict[str, Tensor] = {}
+        self.observed: dict[str, Tensor] = {}
+        self.history: list[Epoch] = []
+        self.best: dict[str, Any] = {}
+
+    @property
+    def done(self) -> int:
+        """Steps behind us."""
+        return self.epoch * self.steps + self.step
+
+    def epochs(self, task: Task, until: int) -> None:
+        """Do every step that is left of so many epochs, and validate after each.
+
+        Raises:
+            Interrupted: The user stopped.
+        """
+        while self.epoch < until:
+            for batch, targets in self.batches():
+                self.advance(batch, targets, task)
+                if self.stopped():
+                    raise Interrupted(
+                        f"{self.title}: stopped in epoch {self.epoch + 1}; the state is saved; repeat to continue"
+                    )
+                self._save_if_due()
+            self.end_epoch()
+            if self.stopped():
+                raise Interrupted(f"{self.title}: stopped after epoch {self.epoch}; the state is saved; repeat to continue")
+            self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self.saved > self.settings.state_seconds:
+            self.save()
+            self.saved = time.monotonic()
+
+    def batches(self) -> Iterator[tuple[Batch, Targets | None]]:
+        """Yield the rest of the epoch's batches with what frozen teachers say of them, and count the time of both."""
+        self._taught(lambda teachers: teachers.begin(self.epoch, self.stopped))
+        begun = time.perf_counter()
+        for batch in self.train.epoch(self.epoch, self.step):
+            self.waiting += time.perf_counter() - begun
+            yield batch, self._taught(lambda teachers, batch=batch: teachers.of(batch))  # type: ignore[misc]
+            begun = time.perf_counter()
+
+    def _taught(self, ask: Callable[[Teachers], R]) -> R | None:
+        if self.teachers is None:
+            return None
+        begun = time.perf_counter()
+        answer = ask(self.teachers)
+        self.teaching += time.perf_counter() - begun
+        return answer
+
+    def advance(self, batch: Batch, targets: Targets | None, task: Task) -> None:
+        """Do one step: all phases, in order, each with a fresh forward pass."""
+        begun = time.perf_counter()
+        rate = descent.learning_rate(self.settings, self.done, self.steps)
+        for phase, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with only(self.phases, phase):
+                step = self.method.step(batch, phase=phase, autocast=self.autocast, targets=targets, forward=self.forward)
+                terms = self.method(step)
+                self._descend(terms, optimizer, phase)
+            self._count(terms, step.observed, phase)
+        if self.average is not None:
+            self.average.update_parameters(self.method.product())
+        self.step += 1
+        self.seconds += time.perf_counter() - begun
+        if self.done % LOOK_EVERY == 0:
+            task.advance(0, note=f"loss {float(self.sums['total']) / self.step:.3f}")
+        task.advance()
+
+    def _descend(self, terms: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, phase: str) -> None:
+        total = torch.stack([value.float() for value in terms.values()]).sum()
+        if self.device.type == "cpu" or self.step % LOOK_EVERY == 0:  # looking waits for a GPU to have finished
+            self._refuse_infinite(total, terms, phase)
+        optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        if self.settings.max_gradient_norm is not None:
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.phases[phase], self.settings.max_gradient_norm)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def _refuse_infinite(self, total: Tensor, terms: Mapping[str, Tensor], phase: str) -> None:
+        if math.isfinite(float(total.detach())):
+            return
+        bad = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in terms.items() if not torch.isfinite(value))
+        where = f"epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}, phase {phase!r}"
+        first = self.epoch == self.step == 0  # nothing was learnt yet, so it may be what goes in
+        remedy = "look for what is not finite in the images or in the teacher's answers; else lower train.lr"
+        raise CompressError(
+            f"training stopped at {where}: {bad or 'the sum of losses'} is not finite; {remedy if first else 'lower train.lr'}"
+        )
+
+    def _count(self, terms: Mapping[str, Tensor], observed: Mapping[str, Tensor], phase: str) -> None:
+        prefix = f"{phase}." if len(self.phases) > 1 else ""
+        named = {f"{prefix}{name}": value.detach().double() for name, value in terms.items()}
+        named["total"] = torch.stack(list(named.values())).sum()
+        _add(self.sums, named)
+        _add(self.observed, {f"{prefix}{name}": value.double() for name, value in observed.items()})
+
+    def end_epoch(self) -> None:
+        """Validate, remember the epoch if it is to be kept, and begin the next."""
+        begun = time.perf_counter()
+        with descent.averaged(self.method.product(), self.average):
+            scores = self.method.choose(self._validated())
+            top1 = sum(score.top1_percent for score in scores.values()) / len(scores)
+            if not self.best or self.settings.select == "last" or top1 > self.best["top1"]:
+                weights = {name: value.detach().clone() for name, value in self.method.product().state_dict().items()}
+                best = {name: score.model_dump_json() for name, score in scores.items()}
+                self.best = {"top1": top1, "epoch": self.epoch + 1, "weights": weights, "scores": best}
+        means = {name: float(value) / self.steps for name, value in self.sums.items()}
+        if not math.isfinite(means["total"]):
+            bad = ", ".join(name for name, mean in means.items() if not math.isfinite(mean) and name != "total")
+            raise CompressError(f"training stopped after epoch {self.epoch + 1}: {bad} is not finite; lower train.lr")
+        record = Epoch(
+            stage=self.title,
+            epoch=self.epoch + 1,
+            lr=descent.learning_rate(self.settings, self.done - 1, self.steps),
+            losses=means,
+            observed={name: float(value) / self.steps for name, value in self.observed.items()},
+            validation_top1_percent=top1,
+            seconds=self.seconds + self.waiting + self.teaching + time.perf_counter() - begun,
+            waiting_seconds=self.waiting,
+            teaching_seconds=self.teaching,
+        )
+        self.history.append(record)
+        self.events.emit("epoch", **record.model_dump())
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.waiting, self.teaching, self.sums, self.observed = 0.0, 0.0, {}, {}
+
+    def _validated(self) -> dict[str, Accuracy]:
+        if self.validating is None:
+            return evaluate.validate(self.method, self.validation)
+        self.validating.begin(0, self.stopped)
+        return evaluate.validate(self.method, self.validation, self.validating.of)
+
+    def finish(self) -> Fit:
+        """Put the selected weights into the product, freeze it, and return what training gave."""
+        self.method.product().load_state_dict(self.best["weights"])
+        freeze_all_but(self.method, ())
+        scores = {name: Accuracy.model_validate_json(text) for name, text in self.best["scores"].items()}
+        return Fit(tuple(self.history), self.best["epoch"], scores)
+
+    def save(self, *, paused: bool = False) -> None:
+        """Write the state, whole or not at all; of one that was paused nobody needs to be told that it goes on."""
+        if self.path is None:
+            return
+        checkpoint.save_state(
+            self.path,
+            {
+                "paused": paused,
+                "epoch": self.epoch,
+                "step": self.step,
+                "seconds": self.seconds,
+                "waiting": self.waiting,
+                "teaching": self.teaching,
+                "sums": self.sums,
+                "observed": self.observed,
+                "history": [record.model_dump_json() for record in self.history],
+                "best": self.best,
+                "moving": moving(self.method),
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                "scaler": self.scaler.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "random": torch.get_rng_state(),
+                "cuda_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+                "teachers": [each and each.state() for each in (self.teachers, self.validating)],
+            },
+        )
+
+    def resume(self) -> None:
+        """Continue from the state file, if there is one."""
+        saved = checkpoint.load_state(self.path) if self.path is not None else None
+        if saved is None:
+            return
+        self.epoch, self.step = saved["epoch"], saved["step"]
+        self.seconds, self.waiting, self.teaching = saved["seconds"], saved["waiting"], saved["teaching"]
+        self.sums, self.observed, self.best = saved["sums"], saved["observed"], saved["best"]
+        self.history = [Epoch.model_validate_json(text) for text in saved["history"]]
+        with torch.no_grad():
+            for name, tensor in moving(self.method).items():
+                tensor.copy_(saved["moving"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
+        self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        torch.set_rng_state(saved["random"])
+        if saved["cuda_random"]:
+            torch.cuda.set_rng_state_all(saved["cuda_random"])
+        for teachers, state in zip((self.teachers, self.validating), saved["teachers"], strict=True):
+            if teachers is not None:
+                teachers.resume(state)
+        if not saved["paused"]:
+            self.events.emit("resumed", stage=self.title, epoch=self.epoch + 1, step=self.step)
+            self.events.say(f"{self.title}: continues in epoch {self.epoch + 1}, step {self.step + 1}")
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64, device=value.device)) + value

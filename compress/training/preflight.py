@@ -1,0 +1,197 @@
+"""Checks that take seconds and are made before the work that takes hours.
+
+`structure` runs one batch of every stage through all of its losses: shapes fit, every trained parameter is in exactly one
+phase, what should be frozen is frozen. `teacher` measures each teacher on the validation split. `gradient_shares` says how
+much of the gradient each loss term has, on one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.errors import CompressError
+from compress.freezing import freeze_all_but
+from compress.methods._method import Method
+from compress.models._network import Batch
+from compress.records import Accuracy
+from compress.training.evaluate import Logits
+
+REORDERED_GAIN_POINTS = 20.0
+"""A teacher that gains this much when its classes are renamed was trained on another class order."""
+
+
+def structure(method: Method, batch: Batch) -> None:
+    """Run every stage once on one batch and check that it can be trained; weights and statistics end as they were.
+
+    Raises:
+        CompressError: Shapes do not fit, a parameter is in two phases or in none, a loss carries no gradient to what it
+            should train, or a frozen module would still move.
+    """
+    for stage in method.stages():
+        tensors = {**dict(stage.named_parameters()), **dict(stage.named_buffers())}
+        before = {name: value.detach().clone() for name, value in tensors.items()}
+        phases = stage.phases()
+        _refuse_overlap(stage, phases)
+        freeze_all_but(stage, (parameter for group in phases.values() for parameter in group))
+        for phase, group in phases.items():
+            _refuse_no_gradient(stage, batch, phase, group)
+        _refuse_moved(stage, before, phases)
+        freeze_all_but(stage, ())
+        with torch.no_grad():
+            for name, value in tensors.items():
+                value.copy_(before[name])
+
+
+def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequence[str]) -> Accuracy:
+    """Return a teacher's accuracy on the validation split, if it can be a teacher.
+
+    Args:
+        name: What the recipe calls it, for messages.
+        answers: Its logits, [N, K].
+        labels: The labels, [N].
+        classes: Names in label order.
+
+    Raises:
+        CompressError: It is not clearly better than always answering the commonest class, gives numbers that are not finite,
+            has another number of classes, or knows the classes in another order.
+    """
+    if answers.shape[1] != len(classes):
+        raise CompressError(f"{name}: gives {answers.shape[1]} classes and the data has {len(classes)}; use a matching teacher")
+    if not np.isfinite(answers).all():
+        raise CompressError(f"{name}: gives numbers that are not finite on the validation split; check its weights")
+    predicted = answers.argmax(axis=1)
+    found = Accuracy.of(int((predicted == labels).sum()), len(labels))
+    order = _best_order(predicted[::2], labels[::2], len(classes))  # fitted on one half, judged on the other
+    renamed = 100 * float((order[predicted[1::2]] == labels[1::2]).mean())
+    if renamed - 100 * float((predicted[1::2] == labels[1::2]).mean()) > REORDERED_GAIN_POINTS:
+        moved = int(np.flatnonzero(order != np.arange(len(classes)))[0])
+        target = int(order[moved])
+        raise CompressError(
+            f"{name}: has {found.top1_percent:.1f} % top-1, but {renamed:.1f} % with its classes renamed: it was trained with "
+            f"another class order (its class {moved} is {classes[target]!r} here); reorder the labels or take another teacher"
+        )
+    if why := _guesses(name, found, labels):
+        raise CompressError(
+            f"{why}; if it is trained here, train it longer or with another learning rate (teacher.train); if it is given, "
+            "check its weights and the mean and std of the data"
+        )
+    return found
+
+
+def _best_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Return the class of the data that each class of the teacher is, by the assignment that hits most, [K]."""
+    from scipy.optimize import linear_sum_assignment
+
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(confusion, (predicted, labels), 1)
+    order: NDArray[np.int64] = linear_sum_assignment(confusion, maximize=True)[1]
+    return order
+
+
+def guesses(name: str, answers: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
+    """Return that a network knows no more than the commonest class, or nothing.
+
+    Args:
+        name: The network in messages.
+        answers: Its logits, [N, K].
+        labels: The labels, [N].
+    """
+    found = Accuracy.of(int((answers.argmax(axis=1) == labels).sum()), len(labels))
+    why = _guesses(name, found, labels)
+    return f"{why}; train it longer or with another train.lr" if why else ""
+
+
+def _guesses(name: str, found: Accuracy, labels: NDArray[np.int64]) -> str:
+    chance = 100 * float(np.bincount(labels).max()) / len(labels)
+    if found.ci95[0] > chance:
+        return ""
+    return (
+        f"{name}: has {found.top1_percent:.1f} % top-1 on {len(labels)} validation images, not clearly more than the "
+        f"{chance:.1f} % of always answering the commonest class"
+    )
+
+
+def gradient_shares(method: Method, batch: Batch) -> dict[str, float]:
+    """Return the share of each loss term in the sum of gradient norms over what the stage trains, on one batch."""
+    phases = method.phases()
+    freeze_all_but(method, (parameter for group in phases.values() for parameter in group))
+    buffers = {name: value.clone() for name, value in method.named_buffers()}
+    norms: dict[str, float] = {}
+    for phase, group in phases.items():
+        terms = method(method.step(batch, phase=phase))
+        for name, value in terms.items():
+            norms[name] = _norm(value, group)
+    for name, value in method.named_buffers():
+        value.copy_(buffers[name])
+    freeze_all_but(method, ())
+    total = sum(norms.values()) or 1.0
+    return {name: norm / total for name, norm in norms.items()}
+
+
+def _norm(value: Tensor, group: list[nn.Parameter]) -> float:
+    if not value.requires_grad:
+        return 0.0
+    gradients = torch.autograd.grad(value, group, retain_graph=True, allow_unused=True)
+    norms = [gradient.norm() for gradient in gradients if gradient is not None]
+    return float(torch.stack(norms).norm()) if norms else 0.0
+
+
+def _refuse_overlap(stage: Method, phases: dict[str, list[nn.Parameter]]) -> None:
+    owner: dict[int, str] = {}
+    names = {id(parameter): name for name, parameter in stage.named_parameters()}
+    for phase, group in phases.items():
+        if not group:
+            raise CompressError(f"stage {stage.stage!r}: phase {phase!r} trains nothing")
+        for parameter in group:
+            if id(parameter) not in names:
+                raise CompressError(f"stage {stage.stage!r}: phase {phase!r} trains a parameter that no module of it holds")
+            if id(parameter) in owner:
+                both = f"{owner[id(parameter)]!r} and {phase!r}"
+                raise CompressError(f"stage {stage.stage!r}: {names[id(parameter)]} is trained twice, in {both}")
+            owner[id(parameter)] = phase
+
+
+def _refuse_no_gradient(stage: Method, batch: Batch, phase: str, group: list[nn.Parameter]) -> None:
+    try:
+        terms = stage(stage.step(batch, phase=phase))
+    except (RuntimeError, ValueError) as error:
+        shapes = f"images {list(batch.images.shape)}"
+        raise CompressError(f"stage {stage.stage!r}, phase {phase!r}: the losses do not fit ({shapes}): {error}") from error
+    for name, value in terms.items():
+        if value.dim() != 0:
+            raise CompressError(f"stage {stage.stage!r}: term {name!r} has shape {list(value.shape)}; a term is one number")
+    total = torch.stack([value.float() for value in terms.values()]).sum()
+    if not total.requires_grad:
+        raise CompressError(f"stage {stage.stage!r}, phase {phase!r}: no loss depends on what it trains")
+    gradients = torch.autograd.grad(total, group, allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        raise CompressError(f"stage {stage.stage!r}, phase {phase!r}: no loss depends on what it trains")
+    classifier = _classifier(stage)
+    for parameter, gradient in zip(group, gradients, strict=True):
+        if classifier is not None and parameter is classifier.weight and (gradient is None or not gradient.any()):
+            raise CompressError(
+                f"stage {stage.stage!r}: no term trains the classifier that is shipped; give a weight above 0 to a term on the "
+                "labels or on logits, or add a method that has one"
+            )
+
+
+def _classifier(stage: Method) -> nn.Linear | None:
+    """Return the last linear layer of what is shipped, if it has one."""
+    layers = [module for module in stage.deployable().modules() if isinstance(module, nn.Linear)]
+    return layers[-1] if layers else None
+
+
+def _refuse_moved(stage: Method, before: dict[str, Tensor], phases: dict[str, list[nn.Parameter]]) -> None:
+    """Refuse a stage in which one pass changed the statistics of a module that holds nothing trained."""
+    trained = {id(parameter) for group in phases.values() for parameter in group}
+    for prefix, module in stage.named_modules():
+        if any(id(parameter) in trained for parameter in module.parameters()):
+            continue
+        for name, value in module.named_buffers(recurse=False):
+            if not torch.equal(value, before.get(f"{prefix}.{name}", value)):  # a shared buffer has one name
+                raise CompressError(f"stage {stage.stage!r}: {prefix}.{name} is frozen, yet one pass changed it")

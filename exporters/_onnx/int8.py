@@ -1,0 +1,220 @@
+"""int8: an ONNX graph with quantize-dequantize pairs (QDQ) as onnxruntime's own static quantizer writes it.
+
+Activations are unsigned, weights signed with one scale for each output channel: signed activations run two to three times
+slower on x86, and one scale for a whole weight ruins depthwise convolutions. What is quantized is decided here:
+
+* Layers (convolutions and products with a weight), all but those that are to be kept.
+* What lies between them and has an integer kernel, but only where all that it reads is quantized anyway. So with every layer
+  kept the graph is the float one, and a kept layer takes no more of its surroundings into floating point than it must.
+* Products are not quantized where they leave a layer: the logits stay float32 instead of snapping to 256 levels.
+* In networks with layer normalisation (transformers) only the layers: what the default does to attention ruins them.
+* Never normalisations: there is no integer kernel for them, so it would cost accuracy and give nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import CompressError
+from compress.plugins import suggestion
+from compress.system import quiet as _quiet
+from exporters._exporter import Quantisation
+from exporters._onnx import bias as _onnx_bias
+from exporters._onnx import calibration as _onnx_calibration
+from exporters._onnx import graph as _onnx_graph
+from exporters._onnx.calibration import Range
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+STATISTICS = ("default", "bias_correction", "mse", "percentile")
+"""`default` takes the extremes; `bias_correction` the same and then moves each layer's bias by the mean error of its output
+(`bias.py`); `mse` takes the ranges with the smallest squared error; `percentile` cuts off one value in ten thousand."""
+
+_ELEMENTWISE = frozenset({"Add", "Mul", "Concat"})
+"""Take several activations."""
+_BETWEEN = _ELEMENTWISE | {
+    "Relu", "Clip", "LeakyRelu", "Sigmoid", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten", "Transpose",
+    "Squeeze", "Unsqueeze", "Slice", "Pad", "Resize", "Split",
+}  # fmt: skip
+_PRODUCTS = ("Gemm", "MatMul")
+
+
+class QuantisableOnnx:
+    """A float32 graph and calibration images; see `Quantisable` in `_exporter.py`.
+
+    Args:
+        model: With input `images`, float32 [batch, channels, height, width]; it is changed.
+        images: Such as `_calibration.check_images` lets pass.
+        where: What is exported, for messages.
+        save: Writes a finished graph to a path.
+
+    Raises:
+        CompressError: There are no layers.
+    """
+
+    layers: tuple[str, ...]
+
+    def __init__(
+        self, model: ModelProto, images: NDArray[np.float32], *, where: str, save: Callable[[ModelProto, Path], None]
+    ) -> None:
+        import onnx
+
+        found = _onnx_graph.layers(model)
+        if not found:
+            raise CompressError(f"{where}: the network has no convolution and no linear layer to quantize; use precision: fp32")
+        _onnx_bias.give_biases(model)
+        self._model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        self._layers = {layer.name: layer for layer in found}
+        self.layers = tuple(self._layers)
+        self._images, self._where, self._save = np.ascontiguousarray(images, np.float32), where, save
+        self._ranges: dict[str, dict[str, Range]] = {}
+        self._means: dict[str, NDArray[np.float64]] = {}
+
+    def write(self, path: Path, quantisation: Quantisation) -> None:
+        """Write the int8 file, whole or not at all; see the contract."""
+        self._save(self.quantise(quantisation), path)
+
+    def quantise(self, quantisation: Quantisation) -> ModelProto:
+        """Return the quantized graph."""
+        if quantisation.statistics not in STATISTICS:
+            near = suggestion(quantisation.statistics, list(STATISTICS))
+            raise CompressError(f"{self._where}: there are no statistics {quantisation.statistics!r}; {near}")
+        for layer in quantisation.keep:
+            if layer not in self._layers:
+                raise CompressError(f"{self._where}: there is no layer {layer!r} to keep; {suggestion(layer, self._layers)}")
+        layers = [self._layers[name] for name in self.layers if name not in quantisation.keep]
+        nodes = {node for layer in layers for node in layer.nodes}
+        corrected = quantisation.statistics == "bias_correction"
+        ranges = self._range("default" if corrected else quantisation.statistics)
+        try:
+            model = _with_pairs(self._model, ranges, _chosen(self._model, nodes), spare_bit=quantisation.saturation_fix)
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CompressError(
+                f"{self._where}: onnxruntime cannot quantize its graph ({reason}); keep that layer in floating point"
+            ) from error
+        if corrected:
+            self._correct(model, nodes)
+        _keep_output_float(model)
+        _onnx_graph.strip(model.graph)
+        del model.metadata_props[:]
+        _onnx_graph.sort(model.graph)
+        _onnx_graph.drop_unused(model.graph)
+        _onnx_graph.check(model, self._where, "keep its layers in floating point, or use precision: fp32")
+        return model
+
+    def _range(self, statistics: str) -> dict[str, Range]:
+        """Return the range of every activation; estimated when it is first asked for."""
+        if statistics not in self._ranges:
+            full = self._range("default") if statistics != "default" else {}
+            estimate = {"mse": _onnx_calibration.least_squares, "percentile": _onnx_calibration.percentile}.get(statistics)
+            if estimate is None:
+                names = _activations(self._model)
+                self._ranges[statistics] = _onnx_calibration.extremes(self._model, names, self._images, self._where)
+            else:
+                counts = _onnx_calibration.histograms(self._model, full, self._images, self._where)
+                self._ranges[statistics] = {name: estimate(counts[name], full[name]) for name in full}
+        return self._ranges[statistics]
+
+    def _correct(self, quantised: ModelProto, nodes: set[str]) -> None:
+        images = _onnx_bias.some(self._images)
+        slots = _onnx_bias.slots(self._model)
+        if not self._means:
+            self._means = _onnx_bias.means(self._model, slots, images, self._where)
+        _onnx_bias.correct(quantised, [slot for slot in slots if slot.node in nodes], self._means, images, self._where)
+
+
+def _activations(model: ModelProto) -> list[str]:
+    """Return the float32 tensors that layers and what lies between them read or write."""
+    from onnx import TensorProto
+
+    graph = model.graph
+    floats = {
+        value.name
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    near = [node for node in graph.node if node.op_type in _BETWEEN or node.name in _layer_nodes(model)]
+    names = dict.fromkeys(name for node in near for name in (*node.input, *node.output))
+    constants = {tensor.name for tensor in graph.initializer}
+    return [name for name in names if name in floats and name not in constants]
+
+
+def _layer_nodes(model: ModelProto) -> set[str]:
+    return {node for layer in _onnx_graph.layers(model) for node in layer.nodes}
+
+
+def _chosen(model: ModelProto, layers: set[str]) -> list[str]:
+    """Return the nodes to quantize, in order: these layers, and what lies between and reads quantized tensors only."""
+    nodes = [node for node in model.graph.node if node.name in layers]
+    quantised = {node.input[0] for node in nodes}
+    quantised |= {node.output[0] for node in nodes if node.op_type not in _PRODUCTS}
+    transformer = any(node.op_type == "LayerNormalization" for node in model.graph.node)
+    chosen: list[str] = []
+    for node in model.graph.node:
+        if node.name in layers:
+            chosen.append(node.name)
+        elif node.op_type in _BETWEEN and not transformer and quantised.issuperset(_data(node)):
+            chosen.append(node.name)
+            quantised.update(node.output)
+    return chosen
+
+
+def _data(node: NodeProto) -> list[str]:
+    return [*node.input] if node.op_type in _ELEMENTWISE else [node.input[0]]
+
+
+def _with_pairs(model: ModelProto, ranges: dict[str, Range], nodes: list[str], *, spare_bit: bool) -> ModelProto:
+    """Return a copy with these nodes quantized."""
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if not nodes:  # the quantizer takes an empty list for all
+        return copy
+    add_infer_metadata(copy)  # its shapes are inferred: no need to do it again through files
+    seen = {
+        name: TensorData(lowest=np.float32(found.lowest), highest=np.float32(found.highest)) for name, found in ranges.items()
+    }
+    kinds = {node.op_type for node in copy.graph.node if node.name in set(nodes)}
+    with _quiet.root_logger():
+        quantizer = QDQQuantizer(
+            copy,
+            per_channel=True,
+            reduce_range=spare_bit,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, seen),
+            nodes_to_quantize=nodes,
+            nodes_to_exclude=[],
+            op_types_to_quantize=sorted(kinds),
+            extra_options={"OpTypesToExcludeOutputQuantization": list(_PRODUCTS)},
+        )
+        quantised: ModelProto = quantizer.quantize_model()
+    return quantised
+
+
+def _keep_output_float(model: ModelProto) -> None:
+    """Take away the pair right before an output: it would only round the logits."""
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    for output in graph.output:
+        dequantize = makers[output.name]
+        quantize = makers.get(dequantize.input[0])
+        if dequantize.op_type != "DequantizeLinear" or quantize is None or quantize.op_type != "QuantizeLinear":
+            continue
+        source = quantize.input[0]
+        graph.node.remove(quantize)
+        graph.node.remove(dequantize)
+        for node in graph.node:
+            node.input[:] = [output.name if name == source else name for name in node.input]
+            node.output[:] = [output.name if name == source else name for name in node.output]

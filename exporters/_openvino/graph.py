@@ -1,0 +1,224 @@
+"""What is asked of and done to an OpenVINO graph whatever its precision: weights, layers, names, the front part, metadata."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from compress.errors import CompressError
+from compress.system import quiet as _quiet
+from exporters._exporter import CLASS, SCORE, About
+from exporters._onnx.graph import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from compress.records import Preprocess
+
+SAID = "edge_compress"
+"""Under this key of the graph's `rt_info` a file says what it is."""
+_WEIGHTED = frozenset({"Convolution", "GroupConvolution", "MatMul"})
+_UNPACKING = frozenset({"Convert", "FakeQuantize", "Multiply", "Reshape", "Squeeze", "Subtract", "Transpose", "Unsqueeze"})
+"""What may lie between a stored weight and the layer that multiplies with it."""
+
+
+class Layer(NamedTuple):
+    """A convolution or linear layer: the nodes that multiply with one weight."""
+
+    name: str
+    nodes: tuple[str, ...]
+
+
+def translate(content: bytes) -> Any:
+    """Return the OpenVINO graph of an ONNX graph.
+
+    The converter, unlike the mere reader of ONNX files, folds the shape arithmetic around biases into constants. Without that
+    nncf sees no biases, and corrects none.
+
+    Raises:
+        CompressError: OpenVINO has no form for an operator; the message names it.
+    """
+    openvino = _quiet.openvino()
+    from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure
+
+    try:
+        model = openvino.convert_model(BytesIO(content))
+    except (GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure, RuntimeError) as error:
+        raise CompressError(
+            f"exporters/openvino: the network cannot be translated ({reason(error)}); use format: onnx"
+        ) from error
+    name_steadily(model)
+    return model
+
+
+def reason(error: Exception) -> str:
+    """Return the line that matters of an error of OpenVINO or NNCF: the first of a list, or else the last."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return next((line.removeprefix("-- ") for line in lines if line.startswith("-- ")), lines[-1])
+
+
+def name_steadily(model: Any) -> None:
+    """Rename nodes that OpenVINO named by a counter of the whole process, so that equal networks give equal bytes."""
+    for index, node in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(r"[A-Z][A-Za-z]*_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}_{index}")
+
+
+def constants(model: Any) -> Iterator[Any]:
+    """Yield the constants that hold numbers with a fraction."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Constant" and node.get_element_type().is_real():
+            yield node
+
+
+def weighted(model: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield what multiplies activations with a weight, from input to output: the node, and the constant of the weight."""
+    for node in model.get_ordered_ops():
+        weight = _weight(node)
+        if weight is not None:
+            yield node, weight
+
+
+def _weight(node: Any) -> Any | None:
+    """Return the constant with which a node multiplies activations, if it does."""
+    if node.get_type_name() not in _WEIGHTED:
+        return None
+    found = (_unpacked(node.input_value(port).get_node()) for port in (1, 0))
+    return next((weight for weight in found if weight is not None), None)
+
+
+def _unpacked(node: Any) -> Any | None:
+    """Return the constant that a node unpacks; nothing where it depends on the image."""
+    if node.get_type_name() == "Constant":
+        return node
+    if node.get_type_name() not in _UNPACKING:
+        return None
+    sources = [_unpacked(node.input_value(port).get_node()) for port in range(node.get_input_size())]
+    return None if any(source is None for source in sources) else sources[0]  # `in` would compare nodes, which makes new ones
+
+
+def layers(model: Any, content: bytes, weights: set[str]) -> tuple[Layer, ...]:
+    """Return what multiplies activations with a weight, from input to output.
+
+    A layer is called as in the module where the graph still knows, and by its node otherwise. Nodes that share a weight are one
+    layer: it is quantised for all or for none.
+
+    Args:
+        model: The translated graph.
+        content: The ONNX graph that it comes from; translation loses the names of transposed weights.
+        weights: Names of the module's parameters.
+    """
+    read = _quiet.openvino().Core().read_model(content)
+    known = {node.get_friendly_name(): _source(node) for node in read.get_ops() if node.get_type_name() in _WEIGHTED}
+    nodes: dict[str, list[str]] = {}
+    for node, _ in weighted(model):
+        name = node.get_friendly_name()
+        weight = known.get(name, "")
+        nodes.setdefault(weight.removesuffix(".weight") if weight in weights else name, []).append(name)
+    return tuple(Layer(name, tuple(users)) for name, users in nodes.items())
+
+
+def _source(node: Any) -> str:
+    """Return the name of what a node's weight is made of; shapes on the way may still be computed."""
+    node = node.input_value(1).get_node()
+    while node.get_type_name() in _UNPACKING:
+        node = node.input_value(0).get_node()
+    name: str = node.get_friendly_name()
+    return name
+
+
+def has_attention(model: Any) -> bool:
+    """Return whether activations are multiplied with activations after a softmax."""
+    found = [node for node in model.get_ordered_ops() if node.get_type_name() in {"MatMul", "Softmax"}]
+    fused = any(node.get_type_name() == "ScaledDotProductAttention" for node in model.get_ordered_ops())
+    softmax = any(node.get_type_name() == "Softmax" for node in found)
+    return fused or (softmax and any(node.get_type_name() == "MatMul" and _weight(node) is None for node in found))
+
+
+def untouched(model: Any, layers: tuple[Layer, ...], keep: frozenset[str]) -> list[str]:
+    """Return the nodes that stay in floating point with the layers of `keep`: these, and what serves nothing but them.
+
+    Without the latter, an addition or a pool among layers that are all in floating point would still round its inputs, which
+    costs accuracy and gains nothing. What no layer reads goes with the layers from which it comes.
+    """
+    layer = {node: each.name for each in layers for node in each.nodes}
+    order = [node for node in model.get_ordered_ops() if node.get_type_name() not in {"Constant", "Parameter", "Result"}]
+    before = _nearest(order, layer, lambda node: [node.input_value(port).get_node() for port in range(node.get_input_size())])
+    after = _nearest(
+        order[::-1], layer, lambda node: [target.get_node() for value in node.outputs() for target in value.get_target_inputs()]
+    )
+
+    def stays(name: str) -> bool:
+        near = {layer[name]} if name in layer else after[name] or before[name]
+        return bool(near) and near <= keep
+
+    return [node.get_friendly_name() for node in order if stays(node.get_friendly_name())]
+
+
+def _nearest(order: list[Any], layer: Mapping[str, str], around: Callable[[Any], list[Any]]) -> dict[str, set[str]]:
+    """Return for each node the first layers on every way in one direction; `order` begins where the ways end."""
+    found: dict[str, set[str]] = {}
+    for node in order:
+        names = [other.get_friendly_name() for other in around(node)]
+        found[node.get_friendly_name()] = set().union(
+            *({layer[name]} if name in layer else found.get(name, set()) for name in names)
+        )
+    return found
+
+
+def describe(model: Any, about: About | None, *, inside: bool) -> None:
+    """Write what the file says of itself; nothing where nothing is known.
+
+    Under `edge_compress` the graph's `rt_info` then holds, as in ONNX: `name`; `classes`, a JSON list in label order;
+    `preprocess`, the JSON object of `records.Preprocess`; `preprocess_by`, `file` or `caller`; `provenance`, a JSON object; and
+    `format_version`. JSON is pure ASCII, for XML cannot hold every character of a name.
+    """
+    if about is None:
+        return
+    said = {
+        "name": about.name,
+        "classes": json.dumps(about.classes),
+        "preprocess": json.dumps(about.preprocess.model_dump(mode="json"), sort_keys=True),
+        "preprocess_by": "file" if inside else "caller",
+        "provenance": json.dumps(dict(about.provenance), sort_keys=True),
+        "format_version": FORMAT_VERSION,
+    }
+    for key, value in said.items():
+        model.set_rt_info(value, [SAID, key])
+
+
+def take_pixels(model: Any, preprocess: Preprocess) -> Any:
+    """Return the graph with the normalisation in front: it then takes uint8 [batch, height, width, channels].
+
+    It comes last, on finished graphs: in int8 and fp16 its constants would be rounded.
+    """
+    openvino = _quiet.openvino()
+    from openvino.preprocess import PrePostProcessor
+
+    front = PrePostProcessor(model)
+    front.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    front.input().model().set_layout(openvino.Layout("NCHW"))
+    steps = front.input().preprocess().convert_element_type(openvino.Type.f32)
+    steps.mean([255 * mean for mean in preprocess.mean]).scale([255 * std for std in preprocess.std])
+    return front.build()
+
+
+def give_answer(model: Any) -> Any:
+    """Return the graph with class and score behind: `class`, int64 [batch], and `score`, float32 [batch], after the logits.
+
+    It comes last, on finished graphs: in int8 and fp16 both are then computed in float32 from the logits that the file gives.
+    """
+    openvino = _quiet.openvino()
+    from openvino import opset13 as operators
+
+    logits = model.output(0).get_node().input_value(0)
+    one = operators.constant(1, openvino.Type.i64, "back_count")
+    best = operators.topk(logits, one, 1, "max", "value", index_element_type="i64", stable=True, name="back_best")
+    label = operators.squeeze(best.output(1), operators.constant([1], openvino.Type.i64, "back_class_axis"), name="back_class")
+    shares = operators.softmax(logits, 1, name="back_softmax")
+    score = operators.reduce_max(shares, operators.constant([1], openvino.Type.i64, "back_score_axis"), name="back_score")
+    for name, node in ((CLASS, label), (SCORE, score)):
+        node.output(0).set_names({name})
+        model.add_outputs([node.output(0)])
+    return model

@@ -1,0 +1,158 @@
+"""int8 by NNCF: ranges are estimated on images, biases corrected, weights stored in int8 with a scale for each channel.
+
+What `default` means is NNCF's own default, unchanged, so that the first rung of the ladder is what everybody else gets. That
+includes its fix of overflow in the first layer, where it costs little and helps most: images fill their range and have negative
+values, so the first products are the ones that saturate. `saturation_fix` extends it to every layer.
+
+A call of nncf takes about as long however few the images are: it searches the graph for patterns of operators, and compiles the
+network once for the statistics and once more for each bias that is corrected. It has no public way to keep statistics between
+calls (`statistics_path` is for the compression of weights alone). Layers that are kept save their share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress import plugins
+from compress.errors import CompressError
+from compress.system import quiet as _quiet
+from exporters._exporter import Quantisation
+from exporters._openvino import file as _openvino_file
+from exporters._openvino.graph import Layer, has_attention, reason, untouched, weighted
+
+if TYPE_CHECKING:
+    from compress.records import Preprocess
+
+
+class _Estimation(NamedTuple):
+    """How ranges and biases are estimated, as NNCF spells it."""
+
+    full_bias_correction: bool = False
+    """Correct each bias by what the quantised layers before it really give, and not by the mean of what they gave in float."""
+    ranges: str = ""
+    """Activation ranges: the extremes of all images instead of the mean of each image's."""
+    alignment: bool = False
+    """Level the ranges of channels between convolutions that follow each other."""
+    smoothing: bool = False
+    """Move ranges from activations into weights where there is attention (SmoothQuant)."""
+
+
+ESTIMATIONS: Mapping[str, _Estimation] = {
+    "default": _Estimation(smoothing=True),
+    "minmax_bias_correction": _Estimation(full_bias_correction=True, ranges="MINMAX"),
+    "bias_correction": _Estimation(full_bias_correction=True),
+    "minmax": _Estimation(ranges="MINMAX"),
+    "channel_alignment": _Estimation(alignment=True),
+}
+"""Full bias correction first: in NNCF's own reference results it saves most of what the default loses on MobileNetV3-small of
+width 0.5. All but the default go without SmoothQuant: there Swin is better without it, and on x86 without VNNI it was seen to
+ruin small transformers that are well in exact arithmetic.
+
+Source: openvinotoolkit/nncf, tests/post_training/data/ptq_reference_data.yaml.
+"""
+
+
+class Calibrated:
+    """A translated network with images on which its ranges are estimated, ready to be written in int8.
+
+    Args:
+        model: The OpenVINO graph, with a dynamic batch; left as it is.
+        layers: What can be kept in floating point.
+        images: float32 [N, C, H, W].
+        batch_size: The only number of images that the files take; `None` takes any.
+        pixels: The preprocessing to put in front.
+        scored: Whether class and score are put behind.
+
+    Raises:
+        CompressError: There is no layer to quantise.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: tuple[Layer, ...],
+        images: NDArray[np.float32],
+        *,
+        batch_size: int | None,
+        pixels: Preprocess | None,
+        scored: bool = False,
+    ) -> None:
+        self.layers = tuple(layer.name for layer in layers)
+        self._model, self._layers, self._images = model, layers, images
+        self._batch_size, self._pixels, self._scored = batch_size, pixels, scored
+        self._attention = has_attention(model)
+
+    def write(self, path: Path, quantisation: Quantisation) -> None:
+        """Write the int8 file; see the contract in `_exporter.py`."""
+        self._check(quantisation)
+        keep = frozenset(quantisation.keep)
+        model = self._quantised(quantisation, untouched(self._model, self._layers, keep), path)
+        if self._batch_size is not None:
+            model.reshape([self._batch_size, *self._images.shape[1:]])
+        _openvino_file.write(
+            model, path, judge=lambda stored: self._judge(stored, keep, path), pixels=self._pixels, scored=self._scored
+        )
+
+    def _check(self, quantisation: Quantisation) -> None:
+        if quantisation.statistics not in ESTIMATIONS:
+            hint = plugins.suggestion(quantisation.statistics, list(ESTIMATIONS))
+            raise CompressError(f"exporters/openvino: there are no statistics {quantisation.statistics!r}; {hint}")
+        for name in quantisation.keep:
+            if name not in self.layers:
+                hint = plugins.suggestion(name, list(self.layers))
+                raise CompressError(f"exporters/openvino: keep: the network has no layer {name!r}; {hint}")
+
+    def _quantised(self, quantisation: Quantisation, ignored: list[str], path: Path) -> Any:
+        """Return the graph in int8, in which weights are stored as int8 already."""
+        nncf = _quiet.nncf()
+        estimation = ESTIMATIONS[quantisation.statistics]
+        try:
+            with _quiet.quantiser():
+                return nncf.quantize(
+                    self._model.clone(),
+                    nncf.Dataset(self._images[:, None]),  # each item is a batch of one image
+                    subset_size=len(self._images),
+                    fast_bias_correction=not estimation.full_bias_correction,
+                    model_type=nncf.ModelType.TRANSFORMER if self._attention else None,
+                    ignored_scope=nncf.IgnoredScope(names=ignored),
+                    advanced_parameters=_parameters(nncf, estimation, saturation_fix=quantisation.saturation_fix),
+                )
+        except (RuntimeError, KeyError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
+            if isinstance(error, KeyError) and not estimation.alignment:
+                raise  # NNCF 3.4.0 fails so, by a defect of its own, where channel alignment finds something to align
+            why = f"KeyError: {error}" if isinstance(error, KeyError) else reason(error)
+            raise CompressError(
+                f"{path}: NNCF cannot quantise this network ({why}); use other statistics, or precision: fp16"
+            ) from error
+
+    def _judge(self, stored: Any, keep: frozenset[str], path: Path) -> None:
+        """Refuse a file in which a layer is not stored as its name and `keep` promise."""
+        kinds = {node.get_friendly_name(): weight.get_element_type().get_type_name() for node, weight in weighted(stored)}
+        for layer in self._layers:
+            wanted = {"f32"} if layer.name in keep else {"i8", "u8"}
+            found = {kinds.get(node, "no constant") for node in layer.nodes}
+            if not found <= wanted:
+                shown, promised = ", ".join(sorted(found - wanted)), " or ".join(sorted(wanted))
+                raise CompressError(
+                    f"{path}: the weights of layer {layer.name!r} were stored as {shown}, not {promised}; keep that layer"
+                )
+
+
+def _parameters(nncf: Any, estimation: _Estimation, *, saturation_fix: bool) -> Any:
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    options: dict[str, Any] = {}
+    if saturation_fix:
+        options["overflow_fix"] = nncf.OverflowFix.ENABLE
+    if estimation.ranges:
+        options["activations_range_estimator_params"] = getattr(RangeEstimatorParametersSet, estimation.ranges)
+    if estimation.alignment:
+        options["disable_channel_alignment"] = False
+    if not estimation.smoothing:
+        options["smooth_quant_alphas"] = nncf.AdvancedSmoothQuantParameters(matmul=-1)
+    return nncf.AdvancedQuantizationParameters(**options)

@@ -1,0 +1,97 @@
+"""What the formats that torch lowers by itself put around a traced network: normalisation in front, class and score behind.
+
+Both are put around the finished graph, behind quantization, so they are computed in float32 whatever the precision.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from compress.errors import CompressError
+from compress.preprocess import scale_shift
+from compress.records import Preprocess
+from exporters._exporter import About
+from exporters._onnx.graph import check_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Ends(NamedTuple):
+    """What a file carries beside its network."""
+
+    pixels: Preprocess | None
+    """The preprocessing to put in front; the file then takes uint8 [batch, height, width, channels]."""
+    scored: bool
+    """Put class and score behind; the file then gives logits, class [batch], and score [batch]."""
+
+    def example(self, batch: int, shape: tuple[int, ...]) -> Tensor:
+        """Return an input for tracing.
+
+        Args:
+            batch: Images in it.
+            shape: Of a normalised image, [channels, height, width].
+        """
+        import torch
+
+        channels, height, width = shape
+        if self.pixels is None:
+            return torch.zeros(batch, channels, height, width)
+        return torch.zeros(batch, height, width, channels, dtype=torch.uint8)
+
+
+def ends(about: About | None, example: Tensor, *, inside: bool, scored: bool, where: str) -> Ends:
+    """Return what a file shall carry.
+
+    Args:
+        about: What is known of the preprocessing.
+        example: One image, [1, channels, height, width].
+        inside: Whether the file shall normalise by itself.
+        scored: Whether it shall give class and score.
+        where: What is exported, for messages.
+
+    Raises:
+        CompressError: The preprocessing is not known, or does not make what the network takes.
+    """
+    if not inside:
+        return Ends(None, scored)
+    if about is None:
+        raise CompressError(f"{where}: preprocess: inside needs to know the preprocessing; give `about`")
+    check_pixels(about.preprocess, tuple(example.shape), where)
+    return Ends(about.preprocess, scored)
+
+
+def with_ends(graph: nn.Module, carried: Ends) -> nn.Module:
+    """Return a network with what its file shall carry: it gives logits, or a tuple of logits, class and score.
+
+    Args:
+        graph: Maps images [batch, channels, height, width] to logits [batch, classes].
+        carried: What that is.
+    """
+    import torch
+
+    pixels, scored = carried
+    if pixels is None and not scored:
+        return graph
+
+    class Whole(torch.nn.Module):
+        scale: Tensor
+        shift: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = graph
+            self.training = False  # traced programs refuse `eval()`, and litert-torch asks
+            if pixels is not None:
+                scale, shift = scale_shift(pixels)
+                self.register_buffer("scale", torch.from_numpy(scale.copy())[:, None, None])
+                self.register_buffer("shift", torch.from_numpy(shift.copy())[:, None, None])
+
+        def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+            if pixels is not None:
+                planar = images.permute(0, 3, 1, 2).contiguous().to(torch.float32)  # [batch, channels, height, width]
+                images = planar * self.scale + self.shift
+            logits: Tensor = self.network(images)
+            return (logits, logits.argmax(1), logits.softmax(1).amax(1)) if scored else logits
+
+    return Whole()

@@ -1,0 +1,164 @@
+"""The model card of a bundle: how the network came about, how well it does on each class, what it must not be used for.
+
+It says what the run knows. Nothing is filled in that nobody measured or stated; where a licence or a purpose is not known, the
+card says whom to ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.recipe import Recipe, Section, canonical
+from compress.records import Accuracy, Environment, Manifest, Variant
+from exporters.bundle.readme import accuracy, measured, plain, table
+
+UNKNOWN = "unknown: ask"
+CONFUSIONS = 8
+"""How many pairs of classes are mentioned."""
+
+
+class Background(NamedTuple):
+    """What is known of a network beside its files."""
+
+    recipe: Recipe
+    method: str
+    """How it was trained, in short."""
+    teachers: tuple[Variant, ...]
+    images: Mapping[str, int]
+    """Images in each split."""
+    labels: NDArray[np.int64]
+    """Of the test split, [N]."""
+    answers: NDArray[np.int64]
+    """The torch network's top-1 class for each test image, [N]."""
+    data_licence: str
+    """As the data source states it; empty where it does not."""
+    seconds: float
+    """Spent training the student."""
+    environment: Environment
+    """Where it was made."""
+
+
+def card(manifest: Manifest, background: Background | None) -> str:
+    """Return the model card as Markdown.
+
+    Args:
+        manifest: Of the bundle.
+        background: What the run knows; without it the card says that it is not known.
+    """
+    told = "\n\n".join(_story(manifest, background)) if background else NO_STORY
+    return f"""# Model card: {plain(manifest.name)}
+
+An image classifier: {_classes(manifest)}. Every answer is one of these.
+
+{told}
+
+## Files
+
+{measured(manifest)}
+
+## Intended use and limits
+
+- It is made to sort images like those of its training data into the classes above. For what purpose that is good enough is for
+  whoever ships it to say; this card was written by a program.
+- It knows no "none of these": a picture of anything else gets one of the classes, often with a high score. Scores are the
+  softmax of the logits; whether they can be read as probabilities was not measured.
+- Pictures of any shape are squeezed to {manifest.preprocess.width} × {manifest.preprocess.height} pixels, as in training.
+- Not measured: other cameras, light, weather or places than those of the test images, pictures that are made to deceive it,
+  and differences between groups of people.
+- Accuracies hold for images drawn like the test images, within their intervals. Latencies hold for the machine named above.
+- int8 and fp16 files answer some images otherwise than the network that they come from: see agreement.
+"""
+
+
+NO_STORY = """## How it came about
+
+Not known: this bundle was written from files alone, without the run that trained the network."""
+
+
+def _classes(manifest: Manifest) -> str:
+    names = [plain(name) for name in manifest.classes]
+    shown = ", ".join(names[:30])
+    return f"{len(names)} classes ({shown}{', …' if len(names) > 30 else ''})"
+
+
+def _story(manifest: Manifest, background: Background) -> Iterator[str]:
+    recipe = background.recipe
+    counts = ", ".join(f"{count} {name}" for name, count in background.images.items())
+    yield "## Data"
+    yield (
+        f"Source `{recipe.data.source}`: {counts} images. Every choice was made on the validation images, which are taken from "
+        "the training split; test images were for the report alone. "
+        f"Licence of the data: {plain(background.data_licence) or UNKNOWN}."
+    )
+    yield _settings(recipe.data)
+    yield "## Network and method"
+    yield f"The network is `{recipe.student.model}`, trained by {plain(background.method)}. {_start(recipe)}"
+    yield "\n".join(f"- `{section.name}`: `{_shown(section)}`" for section in recipe.method)
+    yield "### Teachers"
+    yield table(("name", "network", "weights", "parameters", "top-1 %, test"), _teachers(background))
+    yield "## Training settings"
+    yield f"Seed {manifest.provenance.get('seed', recipe.seed)}; the student was trained for {background.seconds:.0f} s."
+    yield _settings(recipe.train)
+    yield "## Accuracy on each class"
+    yield "Of the torch network in float32, on the test split; the files differ from it as their agreement says."
+    yield table(("class", "right", "images", "top-1 %, 95 % interval"), _by_class(manifest, background))
+    yield "### Confusions"
+    yield "\n".join(_confusions(manifest, background))
+    yield "## Environment"
+    yield "\n".join(_environment(background.environment))
+
+
+def _shown(section: Section) -> str:
+    return canonical(section).replace("`", "'")
+
+
+def _settings(section: Section) -> str:
+    values = section.model_dump(mode="json")
+    return table(("setting", "value"), ((f"`{name}`", plain(str(value))) for name, value in values.items()))
+
+
+def _start(recipe: Recipe) -> str:
+    if recipe.student.weights is None:
+        return "It started from random weights."
+    return "It started from weights of a file that the recipe names."
+
+
+def _teachers(background: Background) -> Iterator[tuple[str, ...]]:
+    for index, section in enumerate(background.recipe.teacher):
+        found = background.teachers[index] if index < len(background.teachers) else None
+        origin = "trained in this run" if section.weights is None else "from a file"
+        parameters = str(found.parameters) if found else "not measured"
+        name = plain(found.network) if found else "teacher"
+        yield name, f"`{section.model}`", origin, parameters, accuracy(found.accuracy if found else None)
+
+
+def _by_class(manifest: Manifest, background: Background) -> Iterator[tuple[str, ...]]:
+    for label, name in enumerate(manifest.classes):
+        of_class = background.labels == label
+        images, right = int(of_class.sum()), int((background.answers[of_class] == label).sum())
+        shown = accuracy(Accuracy.of(right, images)) if images else "no test images"
+        yield plain(name), str(right), str(images), shown
+
+
+def _confusions(manifest: Manifest, background: Background) -> Iterator[str]:
+    wrong = background.labels != background.answers
+    pairs, counts = np.unique(
+        np.stack([background.labels[wrong], background.answers[wrong]], axis=1), axis=0, return_counts=True
+    )
+    repeated = [(int(counts[row]), *map(int, pairs[row])) for row in np.argsort(-counts, kind="stable") if counts[row] > 1]
+    for count, label, answer in repeated[:CONFUSIONS]:
+        images = int((background.labels == label).sum())
+        these, others = plain(manifest.classes[label]), plain(manifest.classes[answer])
+        yield f"- {count} of {images} images of {these} are taken for {others}"
+    if not repeated:
+        yield f"No pair of classes was confused more than once among {len(background.labels)} test images."
+
+
+def _environment(environment: Environment) -> Iterator[str]:
+    yield f"- Python {environment.python}, {plain(environment.platform)}"
+    yield f"- {plain(environment.cpu)}, {environment.cores_logical} logical cores"
+    yield from (f"- {name} {version}" for name, version in environment.packages.items())

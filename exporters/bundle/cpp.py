@@ -1,0 +1,61 @@
+"""A C++ program for OpenVINO that runs a bundle's file, and the CMake file that builds it.
+
+The program is generated for one bundle, with its sizes, classes and normalisation as constants, so it needs no JSON reader. The
+same manifest always gives the same text, so that a bundle's program can be compared with what this version would write.
+"""
+
+from __future__ import annotations
+
+from compress.preprocess import depth, scale_shift
+from compress.records import BundleFile, Manifest
+
+SOURCE, BUILD = "cpp/example.cpp", "cpp/CMakeLists.txt"
+CMAKE = """\
+# See the README of the bundle for the command.
+cmake_minimum_required(VERSION 3.13)
+project(example LANGUAGES CXX)
+set(CMAKE_CXX_STANDARD 17)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+find_package(OpenVINO REQUIRED COMPONENTS Runtime)
+add_executable(example example.cpp)
+target_link_libraries(example PRIVATE openvino::runtime)
+"""
+
+
+def programs(manifest: Manifest) -> dict[str, str]:
+    """Return the text of each file of `cpp/` by its path in the bundle; none without a file for OpenVINO."""
+    files = [file for file in manifest.files if file.runtime == "openvino"]
+    return {SOURCE: _source(manifest, files[0]), BUILD: CMAKE} if files else {}
+
+
+def _source(manifest: Manifest, file: BundleFile) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pre = manifest.preprocess
+    scale, shift = scale_shift(pre)
+    loader = PackageLoader("exporters.bundle", package_path="programs")
+    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701 (no HTML)
+    return environment.get_template("main.cpp.j2").render(
+        file=file.path,
+        height=pre.height,
+        width=pre.width,
+        channels=depth(pre),
+        batch=file.batch_size or 1,
+        inside=file.inside,
+        output=manifest.output,
+        classes=[literal(name) for name in manifest.classes],
+        scale=[_float(value) for value in scale.tolist()],
+        shift=[_float(value) for value in shift.tolist()],
+    )
+
+
+def literal(text: str) -> str:
+    """Return the inside of a C++ string: every byte of UTF-8 that is no letter, digit, space or hyphen as an octal escape."""
+    return "".join(
+        chr(byte) if chr(byte).isascii() and (chr(byte).isalnum() or chr(byte) in " -_.") else f"\\{byte:03o}"
+        for byte in text.encode("utf-8", errors="replace")
+    )
+
+
+def _float(value: float) -> str:
+    return f"{value:.9e}f"

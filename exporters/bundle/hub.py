@@ -1,0 +1,108 @@
+"""A bundle in the layout of the Hugging Face hub: one folder to upload, made without any network.
+
+It is the bundle with `config.json` (class names), `preprocessor_config.json` (the contract of preprocessing in the hub's words)
+and a README that opens with the hub's metadata, sealed anew. So it is still a bundle, and `compress verify` takes it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compress.errors import CompressError
+from compress.recipe import yaml as _yaml
+from compress.records import BundleFile, Manifest
+from compress.system.files import whole
+from exporters.bundle import bundle as _bundle
+from exporters.bundle.bundle import CARD, CONFIG, PREPROCESSOR, README
+from exporters.bundle.checksums import present, seal
+
+UNKNOWN = "unknown"
+"""The hub's own word for a licence that nobody stated."""
+RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+"""Pillow's numbers, which the hub's configurations use."""
+
+
+def write(bundle: Path, folder: Path, *, licence: str = UNKNOWN) -> None:
+    """Write a bundle as a folder that can be uploaded to the hub.
+
+    Args:
+        bundle: The bundle; it is checked first. Programs in it are not copied but written anew.
+        folder: A folder that is not there yet.
+        licence: The hub's identifier of the licence under which the weights are given away, such as `apache-2.0`.
+
+    Raises:
+        CompressError: The bundle is not what its manifest says, or the folder is there already.
+        Unreachable: The bundle cannot be read, the disk is full, or the folder cannot be written.
+    """
+    manifest = _bundle.check(bundle)
+    if folder.exists():
+        raise CompressError(f"{folder}: is there already, and nothing is replaced; name a new folder")
+    with whole(folder) as temporary:
+        temporary.mkdir()
+        for name in present(bundle):
+            (temporary / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(bundle / name, temporary / name)
+        for name, content in _bundle.programs(manifest).items():
+            (temporary / name).write_bytes(content)
+        for name, document in ((CONFIG, _config(manifest)), (PREPROCESSOR, _preprocessor(manifest))):
+            (temporary / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        front = f"---\n{_yaml.write(_metadata(manifest, licence))}---\n\n"
+        body = "\n".join((bundle / name).read_text(encoding="utf-8") for name in (README, CARD) if (bundle / name).is_file())
+        (temporary / README).write_text(front + body, encoding="utf-8")
+        seal(temporary)
+        _bundle.check(temporary)
+
+
+def _config(manifest: Manifest) -> dict[str, Any]:
+    labels = {str(index): name for index, name in enumerate(manifest.classes)}
+    return {"num_labels": len(labels), "id2label": labels, "label2id": {name: int(index) for index, name in labels.items()}}
+
+
+def _preprocessor(manifest: Manifest) -> dict[str, Any]:
+    pre = manifest.preprocess
+    return {
+        "do_convert_rgb": pre.channels == "rgb",
+        "do_resize": True,
+        "size": {"height": pre.height, "width": pre.width},
+        "resample": RESAMPLING[pre.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(pre.mean),
+        "image_std": list(pre.std),
+    }
+
+
+def _metadata(manifest: Manifest, licence: str) -> dict[str, Any]:
+    results = [result for file in manifest.files for result in _results(manifest, file)]
+    tags = ["image-classification", *dict.fromkeys(file.format for file in manifest.files), "edge-compress"]
+    metadata: dict[str, Any] = {
+        "license": licence,
+        "pipeline_tag": "image-classification",
+        "tags": tags,
+        "metrics": ["accuracy"],
+    }
+    return metadata | ({"model-index": [{"name": manifest.name, "results": results}]} if results else {})
+
+
+def _results(manifest: Manifest, file: BundleFile) -> Iterator[dict[str, Any]]:
+    """Yield the test accuracy of a file, where it was measured, as a share: the hub's unit."""
+    found = file.measured.accuracy if file.measured else None
+    if found is not None:
+        data = manifest.provenance.get("data", "not recorded")
+        low, high = (bound / 100 for bound in found.ci95)
+        yield {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": data, "type": data, "split": "test"},
+            "metrics": [
+                {
+                    "type": "accuracy",
+                    "name": f"top-1 of {file.path}, n={found.samples}, 95 % interval {low:.4f}–{high:.4f}",
+                    "value": round(found.top1_percent / 100, 6),
+                }
+            ],
+        }

@@ -1,0 +1,235 @@
+"""The gate: an exported file, run on its own runtime, must answer like the torch network it came from.
+
+Fed the same held-out images, file and network must agree on the top-1 class, on accuracy and on the logits themselves, and
+the file with itself at any number of images in a call. Every reason for failure is given, and where the numbers show a likely
+cause, that too (`causes.py`). Pure numpy: no runtime, no torch.
+
+The drop. What must stay within the budget is the drop on these images. How far it may be from that on all images says its
+paired 95 % interval (`paired_drop.py`); where so few images cannot exclude a drop beyond the budget, a note says so and how
+many could. It is a note and no failure: with 99 images even a file that changed no answer cannot exclude a drop of 3 points.
+
+Ties. Where the network's own best logits lie closer together than float32 arithmetic decides (2e-4 of their RMS, whatever
+the precision of the file: each may move by the fp32 bound), its top-1 class is an accident. On such an image any of the tied
+classes counts as agreement, and as the network's own answer in the accuracy. The margin is not widened for lower precisions:
+a class that changes because weights were rounded is a real change, for which `min_agreement` leaves room. A network that ties
+on every image has no opinion to compare with, and fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import CompressError
+from compress.recipe import GateSection
+from compress.records import Accuracy, Gate, Precision
+from exporters.verification.causes import output_causes
+from exporters.verification.paired_drop import drop_interval, images_needed
+
+BOUNDS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 2e-1, "int8": 2.0}
+"""Default bound of any logit's difference, as a multiple of the largest of 1, the RMS of all logits of the network, and the RMS
+of those of the image at hand: some networks answer a few images with far larger logits than the others, and there rounding,
+or a range that clips tails, moves them in proportion.
+
+Measured over seven networks, as RMS of the difference over RMS of the logits: fp32 up to 3e-6 (6e-6 for a single logit), fp16
+weights 2e-4 to 3e-3, bf16 3e-3 to 3e-2, int8 3e-3 to 0.19 without loss of accuracy. The largest of thousands of differences
+is some five times their RMS, in int8 up to ten times: ranges that clip tails move the logits of the surest images most. fp16
+has room for networks as deep as EfficientNet-Lite0, whose largest was 2e-2. fp32 has more room, for deeper networks and other
+processors, and still lies thirty times below bf16, which OpenVINO chooses unasked where the processor has it.
+"""
+AGREEMENT: Mapping[Precision, float] = {"fp32": 0.98, "fp16": 0.98, "bf16": 0.95, "int8": 0.9}
+"""Default share of images on which the top-1 class must stay.
+
+Rounding changes a class where the two best logits are near. With logits of RMS 1, the difference of two moves by √2 r where r
+is the relative difference, and so some 0.56 r f of the classes change, where f is how densely the margins lie at zero: about
+0.5 for a network that is sure of itself, about 1 for a small student with many classes. With the differences above that is two
+in a thousand in fp16, two in a hundred in bf16 and about one in ten in int8; most of what changes was wrong before and stays
+wrong, so accuracy hardly moves, and the budget of the drop is what judges int8. A wrecked network agrees on few images at all.
+"""
+WORST = 10
+
+Floats = NDArray[np.floating[Any]]
+
+
+class _Comparison(NamedTuple):
+    """What file and network say about the same images."""
+
+    differences: Floats
+    """[N], the largest of each image; infinite where the file's logits are not finite."""
+    bounds: Floats
+    """[N], what each may be."""
+    agreement: float
+    only_network: int
+    """Images that the network classifies rightly and the file wrongly."""
+    only_file: int
+    correct: int
+    """Images that the file classifies rightly."""
+    decided: int
+    """Images on which the network's best classes are not tied."""
+
+
+def gate(
+    reference: NDArray[np.float32],
+    candidate: NDArray[np.float32],
+    labels: NDArray[np.integer[Any]],
+    *,
+    settings: GateSection,
+    precision: Precision,
+    alone: NDArray[np.float32] | None = None,
+) -> Gate:
+    """Judge an exported file by its logits.
+
+    Args:
+        reference: Logits of the torch network, float32 [N, K].
+        candidate: Logits of the exported file on its own runtime for the same images.
+        labels: True classes, [N], each in 0 .. K - 1.
+        settings: What is accepted.
+        precision: Precision of the file; it sets the default bounds of difference and agreement.
+        alone: Logits of the file for the first images, each fed in a call of its own.
+
+    Returns:
+        The verdict with every reason for failure.
+
+    Raises:
+        CompressError: There is nothing to compare with: no images, a reference that is not finite, labels out of range.
+    """
+    _check_reference(reference, labels)
+    if candidate.shape != reference.shape or candidate.dtype != np.float32:
+        reason = f"it gives {candidate.dtype} {list(candidate.shape)}, not float32 {list(reference.shape)}"
+        return Gate(status="failed", reason=reason, samples=len(reference))
+    bounds = _bounds(reference, precision) if settings.max_abs_diff is None else np.full(len(reference), settings.max_abs_diff)
+    seen = _compare(reference, candidate, labels, bounds)
+    agreement = AGREEMENT[precision] if settings.min_agreement is None else settings.min_agreement
+    reasons = [*_reasons(seen, candidate, agreement, settings.max_top1_drop_points)]
+    if reasons:
+        reasons += (f"likely cause: {cause}" for cause in output_causes(reference, candidate, precision=precision))
+    if alone is not None:
+        reasons += batches_agree(alone, candidate[: len(alone)], precision=precision)
+    largest, images = float(seen.differences.max()), len(reference)
+    return Gate(
+        status="failed" if reasons else "passed",
+        reason="; ".join(reasons),
+        samples=images,
+        accuracy=Accuracy.of(seen.correct, images),
+        agreement_percent=100 * seen.agreement,
+        max_abs_diff=largest if np.isfinite(largest) else None,
+        top1_drop_points=_drop(seen),
+        drop_ci95=drop_interval(seen.only_network, seen.only_file, images),
+        note=_doubt(seen, settings.max_top1_drop_points),
+        worst_images=tuple(int(index) for index in np.argsort(-seen.differences, kind="stable")[:WORST]),
+    )
+
+
+def batches_agree(alone: NDArray[np.float32], together: NDArray[np.float32], *, precision: Precision) -> Iterator[str]:
+    """Yield what is wrong if a file's answer to an image depends on the other images of the call; nothing where it does not.
+
+    Kernels for another batch size add up in another order, and in int8 a sum at the edge of a step then falls into the next
+    one, so the answers may differ by a twentieth of what a precision below fp32 allows.
+
+    Args:
+        alone: Logits, float32 [N, K], of a call for each image.
+        together: Logits of the same file for the same images, several in a call.
+        precision: Of the file.
+    """
+    if alone.shape != together.shape:
+        yield f"it gives {list(alone.shape)} for images fed one by one and {list(together.shape)} for the same in batches"
+        return
+    part = 1.0 if precision == "fp32" else 0.05
+    with np.errstate(invalid="ignore"):  # infinities of both sides
+        differences = np.abs(alone.astype(np.float64) - together).max(axis=1)  # [N]
+    differing = ~(differences <= part * _bounds(np.nan_to_num(alone), precision))
+    if differing.any():
+        first = int(np.flatnonzero(differing)[0])
+        yield (
+            f"{int(differing.sum())} of {len(alone)} images are answered otherwise alone than in a batch (image {first} by "
+            f"{differences[first]:.3g}), as with batch-norm in training mode or a batch size that was fixed inside"
+        )
+
+
+def bound(logits: Floats, precision: Precision) -> float:
+    """Return the default bound of any logit's difference from these, on an image with logits as large as usual."""
+    return BOUNDS[precision] * max(1.0, _rms(logits))
+
+
+def _bounds(logits: Floats, precision: Precision) -> Floats:
+    """Return the default bound on each image, [N]."""
+    each: Floats = BOUNDS[precision] * np.sqrt(np.square(logits, dtype=np.float64).mean(axis=1))
+    return each.clip(min=bound(logits, precision))
+
+
+def _check_reference(reference: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> None:
+    if reference.ndim != 2 or 0 in reference.shape or reference.dtype != np.float32:
+        raise CompressError(
+            f"gate: the network's logits are {reference.dtype} {list(reference.shape)}; give float32 [images, classes]"
+        )
+    if not np.isfinite(reference).all():
+        raise CompressError("gate: the network's own logits are not finite; it cannot be exported, only trained again")
+    if labels.shape != reference.shape[:1] or labels.min() < 0 or labels.max() >= reference.shape[1]:
+        wanted = f"one label in 0 .. {reference.shape[1] - 1} for each of {len(reference)} images"
+        raise CompressError(f"gate: labels {list(labels.shape)} from {labels.min()} to {labels.max()}; give {wanted}")
+
+
+def _rms(logits: Floats) -> float:
+    return float(np.sqrt(np.square(logits, dtype=np.float64).mean()))
+
+
+def _compare(reference: Floats, candidate: Floats, labels: NDArray[np.integer[Any]], bounds: Floats) -> _Comparison:
+    images = np.arange(len(reference))
+    finite = np.isfinite(candidate).all(axis=1)
+    differences = np.where(finite, np.abs(candidate.astype(np.float64) - reference).max(axis=1), np.inf)
+    tie = 2 * BOUNDS["fp32"] * _rms(reference)
+    best, answer = reference.argmax(axis=1), candidate.argmax(axis=1)
+    agree = finite & (reference[images, best] - reference[images, answer] <= tie)
+    answer = np.where(agree, best, answer)
+    second = np.partition(reference, -2, axis=1)[:, -2] if reference.shape[1] > 1 else np.full(len(reference), -np.inf)
+    before, after = best == labels, finite & (answer == labels)
+    return _Comparison(
+        differences=differences,
+        bounds=bounds,
+        agreement=float(agree.mean()),
+        only_network=int((before & ~after).sum()),
+        only_file=int((after & ~before).sum()),
+        correct=int(after.sum()),
+        decided=int((reference[images, best] - second > tie).sum()),
+    )
+
+
+def _drop(seen: _Comparison) -> float:
+    """Return the loss of top-1 in percentage points."""
+    return 100 * (seen.only_network - seen.only_file) / len(seen.differences)
+
+
+def _doubt(seen: _Comparison, budget: float) -> str:
+    """Return what the images cannot tell about the drop, or nothing."""
+    images = len(seen.differences)
+    low, high = drop_interval(seen.only_network, seen.only_file, images)
+    if _drop(seen) > budget:
+        interval = f"{low:.2f} to {high:.2f}".replace("-", "−")
+        likely = f"{images} images cannot exclude that the drop is within the budget (95 % interval {interval})"
+        return likely if low <= budget else ""
+    if high <= budget:
+        return ""
+    needed = images_needed(seen.only_network, seen.only_file, images, budget)
+    more = "" if needed is None else f"; {needed} images with as few changed answers would"
+    return f"{images} images cannot exclude a drop of up to {high:.2f} points, beyond the budget of {budget:g}{more}"
+
+
+def _reasons(seen: _Comparison, candidate: Floats, min_agreement: float, budget: float) -> Iterator[str]:
+    broken = int((~np.isfinite(candidate)).any(axis=1).sum())
+    if broken:
+        yield f"its logits are not finite on {broken} of {len(candidate)} images"
+    if seen.decided == 0:
+        yield "the network it came from ties on every image, so agreement proves nothing; was it trained?"
+    if seen.agreement < min_agreement:
+        yield f"agreement {100 * seen.agreement:.2f} % is below {100 * min_agreement:g} % (gate.min_agreement)"
+    drop = _drop(seen)
+    if drop > budget:
+        top1 = 100 * seen.correct / len(candidate)
+        yield f"top-1 {top1:.2f} % is {drop:.2f} points below the network it came from (gate.max_top1_drop_points {budget:g})"
+    finite = np.flatnonzero(np.isfinite(seen.differences))
+    worst = max(finite, key=lambda image: seen.differences[image] / seen.bounds[image], default=None)
+    if worst is not None and seen.differences[worst] > seen.bounds[worst]:
+        yield f"a logit differs by {seen.differences[worst]:.3g}, more than {seen.bounds[worst]:.3g} (gate.max_abs_diff)"
