@@ -15,7 +15,7 @@ from compress.errors import CompressError
 from compress.methods._step import Forward
 from compress.training import compile as compiling
 from tests.methods.test_contract import Tiny
-from tests.test_compiling import Counted
+from tests.training.test_compile import Counted
 
 TRIED = 3
 """Passes of an engine that settings name, before the first step: one that compiles, one that is timed, one that is compared."""

@@ -28,7 +28,7 @@ from compress.training import loop as trainer
 from exporters.onnx import Onnx
 from tests.methods.test_contract import Repeated, Tiny, batch, setting, tiny
 from tests.methods.test_simkd import between, exact, small
-from tests.test_trainer import data, held_out
+from tests.training.test_loop import data, held_out
 
 PLAIN = TrainSection(epochs=1, lr=0.05, schedule="constant", weight_decay=0.0, select="last")
 

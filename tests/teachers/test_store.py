@@ -223,7 +223,7 @@ def test_a_sweep_that_fails_leaves_nothing(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.test_targets import LOGITS, MAP, answers, store
+from tests.teachers.test_store import LOGITS, MAP, answers, store
 def dying():
     yield [answers(LOGITS)[:8], answers(MAP)[:8]]
     os.kill(os.getpid(), signal.SIGKILL)

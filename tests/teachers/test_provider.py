@@ -525,7 +525,7 @@ def test_a_disk_that_is_full_stops_the_run_with_one_message(tmp_path: Path, monk
     assert equal(finished(fresh("kd"), nobody), finished(fresh("kd"), lambda stage: teachers(stage, tmp_path)))
 
 
-WRITER = "import sys; from tests import test_teaching; test_teaching.have_one_view(sys.argv[1], sys.argv[2])"
+WRITER = "import sys; from tests.teachers import test_provider; test_provider.have_one_view(sys.argv[1], sys.argv[2])"
 
 
 class Slow(nn.Module):

@@ -30,7 +30,7 @@ from compress.teachers.signals import looked_at
 from compress.training import compile as compiling
 from compress.training import loop as trainer
 from compress.training.compile import Running, build, choose
-from tests.test_trainer import CPU, PREPROCESS, data, fresh, held_out, split, weights
+from tests.training.test_loop import CPU, PREPROCESS, data, fresh, held_out, split, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own use
 needs_compiler = pytest.mark.skipif(

@@ -41,7 +41,7 @@ from compress.training import compile as compiling
 from exporters._exporter import About
 from exporters.bundle import bundle as _bundle
 from tests.test_api import TRIED
-from tests.test_compiling import Counted
+from tests.training.test_compile import Counted
 
 Run = Callable[..., Report]
 

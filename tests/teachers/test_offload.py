@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compress.errors import Unreachable
 from compress.teachers.offload import page_out
-from tests.test_teaching import data, fresh, listening, teachers
+from tests.teachers.test_provider import data, fresh, listening, teachers
 
 MIB = 2**20
 

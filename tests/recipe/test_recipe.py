@@ -450,6 +450,6 @@ def test_imports_nothing_heavy() -> None:
         "import sys, pathlib; from compress import recipe; recipe.load(pathlib.Path(sys.argv[1])); recipe.json_schema();"
         "print(*{'torch', 'numpy', 'onnx', 'onnxruntime', 'openvino', 'sklearn'} & set(sys.modules))"
     )
-    path = Path(__file__).parent.parent / "recipes" / "digits.yaml"
+    path = Path(__file__).parents[2] / "recipes" / "digits.yaml"
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -36,7 +36,7 @@ from compress.run.context import WEIGHTS, Trained, Work
 from compress.training import evaluate, preflight
 from compress.training import loop as trainer
 from tests.methods.test_contract import Tiny, setting
-from tests.test_trainer import data, held_out
+from tests.training.test_loop import data, held_out
 
 RECIPE = """\
 name: tiny

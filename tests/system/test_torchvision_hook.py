@@ -134,5 +134,5 @@ try:
 except ModuleNotFoundError as error:
     print(error.name)
 """
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     assert run(script.replace("ROOT", repr(str(root))), path=tmp_path) == "torchvision\n"
