@@ -38,7 +38,7 @@ LONGEST_NAME = 60
 LABEL = re.compile(r"^(Trained|Frozen|Shipped|Stages|Source): *(.+(?:\n(?![A-Z][a-z]+:|\n).+)*)", re.MULTILINE)
 
 
-class Work(Record):
+class Amount(Record):
     """How much training a stage is, before early stops."""
 
     epochs: int
@@ -60,7 +60,7 @@ class Stage(Record):
     trained: str = ""
     frozen: str = ""
     shipped: str = ""
-    work: Work | None = None
+    work: Amount | None = None
     kept: str = ""
     """Folder or file that keeps the result, relative to the run's folder."""
     student: bool = False
@@ -281,10 +281,10 @@ def _joined(known: Sequence[dict[str, str]], label: str) -> str:
     return "; ".join(dict.fromkeys(about[label] for about in known))
 
 
-def _work(epochs: int, batch_size: int, images: int, teachers: int = 0, views: int | None = None) -> Work:
+def _work(epochs: int, batch_size: int, images: int, teachers: int = 0, views: int | None = None) -> Amount:
     each = images // batch_size * batch_size
     answered = epochs * each if views is None else min(epochs, views) * images  # once for each view that is kept
-    return Work(epochs=epochs, images_per_epoch=each, trained=epochs * each, teacher=teachers * answered)
+    return Amount(epochs=epochs, images_per_epoch=each, trained=epochs * each, teacher=teachers * answered)
 
 
 def shown(recipe: Recipe) -> int | None:

@@ -18,7 +18,7 @@ from compress.data._source import Labels, Split
 from compress.errors import CompressError
 from compress.preprocess import normalise
 from compress.records import Preprocess
-from compress.run.context import Work
+from compress.run.context import Run
 
 
 class Calibration(NamedTuple):
@@ -30,13 +30,13 @@ class Calibration(NamedTuple):
     """sha256 of their shape and bytes."""
 
 
-def of(work: Work) -> Calibration:
+def of(run: Run) -> Calibration:
     """Return the calibration images of a run.
 
     Raises:
         CompressError: There are no images, or all are of one class.
     """
-    return calibration(work.data.train, work.data.preprocess, count=work.recipe.int8.calibration_images, seed=work.recipe.seed)
+    return calibration(run.data.train, run.data.preprocess, count=run.recipe.int8.calibration_images, seed=run.recipe.seed)
 
 
 def calibration(train: Split, preprocess: Preprocess, *, count: int, seed: int) -> Calibration:

@@ -80,8 +80,8 @@ class Prepared(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Work:
-    """What the stages of one run share."""
+class Run:
+    """Run context: recipe, folders, cache, device, data, seed."""
 
     recipe: Recipe
     base: Path
@@ -100,8 +100,8 @@ class Work:
     turn: Turn | None = None
     """Of the students that take turns, if any do."""
 
-    def shared(self) -> Work:
-        """Return the work on what all seeds have in common."""
+    def shared(self) -> Run:
+        """Return the run with the seed that all students share."""
         return replace(self, seed=self.recipe.seed, students=self.folder)
 
     def whole(self, split: Split, *, device: torch.device | None = None) -> InMemory:
@@ -256,37 +256,35 @@ def _loaded(
     return source.load(preprocess) if encoded is None else _decoding.in_memory(encoded(), preprocess, events)
 
 
-def seed_for(work: Work, role: str) -> int:
-    """Return a seed for one role in the run, such as `teacher1`, that depends on the work's seed and the role alone."""
-    return int.from_bytes(hashlib.sha256(f"{work.seed}/{role}".encode()).digest()[:4])
+def seed_for(run: Run, role: str) -> int:
+    """Return a seed for one role in the run, such as `teacher1`, that depends on the run's seed and the role alone."""
+    return int.from_bytes(hashlib.sha256(f"{run.seed}/{role}".encode()).digest()[:4])
 
 
-def build(work: Work, section: ModelSection, role: str) -> Network:
-    """Return a network with random weights that depend on the work's seed and the role alone."""
-    torch.manual_seed(seed_for(work, role))
-    channels = work.data.train.images.shape[-1]
+def build(run: Run, section: ModelSection, role: str) -> Network:
+    """Return a network with random weights that depend on the run's seed and the role alone."""
+    torch.manual_seed(seed_for(run, role))
+    channels = run.data.train.images.shape[-1]
     make = plugins.load("models", section.model)
-    network: Network = make(len(work.data.classes), channels, **section.options())
-    return network.to(work.device)
+    network: Network = make(len(run.data.classes), channels, **section.options())
+    return network.to(run.device)
 
 
-def assemble(work: Work, sections: Sequence[MethodSection], teachers: Sequence[Network]) -> Method:
+def assemble(run: Run, sections: Sequence[MethodSection], teachers: Sequence[Network]) -> Method:
     """Return the method, or the combination of methods, on a fresh student.
 
     Raises:
         CompressError: A method cannot work with these networks or not with another method.
     """
-    student = build(work, work.recipe.student, "student")
-    if work.recipe.student.weights is not None:
-        checkpoint.load_weights(student, work.base / work.recipe.student.weights)
-    image = work.data.image().to(work.device)
-    setting = Setting(
-        student, tuple(teachers), image, len(work.data.classes), lambda role: build(work, work.recipe.student, role)
-    )
+    student = build(run, run.recipe.student, "student")
+    if run.recipe.student.weights is not None:
+        checkpoint.load_weights(student, run.base / run.recipe.student.weights)
+    image = run.data.image().to(run.device)
+    setting = Setting(student, tuple(teachers), image, len(run.data.classes), lambda role: build(run, run.recipe.student, role))
     methods: dict[str, Method] = {}
     for section in sections:
         name = section.name if section.name not in methods else f"{section.name}{len(methods) + 1}"
-        torch.manual_seed(seed_for(work, f"method {section.name}"))  # its modules start the same whatever stands beside it
+        torch.manual_seed(seed_for(run, f"method {section.name}"))  # its modules start the same whatever stands beside it
         methods[name] = plugins.load("methods", section.name)(setting, **section.options())
     whole = next(iter(methods.values())) if len(methods) == 1 else Combined(setting, methods)
-    return whole.to(work.device)
+    return whole.to(run.device)

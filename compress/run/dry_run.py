@@ -24,7 +24,7 @@ from compress.models._network import Batch, Network
 from compress.recipe import ExportSection, Recipe
 from compress.records import Preprocess
 from compress.run import cache as stages
-from compress.run.context import Prepared, Work, assemble, build, device
+from compress.run.context import Prepared, Run, assemble, build, device
 from compress.training import checkpoint, preflight
 from compress.training import compile as compiling
 from compress.training import loop as trainer
@@ -34,67 +34,67 @@ IMAGES = 8
 """Random images of a rehearsal: enough for batch norm and for correlations between samples."""
 
 
-def rehearse(work: Work, batch: Batch) -> None:
+def rehearse(run: Run, batch: Batch) -> None:
     """Run one batch through every stage of every method with untrained networks.
 
     Raises:
         CompressError: A network, a file of weights or a method does not fit the others; the message says what to do.
     """
-    compiling.require(work.recipe.train.engine, work.device)
-    for index, section in enumerate(work.recipe.teacher):
+    compiling.require(run.recipe.train.engine, run.device)
+    for index, section in enumerate(run.recipe.teacher):
         if section.train is not None:
-            where = "teacher" if len(work.recipe.teacher) == 1 else f"teacher.{index}"
-            compiling.require(section.train.engine, work.device, field=f"{where}.train.engine")
-    networks = [build(work, section, "check") for section in work.recipe.teacher]
-    for network, section in zip(networks, work.recipe.teacher, strict=True):
+            where = "teacher" if len(run.recipe.teacher) == 1 else f"teacher.{index}"
+            compiling.require(section.train.engine, run.device, field=f"{where}.train.engine")
+    networks = [build(run, section, "check") for section in run.recipe.teacher]
+    for network, section in zip(networks, run.recipe.teacher, strict=True):
         if section.weights is not None:  # refused here, before another teacher is trained
-            checkpoint.load_weights(network, work.base / section.weights, sha256=section.sha256)
+            checkpoint.load_weights(network, run.base / section.weights, sha256=section.sha256)
     teachers = [network for network in networks if isinstance(network, Network)]
-    for methods in (work.recipe.method, *work.recipe.baselines):
-        preflight.structure(assemble(work, methods, teachers), batch)
+    for methods in (run.recipe.method, *run.recipe.baselines):
+        preflight.structure(assemble(run, methods, teachers), batch)
 
 
-def compiles(work: Work, batch: Batch) -> None:
+def compiles(run: Run, batch: Batch) -> None:
     """Compile the untrained student, where the recipe names an engine that compiles, before the teachers are trained.
 
     Args:
-        work: What the stages of the run share.
+        run: Run context.
         batch: One training batch of full size.
 
     Raises:
         CompressError: torch cannot compile it, or compiled it computes something else.
     """
-    engine = work.recipe.train.engine
+    engine = run.recipe.train.engine
     if engine in ("eager", "auto"):  # a trial leaves out what does not work
         return
-    networks = [build(work, section, "check") for section in work.recipe.teacher]
+    networks = [build(run, section, "check") for section in run.recipe.teacher]
     teachers = [network for network in networks if isinstance(network, Network)]
-    method = assemble(work, work.recipe.method, teachers).stages()[-1]
-    autocast = trainer.DTYPES[work.recipe.train.precision]
-    compiling.choose(method, batch, engine=engine, steps=1, autocast=autocast, events=work.events)
+    method = assemble(run, run.recipe.method, teachers).stages()[-1]
+    autocast = trainer.DTYPES[run.recipe.train.precision]
+    compiling.choose(method, batch, engine=engine, steps=1, autocast=autocast, events=run.events)
 
 
-def exports(work: Work) -> None:
+def exports(run: Run) -> None:
     """Write the untrained student in each format once, so that what a format cannot hold is found before training.
 
     Raises:
         CompressError: A format cannot hold the network; the message names it.
         Unreachable: There is no room for a temporary file.
     """
-    teachers = [build(work, section, "check") for section in work.recipe.teacher]
-    method = assemble(work, work.recipe.method, teachers)
+    teachers = [build(run, section, "check") for section in run.recipe.teacher]
+    method = assemble(run, run.recipe.method, teachers)
     student = copy.deepcopy(method.deployable()).cpu()
     freeze_all_but(method, ())
-    told = About("student", work.data.classes, work.data.preprocess, {})
-    wanted = [(section.format, _in_float(section)) for section in work.recipe.exports]
+    told = About("student", run.data.classes, run.data.preprocess, {})
+    wanted = [(section.format, _in_float(section)) for section in run.recipe.exports]
     distinct = [each for place, each in enumerate(wanted) if each not in wanted[:place]]
-    with work.events.task("rehearse exports", total=len(distinct)) as task:
+    with run.events.task("rehearse exports", total=len(distinct)) as task:
         for name, options in distinct:
             exporter: Exporter = plugins.load("exporters", name)(**options)
             with TemporaryDirectory(prefix="edge-compress-") as folder:
                 path = exporter.path(Path(folder), "student")
                 try:
-                    exporter.export(student.eval(), work.data.image(), path, about=told)
+                    exporter.export(student.eval(), run.data.image(), path, about=told)
                 except CompressError as error:
                     why = str(error).removeprefix(f"{path}: ")
                     raise type(error)(f"exports: format {name!r} cannot hold the student: {why}") from error
@@ -122,8 +122,8 @@ def with_random_images(recipe: Recipe, *, base: Path, runs: Path, classes: tuple
     data = _random(recipe, base, classes)
     where = device(recipe.train.device)
     folder = runs / recipe.name
-    work = Work(recipe, base, folder, stages.Cache(runs), Events(), where, data, 0, recipe.seed, folder)
-    rehearse(work, next(iter(work.whole(data.train).epoch(0))))
+    run = Run(recipe, base, folder, stages.Cache(runs), Events(), where, data, 0, recipe.seed, folder)
+    rehearse(run, next(iter(run.whole(data.train).epoch(0))))
 
 
 def _random(recipe: Recipe, base: Path, classes: tuple[str, ...]) -> Prepared:

@@ -24,7 +24,7 @@ from compress.records import Document, Gate, StageResult, Variant
 from compress.run import cache as stages
 from compress.run import int8 as rescue
 from compress.run import int8_timing as _ladder_price
-from compress.run.context import Trained, Work
+from compress.run.context import Run, Trained
 from compress.run.verify import Answers, Made, about, answers, macs, prove, source, subject
 from compress.system.files import sha256_of
 from compress.training import evaluate as torch_evaluate
@@ -68,27 +68,27 @@ class Delivered(NamedTuple):
     """Stages that made that other network."""
 
 
-def plain(work: Work, trained: Trained, said: Answers, *, shipped: Trained) -> Variant:
+def plain(run: Run, trained: Trained, said: Answers, *, shipped: Trained) -> Variant:
     """Return the row of a network that is compared as trained and not exported, beside the one that is shipped."""
-    same = macs(work, trained) == macs(work, shipped)
+    same = macs(run, trained) == macs(run, shipped)
     graph = "the same graph as the student's" if same else "another graph than the student's, and so another latency"
     return Variant(
         name=f"{trained.name}-torch", network=trained.name, method=trained.method, format=TORCH, runtime=TORCH,
-        precision="fp32", device="local", parameters=torch_evaluate.parameters(trained.network), macs=macs(work, trained),
-        accuracy=torch_evaluate.accuracy(said.test, work.data.test.labels),
-        validation=torch_evaluate.accuracy(said.validation, work.data.validation.labels),
+        precision="fp32", device="local", parameters=torch_evaluate.parameters(trained.network), macs=macs(run, trained),
+        accuracy=torch_evaluate.accuracy(said.test, run.data.test.labels),
+        validation=torch_evaluate.accuracy(said.validation, run.data.validation.labels),
         status="skipped", reason=f"not exported: {graph}",
     )  # fmt: skip
 
 
 def deliver(
-    work: Work, trained: Trained, section: ExportSection, said: Answers, *, teachers: Sequence[Trained] | str = "no teachers",
+    run: Run, trained: Trained, section: ExportSection, said: Answers, *, teachers: Sequence[Trained] | str = "no teachers",
     yardstick: bool = False,
 ) -> Delivered:  # fmt: skip
     """Export a network, run the file on its own runtime, and judge it.
 
     Args:
-        work: What the stages of the run share.
+        run: Run context.
         trained: The network, on the CPU, where `answers` has put it.
         section: The format.
         said: What the network says.
@@ -100,50 +100,50 @@ def deliver(
         Unreachable: The disk is full or the folder cannot be written.
     """
     exporter = exporters.load(section)
-    aid = rescue.aid(work, teachers, yardstick=yardstick) if exporter.precision == "int8" else None
+    aid = rescue.aid(run, teachers, yardstick=yardstick) if exporter.precision == "int8" else None
     key = stages.key(
         network=trained.key, name=trained.name, method=trained.method, section=canonical(section),
-        data=[work.data.key, work.data.test_key], gate=canonical(work.recipe.gate),
+        data=[run.data.key, run.data.test_key], gate=canonical(run.recipe.gate),
         packages=environment().packages,
         source=source("exporters/**/*.py", "benchmarks/**/*.py"), exporter=stages.plugin("exporters", section.format),
-        runtime=stages.plugin("runtimes", exporter.runtime), int8=aid and rescue.key(work, aid),
+        runtime=stages.plugin("runtimes", exporter.runtime), int8=aid and rescue.key(run, aid),
     )  # fmt: skip
-    if (known := work.cache.find(key)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
-        work.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
+    if (known := run.cache.find(key)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
+        run.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
     name = exporter.path(Path(), f"{trained.name}-{section.format}").stem
 
     def make(folder: Path) -> None:
         begun = monotonic()
         if aid is None:
-            made = _exported(work, trained, exporter, said, exporter.path(folder, trained.name))
+            made = _exported(run, trained, exporter, said, exporter.path(folder, trained.name))
         else:
-            made = rescue.climbed(work, trained, section, said, folder=folder, name=name, aid=aid)
-        records.save(folder / OUTCOME, _outcome(work, made, section, name, folder=folder, begun=begun))
+            made = rescue.climbed(run, trained, section, said, folder=folder, name=name, aid=aid)
+        records.save(folder / OUTCOME, _outcome(run, made, section, name, folder=folder, begun=begun))
 
-    folder = work.cache.make(key, make)
+    folder = run.cache.make(key, make)
     outcome = records.read(folder / OUTCOME, Outcome)
     for part, sha256 in outcome.parts.items():
         if sha256_of(folder / part) != sha256:
             raise CompressError(f"{folder / part}: was changed after it was proved; delete {folder} and run again")
-    variant = _priced(work, folder, outcome, exporter).model_copy(update={"seconds": outcome.seconds})
-    _tell(work, variant, outcome.gate)
+    variant = _priced(run, folder, outcome, exporter).model_copy(update={"seconds": outcome.seconds})
+    _tell(run, variant, outcome.gate)
     own = _known(folder / LOGITS) if outcome.adapted else said
     return Delivered(variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds, own, outcome.adapted)
 
 
-def _exported(work: Work, trained: Trained, exporter: Exporter, said: Answers, path: Path) -> Made:
+def _exported(run: Run, trained: Trained, exporter: Exporter, said: Answers, path: Path) -> Made:
     """Write a file of any precision but int8."""
-    with work.events.task(f"export {path.name}", total=1) as task:
-        exporter.export(trained.network, work.data.image(), path, about=about(work, trained))
+    with run.events.task(f"export {path.name}", total=1) as task:
+        exporter.export(trained.network, run.data.image(), path, about=about(run, trained))
         task.advance()
     return Made(path, trained, said)
 
 
-def _outcome(work: Work, made: Made, section: ExportSection, name: str, *, folder: Path, begun: float) -> Outcome:
+def _outcome(run: Run, made: Made, section: ExportSection, name: str, *, folder: Path, begun: float) -> Outcome:
     """Prove a file and return what is known of it."""
     exporter = exporters.load(section)
-    with work.events.task(f"prove {name}", total=1) as task:
-        variant, gate = prove(work, made, subject(name, made.path, exporter), section)
+    with run.events.task(f"prove {name}", total=1) as task:
+        variant, gate = prove(run, made, subject(name, made.path, exporter), section)
         task.advance()
     adapted = () if made.original is None else made.trained.results
     if adapted:
@@ -157,7 +157,7 @@ def _outcome(work: Work, made: Made, section: ExportSection, name: str, *, folde
     )  # fmt: skip
 
 
-def _priced(work: Work, folder: Path, outcome: Outcome, exporter: Exporter) -> Variant:
+def _priced(run: Run, folder: Path, outcome: Outcome, exporter: Exporter) -> Variant:
     """Return the row with the speed of the int8 files that were tried, against the same network in float32."""
     variant = outcome.variant
     if variant.ladder is None or not outcome.tried:
@@ -166,7 +166,7 @@ def _priced(work: Work, folder: Path, outcome: Outcome, exporter: Exporter) -> V
     names[rescue.PLAIN] = f"{variant.network}-{variant.format}-fp32"
     subjects = {number: subject(names[number], folder / path, exporter) for number, path in outcome.tried.items()}
     plain = subjects.pop(rescue.PLAIN)
-    timed = _ladder_price.priced(work, variant.name, variant.ladder, plain, subjects, source=source("benchmarks/**/*.py"))
+    timed = _ladder_price.priced(run, variant.name, variant.ladder, plain, subjects, source=source("benchmarks/**/*.py"))
     return variant.model_copy(update={"ladder": timed})
 
 
@@ -175,11 +175,11 @@ def _known(path: Path) -> Answers:
         return Answers(file["validation"], file["test"])
 
 
-def _tell(work: Work, variant: Variant, gate: Gate) -> None:
+def _tell(run: Run, variant: Variant, gate: Gate) -> None:
     """Say what became of a file."""
     if variant.ladder is not None:
         for line in ladder.told(variant.name, variant.ladder):
-            work.events.say(line)
-        work.events.emit("ladder", file=variant.name, **variant.ladder.model_dump())
-    work.events.say(f"{variant.name}: gate {'passed' if gate.status == 'passed' else f'FAILED: {gate.reason}'}")
-    work.events.emit("gate", file=variant.name, **gate.model_dump())
+            run.events.say(line)
+        run.events.emit("ladder", file=variant.name, **variant.ladder.model_dump())
+    run.events.say(f"{variant.name}: gate {'passed' if gate.status == 'passed' else f'FAILED: {gate.reason}'}")
+    run.events.emit("gate", file=variant.name, **gate.model_dump())

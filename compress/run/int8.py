@@ -14,7 +14,7 @@ from compress.quantization.calibration import Calibration
 from compress.quantization.ladder import Climb
 from compress.recipe import ExportSection, Int8Section, canonical
 from compress.run import cache as stages
-from compress.run.context import Trained, Work
+from compress.run.context import Run, Trained
 from compress.run.int8_backend import Footing
 from compress.run.verify import Answers, Made, about, answers, source
 from compress.system.files import writable
@@ -37,13 +37,13 @@ class Aid(NamedTuple):
     """Whether the file is there to be compared with, and need not be compared itself."""
 
 
-def aid(work: Work, teachers: Sequence[Trained] | str, *, yardstick: bool) -> Aid:
+def aid(run: Run, teachers: Sequence[Trained] | str, *, yardstick: bool) -> Aid:
     """Return what a run gives to the ladder; a yardstick gets the first rung and no other."""
-    settings = work.recipe.int8.model_copy(update={"rung": "default"}) if yardstick else work.recipe.int8
-    return Aid(settings, calibration.of(work), teachers if isinstance(teachers, str) else tuple(teachers), yardstick)
+    settings = run.recipe.int8.model_copy(update={"rung": "default"}) if yardstick else run.recipe.int8
+    return Aid(settings, calibration.of(run), teachers if isinstance(teachers, str) else tuple(teachers), yardstick)
 
 
-def key(work: Work, aid: Aid) -> Mapping[str, object]:
+def key(run: Run, aid: Aid) -> Mapping[str, object]:
     """Return what decides which int8 file is made, beside what decides any file."""
     machine = environment()
     teachers = aid.teachers if aid.settings.rung in TAUGHT else ""
@@ -51,12 +51,12 @@ def key(work: Work, aid: Aid) -> Mapping[str, object]:
         "settings": canonical(aid.settings), "calibration": aid.calibration.key, "yardstick": aid.yardstick,
         "machine": [machine.cpu, machine.facts["instructions"]],
         "teachers": teachers if isinstance(teachers, str) else [each.key for each in teachers],
-        "methods": [] if isinstance(teachers, str) else [canonical(method) for method in work.recipe.method],
+        "methods": [] if isinstance(teachers, str) else [canonical(method) for method in run.recipe.method],
         "source": source("compress/quantization/*.py", "compress/run/int8*.py", "compress/run/qad.py"),
     }  # fmt: skip
 
 
-def climbed(work: Work, trained: Trained, section: ExportSection, said: Answers, *, folder: Path, name: str, aid: Aid) -> Made:
+def climbed(run: Run, trained: Trained, section: ExportSection, said: Answers, *, folder: Path, name: str, aid: Aid) -> Made:
     """Climb the ladder; what was taken lies in `folder`, the best file of each rung below it.
 
     Raises:
@@ -68,10 +68,10 @@ def climbed(work: Work, trained: Trained, section: ExportSection, said: Answers,
         shutil.rmtree(tried, ignore_errors=True)  # of a climb that was interrupted
     no_spare_bit = exporter.no_spare_bit or ladder.needs_no_spare_bit(environment().facts["instructions"])
     end = Climb(
-        Footing(work, trained, exporter, aid.calibration, reference=said.validation),
-        adapt=_adapter(work, trained, exporter, said, aid), statistics=exporter.statistics, settings=aid.settings,
-        gate=work.recipe.gate, spare_bit=no_spare_bit,
-        calibration_images=len(aid.calibration.images), folder=tried, name=name, events=work.events,
+        Footing(run, trained, exporter, aid.calibration, reference=said.validation),
+        adapt=_adapter(run, trained, exporter, said, aid), statistics=exporter.statistics, settings=aid.settings,
+        gate=run.recipe.gate, spare_bit=no_spare_bit,
+        calibration_images=len(aid.calibration.images), folder=tried, name=name, events=run.events,
     ).climb()  # fmt: skip
     for part in exporter.parts(end.taken.path):
         stages.copy(part, folder / part.name)
@@ -79,9 +79,9 @@ def climbed(work: Work, trained: Trained, section: ExportSection, said: Answers,
     compared = {} if aid.yardstick else {number: each.path for number, each in end.best.items()}
     _forget(tried, compared)
     if compared:
-        compared[PLAIN] = _in_float(work, trained, section, tried)
+        compared[PLAIN] = _in_float(run, trained, section, tried)
     record = end.ladder.model_copy(update={"note": FOR_COMPARISON}) if aid.yardstick else end.ladder
-    return Made(path, own, said if original is None else answers(work, own), original, record, compared)
+    return Made(path, own, said if original is None else answers(run, own), original, record, compared)
 
 
 def _forget(tried: Path, kept: Mapping[int, Path]) -> None:
@@ -92,16 +92,16 @@ def _forget(tried: Path, kept: Mapping[int, Path]) -> None:
             shutil.rmtree(folder)
 
 
-def _in_float(work: Work, trained: Trained, section: ExportSection, folder: Path) -> Path:
+def _in_float(run: Run, trained: Trained, section: ExportSection, folder: Path) -> Path:
     """Write the same network in float32, with the other options as they are."""
     exporter = exporters.load(section.model_copy(update={"precision": "fp32"}))
     path = exporter.path(folder, trained.name)
-    exporter.export(trained.network, work.data.image(), path, about=about(work, trained))
+    exporter.export(trained.network, run.data.image(), path, about=about(run, trained))
     return path
 
 
 def _adapter(
-    work: Work, trained: Trained, exporter: Quantiser, said: Answers, aid: Aid
+    run: Run, trained: Trained, exporter: Quantiser, said: Answers, aid: Aid
 ) -> Callable[[Quantisation], Footing] | str:
     """Return what adapts the network to int8 by its teachers, or why there is nothing."""
     teachers = aid.teachers
@@ -112,10 +112,10 @@ def _adapter(
         from compress.run.qad import distil_quantised  # needed by few runs, and it loads the training half
 
         adapted = distil_quantised(
-            work, trained, work.recipe.method, teachers, calibration=aid.calibration.images,
+            run, trained, run.recipe.method, teachers, calibration=aid.calibration.images,
             saturation_fix=quantisation.saturation_fix,
         )  # fmt: skip
-        reference = answers(work, adapted).validation
-        return Footing(work, adapted, exporter, aid.calibration, reference=reference, original=said.validation)
+        reference = answers(run, adapted).validation
+        return Footing(run, adapted, exporter, aid.calibration, reference=reference, original=said.validation)
 
     return adapt

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from compress.preprocess import normalise
 from compress.quantization.calibration import Calibration
 from compress.records import Gate
-from compress.run.context import Trained, Work
+from compress.run.context import Run, Trained
 from compress.run.verify import Logits, about, answered, judged, subject
 from compress.system.files import writable
 from exporters._exporter import Quantisable, Quantisation, Quantiser, Simulated
@@ -21,7 +21,7 @@ class Footing:
     """One network and one format; see `compress.quantization.ladder.Footing` for what it is to the ladder.
 
     Args:
-        work: What the stages of the run share.
+        run: Run context.
         trained: The network, on the CPU.
         exporter: The format, with precision int8.
         calibration: Images of the training split.
@@ -30,16 +30,16 @@ class Footing:
     """
 
     def __init__(
-        self, work: Work, trained: Trained, exporter: Quantiser, calibration: Calibration, *, reference: Logits,
+        self, run: Run, trained: Trained, exporter: Quantiser, calibration: Calibration, *, reference: Logits,
         original: Logits | None = None,
     ) -> None:  # fmt: skip
-        self._work, self._exporter, self._calibration = work, exporter, calibration
+        self._run, self._exporter, self._calibration = run, exporter, calibration
         self.trained, self.reference, self.original = trained, reference, original
 
     @cached_property
     def _quantisable(self) -> Quantisable:
-        network, image = self.trained.network, self._work.data.image()
-        return self._exporter.quantisable(network, image, self._calibration.images, about=about(self._work, self.trained))
+        network, image = self.trained.network, self._run.data.image()
+        return self._exporter.quantisable(network, image, self._calibration.images, about=about(self._run, self.trained))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ class Footing:
     @property
     def labels(self) -> NDArray[np.int64]:
         """Of the validation images, [N]."""
-        return self._work.labels()
+        return self._run.labels()
 
     def write(self, folder: Path, quantisation: Quantisation) -> Path:
         """Write the int8 file and return its path."""
@@ -65,17 +65,17 @@ class Footing:
 
     def answer(self, path: Path, images: NDArray[np.intp] | None = None) -> Logits:
         """Return the logits of a file on its own runtime."""
-        held = self._work.data.validation.images
+        held = self._run.data.validation.images
         shown = held if images is None else held[images]
-        return answered(subject(path.name, path, self._exporter), [shown], self._work.data.preprocess).logits
+        return answered(subject(path.name, path, self._exporter), [shown], self._run.data.preprocess).logits
 
     def simulated(self, quantisation: Quantisation, images: NDArray[np.intp]) -> Logits | None:
         """Return what torch says that a file would say, where writing one takes long."""
         if not isinstance(self._quantisable, Simulated):
             return None
-        shown = normalise(self._work.data.validation.images[images], self._work.data.preprocess)
+        shown = normalise(self._run.data.validation.images[images], self._run.data.preprocess)
         return self._quantisable.simulate(quantisation, shown)
 
     def judge(self, logits: Logits) -> Gate:
         """Return what the gate says."""
-        return judged(self._work, logits, precision="int8", reference=self.reference, original=self.original)
+        return judged(self._run, logits, precision="int8", reference=self.reference, original=self.original)

@@ -12,7 +12,7 @@ from compress.errors import Unstable
 from compress.preprocess import normalise
 from compress.records import Document, Ladder, Ratio
 from compress.run import cache as stages
-from compress.run.context import Work
+from compress.run.context import Run
 from compress.system.files import sha256_of
 
 PRICE, IMAGES = "price.json", 256
@@ -24,11 +24,11 @@ class Price(Document):
     ratio: dict[str, Ratio]
 
 
-def priced(work: Work, name: str, ladder: Ladder, plain: Subject, tried: Mapping[int, Subject], *, source: str) -> Ladder:
+def priced(run: Run, name: str, ladder: Ladder, plain: Subject, tried: Mapping[int, Subject], *, source: str) -> Ladder:
     """Return the ladder with the speed-up of the rungs whose files are given; where nothing settled, the note says so.
 
     Args:
-        work: What the stages of the run share.
+        run: Run context.
         name: What the file is called.
         ladder: What was tried.
         plain: The same network in float32 on the same runtime.
@@ -36,14 +36,14 @@ def priced(work: Work, name: str, ladder: Ladder, plain: Subject, tried: Mapping
         source: sha256 of our own source that measures.
     """
     subjects = [plain, *tried.values()]
-    machine, settings = environment(), work.recipe.measure
+    machine, settings = environment(), run.recipe.measure
     key = stages.key(
         what="price of int8", files=[[each.name, sha256_of(each.path)] for each in subjects], packages=machine.packages,
         measure=settings.model_dump(mode="json", exclude={"devices"}), cpu=machine.cpu, source=source,
     )  # fmt: skip
-    work.events.say(f"{name}: timing {len(tried)} int8 file{'s' * (len(tried) != 1)} against float32")
+    run.events.say(f"{name}: timing {len(tried)} int8 file{'s' * (len(tried) != 1)} against float32")
     try:
-        folder = work.cache.make(key, lambda folder: records.save(folder / PRICE, _measured(work, subjects, folder)))
+        folder = run.cache.make(key, lambda folder: records.save(folder / PRICE, _measured(run, subjects, folder)))
     except Unstable as error:
         return ladder.model_copy(update={"note": " ".join(filter(None, [ladder.note, f"Not timed: {error}."]))})
     ratios = records.read(folder / PRICE, Price).ratio
@@ -54,12 +54,12 @@ def priced(work: Work, name: str, ladder: Ladder, plain: Subject, tried: Mapping
     return ladder.model_copy(update={"rungs": rungs})
 
 
-def _measured(work: Work, subjects: Sequence[Subject], folder: Path) -> Price:
+def _measured(run: Run, subjects: Sequence[Subject], folder: Path) -> Price:
     """Time the files at the recipe's batch size, or at the only one that they take; the raw series are left in the folder."""
-    settings, pixels = work.recipe.measure, work.data.validation.images[:IMAGES]
+    settings, pixels = run.recipe.measure, run.data.validation.images[:IMAGES]
     found = measure(
-        subjects, normalise(pixels, work.data.preprocess), pixels=pixels, against=subjects[0].name, threads=settings.threads,
+        subjects, normalise(pixels, run.data.preprocess), pixels=pixels, against=subjects[0].name, threads=settings.threads,
         batch_size=subjects[0].batch_size or settings.batch_size, rounds=settings.rounds, seconds=settings.seconds,
-        events=work.events, raw=folder / "latency-raw.json",
+        events=run.events, raw=folder / "latency-raw.json",
     )  # fmt: skip
     return Price(ratio={name: each.ratio for name, each in found.items() if each.ratio is not None})

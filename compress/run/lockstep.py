@@ -23,7 +23,7 @@ from compress.models._network import Network
 from compress.recipe import MethodSection, TrainSection
 from compress.run import seeds as students
 from compress.run import students as training
-from compress.run.context import Trained, Turn, Work
+from compress.run.context import Run, Trained, Turn
 from compress.system.files import writable
 from compress.teachers import engines
 from compress.teachers import provider as teaching
@@ -41,42 +41,42 @@ beginning a turn costs one or two. It is no trial, for whether answers are round
 class _Waiting(NamedTuple):
     """A student among those that take turns."""
 
-    work: Work
+    run: Run
     name: str
     methods: Sequence[MethodSection]
     epochs: int
 
 
 @contextmanager
-def taken(works: Sequence[Work], teachers: Sequence[Trained]) -> Iterator[list[Work]]:
+def taken(runs: Sequence[Run], teachers: Sequence[Trained]) -> Iterator[list[Run]]:
     """Train the students of all seeds in turns, where that pays, up to their last epoch, which is trained with what is given.
 
     Args:
-        works: Of each seed.
+        runs: Of each seed.
         teachers: Whom all students ask.
 
     Raises:
         Interrupted: The user stopped; the same call continues.
     """
-    first = works[0]
+    first = runs[0]
     answers = first.cache.folder / teaching.FOLDER / ANSWERS / first.folder.name
     named = {name: epochs for name, methods in students.named(first.recipe) if (epochs := _in_turns(first, methods, teachers))}
     waiting = [
-        _Waiting(work, name, methods, named[name])
-        for work in works
+        _Waiting(run, name, methods, named[name])
+        for run in runs
         for name, methods in students.named(first.recipe)
         if name in named
     ]
     continues = False
     try:
         if len(waiting) < 2:
-            yield list(works)
+            yield list(runs)
             return
         _until_last_epoch(waiting, teachers, answers, first.events)
         epochs = max(named.values())
         _empty_before(epochs, answers)
         last = Turn(None, frozenset(named), answers / _folder(epochs))
-        yield [replace(work, turn=last) for work in works]
+        yield [replace(run, turn=last) for run in runs]
     except (Interrupted, KeyboardInterrupt):
         continues = True
         raise
@@ -113,7 +113,7 @@ def _folder(epoch: int) -> str:
 def _epochs_done(student: _Waiting, turn: Turn, teachers: Sequence[Trained]) -> int:
     """Let a student have a turn, and return how many epochs it has behind it."""
     try:
-        training.student(replace(student.work, turn=turn), student.name, student.methods, teachers)
+        training.student(replace(student.run, turn=turn), student.name, student.methods, teachers)
     except trainer.Paused as paused:
         return paused.epochs
     return student.epochs
@@ -131,20 +131,20 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(folder)
 
 
-def _in_turns(work: Work, methods: Sequence[MethodSection], teachers: Sequence[Trained]) -> int:
+def _in_turns(run: Run, methods: Sequence[MethodSection], teachers: Sequence[Trained]) -> int:
     """Return for how many epochs a student trains if it is one that takes turns, or 0."""
-    section = work.recipe.targets
-    wanted = section.store == "auto" and section.engine not in engines.BY_NAME_ALONE and work.recipe.train.engine == "eager"
-    stage = training.in_common(work, methods, teachers) if wanted and work.readers > 1 else None
+    section = run.recipe.targets
+    wanted = section.store == "auto" and section.engine not in engines.BY_NAME_ALONE and run.recipe.train.engine == "eager"
+    stage = training.in_common(run, methods, teachers) if wanted and run.readers > 1 else None
     if stage is None:
         return 0
-    settings = stage.schedule(work.recipe.train)
-    return settings.epochs if settings.epochs > 1 and _pays(work, stage, settings) else 0
+    settings = stage.schedule(run.recipe.train)
+    return settings.epochs if settings.epochs > 1 and _pays(run, stage, settings) else 0
 
 
-def _pays(work: Work, stage: Method, settings: TrainSection) -> bool:
+def _pays(run: Run, stage: Method, settings: TrainSection) -> bool:
     """Return whether all views are too many for the store, one is not, and to answer it is work for the teachers."""
-    batches = work.shuffled(work.data.train, settings, seed=0)
+    batches = run.shuffled(run.data.train, settings, seed=0)
     some = few(next(batches.epoch(0)))
     signals = read_by(stage, some)
     if not signals:
@@ -152,10 +152,10 @@ def _pays(work: Work, stage: Method, settings: TrainSection) -> bool:
     networks = [teacher for teacher in stage.teachers if isinstance(teacher, Network)]
     answering = engines.Answering(networks, signals)
     probe = engines.eager(answering, trainer.DTYPES[settings.precision])(some.images)
-    bytes_per_view = targets.bytes_per_image(probe, work.recipe.targets) * batches.rows
-    views, store = {batches.view(epoch) for epoch in range(settings.epochs)}, work.cache.folder / teaching.FOLDER
+    bytes_per_view = targets.bytes_per_image(probe, run.recipe.targets) * batches.rows
+    views, store = {batches.view(epoch) for epoch in range(settings.epochs)}, run.cache.folder / teaching.FOLDER
     all_views, one = (
-        targets.obstacle(store, work.recipe.targets, bytes_per_view=bytes_per_view, views=count) for count in (len(views), 1)
+        targets.obstacle(store, run.recipe.targets, bytes_per_view=bytes_per_view, views=count) for count in (len(views), 1)
     )
     macs = evaluate.macs(answering, some.images[:1]) * batches.rows
-    return bool(all_views) and not one and macs >= WORTH_MACS[work.device.type]
+    return bool(all_views) and not one and macs >= WORTH_MACS[run.device.type]

@@ -15,7 +15,7 @@ from compress.errors import CompressError
 from compress.preprocess import normalise
 from compress.records import Document, Environment, Latency, Ratio, Variant
 from compress.run import cache as stages
-from compress.run.context import Work
+from compress.run.context import Run
 from compress.run.export import Delivered
 from compress.run.verify import source, subject
 from compress.system.files import sha256_of
@@ -46,13 +46,13 @@ class Timed(NamedTuple):
     """Why nothing could be timed."""
 
 
-def time(work: Work, delivered: Sequence[Delivered]) -> Timed:
+def time(run: Run, delivered: Sequence[Delivered]) -> Timed:
     """Return the rows of all files that run, with latency, throughput, and their ratio to the reference of their runtime.
 
     A file is compared as `measure.against` says. What could not be timed is tried again next time.
     """
     runnable = [item for item in delivered if item.variant.accuracy is not None]
-    settings = work.recipe.measure
+    settings = run.recipe.measure
     machine = environment()
     key = stages.key(
         files=[[item.variant.name, sha256_of(item.path)] for item in runnable],
@@ -61,16 +61,16 @@ def time(work: Work, delivered: Sequence[Delivered]) -> Timed:
     )  # fmt: skip
 
     def make(folder: Path) -> None:
-        records.save(folder / TIMING, _measure(work, runnable, folder))
+        records.save(folder / TIMING, _measure(run, runnable, folder))
 
     rows = {item.variant.name: item.variant for item in delivered}
     if not runnable:
         return Timed(rows)
     try:
-        made = work.cache.make(key, make)
+        made = run.cache.make(key, make)
     except CompressError as error:
         return Timed(rows, problem=error)
-    stages.publish(made, work.folder / "measurements")
+    stages.publish(made, run.folder / "measurements")
     timing = records.read(made / TIMING, Timing)
     for field in ("latency_ms", "ratio", "throughput_per_s"):
         for name, value in getattr(timing, field).items():
@@ -78,11 +78,11 @@ def time(work: Work, delivered: Sequence[Delivered]) -> Timed:
     return Timed(rows, timing.seconds, timing.environment)
 
 
-def _measure(work: Work, delivered: Sequence[Delivered], folder: Path) -> Timing:
+def _measure(run: Run, delivered: Sequence[Delivered], folder: Path) -> Timing:
     """Time all files; the raw series of every call are left in the folder."""
-    settings, begun = work.recipe.measure, monotonic()
-    single = _run_rounds(work, delivered, settings.batch_size, folder / "latency-raw.json")
-    bulk = _run_rounds(work, delivered, settings.throughput_batch_size, folder / "throughput-raw.json")
+    settings, begun = run.recipe.measure, monotonic()
+    single = _run_rounds(run, delivered, settings.batch_size, folder / "latency-raw.json")
+    bulk = _run_rounds(run, delivered, settings.throughput_batch_size, folder / "throughput-raw.json")
     latency = {name: found.latency for name, found in single.items()}
     pairs = {item.variant.name: _opponent(item, delivered, settings.against) for item in delivered}
     ratios = {
@@ -96,15 +96,15 @@ def _measure(work: Work, delivered: Sequence[Delivered], folder: Path) -> Timing
     )
 
 
-def _run_rounds(work: Work, delivered: Sequence[Delivered], batch_size: int, raw: Path) -> dict[str, Measurement]:
+def _run_rounds(run: Run, delivered: Sequence[Delivered], batch_size: int, raw: Path) -> dict[str, Measurement]:
     """Time all files that take this many images in a call."""
-    settings = work.recipe.measure
+    settings = run.recipe.measure
     subjects = [subject(item.variant.name, item.path, exporters.load(item.section)) for item in delivered]
     fitting = [each for each in subjects if each.batch_size in (None, batch_size)]
-    pixels = work.data.validation.images[:256]
+    pixels = run.data.validation.images[:256]
     return measure(
-        fitting, normalise(pixels, work.data.preprocess), pixels=pixels, against=None, threads=settings.threads,
-        batch_size=batch_size, rounds=settings.rounds, seconds=settings.seconds, events=work.events, raw=raw,
+        fitting, normalise(pixels, run.data.preprocess), pixels=pixels, against=None, threads=settings.threads,
+        batch_size=batch_size, rounds=settings.rounds, seconds=settings.seconds, events=run.events, raw=raw,
     ) if fitting else {}  # fmt: skip
 
 

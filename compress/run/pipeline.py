@@ -49,7 +49,7 @@ from compress.run import (
 from compress.run import (
     students as training,
 )
-from compress.run.context import WEIGHTS, Trained, Work, device, prepare
+from compress.run.context import WEIGHTS, Run, Trained, device, prepare
 from compress.run.export import Answers, Delivered
 from compress.run.int8 import TAUGHT
 from compress.run.measure import Timed
@@ -83,43 +83,43 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
         CompressError: The recipe cannot be carried out.
     """
     plan(recipe, base=base, runs=runs)  # refuses all that contradicts, before anything is loaded
-    with _work(recipe, base=base, runs=runs, events=events, seeds=len(seeds) or 1) as work:
-        _rehearse(work)
-        teachers = [training.teacher(work, index, section) for index, section in enumerate(recipe.teacher)]
-        first, *others = students.works(work, seeds or [recipe.seed])
+    with open_run(recipe, base=base, runs=runs, events=events, seeds=len(seeds) or 1) as run:
+        _rehearse(run)
+        teachers = [training.teacher(run, index, section) for index, section in enumerate(recipe.teacher)]
+        first, *others = students.split_by_seed(run, seeds or [recipe.seed])
         with turns.taken([first, *others], teachers) as (first_ready, *others_ready):
             shipped, *baselines = students.train(first_ready, teachers)
             further = students.train_further(others_ready, teachers)
 
-        said = {trained.name: delivery.answers(work, trained) for trained in (*teachers, shipped, *baselines)}
+        said = {trained.name: delivery.answers(run, trained) for trained in (*teachers, shipped, *baselines)}
         sections = [ExportSection(format=delivery.TORCH), *recipe.exports]
         own = [delivery.deliver(first, shipped, section, said[shipped.name], teachers=teachers) for section in sections]
         compared, notes = _for_comparison(
-            work, teachers, sections if recipe.measure.against == "teacher" else sections[:1], said
+            run, teachers, sections if recipe.measure.against == "teacher" else sections[:1], said
         )
         files = [*compared, *own]
-        timed = timing.time(work, files)
+        timed = timing.time(run, files)
         rows = [
             *timed.variants.values(),
-            *(delivery.plain(work, trained, said[trained.name], shipped=shipped) for trained in baselines),
+            *(delivery.plain(run, trained, said[trained.name], shipped=shipped) for trained in baselines),
         ]
 
         _hand_over(first, shipped, files, said[shipped.name], timed)
         own_scores = [students.of_answers(first, trained, said[trained.name]) for trained in (shipped, *baselines)]
-        teachers_scores = [students.of_answers(work, trained, said[trained.name]) for trained in teachers]
+        teachers_scores = [students.of_answers(run, trained, said[trained.name]) for trained in teachers]
         scores = students.scores([*teachers_scores, *own_scores, *further.scored])
         results = [*teachers, shipped, *baselines]
-        written = _report(work, rows, files, results, timed, further=further, scores=scores)
-        learned = preflight.guesses(shipped.name, said[shipped.name].validation, work.labels())
-        leaks = {large: [leak.text for leak in work.data.leaks if leak.is_large is large] for large in (True, False)}
+        written = _report(run, rows, files, results, timed, further=further, scores=scores)
+        learned = preflight.guesses(shipped.name, said[shipped.name].validation, run.labels())
+        leaks = {large: [leak.text for leak in run.data.leaks if leak.is_large is large] for large in (True, False)}
         told = {"notes": (*written.notes, *notes, *leaks[False]), "warnings": (*leaks[True], *filter(None, [learned]))}
         written = written.model_copy(update=told)
-        report.write(written, work.folder)
+        report.write(written, run.folder)
         events.emit("end", status=written.status, seconds=written.seconds)
     if written.status == "failed":
-        raise GateFailed(_failures(work, files))
+        raise GateFailed(_failures(run, files))
     if timed.problem is not None:
-        raise type(timed.problem)(f"{timed.problem}; everything else is in {work.folder / 'report.html'}")
+        raise type(timed.problem)(f"{timed.problem}; everything else is in {run.folder / 'report.html'}")
     return written
 
 
@@ -155,13 +155,13 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
     """
     recipe = load(run_of(run_folder) / RECIPE)
     target = out or run_folder / "exports"
-    with _work(recipe, base=run_folder, runs=run_folder.resolve().parent, events=events) as whole_run:
-        work = _finished.seeded(whole_run)
-        shipped = _finished.student(work)
-        said = delivery.answers(work, shipped)
+    with open_run(recipe, base=run_folder, runs=run_folder.resolve().parent, events=events) as whole_run:
+        run = _finished.seeded(whole_run)
+        shipped = _finished.student(run)
+        said = delivery.answers(run, shipped)
         taught = recipe.int8.rung in TAUGHT and any(exporters.load(section).precision == "int8" for section in sections)
-        teachers = _finished.teachers(work) if taught else ""
-        files = [delivery.deliver(work, shipped, section, said, teachers=teachers) for section in sections]
+        teachers = _finished.teachers(run) if taught else ""
+        files = [delivery.deliver(run, shipped, section, said, teachers=teachers) for section in sections]
         gates = {item.variant.name: _with_what_was_left_out(item) for item in files}
         made_in = environment()
         for item in files:
@@ -203,7 +203,7 @@ def _with_what_was_left_out(item: Delivered) -> Gate:
 
 
 @contextmanager
-def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: int = 1) -> Iterator[Work]:
+def open_run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: int = 1) -> Iterator[Run]:
     """Lock the run's folder, load the data, and give what all stages share."""
     folder = runs / recipe.name
     with stages.locked(folder):
@@ -224,20 +224,20 @@ def _work(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: int 
             methods for methods in (recipe.method, *recipe.baselines) if any(each.name != "supervised" for each in methods)
         ]
         readers = seeds * len(taught)
-        yield Work(recipe, base, folder, stages.Cache(runs), events, where, data, readers, recipe.seed, folder)
+        yield Run(recipe, base, folder, stages.Cache(runs), events, where, data, readers, recipe.seed, folder)
 
 
-def _rehearse(work: Work) -> None:
+def _rehearse(run: Run) -> None:
     """Refuse before anything is trained what could only be refused later."""
-    for section in work.recipe.exports:
+    for section in run.recipe.exports:
         _require_runtime(section)
-    batch = next(work.shuffled(work.data.train, work.recipe.train, seed=0).epoch(0))
-    rehearsal.rehearse(work, batch)
-    if any(exporters.load(section).precision == "int8" for section in work.recipe.exports):
-        calibration.of(work)  # no images, or of one class
-    if not (work.folder / "student" / WEIGHTS).is_file():  # an earlier run came as far, and exports come soon
-        rehearsal.compiles(work, batch)
-        rehearsal.exports(work)
+    batch = next(run.shuffled(run.data.train, run.recipe.train, seed=0).epoch(0))
+    rehearsal.rehearse(run, batch)
+    if any(exporters.load(section).precision == "int8" for section in run.recipe.exports):
+        calibration.of(run)  # no images, or of one class
+    if not (run.folder / "student" / WEIGHTS).is_file():  # an earlier run came as far, and exports come soon
+        rehearsal.compiles(run, batch)
+        rehearsal.exports(run)
 
 
 def _require_runtime(section: ExportSection) -> None:
@@ -248,10 +248,10 @@ def _require_runtime(section: ExportSection) -> None:
         raise Unreachable(plugins.missing_package(f"exports: format {section.format!r}", error)) from error
 
 
-def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: Answers, timed: Timed) -> None:
+def _hand_over(run: Run, shipped: Trained, files: Sequence[Delivered], said: Answers, timed: Timed) -> None:
     """Write the bundle of all files that passed, and keep the others apart with the reason beside them."""
     offered = [item for item in files if item.variant.network == shipped.name and item.section.format != delivery.TORCH]
-    rejected = work.folder / REJECTED
+    rejected = run.folder / REJECTED
     with writable(rejected):
         shutil.rmtree(rejected, ignore_errors=True)
     for item in offered:
@@ -259,7 +259,7 @@ def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: A
             for part in exporters.load(item.section).parts(item.path):
                 stages.copy(part, rejected / part.name)
             records.save(rejected / f"{item.path.name}.gate.json", item.gate)
-    held = work.data.validation
+    held = run.data.validation
     chosen = np.linspace(0, len(held.labels) - 1, min(SAMPLES, len(held.labels))).astype(int)  # every class, sorted or not
     passed = [
         bundle.Deployable(
@@ -270,40 +270,40 @@ def _hand_over(work: Work, shipped: Trained, files: Sequence[Delivered], said: A
         if item.gate.status == "passed"
     ]  # fmt: skip
     if not passed:
-        with writable(work.folder):
-            shutil.rmtree(work.folder / "bundle", ignore_errors=True)  # of an earlier run, with another student
+        with writable(run.folder):
+            shutil.rmtree(run.folder / "bundle", ignore_errors=True)  # of an earlier run, with another student
         return
     bundle.write(
-        work.folder / "bundle", name=work.recipe.name, classes=work.data.classes, preprocess=work.data.preprocess, files=passed,
+        run.folder / "bundle", name=run.recipe.name, classes=run.data.classes, preprocess=run.data.preprocess, files=passed,
         samples=bundle.Samples(held.images[chosen], held.labels[chosen], said.validation[chosen]),
-        gate=work.recipe.gate, provenance={
-            "recipe": canonical(work.recipe), "seed": str(work.seed), "method": shipped.method,
-            "weights": shipped.results[-1].files[WEIGHTS], "data": work.recipe.data.source,
+        gate=run.recipe.gate, provenance={
+            "recipe": canonical(run.recipe), "seed": str(run.seed), "method": shipped.method,
+            "weights": shipped.results[-1].files[WEIGHTS], "data": run.recipe.data.source,
             "machine": (timed.environment or environment()).cpu,
             **{f"package.{name}": version for name, version in environment().packages.items()},
         },
-        background=_background(work, shipped, said, timed),
+        background=_background(run, shipped, said, timed),
     )  # fmt: skip
 
 
-def _background(work: Work, shipped: Trained, said: Answers, timed: Timed) -> bundle.Background:
+def _background(run: Run, shipped: Trained, said: Answers, timed: Timed) -> bundle.Background:
     """Return what the model card tells beside the files."""
     teachers = [row for row in timed.variants.values() if row.format == delivery.TORCH and row.network != shipped.name]
     return bundle.Background(
-        recipe=work.recipe,
+        recipe=run.recipe,
         method=shipped.method,
         teachers=tuple(teachers),
-        images={name: len(getattr(work.data, name).labels) for name in ("train", "validation", "test")},
-        labels=work.data.test.labels,
+        images={name: len(getattr(run.data, name).labels) for name in ("train", "validation", "test")},
+        labels=run.data.test.labels,
         answers=said.test.argmax(axis=1),
-        data_licence=getattr(plugins.load("data", work.recipe.data.source), "licence", ""),
+        data_licence=getattr(plugins.load("data", run.recipe.data.source), "licence", ""),
         seconds=sum(result.seconds for result in shipped.results),
         environment=timed.environment or environment(),
     )
 
 
 def _for_comparison(
-    work: Work, teachers: Sequence[Trained], sections: Sequence[ExportSection], said: Mapping[str, Answers]
+    run: Run, teachers: Sequence[Trained], sections: Sequence[ExportSection], said: Mapping[str, Answers]
 ) -> tuple[list[Delivered], list[str]]:
     """Export the teachers like the student, in int8 by the first rung of the ladder alone.
 
@@ -312,14 +312,14 @@ def _for_comparison(
     files, notes = [], []
     for trained, section in product(teachers, sections):
         try:
-            files.append(delivery.deliver(work, trained, section, said[trained.name], yardstick=True))
+            files.append(delivery.deliver(run, trained, section, said[trained.name], yardstick=True))
         except CompressError as error:
             notes.append(f"{trained.name} could not be exported for comparison: {error}")
     return files, notes
 
 
 def _report(
-    work: Work, rows: Sequence[Variant], files: Sequence[Delivered], trained: Sequence[Trained], timed: Timed, *,
+    run: Run, rows: Sequence[Variant], files: Sequence[Delivered], trained: Sequence[Trained], timed: Timed, *,
     further: Further, scores: Sequence[Scores],
 ) -> Report:  # fmt: skip
     made = {result.key: result for item in trained for result in item.results}
@@ -327,36 +327,36 @@ def _report(
     training_seconds = {**further.seconds, **{key: stage.seconds for key, stage in made.items()}}
     failed = any(item.gate.status == "failed" for item in files if item.variant.network == "student")
     return Report(
-        name=work.recipe.name,
-        recipe=work.recipe.model_dump(mode="json"),
+        name=run.recipe.name,
+        recipe=run.recipe.model_dump(mode="json"),
         status="failed" if failed else "passed",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=sum(training_seconds.values()) + sum(item.seconds for item in files) + timed.seconds,
-        classes=work.data.classes,
-        images={name: len(getattr(work.data, name).labels) for name in ("train", "validation", "test")},
+        classes=run.data.classes,
+        images={name: len(getattr(run.data, name).labels) for name in ("train", "validation", "test")},
         variants=tuple(rows),
         gates={item.variant.name: item.gate for item in files},
         stages=tuple(made.values()),
         environment=timed.environment or environment(),
         notes=(
-            *_notes(work),
-            *students.notes(work, scores),
+            *_notes(run),
+            *students.notes(run, scores),
             *([f"Nothing could be timed: {timed.problem}"] if timed.problem else []),
         ),
-        test_key=work.data.test_key,
+        test_key=run.data.test_key,
         scores=tuple(scores),
         paired=paired.comparisons(scores),
     )
 
 
-def _failures(work: Work, files: Sequence[Delivered]) -> str:
+def _failures(run: Run, files: Sequence[Delivered]) -> str:
     failed = [item for item in files if item.gate.status == "failed" and item.variant.network == "student"]
-    lines = [f"{work.folder / REJECTED / item.path.name}: {item.gate.reason}" for item in failed]
-    return "\n".join([*lines, f"the files are kept apart; see {work.folder / 'report.html'}"])
+    lines = [f"{run.folder / REJECTED / item.path.name}: {item.gate.reason}" for item in failed]
+    return "\n".join([*lines, f"the files are kept apart; see {run.folder / 'report.html'}"])
 
 
-def _notes(work: Work) -> tuple[str, ...]:
-    settings, exported = work.recipe.measure, [exporters.load(section).precision for section in work.recipe.exports]
+def _notes(run: Run) -> tuple[str, ...]:
+    settings, exported = run.recipe.measure, [exporters.load(section).precision for section in run.recipe.exports]
     int8 = (
         "An int8 file is what the ladder of quantization came to: its ranges are estimated on training images, every choice is "
         "made on the validation split, and the test split reports the result."

@@ -34,7 +34,7 @@ from compress.records import Accuracy, StageResult
 from compress.run import cache as stages
 from compress.run import stage as staging
 from compress.run import students as training
-from compress.run.context import WEIGHTS, Trained, Work, assemble
+from compress.run.context import WEIGHTS, Run, Trained, assemble
 from compress.system.files import sha256_of
 from compress.training import checkpoint
 
@@ -43,7 +43,7 @@ _SCHEDULE: Mapping[str, object] = {"schedule": "cosine", "warmup_epochs": 0.0, "
 
 
 def distil_quantised(
-    work: Work,
+    run: Run,
     trained: Trained,
     methods: Sequence[MethodSection],
     teachers: Sequence[Trained],
@@ -57,7 +57,7 @@ def distil_quantised(
     `student-int8`; they are found in the cache, and an interrupted one continues.
 
     Args:
-        work: What the stages of the run share; the one with which the student was trained.
+        run: What the stages of the run share; the one with which the student was trained.
         trained: The student.
         methods: How it was trained.
         teachers: Who taught it.
@@ -73,10 +73,10 @@ def distil_quantised(
             f"int8.rung: distillation trains on what was trained here, and the weights of {trained.name} were given; "
             "pin another rung"
         )
-    networks = [copy.deepcopy(each.network).to(work.device) for each in teachers if isinstance(each.network, Network)]
-    method = assemble(work, methods, networks)
+    networks = [copy.deepcopy(each.network).to(run.device) for each in teachers if isinstance(each.network, Network)]
+    method = assemble(run, methods, networks)
     knowledge = [each.key for each in teachers]
-    prepared = training.prepare(work, trained.name, method, methods, networks=networks, knowledge=knowledge)
+    prepared = training.prepare(run, trained.name, method, methods, networks=networks, knowledge=knowledge)
     reads = {
         "trained": trained.key,
         "teachers": knowledge,
@@ -85,7 +85,7 @@ def distil_quantised(
         "methods": [stages.plugin("methods", section.name) for section in methods],
         "source": [sha256_of(Path(file)) for file in (__file__, fake_quant.__file__)],
     }
-    before = _Before(work, trained, method.stages()[-1], reads)
+    before = _Before(run, trained, method.stages()[-1], reads)
     checkpoint.load_weights(before.taught.product(), trained.folder / WEIGHTS, sha256=trained.results[-1].files[WEIGHTS])
     auxiliary = _fit_auxiliary(before)
     last = _train(before, auxiliary, calibration=np.ascontiguousarray(calibration), saturation_fix=saturation_fix)
@@ -95,7 +95,7 @@ def distil_quantised(
 class _Before(NamedTuple):
     """What there is before anything is trained on."""
 
-    work: Work
+    run: Run
     trained: Trained
     taught: Method
     """The method, with the student's weights."""
@@ -105,7 +105,7 @@ class _Before(NamedTuple):
 
 def _fit_auxiliary(before: _Before) -> tuple[StageResult, ...]:
     """Fit what is trained and not shipped to the student as it is; most methods have nothing of the kind."""
-    work, trained, taught, reads = before
+    run, trained, taught, reads = before
     shipped = {id(parameter) for parameter in taught.product().parameters()}
     fresh = {phase: [each for each in group if id(each) not in shipped] for phase, group in taught.phases().items()}
     fresh = {phase: group for phase, group in fresh.items() if group}
@@ -113,25 +113,25 @@ def _fit_auxiliary(before: _Before) -> tuple[StageResult, ...]:
         return ()
     wanted = {id(parameter) for group in fresh.values() for parameter in group}
     owners = [module for module in taught.modules() if any(id(each) in wanted for each in module.parameters(recurse=False))]
-    settings = {**_SCHEDULE, "epochs": work.recipe.int8.epochs, "select": "last"}
+    settings = {**_SCHEDULE, "epochs": run.recipe.int8.epochs, "select": "last"}
     method = _Continued(taught, fresh, product=nn.ModuleList(owners), settings=settings)
     name, how = f"{trained.name}-int8-auxiliary", f"{trained.method}, auxiliary modules"
-    return staging.train(work, name, method, work.recipe.train, reads=reads, method_name=how).results
+    return staging.train(run, name, method, run.recipe.train, reads=reads, method_name=how).results
 
 
 def _train(
     before: _Before, auxiliary: Sequence[StageResult], *, calibration: NDArray[np.float32], saturation_fix: bool
 ) -> Trained:
     """Train the student on while it computes as if in int8."""
-    work, trained, taught, reads = before
+    run, trained, taught, reads = before
 
     def answers(images: Tensor) -> list[Tensor]:
         labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)  # nobody reads them
         return list(taught.predictions(taught.step(Batch(images, labels))).values())
 
-    images = torch.from_numpy(calibration).to(work.device)
+    images = torch.from_numpy(calibration).to(run.device)
     quantiser = FakeQuantiser(taught, answers, images, saturation_fix=saturation_fix)
-    settings = {**_SCHEDULE, "epochs": work.recipe.int8.epochs, "lr": work.recipe.int8.lr, "select": "best"}
+    settings = {**_SCHEDULE, "epochs": run.recipe.int8.epochs, "lr": run.recipe.int8.lr, "select": "best"}
     method = _Continued(taught, taught.phases(), product=taught.product(), settings=settings, quantiser=quantiser)
     inputs = {
         **reads,
@@ -142,7 +142,7 @@ def _train(
     kept = any(each.images == "training" and each.store == "kept" for each in trained.results[-1].teaching)
     name, how = f"{trained.name}-int8{'-saturation' if saturation_fix else ''}", f"{trained.method}, quantization-aware"
     with quantiser.active():
-        return staging.train(work, name, method, work.recipe.train, reads=inputs, method_name=how, shared=kept)
+        return staging.train(run, name, method, run.recipe.train, reads=inputs, method_name=how, shared=kept)
 
 
 class _Continued(Method):

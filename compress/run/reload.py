@@ -18,19 +18,19 @@ from compress.plan import baseline_names, title
 from compress.recipe import TeacherSection
 from compress.records import Report, StageResult
 from compress.run import students as training
-from compress.run.context import METRICS, WEIGHTS, Trained, Work, assemble, build
+from compress.run.context import METRICS, WEIGHTS, Run, Trained, assemble, build
 from compress.training import checkpoint
 
 
-def seeded(work: Work) -> Work:
-    """Return the work with the seed of the student that was shipped; with several seeds it need not be the recipe's."""
-    path = work.folder / "report.json"
+def seeded(run: Run) -> Run:
+    """Return the run with the seed of the student that was shipped; with several seeds it need not be the recipe's."""
+    path = run.folder / "report.json"
     scores = records.read(path, Report).scores if path.is_file() else ()
     seeds = [each.seeds[0].seed for each in scores if each.network == "student"]
-    return replace(work, seed=seeds[0]) if seeds else work
+    return replace(run, seed=seeds[0]) if seeds else run
 
 
-def student(work: Work) -> Trained:
+def student(run: Run) -> Trained:
     """Return the student of a finished run, also where the file of a given teacher is no longer there.
 
     Raises:
@@ -38,21 +38,21 @@ def student(work: Work) -> Trained:
         CompressError: The weights are not those of the recipe's networks, or were changed.
     """
     try:
-        return training.finished_student(work)
+        return training.finished_student(run)
     except Unreachable as error:
-        gone = [section for section in work.recipe.teacher if section.weights and not (work.base / section.weights).exists()]
+        gone = [section for section in run.recipe.teacher if section.weights and not (run.base / section.weights).exists()]
         if not gone:
             raise
-        folder = work.folder / "student"
+        folder = run.folder / "student"
         result = records.read(folder / METRICS, StageResult)
-        strangers = [build(work, section, name) for name, section in _named(work)]
-        method = assemble(work, work.recipe.method, strangers)
+        strangers = [build(run, section, name) for name, section in _named(run)]
+        method = assemble(run, run.recipe.method, strangers)
         checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
         if not _holds(method.product(), method.deployable()):
             raise
         freeze_all_but(method, ())
-        work.events.say(f"the student is taken as it was shipped; {error}")
-        return Trained("student", title(work.recipe.method), method.deployable(), (result,), result.key, folder)
+        run.events.say(f"the student is taken as it was shipped; {error}")
+        return Trained("student", title(run.recipe.method), method.deployable(), (result,), result.key, folder)
 
 
 def _holds(product: nn.Module, deployable: nn.Module) -> bool:
@@ -61,38 +61,38 @@ def _holds(product: nn.Module, deployable: nn.Module) -> bool:
     return loaded.issuperset(tensor.data_ptr() for tensor in deployable.state_dict().values())
 
 
-def teachers(work: Work) -> tuple[Trained, ...] | str:
+def teachers(run: Run) -> tuple[Trained, ...] | str:
     """Return the teachers of a finished run, or why it cannot be taught on."""
     try:
-        found = tuple(_teacher(work, index, name, section) for index, (name, section) in enumerate(_named(work)))
+        found = tuple(_teacher(run, index, name, section) for index, (name, section) in enumerate(_named(run)))
     except CompressError as error:
         return f"its teachers are needed again: {error}"
-    lost = [stage.stage for stage in _prepared(work) if work.cache.find(stage.key) is None]
+    lost = [stage.stage for stage in _prepared(run) if run.cache.find(stage.key) is None]
     if lost:
-        return f"stage {lost[0]!r} of its method is needed again and is no longer in {work.cache.folder}; run the recipe again"
+        return f"stage {lost[0]!r} of its method is needed again and is no longer in {run.cache.folder}; run the recipe again"
     return found
 
 
-def _named(work: Work) -> list[tuple[str, TeacherSection]]:
-    alone = len(work.recipe.teacher) == 1
-    return [("teacher" if alone else f"teacher{index}", section) for index, section in enumerate(work.recipe.teacher)]
+def _named(run: Run) -> list[tuple[str, TeacherSection]]:
+    alone = len(run.recipe.teacher) == 1
+    return [("teacher" if alone else f"teacher{index}", section) for index, section in enumerate(run.recipe.teacher)]
 
 
-def _teacher(work: Work, index: int, name: str, section: TeacherSection) -> Trained:
+def _teacher(run: Run, index: int, name: str, section: TeacherSection) -> Trained:
     if section.weights is not None:
-        return training.teacher(work, index, section)
-    folder = work.folder / name
+        return training.teacher(run, index, section)
+    folder = run.folder / name
     result = records.read(folder / METRICS, StageResult)
-    network = build(work.shared(), section, name)
+    network = build(run.shared(), section, name)
     checkpoint.load_weights(network, folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(network, ())
     return Trained(name, result.method, network, (result,), result.key, folder)
 
 
-def _prepared(work: Work) -> list[StageResult]:
+def _prepared(run: Run) -> list[StageResult]:
     """Return the stages that prepared the student's method."""
-    networks = ("student", *baseline_names(work.recipe.baselines))
-    others = {*networks, *(name for name, _ in _named(work))}
-    names = [path.parent.name for path in sorted(work.folder.glob(f"*/{METRICS}"))]
+    networks = ("student", *baseline_names(run.recipe.baselines))
+    others = {*networks, *(name for name, _ in _named(run))}
+    names = [path.parent.name for path in sorted(run.folder.glob(f"*/{METRICS}"))]
     own = [name for name in names if name not in others and not name.startswith(tuple(f"{each}-" for each in networks))]
-    return [records.read(work.folder / name / METRICS, StageResult) for name in own]
+    return [records.read(run.folder / name / METRICS, StageResult) for name in own]

@@ -22,7 +22,7 @@ from compress.records import Accuracy, Score, Scores
 from compress.run import cache as stages
 from compress.run import export as delivery
 from compress.run import students as training
-from compress.run.context import Trained, Work
+from compress.run.context import Run, Trained
 from compress.run.export import Answers
 from compress.system.files import writable
 
@@ -48,13 +48,13 @@ class Further(NamedTuple):
     """How long each stage took, by its key."""
 
 
-def works(work: Work, seeds: Sequence[int]) -> list[Work]:
-    """Return the work of each seed, and take away the folders of seeds that an earlier run had and this has not.
+def split_by_seed(run: Run, seeds: Sequence[int]) -> list[Run]:
+    """Return the run of each seed, and take away the folders of seeds that an earlier run had and this has not.
 
     Raises:
         Unreachable: The folder cannot be written.
     """
-    folder = work.folder / SEEDS
+    folder = run.folder / SEEDS
     shown = {str(seed) for seed in seeds[1:]}
     with writable(folder):
         for path in folder.glob("*"):
@@ -62,8 +62,8 @@ def works(work: Work, seeds: Sequence[int]) -> list[Work]:
                 shutil.rmtree(path)
         if folder.is_dir() and not shown:
             folder.rmdir()
-    places = [work.folder, *(folder / str(seed) for seed in seeds[1:])]
-    return [replace(work, seed=seed, students=place) for seed, place in zip(seeds, places, strict=True)]
+    places = [run.folder, *(folder / str(seed) for seed in seeds[1:])]
+    return [replace(run, seed=seed, students=place) for seed, place in zip(seeds, places, strict=True)]
 
 
 def named(recipe: Recipe) -> list[tuple[str, Sequence[MethodSection]]]:
@@ -71,41 +71,39 @@ def named(recipe: Recipe) -> list[tuple[str, Sequence[MethodSection]]]:
     return [("student", recipe.method), *zip(baseline_names(recipe.baselines), recipe.baselines, strict=True)]
 
 
-def train(work: Work, teachers: Sequence[Trained]) -> list[Trained]:
-    """Train the student that is shipped, then every baseline, with the work's seed."""
-    return [training.student(work, name, methods, teachers) for name, methods in named(work.recipe)]
+def train(run: Run, teachers: Sequence[Trained]) -> list[Trained]:
+    """Train the student that is shipped, then every baseline, with the run's seed."""
+    return [training.student(run, name, methods, teachers) for name, methods in named(run.recipe)]
 
 
-def train_further(works: Sequence[Work], teachers: Sequence[Trained]) -> Further:
+def train_further(runs: Sequence[Run], teachers: Sequence[Trained]) -> Further:
     """Train students and baselines of further seeds; their networks are not kept in memory."""
     scored: list[Scored] = []
     seconds: dict[str, float] = {}
-    for work in works:
-        for trained in train(work, teachers):
-            scored.append(_of_network(work, trained))
+    for run in runs:
+        for trained in train(run, teachers):
+            scored.append(_of_network(run, trained))
             seconds |= {result.key: result.seconds for result in trained.results}
     return Further(tuple(scored), seconds)
 
 
-def of_answers(work: Work, trained: Trained, said: Answers) -> Scored:
+def of_answers(run: Run, trained: Trained, said: Answers) -> Scored:
     """Return on which images a network is right whose logits are known."""
-    splits = (work.data.validation, work.data.test)
+    splits = (run.data.validation, run.data.test)
     right = (answers.argmax(axis=1) == split.labels for answers, split in zip(said, splits, strict=True))
-    return Scored(trained.name, trained.method, work.seed, *right)
+    return Scored(trained.name, trained.method, run.seed, *right)
 
 
-def _of_network(work: Work, trained: Trained) -> Scored:
-    key = stages.key(
-        network=trained.key, data=[work.data.key, work.data.test_key], engine=dict(stages.engine()), what="correct"
-    )
+def _of_network(run: Run, trained: Trained) -> Scored:
+    key = stages.key(network=trained.key, data=[run.data.key, run.data.test_key], engine=dict(stages.engine()), what="correct")
 
     def make(folder: Path) -> None:
         alone = trained._replace(network=copy.deepcopy(trained.network))  # parts that others use must stay on their device
-        scored = of_answers(work, alone, delivery.answers(work, alone))
+        scored = of_answers(run, alone, delivery.answers(run, alone))
         np.savez(folder / CORRECT, validation=scored.validation, test=scored.test)
 
-    with np.load(work.cache.make(key, make) / CORRECT, allow_pickle=False) as file:
-        return Scored(trained.name, trained.method, work.seed, file["validation"], file["test"])
+    with np.load(run.cache.make(key, make) / CORRECT, allow_pickle=False) as file:
+        return Scored(trained.name, trained.method, run.seed, file["validation"], file["test"])
 
 
 def scores(scored: Sequence[Scored]) -> tuple[Scores, ...]:
@@ -126,11 +124,11 @@ def _score(scored: Scored) -> Score:
     )
 
 
-def notes(work: Work, scores: Sequence[Scores]) -> tuple[str, ...]:
+def notes(run: Run, scores: Sequence[Scores]) -> tuple[str, ...]:
     """Return what a reader must know of several seeds."""
     seeds = next([score.seed for score in each.seeds] for each in scores if each.network == "student")
     if len(seeds) == 1:
         return ()
-    listed, shared = ", ".join(map(str, seeds)), f"one data split and the teachers of seed {work.recipe.seed} for all"
+    listed, shared = ", ".join(map(str, seeds)), f"one data split and the teachers of seed {run.recipe.seed} for all"
     chosen = f"Seed {seeds[0]}, the first, is exported, gated and timed, whatever its accuracy."
     return (f"Seeds {listed}: other initial weights, another order of batches; {shared}. {chosen}",)

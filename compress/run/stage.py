@@ -19,7 +19,7 @@ from compress.models._network import Batch
 from compress.recipe import TrainSection
 from compress.records import Accuracy, StageResult
 from compress.run import cache as stages
-from compress.run.context import METRICS, STATE, WEIGHTS, Trained, Work, seed_for
+from compress.run.context import METRICS, STATE, WEIGHTS, Run, Trained, seed_for
 from compress.system.files import sha256_of
 from compress.system.signals import graceful
 from compress.teachers import provider as teaching
@@ -31,7 +31,7 @@ from compress.training import loop as trainer
 
 
 def train(
-    work: Work,
+    run: Run,
     name: str,
     method: Method,
     settings: TrainSection,
@@ -43,7 +43,7 @@ def train(
     """Return the result of a stage: found in the cache by its key, or trained there; shown in the run's folder either way.
 
     Args:
-        work: What the stages of the run share.
+        run: Run context.
         name: What the stage is called in the run.
         method: The stage.
         settings: How the student is trained; the stage may be trained otherwise.
@@ -57,41 +57,41 @@ def train(
         Interrupted: The user stopped; the state is saved.
     """
     settings = method.schedule(settings)
-    seed = seed_for(work, name if name.startswith("teacher") else method.stage)  # one order for all students of a recipe
+    seed = seed_for(run, name if name.startswith("teacher") else method.stage)  # one order for all students of a recipe
     key = stages.key(
-        reads=reads, train=settings.model_dump(mode="json", exclude={"device", "state_seconds"}), data=work.data.key, seed=seed,
-        device=work.device.type, engine=dict(stages.engine()),
-        targets=work.recipe.targets.model_dump(mode="json") if _may_ask(method) else None,
+        reads=reads, train=settings.model_dump(mode="json", exclude={"device", "state_seconds"}), data=run.data.key, seed=seed,
+        device=run.device.type, engine=dict(stages.engine()),
+        targets=run.recipe.targets.model_dump(mode="json") if _may_ask(method) else None,
     )  # fmt: skip
-    found = _found(work, name, key)
-    turn = work.turn if shared and work.turn is not None and name in work.turn.students else None
+    found = _found(run, name, key)
+    turn = run.turn if shared and run.turn is not None and name in run.turn.students else None
 
     def make(folder: Path) -> None:
-        batches = work.shuffled(work.data.train, settings, seed=seed)
+        batches = run.shuffled(run.data.train, settings, seed=seed)
         batch = next(batches.epoch(0))
         first = few(batch)
         if turn is None or not (folder / STATE).is_file():
-            _announce(work, name, method, first)
+            _announce(run, name, method, first)
         begun = time.monotonic()
-        held_out = work.whole(work.data.validation)
+        held_out = run.whole(run.data.validation)
         asked = _teachers(
-            work, method, read_by(method, first), batches, epochs=settings.epochs, shared=shared,
+            run, method, read_by(method, first), batches, epochs=settings.epochs, shared=shared,
             autocast=trainer.DTYPES[settings.precision], decision=folder / ".engine-training.json", images="training",
             one_view=turn and turn.answers,
         )  # fmt: skip
         signals = validated_by(method, few(next(held_out.epoch(0))))
         validating = _teachers(
-            work, method, signals, held_out, epochs=settings.epochs, shared=False, autocast=None,
+            run, method, signals, held_out, epochs=settings.epochs, shared=False, autocast=None,
             decision=folder / ".engine-held-out.json", images="held-out",
         )  # fmt: skip
         running = compiling.choose(
             method, batch, engine=settings.engine, steps=settings.epochs * len(batches),
-            autocast=trainer.DTYPES[settings.precision], events=work.events, decision=folder / ".engine-student.json",
+            autocast=trainer.DTYPES[settings.precision], events=run.events, decision=folder / ".engine-student.json",
         )  # fmt: skip
-        with graceful(work.events) as stopped:
+        with graceful(run.events) as stopped:
             fit = trainer.fit(
                 method, batches, held_out, settings=settings, seed=seed, state=folder / STATE, stopped=stopped,
-                events=work.events, description=label(work, name), teachers=asked, validating=validating,
+                events=run.events, description=label(run, name), teachers=asked, validating=validating,
                 forward=running.forward, until=turn and turn.until,
             )  # fmt: skip
         analyses = method.analyse(batches, held_out)
@@ -99,7 +99,7 @@ def train(
         product = method.product()
         checkpoint.save_weights(folder / WEIGHTS, product, metadata={"stage": name, "key": key})
         own = fit.validation.get("student")
-        image = work.data.image().to(work.device)
+        image = run.data.image().to(run.device)
         result = StageResult(
             stage=name, key=key, method=method_name,
             parameters=evaluate.parameters(product if own is None else method.deployable()),
@@ -113,23 +113,23 @@ def train(
         records.save(folder / METRICS, result)
         (folder / STATE).unlink(missing_ok=True)
 
-    folder = work.cache.make(key, make)
+    folder = run.cache.make(key, make)
     result = records.read(folder / METRICS, StageResult).model_copy(update={"stage": name, "method": method_name})
     checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(method, ())
     trained = Trained(name, method_name, method.deployable(), (result,), key, folder)
-    if found and work.turn is not None and work.turn.until is not None:  # shown and told in another turn
+    if found and run.turn is not None and run.turn.until is not None:  # shown and told in another turn
         return trained
-    stages.publish(folder, work.students / name)
-    work.events.emit("stage", stage=name, seed=work.seed, key=key, found=found, seconds=result.seconds)
+    stages.publish(folder, run.students / name)
+    run.events.emit("stage", stage=name, seed=run.seed, key=key, found=found, seconds=result.seconds)
     effort = "(found in the cache)" if found else f"in {result.seconds:.0f} s"
-    work.events.say(f"{label(work, name)}: {_summary(result)} {effort}")
+    run.events.say(f"{label(run, name)}: {_summary(result)} {effort}")
     return trained
 
 
-def _found(work: Work, name: str, key: str) -> bool:
+def _found(run: Run, name: str, key: str) -> bool:
     """Return whether a stage is in the cache; one whose weights are not what was trained is forgotten."""
-    folder = work.cache.find(key)
+    folder = run.cache.find(key)
     if folder is None:
         return False
     try:
@@ -137,8 +137,8 @@ def _found(work: Work, name: str, key: str) -> bool:
             return True
     except CompressError:  # a file is missing or unreadable
         pass
-    work.events.say(f"{label(work, name)}: what was trained in {folder} is damaged; it is trained anew")
-    work.cache.drop(key)
+    run.events.say(f"{label(run, name)}: what was trained in {folder} is damaged; it is trained anew")
+    run.cache.drop(key)
     return False
 
 
@@ -148,31 +148,31 @@ def _may_ask(method: Method) -> bool:
 
 
 def _teachers(
-    work: Work, method: Method, signals: Sequence[Signal], batches: InMemory, *, epochs: int, shared: bool,
+    run: Run, method: Method, signals: Sequence[Signal], batches: InMemory, *, epochs: int, shared: bool,
     autocast: torch.dtype | None, decision: Path, images: str, one_view: Path | None = None,
 ) -> Teachers | None:  # fmt: skip
     """Return what answers for the frozen teachers of a stage, or nothing where it asks none."""
     if not signals:
         return None
     return Teachers(
-        method, signals, batches, section=work.recipe.targets, folder=work.cache.folder / teaching.FOLDER, epochs=epochs,
-        shared=shared, autocast=autocast, events=work.events, decision=decision, images=images, one_view=one_view,
+        method, signals, batches, section=run.recipe.targets, folder=run.cache.folder / teaching.FOLDER, epochs=epochs,
+        shared=shared, autocast=autocast, events=run.events, decision=decision, images=images, one_view=one_view,
     )  # fmt: skip
 
 
-def _announce(work: Work, name: str, method: Method, batch: Batch) -> None:
+def _announce(run: Run, name: str, method: Method, batch: Batch) -> None:
     """Say what is trained, what is frozen, and how much of the gradient each loss term has."""
     trained = sum(parameter.numel() for group in method.phases().values() for parameter in group)
     frozen = evaluate.parameters(method) - trained
     shares = preflight.gradient_shares(method, batch)
     listed = ", ".join(f"{term} {share:.0%}" for term, share in shares.items())
-    work.events.say(f"{label(work, name)}: trains {trained:,} parameters, {frozen:,} frozen; gradient norm: {listed}")
-    work.events.emit("preflight", stage=name, seed=work.seed, trained=trained, frozen=frozen, gradient_shares=shares)
+    run.events.say(f"{label(run, name)}: trains {trained:,} parameters, {frozen:,} frozen; gradient norm: {listed}")
+    run.events.emit("preflight", stage=name, seed=run.seed, trained=trained, frozen=frozen, gradient_shares=shares)
 
 
-def label(work: Work, name: str) -> str:
+def label(run: Run, name: str) -> str:
     """Return what people read: the first seed's stages have no more than their names."""
-    return name if work.students == work.folder else f"{name}, seed {work.seed}"
+    return name if run.students == run.folder else f"{name}, seed {run.seed}"
 
 
 def _summary(result: StageResult) -> str:

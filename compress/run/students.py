@@ -18,40 +18,40 @@ from compress.recipe import MethodSection, ModelSection, TeacherSection
 from compress.records import StageResult
 from compress.run import cache as stages
 from compress.run import stage as staging
-from compress.run.context import METRICS, WEIGHTS, Trained, Work, assemble, build
+from compress.run.context import METRICS, WEIGHTS, Run, Trained, assemble, build
 from compress.system.files import sha256_of
 from compress.teachers import store as targets
 from compress.training import checkpoint, evaluate, preflight
 
 
-def teacher(work: Work, index: int, section: TeacherSection) -> Trained:
+def teacher(run: Run, index: int, section: TeacherSection) -> Trained:
     """Return a teacher: from the user's file, or trained on the labels.
 
     Raises:
         CompressError: Its weights do not fit, or it is not fit to teach.
         Unreachable: Its file is not there.
     """
-    name = "teacher" if len(work.recipe.teacher) == 1 else f"teacher{index}"
-    network = build(work, section, name)
+    name = "teacher" if len(run.recipe.teacher) == 1 else f"teacher{index}"
+    network = build(run, section, name)
     model = _model(section)
     if section.weights is not None:
-        path = work.base / section.weights
+        path = run.base / section.weights
         checkpoint.load_weights(network, path, sha256=section.sha256)
         key = stages.key(weights=sha256_of(path), model=model)
         trained = Trained(name, "given", network, (), key, None)
     else:
-        settings = section.train or work.recipe.train
-        method = Supervised(Setting(network, (), work.data.image(), len(work.data.classes)))
+        settings = section.train or run.recipe.train
+        method = Supervised(Setting(network, (), run.data.image(), len(run.data.classes)))
         reads = {"model": model, "role": name}
-        trained = staging.train(work, name, method, settings, reads=reads, method_name="supervised")
-    answers = evaluate.logits(trained.network, work.whole(work.data.validation))
-    found = preflight.teacher(name, answers, work.labels(), work.data.classes)
+        trained = staging.train(run, name, method, settings, reads=reads, method_name="supervised")
+    answers = evaluate.logits(trained.network, run.whole(run.data.validation))
+    found = preflight.teacher(name, answers, run.labels(), run.data.classes)
     if trained.folder is None:
-        work.events.say(f"{name}: {section.model} from {section.weights}, {staging.percent(found)} on validation")
+        run.events.say(f"{name}: {section.model} from {section.weights}, {staging.percent(found)} on validation")
     return trained
 
 
-def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: Sequence[Trained]) -> Trained:
+def student(run: Run, name: str, sections: Sequence[MethodSection], teachers: Sequence[Trained]) -> Trained:
     """Train the student with a set of methods, stage by stage.
 
     Raises:
@@ -60,26 +60,26 @@ def student(work: Work, name: str, sections: Sequence[MethodSection], teachers: 
         Interrupted: The user stopped; the state is saved.
     """
     networks = _networks(teachers)
-    method = assemble(work, sections, networks)
+    method = assemble(run, sections, networks)
     knowledge = [trained.key for trained in teachers]
-    results = prepare(work, name, method, sections, networks=networks, knowledge=knowledge)
-    start = work.recipe.student.weights
+    results = prepare(run, name, method, sections, networks=networks, knowledge=knowledge)
+    start = run.recipe.student.weights
     needed = [] if all(section.name == "supervised" for section in sections) else knowledge
     inputs = {
         "teachers": needed,
         "prepared": [result.key for result in results],
-        "model": _model(work.recipe.student),
-        "weights": start and sha256_of(work.base / start),
+        "model": _model(run.recipe.student),
+        "weights": start and sha256_of(run.base / start),
         "method": [section.model_dump(mode="json") for section in sections],
         "methods": _sources(sections),
     }
     final = method.stages()[-1]
-    others_read = work.readers > 1 and _asks_only(final, networks)
-    last = staging.train(work, name, final, work.recipe.train, reads=inputs, method_name=title(sections), shared=others_read)
+    others_read = run.readers > 1 and _asks_only(final, networks)
+    last = staging.train(run, name, final, run.recipe.train, reads=inputs, method_name=title(sections), shared=others_read)
     return last._replace(results=(*results, *last.results))
 
 
-def in_common(work: Work, sections: Sequence[MethodSection], teachers: Sequence[Trained]) -> Method | None:
+def in_common(run: Run, sections: Sequence[MethodSection], teachers: Sequence[Trained]) -> Method | None:
     """Return the stage that trains a student by these methods, as it is before training, if it asks no teacher but those given.
 
     What such teachers say is the same for all students of a recipe.
@@ -88,12 +88,12 @@ def in_common(work: Work, sections: Sequence[MethodSection], teachers: Sequence[
         CompressError: The methods contradict each other.
     """
     networks = _networks(teachers)
-    final = assemble(work, sections, networks).stages()[-1]
+    final = assemble(run, sections, networks).stages()[-1]
     return final if _asks_only(final, networks) else None
 
 
 def prepare(
-    work: Work,
+    run: Run,
     name: str,
     method: Method,
     sections: Sequence[MethodSection],
@@ -104,7 +104,7 @@ def prepare(
     """Train or find all stages of a method but the last, and leave their weights in it.
 
     Args:
-        work: What the stages of the run share.
+        run: Run context.
         name: What the student is called in the run.
         method: On the student, from `sections` and `networks`.
         sections: The methods in the recipe.
@@ -115,45 +115,45 @@ def prepare(
         CompressError: Training does not work.
         Interrupted: The user stopped; the state is saved.
     """
-    common = method if work.seed == work.recipe.seed else assemble(work.shared(), sections, networks)
+    common = method if run.seed == run.recipe.seed else assemble(run.shared(), sections, networks)
     results: list[StageResult] = []
     before = [stage.stage for stage in method.stages()[:-1]]
     for index, stage in enumerate(method.stages()[:-1]):
         reads = {"teachers": knowledge, "stage": dict(stage.identity()), "method": targets.source(type(stage))}
         if _trains_student(stage):
-            reads |= {"prepared": [result.key for result in results], "model": _model(work.recipe.student)}
+            reads |= {"prepared": [result.key for result in results], "model": _model(run.recipe.student)}
         number = "" if before.count(stage.stage) == 1 else str(index)
         own_name = f"{stage.stage}{number}" if name == "student" else f"{name}-{stage.stage}{number}"
         shared = _belongs_to_teachers(stage, networks)
-        where, trained = (work.shared(), common.stages()[index]) if shared else (work, stage)
-        results += staging.train(where, own_name, trained, work.recipe.train, reads=reads, method_name=title(sections)).results
+        where, trained = (run.shared(), common.stages()[index]) if shared else (run, stage)
+        results += staging.train(where, own_name, trained, run.recipe.train, reads=reads, method_name=title(sections)).results
         if trained is not stage:
             stage.product().load_state_dict(trained.product().state_dict())
             freeze_all_but(stage, ())
     return results
 
 
-def finished_student(work: Work) -> Trained:
+def finished_student(run: Run) -> Trained:
     """Return the student of a finished run from its own folder, as it was shipped.
 
     Raises:
         Unreachable: The run has not trained its student.
         CompressError: The weights are not those of the recipe's networks, or were changed.
     """
-    folder = work.folder / "student"
+    folder = run.folder / "student"
     result = records.read(folder / METRICS, StageResult)
-    method = assemble(work, work.recipe.method, [_as_taught(work, index) for index in range(len(work.recipe.teacher))])
+    method = assemble(run, run.recipe.method, [_as_taught(run, index) for index in range(len(run.recipe.teacher))])
     checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(method, ())
-    return Trained("student", title(work.recipe.method), method.deployable(), (result,), result.key, folder)
+    return Trained("student", title(run.recipe.method), method.deployable(), (result,), result.key, folder)
 
 
-def _as_taught(work: Work, index: int) -> Network:
+def _as_taught(run: Run, index: int) -> Network:
     """Return a teacher of a finished run with its weights, which a method may look at when it is built."""
-    section = work.recipe.teacher[index]
-    name = "teacher" if len(work.recipe.teacher) == 1 else f"teacher{index}"
-    network = build(work, section, name)
-    path = work.base / section.weights if section.weights is not None else work.folder / name / WEIGHTS
+    section = run.recipe.teacher[index]
+    name = "teacher" if len(run.recipe.teacher) == 1 else f"teacher{index}"
+    network = build(run, section, name)
+    path = run.base / section.weights if section.weights is not None else run.folder / name / WEIGHTS
     checkpoint.load_weights(network, path, sha256=section.sha256)
     return network
 

@@ -27,7 +27,7 @@ from compress.errors import CompressError
 from compress.preprocess import Images, normalise
 from compress.recipe import ExportSection
 from compress.records import Gate, Ladder, Precision, Preprocess, Variant
-from compress.run.context import Trained, Work
+from compress.run.context import Run, Trained
 from compress.training import evaluate as torch_evaluate
 from exporters._exporter import About, Exporter
 from exporters.verification.interface import Promise
@@ -65,11 +65,11 @@ class Made(NamedTuple):
     tried: Mapping[int, Path] = {}
 
 
-def answers(work: Work, trained: Trained) -> Answers:
+def answers(run: Run, trained: Trained) -> Answers:
     """Return the logits of a network on the validation and the test split."""
     cpu = torch.device("cpu")  # where the files run; a GPU may round differently
-    network, splits = trained.network.to(cpu), (work.data.validation, work.data.test)
-    return Answers(*(torch_evaluate.logits(network, work.whole(split, device=cpu)) for split in splits))
+    network, splits = trained.network.to(cpu), (run.data.validation, run.data.test)
+    return Answers(*(torch_evaluate.logits(network, run.whole(split, device=cpu)) for split in splits))
 
 
 def subject(name: str, path: Path, exporter: Exporter) -> Subject:
@@ -77,19 +77,19 @@ def subject(name: str, path: Path, exporter: Exporter) -> Subject:
     return Subject(name, path, exporter.runtime, exporter.batch_size, exporter.inside, exporter.scored)
 
 
-def about(work: Work, trained: Trained) -> About:
+def about(run: Run, trained: Trained) -> About:
     """Return what a file says of itself; it depends on the network alone, so that equal networks give equal files."""
     provenance = {"made by": f"edge-compress {__version__}", "method": trained.method, "stage": trained.key}
-    return About(trained.name, work.data.classes, work.data.preprocess, provenance)
+    return About(trained.name, run.data.classes, run.data.preprocess, provenance)
 
 
-def prove(work: Work, made: Made, file: Subject, section: ExportSection) -> tuple[Variant, Gate]:
+def prove(run: Run, made: Made, file: Subject, section: ExportSection) -> tuple[Variant, Gate]:
     """Run the file on validation and test images, and judge it on the validation images."""
-    data, trained, said = work.data, made.trained, made.said
+    data, trained, said = run.data, made.trained, made.said
     precision, held = exporters.load(section).precision, len(data.validation.labels)
     row = Variant(
         name=file.name, network=trained.name, method=trained.method, format=section.format, runtime=file.runtime,
-        precision=precision, device="local", parameters=torch_evaluate.parameters(trained.network), macs=macs(work, trained),
+        precision=precision, device="local", parameters=torch_evaluate.parameters(trained.network), macs=macs(run, trained),
         status="failed",
     )  # fmt: skip
     try:
@@ -102,7 +102,7 @@ def prove(work: Work, made: Made, file: Subject, section: ExportSection) -> tupl
         return row.model_copy(update={"reason": reason}), Gate(status="failed", reason=reason, samples=0)
     on_validation, on_test = found.logits[:held], found.logits[held:]
     gate = judged(
-        work, on_validation, precision=precision, reference=said.validation, original=made.original,
+        run, on_validation, precision=precision, reference=said.validation, original=made.original,
         alone=None if alone is None else alone.logits,
     )  # fmt: skip
     if file.scored:
@@ -157,20 +157,20 @@ def _slices(splits: Sequence[Images]) -> Iterator[NDArray[np.uint8]]:
 
 
 def judged(
-    work: Work, logits: Logits, *, precision: Precision, reference: Logits, original: Logits | None = None,
+    run: Run, logits: Logits, *, precision: Precision, reference: Logits, original: Logits | None = None,
     alone: Logits | None = None,
 ) -> Gate:  # fmt: skip
     """Judge a file by its logits on the validation images.
 
     Args:
-        work: What the stages of the run share.
+        run: Run context.
         logits: What the file says, [N, K].
         precision: Of the file.
         reference: What the network says that the file was made of: agreement and differences are taken from it.
         original: What that network said before it was adapted to int8, if it was: the drop of top-1 is taken from it.
         alone: What the file says of the first images, each fed in a call of its own.
     """
-    labels, settings = work.labels(), work.recipe.gate
+    labels, settings = run.labels(), run.recipe.gate
     if original is None:
         return exporters.gate(reference, logits, labels, settings=settings, precision=precision, alone=alone)
     no_drop = settings.model_copy(update={"max_top1_drop_points": 100.0})
@@ -192,9 +192,9 @@ def judged(
     )  # fmt: skip
 
 
-def macs(work: Work, trained: Trained) -> int:
+def macs(run: Run, trained: Trained) -> int:
     """Return the multiply-accumulates of a network for one image."""
-    return torch_evaluate.macs(trained.network, work.data.image())
+    return torch_evaluate.macs(trained.network, run.data.image())
 
 
 def source(*patterns: str) -> str:

@@ -405,7 +405,7 @@ def train(runs: Path, tiny_recipe: str) -> Callable[..., Students]:
         text = io.StringIO()
         parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", ("baselines=[]", *overrides))
         events = Events(console=Console(file=text, width=200))
-        with pipeline._work(parsed, base=runs, runs=runs, events=events) as work:
+        with pipeline.open_run(parsed, base=runs, runs=runs, events=events) as work:
             pipeline._rehearse(work)
             teacher = training.teacher(work, 0, parsed.teacher[0])
             student = training.student(work, "student", parsed.method, [teacher])

@@ -18,7 +18,7 @@ from compress.events import Events
 from compress.records import Gate, Manifest, Report, StageResult, read
 from compress.run import cache as stages
 from compress.run import pipeline
-from compress.run.context import Work
+from compress.run.context import Run
 from compress.run.export import LOGITS, OUTCOME, Outcome
 from compress.run.verify import judged
 
@@ -153,7 +153,7 @@ def test_an_adapted_network_is_held_to_the_accuracy_of_the_one_before(seed: int)
     labels = np.arange(200) % 5
     worse = labels.copy()
     worse[:10] = (worse[:10] + 1) % 5
-    work: Work = Labelled(labels, recipe.GateSection(max_top1_drop_points=1.0))  # type: ignore[assignment]
+    work: Run = Labelled(labels, recipe.GateSection(max_top1_drop_points=1.0))  # type: ignore[assignment]
     alone = judged(work, logits(worse), precision="int8", reference=logits(worse))
     assert alone.status == "passed"
     held = judged(work, logits(worse), precision="int8", reference=logits(worse), original=logits(labels))
@@ -169,7 +169,7 @@ def test_an_adapted_network_may_answer_otherwise_than_the_one_before(seed: int) 
     before, after = labels.copy(), labels.copy()
     before[:40] = (before[:40] + 1) % 5
     after[-40:] = (after[-40:] + 1) % 5
-    work: Work = Labelled(labels, recipe.GateSection(max_top1_drop_points=1.0))  # type: ignore[assignment]
+    work: Run = Labelled(labels, recipe.GateSection(max_top1_drop_points=1.0))  # type: ignore[assignment]
     assert judged(work, logits(after), precision="int8", reference=logits(after), original=logits(before)).status == "passed"
     other = judged(work, logits(after), precision="int8", reference=logits(before), original=logits(before))
     assert other.status == "failed"

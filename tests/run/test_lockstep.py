@@ -42,9 +42,9 @@ def slow_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(where: Path, tiny_recipe: str, *overrides: str, events: Events | None = None) -> None:
     """Train all students of a recipe as `compress run --seeds` does, and nothing after that."""
     parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", (*FEATURES, *overrides))
-    with pipeline._work(parsed, base=where, runs=where, events=events or Events(), seeds=len(SEEDS)) as work:
+    with pipeline.open_run(parsed, base=where, runs=where, events=events or Events(), seeds=len(SEEDS)) as work:
         teachers = [training.teacher(work, index, section) for index, section in enumerate(parsed.teacher)]
-        with turns.taken(all_students.works(work, SEEDS), teachers) as ready:
+        with turns.taken(all_students.split_by_seed(work, SEEDS), teachers) as ready:
             for each in ready:
                 all_students.train(each, teachers)
 

@@ -32,7 +32,7 @@ from compress.run import context as works
 from compress.run import qad
 from compress.run import stage as staging
 from compress.run import students as training
-from compress.run.context import WEIGHTS, Trained, Work
+from compress.run.context import WEIGHTS, Run, Trained
 from compress.training import evaluate, preflight
 from compress.training import loop as trainer
 from tests.methods.test_contract import Tiny, setting
@@ -65,17 +65,17 @@ START_ANEW = {"dskd", "feed", "feed_sequential", "fitnet", "kd and dskd"}
 """Methods with modules that are trained and not shipped."""
 
 
-def begin(runs: Path, *overrides: str, events: Events | None = None) -> tuple[Work, list[Trained]]:
+def begin(runs: Path, *overrides: str, events: Events | None = None) -> tuple[Run, list[Trained]]:
     """Return the work of a run, and a teacher with random weights, for this is not about accuracy."""
     parsed = recipe.parse(RECIPE.encode(), "tiny.yaml", overrides)
     prepared = works.prepare(parsed.data, base=runs, seed=1)
     folder = runs / "tiny"
     cpu = torch.device("cpu")
-    work = Work(parsed, runs, folder, stages.Cache(runs), events or Events(), cpu, prepared, 1, 1, folder)
+    work = Run(parsed, runs, folder, stages.Cache(runs), events or Events(), cpu, prepared, 1, 1, folder)
     return work, [Trained("teacher", "given", works.build(work, parsed.teacher[0], "teacher").eval(), (), "t", None)]
 
 
-def some(work: Work) -> NDArray[np.float32]:
+def some(work: Run) -> NDArray[np.float32]:
     return normalise(work.data.train.images[:32], work.data.preprocess)
 
 
@@ -250,14 +250,14 @@ def test_an_interruption_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], tuple[Work, Trained, list[Trained]]]:
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], tuple[Run, Trained, list[Trained]]]:
     """A student that was trained with the answers of its teacher kept."""
     work, teachers = begin(tmp_path_factory.mktemp("runs"), "targets.store=on")
     trained = training.student(work, "student", work.recipe.method, teachers)
     return lambda: (work, trained, teachers)
 
 
-Ready = Callable[[], tuple[Work, Trained, list[Trained]]]
+Ready = Callable[[], tuple[Run, Trained, list[Trained]]]
 
 
 def test_the_teachers_answers_are_found_and_not_asked_for_again(ready: Ready) -> None:
@@ -286,7 +286,7 @@ def test_what_decides_the_result_decides_the_key(ready: Ready) -> None:
     """Other images, a spare bit or another rate make another stage; each has a name under which it is shown."""
     work, trained, teachers = ready()
 
-    def key(work: Work, **options: object) -> str:
+    def key(work: Run, **options: object) -> str:
         given = {"calibration": some(work), **options}
         return qad.distil_quantised(work, trained, work.recipe.method, teachers, **given).key  # type: ignore[arg-type]
 

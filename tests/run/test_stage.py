@@ -18,7 +18,7 @@ from compress.run.context import METRICS, WEIGHTS, Trained
 def teacher(where: Path, tiny_recipe: str, text: io.StringIO | None = None) -> Trained:
     parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", ("data.train_images=400", "train.batch_size=64"))
     events = Events(console=Console(file=text or io.StringIO(), width=300))
-    with pipeline._work(parsed, base=where, runs=where, events=events) as work:
+    with pipeline.open_run(parsed, base=where, runs=where, events=events) as work:
         return training.teacher(work, 0, parsed.teacher[0])
 
 
