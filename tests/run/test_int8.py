@@ -22,7 +22,7 @@ from compress.run.context import Run
 from compress.run.export import LOGITS, OUTCOME, Outcome
 from compress.run.verify import judged
 
-Run = Callable[..., tuple[Report, str]]
+RunTiny = Callable[..., tuple[Report, str]]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(runs: Path, tiny_recipe: str) -> Run:
+def run(runs: Path, tiny_recipe: str) -> RunTiny:
     """Run the tiny recipe for int8, with a budget that rounding meets, and return the report and what was said."""
 
     def go(*overrides: str) -> tuple[Report, str]:
@@ -53,7 +53,7 @@ ONE = "exports=[{format: onnx, precision: int8}]"
 
 
 @pytest.fixture(scope="module")
-def done(run: Run) -> tuple[Report, str]:
+def done(run: RunTiny) -> tuple[Report, str]:
     """A run with both formats."""
     return run(BOTH)
 
@@ -103,7 +103,7 @@ def test_the_stage_keeps_only_files_that_are_compared(done: tuple[Report, str], 
         assert kept == set(outcome.tried.values())
 
 
-def test_a_second_run_climbs_nothing(done: tuple[Report, str], run: Run, runs: Path) -> None:
+def test_a_second_run_climbs_nothing(done: tuple[Report, str], run: RunTiny, runs: Path) -> None:
     """Files, their ladders and their timing are found again."""
     made = sorted((runs / ".cache").iterdir())
     second, _ = run(BOTH)
@@ -111,7 +111,7 @@ def test_a_second_run_climbs_nothing(done: tuple[Report, str], run: Run, runs: P
     assert sorted((runs / ".cache").iterdir()) == made
 
 
-def test_a_distilled_file_is_held_to_the_student_and_shown_with_its_training(run: Run, runs: Path) -> None:
+def test_a_distilled_file_is_held_to_the_student_and_shown_with_its_training(run: RunTiny, runs: Path) -> None:
     """The pinned last rung trains the student on, and says so; its reference is kept for whoever verifies it."""
     report, _ = run("name=adapted", ONE, "int8.rung=distillation")
     row = next(each for each in report.variants if each.name == "student-onnx-int8")
@@ -176,7 +176,7 @@ def test_an_adapted_network_may_answer_otherwise_than_the_one_before(seed: int) 
     assert "agreement" in other.reason
 
 
-def test_an_interrupted_climb_leaves_nothing_of_it_to_the_next(run: Run, runs: Path) -> None:
+def test_an_interrupted_climb_leaves_nothing_of_it_to_the_next(run: RunTiny, runs: Path) -> None:
     """Other calibration images make another file; what a killed process left of it is not mistaken for this climb's."""
     left = stages.Cache(runs).folder
     run("name=fresh", ONE, "int8.rung=default", "int8.calibration_images=30")
@@ -198,7 +198,7 @@ def further(runs: Path, name: str, out: Path) -> tuple[Gate, str]:
     return gate, text.getvalue()
 
 
-def test_a_further_export_climbs_to_the_last_rung_as_the_run_would(run: Run, runs: Path, tmp_path: Path) -> None:
+def test_a_further_export_climbs_to_the_last_rung_as_the_run_would(run: RunTiny, runs: Path, tmp_path: Path) -> None:
     """The run's own teachers and cohort adapt the student; a run that asks for the same file finds them trained."""
     asked = ("name=later", "method={name: dih, logit_loss: dist, heads_epochs: 1}", "int8.rung=distillation", "train.epochs=2")
     run(*asked, "exports=[]")
@@ -214,7 +214,7 @@ def test_a_further_export_climbs_to_the_last_rung_as_the_run_would(run: Run, run
     assert all("found in the cache" in line for line in adapted)
 
 
-def test_a_further_export_says_why_the_last_rung_was_left_out(run: Run, runs: Path, tmp_path: Path) -> None:
+def test_a_further_export_says_why_the_last_rung_was_left_out(run: RunTiny, runs: Path, tmp_path: Path) -> None:
     """Where the teacher's file is gone the other rungs are climbed, and output and verdict name what is missing."""
     run("name=source", "exports=[]")
     weights = tmp_path / "teacher.safetensors"
@@ -234,7 +234,7 @@ def test_a_further_export_says_why_the_last_rung_was_left_out(run: Run, runs: Pa
     assert read(tmp_path / "out" / "rejected" / "student-int8.onnx.gate.json", Gate) == gate
 
 
-def test_a_further_export_does_not_train_a_lost_cohort_again(run: Run, runs: Path, tmp_path: Path) -> None:
+def test_a_further_export_does_not_train_a_lost_cohort_again(run: RunTiny, runs: Path, tmp_path: Path) -> None:
     """Heads that were cleaned out of the cache are named; hours of training are not begun by an export."""
     cohort = "method={name: dih, logit_loss: dist, heads_epochs: 2}"
     run("name=cleaned", cohort, "exports=[]", "train.epochs=2", "int8.rung=distillation")
