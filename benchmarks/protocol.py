@@ -39,7 +39,7 @@ Images = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 FURTHER = ("class", "score")
-"""What a scored file gives beside its logits."""
+"""What a file with `gives_class` gives beside its logits."""
 USELESS_FACTOR = 10
 """Where the interval of every file's median spans this factor, not even the order of magnitude is known."""
 
@@ -55,9 +55,9 @@ class Subject:
     """A plug-in of `benchmarks/runtimes`."""
     batch_size: int | None = None
     """The only number of images that the file takes in a call; `None` takes any."""
-    inside: bool = False
+    takes_pixels: bool = False
     """Whether the file carries the preprocessing, and so takes uint8 [batch, H, W, C]."""
-    scored: bool = False
+    gives_class: bool = False
     """Whether the file also gives `class` and `score`; `evaluate` then brings them back."""
 
 
@@ -74,7 +74,7 @@ class Evaluation:
     effective: dict[str, str]
     """What really ran, as the runtime reports it."""
     further: dict[str, NDArray[Any]] = field(default_factory=dict)
-    """`class` and `score` of a scored file, as far as it gives them, in its own types; each should be [N]."""
+    """`class` and `score` of a file with `gives_class`, as far as it gives them, in its own types; each should be [N]."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def evaluate(
         with (events or Events()).task(f"evaluate {subject.name}", total=len(images)) as task:
             result = _run(folder, device, timeout_seconds, task)
         logits = np.load(folder / "logits.npy", allow_pickle=False)
-        kept = {name: folder / f"{name}.npy" for name in FURTHER if subject.scored}
+        kept = {name: folder / f"{name}.npy" for name in FURTHER if subject.gives_class}
         further = {name: np.load(path, allow_pickle=False) for name, path in kept.items() if path.is_file()}
     if logits.ndim < 2 or len(logits) != len(images):
         raise CompressError(
@@ -279,7 +279,7 @@ def _folder(job: Job, subjects: Sequence[Subject], images: Images, pixels: Pixel
         with writable(folder):
             shutil.copyfile(runner.__file__, folder / "runner.py")
             np.save(folder / "images.npy", images, allow_pickle=False)
-            if pixels is not None and any(subject.inside for subject in subjects):
+            if pixels is not None and any(subject.takes_pixels for subject in subjects):
                 np.save(folder / "pixels.npy", pixels, allow_pickle=False)
             listed = [_add(folder, index, subject) for index, subject in enumerate(subjects)]
             (folder / "job.json").write_text(json.dumps(asdict(job) | {"subjects": listed}), encoding="utf-8")
@@ -287,7 +287,7 @@ def _folder(job: Job, subjects: Sequence[Subject], images: Images, pixels: Pixel
 
 
 def _check_pixels(subjects: Sequence[Subject], images: Images, pixels: Pixels | None) -> None:
-    taking = [subject.name for subject in subjects if subject.inside]
+    taking = [subject.name for subject in subjects if subject.takes_pixels]
     count, channels, height, width = images.shape
     wanted = (count, height, width, channels)
     if taking and (pixels is None or pixels.dtype != np.uint8 or pixels.shape != wanted):
@@ -311,9 +311,9 @@ def _add(folder: Path, index: int, subject: Subject) -> dict[str, Any]:
         shutil.copyfile(part, place / Path(part).name)
     shutil.copyfile(str(code.origin if code else None), folder / "runtimes" / f"{subject.runtime}.py")
     entry: dict[str, Any] = {"name": subject.name, "runtime": subject.runtime, "class": plugin.attribute}
-    if subject.scored:
-        entry["scored"] = True
-    fed = "pixels.npy" if subject.inside else "images.npy"
+    if subject.gives_class:
+        entry["gives_class"] = True
+    fed = "pixels.npy" if subject.takes_pixels else "images.npy"
     return entry | {"file": f"files/{index}/{subject.path.name}", "images": fed}
 
 

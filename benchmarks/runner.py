@@ -5,7 +5,7 @@ board and gives comparable numbers there. `benchmarks/protocol.py` writes the fo
 
 In JOB:
     job.json            task, threads, batch_size, seed, rounds, seconds, subjects: [{name, runtime, class, file, images,
-                        scored where the file also gives class and score}]
+                        gives_class where the file also gives class and score}]
     images.npy          float32 [N, C, H, W], normalised
     pixels.npy          uint8 [N, H, W, C], the same images, for subjects that carry the preprocessing themselves
     runtimes/NAME.py    the runtimes that the subjects name, loaded by path
@@ -13,7 +13,7 @@ In JOB:
 Out, written whole or not at all:
     result.json         raw series in nanoseconds, what really ran, the machine before and after
     logits.npy          task `evaluate`: float32 [N, classes]
-    class.npy score.npy and, where the subject is `scored`, these outputs as far as the file has them, in its own types
+    class.npy score.npy and, where the subject has `gives_class`, these outputs as far as the file has them, in its own types
 On stderr, one JSON document per line: {"done", "total", "doing"} as it goes, and a last {"error", ...} beside a non-zero
 exit status when something raises. Other lines there come from the runtimes.
 
@@ -79,7 +79,7 @@ def evaluate(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         runtime = opener(job, subject, folder)()
         for start in range(0, count, size):
             images = batch(source, start, size)
-            found = runtime.outputs(images) if subject.get("scored") else {"logits": runtime(images)}
+            found = runtime.outputs(images) if subject.get("gives_class") else {"logits": runtime(images)}
             for name in OUTPUTS & found.keys():
                 answers.setdefault(name, []).append(found[name][: count - start])
             say(min(start + size, count), count, subject["name"])

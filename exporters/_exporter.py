@@ -68,9 +68,9 @@ class Exporter(Protocol):
     """The only number of images that its files take in a call; `None` takes any."""
     precision: Precision
     """Precision of the weights in the file."""
-    inside: bool
+    takes_pixels: bool
     """Whether the file carries the preprocessing, and so takes uint8 [batch, height, width, channels]."""
-    scored: bool
+    gives_class: bool
     """Whether the file carries the postprocessing, and so also gives `class` and `score`."""
 
     def path(self, folder: Path, stem: str) -> Path:

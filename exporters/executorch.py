@@ -64,13 +64,13 @@ class Executorch:
             if value not in {"outside", "inside"}:
                 raise CompressError(f"{WHERE}: {option} {value!r} is not offered; use 'outside' or 'inside'")
         self.precision: Precision = precision
-        self.inside, self.scored = preprocess == "inside", postprocess == "inside"
+        self.takes_pixels, self.gives_class = preprocess == "inside", postprocess == "inside"
         self.batch_size: int | None = None if batch == "dynamic" else batch
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.pte`, with what differs from the default options in its name."""
         batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
-        return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.inside}{'-scores' * self.scored}.pte"
+        return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.takes_pixels}{'-scores' * self.gives_class}.pte"
 
     def parts(self, path: Path) -> tuple[Path, ...]:
         """Return the file itself."""
@@ -107,7 +107,7 @@ class Executorch:
         )
 
     def _ends(self, about: About | None, example: Tensor, name: str) -> Ends:
-        return ends(about, example, inside=self.inside, scored=self.scored, where=f"export of {name}")
+        return ends(about, example, takes_pixels=self.takes_pixels, gives_class=self.gives_class, where=f"export of {name}")
 
     def _save(self, graph: nn.Module, shape: tuple[int, ...], path: Path, name: str, carried: Ends) -> None:
         """Lower a traced network and write it; what XNNPACK cannot do is left to ExecuTorch's portable operators."""

@@ -69,13 +69,13 @@ class Litert:
             if value not in {"outside", "inside"}:
                 raise CompressError(f"{WHERE}: {option} {value!r} is not offered; use 'outside' or 'inside'")
         self.precision: Precision = precision
-        self.inside, self.scored = preprocess == "inside", postprocess == "inside"
+        self.takes_pixels, self.gives_class = preprocess == "inside", postprocess == "inside"
         self.batch_size: int | None = batch
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.tflite`, with what differs from the default options in its name."""
         batch = "" if self.batch_size == 1 else f"-batch{self.batch_size}"
-        return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.inside}{'-scores' * self.scored}.tflite"
+        return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.takes_pixels}{'-scores' * self.gives_class}.tflite"
 
     def parts(self, path: Path) -> tuple[Path, ...]:
         """Return the file itself."""
@@ -112,7 +112,7 @@ class Litert:
         )
 
     def _ends(self, about: About | None, example: Tensor, name: str) -> Ends:
-        return ends(about, example, inside=self.inside, scored=self.scored, where=f"export of {name}")
+        return ends(about, example, takes_pixels=self.takes_pixels, gives_class=self.gives_class, where=f"export of {name}")
 
     def _save(self, graph: nn.Module, shape: tuple[int, ...], path: Path, name: str, carried: Ends) -> None:
         with whole(path) as temporary, _pt2e.foreign(WHERE), _without_native_log():

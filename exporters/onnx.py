@@ -80,14 +80,14 @@ class Onnx:
             raise CompressError(f"exporters/onnx: postprocess {postprocess!r} is not offered; use 'outside' or 'inside'")
         self.precision: Precision = precision
         self.opset = opset
-        self.inside, self.scored = preprocess == "inside", postprocess == "inside"
+        self.takes_pixels, self.gives_class = preprocess == "inside", postprocess == "inside"
         self.batch_size = only_batch("exporters/onnx", batch)
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.onnx`, with what differs from the default options in its name."""
         opset = "" if self.opset == 20 else f"-opset{self.opset}"
         batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
-        ends = "-pixels" * self.inside + "-scores" * self.scored
+        ends = "-pixels" * self.takes_pixels + "-scores" * self.gives_class
         return folder / f"{stem}-{self.precision}{opset}{batch}{ends}.onnx"
 
     def parts(self, path: Path) -> tuple[Path, ...]:
@@ -118,7 +118,7 @@ class Onnx:
         )
 
     def _check_about(self, name: str, example: Tensor, about: About | None) -> None:
-        if not self.inside:
+        if not self.takes_pixels:
             return
         if about is None:
             raise CompressError(
@@ -128,12 +128,12 @@ class Onnx:
 
     def _save(self, model: ModelProto, path: Path, about: About | None) -> None:
         """Write a graph of normalised images as the file that was asked for."""
-        if self.inside and about is not None:
+        if self.takes_pixels and about is not None:
             _onnx_graph.take_pixels(model, about.preprocess)
-        if self.scored:
+        if self.gives_class:
             _onnx_graph.give_answer(model)
         model.producer_name, model.producer_version = "edge-compress", __version__
-        _onnx_graph.describe(model, about, inside=self.inside)
+        _onnx_graph.describe(model, about, takes_pixels=self.takes_pixels)
         content = model.SerializeToString(deterministic=True)
         with whole(path) as temporary:
             temporary.write_bytes(content)

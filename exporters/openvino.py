@@ -67,13 +67,13 @@ class Openvino:
             if value not in {"outside", "inside"}:
                 raise CompressError(f"exporters/openvino: {option} {value!r} is not offered; use 'outside' or 'inside'")
         self.precision: Precision = precision
-        self.inside, self.scored = preprocess == "inside", postprocess == "inside"
+        self.takes_pixels, self.gives_class = preprocess == "inside", postprocess == "inside"
         self.batch_size = only_batch("exporters/openvino", batch)
 
     def path(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.xml`, with what differs from the default options in its name."""
         batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
-        return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.inside}{'-scores' * self.scored}.xml"
+        return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.takes_pixels}{'-scores' * self.gives_class}.xml"
 
     def parts(self, path: Path) -> tuple[Path, Path]:
         """Return the graph and its weights."""
@@ -88,10 +88,10 @@ class Openvino:
         model = _openvino_graph.translate(content)
         if self.precision == "fp16":
             _refuse_beyond_fp16(model, path)
-        _openvino_graph.describe(model, about, inside=self.inside)
+        _openvino_graph.describe(model, about, takes_pixels=self.takes_pixels)
         _openvino_file.write(
             model, path, judge=lambda stored: self._judge(stored, path), half=self.precision == "fp16", pixels=pixels,
-            scored=self.scored,
+            gives_class=self.gives_class,
         )  # fmt: skip
 
     def quantisable(
@@ -116,12 +116,12 @@ class Openvino:
             raise CompressError(
                 f"export of {name}: no convolution or linear layer has weights to quantise; use precision: fp32"
             )
-        _openvino_graph.describe(model, about, inside=self.inside)
-        return Calibrated(model, layers, images, batch_size=self.batch_size, pixels=pixels, scored=self.scored)
+        _openvino_graph.describe(model, about, takes_pixels=self.takes_pixels)
+        return Calibrated(model, layers, images, batch_size=self.batch_size, pixels=pixels, gives_class=self.gives_class)
 
     def _pixels(self, module: nn.Module, example: Tensor, about: About | None) -> Preprocess | None:
         """Return the preprocessing that goes into the file, if any."""
-        if not self.inside:
+        if not self.takes_pixels:
             return None
         name = type(module).__name__
         if about is None:

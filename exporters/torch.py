@@ -37,7 +37,7 @@ class Torch:
         if precision != "fp32":
             raise CompressError(f"exporters/torch: precision {precision!r} is not offered; use 'fp32'")
         self.precision: Precision = precision
-        self.inside = self.scored = False
+        self.takes_pixels = self.gives_class = False
         self.batch_size: int | None = None
 
     def path(self, folder: Path, stem: str) -> Path:

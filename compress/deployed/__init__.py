@@ -84,11 +84,11 @@ def verify(bundle: Path, *, file: str | None = None, threads: int = 1, events: E
     settings = said.model_copy(update={"max_top1_drop_points": max(said.max_top1_drop_points, one_image)})
     gates = {}
     for entry in chosen:
-        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.inside, entry.scored)
+        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class)
         try:
             verdict = judge(
                 folder / entry.path, promise, _runs(bundles.subject(folder, entry), threads, events),
-                samples.images if entry.inside else shown.images,
+                samples.images if entry.takes_pixels else shown.images,
                 reference=samples.of(entry), labels=samples.labels, settings=settings, precision=entry.precision,
             )  # fmt: skip
         except Unreachable as error:  # said by a process of its own: what this machine cannot load, it cannot kill us with
@@ -109,8 +109,8 @@ def _runs(subject: Subject, threads: int, events: Events) -> Callable[[NDArray[A
 
     def run(fed: NDArray[Any], size: int | None) -> Evaluation:
         count, height, width, channels = fed.shape
-        images = np.zeros((count, channels, height, width), np.float32) if subject.inside else fed
-        pixels = fed if subject.inside else None
+        images = np.zeros((count, channels, height, width), np.float32) if subject.takes_pixels else fed
+        pixels = fed if subject.takes_pixels else None
         return protocol.evaluate(subject, images, pixels=pixels, batch_size=size or 32, threads=threads, events=events)
 
     return run

@@ -78,8 +78,8 @@ def subject(folder: Path, entry: BundleFile) -> Subject:
     from benchmarks.protocol import Subject
 
     return Subject(
-        name=entry.path, path=folder / entry.path, runtime=entry.runtime, batch_size=entry.batch_size, inside=entry.inside,
-        scored=entry.scored,
+        name=entry.path, path=folder / entry.path, runtime=entry.runtime, batch_size=entry.batch_size,
+        takes_pixels=entry.takes_pixels, gives_class=entry.gives_class,
     )  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def _locate(folder: Path, manifest: Manifest, entry: BundleFile, made: tuple[str
 
 def _fed(entry: BundleFile, pictures: bundles.Pictures) -> NDArray[Any]:
     """Return the samples as a file takes them."""
-    return pictures.pixels if entry.inside and pictures.pixels is not None else pictures.images
+    return pictures.pixels if entry.takes_pixels and pictures.pixels is not None else pictures.images
 
 
 def _reference(folder: Path, manifest: Manifest, entry: BundleFile) -> _Reference | None:
@@ -129,7 +129,7 @@ def _reference(folder: Path, manifest: Manifest, entry: BundleFile) -> _Referenc
 
     samples, pictures = _bundle.read_samples(folder, manifest), bundles.pictures(folder, manifest)
     floats = [other for other in manifest.files if other.precision != "int8" and other is not entry]
-    for other in sorted(floats, key=lambda other: (other.precision != "fp32", other.inside)):
+    for other in sorted(floats, key=lambda other: (other.precision != "fp32", other.takes_pixels)):
         graph, images = _exposed.open_graph(folder / other.path), _fed(other, pictures)
         logits = graph.answer(images).astype(np.float32)
         verdict = exporters.gate(samples.logits, logits, samples.labels, settings=GateSection(), precision=other.precision)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compress.errors import CompressError, Unreachable
 from compress.system.files import whole
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 Status = Literal["passed", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -30,7 +30,7 @@ class Record(BaseModel):
 class Document(Record):
     """A whole file."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
 
 
 class Preprocess(Record):
@@ -428,9 +428,9 @@ class BundleFile(Record):
     size_bytes: int
     batch_size: int | None = None
     """The only number of images that the file takes in a call; `None` takes any."""
-    inside: bool = False
+    takes_pixels: bool = False
     """Whether the file carries the preprocessing, and so takes uint8 [batch, height, width, channels]."""
-    scored: bool = False
+    gives_class: bool = False
     """Whether the file also gives, behind the logits, `class`, int64 [batch] (LiteRT: int32), which logit is the largest,
     and `score`, float32 [batch], its share of the softmax."""
     gate: Gate
@@ -499,6 +499,11 @@ def read(path: Path, kind: type[R]) -> R:
         raise Unreachable(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"] == ("schema_version",) and isinstance(first["input"], int):
+            raise CompressError(
+                f"{path}: has schema version {first['input']}, and this edge-compress reads {SCHEMA_VERSION}; make it "
+                "again with `compress run` or `compress export`, or read it with the version that wrote it"
+            ) from error
         place = ".".join(str(part) for part in first["loc"]) or "document"
         message = f"{path}: is not a {kind.__name__} of schema version {SCHEMA_VERSION}: {place}: {first['msg']}; make it again"
         raise CompressError(message) from error

@@ -190,7 +190,7 @@ def _entry(item: Delivered, gate: Gate, path: Path, target: Path) -> BundleFile:
         path=path.relative_to(target).as_posix(), parts={name: sha256_of(part) for name, part in parts.items()},
         format=item.section.format, runtime=exporter.runtime, precision=exporter.precision,
         size_bytes=sum(part.stat().st_size for part in parts.values()), batch_size=exporter.batch_size,
-        inside=exporter.inside, scored=exporter.scored, gate=gate, measured=item.variant,
+        takes_pixels=exporter.takes_pixels, gives_class=exporter.gives_class, gate=gate, measured=item.variant,
     )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def answers(run: Run, trained: Trained) -> Answers:
 
 def subject(name: str, path: Path, exporter: Exporter) -> Subject:
     """Return a file on the runtime of its format."""
-    return Subject(name, path, exporter.runtime, exporter.batch_size, exporter.inside, exporter.scored)
+    return Subject(name, path, exporter.runtime, exporter.batch_size, exporter.takes_pixels, exporter.gives_class)
 
 
 def about(run: Run, trained: Trained) -> About:
@@ -105,11 +105,11 @@ def prove(run: Run, made: Made, file: Subject, section: ExportSection) -> tuple[
         run, on_validation, precision=precision, reference=said.validation, original=made.original,
         alone=None if alone is None else alone.logits,
     )  # fmt: skip
-    if file.scored:
+    if file.gives_class:
         gate = accused(gate, contradictions(found, alone, precision=precision))
-    promise = Promise(data.preprocess, data.classes, file.batch_size, file.inside, file.scored)
+    promise = Promise(data.preprocess, data.classes, file.batch_size, file.takes_pixels, file.gives_class)
     pixels = next(_slices([data.validation.images]))
-    shown = pixels if file.inside else normalise(pixels, data.preprocess)
+    shown = pixels if file.takes_pixels else normalise(pixels, data.preprocess)
     gate = inspected(gate, file.path, promise, shown, precision=precision)
     if gate.max_abs_diff is None:  # not what was promised, so there is nothing to compare
         return row.model_copy(update={"reason": gate.reason}), gate

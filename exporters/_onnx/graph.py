@@ -266,7 +266,7 @@ def _make_room(graph: GraphProto, names: frozenset[str]) -> None:
             listed[:] = [f"{name}_inner" if name in names else name for name in listed]
 
 
-def describe(model: ModelProto, about: About | None, *, inside: bool) -> None:
+def describe(model: ModelProto, about: About | None, *, takes_pixels: bool) -> None:
     """Write what the file says of itself; nothing where nothing is known.
 
     `metadata_props` then holds `name`; `classes`, a JSON list in label order; `preprocess`, the JSON object of
@@ -282,7 +282,7 @@ def describe(model: ModelProto, about: About | None, *, inside: bool) -> None:
             "name": about.name,
             "classes": json.dumps(about.classes),
             "preprocess": json.dumps(about.preprocess.model_dump(mode="json"), sort_keys=True),
-            "preprocess_by": "file" if inside else "caller",
+            "preprocess_by": "file" if takes_pixels else "caller",
             "provenance": json.dumps(dict(about.provenance), sort_keys=True),
             "format_version": FORMAT_VERSION,
         },

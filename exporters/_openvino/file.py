@@ -24,7 +24,7 @@ def parts(path: Path) -> tuple[Path, Path]:
 
 def write(
     model: Any, path: Path, *, judge: Callable[[Any], None], half: bool = False, pixels: Preprocess | None = None,
-    scored: bool = False,
+    gives_class: bool = False,
 ) -> None:  # fmt: skip
     """Write graph and weights, whole or not at all.
 
@@ -34,19 +34,19 @@ def write(
         judge: Raises if the graph that was read from the saved files is not what the name promises.
         half: Store the weights in fp16.
         pixels: The preprocessing to put in front; its constants stay in fp32.
-        scored: Put class and score behind, which stay in fp32 as well.
+        gives_class: Put class and score behind, which stay in fp32 as well.
 
     Raises:
         CompressError: `judge` does not accept what was stored.
         Unreachable: The disk is full or the folder cannot be written.
     """
     with _together(parts(path)) as temporary:
-        finished = pixels is None and not scored
+        finished = pixels is None and not gives_class
         stored = _save(model, temporary if finished else temporary.with_name("plain.xml"), path, half=half)
         judge(stored)
         if not finished:
             fed = stored if pixels is None else take_pixels(stored, pixels)
-            _save(give_answer(fed) if scored else fed, temporary, path, half=False)
+            _save(give_answer(fed) if gives_class else fed, temporary, path, half=False)
 
 
 def _save(model: Any, temporary: Path, path: Path, *, half: bool) -> Any:

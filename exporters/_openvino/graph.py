@@ -167,7 +167,7 @@ def _nearest(order: list[Any], layer: Mapping[str, str], around: Callable[[Any],
     return found
 
 
-def describe(model: Any, about: About | None, *, inside: bool) -> None:
+def describe(model: Any, about: About | None, *, takes_pixels: bool) -> None:
     """Write what the file says of itself; nothing where nothing is known.
 
     Under `edge_compress` the graph's `rt_info` then holds, as in ONNX: `name`; `classes`, a JSON list in label order;
@@ -180,7 +180,7 @@ def describe(model: Any, about: About | None, *, inside: bool) -> None:
         "name": about.name,
         "classes": json.dumps(about.classes),
         "preprocess": json.dumps(about.preprocess.model_dump(mode="json"), sort_keys=True),
-        "preprocess_by": "file" if inside else "caller",
+        "preprocess_by": "file" if takes_pixels else "caller",
         "provenance": json.dumps(dict(about.provenance), sort_keys=True),
         "format_version": FORMAT_VERSION,
     }

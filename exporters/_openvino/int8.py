@@ -66,7 +66,7 @@ class Calibrated:
         images: float32 [N, C, H, W].
         batch_size: The only number of images that the files take; `None` takes any.
         pixels: The preprocessing to put in front.
-        scored: Whether class and score are put behind.
+        gives_class: Whether class and score are put behind.
 
     Raises:
         CompressError: There is no layer to quantise.
@@ -80,11 +80,11 @@ class Calibrated:
         *,
         batch_size: int | None,
         pixels: Preprocess | None,
-        scored: bool = False,
+        gives_class: bool = False,
     ) -> None:
         self.layers = tuple(layer.name for layer in layers)
         self._model, self._layers, self._images = model, layers, images
-        self._batch_size, self._pixels, self._scored = batch_size, pixels, scored
+        self._batch_size, self._pixels, self._gives_class = batch_size, pixels, gives_class
         self._attention = has_attention(model)
 
     def write(self, path: Path, quantisation: Quantisation) -> None:
@@ -95,7 +95,11 @@ class Calibrated:
         if self._batch_size is not None:
             model.reshape([self._batch_size, *self._images.shape[1:]])
         _openvino_file.write(
-            model, path, judge=lambda stored: self._judge(stored, keep, path), pixels=self._pixels, scored=self._scored
+            model,
+            path,
+            judge=lambda stored: self._judge(stored, keep, path),
+            pixels=self._pixels,
+            gives_class=self._gives_class,
         )
 
     def _check(self, quantisation: Quantisation) -> None:

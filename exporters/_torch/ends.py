@@ -22,7 +22,7 @@ class Ends(NamedTuple):
 
     pixels: Preprocess | None
     """The preprocessing to put in front; the file then takes uint8 [batch, height, width, channels]."""
-    scored: bool
+    gives_class: bool
     """Put class and score behind; the file then gives logits, class [batch], and score [batch]."""
 
     def example(self, batch: int, shape: tuple[int, ...]) -> Tensor:
@@ -40,25 +40,25 @@ class Ends(NamedTuple):
         return torch.zeros(batch, height, width, channels, dtype=torch.uint8)
 
 
-def ends(about: About | None, example: Tensor, *, inside: bool, scored: bool, where: str) -> Ends:
+def ends(about: About | None, example: Tensor, *, takes_pixels: bool, gives_class: bool, where: str) -> Ends:
     """Return what a file shall carry.
 
     Args:
         about: What is known of the preprocessing.
         example: One image, [1, channels, height, width].
-        inside: Whether the file shall normalise by itself.
-        scored: Whether it shall give class and score.
+        takes_pixels: Whether the file shall normalise by itself.
+        gives_class: Whether it shall give class and score.
         where: What is exported, for messages.
 
     Raises:
         CompressError: The preprocessing is not known, or does not make what the network takes.
     """
-    if not inside:
-        return Ends(None, scored)
+    if not takes_pixels:
+        return Ends(None, gives_class)
     if about is None:
         raise CompressError(f"{where}: preprocess: inside needs to know the preprocessing; give `about`")
     check_pixels(about.preprocess, tuple(example.shape), where)
-    return Ends(about.preprocess, scored)
+    return Ends(about.preprocess, gives_class)
 
 
 def with_ends(graph: nn.Module, carried: Ends) -> nn.Module:
@@ -70,8 +70,8 @@ def with_ends(graph: nn.Module, carried: Ends) -> nn.Module:
     """
     import torch
 
-    pixels, scored = carried
-    if pixels is None and not scored:
+    pixels, gives_class = carried
+    if pixels is None and not gives_class:
         return graph
 
     class Whole(torch.nn.Module):
@@ -92,6 +92,6 @@ def with_ends(graph: nn.Module, carried: Ends) -> nn.Module:
                 planar = images.permute(0, 3, 1, 2).contiguous().to(torch.float32)  # [batch, channels, height, width]
                 images = planar * self.scale + self.shift
             logits: Tensor = self.network(images)
-            return (logits, logits.argmax(1), logits.softmax(1).amax(1)) if scored else logits
+            return (logits, logits.argmax(1), logits.softmax(1).amax(1)) if gives_class else logits
 
     return Whole()

@@ -41,7 +41,7 @@ def _source(manifest: Manifest, file: BundleFile) -> str:
         width=pre.width,
         channels=depth(pre),
         batch=file.batch_size or 1,
-        inside=file.inside,
+        takes_pixels=file.takes_pixels,
         output=manifest.output,
         classes=[literal(name) for name in manifest.classes],
         scale=[_float(value) for value in scale.tolist()],

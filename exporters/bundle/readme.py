@@ -146,7 +146,7 @@ def _runtimes(manifest: Manifest) -> str:
 def _by_hand(manifest: Manifest) -> str:
     pre = manifest.preprocess
     mode = {"gray": "L", "rgb": "RGB"}[pre.channels]
-    inside = [f"`{file.path}`" for file in manifest.files if file.inside]
+    inside = [f"`{file.path}`" for file in manifest.files if file.takes_pixels]
     normalise, take = ("it normalises by itself", "takes") if len(inside) == 1 else ("they normalise by themselves", "take")
     unlike = (
         f"""
@@ -158,16 +158,16 @@ uint8 [batch, {pre.height}, {pre.width}, {len(pre.mean)}]."""
     )
     whole = [file for file in manifest.files if file.runtime == "litert" and file.precision == "int8"]
     for what, files in (
-        ("take and give", [file for file in whole if not file.inside and not file.scored]),
-        ("take", [file for file in whole if not file.inside and file.scored]),
-        ("give", [file for file in whole if file.inside and not file.scored]),
+        ("take and give", [file for file in whole if not file.takes_pixels and not file.gives_class]),
+        ("take", [file for file in whole if not file.takes_pixels and file.gives_class]),
+        ("give", [file for file in whole if file.takes_pixels and not file.gives_class]),
     ):
         if files:
             unlike += f"""
 
 {", ".join(f"`{file.path}`" for file in files)} {what} int8: the scales and zero points by which to round the input and to read
 the output are in the file."""
-    if scored := [f"`{file.path}`" for file in manifest.files if file.scored]:
+    if scored := [f"`{file.path}`" for file in manifest.files if file.gives_class]:
         give = "gives" if len(scored) == 1 else "give"
         unlike += f"""
 
@@ -219,8 +219,8 @@ def _handed_over(manifest: Manifest) -> str:
         return """## TensorRT and Core ML
 
 Both start from an ONNX file in floating point, of which this bundle has none (export `onnx`, too)."""
-    file = min(files, key=lambda each: (each.precision != "fp32", each.inside, each.scored))
-    sizes = (pre.height, pre.width, len(pre.mean)) if file.inside else (len(pre.mean), pre.height, pre.width)
+    file = min(files, key=lambda each: (each.precision != "fp32", each.takes_pixels, each.gives_class))
+    sizes = (pre.height, pre.width, len(pre.mean)) if file.takes_pixels else (len(pre.mean), pre.height, pre.width)
     limits = (("min", 1), ("opt", 1), ("max", 32)) if file.batch_size is None else ()
     shapes = [f"--{limit}Shapes={manifest.input}:{'x'.join(map(str, (batch, *sizes)))}" for limit, batch in limits]
     command = " ".join(["trtexec", f"--onnx={file.path}", "--saveEngine=student.engine", *shapes])

@@ -43,9 +43,9 @@ class Promise(NamedTuple):
     """Names in label order."""
     batch_size: int | None = None
     """The only number of images that it takes; `None` takes any."""
-    inside: bool = False
+    takes_pixels: bool = False
     """Whether it carries the preprocessing."""
-    scored: bool = False
+    gives_class: bool = False
     """Whether it also gives class and score."""
 
 
@@ -70,21 +70,21 @@ def read_face(path: Path) -> Face | None:
 
 def broken(face: Face, promise: Promise) -> Iterator[str]:
     """Yield how a file differs from what is promised of it; nothing where it keeps all."""
-    preprocess, classes, batch_size, inside, scored = promise
+    preprocess, classes, batch_size, takes_pixels, gives_class = promise
     channels = {"gray": 1, "rgb": 3}[preprocess.channels]
     sides = (preprocess.height, preprocess.width)
-    fed: Dimensions = (batch_size, *sides, channels) if inside else (batch_size, channels, *sides)
-    yield from _ports("input", face.inputs, [Port(INPUT, "uint8" if inside else "float32", fed)])
+    fed: Dimensions = (batch_size, *sides, channels) if takes_pixels else (batch_size, channels, *sides)
+    yield from _ports("input", face.inputs, [Port(INPUT, "uint8" if takes_pixels else "float32", fed)])
     given = [Port(OUTPUT, "float32", (batch_size, len(classes)))]
     further = [Port(CLASS, "int64", (batch_size,)), Port(SCORE, "float32", (batch_size,))]
-    yield from _ports("output", face.outputs, given + further * scored)
+    yield from _ports("output", face.outputs, given + further * gives_class)
     said = face.about
     if "classes" in said and _parsed(said["classes"]) != list(classes):
         yield f"it says of itself that its classes are {said['classes'][:200]}, not {json.dumps(list(classes))[:200]}"
     if "preprocess" in said and _parsed(said["preprocess"]) != preprocess.model_dump(mode="json"):
         wanted = json.dumps(preprocess.model_dump(mode="json"), sort_keys=True)
         yield f"it says of itself that images are prepared by {said['preprocess'][:300]}, not by {wanted}"
-    if said.get("preprocess_by", wanted_by := "file" if inside else "caller") != wanted_by:
+    if said.get("preprocess_by", wanted_by := "file" if takes_pixels else "caller") != wanted_by:
         yield f"it says of itself that the {said['preprocess_by']} prepares the images, not the {wanted_by}"
 
 

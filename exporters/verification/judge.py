@@ -65,7 +65,7 @@ def judge(
             lambda altered: run(altered, promise.batch_size).logits, reference, images, promise.preprocess, precision=precision
         )
         verdict = accused(verdict, (f"likely cause: {cause}" for cause in causes))
-    if promise.scored:
+    if promise.gives_class:
         verdict = accused(verdict, contradictions(answer, alone, precision=precision))
     return inspected(verdict, path, promise, images, precision=precision)
 

@@ -221,7 +221,7 @@ def takes_pixels(path: Path) -> Subject:
     axes = onnx.numpy_helper.from_array(np.array([1, 2]), "axes")
     graph = onnx.helper.make_graph(nodes, "means", [pixels], [logits], [axes])
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
-    return Subject("pixels", path, "onnxruntime", inside=True)
+    return Subject("pixels", path, "onnxruntime", takes_pixels=True)
 
 
 def test_a_file_that_carries_the_preprocessing_is_fed_pixels(tiny: Tiny, tmp_path: Path) -> None:

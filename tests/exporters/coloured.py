@@ -126,27 +126,27 @@ class File(NamedTuple):
     task: Task
     seed: int
     precision: Precision
-    inside: bool
-    scored: bool = False
+    takes_pixels: bool
+    gives_class: bool = False
 
     @property
     def fed(self) -> NDArray[np.float32] | NDArray[np.uint8]:
         """Held-out images as the file takes them."""
-        return data(self.task).held_pixels if self.inside else data(self.task).images
+        return data(self.task).held_pixels if self.takes_pixels else data(self.task).images
 
 
 _exported: dict[tuple[object, ...], File] = {}
 
 
 def export(
-    folder: Path, task: Task, name: str, precision: Precision = "fp32", *, seed: int = 0, inside: bool = False,
-    scored: bool = False,
+    folder: Path, task: Task, name: str, precision: Precision = "fp32", *, seed: int = 0, takes_pixels: bool = False,
+    gives_class: bool = False,
 ) -> File:  # fmt: skip
     """Export a trained network into any folder that outlives the tests; what is there already is not made again."""
-    asked = (task, name, precision, seed, inside, scored)
+    asked = (task, name, precision, seed, takes_pixels, gives_class)
     if asked not in _exported or not _exported[asked].path.is_file():
         known, network = data(task), trained(task, seed)
-        exporter = _exporter(name, precision, inside=inside, scored=scored)
+        exporter = _exporter(name, precision, takes_pixels=takes_pixels, gives_class=gives_class)
         path, example = exporter.path(folder, f"{task}{seed}"), torch.zeros(1, *known.images.shape[1:])
         about = About("student", known.classes, known.preprocess, {"made by": "a test"})
         if precision == "int8":
@@ -154,12 +154,12 @@ def export(
             exporter.quantisable(network, example, images, about=about).write(path, Quantisation())
         else:
             exporter.export(network, example, path, about=about)
-        _exported[asked] = File(path, task, seed, precision, inside, scored)
+        _exported[asked] = File(path, task, seed, precision, takes_pixels, gives_class)
     return _exported[asked]
 
 
-def _exporter(name: str, precision: Precision, *, inside: bool, scored: bool) -> Onnx | Openvino:
-    places = {"preprocess": "inside" if inside else "outside", "postprocess": "inside" if scored else "outside"}
+def _exporter(name: str, precision: Precision, *, takes_pixels: bool, gives_class: bool) -> Onnx | Openvino:
+    places = {"preprocess": "inside" if takes_pixels else "outside", "postprocess": "inside" if gives_class else "outside"}
     return EXPORTERS[name](precision=precision, **places)  # type: ignore[arg-type]
 
 
@@ -174,7 +174,7 @@ def write_bundle(folder: Path, files: Sequence[File]) -> Path:
     deployable = []
     for file in files:
         name = {".onnx": "onnx", ".xml": "openvino"}[file.path.suffix]
-        exporter = _exporter(name, file.precision, inside=file.inside, scored=file.scored)
+        exporter = _exporter(name, file.precision, takes_pixels=file.takes_pixels, gives_class=file.gives_class)
         deployable.append(_bundle.Deployable(file.path, name, exporter, PASSED))
     _bundle.write(
         folder, name="coloured digits", classes=known.classes, preprocess=known.preprocess, files=deployable,

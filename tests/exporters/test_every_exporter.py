@@ -169,7 +169,7 @@ def test_pixels_in_and_class_out(name, precision, network, image, answers, tmp_p
     path = exporter.path(tmp_path, "student")
     exporter.export(network, image, path, about=About("s", tuple("abcde"), CONTRACT, {}))
     assert path.stem == "student-fp32-pixels-scores"
-    assert (exporter.inside, exporter.scored) == (True, True)
+    assert (exporter.takes_pixels, exporter.gives_class) == (True, True)
     pixels = np.random.default_rng(0).integers(0, 256, (6, 12, 10, 3), dtype=np.uint8)
     found = outputs(exporter, path, pixels)
     normal = ((pixels / 255 - np.array(CONTRACT.mean)) / np.array(CONTRACT.std)).transpose(0, 3, 1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import signal
@@ -96,16 +97,29 @@ def test_records_are_frozen_and_closed() -> None:
         (b"\xff", "document: "),
         (b"[]", "document: "),
         (b"{}", "packages: Field required"),
-        (b'{"schema_version": 2}', "schema_version: Input should be 1"),
+        (b'{"schema_version": "2"}', "schema_version: Input should be 2"),
     ],
 )
 def test_an_unfit_file_is_named(tmp_path: Path, content: bytes, expected: str) -> None:
-    """A file that is no such record, or of another version, is named with its first unfit field."""
+    """A file that is no such record is named with its first unfit field."""
     path = tmp_path / "environment.json"
     path.write_bytes(content)
-    with pytest.raises(CompressError, match=f"^{path}: is not a Environment of schema version 1: {expected}") as caught:
+    with pytest.raises(CompressError, match=f"^{path}: is not a Environment of schema version 2: {expected}") as caught:
         records.read(path, Environment)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_file_of_another_version_is_told_as_such(tmp_path: Path, version: int) -> None:
+    """A record of an older or newer version is refused by its version alone, with what to do about it."""
+    path = tmp_path / "environment.json"
+    path.write_text(json.dumps({**ENVIRONMENT.model_dump(mode="json"), "schema_version": version, "inside": True}))
+    with pytest.raises(CompressError) as caught:
+        records.read(path, Environment)
+    assert str(caught.value) == (
+        f"{path}: has schema version {version}, and this edge-compress reads 2; make it again with `compress run` or "
+        "`compress export`, or read it with the version that wrote it"
+    )
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def _empty(path: Path) -> None:
 
 
 def _garbled_record(path: Path) -> None:
-    path.with_suffix(".json").write_text('{"schema_version": 1, "sig')
+    path.with_suffix(".json").write_text('{"schema_version": 2, "sig')
 
 
 def _of_other_shape(path: Path) -> None:

@@ -110,8 +110,8 @@ def _subjects(folder: Path, report: Report) -> Iterator[Subject]:
             if sha256_of(bundle / part) != sha256:
                 raise CompressError(f"{bundle / part}: is not the file that was proved; run the recipe again")
         if entry.measured is not None:
-            takes[entry.measured.name] = entry.batch_size, entry.inside
-            yield Subject(entry.measured.name, bundle / entry.path, entry.runtime, entry.batch_size, entry.inside)
+            takes[entry.measured.name] = entry.batch_size, entry.takes_pixels
+            yield Subject(entry.measured.name, bundle / entry.path, entry.runtime, entry.batch_size, entry.takes_pixels)
     for row in report.variants:
         gate, plain = report.gates.get(row.name), takes.get(f"student-{row.format}-{FLOAT}")
         if row.network == "student" and gate is not None and gate.status == "failed" and plain is not None:
@@ -133,7 +133,7 @@ def _exports(folder: Path, formats: Collection[str]) -> Iterator[tuple[Variant, 
         for part, sha256 in entry.parts.items():
             if sha256_of(path.parent / part) != sha256:
                 raise CompressError(f"{path.parent / part}: is not the file that was proved; export the run again")
-        yield row, Subject(row.name, path.parent / entry.path, entry.runtime, entry.batch_size, entry.inside)
+        yield row, Subject(row.name, path.parent / entry.path, entry.runtime, entry.batch_size, entry.takes_pixels)
 
 
 def _rejected(folder: Path, row: Variant, gate: Gate) -> Path | None:

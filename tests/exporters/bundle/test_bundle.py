@@ -164,17 +164,17 @@ def test_readme_says_which_files_take_and_give_int8(bundle):
     whole = first.model_copy(update={"path": "whole.tflite", "runtime": "litert", "precision": "int8"})
     told = _readme.readme(manifest.model_copy(update={"files": (whole, *others)}))
     assert "`whole.tflite` take and give int8" in told
-    for changes, said in (({"scored": True}, "take int8"), ({"inside": True}, "give int8")):
+    for changes, said in (({"gives_class": True}, "take int8"), ({"takes_pixels": True}, "give int8")):
         told = _readme.readme(manifest.model_copy(update={"files": (whole.model_copy(update=changes), *others)}))
         assert f"`whole.tflite` {said}" in told
-    floating = whole.model_copy(update={"inside": True, "scored": True})
+    floating = whole.model_copy(update={"takes_pixels": True, "gives_class": True})
     assert " int8: the scales" not in _readme.readme(manifest.model_copy(update={"files": (floating, *others)}))
 
 
 def test_readme_speaks_of_one_file_in_the_singular(bundle):
     """One file that normalises takes pixels by itself; two take them by themselves."""
     first, second, *others = _bundle.check(bundle).files
-    inside = [each.model_copy(update={"inside": True, "scored": True}) for each in (first, second)]
+    inside = [each.model_copy(update={"takes_pixels": True, "gives_class": True}) for each in (first, second)]
     manifest = _bundle.check(bundle)
     one = _readme.readme(manifest.model_copy(update={"files": (inside[0], second, *others)}))
     assert f"Except for `{first.path}`: it normalises by itself, and takes" in one
@@ -188,7 +188,7 @@ def test_readme_says_which_files_give_class_and_score(bundle):
     manifest = _bundle.check(bundle)
     assert "also give" not in _readme.readme(manifest)
     first, *others = manifest.files
-    scored = first.model_copy(update={"scored": True})
+    scored = first.model_copy(update={"gives_class": True})
     told = _readme.readme(manifest.model_copy(update={"files": (scored, *others)}))
     assert f"`{first.path}` also gives `class` [batch]" in told
 

@@ -175,7 +175,7 @@ def test_older_manifests_are_still_read(bundle: Path) -> None:
     manifest = _bundle.check(bundle)
     document = manifest.model_dump(mode="json")
     for entry in document["files"]:
-        del entry["measured"], entry["inside"], entry["scored"]
+        del entry["measured"], entry["takes_pixels"], entry["gives_class"]
     assert Manifest.model_validate(document).files[0].measured is None
 
 
@@ -200,5 +200,5 @@ def test_readme_tells_what_to_hand_to_tensorrt_and_core_ml(bundle: Path) -> None
         return readme(manifest.model_copy(update={"files": (file.model_copy(update=changes),)}))
 
     assert f"    {command}\n" in told(batch_size=4)
-    assert "--maxShapes=images:32x6x8x3" in told(inside=True)
+    assert "--maxShapes=images:32x6x8x3" in told(takes_pixels=True)
     assert all("(export `onnx`, too)" in told(**other) for other in ({"precision": "int8"}, {"runtime": "openvino"}))

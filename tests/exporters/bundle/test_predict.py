@@ -233,7 +233,7 @@ REFUSALS = {
         lambda bundle: (bundle / "manifest.json").write_text((bundle / "manifest.json").read_text() + " "),
         r"manifest\.json: has not the checksum",
     ),
-    "other version": (lambda bundle: sign(bundle, lambda m: m.update(schema_version=2)), "is not a manifest of this version"),
+    "other version": (lambda bundle: sign(bundle, lambda m: m.update(schema_version=1)), "is not a manifest of this version"),
     "path upwards": (
         lambda bundle: sign(bundle, lambda m: m["files"][0].update(path="../x.onnx", parts={"../x.onnx": ""})),
         "has no checksum",

@@ -31,7 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, coloured.File]:
     """One trained network in both formats and all precisions, in fp16 with the preprocessing inside."""
     folder = tmp_path_factory.mktemp("files")
     return {
-        f"{name} {precision}": coloured.export(folder, "rgb", name, precision, inside=precision == "fp16")
+        f"{name} {precision}": coloured.export(folder, "rgb", name, precision, takes_pixels=precision == "fp16")
         for name in coloured.EXPORTERS
         for precision in PRECISIONS
     }

@@ -33,7 +33,7 @@ def export(network, folder: Path, kind, **options) -> tuple[Path, Promise]:
     exporter = kind(precision="fp16", **options)
     path = exporter.path(folder, "student")
     exporter.export(network, torch.zeros(1, 3, 12, 10), path, about=About("student", CLASSES, PREPROCESS, {}))
-    return path, Promise(PREPROCESS, CLASSES, exporter.batch_size, exporter.inside)
+    return path, Promise(PREPROCESS, CLASSES, exporter.batch_size, exporter.takes_pixels)
 
 
 def loud(network, factor: float):
@@ -98,7 +98,7 @@ def test_files_of_every_input_are_looked_into(kind, options, network, tmp_path) 
     pixels = np.random.default_rng(0).integers(0, 256, (6, 12, 10, 3), dtype=np.uint8)
     mean, std = (np.array(values, np.float32) for values in (PREPROCESS.mean, PREPROCESS.std))
     normal = ((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
-    verdict = inspected(PASSED, path, promise, pixels if promise.inside else normal, precision="fp16")
+    verdict = inspected(PASSED, path, promise, pixels if promise.takes_pixels else normal, precision="fp16")
     assert verdict.status == "failed"
     assert verdict.reason.startswith("fp16 overflow: the output of 0 (Conv")
     assert float(verdict.reason.split("reaches ")[1].split()[0]) == pytest.approx(np.abs(normal).max() * 4**9, rel=2e-3)

@@ -77,7 +77,7 @@ def judged(file: File, run: Callable[[Any, int | None], Any] | None = None) -> G
     known = coloured.data(file.task)
     return judge(
         file.path,
-        Promise(known.preprocess, known.classes, inside=file.inside, scored=file.scored),
+        Promise(known.preprocess, known.classes, takes_pixels=file.takes_pixels, gives_class=file.gives_class),
         run or here(file.path),
         file.fed,
         reference=coloured.logits(coloured.trained(file.task, file.seed), known.images),
@@ -96,7 +96,7 @@ def refused(file: File) -> tuple[str, str]:
     if verdict.status == "passed":
         return "", ""
     known, face = coloured.data(file.task), read_face(file.path)
-    promised = Promise(known.preprocess, known.classes, inside=file.inside, scored=file.scored)
+    promised = Promise(known.preprocess, known.classes, takes_pixels=file.takes_pixels, gives_class=file.gives_class)
     promises = [*broken(face, promised)] if face else []
     return "promise" if verdict.reason == "; ".join(promises) else "gate", verdict.reason
 
@@ -117,12 +117,14 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize(("task", "name", "precision", "seed", "inside", "scored"), GOOD)
+@pytest.mark.parametrize(("task", "name", "precision", "seed", "takes_pixels", "gives_class"), GOOD)
 def test_no_good_file_is_refused(
-    task: Any, name: str, precision: Any, seed: int, inside: bool, scored: bool, folder: Path
+    task: Any, name: str, precision: Any, seed: int, takes_pixels: bool, gives_class: bool, folder: Path
 ) -> None:
     """Files of every format and precision, of several networks, plain or with pre- and postprocessing inside, pass."""
-    assert refused(coloured.export(folder, task, name, precision, seed=seed, inside=inside, scored=scored)) == ("", "")
+    assert refused(
+        coloured.export(folder, task, name, precision, seed=seed, takes_pixels=takes_pixels, gives_class=gives_class)
+    ) == ("", "")
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -137,7 +139,7 @@ def test_a_damaged_file_is_refused(kind: str, honest: File, tmp_path: Path) -> N
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_damaged_class_or_score_is_refused(kind: str, precision: Any, folder: Path, tmp_path: Path) -> None:
     """Good logits do not excuse a class that is not theirs, nor a score that is no probability, in int8 files neither."""
-    file = coloured.export(folder, "rgb", "onnx", precision, scored=True)
+    file = coloured.export(folder, "rgb", "onnx", precision, gives_class=True)
     stage, said = refused(damage(file, kind, tmp_path, SCORED))
     assert stage == SCORED[kind].stage, said
     assert SCORED[kind].said in said
@@ -146,7 +148,7 @@ def test_a_damaged_class_or_score_is_refused(kind: str, precision: Any, folder: 
 @pytest.mark.parametrize("kind", ["class shifted by one", "score is a logit", "class in int32", "class renamed"])
 def test_a_damaged_class_or_score_is_refused_on_openvino(kind: str, folder: Path, tmp_path: Path) -> None:
     """What is wrong is noticed on the other runtime as well."""
-    file = coloured.export(folder, "rgb", "onnx", scored=True)
+    file = coloured.export(folder, "rgb", "onnx", gives_class=True)
     openvino, path = _quiet.openvino(), tmp_path / "damaged.xml"
     openvino.save_model(openvino.convert_model(damage(file, kind, tmp_path, SCORED).path), path, compress_to_fp16=False)
     stage, said = refused(file._replace(path=path))
@@ -154,12 +156,12 @@ def test_a_damaged_class_or_score_is_refused_on_openvino(kind: str, folder: Path
     assert SCORED[kind].said in said
 
 
-@pytest.mark.parametrize("scored", [True, False])
-def test_outputs_are_those_that_are_promised(scored: bool, folder: Path) -> None:
+@pytest.mark.parametrize("gives_class", [True, False])
+def test_outputs_are_those_that_are_promised(gives_class: bool, folder: Path) -> None:
     """A file without class and score does not pass for one that has them, nor the other way round."""
-    file = coloured.export(folder, "rgb", "onnx", scored=not scored)
-    said = refused(file._replace(scored=scored))[1]
-    if scored:
+    file = coloured.export(folder, "rgb", "onnx", gives_class=not gives_class)
+    said = refused(file._replace(gives_class=gives_class))[1]
+    if gives_class:
         assert "it gives no output 'class', which postprocess: inside promises" in said
     else:
         assert "has 3 outputs (logits, class, score); one is promised" in said
@@ -288,10 +290,10 @@ def test_external_data_is_refused(honest: File, tmp_path: Path) -> None:
 def test_the_runner_sees_the_same(kind: str, folder: Path, tmp_path: Path) -> None:
     """In the process in which files are really gated, nothing is lost on the way."""
     kinds = SCORED if kind in SCORED else DAMAGES
-    bad = damage(coloured.export(folder, "rgb", "onnx", scored=kinds is SCORED), kind, tmp_path, kinds)
+    bad = damage(coloured.export(folder, "rgb", "onnx", gives_class=kinds is SCORED), kind, tmp_path, kinds)
 
     def run(images: Any, size: int | None) -> Any:
-        subject = protocol.Subject("student", bad.path, "onnxruntime", scored=bad.scored)
+        subject = protocol.Subject("student", bad.path, "onnxruntime", gives_class=bad.gives_class)
         return protocol.evaluate(subject, images, batch_size=size or CALL)
 
     assert kinds[kind].said in judged(bad, run).reason
@@ -321,8 +323,8 @@ def accepted(folder: Path) -> None:
     samples = _bundle.read_samples(folder, manifest)
     for entry in manifest.files:
         path = folder / entry.path
-        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.inside, entry.scored)
-        fed = samples.images if entry.inside else normalise(samples.images, manifest.preprocess)
+        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class)
+        fed = samples.images if entry.takes_pixels else normalise(samples.images, manifest.preprocess)
         verdict = judge(
             path, promise, here(path), fed, reference=samples.logits, labels=samples.labels,
             settings=GateSection.model_validate(manifest.gate), precision=entry.precision,
@@ -373,8 +375,8 @@ MANIFEST: dict[str, tuple[Change, str]] = {
     "sha256": (put("files.0.parts", lambda parts: dict.fromkeys(parts, "0" * 64)), "has sha256"),
     "size": (put("files.0.size_bytes", 1), "has another size"),
     "fixed batch": (put("files.0.batch_size", 4), "its input has shape"),
-    "preprocessing claimed inside": (put("files.0.inside", True), ".onnx"),
-    "class and score claimed": (put("files.0.scored", True), "it gives no output 'class'"),
+    "preprocessing claimed inside": (put("files.0.takes_pixels", True), ".onnx"),
+    "class and score claimed": (put("files.0.gives_class", True), "it gives no output 'class'"),
     "input renamed": (put("input", "image"), "input and output"),
     "gate that failed": (put("files.0.gate.status", "failed"), "its gate failed"),
     "a file left out": (lambda m: m["files"].pop(), "is not in the manifest"),
