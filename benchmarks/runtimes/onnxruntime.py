@@ -50,7 +50,7 @@ class Onnxruntime:
         if self.session.get_providers() != [PROVIDER]:
             raise RuntimeError(f"asked for {PROVIDER}, got {self.session.get_providers()}")
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        self.names = named([output.name for output in outputs])
+        self.names = find_names([output.name for output in outputs])
         if len(inputs) != 1 or not self.names:
             found = f"has {len(inputs)} inputs and {len(outputs)} outputs"
             raise ValueError(f"{found}; one of each is needed, or the outputs {', '.join(OUTPUTS)}")
@@ -83,7 +83,7 @@ class Onnxruntime:
         }
 
 
-def named(found: list[str]) -> list[str]:
+def find_names(found: list[str]) -> list[str]:
     """Return what a file's outputs are: the logits if there is one, whatever it is called; nothing where that is not known."""
     if len(found) == 1:
         return ["logits"]
