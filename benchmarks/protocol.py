@@ -26,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import runner
-from benchmarks import series as comparison
 from benchmarks.devices._device import Device
 from benchmarks.devices.local import Local
 from compress import plugins
 from compress.errors import CompressError, Unreachable, Unstable
 from compress.events import Events, Task
 from compress.records import Latency, Ratio, percentile
+from compress.statistics.series import is_stable, judge_ratio, median_interval, paired_ratios
 from compress.system.files import whole, writable
 
 Images = NDArray[np.float32]
@@ -243,22 +243,22 @@ def _latency(job: Job, one: dict[str, Any]) -> Latency:
         p99=percentile(calls, 99),
         mean=statistics.fmean(calls),
         stdev=statistics.stdev(calls),
-        ci95=comparison.interval(rounds, seed=job.seed),
+        ci95=median_interval(rounds, seed=job.seed),
         samples=len(calls),
         rounds=rounds,
         first_call=one["first_call_ns"] / 1e6,
         load=one["load_ns"] / 1e6,
         threads=job.threads,
         batch_size=job.batch_size,
-        stable=one["settled"] and comparison.is_stable(rounds),
+        stable=one["settled"] and is_stable(rounds),
     )
 
 
 def ratio(against: str, other: Latency, own: Latency, *, seed: int = 0) -> Ratio:
     """Return how many times faster `own` is than `other`, called `against`, from the rounds of one `measure`."""
-    ratios = comparison.paired_ratios(other.rounds, own.rounds)
-    ci95 = comparison.interval(ratios, seed=seed)
-    return Ratio(against=against, speedup=statistics.median(ratios), ci95=ci95, verdict=comparison.verdict(ci95))
+    ratios = paired_ratios(other.rounds, own.rounds)
+    ci95 = median_interval(ratios, seed=seed)
+    return Ratio(against=against, speedup=statistics.median(ratios), ci95=ci95, verdict=judge_ratio(ci95))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress.errors import CompressError, Unreachable
+from compress.statistics.proportions import wilson_interval
 from compress.system.files import whole
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -58,15 +59,13 @@ class Accuracy(Record):
 
     @classmethod
     def of(cls, correct: int, samples: int) -> Self:
-        """Return the accuracy of `correct` hits among `samples` images, with its 95 % Wilson interval."""
-        if not 0 <= correct <= samples or samples == 0:
-            raise CompressError(f"accuracy of {correct} hits among {samples} images is not defined; give at least one image")
-        z = 1.959963984540054
-        share, scale = correct / samples, 1 + z * z / samples
-        middle = (share + z * z / (2 * samples)) / scale
-        half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples)) / scale
-        low, high = max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))  # rounding may cross at 0 and 1
-        return cls(top1_percent=100 * share, samples=samples, ci95=(100 * low, 100 * high))
+        """Return the accuracy of `correct` hits among `samples` images, with its 95 % Wilson interval.
+
+        Raises:
+            CompressError: There are no images, or more hits than images.
+        """
+        low, high = wilson_interval(correct, samples)
+        return cls(top1_percent=100 * correct / samples, samples=samples, ci95=(100 * low, 100 * high))
 
 
 class Latency(Record):

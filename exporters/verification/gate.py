@@ -5,8 +5,9 @@ the file with itself at any number of images in a call. Every reason for failure
 cause, that too (`causes.py`). Pure numpy: no runtime, no torch.
 
 The drop. What must stay within the budget is the drop on these images. How far it may be from that on all images says its
-paired 95 % interval (`paired_drop.py`); where so few images cannot exclude a drop beyond the budget, a note says so and how
-many could. It is a note and no failure: with 99 images even a file that changed no answer cannot exclude a drop of 3 points.
+paired 95 % interval (`compress.statistics.paired_drop`); where so few images cannot exclude a drop beyond the budget, a note
+says so and how many could. It is a note and no failure: with 99 images even a file that changed no answer cannot exclude a drop
+of 3 points.
 
 Ties. Where the network's own best logits lie closer together than float32 arithmetic decides (2e-4 of their RMS, whatever
 the precision of the file: each may move by the fp32 bound), its top-1 class is an accident. On such an image any of the tied
@@ -26,8 +27,8 @@ from numpy.typing import NDArray
 from compress.errors import CompressError
 from compress.recipe import GateSection
 from compress.records import Accuracy, Gate, Precision
+from compress.statistics.paired_drop import drop_interval, images_needed
 from exporters.verification.causes import output_causes
-from exporters.verification.paired_drop import drop_interval, images_needed
 
 BOUNDS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 2e-1, "int8": 2.0}
 """Default bound of any logit's difference, as a multiple of the largest of 1, the RMS of all logits of the network, and the RMS

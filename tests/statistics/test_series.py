@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import series as comparison
 from benchmarks.runner import is_steady
 from compress.errors import CompressError
+from compress.statistics import series
 
 ROUNDS = st.lists(st.floats(0.1, 100), min_size=5, max_size=20)
 
@@ -17,28 +17,28 @@ ROUNDS = st.lists(st.floats(0.1, 100), min_size=5, max_size=20)
 @given(ROUNDS)
 def test_a_series_against_itself_is_not_distinguishable(rounds: list[float]) -> None:
     """However noisy a series is, nothing is faster or slower than itself."""
-    ci95 = comparison.interval(comparison.paired_ratios(rounds, rounds))
+    ci95 = series.median_interval(series.paired_ratios(rounds, rounds))
     assert ci95 == (1.0, 1.0)
-    assert comparison.verdict(ci95) == "not distinguishable"
+    assert series.judge_ratio(ci95) == "not distinguishable"
 
 
 @given(ROUNDS)
 def test_half_the_time_is_twice_as_fast(rounds: list[float]) -> None:
     """Scaling a series by two gives the ratio two and its verdict, and one half the other way round."""
     double = [2 * value for value in rounds]
-    low, high = comparison.interval(comparison.paired_ratios(double, rounds))
+    low, high = series.median_interval(series.paired_ratios(double, rounds))
     assert low == pytest.approx(2)
     assert high == pytest.approx(2)
-    assert comparison.verdict((low, high)) == "faster"
-    assert comparison.verdict(comparison.interval(comparison.paired_ratios(rounds, double))) == "slower"
+    assert series.judge_ratio((low, high)) == "faster"
+    assert series.judge_ratio(series.median_interval(series.paired_ratios(rounds, double))) == "slower"
 
 
 @given(ROUNDS, st.floats(0.5, 3))
 def test_an_interval_has_the_unit_of_its_rounds_and_lies_among_them(rounds: list[float], unit: float) -> None:
     """The interval scales with its series, and its ends never leave the range of the rounds."""
-    low, high = comparison.interval(rounds)
+    low, high = series.median_interval(rounds)
     assert min(rounds) <= low <= np.median(rounds) <= high <= max(rounds)
-    assert comparison.interval([unit * value for value in rounds]) == pytest.approx((unit * low, unit * high))
+    assert series.median_interval([unit * value for value in rounds]) == pytest.approx((unit * low, unit * high))
 
 
 @pytest.mark.parametrize("count", [5, 15])
@@ -46,7 +46,7 @@ def test_intervals_cover_the_true_median(count: int) -> None:
     """About 95 of 100 intervals hold the true median, also with few rounds and the long right tail of latencies."""
     random, hits, trials = np.random.default_rng(1), 0, 400
     for _ in range(trials):
-        low, high = comparison.interval(random.lognormal(0.0, 0.2, count).tolist())
+        low, high = series.median_interval(random.lognormal(0.0, 0.2, count).tolist())
         hits += low <= 1.0 <= high
     assert 0.91 <= hits / trials <= 0.99  # exact order statistics cover 93.8 and 96.5 %; 400 trials wobble by 2 points
 
@@ -56,8 +56,8 @@ def test_a_drift_common_to_both_cancels_in_the_ratio() -> None:
     random = np.random.default_rng(2)
     heat, noise = np.linspace(1, 2, 15), random.normal(1, 0.01, (2, 15))
     slow, fast = (3 * heat * noise[0]).tolist(), (2 * heat * noise[1]).tolist()
-    assert not comparison.is_stable(slow)
-    low, high = comparison.interval(comparison.paired_ratios(slow, fast))
+    assert not series.is_stable(slow)
+    low, high = series.median_interval(series.paired_ratios(slow, fast))
     assert low < 1.5 < high
     assert high - low < 0.05
 
@@ -73,7 +73,7 @@ def test_a_drift_common_to_both_cancels_in_the_ratio() -> None:
 )
 def test_stability_sees_scatter_and_drift_but_forgives_one_round(rounds: list[float], stable: bool) -> None:
     """A series is flagged when its rounds scatter or drift, not for a single accident."""
-    assert comparison.is_stable(rounds) is stable
+    assert series.is_stable(rounds) is stable
 
 
 @pytest.mark.parametrize(
@@ -88,28 +88,28 @@ def test_stability_sees_scatter_and_drift_but_forgives_one_round(rounds: list[fl
 )
 def test_a_verdict_is_only_what_the_interval_allows(ci95: tuple[float, float], verdict: str) -> None:
     """A difference needs the whole interval outside the margin, sameness a narrow one; between them nothing can be said."""
-    assert comparison.verdict(ci95) == verdict
+    assert series.judge_ratio(ci95) == verdict
 
 
 def test_rounds_that_cannot_be_paired_are_refused() -> None:
     """Series from two measurements give no ratio."""
     with pytest.raises(CompressError, match="3 and 2 rounds cannot be paired"):
-        comparison.paired_ratios([1.0, 1.0, 1.0], [1.0, 1.0])
+        series.paired_ratios([1.0, 1.0, 1.0], [1.0, 1.0])
     with pytest.raises(CompressError, match="there are none"):
-        comparison.interval([])
+        series.median_interval([])
 
 
 def test_unpaired_figures_are_compared_by_their_medians() -> None:
     """What has no rounds in common: the order does not matter, twice as much is twice as much, and nothing is an error."""
     one, two = [10.0, 11.0, 9.0, 10.5, 9.5], [21.0, 19.0, 20.0, 22.0, 18.0]
-    ratio, (low, high) = comparison.unpaired_ratio(two, one)
+    ratio, (low, high) = series.unpaired_ratio(two, one)
     assert ratio == 2.0
     assert low < 2.0 < high
-    assert comparison.unpaired_ratio(sorted(two), one)[0] == ratio
-    alike = comparison.unpaired_ratio(one, one)[1]
+    assert series.unpaired_ratio(sorted(two), one)[0] == ratio
+    alike = series.unpaired_ratio(one, one)[1]
     assert alike[0] < 1.0 < alike[1]
     with pytest.raises(CompressError, match="needs rounds"):
-        comparison.unpaired_ratio([], one)
+        series.unpaired_ratio([], one)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.report import paired
 from compress.records import Accuracy, Document, Environment, Latency, Precision, Ratio, Record
+from compress.statistics.paired import Correct, Verdict, interval_over_images_and_seeds
 
-Correct = NDArray[np.bool_]
 OURS = "edge-compress"
 
 
@@ -25,7 +23,7 @@ class Points(Record):
     only_other: int
 
     @property
-    def verdict(self) -> Literal["better", "worse", "not distinguishable"]:
+    def verdict(self) -> Verdict:
         """What the interval allows to say of the first file."""
         low, high = self.ci95
         return "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
@@ -35,7 +33,7 @@ def difference(this: Correct, other: Correct) -> Points:
     """Return what one file gets right minus what another does, from the images that each gets right, [N]."""
     return Points(
         points=100 * float(this.mean() - other.mean()),
-        ci95=paired.over_images_and_seeds((this.astype(np.int8) - other.astype(np.int8))[None]),
+        ci95=interval_over_images_and_seeds((this.astype(np.int8) - other.astype(np.int8))[None]),
         only_this=int((this & ~other).sum()),
         only_other=int((other & ~this).sum()),
     )

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from benchmarks import series as comparison
 from benchmarks.report import pages as _pages
 from benchmarks.studies.training_speed.memory import Peak
 from benchmarks.studies.training_speed.ours import INT8, OURS
@@ -15,6 +14,7 @@ from benchmarks.studies.training_speed.pairs import Pair
 from benchmarks.studies.training_speed.profile import Profile
 from benchmarks.studies.training_speed.roofline import Cost
 from compress.records import Document, Environment, Ratio, Record, save
+from compress.statistics.series import is_stable, judge_ratio, median_interval, paired_ratios, unpaired_ratio
 
 Outcome = Literal["met", "missed", "undecided", "not measured", "no goal"]
 Rounds = Mapping[str, tuple[float, ...]]
@@ -166,8 +166,8 @@ def outcome(goal: float | None, ci95: tuple[float, float]) -> Outcome:
 def speed(name: str, rounds: Sequence[float], facts: Mapping[str, str], *, seed: int = 0) -> Speed:
     """Return the summary of one subject's images per second in each round."""
     return Speed(
-        subject=name, images_per_s=statistics.median(rounds), ci95=comparison.interval(rounds, seed=seed),
-        rounds=tuple(rounds), stable=comparison.is_stable(rounds), facts=dict(facts),
+        subject=name, images_per_s=statistics.median(rounds), ci95=median_interval(rounds, seed=seed),
+        rounds=tuple(rounds), stable=is_stable(rounds), facts=dict(facts),
     )  # fmt: skip
 
 
@@ -178,9 +178,9 @@ def compare(wanted: Wanted, speeds: Mapping[str, Speed], pair: Pair, bounds: Roo
     goal = wanted.goal if pair.name == PEER_PAIR or not peer else None
     if not own.rounds or not other.rounds:
         return Compared(subject=own.subject, against=other.subject, ratio=None, goal=goal, outcome="not measured", limit=None)
-    ratios = comparison.paired_ratios([1 / rate for rate in other.rounds], [1 / rate for rate in own.rounds])
-    ci95 = comparison.interval(ratios)
-    ratio = Ratio(against=other.subject, speedup=statistics.median(ratios), ci95=ci95, verdict=comparison.verdict(ci95))
+    ratios = paired_ratios([1 / rate for rate in other.rounds], [1 / rate for rate in own.rounds])
+    ci95 = median_interval(ratios)
+    ratio = Ratio(against=other.subject, speedup=statistics.median(ratios), ci95=ci95, verdict=judge_ratio(ci95))
     step = OURS[own.subject]
     alone = step.cached or step.method == "supervised" or step.engine == INT8  # no float32 bounds what int8 can do
     gflop = bounds.step_gflop_per_image + (0 if alone else bounds.teacher_gflop_per_image)
@@ -196,10 +196,10 @@ def roofline(cost: Cost, rounds: Rounds, images: int) -> Roofline:
     sgemm, copy = statistics.median(rounds["sgemm"]), statistics.median(rounds["copy"])
     return Roofline(
         sgemm_gflop_per_s=sgemm / 1e9,
-        sgemm_ci95=_scaled(comparison.interval(rounds["sgemm"]), 1e9),
+        sgemm_ci95=_scaled(median_interval(rounds["sgemm"]), 1e9),
         sgemm_rounds=tuple(rate / 1e9 for rate in rounds["sgemm"]),
         copy_gib_per_s=copy / 2**30,
-        copy_ci95=_scaled(comparison.interval(rounds["copy"]), 2**30),
+        copy_ci95=_scaled(median_interval(rounds["copy"]), 2**30),
         step_gflop_per_image=cost.step_flop / images / 1e9,
         teacher_gflop_per_image=cost.teacher_flop / images / 1e9,
         step_mib_per_image=cost.step_bytes / images / 2**20,
@@ -233,7 +233,7 @@ def memory(name: str, peaks: Sequence[Peak], plain: Sequence[Peak]) -> Memory:
         return Memory(
             subject=name, peak_bytes=whole, mapped_bytes=mapped, times_plain=1.0, peaks_bytes=tuple(own), outcome="no goal"
         )  # fmt: skip
-    ratio, ci95 = comparison.unpaired_ratio(own, other)
+    ratio, ci95 = unpaired_ratio(own, other)
     judged: Outcome = "met" if ci95[1] <= MEMORY_GOAL else "missed" if ci95[0] > MEMORY_GOAL else "undecided"
     return Memory(
         subject=name, peak_bytes=whole, mapped_bytes=mapped, times_plain=ratio, ci95=ci95, peaks_bytes=tuple(own),

@@ -15,9 +15,9 @@ from compress.errors import CompressError
 from compress.preprocess import normalise
 from compress.recipe import GateSection
 from compress.records import Accuracy, Preprocess
+from compress.statistics.paired_drop import drop_interval
 from exporters.verification.causes import input_causes, output_causes
 from exporters.verification.gate import AGREEMENT, BOUNDS, batches_agree, gate
-from exporters.verification.paired_drop import drop_interval, images_needed
 
 IMAGES, CLASSES = 200, 10
 STRICT = GateSection(max_top1_drop_points=0.0, min_agreement=1.0)
@@ -263,76 +263,6 @@ def test_gate_needs_numpy_only():
 
 
 # ---- the interval of the drop
-
-
-def restricted_variance(only_first, only_second, images, difference):
-    """Variance of the observed difference under the likeliest table with that difference, by brute force over tables."""
-    lowest = max(0.0, -difference)
-    second = np.linspace(lowest, (1 - difference) / 2, 200_001)  # share of images on which only the second is right
-    first = second + difference
-    with np.errstate(divide="ignore", invalid="ignore"):
-        both = 1 - first - second
-        parts = [(only_first, first), (only_second, second), (images - only_first - only_second, both)]
-        likelihood = sum(np.where(count == 0, 0.0, count * np.log(np.maximum(share, 1e-300))) for count, share in parts)
-    best = second[likelihood.argmax()]
-    return images * (2 * best + difference - difference**2)
-
-
-@pytest.mark.parametrize(
-    ("only_first", "only_second", "images"), [(7, 1, 21), (0, 0, 100), (3, 0, 50), (12, 9, 400), (0, 5, 30)]
-)
-def test_the_interval_ends_where_the_score_test_rejects(only_first, only_second, images):
-    """At both ends the score statistic, with its variance found by brute force, is 1.96: Tango's definition."""
-    low, high = drop_interval(only_first, only_second, images)
-    assert low <= 100 * (only_first - only_second) / images <= high
-    for end in (low / 100, high / 100):
-        surplus = only_first - only_second - images * end
-        score = surplus / np.sqrt(restricted_variance(only_first, only_second, images, end))
-        assert abs(score) == pytest.approx(1.959964, rel=2e-3)  # the grid of tables is finite
-
-
-def test_the_interval_of_a_published_table():
-    """Airway hyper-responsiveness before and after transplantation: in Fagerland et al. (2014) it is -0.517 to -0.026."""
-    assert drop_interval(1, 7, 21) == pytest.approx((-51.7, -2.6), abs=0.05)
-
-
-def test_the_interval_covers_as_often_as_it_says():
-    """Over all outcomes with 60 images, weighted by how likely they are, it holds the truth in about 95 % of the cases."""
-    images, first, second = 60, 0.06, 0.03
-    covered = total = 0.0
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, images + 1)))])  # logarithms of factorials
-    for only_first in range(21):
-        for only_second in range(16):
-            rest = images - only_first - only_second
-            chance = np.exp(
-                logs[images] - logs[only_first] - logs[only_second] - logs[rest]
-                + only_first * np.log(first) + only_second * np.log(second) + rest * np.log(1 - first - second)
-            )  # fmt: skip
-            low, high = drop_interval(only_first, only_second, images)
-            covered += chance * (low <= 100 * (first - second) <= high)
-            total += chance
-    assert total > 0.999
-    assert 0.93 < covered / total < 0.98
-
-
-@given(first=st.integers(0, 40), second=st.integers(0, 40), rest=st.integers(0, 400))
-@settings(max_examples=50)
-def test_exchanging_the_two_mirrors_the_interval(first, second, rest):
-    """Which of the two is called first changes the sign and nothing else."""
-    images = first + second + rest + 1
-    low, high = drop_interval(first, second, images)
-    assert drop_interval(second, first, images) == pytest.approx((-high, -low), abs=1e-9)
-
-
-def test_images_on_which_both_are_right_narrow_the_interval():
-    """Twice the images with twice the changed answers say more, and `images_needed` is where they say enough."""
-    widths = [np.ptp(drop_interval(scale, scale, 200 * scale)) for scale in (1, 2, 4, 8)]
-    assert widths == sorted(widths, reverse=True)
-    needed = images_needed(1, 1, 200, 1.0)
-    assert needed is not None
-    assert drop_interval(needed / 200, needed / 200, needed)[1] <= 1.0
-    assert drop_interval(0.9 * needed / 200, 0.9 * needed / 200, 0.9 * needed)[1] > 1.0
-    assert images_needed(2, 0, 200, 1.0) is None
 
 
 def test_the_drop_comes_with_its_interval_and_with_doubt():

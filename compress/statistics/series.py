@@ -1,4 +1,4 @@
-"""From raw series to figures with intervals and verdicts: pure functions of numbers.
+"""Intervals and verdicts of latencies that were measured in interleaved rounds.
 
 Calls of one round share the state of the machine, so a round, not a call, is the unit of every interval. Two files are
 compared by the ratio of their medians within each round: what slows both, such as heat or a neighbour, cancels there.
@@ -37,11 +37,11 @@ def drift(rounds: Sequence[float]) -> float:
 
 def is_stable(rounds: Sequence[float]) -> bool:
     """Return whether the rounds of one file tell its median: with a narrow interval, and without a drift."""
-    low, high = interval(rounds)
+    low, high = median_interval(rounds)
     return high - low <= STABLE_INTERVAL * float(np.median(rounds)) and abs(drift(rounds)) <= STABLE_DRIFT
 
 
-def interval(rounds: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+def median_interval(rounds: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
     """Return the 95 % percentile-bootstrap interval of the median over rounds.
 
     For a median it agrees with the exact interval of order statistics; with 15 rounds it covers 95 to 96 %, with the
@@ -90,7 +90,7 @@ def paired_ratios(other: Sequence[float], own: Sequence[float]) -> list[float]:
     return [theirs / ours for theirs, ours in zip(other, own, strict=True)]
 
 
-def verdict(ci95: tuple[float, float]) -> Verdict:
+def judge_ratio(ci95: tuple[float, float]) -> Verdict:
     """Return what an interval of the ratio other / own allows to say of the own file."""
     low, high = ci95
     if low > 1 + MARGIN:

@@ -1,4 +1,4 @@
-"""How sure a drop of accuracy is: two classifiers on the same images differ only where exactly one of them is right.
+"""Interval of a drop of accuracy: two classifiers on the same images differ only where exactly one of them is right.
 
 The interval is Tango's score interval for the difference of paired proportions (Tango 1998, Statistics in Medicine 17:891-908,
 section 4; recommended for small counts by Fagerland, Lydersen and Laake 2014, Statistics in Medicine 33:2850-2875). Unlike
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 
-_Z = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
+from compress.statistics.proportions import Z_975
+
 _HALVINGS = 60
-_MOST_IMAGES = 10_000_000
+MOST_IMAGES = 100_000
+"""Nobody gathers more validation images than this for a tighter interval, so no larger number is given."""
 
 
 def drop_interval(only_first: float, only_second: float, images: float) -> tuple[float, float]:
@@ -31,21 +32,21 @@ def images_needed(only_first: int, only_second: int, images: int, limit_points: 
     """Return how many images would exclude a larger drop than the limit, if answers changed on the same share of them.
 
     Returns:
-        Two digits of it, rounded up; `None` where the drop itself is too near the limit.
+        Two digits of it, rounded up; `None` where `MOST_IMAGES` would not exclude it either, for example as the drop itself is
+        too near the limit.
     """
 
-    def excludes(scale: float) -> bool:
-        return drop_interval(only_first * scale, only_second * scale, images * scale)[1] <= limit_points
+    def excludes(count: float) -> bool:
+        scale = count / images
+        return drop_interval(only_first * scale, only_second * scale, count)[1] <= limit_points
 
-    low, high = 1.0, 2.0
-    while not excludes(high):
-        low, high = high, 2 * high
-        if high * images > _MOST_IMAGES:
-            return None
+    low, high = float(images), float(MOST_IMAGES)
+    if low >= high or not excludes(high):
+        return None
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if excludes(middle) else (middle, high)
-    needed = math.ceil(high * images)
+    needed = math.ceil(high)
     unit: int = 10 ** max(len(str(needed)) - 2, 0)
     return -(-needed // unit) * unit
 
@@ -56,7 +57,7 @@ def _upper(only_first: float, only_second: float, images: float) -> float:
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         surplus = only_first - only_second - images * middle  # observed minus expected, never above 0
-        inside = surplus + _Z * math.sqrt(images * _variance(only_first, only_second, images, middle)) >= 0
+        inside = surplus + Z_975 * math.sqrt(images * _variance(only_first, only_second, images, middle)) >= 0
         low, high = (middle, high) if inside else (low, middle)
     return high
 
