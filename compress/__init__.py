@@ -13,7 +13,7 @@ from compress.system import torchvision_hook as _torchvision
 if TYPE_CHECKING:
     from compress.api import Distilled, distill
     from compress.errors import CompressError
-    from compress.models._network import Network
+    from compress.models import Network
     from compress.recipe import TrainSection
 
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ _LAZY = {
     "CompressError": "compress.errors",
     "Distilled": "compress.api",
     "distill": "compress.api",
-    "Network": "compress.models._network",
+    "Network": "compress.models",
     "TrainSection": "compress.recipe",
 }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +17,12 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from compress import plugins
-from compress.data._loader import FromLoader
+from compress.data import Batch, CheckedLoader, FromLoader, Loader, refuse_labels
 from compress.errors import CompressError
 from compress.events import Events
 from compress.freezing import evaluating
-from compress.methods._combined import Combined
-from compress.methods._method import Method, Setting
-from compress.models._network import Batch, Network
+from compress.methods import Combined, Method, Setting
+from compress.models import Network
 from compress.recipe import MethodSection, TrainSection
 from compress.recipe.types import variants
 from compress.records import Accuracy, Epoch
@@ -33,7 +32,6 @@ from compress.training import compile as compiling
 from compress.training import evaluate, preflight
 from compress.training import loop as trainer
 
-Loader = Iterable[tuple[Tensor, Tensor]]
 Methods = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 
@@ -86,7 +84,7 @@ def distill(
     """
     settings = _settings(settings)
     sections = _sections(method)
-    given = [_Checked("train", train), _Checked("validation", validation)]
+    given = [CheckedLoader("train", train), CheckedLoader("validation", validation)]
     modules = _modules(teacher, student)
     where = device(settings.device)
     layout = trainer.FORMATS[settings.memory_format]
@@ -99,7 +97,7 @@ def distill(
     classes = _classes("student", learner, first.images[:1])
     for index, network in enumerate(networks):
         _classes(f"teacher {index}", network, first.images[:1])
-    _refuse_labels("train", first.labels, classes)
+    refuse_labels("train", first.labels, classes)
     given[0].classes = classes
     torch.manual_seed(seed)
     setting = Setting(learner, networks, first.images[:1], classes, lambda role: _another(learner, role, seed).to(where))
@@ -144,7 +142,7 @@ def _decision(state: Path) -> Path:
 def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: int) -> None:
     names = [str(label) for label in range(classes)]
     labels = evaluate.labels(held_out)
-    _refuse_labels("validation", torch.from_numpy(labels), classes)
+    refuse_labels("validation", torch.from_numpy(labels), classes)
     for index, network in enumerate(networks):
         preflight.teacher(f"teacher {index}", evaluate.logits(network, held_out), labels, names)
 
@@ -237,77 +235,6 @@ def _refuse_frozen(student: Network) -> None:
         raise CompressError(
             f"student: {len(frozen)} of its {len(parameters)} parameters are frozen, first {frozen[0]!r}, and all would be "
             "trained; call requires_grad_(True) on them, or hold what must stay as it is in buffers"
-        )
-
-
-class _Checked:
-    """The user's loader, of which every batch is looked at before it is used.
-
-    Args:
-        name: The argument as which it was given.
-        loader: What was given.
-
-    Raises:
-        CompressError: It has no length, or no batches.
-    """
-
-    classes: int | None = None
-    """How many there are, once that is known; labels are then checked too where that takes no wait for a device."""
-
-    def __init__(self, name: str, loader: Loader) -> None:
-        self._name, self._loader = name, loader
-        try:
-            self._count = len(loader)  # type: ignore[arg-type]
-        except TypeError as error:
-            kind = type(loader).__name__
-            raise CompressError(f"{name}: a loader needs a length, and {kind} has none; give a list or a DataLoader") from error
-        if self._count == 0:
-            raise CompressError(f"{name}: has no batches; give more images, smaller batches, or drop_last=False")
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        iterator = iter(self._loader)
-        for position in range(self._count):
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                raise CompressError(
-                    f"{self._name}: gave {position} batches, and its length says {self._count}; correct the loader's length"
-                ) from None
-            where = f"{self._name}, batch {position}"
-            images, labels = _pair(where, batch)
-            if self.classes is not None and labels.device.type == "cpu":
-                _refuse_labels(where, labels, self.classes)
-            yield images, labels
-
-
-def _pair(where: str, batch: object) -> tuple[Tensor, Tensor]:
-    """Return images and labels, after their types and shapes were checked."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
-        parts = f" of {', '.join(type(part).__name__ for part in batch[:4])}" if isinstance(batch, tuple | list) else ""
-        raise CompressError(f"{where}: is a {type(batch).__name__}{parts}; give a pair of tensors (images, labels)")
-    images, labels = batch
-    if images.dtype != torch.float32 or images.dim() != 4 or 0 in images.shape:
-        raise CompressError(
-            f"{where}: images are {_kind(images)}; give float32 [B, C, H, W] not empty, normalised for the networks"
-        )
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        raise CompressError(f"{where}: labels are {_kind(labels)}; give the class of each image, int64 [{len(images)}]")
-    return images, labels
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _refuse_labels(where: str, labels: Tensor, classes: int) -> None:
-    least, most = (int(bound) for bound in labels.aminmax())
-    if least < 0 or most >= classes:
-        raise CompressError(
-            f"{where}: has label {least if least < 0 else most}, and the student gives {classes} classes; labels are 0 to "
-            f"{classes - 1}: correct them, or give a student with more classes"
         )
 
 

@@ -28,7 +28,7 @@ def freeze_all_but(method: nn.Module, trained: Iterable[Parameter]) -> None:
     set_mode(method, False)
 
 
-def moving(method: nn.Module) -> dict[str, Tensor]:
+def find_moving_tensors(method: nn.Module) -> dict[str, Tensor]:
     """Return every tensor that training changes, once, by name: all that a module in training mode holds itself."""
     tensors: dict[int, tuple[str, Tensor]] = {}
     for prefix, module in method.named_modules():
@@ -53,7 +53,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def only(phases: Mapping[str, list[Parameter]], phase: str) -> Iterator[None]:
+def train_only(phases: Mapping[str, list[Parameter]], phase: str) -> Iterator[None]:
     """Let gradients flow to the parameters of one phase alone."""
     others = [parameter for name, group in phases.items() if name != phase for parameter in group]
     for parameter in others:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import compress
 from compress.api import _another
 from compress.errors import CompressError
-from compress.methods._step import Forward
+from compress.methods import Forward
 from compress.training import compile as compiling
 from tests.methods.test_contract import Tiny
 from tests.training.test_compile import Counted

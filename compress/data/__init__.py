@@ -1,1 +1,57 @@
-"""Data sources: one file each; `_source.py` is the contract."""
+"""Data sources, one file each, and what they share: the contract, decoding, splits and data loaders.
+
+A source needs `Source`, `Dataset`, `Split` and `Summary`. The loaders `InMemory`, `FromDisk` and `FromLoader` import torch,
+which happens when one of them is first used: a source is described without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from compress.data._batch import Batch, Batches
+from compress.data._decode import decode_to_disk, decode_to_memory
+from compress.data._disk_images import DiskImages, ImageFile
+from compress.data._source import (
+    Dataset,
+    EncodedDataset,
+    EncodedSplit,
+    Labels,
+    Source,
+    Split,
+    Summary,
+    check_dataset,
+    check_labels,
+    count_repeated,
+    fingerprint,
+    hold_out,
+    take_stratified,
+)
+
+if TYPE_CHECKING:
+    from compress.data._disk_loader import FromDisk
+    from compress.data._loader import InMemory
+    from compress.data._user_loader import CheckedLoader, FromLoader, Loader, refuse_labels
+
+__all__ = [
+    "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset", "EncodedSplit", "FromDisk",
+    "FromLoader", "ImageFile", "InMemory", "Labels", "Loader", "Source", "Split", "Summary", "check_dataset",
+    "check_labels", "count_repeated", "decode_to_disk", "decode_to_memory", "fingerprint", "hold_out", "refuse_labels",
+    "take_stratified",
+]  # fmt: skip
+
+_WITH_TORCH = {
+    "CheckedLoader": "compress.data._user_loader",
+    "FromDisk": "compress.data._disk_loader",
+    "FromLoader": "compress.data._user_loader",
+    "InMemory": "compress.data._loader",
+    "Loader": "compress.data._user_loader",
+    "refuse_labels": "compress.data._user_loader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_WITH_TORCH[name]), name)

@@ -26,9 +26,9 @@ from PIL import features
 
 from compress import preprocess as decoder
 from compress import records
-from compress.data._disk_images import ImageFile, Stored
-from compress.data._prefetch import ahead
-from compress.data._source import Dataset, Encoded, Pictures, Split
+from compress.data._disk_images import DiskImages, ImageFile
+from compress.data._prefetch import prefetch
+from compress.data._source import Dataset, EncodedDataset, EncodedSplit, Split
 from compress.errors import CompressError, Unreachable
 from compress.events import Events, Task
 from compress.preprocess import decode, depth
@@ -56,7 +56,7 @@ class Decoded(Document):
     """Of each split's file."""
 
 
-def in_memory(encoded: Encoded, preprocess: Preprocess, events: Events | None = None) -> Dataset:
+def decode_to_memory(encoded: EncodedDataset, preprocess: Preprocess, events: Events | None = None) -> Dataset:
     """Return a data set as arrays.
 
     Raises:
@@ -65,20 +65,20 @@ def in_memory(encoded: Encoded, preprocess: Preprocess, events: Events | None = 
     """
     storage.require_memory(_count(encoded), *_shape(preprocess), can_stream=True)
     with (events or Events()).task("decode images", _count(encoded)) as task:
-        return Dataset(*(_array(getattr(encoded, name), preprocess, task) for name in Dataset._fields))
+        return Dataset(*(_decode_split(getattr(encoded, name), preprocess, task) for name in Dataset._fields))
 
 
-def _array(pictures: Pictures, preprocess: Preprocess, task: Task) -> Split:
+def _decode_split(pictures: EncodedSplit, preprocess: Preprocess, task: Task) -> Split:
     images = np.empty((len(pictures.labels), *_shape(preprocess)), np.uint8)
     begin = 0
-    for some in _decoded(pictures, preprocess):
+    for some in _decode_in_order(pictures, preprocess):
         images[begin : begin + len(some)] = some
         begin += len(some)
         task.advance(len(some))
     return Split(images, pictures.labels)
 
 
-def on_disk(encoded: Encoded, preprocess: Preprocess, folder: Path, events: Events | None = None) -> Dataset:
+def decode_to_disk(encoded: EncodedDataset, preprocess: Preprocess, folder: Path, events: Events | None = None) -> Dataset:
     """Return a data set whose images lie in a folder of the cache, decoded now unless they are there.
 
     Args:
@@ -92,19 +92,19 @@ def on_disk(encoded: Encoded, preprocess: Preprocess, folder: Path, events: Even
         Unreachable: A file cannot be read, the disk is full, or the folder cannot be written.
     """
     events = events or Events()
-    key = _key(encoded, preprocess, events)
+    key = _make_key(encoded, preprocess, events)
     home = folder / key
-    files = _verified(home, key, events)
+    files = _open_verified(home, key, events)
     if files is None:
         locks = folder / "locks"
         with writable(folder):
             locks.mkdir(parents=True, exist_ok=True)
             with FileLock(locks / key):
-                files = _verified(home, key, Events()) or _made(encoded, preprocess, home, events)
-    return Dataset(*(Split(Stored(files[name]), getattr(encoded, name).labels) for name in Dataset._fields))
+                files = _open_verified(home, key, Events()) or _decode_to_folder(encoded, preprocess, home, events)
+    return Dataset(*(Split(DiskImages(files[name]), getattr(encoded, name).labels) for name in Dataset._fields))
 
 
-def _verified(home: Path, key: str, events: Events) -> Mapping[str, ImageFile] | None:
+def _open_verified(home: Path, key: str, events: Events) -> Mapping[str, ImageFile] | None:
     """Return the files of a whole folder, or nothing; what is damaged is reported."""
     if not home.is_dir():
         return None
@@ -124,7 +124,7 @@ def _verified(home: Path, key: str, events: Events) -> Mapping[str, ImageFile] |
     return None
 
 
-def _made(encoded: Encoded, preprocess: Preprocess, home: Path, events: Events) -> Mapping[str, ImageFile]:
+def _decode_to_folder(encoded: EncodedDataset, preprocess: Preprocess, home: Path, events: Events) -> Mapping[str, ImageFile]:
     """Decode everything into a folder, whole or not at all; the caller holds its lock."""
     for left in (home, *home.parent.glob(f".{home.name}.*")):  # damaged, or of a process that was killed
         if left.is_dir():
@@ -135,7 +135,7 @@ def _made(encoded: Encoded, preprocess: Preprocess, home: Path, events: Events) 
         splits = {name: getattr(encoded, name) for name in Dataset._fields}
         shapes = {name: (len(pictures.labels), *_shape(preprocess)) for name, pictures in splits.items()}
         sha256 = {
-            name: _write(_path(temporary, name), shapes[name], _decoded(pictures, preprocess), task)
+            name: _write(_path(temporary, name), shapes[name], _decode_in_order(pictures, preprocess), task)
             for name, pictures in splits.items()
         }
         records.save(temporary / RECORD, Decoded(key=home.name, shapes=shapes, sha256=sha256))
@@ -165,29 +165,29 @@ def _require_space(folder: Path, needed: int) -> None:
         )
 
 
-def _decoded(pictures: Pictures, preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
+def _decode_in_order(pictures: EncodedSplit, preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
     """Yield the pictures in order, decoded, some at a time, [n, H, W, C]."""
 
     def stack(some: list[tuple[str, bytes | Path | None]]) -> NDArray[np.uint8]:
-        return np.stack([_picture(where, picture, preprocess) for where, picture in some])
+        return np.stack([_decode_picture(where, picture, preprocess) for where, picture in some])
 
     workers = processors()
-    yield from ahead(_calls(stack, pictures.each()), workers=workers, lead=2 * workers)
+    yield from prefetch(_group_calls(stack, pictures.each()), workers=workers, lead=2 * workers)
 
 
-def _picture(where: str, picture: bytes | Path | None, preprocess: Preprocess) -> NDArray[np.uint8]:
+def _decode_picture(where: str, picture: bytes | Path | None, preprocess: Preprocess) -> NDArray[np.uint8]:
     if not isinstance(picture, bytes | Path):
         raise CompressError(f"{where}: holds no image bytes; write the images themselves into the file, not their paths")
     return decode(picture, preprocess, where)
 
 
-def _calls(function: Callable[[list[T]], R], items: Iterator[T]) -> Iterator[Callable[[], R]]:
+def _group_calls(function: Callable[[list[T]], R], items: Iterator[T]) -> Iterator[Callable[[], R]]:
     """Yield calls of a function on some of the items at a time."""
     while some := list(islice(items, TOGETHER)):
         yield partial(function, some)
 
 
-def _key(encoded: Encoded, preprocess: Preprocess, events: Events) -> str:
+def _make_key(encoded: EncodedDataset, preprocess: Preprocess, events: Events) -> str:
     """Return the name of a folder: the sha256 over all that decides the pixels in it."""
 
     def described(some: list[tuple[str, Path]]) -> list[tuple[str, str]]:
@@ -196,14 +196,14 @@ def _key(encoded: Encoded, preprocess: Preprocess, events: Events) -> str:
     workers = processors()
     files: list[tuple[str, str]] = []
     with events.task("read data files", len(encoded.files)) as task:
-        for some in ahead(_calls(described, iter(sorted(encoded.files.items()))), workers=workers, lead=2 * workers):
+        for some in prefetch(_group_calls(described, iter(sorted(encoded.files.items()))), workers=workers, lead=2 * workers):
             files += some
             task.advance(len(some))
-    parts = [files, encoded.chosen, _shape(preprocess), preprocess.channels, preprocess.interpolation, _decoder()]
+    parts = [files, encoded.chosen, _shape(preprocess), preprocess.channels, preprocess.interpolation, _describe_decoder()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _decoder() -> list[str | None]:
+def _describe_decoder() -> list[str | None]:
     """Return what decides the pixels of an encoded picture: our own source, Pillow, and the libraries that it decodes with."""
     libraries = [features.version(name) for name in ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff")]
     return [sha256_of(Path(decoder.__file__)), pillow, *libraries]
@@ -213,7 +213,7 @@ def _shape(preprocess: Preprocess) -> tuple[int, int, int]:
     return preprocess.height, preprocess.width, depth(preprocess)
 
 
-def _count(encoded: Encoded) -> int:
+def _count(encoded: EncodedDataset) -> int:
     return len(encoded.train.labels) + len(encoded.test.labels)
 
 

@@ -55,7 +55,7 @@ class ImageFile:
         return np.frombuffer(found, np.uint8).reshape(self.shape[1:])
 
 
-class Stored:
+class DiskImages:
     """Some rows of a file of images. Indexing reads: `images[3:7]` is an array, and `only` chooses without reading.
 
     Args:
@@ -91,9 +91,9 @@ class Stored:
         """Return all images, in memory, with their axes in another order."""
         return self[:].transpose(axes)
 
-    def only(self, rows: NDArray[np.integer]) -> Stored:
+    def select(self, rows: NDArray[np.integer]) -> DiskImages:
         """Return some of these images; none is read."""
-        return Stored(self._file, self._rows[rows])
+        return DiskImages(self._file, self._rows[rows])
 
     @cached_property
     def sha256(self) -> str:

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.data._disk_images import Stored
-from compress.data._loader import VIEWS, InMemory, _random
-from compress.data._prefetch import ahead
+from compress.data._batch import Batch
+from compress.data._disk_images import DiskImages
+from compress.data._loader import VIEWS, InMemory, seed_generator
+from compress.data._prefetch import prefetch
 from compress.data._source import Split
-from compress.models._network import Batch
 from compress.records import Preprocess
 from compress.system.processors import processors
 
@@ -31,7 +31,7 @@ MOST_WORKERS = 8
 """More threads wait for Python's lock more than they work."""
 
 
-class Streamed(InMemory):
+class FromDisk(InMemory):
     """Batches of a split on disk; order and pixels are those of the same split in memory.
 
     Args:
@@ -46,7 +46,7 @@ class Streamed(InMemory):
     """
 
     def __init__(self, split: Split, preprocess: Preprocess, *, workers: int | None = None, **options: Any) -> None:
-        if not isinstance(split.images, Stored):
+        if not isinstance(split.images, DiskImages):
             raise TypeError("the images of the split lie in memory; use InMemory")
         labelled = Split(split.images[:1], split.labels)  # what is held in memory: all labels, but of the images only one
         super().__init__(labelled, preprocess, **options)
@@ -67,7 +67,7 @@ class Streamed(InMemory):
 
     def _batches(self, rows: NDArray[np.int64], view: int, batches: range) -> Iterator[Batch]:
         """Yield those batches of the rows in this order; pixels depend on view and row alone."""
-        random = _random(self._augmentation_seed, VIEWS | view)
+        random = seed_generator(self._augmentation_seed, VIEWS | view)
         offsets = random.integers(0, 2 * self._padding + 1, size=(self._size, 2))
         mirrored = random.random(self._size) < 0.5
         if not self._shuffle:
@@ -79,7 +79,7 @@ class Streamed(InMemory):
                 chosen = rows[batch * self._batch : (batch + 1) * self._batch]
                 yield partial(self._gathered, chosen, offsets[chosen], mirrored[chosen])
 
-        for images, chosen in ahead(calls(), workers=self._workers, lead=self._workers + LEAD):
+        for images, chosen in prefetch(calls(), workers=self._workers, lead=self._workers + LEAD):
             pixels = images.to(self._device, non_blocking=True)  # [B, C, H, W]
             pixels = pixels.to(torch.float32, memory_format=self._format).mul_(self._scale).add_(self._shift)
             yield Batch(pixels, self._labels[chosen.to(self._device)], chosen, view)

@@ -8,7 +8,7 @@ teacher says of one view of an image can be kept for every epoch, student and se
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -17,14 +17,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from compress.data._batch import Batch
 from compress.data._source import Split
 from compress.errors import CompressError
-from compress.models._network import Batch, Batches
 from compress.preprocess import scale_shift
 from compress.records import Preprocess
-
-__all__ = ["Batches", "FromLoader", "InMemory"]
-
 
 VIEWS = 1 << 63
 """Keeps the random numbers of views apart from those of orders."""
@@ -78,7 +75,7 @@ class InMemory:
                 f"data.crop_padding: {crop_padding} must be smaller than the image, {split.images.shape[1]} pixels"
             )
         images = torch.from_numpy(np.ascontiguousarray(split.images.transpose(0, 3, 1, 2))).to(device)  # [N, C, H, W]
-        self._images, self._windows = images, _windows(images, crop_padding) if shuffle and crop_padding else None
+        self._images, self._windows = images, _view_crops(images, crop_padding) if shuffle and crop_padding else None
         self._labels = torch.from_numpy(split.labels).to(device)  # [N]
         scale, shift = scale_shift(preprocess)
         self._scale = torch.from_numpy(scale).to(device).view(1, -1, 1, 1)
@@ -106,7 +103,7 @@ class InMemory:
         """Yield the batches of an epoch, from batch `start` on."""
         rows = np.arange(self._size)
         if self._shuffle:
-            rows = _random(self._seed, epoch).permutation(self._size)
+            rows = seed_generator(self._seed, epoch).permutation(self._size)
         view = self.view(epoch)
         yield from self._batches(rows, view, range(start, len(self)))
 
@@ -114,13 +111,13 @@ class InMemory:
         """Return which view of the split an epoch shows."""
         return epoch if self._views is None else epoch % self._views
 
-    def in_order(self, view: int) -> Iterator[Batch]:
+    def read_view(self, view: int) -> Iterator[Batch]:
         """Yield one view of the whole split in the order of its rows, the last batch perhaps smaller."""
         yield from self._batches(np.arange(self._size), view, range(-(-self._size // self._batch)))
 
     def _batches(self, rows: NDArray[np.int64], view: int, batches: range) -> Iterator[Batch]:
         """Yield those batches of the rows in this order; pixels depend on view and row alone."""
-        random = _random(self._augmentation_seed, VIEWS | view)
+        random = seed_generator(self._augmentation_seed, VIEWS | view)
         offsets = torch.from_numpy(random.integers(0, 2 * self._padding + 1, size=(self._size, 2)))
         mirrored = torch.from_numpy(random.random(self._size) < 0.5)
         for batch in batches:
@@ -138,57 +135,12 @@ class InMemory:
             yield Batch(pixels, self._labels[index], chosen, view)
 
 
-class FromLoader:
-    """Batches of the user's own loader of (images, labels), images normalised float32 [B, C, H, W].
-
-    What the loader draws from torch's generator is seeded with (seed, epoch) each time that it is iterated. A loader with a
-    generator of its own, or with other sources of randomness, is not repeated exactly when training continues.
-
-    Args:
-        loader: Anything with a length that can be iterated again and again, such as torch's DataLoader.
-        device: Where the batches go.
-        seed: Seed of the loader's randomness.
-        memory_format: How batches lie in memory.
-    """
-
-    def __init__(
-        self,
-        loader: Iterable[tuple[Tensor, Tensor]],
-        *,
-        device: torch.device,
-        seed: int = 0,
-        memory_format: torch.memory_format = torch.channels_last,
-    ) -> None:
-        if not hasattr(loader, "__len__"):
-            raise CompressError(f"a loader needs a length, and {type(loader).__name__} has none; give a list or a DataLoader")
-        self._loader, self._device, self._seed, self._format = loader, device, seed, memory_format
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return len(self._loader)  # type: ignore[arg-type]
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, from batch `start` on."""
-        outside = torch.get_rng_state()
-        torch.default_generator.manual_seed(self._seed * 1_000_003 + epoch)  # the CPU's alone; CUDA is the networks'
-        iterator = iter(self._loader)
-        for position in range(len(self)):
-            images, labels = next(iterator)
-            inside = torch.get_rng_state()
-            torch.set_rng_state(outside)
-            if position >= start:
-                yield Batch(images.to(self._device, memory_format=self._format), labels.to(self._device))
-            outside = torch.get_rng_state()
-            torch.set_rng_state(inside)
-        torch.set_rng_state(outside)
-
-
-def _random(first: int, second: int) -> np.random.Generator:
+def seed_generator(first: int, second: int) -> np.random.Generator:
     """Return a generator that depends on two whole numbers below 2⁶⁴ alone."""
     return np.random.Generator(np.random.Philox(key=np.array([first, second], dtype=np.uint64)))  # a list becomes float64
 
 
-def _windows(images: Tensor, padding: int) -> Tensor:
+def _view_crops(images: Tensor, padding: int) -> Tensor:
     """Return every crop of the reflected-padded images without copying one: uint8 [N, C, H, W] to [N, top, left, C, H, W]."""
     height, width = images.shape[2:]
     padded = torch.empty(

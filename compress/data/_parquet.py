@@ -31,7 +31,7 @@ class Table:
     names: tuple[str, ...] | None
 
 
-def table(folder: Path, split: str, *, subset: str | None, image: str | None, label: str | None) -> Table:
+def find_table(folder: Path, split: str, *, subset: str | None, image: str | None, label: str | None) -> Table:
     """Find a split and read what its files declare.
 
     Args:
@@ -46,14 +46,14 @@ def table(folder: Path, split: str, *, subset: str | None, image: str | None, la
     """
     from pyarrow import parquet
 
-    files = _files(folder, split, subset)
+    files = _find_files(folder, split, subset)
     schemas = []
     rows = 0
     for file in files:
-        with _reading(file), parquet.ParquetFile(file) as opened:
+        with _refuse_damaged(file), parquet.ParquetFile(file) as opened:
             schemas.append(opened.schema_arrow)
             rows += opened.metadata.num_rows
-    columns = {_columns(file, schema, image, label) for file, schema in zip(files, schemas, strict=True)}
+    columns = {_find_columns(file, schema, image, label) for file, schema in zip(files, schemas, strict=True)}
     if len(columns) > 1:
         raise CompressError(
             f"{files[0].parent}: the files of split {split!r} declare different features; take them from one source"
@@ -63,7 +63,7 @@ def table(folder: Path, split: str, *, subset: str | None, image: str | None, la
     return Table(split, files, rows, *columns.pop())
 
 
-def _files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...]:
+def _find_files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...]:
     """Return the complete files of a split, in order."""
     pattern = re.compile(re.escape(split) + r"(-(?P<part>\d+)(-of-(?P<parts>\d+))?(-\w+)?)?\.parquet")
     homes: dict[str, list[tuple[Path, re.Match[str]]]] = {}
@@ -74,7 +74,7 @@ def _files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...]:
         homes = {name: files for name, files in homes.items() if name == subset}
     if len(homes) != 1:
         several = f"is in several folders: {', '.join(sorted(homes))}; choose one as data.subset"
-        raise CompressError(f"{folder}: split {split!r} {several if homes else 'has no files; ' + _existing(folder)}")
+        raise CompressError(f"{folder}: split {split!r} {several if homes else 'has no files; ' + _list_splits(folder)}")
     found = homes.popitem()[1]
     present = sorted(int(match["part"]) for _, match in found if match["parts"])
     expected = {int(match["parts"]) for _, match in found if match["parts"]}
@@ -83,20 +83,20 @@ def _files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...]:
     return tuple(path for path, _ in found)
 
 
-def _existing(folder: Path) -> str:
+def _list_splits(folder: Path) -> str:
     paths = [*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]
     splits = sorted({re.sub(r"-\d.*", "", path.stem) for path in paths})
     return f"the folder has the splits {', '.join(splits)}" if splits else "the folder has no parquet files"
 
 
-def _columns(file: Path, schema: Any, image: str | None, label: str | None) -> tuple[str, str, tuple[str, ...] | None]:
+def _find_columns(file: Path, schema: Any, image: str | None, label: str | None) -> tuple[str, str, tuple[str, ...] | None]:
     """Return the image column, the label column and the class names that an arrow schema declares."""
     from pyarrow import types
 
     kinds = {field.name: field.type for field in schema}
     encoded = [name for name, kind in kinds.items() if _holds_bytes(kind)]
     numbers = [name for name, kind in kinds.items() if types.is_integer(kind)]
-    declared = _declared(file, schema)
+    declared = _read_features(file, schema)
     images = [name for name in encoded if declared.get(name, {}).get("_type") == "Image"] or encoded
     labels = [name for name in numbers if declared.get(name, {}).get("_type") == "ClassLabel"] or numbers
     image = _choose(file, "image", image, encoded, images)
@@ -105,7 +105,7 @@ def _columns(file: Path, schema: Any, image: str | None, label: str | None) -> t
     return image, label, tuple(str(name) for name in names) if names else None
 
 
-def _declared(file: Path, schema: Any) -> dict[str, dict[str, Any]]:
+def _read_features(file: Path, schema: Any) -> dict[str, dict[str, Any]]:
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
@@ -132,7 +132,7 @@ def _choose(file: Path, role: str, wanted: str | None, usable: Sequence[str], li
     return wanted or likely[0]
 
 
-def labels(table: Table) -> NDArray[np.int64]:
+def read_labels(table: Table) -> NDArray[np.int64]:
     """Return the labels of a split, [N]; a missing one is -1, which no class has.
 
     Raises:
@@ -142,14 +142,14 @@ def labels(table: Table) -> NDArray[np.int64]:
 
     parts = []
     for file in table.files:
-        with _reading(file):
+        with _refuse_damaged(file):
             column = parquet.read_table(file, columns=[table.label], partitioning=None).column(0)
             parts.append(compute.fill_null(column.cast(int64()), -1).to_numpy())
     return np.concatenate(parts)
 
 
-def encoded(table: Table) -> Iterator[bytes | None]:
-    """Give the encoded images of a split one by one, `None` where the file has none.
+def read_encoded(table: Table) -> Iterator[bytes | None]:
+    """Yield the encoded images of a split one by one, `None` where the file has none.
 
     Raises:
         CompressError: A file is damaged.
@@ -157,14 +157,14 @@ def encoded(table: Table) -> Iterator[bytes | None]:
     from pyarrow import parquet
 
     for file in table.files:
-        with _reading(file), parquet.ParquetFile(file) as opened:
+        with _refuse_damaged(file), parquet.ParquetFile(file) as opened:
             for batch in opened.iter_batches(_ROWS, columns=[table.image]):
                 for cell in batch.column(0).to_pylist():
                     yield cell.get("bytes") if isinstance(cell, dict) else cell
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def _refuse_damaged(file: Path) -> Iterator[None]:
     from pyarrow import ArrowException
 
     try:

@@ -15,7 +15,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(calls: Iterable[Callable[[], T]], *, workers: int, lead: int) -> Iterator[T]:
+def prefetch(calls: Iterable[Callable[[], T]], *, workers: int, lead: int) -> Iterator[T]:
     """Yield what each call returns, in the order of the calls.
 
     What a call raises is raised where its result would have been. Calls are taken from the iterable as they are begun; when the

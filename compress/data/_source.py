@@ -2,11 +2,11 @@
 
 A source is a class named after its file whose keyword-only arguments are its options in the recipe. It imports no torch, so
 that `compress check` can describe the data without loading an engine. Images are uint8, decoded and resized by
-`compress.preprocess`. `checked`, `fingerprint` and `hold_out` serve every source. Who knows the licence of the data may state
-it as a class attribute `licence`: it goes into the notice of every bundle.
+`compress.preprocess`. `check_dataset`, `fingerprint` and `hold_out` serve every source. Who knows the licence of the data may
+state it as a class attribute `licence`: it goes into the notice of every bundle.
 
-A source may offer a second method beside those of `Source`, `encoded() -> Encoded`: its pictures as they are in its files. Then
-they are decoded by all processors at once, and may be more than memory holds (`data.storage`).
+A source may offer a second method beside those of `Source`, `load_encoded() -> EncodedDataset`: its pictures as they are in its
+files. Then they are decoded by all processors at once, and may be more than memory holds (`data.storage`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data._disk_images import Stored
+from compress.data._disk_images import DiskImages
 from compress.errors import CompressError
 from compress.preprocess import Images, chunks
 from compress.records import Preprocess
@@ -35,9 +35,9 @@ class Split(NamedTuple):
     labels: Labels
     """[N], each in 0 .. classes - 1."""
 
-    def only(self, rows: NDArray[np.integer]) -> Split:
+    def select(self, rows: NDArray[np.integer]) -> Split:
         """Return some rows; images on disk are not read for it."""
-        images = self.images.only(rows) if isinstance(self.images, Stored) else self.images[rows]
+        images = self.images.select(rows) if isinstance(self.images, DiskImages) else self.images[rows]
         return Split(images, self.labels[rows])
 
 
@@ -48,7 +48,7 @@ class Dataset(NamedTuple):
     test: Split
 
 
-class Pictures(NamedTuple):
+class EncodedSplit(NamedTuple):
     """A split before its pictures are decoded."""
 
     labels: Labels
@@ -58,11 +58,11 @@ class Pictures(NamedTuple):
     its file; `None` where the data has a row and no picture."""
 
 
-class Encoded(NamedTuple):
+class EncodedDataset(NamedTuple):
     """A data set before its pictures are decoded."""
 
-    train: Pictures
-    test: Pictures
+    train: EncodedSplit
+    test: EncodedSplit
     files: Mapping[str, Path]
     """All files that the pictures come from, by names that do not depend on where the data set lies."""
     chosen: str
@@ -101,7 +101,7 @@ class Source(Protocol):
         """
 
 
-def checked(dataset: Dataset, classes: int) -> Dataset:
+def check_dataset(dataset: Dataset, classes: int) -> Dataset:
     """Return the data set as it is, if its arrays are what the contract says.
 
     Raises:
@@ -150,7 +150,7 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def repeated(split: Split, known: Split) -> int:
+def count_repeated(split: Split, known: Split) -> int:
     """Return how many images of a split are, pixel by pixel, in another one too; all are read."""
     seen = set(_digests(known.images))
     return sum(digest in seen for digest in _digests(split.images))
@@ -173,7 +173,7 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]
     Raises:
         CompressError: A class has too few images for both sides.
     """
-    sides = _divided(split.labels, fraction, seed)
+    sides = _divide(split.labels, fraction, seed)
     for rows in sides:
         lost = np.setdiff1d(split.labels, split.labels[rows])
         if len(lost):
@@ -183,10 +183,10 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]
                 "add images, remove the class, or change the fraction"
             )
     train, validation = (np.sort(rows) for rows in sides)
-    return split.only(train), split.only(validation)
+    return split.select(train), split.select(validation)
 
 
-def some_of(split: Split, count: int, *, seed: int) -> Split:
+def take_stratified(split: Split, count: int, *, seed: int) -> Split:
     """Return that many images of a split, stratified by class, in the order of its rows.
 
     Raises:
@@ -194,10 +194,10 @@ def some_of(split: Split, count: int, *, seed: int) -> Split:
     """
     if count == len(split.labels):
         return split
-    return split.only(np.sort(_divided(split.labels, count, seed)[1]))
+    return split.select(np.sort(_divide(split.labels, count, seed)[1]))
 
 
-def _divided(labels: Labels, part: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _divide(labels: Labels, part: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows of two sides, stratified by class; `part` is the share, or the number, of the second."""
     from sklearn.model_selection import train_test_split
 

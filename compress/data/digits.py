@@ -14,7 +14,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from compress.data._source import Dataset, Split, Summary, checked, hold_out
+from compress.data import Dataset, Split, Summary, check_dataset, hold_out
 from compress.preprocess import decode
 from compress.recipe import Fraction
 from compress.records import Preprocess
@@ -52,4 +52,4 @@ class Digits:
         pictures = [Image.fromarray(value) for value in values.astype(np.uint8)]
         images = np.stack([decode(picture, preprocess, f"digit {row}") for row, picture in enumerate(pictures)])
         everything = Split(images, digits.target.astype(np.int64))
-        return checked(Dataset(*hold_out(everything, fraction=self.test_fraction, seed=0)), CLASSES)
+        return check_dataset(Dataset(*hold_out(everything, fraction=self.test_fraction, seed=0)), CLASSES)

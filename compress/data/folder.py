@@ -16,8 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from compress.data import _decode as _decoding
-from compress.data._source import Dataset, Encoded, Labels, Pictures, Summary
+from compress.data import Dataset, EncodedDataset, EncodedSplit, Labels, Summary, decode_to_memory
 from compress.errors import CompressError, Unreachable
 from compress.recipe import Text
 from compress.records import Preprocess
@@ -26,7 +25,7 @@ from compress.text import counted
 LEFT_BY_FILE_MANAGERS = frozenset({"thumbs.db", "desktop.ini"})
 
 
-class Found(NamedTuple):
+class FolderSplit(NamedTuple):
     """The pictures of a split, by class, each in sorted order."""
 
     split: Path
@@ -76,9 +75,9 @@ class Folder:
             CompressError: As in `summary`; or a picture cannot be decoded, and the message names its file; or they do not fit.
             Unreachable: As in `summary`.
         """
-        return _decoding.in_memory(self.encoded(), preprocess)
+        return decode_to_memory(self.load_encoded(), preprocess)
 
-    def encoded(self) -> Encoded:
+    def load_encoded(self) -> EncodedDataset:
         """Return the pictures as they are in the files.
 
         Raises:
@@ -89,26 +88,26 @@ class Folder:
         files = {
             f"{role} {path.relative_to(found.split).as_posix()}": path
             for role, found in zip(Dataset._fields, (train, test), strict=True)
-            for path in _each(found)
+            for path in _iterate_files(found)
         }
-        first, second = (Pictures(found.labels(), partial(_pictures, found)) for found in (train, test))
-        return Encoded(first, second, files, "")
+        first, second = (EncodedSplit(found.labels(), partial(_name_pictures, found)) for found in (train, test))
+        return EncodedDataset(first, second, files, "")
 
-    def _found(self) -> tuple[Found, Found]:
+    def _found(self) -> tuple[FolderSplit, FolderSplit]:
         root = Path(self.path)
         if not root.is_dir():
             raise Unreachable(f"{root}: there is no such folder; give the one that holds {self.train_split}/ as data.path")
-        train = _split(root, self.train_split)
-        test = _split(root, self.test_split or _usual_test_split(root, self.train_split))
+        train = _find_split(root, self.train_split)
+        test = _find_split(root, self.test_split or _find_test_split(root, self.train_split))
         if list(train.files) != list(test.files):
             pairs = ((train, test), (test, train))
-            alone = [f"{one.split} alone has {_some(one.files.keys() - other.files)}" for one, other in pairs]
+            alone = [f"{one.split} alone has {_list_some(one.files.keys() - other.files)}" for one, other in pairs]
             told = "; ".join(text for (one, other), text in zip(pairs, alone, strict=True) if one.files.keys() - other.files)
             raise CompressError(f"{root}: the splits differ in their classes: {told}; give each class a folder in both")
         return train, test
 
 
-def _usual_test_split(root: Path, train_split: str) -> str:
+def _find_test_split(root: Path, train_split: str) -> str:
     for name in ("test", "val", "valid", "validation"):
         if name != train_split and (root / name).is_dir():
             return name
@@ -118,7 +117,7 @@ def _usual_test_split(root: Path, train_split: str) -> str:
     )
 
 
-def _split(root: Path, name: str) -> Found:
+def _find_split(root: Path, name: str) -> FolderSplit:
     """Return the pictures of one split.
 
     Raises:
@@ -127,7 +126,7 @@ def _split(root: Path, name: str) -> Found:
     """
     folder = root / name
     if not folder.is_dir():
-        present = _some({path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")})
+        present = _list_some({path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")})
         raise CompressError(f"{folder}: there is no such folder; {root} has {present}: name the splits' folders in data")
     _require_inside(folder, root)
     files: dict[str, list[Path]] = {}
@@ -136,16 +135,16 @@ def _split(root: Path, name: str) -> Found:
             continue
         if not path.is_dir():
             raise CompressError(f"{path}: lies beside the folders of the classes; move it into one of them, or remove it")
-        files[path.name] = _files(path, root)
+        files[path.name] = _list_files(path, root)
         if not files[path.name]:
             raise CompressError(f"{path}: the class has no pictures; add some, or remove the folder")
     if len(files) < 2:
         found = counted(len(files), "folder of a class", "folders of classes")
         raise CompressError(f"{folder}: has {found}, and two are needed: {folder}/CLASS/PICTURE")
-    return Found(folder, files)
+    return FolderSplit(folder, files)
 
 
-def _files(folder: Path, root: Path) -> list[Path]:
+def _list_files(folder: Path, root: Path) -> list[Path]:
     """Return the files of a class in the order of their names."""
 
     def refuse(error: OSError) -> None:
@@ -175,17 +174,17 @@ def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in LEFT_BY_FILE_MANAGERS
 
 
-def _each(found: Found) -> Iterator[Path]:
+def _iterate_files(found: FolderSplit) -> Iterator[Path]:
     for files in found.files.values():
         yield from files
 
 
-def _pictures(found: Found) -> Iterator[tuple[str, Path]]:
-    for path in _each(found):
+def _name_pictures(found: FolderSplit) -> Iterator[tuple[str, Path]]:
+    for path in _iterate_files(found):
         yield str(path), path
 
 
-def _some(names: set[str]) -> str:
+def _list_some(names: set[str]) -> str:
     """Return some names as people read them."""
     shown = sorted(names)[:5]
     return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if shown else "no folders"

@@ -17,9 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from compress.data import _decode as _decoding
-from compress.data import _parquet
-from compress.data._source import Dataset, Encoded, Pictures, Summary, check_labels
+from compress.data import Dataset, EncodedDataset, EncodedSplit, Summary, _parquet, check_labels, decode_to_memory
 from compress.errors import CompressError, Unreachable
 from compress.plugins import missing_package
 from compress.recipe import Text
@@ -67,7 +65,7 @@ class Huggingface:
             Unreachable: The folder or hub dataset cannot be reached, or a package is not installed.
         """
         train, test = self._tables()
-        return Summary(_classes(train, test), train.rows, test.rows)
+        return Summary(_find_classes(train, test), train.rows, test.rows)
 
     def load(self, preprocess: Preprocess) -> Dataset:
         """Return all images in memory, decoded and resized.
@@ -77,9 +75,9 @@ class Huggingface:
                 the images do not fit into memory.
             Unreachable: As in `summary`.
         """
-        return _decoding.in_memory(self.encoded(), preprocess)
+        return decode_to_memory(self.load_encoded(), preprocess)
 
-    def encoded(self) -> Encoded:
+    def load_encoded(self) -> EncodedDataset:
         """Return the pictures as they are in the files.
 
         Raises:
@@ -87,8 +85,8 @@ class Huggingface:
             Unreachable: As in `summary`.
         """
         tables = self._tables()
-        classes = _classes(*tables)
-        train, test = (Pictures(_parquet.labels(table), partial(_pictures, table, self.path)) for table in tables)
+        classes = _find_classes(*tables)
+        train, test = (EncodedSplit(_parquet.read_labels(table), partial(_read_pictures, table, self.path)) for table in tables)
         for name, pictures in zip(Dataset._fields, (train, test), strict=True):
             try:
                 check_labels(name, pictures.labels, len(classes))
@@ -99,13 +97,13 @@ class Huggingface:
             for name, table in zip(Dataset._fields, tables, strict=True)
             for part, path in enumerate(table.files)
         }
-        return Encoded(train, test, files, repr([table.image for table in tables]))
+        return EncodedDataset(train, test, files, repr([table.image for table in tables]))
 
     def _tables(self) -> tuple[_parquet.Table, _parquet.Table]:
         folder = self._folder() if self.revision is None else self._download(self.revision)
         try:
             train, test = (
-                _parquet.table(folder, split, subset=self.subset, image=self.image_column, label=self.label_column)
+                _parquet.find_table(folder, split, subset=self.subset, image=self.image_column, label=self.label_column)
                 for split in self.splits
             )
         except ModuleNotFoundError as error:
@@ -138,19 +136,19 @@ class Huggingface:
             raise Unreachable(f"hub dataset {self.path} at {revision}: cannot be downloaded ({reason})") from error
 
 
-def _classes(train: _parquet.Table, test: _parquet.Table) -> tuple[str, ...]:
+def _find_classes(train: _parquet.Table, test: _parquet.Table) -> tuple[str, ...]:
     if train.names != test.names:
         first, second = (f"{table.split} has {', '.join(table.names or ('none',))}" for table in (train, test))
         raise CompressError(f"{train.files[0].parent}: the class lists of the splits differ: {first}; {second}")
     if train.names is not None:
         return train.names
-    last = int(_parquet.labels(train).max())
+    last = int(_parquet.read_labels(train).max())
     if last >= train.rows:
         numbers = f"column {train.label!r} holds numbers up to {last} in {train.rows} rows, which are no classes"
         raise CompressError(f"{train.files[0].parent}: {numbers}; choose another as data.label_column")
     return tuple(str(index) for index in range(last + 1))
 
 
-def _pictures(table: _parquet.Table, path: str) -> Iterator[tuple[str, bytes | None]]:
-    for row, encoded in enumerate(_parquet.encoded(table)):
+def _read_pictures(table: _parquet.Table, path: str) -> Iterator[tuple[str, bytes | None]]:
+    for row, encoded in enumerate(_parquet.read_encoded(table)):
         yield f"{path}: split {table.split!r}, row {row}, column {table.image!r}", encoded

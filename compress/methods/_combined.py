@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from compress.data import Batches
 from compress.errors import CompressError
 from compress.methods._method import Method, Setting, Step
-from compress.models._network import Batches
 from compress.records import Analysis
 
 

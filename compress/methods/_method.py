@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from compress.data import Batch, Batches
 from compress.errors import CompressError
 from compress.methods._step import Forward, Step, Targets
-from compress.models._network import Batch, Batches, Network, shapes
+from compress.models import Network, shapes
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Analysis
 

@@ -21,7 +21,7 @@ from compress.errors import CompressError
 from compress.freezing import evaluating
 from compress.methods._align import Size, common_size
 from compress.methods._method import Setting, Step
-from compress.models._network import Network, Outputs
+from compress.models import Network, Outputs
 
 FinalRelu = Literal["auto", "on", "off"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from compress import losses
+from compress.data import Batch, Batches
 from compress.methods._translators import translator
-from compress.models._network import Batch, Batches
 from compress.records import Analysis
 from compress.text import counted
 

@@ -14,7 +14,8 @@ from typing import NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from compress.models._network import Batch, Network, Outputs
+from compress.data import Batch
+from compress.models import Network, Outputs
 
 
 class Signal(NamedTuple):

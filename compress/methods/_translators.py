@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress.errors import CompressError
 from compress.methods._align import Size, common_size
 from compress.methods._method import Setting
-from compress.models._network import Network, shapes
+from compress.models import Network, shapes
 
 SLOPE = 0.1
 """Of LeakyReLU below zero, as Factor Transfer has it."""

@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress import losses
+from compress.data import Batches
 from compress.errors import CompressError
 from compress.freezing import evaluating
-from compress.methods import _projector
-from compress.methods._method import Method, Setting, Step, needs_teacher
+from compress.methods import Method, Setting, Step, _projector, needs_teacher
 from compress.methods._projector import Projected
-from compress.models._network import Batches, Network
+from compress.models import Network
 from compress.plan.checks import drift_problem
 from compress.recipe import Count, NonNegative, Positive, TrainSection
 from compress.records import Accuracy, Analysis

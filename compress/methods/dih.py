@@ -28,8 +28,8 @@ from torch.nn import Parameter
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods._method import Method, Setting, Step, needs_teacher
-from compress.models._network import shapes
+from compress.methods import Method, Setting, Step, needs_teacher
+from compress.models import shapes
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Share, Text, TrainSection
 
 FLATTEN_UP_TO_PIXELS = 32

@@ -27,9 +27,9 @@ from torch.nn import Parameter
 
 from compress import losses
 from compress.errors import CompressError
+from compress.methods import Method, Setting, Step, needs_teacher
 from compress.methods._align import Size, common_size, pooled
-from compress.methods._method import Method, Setting, Step, needs_teacher
-from compress.models._network import Network, shapes
+from compress.models import Network, shapes
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Text
 
 

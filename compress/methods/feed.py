@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress import losses
+from compress.data import Batch, Batches
 from compress.errors import CompressError
+from compress.methods import Method, Setting, Step, needs_teacher
 from compress.methods._align import pooled
-from compress.methods._method import Method, Setting, Step, needs_teacher
 from compress.methods._reconstruction import Maps, reconstruction
 from compress.methods._translators import Pair, Paraphraser, pairs_of, teacher_name, translator
-from compress.models._network import Batch, Batches
 from compress.recipe import Count, Listing, NonNegative, Positive, Text, TrainSection, WholeNumber
 from compress.records import Analysis
 

@@ -20,9 +20,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from compress.methods._method import Method, Setting, needs_teacher
+from compress.data import Batches
+from compress.methods import Method, Setting, needs_teacher
 from compress.methods.feed import Feed
-from compress.models._network import Batches, Network
+from compress.models import Network
 from compress.recipe import Count, Listing, NonNegative, Positive, Text, WholeNumber
 from compress.records import Accuracy, Analysis
 

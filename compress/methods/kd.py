@@ -21,7 +21,7 @@ from torch import Tensor
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods._method import Method, Setting, Step, needs_teacher
+from compress.methods import Method, Setting, Step, needs_teacher
 from compress.recipe import NonNegative, Positive
 
 PRESETS = {

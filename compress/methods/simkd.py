@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress import losses
-from compress.methods import _projector
-from compress.methods._method import Method, Setting, Step, needs_teacher
+from compress.methods import Method, Setting, Step, _projector, needs_teacher
 from compress.recipe import Count
 
 

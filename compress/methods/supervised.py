@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from compress.methods._method import Method, Setting, Step
+from compress.methods import Method, Setting, Step
 from compress.recipe import Share
 
 

@@ -1,1 +1,5 @@
-"""Model families: one file each; `_network.py` is the contract."""
+"""Model families, one file each, and their contract: `Network`, a module with named taps and a named classifier."""
+
+from compress.models._network import Network, Outputs, shapes
+
+__all__ = ["Network", "Outputs", "shapes"]

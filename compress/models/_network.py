@@ -7,36 +7,13 @@ one function per network, `resnet20(classes, channels, *, option=...) -> Network
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from compress.errors import CompressError
-
-
-class Batch(NamedTuple):
-    """Images with their labels, normalised and on the device."""
-
-    images: Tensor
-    """[B, C, H, W]."""
-    labels: Tensor
-    """[B]."""
-    rows: Tensor | None = None
-    """Which images of the split these are, [B], on the CPU; `None` where nobody knows."""
-    view: int = 0
-    """Which of the augmented views of the split they are from."""
-
-
-class Batches(Protocol):
-    """What the training loop and evaluation read."""
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, from batch `start` on."""
 
 
 class Outputs(NamedTuple):

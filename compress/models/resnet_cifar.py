@@ -15,7 +15,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.models._network import Network
+from compress.models import Network
 
 
 class _Subsample(nn.Module):

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError
+from compress.models import Network, shapes
 from compress.models._adapted import Sized, keep_size
-from compress.models._network import Network, shapes
 from compress.recipe import Count, Listing, Share, Text
 
 _FLAT_TAPS = 4

@@ -16,8 +16,8 @@ from typing import Literal
 from torch import nn
 from torchvision import models
 
+from compress.models import Network
 from compress.models._adapted import FULL_STRIDE, Sized, keep_size, take_channels
-from compress.models._network import Network
 from compress.recipe import Positive, Share
 
 _RESNET_TAPS = ("layer1", "layer2", "layer3", "layer4")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.models._network import Network
+from compress.models import Network
 from compress.recipe import Share
 
 

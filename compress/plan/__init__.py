@@ -27,7 +27,7 @@ from compress.text import counted
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from compress.data._source import Source, Summary
+    from compress.data import Source, Summary
 
 STAGE = re.compile(r"(?P<name>[a-z_]+)(?: if (?P<condition>[a-z_]+)|1 to (?P=name)\{(?P<count>[a-z_]+) - 1\})?")
 """One part of the line `Stages:`."""

@@ -18,7 +18,7 @@ from compress.system.processors import processors
 from compress.text import counted
 
 if TYPE_CHECKING:
-    from compress.data._source import Source, Summary
+    from compress.data import Source, Summary
 
 
 def together(problems: Sequence[CompressError]) -> CompressError:
@@ -198,5 +198,5 @@ def storage_of(recipe: Recipe, source: Source, summary: Summary) -> Storage:
     """
     return choose(
         recipe.data.storage, images=summary.train_images + summary.test_images, height=recipe.data.image_size,
-        width=recipe.data.image_size, depth=1 if source.channels == "gray" else 3, can_stream=hasattr(source, "encoded"),
+        width=recipe.data.image_size, depth=1 if source.channels == "gray" else 3, can_stream=hasattr(source, "load_encoded"),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data._source import Labels, Split
+from compress.data import Labels, Split
 from compress.errors import CompressError
 from compress.preprocess import normalise
 from compress.records import Preprocess

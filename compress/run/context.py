@@ -18,26 +18,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress import plugins
-from compress.data import _decode as _decoding
-from compress.data._disk_images import Stored
-from compress.data._disk_loader import Streamed
-from compress.data._loader import InMemory
-from compress.data._source import (
+from compress.data import (
     Dataset,
+    DiskImages,
+    FromDisk,
+    InMemory,
     Source,
     Split,
     Summary,
-    checked,
+    check_dataset,
+    count_repeated,
+    decode_to_disk,
+    decode_to_memory,
     fingerprint,
     hold_out,
-    repeated,
-    some_of,
+    take_stratified,
 )
 from compress.errors import CompressError
 from compress.events import Events
-from compress.methods._combined import Combined
-from compress.methods._method import Method, Setting
-from compress.models._network import Network
+from compress.methods import Combined, Method, Setting
+from compress.models import Network
 from compress.preprocess import depth, normalise, statistics
 from compress.recipe import DataSection, MethodSection, ModelSection, Recipe, TrainSection
 from compress.records import Preprocess, StageResult
@@ -132,7 +132,7 @@ class Run:
 
 
 def _loader(split: Split) -> type[InMemory]:
-    return Streamed if isinstance(split.images, Stored) else InMemory
+    return FromDisk if isinstance(split.images, DiskImages) else InMemory
 
 
 class Turn(NamedTuple):
@@ -195,9 +195,9 @@ def prepare(
     summary = source.summary()
     classes = tuple(summary.classes)
     loaded = _loaded(source, preprocess, section.storage, summary, cache=cache, events=events or Events())
-    dataset = checked(loaded, len(classes))
+    dataset = check_dataset(loaded, len(classes))
     train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed)
-    train = some_of(train, section.train_images or len(train.labels), seed=seed)
+    train = take_stratified(train, section.train_images or len(train.labels), seed=seed)
     channels = depth(preprocess)
     for name, values in (("mean", section.mean), ("std", section.std)):
         if values is not None and len(values) != channels:
@@ -228,14 +228,14 @@ def prepare(
 
 def _leaks(given: Split, train: Split, validation: Split, test: Split) -> Iterator[Leak]:
     """Yield what the splits have in common, pixel by pixel; images on disk are not compared."""
-    if isinstance(given.images, Stored):
+    if isinstance(given.images, DiskImages):
         yield Leak("data: whether splits share images was not looked at, for they lie on disk", is_large=False)
         return
     for name, split, known, where in (
         ("test", test, given, "also training or validation images"),
         ("validation", validation, train, "also training images"),
     ):
-        if count := repeated(split, known):
+        if count := count_repeated(split, known):
             text = f"data: {count} of {len(split.labels)} {name} images are {where}, pixel by pixel; take the copies away"
             yield Leak(text, is_large=count >= LARGE_LEAK * len(split.labels))
 
@@ -244,7 +244,7 @@ def _loaded(
     source: Source, preprocess: Preprocess, wanted: storage.Wanted, summary: Summary, *, cache: Path | None, events: Events
 ) -> Dataset:
     """Return the data set, its images where the recipe wants them."""
-    encoded = getattr(source, "encoded", None)
+    encoded = getattr(source, "load_encoded", None)
     chosen = storage.choose(
         wanted, images=summary.train_images + summary.test_images, height=preprocess.height, width=preprocess.width,
         depth=depth(preprocess), can_stream=encoded is not None and cache is not None,
@@ -252,8 +252,8 @@ def _loaded(
     events.emit("images", **chosen._asdict())
     if chosen.place == "disk" and encoded is not None and cache is not None:
         events.say(f"data: {chosen}")
-        return _decoding.on_disk(encoded(), preprocess, cache, events)
-    return source.load(preprocess) if encoded is None else _decoding.in_memory(encoded(), preprocess, events)
+        return decode_to_disk(encoded(), preprocess, cache, events)
+    return source.load(preprocess) if encoded is None else decode_to_memory(encoded(), preprocess, events)
 
 
 def seed_for(run: Run, role: str) -> int:

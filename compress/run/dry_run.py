@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from compress import plugins
-from compress.data._source import Split
+from compress.data import Batch, Split
 from compress.errors import CompressError
 from compress.events import Events
 from compress.freezing import freeze_all_but
-from compress.models._network import Batch, Network
+from compress.models import Network
 from compress.recipe import ExportSection, Recipe
 from compress.records import Preprocess
 from compress.run import cache as stages

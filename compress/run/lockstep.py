@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from compress.errors import Interrupted
 from compress.events import Events
-from compress.methods._method import Method
-from compress.models._network import Network
+from compress.methods import Method
+from compress.models import Network
 from compress.recipe import MethodSection, TrainSection
 from compress.run import seeds as students
 from compress.run import students as training

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from compress.data import Batch
 from compress.errors import CompressError
-from compress.methods._method import Method, Setting
-from compress.methods._step import Forward, Step, Targets
-from compress.models._network import Batch, Network
+from compress.methods import Forward, Method, Setting, Step, Targets
+from compress.models import Network
 from compress.quantization import fake_quantize as fake_quant
 from compress.quantization.fake_quantize import FakeQuantiser
 from compress.recipe import MethodSection, TrainSection

@@ -9,13 +9,11 @@ from pathlib import Path
 import torch
 
 from compress import records
-from compress.data._loader import InMemory
+from compress.data import Batch, InMemory
 from compress.errors import CompressError
 from compress.freezing import freeze_all_but
-from compress.methods._method import Method
-from compress.methods._step import Signal
+from compress.methods import Method, Signal
 from compress.methods.supervised import Supervised
-from compress.models._network import Batch
 from compress.recipe import TrainSection
 from compress.records import Accuracy, StageResult
 from compress.run import cache as stages

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from compress import records
 from compress.freezing import freeze_all_but
-from compress.methods._method import Method, Setting
+from compress.methods import Method, Setting
 from compress.methods.supervised import Supervised
-from compress.models._network import Network
+from compress.models import Network
 from compress.plan import title
 from compress.recipe import MethodSection, ModelSection, TeacherSection
 from compress.records import StageResult

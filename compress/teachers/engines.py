@@ -22,8 +22,8 @@ from compress import records
 from compress.errors import CompressError
 from compress.events import Events
 from compress.freezing import evaluating
-from compress.methods._step import Signal
-from compress.models._network import Network
+from compress.methods import Signal
+from compress.models import Network
 from compress.records import EngineTrial, EngineTrials
 from compress.system import quiet as _quiet
 

@@ -20,12 +20,11 @@ from filelock import FileLock
 from torch import Tensor
 
 from compress import records
-from compress.data._loader import InMemory
+from compress.data import Batch, InMemory
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
-from compress.methods._method import Method
-from compress.methods._step import Signal, Targets
-from compress.models._network import Batch, Network
+from compress.methods import Method, Signal, Targets
+from compress.models import Network
 from compress.recipe import TargetsSection
 from compress.records import EngineTrial, EngineTrials, Teaching
 from compress.run import cache as stages
@@ -85,7 +84,7 @@ class Teachers:
         networks = [teacher for teacher in method.teachers if isinstance(teacher, Network)]
         self._answering = Answering(networks, signals)
         self._shown = sorted({batches.view(epoch) for epoch in range(epochs)})
-        self._sample = next(batches.in_order(0)).images
+        self._sample = next(batches.read_view(0)).images
         self._probe = engines.eager(self._answering)(self._sample[:PROBE_IMAGES])
         too_much = self._obstacle(len(self._shown))
         self._one_view = bool(too_much and one_view and section.store == "auto" and not self._obstacle(1))
@@ -203,7 +202,7 @@ class Teachers:
     def _sweep(self, view: int, places: Sequence[int], stopped: Callable[[], bool]) -> Iterator[Sequence[Tensor]]:
         total = -(-self._batches.rows // len(self._sample))
         with self._events.task(f"teacher, view {view + 1} of {len(self._shown)}", total) as task:
-            for batch in self._batches.in_order(view):
+            for batch in self._batches.read_view(view):
                 answers = self._run(self._filled(batch.images))
                 yield [answers[place][: len(batch.images)] for place in places]
                 task.advance()
@@ -282,7 +281,7 @@ class Teachers:
         return tried
 
     def _some_images(self) -> list[Tensor]:
-        batches = [batch.images for batch, _ in zip(self._batches.in_order(0), range(TRIAL_BATCHES), strict=False)]
+        batches = [batch.images for batch, _ in zip(self._batches.read_view(0), range(TRIAL_BATCHES), strict=False)]
         return [images for images in batches if len(images) == len(self._sample)]
 
     def _eager_seconds(self) -> float:

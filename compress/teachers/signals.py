@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 
+from compress.data import Batch
 from compress.freezing import evaluating, freeze_all_but
-from compress.methods._method import Method
-from compress.methods._step import Signal
-from compress.models._network import Batch, Network
+from compress.methods import Method, Signal
+from compress.models import Network
 
 
 def validated_by(method: Method, batch: Batch) -> list[Signal]:

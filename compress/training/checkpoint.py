@@ -21,7 +21,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from compress.errors import CompressError, Unreachable
-from compress.models._network import Network
+from compress.models import Network
 from compress.system.files import sha256_of, whole
 
 _NESTS = ("state_dict", "model_state_dict", "model")

@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress import records
+from compress.data import Batch
 from compress.errors import CompressError
 from compress.events import Events
 from compress.freezing import freeze_all_but
-from compress.methods._method import Method
-from compress.methods._step import Features, Forward
-from compress.models._network import Batch, Network, Outputs
+from compress.methods import Features, Forward, Method
+from compress.models import Network, Outputs
 from compress.records import EngineTrial, EngineTrials
 from compress.teachers.engines import decided
 from compress.teachers.signals import few, looked_at

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress.data._loader import Batches
-from compress.methods._method import Method
-from compress.methods._step import Targets
-from compress.models._network import Batch
+from compress.data import Batch, Batches
+from compress.methods import Method, Targets
 from compress.records import Accuracy
 
 Logits = NDArray[np.float32]

@@ -15,13 +15,11 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from compress.data._loader import Batches
+from compress.data import Batch, Batches
 from compress.errors import CompressError, Interrupted
 from compress.events import Events, Task
-from compress.freezing import freeze_all_but, moving, only
-from compress.methods._method import Method
-from compress.methods._step import Forward, Targets
-from compress.models._network import Batch
+from compress.freezing import find_moving_tensors, freeze_all_but, train_only
+from compress.methods import Forward, Method, Targets
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Epoch
 from compress.teachers.provider import Teachers
@@ -208,7 +206,7 @@ class _Run:
         for phase, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with only(self.phases, phase):
+            with train_only(self.phases, phase):
                 step = self.method.step(batch, phase=phase, autocast=self.autocast, targets=targets, forward=self.forward)
                 terms = self.method(step)
                 self._descend(terms, optimizer, phase)
@@ -311,7 +309,7 @@ class _Run:
                 "observed": self.observed,
                 "history": [record.model_dump_json() for record in self.history],
                 "best": self.best,
-                "moving": moving(self.method),
+                "moving": find_moving_tensors(self.method),
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
                 "scaler": self.scaler.state_dict(),
                 "average": None if self.average is None else self.average.state_dict(),
@@ -331,7 +329,7 @@ class _Run:
         self.sums, self.observed, self.best = saved["sums"], saved["observed"], saved["best"]
         self.history = [Epoch.model_validate_json(text) for text in saved["history"]]
         with torch.no_grad():
-            for name, tensor in moving(self.method).items():
+            for name, tensor in find_moving_tensors(self.method).items():
                 tensor.copy_(saved["moving"][name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compress.data import Batch
 from compress.errors import CompressError
 from compress.freezing import freeze_all_but
-from compress.methods._method import Method
-from compress.models._network import Batch
+from compress.methods import Method
 from compress.records import Accuracy
 from compress.training.evaluate import Logits
 

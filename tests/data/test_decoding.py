@@ -17,10 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compress.data import Dataset, DiskImages, EncodedDataset, EncodedSplit, decode_to_disk, decode_to_memory, fingerprint
 from compress.data import _decode as _decoding
-from compress.data._decode import in_memory, on_disk
-from compress.data._disk_images import Stored
-from compress.data._source import Dataset, Encoded, Pictures, fingerprint
 from compress.data.folder import Folder
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
@@ -47,9 +45,9 @@ def homes(cache: Path) -> list[Path]:
 
 def test_images_on_disk_are_those_in_memory(pictures: str, tmp_path: Path) -> None:
     """Every picture and label, in the same rows."""
-    encoded = Folder(path=pictures).encoded()
-    disk, memory = on_disk(encoded, RGB, tmp_path / "cache"), in_memory(encoded, RGB)
-    assert all(isinstance(split.images, Stored) for split in disk)
+    encoded = Folder(path=pictures).load_encoded()
+    disk, memory = decode_to_disk(encoded, RGB, tmp_path / "cache"), decode_to_memory(encoded, RGB)
+    assert all(isinstance(split.images, DiskImages) for split in disk)
     assert fingerprint(disk) == fingerprint(memory)
 
 
@@ -58,26 +56,26 @@ def test_the_number_of_processors_changes_nothing(
     pictures: str, tmp_path: Path, processors: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images are decoded in any order and written in theirs."""
-    encoded = Folder(path=pictures).encoded()
-    expected = fingerprint(in_memory(encoded, RGB))
+    encoded = Folder(path=pictures).load_encoded()
+    expected = fingerprint(decode_to_memory(encoded, RGB))
     monkeypatch.setattr(_decoding, "processors", lambda: processors)
     monkeypatch.setattr(_decoding, "TOGETHER", 2)
-    assert fingerprint(on_disk(encoded, RGB, tmp_path / "cache")) == expected
-    assert fingerprint(in_memory(encoded, RGB)) == expected
+    assert fingerprint(decode_to_disk(encoded, RGB, tmp_path / "cache")) == expected
+    assert fingerprint(decode_to_memory(encoded, RGB)) == expected
 
 
 def test_pictures_are_decoded_once(pictures: str, tmp_path: Path) -> None:
     """A second run, from a copy of the data at another place, finds what the first left."""
-    on_disk(Folder(path=pictures).encoded(), RGB, tmp_path / "cache")
+    decode_to_disk(Folder(path=pictures).load_encoded(), RGB, tmp_path / "cache")
     shutil.copytree(pictures, tmp_path / "copy")
-    encoded = Folder(path=str(tmp_path / "copy")).encoded()
+    encoded = Folder(path=str(tmp_path / "copy")).load_encoded()
 
     def refuse() -> Iterator[tuple[str, bytes]]:
         raise AssertionError("decoded again")
 
-    never = [Pictures(each.labels, refuse) for each in (encoded.train, encoded.test)]
-    found = on_disk(Encoded(never[0], never[1], encoded.files, encoded.chosen), RGB, tmp_path / "cache")
-    assert fingerprint(found) == fingerprint(in_memory(encoded, RGB))
+    never = [EncodedSplit(each.labels, refuse) for each in (encoded.train, encoded.test)]
+    found = decode_to_disk(EncodedDataset(never[0], never[1], encoded.files, encoded.chosen), RGB, tmp_path / "cache")
+    assert fingerprint(found) == fingerprint(decode_to_memory(encoded, RGB))
     assert len(homes(tmp_path / "cache")) == 1
 
 
@@ -92,14 +90,14 @@ def test_whatever_decides_a_pixel_decides_the_folder(pictures: str, tmp_path: Pa
         {"channels": "gray", "mean": (0.5,), "std": (0.5,)},
     ]
     for change in changes:
-        on_disk(Folder(path=pictures).encoded(), RGB.model_copy(update=change), cache)
+        decode_to_disk(Folder(path=pictures).load_encoded(), RGB.model_copy(update=change), cache)
     assert len(homes(cache)) == len(changes)
     path = Path(pictures) / "train" / "cat" / "0.png"
     known = path.stat()
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     path.write_bytes(path.read_bytes().ljust(known.st_size, b"\0"))
     os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
-    found = on_disk(Folder(path=pictures).encoded(), RGB, cache)
+    found = decode_to_disk(Folder(path=pictures).load_encoded(), RGB, cache)
     assert len(homes(cache)) == len(changes) + 1
     assert np.array_equal(found.train.images[0], np.asarray(Image.open(path)))
 
@@ -107,7 +105,7 @@ def test_whatever_decides_a_pixel_decides_the_folder(pictures: str, tmp_path: Pa
 def test_mean_and_std_do_not_matter(pictures: str, tmp_path: Path) -> None:
     """They are no part of decoding."""
     for mean in (0.1, 0.2):
-        on_disk(Folder(path=pictures).encoded(), RGB.model_copy(update={"mean": (mean,) * 3}), tmp_path / "cache")
+        decode_to_disk(Folder(path=pictures).load_encoded(), RGB.model_copy(update={"mean": (mean,) * 3}), tmp_path / "cache")
     assert len(homes(tmp_path / "cache")) == 1
 
 
@@ -144,28 +142,28 @@ DAMAGES = [_truncate, _change_one_byte, _change_the_shape, _lose_a_file, _lose_t
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_is_decoded_again(pictures: str, tmp_path: Path, damage) -> None:
     """One line says so, and the images are right."""
-    encoded, cache = Folder(path=pictures).encoded(), tmp_path / "cache"
-    expected = fingerprint(on_disk(encoded, RGB, cache))
+    encoded, cache = Folder(path=pictures).load_encoded(), tmp_path / "cache"
+    expected = fingerprint(decode_to_disk(encoded, RGB, cache))
     (home,) = homes(cache)
     damage(home)
     heard = Heard()
-    assert fingerprint(on_disk(encoded, RGB, cache, heard)) == expected
+    assert fingerprint(decode_to_disk(encoded, RGB, cache, heard)) == expected
     assert heard.lines == [f"data: the decoded images in {home} are damaged; they are decoded again"]
-    assert fingerprint(on_disk(encoded, RGB, cache, heard)) == expected
+    assert fingerprint(decode_to_disk(encoded, RGB, cache, heard)) == expected
     assert len(heard.lines) == 1
 
 
 def test_images_of_another_data_set_are_not_taken(pictures: str, tmp_path: Path) -> None:
     """A whole folder of decoded images that was moved to the place of another is refused."""
-    encoded, cache = Folder(path=pictures).encoded(), tmp_path / "cache"
-    on_disk(encoded, RGB.model_copy(update={"interpolation": "nearest"}), cache)
+    encoded, cache = Folder(path=pictures).load_encoded(), tmp_path / "cache"
+    decode_to_disk(encoded, RGB.model_copy(update={"interpolation": "nearest"}), cache)
     (other,) = homes(cache)
-    expected = fingerprint(on_disk(encoded, RGB, cache))
+    expected = fingerprint(decode_to_disk(encoded, RGB, cache))
     (own,) = set(homes(cache)) - {other}
     shutil.rmtree(own)
     other.rename(own)
     heard = Heard()
-    assert fingerprint(on_disk(encoded, RGB, cache, heard)) == expected
+    assert fingerprint(decode_to_disk(encoded, RGB, cache, heard)) == expected
     assert len(heard.lines) == 1
 
 
@@ -176,7 +174,7 @@ from compress.data import _decode as _decoding
 from compress.data.folder import Folder
 from compress.records import Preprocess
 
-whole, _decoding.TOGETHER = _decoding._picture, 1
+whole, _decoding.TOGETHER = _decoding._decode_picture, 1
 
 def slow(where, picture, preprocess):
     if "dog" in where:
@@ -184,9 +182,9 @@ def slow(where, picture, preprocess):
         time.sleep(60)
     return whole(where, picture, preprocess)
 
-_decoding._picture = slow
+_decoding._decode_picture = slow
 rgb = Preprocess(height=6, width=5, channels="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
-_decoding.on_disk(Folder(path=sys.argv[1]).encoded(), rgb, Path(sys.argv[2]))
+_decoding.decode_to_disk(Folder(path=sys.argv[1]).load_encoded(), rgb, Path(sys.argv[2]))
 """
 
 
@@ -199,15 +197,15 @@ def test_a_run_that_was_killed_leaves_nothing_wrong(pictures: str, tmp_path: Pat
         process.send_signal(signal.SIGKILL)
     (left,) = homes(cache)
     assert left.name.startswith(".")
-    encoded = Folder(path=pictures).encoded()
-    assert fingerprint(on_disk(encoded, RGB, cache)) == fingerprint(in_memory(encoded, RGB))
+    encoded = Folder(path=pictures).load_encoded()
+    assert fingerprint(decode_to_disk(encoded, RGB, cache)) == fingerprint(decode_to_memory(encoded, RGB))
     (home,) = homes(cache)
     assert not home.name.startswith(".")
 
 
 def _decode(path: str, cache: Path, results: multiprocessing.Queue) -> None:
     heard = Heard()
-    decode, count = _decoding._picture, 0
+    decode, count = _decoding._decode_picture, 0
 
     def slow(*arguments):
         nonlocal count
@@ -215,8 +213,8 @@ def _decode(path: str, cache: Path, results: multiprocessing.Queue) -> None:
         time.sleep(0.01)
         return decode(*arguments)
 
-    _decoding._picture = slow
-    results.put((fingerprint(on_disk(Folder(path=path).encoded(), RGB, cache, heard)), count, heard.lines))
+    _decoding._decode_picture = slow
+    results.put((fingerprint(decode_to_disk(Folder(path=path).load_encoded(), RGB, cache, heard)), count, heard.lines))
 
 
 def test_of_two_processes_one_decodes(pictures: str, tmp_path: Path) -> None:
@@ -229,7 +227,7 @@ def test_of_two_processes_one_decodes(pictures: str, tmp_path: Path) -> None:
     (one, few, heard), (other, many, _) = sorted((results.get(timeout=60) for _ in processes), key=lambda each: each[1])
     for process in processes:
         process.join()
-    assert one == other == fingerprint(in_memory(Folder(path=pictures).encoded(), RGB))
+    assert one == other == fingerprint(decode_to_memory(Folder(path=pictures).load_encoded(), RGB))
     assert (few, many, heard) == (0, 13, [])
 
 
@@ -237,12 +235,12 @@ def test_a_picture_that_cannot_be_decoded_leaves_nothing(pictures: str, tmp_path
     """The first one in the order of the data is named, wherever it is decoded, and no folder stays behind."""
     for name in ("cat/2.png", "eel/1.png"):
         (Path(pictures) / "train" / name).write_bytes(b"no picture")
-    encoded = Folder(path=pictures).encoded()
+    encoded = Folder(path=pictures).load_encoded()
     with pytest.raises(CompressError, match=r"train/cat/2\.png: cannot be decoded as a picture; replace or remove it"):
-        on_disk(encoded, RGB, tmp_path / "cache")
+        decode_to_disk(encoded, RGB, tmp_path / "cache")
     assert homes(tmp_path / "cache") == []
     with pytest.raises(CompressError, match=r"train/cat/2\.png: cannot be decoded"):
-        in_memory(encoded, RGB)
+        decode_to_memory(encoded, RGB)
 
 
 def test_a_full_disk_is_told_before_decoding(pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,19 +248,19 @@ def test_a_full_disk_is_told_before_decoding(pictures: str, tmp_path: Path, monk
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     with pytest.raises(Unreachable, match=r"the decoded images need .* GiB of the disk is free; free space, choose another"):
-        on_disk(Folder(path=pictures).encoded(), RGB, tmp_path / "cache")
+        decode_to_disk(Folder(path=pictures).load_encoded(), RGB, tmp_path / "cache")
 
 
 def test_a_disk_that_fills_up_is_told(pictures: str, tmp_path: Path) -> None:
     """A refusal in the middle of writing leaves nothing and is one message, not a crash."""
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from compress.data._decode import on_disk; from compress.data.folder import Folder\n"
+        "from compress.data._decode import decode_to_disk; from compress.data.folder import Folder\n"
         "from compress.errors import Unreachable; from compress.records import Preprocess\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
         "rgb = Preprocess(height=6, width=5, channels='rgb', mean=(0.5,) * 3, std=(0.5,) * 3)\n"
-        "try: on_disk(Folder(path=sys.argv[1]).encoded(), rgb, Path(sys.argv[2]))\n"
+        "try: decode_to_disk(Folder(path=sys.argv[1]).load_encoded(), rgb, Path(sys.argv[2]))\n"
         "except Unreachable as error: print(error)\n"
     )
     cache = tmp_path / "cache"
@@ -278,7 +276,7 @@ def test_a_folder_that_cannot_be_written_is_told(pictures: str, tmp_path: Path) 
     cache.mkdir()
     cache.chmod(0o500)
     with pytest.raises(Unreachable, match="cannot be written"):
-        on_disk(Folder(path=pictures).encoded(), RGB, cache)
+        decode_to_disk(Folder(path=pictures).load_encoded(), RGB, cache)
     cache.chmod(0o700)
 
 
@@ -286,7 +284,7 @@ def test_a_file_where_the_cache_should_be_is_told(pictures: str, tmp_path: Path)
     """As a folder that cannot be written."""
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(Unreachable, match=r"cache: cannot be written .*; free space or choose another folder"):
-        on_disk(Folder(path=pictures).encoded(), RGB, tmp_path / "cache")
+        decode_to_disk(Folder(path=pictures).load_encoded(), RGB, tmp_path / "cache")
 
 
 def test_memory_does_not_hold_the_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,12 +298,12 @@ def test_memory_does_not_hold_the_set(tmp_path: Path, monkeypatch: pytest.Monkey
     def each() -> Iterator[tuple[str, Path]]:
         return ((f"picture {row}", picture) for row in range(len(labels)))
 
-    split = Pictures(labels, each)
+    split = EncodedSplit(labels, each)
     size = 2 * len(labels) * 128 * 128 * 3
-    on_disk(Encoded(split, split, {"one": picture}, ""), big, tmp_path / "warm")
+    decode_to_disk(EncodedDataset(split, split, {"one": picture}, ""), big, tmp_path / "warm")
     tracemalloc.start()
-    found = on_disk(Encoded(split, split, {"one": picture}, ""), big, tmp_path / "cache")
-    fingerprint(Dataset(found.train.only(np.arange(0, 1000, 2)), found.test))
+    found = decode_to_disk(EncodedDataset(split, split, {"one": picture}, ""), big, tmp_path / "cache")
+    fingerprint(Dataset(found.train.select(np.arange(0, 1000, 2)), found.test))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < size / 4

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from compress import plugins
-from compress.data._source import checked, fingerprint
+from compress.data import check_dataset, fingerprint
 from compress.records import Preprocess
 
 NAMES = plugins.names("data")
@@ -42,7 +42,7 @@ def test_every_option_is_described(name):
 def test_the_summary_is_what_is_loaded(source):
     """Sizes and the number of classes, told without decoding, are those of the images."""
     summary = source.summary()
-    dataset = checked(source.load(contract()), len(summary.classes))
+    dataset = check_dataset(source.load(contract()), len(summary.classes))
     assert (len(dataset.train.labels), len(dataset.test.labels)) == (summary.train_images, summary.test_images)
     assert set(np.concatenate([split.labels for split in dataset])) == set(range(len(summary.classes)))
 

@@ -11,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.data._loader import InMemory
-from compress.data._source import Split
-from compress.models._network import Batch
+from compress.data import Batch, InMemory, Split
 from compress.records import Preprocess
 
 CPU = torch.device("cpu")
@@ -59,7 +57,7 @@ def test_epochs_go_through_the_views_in_turn() -> None:
 def test_without_a_number_of_views_no_view_comes_back() -> None:
     """By default every epoch shows pixels that no other epoch shows."""
     data = batches(views=None)
-    seen = {torch.stack([image for _, image in sorted(by_row(data.in_order(view)).items())]) for view in range(40)}
+    seen = {torch.stack([image for _, image in sorted(by_row(data.read_view(view)).items())]) for view in range(40)}
     keys = {whole.numpy().tobytes() for whole in seen}
     assert len(keys) == 40
     assert [data.view(epoch) for epoch in (0, 1, 999)] == [0, 1, 999]
@@ -69,7 +67,7 @@ def test_one_image_meets_every_crop_and_both_directions() -> None:
     """Over many views a row is cut from every window and mirrored about as often as not."""
     pixels = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1).repeat(2, axis=0)
     data = batches(Split(pixels, np.zeros(2, dtype=np.int64)), batch_size=2, crop_padding=1, views=None)
-    seen = [next(data.in_order(view)).images[0].numpy().tobytes() for view in range(300)]
+    seen = [next(data.read_view(view)).images[0].numpy().tobytes() for view in range(300)]
     counts = [seen.count(image) for image in set(seen)]
     assert len(counts) == 18  # three by three windows, mirrored or not
     assert min(counts) >= 4  # 17 expected of each, give or take 4; the draw is fixed
@@ -89,12 +87,12 @@ def test_a_view_in_order_has_the_pixels_of_the_epochs_that_show_it(augmentation:
     """What a teacher is asked in the order of the rows is what the student sees in any other."""
     data = batches(**augmentation)
     for epoch in range(4):
-        in_order = list(data.in_order(data.view(epoch)))
-        rows = torch.cat([batch.rows for batch in in_order if batch.rows is not None])
+        ordered = list(data.read_view(data.view(epoch)))
+        rows = torch.cat([batch.rows for batch in ordered if batch.rows is not None])
         assert rows.tolist() == list(range(ROWS))
-        assert [len(batch.images) for batch in in_order] == [16, 16, 16, 2]
-        assert same(by_row(in_order), by_row(data.epoch(epoch)))
-        assert {batch.view for batch in in_order} == {batch.view for batch in data.epoch(epoch)} == {data.view(epoch)}
+        assert [len(batch.images) for batch in ordered] == [16, 16, 16, 2]
+        assert same(by_row(ordered), by_row(data.epoch(epoch)))
+        assert {batch.view for batch in ordered} == {batch.view for batch in data.epoch(epoch)} == {data.view(epoch)}
 
 
 def test_labels_go_with_their_rows() -> None:
@@ -120,7 +118,7 @@ def test_orders_differ_between_epochs_and_seeds() -> None:
 def test_the_augmentation_seed_gives_other_views(seeds: tuple[int, int]) -> None:
     """Two augmentation seeds show different pixels of the same rows, and so have another identity."""
     one, other = (batches(augmentation_seed=seed) for seed in seeds)
-    assert not same(by_row(one.in_order(0)), by_row(other.in_order(0)))
+    assert not same(by_row(one.read_view(0)), by_row(other.read_view(0)))
     assert one.identity != other.identity
 
 
@@ -156,7 +154,7 @@ def _one_pixel() -> Split:
 def test_the_identity_changes_with_whatever_changes_a_pixel(other: dict[str, Any]) -> None:
     """One bit of one image, the transform or the augmentation: the identity is another, and so is at least one pixel."""
     assert batches(**other).identity != batches().identity
-    shown, known = by_row(batches(**other).in_order(0)), by_row(batches().in_order(0))
+    shown, known = by_row(batches(**other).read_view(0)), by_row(batches().read_view(0))
     assert not same(shown, known)
 
 

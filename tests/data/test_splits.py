@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compress.data._source import Dataset, Split, checked, fingerprint, hold_out, repeated, some_of
+from compress.data import Dataset, Split, check_dataset, count_repeated, fingerprint, hold_out, take_stratified
 from compress.errors import CompressError
 
 
@@ -16,7 +16,7 @@ def split(labels, size=4):
 def test_good_data_passes_unchanged():
     """Checking returns the very same arrays."""
     dataset = Dataset(split([0, 1]), split([1, 0]))
-    assert checked(dataset, 2) is dataset
+    assert check_dataset(dataset, 2) is dataset
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_good_data_passes_unchanged():
 def test_bad_data_is_told_with_split_and_row(train, reason):
     """Labels out of range, wrong types, wrong shapes and empty splits are refused."""
     with pytest.raises(CompressError, match=reason):
-        checked(Dataset(train, split([0, 1])), 2)
+        check_dataset(Dataset(train, split([0, 1])), 2)
 
 
 def test_the_fingerprint_sees_every_byte():
@@ -95,26 +95,26 @@ def test_a_class_with_too_few_images_is_told(labels, fraction, reason):
 def test_some_of_a_split_keeps_order_and_shares_of_classes():
     """A part for training has exactly the images asked for, each class its share, in the order of rows, always the same."""
     whole = split(LABELS)
-    part = some_of(whole, 35, seed=3)
+    part = take_stratified(whole, 35, seed=3)
     assert np.bincount(part.labels).tolist() == [20, 10, 5]
     rows = [next(i for i in range(len(LABELS)) if np.array_equal(whole.images[i], image)) for image in part.images]
     assert rows == sorted(rows)
-    assert np.array_equal(some_of(whole, 35, seed=3).images, part.images)
-    assert some_of(whole, len(LABELS), seed=3) is whole
+    assert np.array_equal(take_stratified(whole, 35, seed=3).images, part.images)
+    assert take_stratified(whole, len(LABELS), seed=3) is whole
 
 
 def test_more_images_than_there_are_cannot_be_taken():
     """A part that is larger than the split, or smaller than its classes, is refused."""
     for count in (2, 71):
         with pytest.raises(CompressError, match="cannot be set apart"):
-            some_of(split(LABELS), count, seed=0)
+            take_stratified(split(LABELS), count, seed=0)
 
 
 def test_images_that_two_splits_share_are_counted():
     """Every copy counts, whatever its label; images that differ in one pixel do not."""
     known, other = split([0, 1, 2]), split([3] * 4)
     images = np.concatenate([known.images[[2, 0, 0]], other.images[3:]])
-    assert repeated(Split(images, other.labels), known) == 3
+    assert count_repeated(Split(images, other.labels), known) == 3
     images[0, 0, 0, 0] ^= 1
-    assert repeated(Split(images, other.labels), known) == 2
-    assert repeated(known, Split(other.images[3:], other.labels[3:])) == 0
+    assert count_repeated(Split(images, other.labels), known) == 2
+    assert count_repeated(known, Split(other.images[3:], other.labels[3:])) == 0

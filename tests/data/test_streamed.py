@@ -12,13 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from compress.data._disk_images import ImageFile, Stored
-from compress.data._disk_loader import Streamed
-from compress.data._loader import InMemory
-from compress.data._prefetch import ahead
-from compress.data._source import Dataset, Split, checked, fingerprint, hold_out, some_of
+from compress.data import (
+    Batch,
+    Dataset,
+    DiskImages,
+    FromDisk,
+    ImageFile,
+    InMemory,
+    Split,
+    check_dataset,
+    fingerprint,
+    hold_out,
+    take_stratified,
+)
+from compress.data._prefetch import prefetch
 from compress.errors import CompressError, Unreachable
-from compress.models._network import Batch
 from compress.preprocess import statistics
 from compress.records import Preprocess
 
@@ -35,17 +43,17 @@ def stored(folder: Path, split: Split) -> Split:
     """Return the same split on disk."""
     path = folder / f"{split.images.shape[-1]}.npy"
     np.save(path, split.images[:])
-    return Split(Stored(ImageFile(path)), split.labels)
+    return Split(DiskImages(ImageFile(path)), split.labels)
 
 
-def both(folder: Path, *, depth: int = 3, **options: Any) -> tuple[InMemory, Streamed]:
+def both(folder: Path, *, depth: int = 3, **options: Any) -> tuple[InMemory, FromDisk]:
     """Return batches of the same images from memory and from disk."""
     channels = "gray" if depth == 1 else "rgb"
     preprocess = Preprocess(height=HEIGHT, width=WIDTH, channels=channels, mean=(0.4,) * depth, std=(0.3,) * depth)
     given = {"batch_size": 16, "device": CPU, "seed": 5, "augmentation_seed": 2, **options}
     workers = given.pop("workers", 2)
     split = arrays(depth)
-    return InMemory(split, preprocess, **given), Streamed(stored(folder, split), preprocess, workers=workers, **given)
+    return InMemory(split, preprocess, **given), FromDisk(stored(folder, split), preprocess, workers=workers, **given)
 
 
 def assert_same(memory: Iterator[Batch], disk: Iterator[Batch]) -> None:
@@ -71,7 +79,7 @@ def test_training_sees_the_bits_that_it_sees_from_memory(
     assert len(memory) == len(disk) == 3
     for epoch in (0, 1, 4):
         assert_same(memory.epoch(epoch), disk.epoch(epoch))
-    assert_same(memory.in_order(2), disk.in_order(2))
+    assert_same(memory.read_view(2), disk.read_view(2))
 
 
 def test_evaluation_sees_the_bits_that_it_sees_from_memory(tmp_path: Path) -> None:
@@ -112,7 +120,7 @@ def test_the_identity_changes_with_whatever_changes_a_pixel(tmp_path: Path) -> N
 
     def identity(of: Split = split, preprocess: Preprocess = plain, **changed: Any) -> str:
         options = {"batch_size": 16, "device": CPU, "shuffle": True, "crop_padding": 2, "flip": True, **changed}
-        return Streamed(of, preprocess, **options).identity
+        return FromDisk(of, preprocess, **options).identity
 
     images = arrays().images[:].copy()
     images[17, 3, 4, 0] ^= 1
@@ -121,7 +129,7 @@ def test_the_identity_changes_with_whatever_changes_a_pixel(tmp_path: Path) -> N
     found = [
         identity(),
         identity(stored(other, Split(images, split.labels))),
-        identity(split.only(np.arange(ROWS)[::-1])),
+        identity(split.select(np.arange(ROWS)[::-1])),
         identity(preprocess=plain.model_copy(update={"mean": (0.4, 0.4, 0.40001)})),
         *(
             identity(**change)
@@ -136,14 +144,14 @@ def test_splits_on_disk_are_divided_like_arrays(tmp_path: Path) -> None:
     """Held-out images, parts, checks, fingerprints and statistics are those of the same images in memory; none is copied."""
     memory, disk = arrays(), stored(tmp_path, arrays())
     for one, other in zip(hold_out(memory, fraction=0.2, seed=3), hold_out(disk, fraction=0.2, seed=3), strict=True):
-        assert isinstance(other.images, Stored)
+        assert isinstance(other.images, DiskImages)
         assert np.array_equal(one.images, other.images[:])
         assert np.array_equal(one.labels, other.labels)
-    part, same = some_of(memory, 20, seed=1), some_of(disk, 20, seed=1)
-    assert isinstance(same.images, Stored)
+    part, same = take_stratified(memory, 20, seed=1), take_stratified(disk, 20, seed=1)
+    assert isinstance(same.images, DiskImages)
     assert np.array_equal(part.images, same.images[:])
     dataset = Dataset(disk, disk)
-    assert checked(dataset, 4) is dataset
+    assert check_dataset(dataset, 4) is dataset
     assert fingerprint(dataset) == fingerprint(Dataset(memory, memory))
     assert statistics(disk.images) == statistics(memory.images)
 
@@ -180,7 +188,7 @@ def test_images_in_memory_are_not_streamed() -> None:
     """The two loaders cannot be confused."""
     preprocess = Preprocess(height=HEIGHT, width=WIDTH, channels="rgb", mean=(0.4,) * 3, std=(0.3,) * 3)
     with pytest.raises(TypeError, match="use InMemory"):
-        Streamed(arrays(), preprocess, batch_size=4, device=CPU)
+        FromDisk(arrays(), preprocess, batch_size=4, device=CPU)
 
 
 def test_a_batch_larger_than_the_split_is_refused(tmp_path: Path) -> None:
@@ -201,7 +209,7 @@ def test_work_ahead_comes_in_order_and_no_further_than_asked() -> None:
             begun.append(number)
             yield lambda number=number: call(number)
 
-    results = ahead(calls(), workers=3, lead=5)
+    results = prefetch(calls(), workers=3, lead=5)
     assert next(results) == 0
     assert len(begun) == 6
     assert list(results) == list(range(1, 100))
@@ -215,7 +223,7 @@ def test_work_ahead_raises_where_the_result_would_have_been() -> None:
             raise CompressError("seven")
         return number
 
-    results = ahead(((lambda number=number: fail(number)) for number in range(20)), workers=4, lead=20)
+    results = prefetch(((lambda number=number: fail(number)) for number in range(20)), workers=4, lead=20)
     assert list(itertools.islice(results, 7)) == list(range(7))
     with pytest.raises(CompressError, match="seven"):
         next(results)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 import compress
 from compress import freezing, losses
+from compress.data import Batch
 from compress.errors import CompressError, Interrupted
 from compress.methods.atsc import Atsc
 from compress.methods.simkd import Simkd
-from compress.models._network import Batch, Network
+from compress.models import Network
 from compress.plan.checks import drift_problem
 from compress.recipe import TrainSection
 from compress.records import Accuracy
@@ -60,7 +61,7 @@ def after_phases(method: Atsc, *wanted: str) -> dict[str, set[str]]:
     examples = batch()
     for phase in wanted:
         optimizer = torch.optim.SGD(phases[phase], lr=0.1)
-        with freezing.only(phases, phase):
+        with freezing.train_only(phases, phase):
             terms = method(method.step(examples, phase=phase))
             torch.stack(list(terms.values())).sum().backward()
             optimizer.step()

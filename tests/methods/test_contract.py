@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from compress import freezing, plan, plugins
+from compress.data import Batch
 from compress.errors import CompressError
 from compress.events import Events
-from compress.methods._combined import Combined
-from compress.methods._method import Method, Setting
-from compress.models._network import Batch, Network
+from compress.methods import Combined, Method, Setting
+from compress.models import Network
 from compress.recipe import TrainSection
 from compress.records import Analysis
 from compress.training import checkpoint, preflight

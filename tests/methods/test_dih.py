@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from compress import freezing
 from compress.errors import CompressError
-from compress.methods._method import Setting
+from compress.methods import Setting
 from compress.methods.dih import Dih, _head
-from compress.models._network import Network
+from compress.models import Network
 from compress.recipe import TrainSection
 from compress.training import loop as trainer
 from compress.training import preflight

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from compress.methods._method import Setting
+from compress.methods import Setting
 from compress.methods.dist import Dist
-from compress.models._network import Network
+from compress.models import Network
 from tests.losses import reference
 from tests.methods.test_contract import batch, setting
 

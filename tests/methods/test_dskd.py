@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import CompressError
-from compress.methods._step import Signal, Step
+from compress.methods import Signal, Step
 from compress.methods.dskd import Dskd
-from compress.models._network import Network
+from compress.models import Network
 from compress.recipe import TrainSection
 from compress.training import loop as trainer
 from compress.training import preflight

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress import freezing, losses
+from compress.data import Batch
 from compress.errors import CompressError
-from compress.methods._method import Method, Setting
-from compress.methods._step import Signal, Step
+from compress.methods import Method, Setting, Signal, Step
 from compress.methods.attention_transfer import AttentionTransfer
 from compress.methods.fitnet import Fitnet
-from compress.models._network import Batch, Network
+from compress.models import Network
 from compress.recipe import TrainSection
 from compress.teachers import store as targets
 from compress.training import loop as trainer

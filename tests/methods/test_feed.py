@@ -20,13 +20,11 @@ from torch import nn
 from compress import freezing, plugins, recipe
 from compress.errors import CompressError
 from compress.events import Events
-from compress.methods._combined import Combined
-from compress.methods._method import Method, Setting
-from compress.methods._step import Signal
+from compress.methods import Combined, Method, Setting, Signal
 from compress.methods._translators import translator
 from compress.methods.feed import Feed
 from compress.methods.feed_sequential import FeedSequential
-from compress.models._network import Network
+from compress.models import Network
 from compress.plan import parts
 from compress.recipe import TrainSection
 from compress.records import StageResult, read

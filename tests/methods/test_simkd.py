@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress import freezing
+from compress.data import Batch
 from compress.errors import CompressError
-from compress.methods._method import Setting
+from compress.methods import Setting
 from compress.methods._projector import projector
 from compress.methods.simkd import Simkd
-from compress.models._network import Batch, Network
+from compress.models import Network
 from compress.training import checkpoint, evaluate
 from exporters.onnx import Onnx
 from tests.methods.test_contract import batch, setting

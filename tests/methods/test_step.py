@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.methods._step import Signal, Step
-from compress.models._network import Network
+from compress.methods import Signal, Step
+from compress.models import Network
 from tests.methods.test_contract import batch, tiny
 
 

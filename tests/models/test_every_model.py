@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from compress import plugins
-from compress.models._network import shapes
+from compress.models import shapes
 
 NAMES = plugins.names("models")
 CLASSES = 7

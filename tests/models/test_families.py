@@ -8,8 +8,7 @@ import onnx
 import pytest
 import torch
 
-from compress.models import resnet_cifar, wide_resnet
-from compress.models._network import shapes
+from compress.models import resnet_cifar, shapes, wide_resnet
 from compress.training.checkpoint import load_weights
 
 SHARED_DATA = os.environ.get("COMPRESS_TEST_DATA", "")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError
-from compress.models._network import Network, shapes
+from compress.models import Network, shapes
 
 
 def sequence(*layers):

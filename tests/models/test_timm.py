@@ -9,7 +9,7 @@ import torch
 
 from compress import plugins
 from compress.errors import CompressError
-from compress.models._network import Network, shapes
+from compress.models import Network, shapes
 from compress.training.checkpoint import load_weights
 
 timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")

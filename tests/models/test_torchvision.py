@@ -9,8 +9,8 @@ from torch import nn
 
 from compress import plugins
 from compress.errors import CompressError
+from compress.models import shapes
 from compress.models import torchvision as family
-from compress.models._network import shapes
 from compress.training.checkpoint import load_weights, save_weights
 
 models = family.models  # torchvision's own, which can be imported only when `compress` was

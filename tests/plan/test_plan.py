@@ -147,7 +147,7 @@ def test_work_is_counted_in_images(make) -> None:
 
 def test_image_counts_are_those_of_the_split(make) -> None:
     """The plan's split sizes are what the loader really holds out."""
-    from compress.data._source import hold_out
+    from compress.data import hold_out
     from compress.records import Preprocess
 
     source = plugins.load("data", "digits")()

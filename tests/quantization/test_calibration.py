@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.data._source import Split
+from compress.data import Split
 from compress.errors import CompressError
 from compress.preprocess import normalise
 from compress.quantization.calibration import balanced, calibration

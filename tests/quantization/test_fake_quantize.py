@@ -16,9 +16,9 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from compress.errors import CompressError
-from compress.freezing import freeze_all_but, moving
+from compress.freezing import find_moving_tensors, freeze_all_but
 from compress.methods._projector import Branch, Projected, projector
-from compress.models._network import Network
+from compress.models import Network
 from compress.models.resnet_cifar import resnet8
 from compress.quantization import fake_quantize as fake_quant
 from compress.quantization.fake_quantize import (
@@ -316,9 +316,9 @@ def test_what_moves_in_training_is_as_without_it() -> None:
     """The state that a training keeps lists the same tensors, so that nothing of the rounding leaks into it."""
     network = tiny(4)
     freeze_all_but(network, network.parameters())
-    plain = set(moving(network))
+    plain = set(find_moving_tensors(network))
     with fake_quantised(network, images()):
-        assert set(moving(network)) == plain
+        assert set(find_moving_tensors(network)) == plain
 
 
 class _Silent(nn.Module):

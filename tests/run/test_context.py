@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.data._disk_images import ImageFile, Stored
-from compress.data._source import Split
+from compress.data import DiskImages, ImageFile, Split
 from compress.run.context import _leaks
 
 
@@ -33,7 +32,7 @@ def test_images_in_two_splits_are_told_and_many_are_a_warning() -> None:
 def test_images_on_disk_are_said_not_to_have_been_compared(tmp_path: Path) -> None:
     """A look that was left out is told, and is no warning."""
     np.save(tmp_path / "images.npy", split(1, 2).images)
-    stored = Split(Stored(ImageFile(tmp_path / "images.npy")), np.zeros(2, np.int64))
+    stored = Split(DiskImages(ImageFile(tmp_path / "images.npy")), np.zeros(2, np.int64))
     (told,) = _leaks(stored, stored, stored, stored)
     assert "was not looked at" in told.text
     assert not told.is_large

@@ -26,9 +26,8 @@ from compress import deployed, recipe
 from compress.deployed import locate
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
-from compress.methods._step import Forward
-from compress.models import resnet_cifar
-from compress.models._network import Network
+from compress.methods import Forward
+from compress.models import Network, resnet_cifar
 from compress.models.resnet_cifar import resnet8
 from compress.recipe import ExportSection
 from compress.records import Exported, Manifest, Report, StageResult, read

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress import plugins, recipe
-from compress.data._loader import InMemory
-from compress.data._source import hold_out
+from compress.data import Batch, InMemory, hold_out
 from compress.data.digits import Digits
 from compress.errors import CompressError, Interrupted
 from compress.events import Events
-from compress.methods._method import Method, Setting
-from compress.models._network import Batch, Network
+from compress.methods import Method, Setting
+from compress.models import Network
 from compress.preprocess import normalise
 from compress.quantization.fake_quantize import FakeQuantiser, fake_quantised
 from compress.recipe import TrainSection

@@ -15,13 +15,10 @@ from rich.console import Console
 from torch import Tensor
 
 from compress import plan, plugins, recipe
-from compress.data._disk_images import ImageFile, Stored
-from compress.data._disk_loader import Streamed
-from compress.data._loader import InMemory
-from compress.data._source import Split
+from compress.data import DiskImages, FromDisk, ImageFile, InMemory, Split
 from compress.errors import CompressError, Interrupted
 from compress.events import Events
-from compress.methods._method import Method
+from compress.methods import Method
 from compress.recipe import TrainSection
 from compress.records import Preprocess
 from compress.run import pipeline
@@ -89,7 +86,7 @@ def test_the_data_of_a_run_does_not_depend_on_its_storage(base: Path) -> None:
     )
     assert (disk.key, disk.test_key, disk.preprocess) == (memory.key, memory.test_key, memory.preprocess)
     for name in ("train", "validation", "test"):
-        assert isinstance(getattr(disk, name).images, Stored)
+        assert isinstance(getattr(disk, name).images, DiskImages)
         assert isinstance(getattr(memory, name).images, np.ndarray)
         assert np.array_equal(getattr(disk, name).images[:], getattr(memory, name).images)
         assert np.array_equal(getattr(disk, name).labels, getattr(memory, name).labels)
@@ -136,9 +133,9 @@ def test_training_from_disk_continues_to_the_bytes_of_memory(tmp_path: Path, sto
         trainer.fit(method, data, held, settings=settings, state=state, stopped=lambda: next(calls) == stop_after)
         return {name: value.clone() for name, value in method.state_dict().items()}
 
-    disk = Split(Stored(ImageFile(tmp_path / "images.npy")), labels)
+    disk = Split(DiskImages(ImageFile(tmp_path / "images.npy")), labels)
     with pytest.raises(Interrupted):
-        trained(disk, Streamed, itertools.count(1), tmp_path / "state")
-    continued = trained(disk, Streamed, itertools.count(1000), tmp_path / "state")
+        trained(disk, FromDisk, itertools.count(1), tmp_path / "state")
+    continued = trained(disk, FromDisk, itertools.count(1000), tmp_path / "state")
     for name, value in trained(Split(images, labels), InMemory, itertools.count(1000), None).items():
         assert torch.equal(value, continued[name]), name

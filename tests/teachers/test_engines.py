@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.events import Events
-from compress.methods._step import Signal
-from compress.models._network import Network
+from compress.methods import Signal
+from compress.models import Network
 from compress.teachers import engines
 from compress.teachers.engines import Answering, Engine
 from tests.methods.test_contract import tiny

@@ -20,15 +20,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from compress import plugins
-from compress.data._loader import InMemory
-from compress.data._source import Split
+from compress.data import Batch, InMemory, Split
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.freezing import freeze_all_but
-from compress.methods._combined import Combined
-from compress.methods._method import Method, Setting
-from compress.methods._step import Signal, Step
-from compress.models._network import Batch, Network
+from compress.methods import Combined, Method, Setting, Signal, Step
+from compress.models import Network
 from compress.recipe import TargetsSection, TrainSection
 from compress.records import Preprocess
 from compress.teachers import engines
@@ -552,7 +549,7 @@ def have_one_view(place: str, name: str) -> None:
     while not (folder / "go").exists():
         time.sleep(0.002)
     kept.begin(0)
-    found = [kept.of(batch)[Signal(0)] for batch in data().in_order(0)]
+    found = [kept.of(batch)[Signal(0)] for batch in data().read_view(0)]
     report = {"made": kept.summary().views_made, "answers": torch.cat(found).tolist()}
     (folder / f"{name}.json").write_text(json.dumps(report))
 
@@ -569,7 +566,7 @@ def test_two_processes_that_want_the_same_view_make_it_once(tmp_path: Path, root
     reports = [json.loads((tmp_path / f"{name}.json").read_text()) for name in names]
     assert sorted(report["made"] for report in reports) == [0, 1]
     assert reports[0]["answers"] == reports[1]["answers"]
-    whole = next(data(batch_size=ROWS).in_order(0))
+    whole = next(data(batch_size=ROWS).read_view(0))
     method = slow_method()
     freeze_all_but(method, ())
     torch.testing.assert_close(torch.tensor(reports[0]["answers"]), method.step(whole).teacher().logits)
@@ -732,7 +729,7 @@ def test_the_report_says_how_the_answers_came(tmp_path: Path) -> None:
     freeze_all_but(method, ())
     errors, answers = [], []
     for view in range(2):
-        for batch in batches.in_order(view):
+        for batch in batches.read_view(view):
             step = method.step(batch)
             exact = [step.answer(signal).numpy().astype(np.float64) for signal in second._signals]
             errors += [np.abs(answer - answer.astype(np.float16)).max() for answer in exact]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError, Unreachable
-from compress.models._network import Network
+from compress.models import Network
 from compress.system.files import sha256_of
 from compress.training.checkpoint import load_state, load_weights, save_state, save_weights
 

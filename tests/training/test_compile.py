@@ -15,14 +15,13 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from compress.data._loader import InMemory
+from compress.data import InMemory
 from compress.errors import CompressError, Interrupted
 from compress.events import Events
 from compress.freezing import freeze_all_but
-from compress.methods._method import Method, Setting
-from compress.methods._step import Forward
+from compress.methods import Forward, Method, Setting
 from compress.methods.supervised import Supervised
-from compress.models._network import Network, Outputs
+from compress.models import Network, Outputs
 from compress.models.resnet_cifar import resnet20
 from compress.recipe import TrainSection
 from compress.records import EngineTrials, read

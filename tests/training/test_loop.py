@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from compress import plugins
-from compress.data._loader import FromLoader, InMemory
-from compress.data._source import Split
+from compress.data import FromLoader, InMemory, Split
 from compress.errors import CompressError, Interrupted
-from compress.methods._method import Method, Step
+from compress.methods import Method, Step
 from compress.recipe import TrainSection
 from compress.records import Preprocess
 from compress.training import loop as trainer

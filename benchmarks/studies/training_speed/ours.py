@@ -19,11 +19,10 @@ import torch
 from benchmarks.studies.training_speed.pairs import Pair, network, settle
 from benchmarks.studies.training_speed.rounds import Steps, Subject
 from compress import Network, plugins
-from compress.data._loader import InMemory
-from compress.data._source import Split
+from compress.data import InMemory, Split
 from compress.errors import CompressError
 from compress.events import Events
-from compress.methods._method import Method, Setting
+from compress.methods import Method, Setting
 from compress.recipe import TargetsSection, TrainSection
 from compress.records import EngineTrial, Preprocess, read, save
 from compress.teachers import engines
@@ -246,5 +245,5 @@ def pictures(folder: Path, pair: Pair) -> Split:
 
 
 def _fastest(answering: engines.Answering, batches: InMemory) -> EngineTrial:
-    images = [batch.images for batch, _ in zip(batches.in_order(0), range(2), strict=False)]
+    images = [batch.images for batch, _ in zip(batches.read_view(0), range(2), strict=False)]
     return engines.choose(answering, images, None, tolerance=TargetsSection().tolerance)[0]

@@ -46,10 +46,10 @@ from benchmarks.studies.training_speed.pairs import PAIRS, TORCHVISION, Pair, ne
 from benchmarks.studies.training_speed.report import WANTED, Roofline, Speed, TrainingSpeed, Wanted
 from benchmarks.studies.training_speed.roofline import Cost, _Traffic, cost, probes
 from benchmarks.studies.training_speed.rounds import Steps, Subject, rates
-from compress.data._source import Split
+from compress.data import Split
 from compress.errors import CompressError
 from compress.events import Events
-from compress.methods._step import Signal
+from compress.methods import Signal
 from compress.models.resnet_cifar import resnet8
 from compress.recipe import TargetsSection
 from compress.records import read

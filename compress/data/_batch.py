@@ -1,0 +1,32 @@
+"""What data loaders give to training and evaluation; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Images with their labels, normalised and on the device."""
+
+    images: Tensor
+    """[B, C, H, W]."""
+    labels: Tensor
+    """[B]."""
+    rows: Tensor | None = None
+    """Which images of the split these are, [B], on the CPU; `None` where nobody knows."""
+    view: int = 0
+    """Which of the augmented views of the split they are from."""
+
+
+class Batches(Protocol):
+    """What the training loop and evaluation read."""
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from batch `start` on."""
