@@ -150,8 +150,8 @@ def _student(run: Path | None, manifest: Manifest, events: Events) -> Iterator[P
         yield None
         return
     from compress.recipe import load
+    from compress.records.training import METRICS, WEIGHTS
     from compress.run import pipeline
-    from compress.run.context import METRICS, WEIGHTS
 
     folder = pipeline.run_of(run)
     own = records.read(folder / "student" / METRICS, StageResult).files[WEIGHTS]

@@ -48,7 +48,7 @@ from compress.training import loop as trainer
 
 LARGE_LEAK = 0.01
 """Share of a split that is also in another one from which on people are warned; well-known sets have some in a thousand."""
-WEIGHTS, METRICS, STATE = "weights.safetensors", "metrics.json", "state.pt"
+STATE = "state.pt"
 
 
 class Leak(NamedTuple):

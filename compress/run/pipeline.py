@@ -25,6 +25,7 @@ from compress.plan import plan
 from compress.quantization import calibration
 from compress.recipe import ExportSection, Recipe, canonical, dump, load
 from compress.records import BundleFile, Exported, Gate, Report, Scores, Variant
+from compress.records.training import WEIGHTS
 from compress.run import (
     cache as stages,
 )
@@ -49,7 +50,7 @@ from compress.run import (
 from compress.run import (
     students as training,
 )
-from compress.run.context import WEIGHTS, Run, Trained, device, prepare
+from compress.run.context import Run, Trained, device, prepare
 from compress.run.export import Answers, Delivered
 from compress.run.int8 import TAUGHT
 from compress.run.measure import Timed

@@ -31,10 +31,11 @@ from compress.quantization import fake_quantize as fake_quant
 from compress.quantization.fake_quantize import FakeQuantiser
 from compress.recipe import MethodSection, TrainSection
 from compress.records import Accuracy, StageResult
+from compress.records.training import WEIGHTS
 from compress.run import cache as stages
 from compress.run import stage as staging
 from compress.run import students as training
-from compress.run.context import WEIGHTS, Run, Trained, assemble
+from compress.run.context import Run, Trained, assemble
 from compress.system.files import sha256_of
 from compress.training import checkpoint
 

@@ -17,8 +17,9 @@ from compress.freezing import freeze_all_but
 from compress.plan import baseline_names, title
 from compress.recipe import TeacherSection
 from compress.records import Report, StageResult
+from compress.records.training import METRICS, WEIGHTS
 from compress.run import students as training
-from compress.run.context import METRICS, WEIGHTS, Run, Trained, assemble, build
+from compress.run.context import Run, Trained, assemble, build
 from compress.training import checkpoint
 
 

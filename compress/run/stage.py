@@ -16,8 +16,9 @@ from compress.methods import Method, Signal
 from compress.methods.supervised import Supervised
 from compress.recipe import TrainSection
 from compress.records import Accuracy, StageResult
+from compress.records.training import METRICS, WEIGHTS
 from compress.run import cache as stages
-from compress.run.context import METRICS, STATE, WEIGHTS, Run, Trained, seed_for
+from compress.run.context import STATE, Run, Trained, seed_for
 from compress.system.files import sha256_of
 from compress.system.signals import graceful
 from compress.teachers import provider as teaching

@@ -16,9 +16,10 @@ from compress.models import Network
 from compress.plan import title
 from compress.recipe import MethodSection, ModelSection, TeacherSection
 from compress.records import StageResult
+from compress.records.training import METRICS, WEIGHTS
 from compress.run import cache as stages
 from compress.run import stage as staging
-from compress.run.context import METRICS, WEIGHTS, Run, Trained, assemble, build
+from compress.run.context import Run, Trained, assemble, build
 from compress.system.files import sha256_of
 from compress.teachers import store as targets
 from compress.training import checkpoint, evaluate, preflight

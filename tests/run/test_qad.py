@@ -26,12 +26,13 @@ from compress.preprocess import normalise
 from compress.quantization.fake_quantize import FakeQuantiser, fake_quantised
 from compress.recipe import TrainSection
 from compress.records import Preprocess
+from compress.records.training import WEIGHTS
 from compress.run import cache as stages
 from compress.run import context as works
 from compress.run import qad
 from compress.run import stage as staging
 from compress.run import students as training
-from compress.run.context import WEIGHTS, Run, Trained
+from compress.run.context import Run, Trained
 from compress.training import evaluate, preflight
 from compress.training import loop as trainer
 from tests.methods.test_contract import Tiny, setting

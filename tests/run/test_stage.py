@@ -10,9 +10,10 @@ from rich.console import Console
 
 from compress import recipe
 from compress.events import Events
+from compress.records.training import METRICS, WEIGHTS
 from compress.run import pipeline
 from compress.run import students as training
-from compress.run.context import METRICS, WEIGHTS, Trained
+from compress.run.context import Trained
 
 
 def teacher(where: Path, tiny_recipe: str, text: io.StringIO | None = None) -> Trained:

@@ -1,0 +1,82 @@
+"""`manifest.json` of a bundle, and the record beside an exported file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from compress.records.base import Document, Precision, Record
+from compress.records.report import Gate, Variant
+from compress.records.timing import Environment
+
+
+class Preprocess(Record):
+    """The one contract of what happens to an image before the network sees it (`compress.preprocess` carries it out).
+
+    The image is decoded to `channels`, resized to exactly `height` × `width` with Pillow's `interpolation` where its size
+    differs, and normalised as `(value / 255 - mean) / std` in float32.
+    """
+
+    height: int
+    width: int
+    channels: Literal["gray", "rgb"]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class BundleFile(Record):
+    """One model file of a bundle."""
+
+    path: str
+    """Relative to the bundle; the file that the runtime opens."""
+    parts: dict[str, str]
+    """sha256 of every file that belongs to it, `path` included."""
+    format: str
+    runtime: str
+    precision: Precision
+    size_bytes: int
+    batch_size: int | None = None
+    """The only number of images that the file takes in a call; `None` takes any."""
+    takes_pixels: bool = False
+    """Whether the file carries the preprocessing, and so takes uint8 [batch, height, width, channels]."""
+    gives_class: bool = False
+    """Whether the file also gives, behind the logits, `class`, int64 [batch] (LiteRT: int32), which logit is the largest,
+    and `score`, float32 [batch], its share of the softmax."""
+    gate: Gate
+    logits: str = "logits"
+    """Name in the samples of what the network answers from which the file was made; another than the shipped one where it was
+    adapted to int8."""
+    measured: Variant | None = None
+    """What was measured where the file was made; `compress verify` and `compress bench` measure anew."""
+
+
+class Manifest(Document):
+    """`manifest.json` of a bundle: all that a device needs to know."""
+
+    name: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    input: str = "images"
+    """Name of the input: float32 [batch, channels, height, width], normalised; where the file carries the preprocessing uint8
+    [batch, height, width, channels]."""
+    output: str = "logits"
+    """Name of the output: float32 [batch, classes]."""
+    files: tuple[BundleFile, ...]
+    gate: dict[str, float | None]
+    """What the files were held to; fields of the recipe's section `gate`."""
+    samples: str
+    """npz with `images` uint8 [N, H, W, C], `labels` int64 [N], `logits` float32 [N, classes] of the torch network."""
+    samples_sha256: str
+    provenance: dict[str, str]
+    """Recipe, weights and package versions."""
+
+
+class Exported(Document):
+    """`FILE.json` beside a file that `compress export` wrote: what is known of it."""
+
+    file: BundleFile
+    """Paths are relative to this record; what failed its gate lies in `rejected`."""
+    weights_sha256: str
+    """Of the shipped student, from which it was made or adapted."""
+    environment: Environment
+    """Where it was made and proved."""

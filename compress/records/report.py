@@ -1,0 +1,150 @@
+"""`report.json`: gates, int8 ladders, and one row for each file that a run made."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from compress.records.base import Document, Precision, Record, Status
+from compress.records.metrics import Accuracy, Paired, Scores
+from compress.records.timing import Environment, Latency, Ratio
+from compress.records.training import StageResult
+
+
+class Gate(Record):
+    """How an exported file did on its own runtime, on held-out images, against the torch network it came from."""
+
+    status: Status
+    reason: str
+    """Why it failed; empty when it passed."""
+    samples: int
+    accuracy: Accuracy | None = None
+    """Of the file on these images."""
+    agreement_percent: float | None = None
+    max_abs_diff: float | None = None
+    top1_drop_points: float | None = None
+    """Below 0 where the file is better."""
+    drop_ci95: tuple[float, float] | None = None
+    """Interval of the drop in points, paired: from the images on which only the network, or only the file, is right."""
+    note: str = ""
+    """What a reader must know beside the verdict: what so few images cannot tell, what was not seen, what came near a limit."""
+    worst_images: tuple[int, ...] = ()
+    """Indices in the validation split of the images whose logits differ most."""
+
+
+class Sensitivity(Record):
+    """What becomes of the answers when one layer alone is quantized."""
+
+    layer: str
+    relative_difference: float
+    """Root mean square of the difference of the logits over that of the logits, on validation images."""
+    agreement_percent: float
+
+
+class Rung(Record):
+    """One try to make an int8 file that meets the gate."""
+
+    rung: Literal["default", "statistics", "saturation", "mixed", "distillation"]
+    detail: str
+    """What was done: which statistics, which layers stay in floating point."""
+    status: Status
+    reason: str = ""
+    """Why it failed or was skipped."""
+    validation: Accuracy | None = None
+    agreement_percent: float | None = None
+    """On the validation split, with the network in float32."""
+    top1_drop_points: float | None = None
+    """On the validation split, against the network in float32."""
+    size_bytes: int | None = None
+    speedup: Ratio | None = None
+    """Against the same network as a float32 file of this format, interleaved."""
+    seconds: float
+    """Making and proving it."""
+    kept: tuple[str, ...] = ()
+    """Layers that stay in floating point."""
+
+
+class Ladder(Record):
+    """How an int8 file came about. Every choice was made on the validation split."""
+
+    rungs: tuple[Rung, ...]
+    """In the order in which they were tried."""
+    chosen: int | None
+    """Number of the one that was taken, from 0; none where all failed."""
+    sensitivity: tuple[Sensitivity, ...] = ()
+    """Worst layer first; empty where it was not needed."""
+    calibration_images: int
+    note: str = ""
+
+
+class Variant(Record):
+    """One row of the report: a network as a file on a runtime at a precision on a device."""
+
+    name: str
+    """Unique in the report."""
+    network: str
+    """`teacher`, `student`, or a baseline's name."""
+    method: str
+    """How it was trained, for example `dih(dist)`, `kd`, `supervised`."""
+    format: str
+    """`torch` or the export format."""
+    runtime: str
+    precision: Precision
+    device: str
+    size_bytes: int | None = None
+    parameters: int
+    macs: int | None = None
+    """Multiply-accumulates for one image."""
+    accuracy: Accuracy | None = None
+    """On the test split."""
+    validation: Accuracy | None = None
+    """On the validation split."""
+    agreement_percent: float | None = None
+    """Share of test images with the top-1 class of the torch network."""
+    max_abs_diff: float | None = None
+    """Largest difference of any logit to the torch network, on the test split."""
+    latency_ms: Latency | None = None
+    throughput_per_s: float | None = None
+    """Images per second at `measure.throughput_batch_size`."""
+    ratio: Ratio | None = None
+    peak_memory_bytes: int | None = None
+    """Peak resident memory of a process that runs only this file."""
+    effective: dict[str, str] = Field(default_factory=dict)
+    """What the runtime says that it really did: provider, inference precision, threads."""
+    ladder: Ladder | None = None
+    """How it became int8."""
+    seconds: float | None = None
+    """Making and proving the file when that was done, without training; none where nothing was made."""
+    status: Status
+    reason: str = ""
+
+
+class Report(Document):
+    """`report.json`: the whole run, for machines; `report.md` and `report.html` show the same."""
+
+    name: str
+    recipe: dict[str, Any]
+    status: Status
+    created: str
+    """ISO 8601, UTC."""
+    seconds: float
+    """Training, export, proof and measurement, each counted as when it was made."""
+    classes: tuple[str, ...]
+    images: dict[str, int]
+    """Images in each split."""
+    variants: tuple[Variant, ...]
+    gates: dict[str, Gate]
+    """By the variant's name."""
+    stages: tuple[StageResult, ...]
+    environment: Environment
+    notes: tuple[str, ...] = ()
+    """What a reader must know to judge the numbers."""
+    warnings: tuple[str, ...] = ()
+    """Why the files may be of no use although they are what was trained."""
+    test_key: str = ""
+    """sha256 of test images and labels; what was tested on the same can be compared image by image."""
+    scores: tuple[Scores, ...] = ()
+    """Teachers, student and baselines, over all seeds."""
+    paired: tuple[Paired, ...] = ()
+    """The student against baselines and teachers, and other baselines against plain distillation."""

@@ -1,0 +1,111 @@
+"""Results of a training stage: epochs, engines, teacher outputs, and the files that the stage left."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from compress.records.base import Document, Record
+from compress.records.metrics import Accuracy
+
+WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
+"""Files of a finished stage."""
+
+
+class Epoch(Record):
+    """What one epoch of one stage gave."""
+
+    stage: str
+    epoch: int
+    """From 1."""
+    lr: float
+    losses: dict[str, float]
+    """Mean over the epoch of every weighted loss term, and `total`."""
+    observed: dict[str, float] = Field(default_factory=dict)
+    """Mean over the epoch of what a method watches beside its losses, such as weights of layers."""
+    validation_top1_percent: float | None = None
+    seconds: float
+    waiting_seconds: float = 0.0
+    """Of these, spent waiting for images."""
+    teaching_seconds: float = 0.0
+    """Of these, spent on answers of frozen teachers: computed, written or read."""
+
+
+class Analysis(Record):
+    """A table about a finished stage."""
+
+    title: str
+    note: str = ""
+    """What is shown, on which images, and how to read it."""
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class EngineTrial(Record):
+    """How one engine ran a network in a short trial, a teacher or what is trained, against torch in eager float32."""
+
+    engine: str
+    ms_per_batch: float
+    """Median of a few interleaved runs, or one where one engine was tried; of what is trained, forward and backward."""
+    relative_difference: float
+    """Root mean square of the difference of any answer over that of the answer; of what is trained, of the gradients."""
+    max_logit_difference: float | None = None
+    agreement_percent: float | None = None
+    """Share of predictions with the same top-1 class."""
+
+
+class EngineTrials(Document):
+    """What a trial found, the chosen engine first."""
+
+    trials: tuple[EngineTrial, ...]
+
+
+class Teaching(Record):
+    """How the answers of frozen teachers came to one stage."""
+
+    images: str = "training"
+    """Which images were answered: training or held-out."""
+    signals: tuple[str, ...]
+    """What was read: logits, maps of taps, outputs of heads."""
+    engine: str
+    trials: tuple[EngineTrial, ...] = ()
+    store: str
+    """`kept`, or why answers were not kept."""
+    precision: Literal["fp16", "fp32"] | None = None
+    views: int = 0
+    """Augmented views that the epochs show, whose answers were in the store when they were read."""
+    views_made: int = 0
+    """How many this stage had to compute; the others were there. Kept one at a time, a view that recurs is computed again."""
+    bytes_per_image: int = 0
+    """On disk, for each image and view."""
+    max_abs_error: float = 0.0
+    """Largest difference that rounding to `precision` made to any answer."""
+    seconds: float = 0.0
+    """Spent computing and writing."""
+
+
+class StageResult(Document):
+    """`metrics.json` of a finished stage; written last, so a stage that has it is whole."""
+
+    stage: str
+    key: str
+    """sha256 over everything that can change the result."""
+    method: str
+    parameters: int
+    macs: int | None = None
+    best_epoch: int | None = None
+    validation: Accuracy | None = None
+    members: dict[str, Accuracy] = Field(default_factory=dict)
+    """Validation accuracy of auxiliary members, for example the heads of a cohort."""
+    analyses: tuple[Analysis, ...] = ()
+    engine: str = "eager"
+    """What ran the network in training steps."""
+    engine_trials: tuple[EngineTrial, ...] = ()
+    """What was tried for that, the chosen engine first; empty where the recipe leaves it at eager."""
+    teaching: tuple[Teaching, ...] = ()
+    """For the training images, and for the held-out ones where validation asks teachers; empty where none was asked."""
+    epochs: tuple[Epoch, ...] = ()
+    seconds: float
+    files: dict[str, str]
+    """sha256 of each file of the stage."""
