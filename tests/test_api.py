@@ -14,11 +14,7 @@ from compress.api import _another
 from compress.errors import CompressError
 from compress.methods import Forward
 from compress.training import compile as compiling
-from tests.methods.test_contract import Tiny
-from tests.training.test_compile import Counted
-
-TRIED = 3
-"""Passes of an engine that settings name, before the first step: one that compiles, one that is timed, one that is compared."""
+from tests.tiny import TRIED, Counted, Tiny
 
 
 def loader(count: int = 64) -> DataLoader[tuple[torch.Tensor, ...]]:

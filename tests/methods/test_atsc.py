@@ -27,9 +27,9 @@ from compress.records import Accuracy
 from compress.training import checkpoint, evaluate
 from compress.training import loop as trainer
 from exporters.onnx import Onnx
-from tests.methods.test_contract import Repeated, Tiny, batch, setting, tiny
-from tests.methods.test_simkd import between, exact, small
-from tests.training.test_loop import data, held_out
+from tests.methods.networks import between, small
+from tests.methods.reference import doubles
+from tests.tiny import Repeated, Tiny, batch, data, held_out, setting, tiny
 
 PLAIN = TrainSection(epochs=1, lr=0.05, schedule="constant", weight_decay=0.0, select="last")
 
@@ -80,9 +80,9 @@ def test_terms_are_those_of_a_second_implementation() -> None:
     squares, drifts = [], []
     for index, (network, original) in enumerate(zip(method.teachers, method.originals, strict=True)):
         branch = method.adapted.shipped.branches[index]
-        ours = exact(branch.projector(branch.pool(step.student.features[-1])))
-        squares.append(np.square(ours - exact(step.teacher(index).features[-1])).mean())
-        moved = exact(network.module.conv.weight) - exact(original.module.conv.weight)
+        ours = doubles(branch.projector(branch.pool(step.student.features[-1])))
+        squares.append(np.square(ours - doubles(step.teacher(index).features[-1])).mean())
+        moved = doubles(network.module.conv.weight) - doubles(original.module.conv.weight)
         drifts.append(np.square(moved).sum())  # batch norm has vectors, and the classifier is free
     assert set(terms) == {"mse", "drift"}
     assert float(terms["mse"]) == pytest.approx(0.5 * np.mean(squares), rel=1e-5)

@@ -2,76 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compress import freezing, plan, plugins
-from compress.data import Batch
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods import Combined, Method, Setting
-from compress.models import Network
 from compress.recipe import TrainSection
 from compress.records import Analysis
 from compress.training import checkpoint, preflight
 from compress.training import loop as trainer
 from exporters.onnx import Onnx
+from tests.methods.laws import check_each_network_runs_once
+from tests.tiny import Repeated, batch, setting, tiny
 
 NAMES = plugins.names("methods")
-
-
-class Tiny(nn.Module):
-    """Two convolutional stages with batch-norm and a linear classifier."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.second = nn.Sequential(
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU()
-        )
-        self.dropout = nn.Dropout(0.1)
-        self.linear = nn.Linear(2 * width, 4)
-
-    def forward(self, images: Tensor) -> Tensor:
-        pooled = self.second(self.first(images)).mean(dim=(2, 3))
-        logits: Tensor = self.linear(self.dropout(pooled))
-        return logits
-
-
-def tiny(width: int) -> Network:
-    return Network(Tiny(width), taps=("first", "second"), classifier="linear")
-
-
-def setting(teachers: int = 1) -> Setting:
-    """Return a student, teachers of different widths, and how to build one more student."""
-    widths = [8 - 2 * index for index in range(teachers)]
-    return Setting(tiny(2), tuple(tiny(width) for width in widths), torch.zeros(1, 1, 8, 8), 4, lambda _role: tiny(2))
-
-
-def batch(size: int = 16) -> Batch:
-    return Batch(torch.randn(size, 1, 8, 8), torch.arange(size) % 4)
 
 
 def build(name: str, where: Setting) -> Method:
     method: Method = plugins.load("methods", name)(where)
     return method
-
-
-class Repeated:
-    """The same batch again and again."""
-
-    def __init__(self, batch: Batch, count: int) -> None:
-        self.batch, self.count = batch, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def epoch(self, _epoch: int, start: int = 0) -> Iterator[Batch]:
-        yield from [self.batch] * (self.count - start)
 
 
 @pytest.fixture(params=NAMES)
@@ -137,20 +91,7 @@ def test_the_optimizer_holds_exactly_what_the_phase_lists(method: Method) -> Non
 
 def test_each_network_runs_once_per_step(method: Method) -> None:
     """One phase of one step runs every layer of student and teachers at most once, whatever the losses read."""
-    counts: dict[str, int] = {}
-    for stage in method.stages():
-        layers = {name: part for name, part in stage.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)}
-        handles = [
-            layer.register_forward_hook(lambda *_, name=name: counts.__setitem__(name, counts.get(name, 0) + 1))
-            for name, layer in layers.items()
-        ]
-        for phase in stage.phases():
-            counts.clear()
-            stage(stage.step(batch(), phase=phase))
-            assert counts, (stage.stage, phase)
-            assert all(count == 1 for count in counts.values()), (stage.stage, phase, counts)
-        for handle in handles:
-            handle.remove()
+    check_each_network_runs_once(method)
 
 
 def test_losses_are_finite_float32_numbers_in_mixed_precision(method: Method) -> None:
@@ -269,7 +210,7 @@ def test_combined_adds_the_terms_and_runs_each_network_once() -> None:
     assert terms.keys() == alone.keys()
     for name, value in terms.items():
         torch.testing.assert_close(value, alone[name])
-    test_each_network_runs_once_per_step(whole)
+    check_each_network_runs_once(whole)
 
 
 def test_combined_runs_preparatory_stages_first_and_trains_the_student_once() -> None:

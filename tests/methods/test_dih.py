@@ -19,7 +19,7 @@ from compress.recipe import TrainSection
 from compress.training import loop as trainer
 from compress.training import preflight
 from tests.losses import reference
-from tests.methods.test_contract import Repeated, batch, setting, tiny
+from tests.tiny import Repeated, batch, setting, tiny
 
 
 class Tokens(nn.Module):

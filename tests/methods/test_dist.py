@@ -14,7 +14,7 @@ from compress.methods import Setting
 from compress.methods.dist import Dist
 from compress.models import Network
 from tests.losses import reference
-from tests.methods.test_contract import batch, setting
+from tests.tiny import batch, setting
 
 
 def arrays(method: Dist, size: int = 16) -> tuple[dict[str, float], reference.Array, list[reference.Array], list[int]]:

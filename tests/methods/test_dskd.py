@@ -17,24 +17,9 @@ from compress.models import Network
 from compress.recipe import TrainSection
 from compress.training import loop as trainer
 from compress.training import preflight
-from tests.methods.test_contract import Repeated
-from tests.methods.test_feature_baselines import (
-    Array,
-    Stages,
-    average_pool,
-    batch,
-    close,
-    coarse,
-    cross_entropy,
-    divergence,
-    doubles,
-    log_softmax,
-    network,
-    setting,
-    through,
-    training,
-    wide,
-)
+from tests.methods.networks import Stages, batch, coarse, network, setting, training, wide
+from tests.methods.reference import Array, average_pool, close, cross_entropy, divergence, doubles, log_softmax, through
+from tests.tiny import Repeated
 
 Weighting = Literal["softmax", "uniform", "softmax_neg"]
 

@@ -3,143 +3,33 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from compress import freezing, losses
-from compress.data import Batch
+from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Signal, Step
+from compress.methods import Signal
 from compress.methods.attention_transfer import AttentionTransfer
 from compress.methods.fitnet import Fitnet
 from compress.models import Network
 from compress.recipe import TrainSection
 from compress.teachers import store as targets
 from compress.training import loop as trainer
-from tests.methods.test_contract import Repeated
-
-Array = NDArray[np.float64]
-CLASSES = 4
-
-
-class Stages(nn.Module):
-    """One convolution with ReLU for each width, named stage1, stage2, …, and a classifier on the pooled last map."""
-
-    def __init__(self, widths: Sequence[int], strides: Sequence[int]) -> None:
-        super().__init__()
-        inputs = [1, *widths]
-        for i, (width, stride) in enumerate(zip(widths, strides, strict=True)):
-            self.add_module(f"stage{i + 1}", nn.Sequential(nn.Conv2d(inputs[i], width, 3, stride, padding=1), nn.ReLU()))
-        self.classifier = nn.Linear(widths[-1], CLASSES)
-
-    def forward(self, images: Tensor) -> Tensor:
-        for name, stage in self.named_children():
-            images = stage(images) if name != "classifier" else images
-        logits: Tensor = self.classifier(images.mean(dim=(2, 3)))
-        return logits
-
-
-def network(widths: Sequence[int], strides: Sequence[int]) -> Network:
-    return Network(Stages(widths, strides), taps=[f"stage{i + 1}" for i in range(len(widths))], classifier="classifier")
-
-
-def student() -> Network:
-    """Maps of 8, 4 and 2 pixels a side."""
-    return network((2, 3, 4), (1, 2, 2))
-
-
-def wide() -> Network:
-    """Maps of 8, 4 and 2 pixels a side."""
-    return network((4, 5, 6), (1, 2, 2))
-
-
-def coarse() -> Network:
-    """Maps of 4, 4 and 1 pixels a side."""
-    return network((3, 7, 5), (2, 1, 4))
-
-
-def setting(*teachers: Network, learner: Network | None = None) -> Setting:
-    return Setting(learner or student(), teachers or (wide(),), torch.randn(1, 1, 8, 8), CLASSES)
-
-
-def batch(size: int = 6) -> Batch:
-    return Batch(torch.randn(size, 1, 8, 8), torch.arange(size) % CLASSES)
-
-
-def training(method: Method, data: Batch) -> Step:
-    """Return one batch as the loop would give it, with batch-norm of the method's modules in training mode."""
-    freezing.freeze_all_but(method, method.phases()["student"])
-    return method.step(data)
-
-
-def close(term: Tensor, expected: float, name: str = "", *, rtol: float = 5e-5) -> None:
-    """The methods compute in float32, over sums of up to a few thousand elements."""
-    np.testing.assert_allclose(term.item(), expected, rtol=rtol, atol=1e-7, err_msg=name)
-
-
-def doubles(tensor: Tensor) -> Array:
-    return tensor.detach().double().numpy()
-
-
-def log_softmax(logits: Array) -> Array:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return cast("Array", shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
-
-
-def cross_entropy(step: Step) -> float:
-    logs = log_softmax(doubles(step.student.logits))
-    return float(-logs[np.arange(len(logs)), step.batch.labels.numpy()].mean())
-
-
-def divergence(of_student: Array, of_teacher: Array, temperature: float) -> float:
-    ours, theirs = log_softmax(of_student / temperature), log_softmax(of_teacher / temperature)
-    return float(temperature**2 * (np.exp(theirs) * (theirs - ours)).sum(axis=1).mean())
-
-
-def average_pool(maps: Array, size: tuple[int, int]) -> Array:
-    """Return [B, c, *size]; the sizes have whole ratios."""
-    samples, channels, height, width = maps.shape
-    blocks = maps.reshape(samples, channels, size[0], height // size[0], size[1], width // size[1])
-    return cast("Array", blocks.mean(axis=(3, 5)))
-
-
-def convolution(maps: Array, layer: nn.Module) -> Array:
-    """Return a convolution, plain or transposed, from its definition."""
-    convolves = cast("Any", layer)
-    kernel, (stride, _), (padding, _) = doubles(convolves.weight), convolves.stride, convolves.padding
-    side = kernel.shape[2]
-    if isinstance(layer, nn.ConvTranspose2d):  # the plain one of the spread map with the mirrored kernel
-        spread = np.zeros((*maps.shape[:2], stride * (maps.shape[2] - 1) + 1, stride * (maps.shape[3] - 1) + 1))
-        spread[:, :, ::stride, ::stride] = maps
-        maps, kernel, stride, padding = spread, kernel.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1], 1, side - 1 - padding
-    padded = np.pad(maps, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(2, 3))[:, :, ::stride, ::stride]
-    bias = doubles(convolves.bias) if convolves.bias is not None else np.zeros(len(kernel))
-    return cast("Array", np.einsum("bihwkl,oikl->bohw", windows, kernel) + bias[:, None, None])
-
-
-def batch_norm(maps: Array, layer: nn.Module) -> Array:
-    """Return batch-norm with the statistics of the batch."""
-    norm = cast("nn.BatchNorm2d", layer)
-    mean, variance = maps.mean(axis=(0, 2, 3), keepdims=True), maps.var(axis=(0, 2, 3), keepdims=True)
-    scaled = (maps - mean) / np.sqrt(variance + norm.eps)
-    return cast("Array", scaled * doubles(norm.weight)[:, None, None] + doubles(norm.bias)[:, None, None])
-
-
-def through(layers: nn.Module, maps: Array) -> Array:
-    """Return what a chain of convolutions, batch-norms and ReLUs gives."""
-    for layer in cast("nn.Sequential", layers):
-        if isinstance(layer, nn.ReLU):
-            maps = np.maximum(maps, 0)
-        else:
-            maps = batch_norm(maps, layer) if isinstance(layer, nn.BatchNorm2d) else convolution(maps, layer)
-    return maps
+from tests.methods.networks import Stages, batch, coarse, network, setting, training, wide
+from tests.methods.reference import (
+    Array,
+    average_pool,
+    close,
+    cross_entropy,
+    divergence,
+    doubles,
+    through,
+)
+from tests.tiny import Repeated
 
 
 def attention(maps: Array) -> Array:

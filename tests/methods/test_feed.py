@@ -32,8 +32,8 @@ from compress.run import pipeline
 from compress.run import students as training
 from compress.training import loop as trainer
 from compress.training import preflight
-from tests.methods import test_contract as contract
-from tests.methods.test_contract import Repeated, batch, setting
+from tests.methods.laws import check_each_network_runs_once
+from tests.tiny import Repeated, batch, setting
 
 Array = NDArray[np.float64]
 SHORT = TrainSection(epochs=1, batch_size=16)
@@ -259,7 +259,7 @@ def test_a_cohort_and_correlations_add_to_it_and_each_network_runs_once() -> Non
     whole = Combined(where, {name: plugins.load("methods", name)(where, **each) for name, each in options.items()})
     assert [stage.stage for stage in whole.stages()] == ["paraphrasers", "heads", "student"]
     preflight.structure(whole, batch())
-    contract.test_each_network_runs_once_per_step(whole)
+    check_each_network_runs_once(whole)
     terms = whole(whole.step(batch()))
     assert [bool(terms[name] > 0) for name in ("feed.ce", "dih.ce", "dist.ce")] == [False, True, False]
 

@@ -7,7 +7,7 @@ import pytest
 
 from compress.methods.kd import Kd
 from tests.losses import reference
-from tests.methods.test_contract import batch, setting
+from tests.tiny import batch, setting
 
 
 @pytest.mark.parametrize("teachers", [1, 3])

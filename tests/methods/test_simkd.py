@@ -15,53 +15,16 @@ from torch import Tensor, nn
 from compress import freezing
 from compress.data import Batch
 from compress.errors import CompressError
-from compress.methods import Setting
 from compress.methods._projector import projector
 from compress.methods.simkd import Simkd
 from compress.models import Network
 from compress.training import checkpoint, evaluate
 from exporters.onnx import Onnx
-from tests.methods.test_contract import batch, setting
+from tests.methods.networks import Small, between, small, unsettle
+from tests.methods.reference import doubles
+from tests.tiny import batch, setting
 
 Floats = NDArray[np.float64]
-
-
-class Small(nn.Module):
-    """A convolution of some stride with batch norm and an activation, then a head."""
-
-    def __init__(self, width: int, stride: int = 1, *, signed: bool = False, head: nn.Module | None = None) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, width, 3, stride=stride, padding=1, bias=False)
-        self.last = nn.Sequential(nn.BatchNorm2d(width), nn.Identity() if signed else nn.ReLU())
-        self.head = head or nn.Linear(width, 4)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(F.adaptive_avg_pool2d(self.last(self.conv(images)), 1).flatten(1))
-        return logits
-
-
-def small(width: int, stride: int = 1, *, signed: bool = False) -> Network:
-    return unsettled(Network(Small(width, stride, signed=signed), taps=("last",), classifier="head"))
-
-
-def unsettled(network: Network) -> Network:
-    """Return a network whose batch-norm statistics, scales and shifts are not those of a fresh one."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            unsettle(module)
-    return network
-
-
-def unsettle(norm: nn.BatchNorm2d) -> None:
-    with torch.no_grad():
-        norm.running_mean.normal_(0, 0.3)
-        norm.running_var.uniform_(0.5, 1.5)
-        norm.weight.uniform_(0.5, 1.5)
-        norm.bias.normal_(0, 0.3)
-
-
-def between(student: Network, *teachers: Network, size: int = 8) -> Setting:
-    return Setting(student, teachers, torch.randn(1, 1, size, size), 4)
 
 
 def evaluated(method: Simkd) -> Simkd:
@@ -84,15 +47,10 @@ def test_the_projector_has_the_size_that_is_known_of_it(channels: tuple[int, int
     assert not any(module.bias is not None for module in made.modules() if isinstance(module, nn.Conv2d))
 
 
-def exact(tensor: Tensor) -> Floats:
-    values: Floats = tensor.detach().numpy().astype(np.float64)
-    return values
-
-
 def normalised(maps: Floats, norm: nn.BatchNorm2d) -> Floats:
     """Batch norm with its running statistics, [B, c, h, w]."""
     mean, variance, scale, shift = (
-        exact(values).reshape(1, -1, 1, 1) for values in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        doubles(values).reshape(1, -1, 1, 1) for values in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     )
     return (maps - mean) / np.sqrt(variance + norm.eps) * scale + shift
 
@@ -119,17 +77,17 @@ def test_loss_and_logits_are_those_of_a_second_implementation(student_stride: in
     method = evaluated(Simkd(between(small(3, student_stride), small(6, teacher_stride))))
     data = batch(5)
     step = method.step(data)
-    ours, theirs = exact(step.student.features[-1]), exact(step.teacher().features[-1])
+    ours, theirs = doubles(step.student.features[-1]), doubles(step.teacher().features[-1])
     ours, theirs = averaged(ours, ours.shape[2] // 4), averaged(theirs, theirs.shape[2] // 4)
     layers = list(method.shipped.branches[0].projector)
     for place in (0, 3, 6):
-        ours = np.maximum(normalised(convolved(ours, exact(layers[place].weight)), layers[place + 1]), 0)
+        ours = np.maximum(normalised(convolved(ours, doubles(layers[place].weight)), layers[place + 1]), 0)
     terms = method(step)
     assert set(terms) == {"mse"}
     assert float(terms["mse"]) == pytest.approx(np.square(ours - theirs).mean(), rel=1e-5)  # float32 over some ten layers
     head = method.teachers[0].classifier
-    logits = ours.mean(axis=(2, 3)) @ exact(head.weight).T + exact(head.bias)
-    np.testing.assert_allclose(exact(method.deployable()(data.images)), logits, rtol=1e-4, atol=1e-5)
+    logits = ours.mean(axis=(2, 3)) @ doubles(head.weight).T + doubles(head.bias)
+    np.testing.assert_allclose(doubles(method.deployable()(data.images)), logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("student_stride", "kernel"), [(1, 2), (2, None)], ids=["8→4", "4=4"])

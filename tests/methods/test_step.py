@@ -11,7 +11,7 @@ from torch import nn
 
 from compress.methods import Signal, Step
 from compress.models import Network
-from tests.methods.test_contract import batch, tiny
+from tests.tiny import batch, tiny
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -30,7 +30,7 @@ from compress.quantization.fake_quantize import (
 )
 from exporters._exporter import Quantisation
 from exporters.onnx import Onnx
-from tests.methods.test_contract import tiny
+from tests.tiny import tiny
 
 EXACT = 1e-6
 """Of the size of the numbers: float32 rounds its sums at 6e-8, and a few of them come together."""

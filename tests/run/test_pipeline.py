@@ -39,8 +39,7 @@ from compress.training import checkpoint
 from compress.training import compile as compiling
 from exporters._exporter import About
 from exporters.bundle import bundle as _bundle
-from tests.test_api import TRIED
-from tests.training.test_compile import Counted
+from tests.tiny import TRIED, Counted
 
 Run = Callable[..., Report]
 

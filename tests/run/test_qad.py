@@ -35,8 +35,7 @@ from compress.run import students as training
 from compress.run.context import Run, Trained
 from compress.training import evaluate, preflight
 from compress.training import loop as trainer
-from tests.methods.test_contract import Tiny, setting
-from tests.training.test_loop import data, held_out
+from tests.tiny import Tiny, data, held_out, setting
 
 RECIPE = """\
 name: tiny

@@ -25,7 +25,7 @@ from compress.run import pipeline
 from compress.run import verify as proof
 from compress.run.context import prepare
 from compress.training import loop as trainer
-from tests.methods.test_contract import setting
+from tests.tiny import setting
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from compress.methods import Signal
 from compress.models import Network
 from compress.teachers import engines
 from compress.teachers.engines import Answering, Engine
-from tests.methods.test_contract import tiny
+from tests.tiny import tiny
 
 IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 TOLERANCES = {

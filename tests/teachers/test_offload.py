@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from compress.errors import Unreachable
 from compress.teachers.offload import page_out
-from tests.teachers.test_provider import data, fresh, listening, teachers
+from tests.teachers.example import data, listening, teachers
+from tests.tiny import fresh
 
 MIB = 2**20
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import subprocess
@@ -16,7 +15,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from compress import plugins
@@ -27,65 +25,17 @@ from compress.freezing import freeze_all_but
 from compress.methods import Combined, Method, Setting, Signal, Step
 from compress.models import Network
 from compress.recipe import TargetsSection, TrainSection
-from compress.records import Preprocess
 from compress.teachers import engines
 from compress.teachers import provider as teaching
 from compress.teachers.provider import Teachers
 from compress.teachers.signals import read_by, validated_by
 from compress.training import loop as trainer
-from tests.methods.test_contract import setting, tiny
+from tests.teachers.example import EXACT, ROWS, SIZE, data, held_out, listening, split, teachers
+from tests.teachers.one_view import slow_method
+from tests.tiny import PREPROCESS, fresh, setting, tiny
 
-CPU = torch.device("cpu")
-ROWS, SIZE = 50, 16
-"""The last batch of a sweep has two images."""
-PREPROCESS = Preprocess(height=8, width=8, channels="gray", mean=(0.5,), std=(0.25,))
-EXACT = TargetsSection(store="on", precision="fp32", engine="eager")
 SETTINGS = TrainSection(epochs=4, batch_size=SIZE)
 METHODS = [name for name in plugins.names("methods") if name != "supervised"]
-
-
-def split() -> Split:
-    random = np.random.default_rng(0)
-    labels = np.arange(ROWS, dtype=np.int64) % 4
-    images = random.integers(0, 64, size=(ROWS, 8, 8, 1), dtype=np.uint8)
-    images[np.arange(ROWS), labels * 2] += 150
-    return Split(images, labels)
-
-
-def data(of: Split | None = None, preprocess: Preprocess = PREPROCESS, **changed: Any) -> InMemory:
-    options = {"batch_size": SIZE, "shuffle": True, "seed": 3, "crop_padding": 1, "flip": True, "views": 2, **changed}
-    return InMemory(of or split(), preprocess, device=CPU, **options)
-
-
-def held_out() -> InMemory:
-    return InMemory(split(), PREPROCESS, batch_size=32, device=CPU)
-
-
-def fresh(name: str = "kd", where: Setting | None = None) -> Method:
-    torch.manual_seed(0)
-    method: Method = plugins.load("methods", name)(where or setting())
-    return method
-
-
-def teachers(
-    method: Method, folder: Path, section: TargetsSection = EXACT, *, batches: InMemory | None = None, epochs: int = 4,
-    shared: bool = True, autocast: torch.dtype | None = None, events: Events | None = None,
-) -> Teachers:  # fmt: skip
-    batches = batches or data()
-    return Teachers(
-        method, read_by(method, next(batches.epoch(0))), batches, section=section, folder=folder / "targets", epochs=epochs,
-        shared=shared, autocast=autocast, events=events or Events(),
-    )  # fmt: skip
-
-
-class Said(NamedTuple):
-    events: Events
-    text: io.StringIO
-
-
-def listening() -> Said:
-    text = io.StringIO()
-    return Said(Events(console=Console(file=text, width=1000)), text)
 
 
 def finished(method: Method, ask: Callable[[Method], Teachers | None], settings: TrainSection = SETTINGS) -> dict[str, Tensor]:
@@ -522,42 +472,12 @@ def test_a_disk_that_is_full_stops_the_run_with_one_message(tmp_path: Path, monk
     assert equal(finished(fresh("kd"), nobody), finished(fresh("kd"), lambda stage: teachers(stage, tmp_path)))
 
 
-WRITER = "import sys; from tests.teachers import test_provider; test_provider.have_one_view(sys.argv[1], sys.argv[2])"
-
-
-class Slow(nn.Module):
-    """Takes its time, so that two processes meet."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        time.sleep(0.1)
-        return maps
-
-
-def slow_method() -> Method:
-    torch.manual_seed(5)
-    network = tiny(8)
-    network.module.second.append(Slow())
-    return fresh("kd", Setting(tiny(2), (network,), torch.zeros(1, 1, 8, 8), 4))
-
-
-def have_one_view(place: str, name: str) -> None:
-    """Wait for the others, have one view, and tell what came of it."""
-    folder = Path(place)
-    torch.set_num_threads(1)
-    kept = teachers(slow_method(), folder)
-    (folder / f"{name}.ready").touch()
-    while not (folder / "go").exists():
-        time.sleep(0.002)
-    kept.begin(0)
-    found = [kept.of(batch)[Signal(0)] for batch in data().read_view(0)]
-    report = {"made": kept.summary().views_made, "answers": torch.cat(found).tolist()}
-    (folder / f"{name}.json").write_text(json.dumps(report))
-
-
 def test_two_processes_that_want_the_same_view_make_it_once(tmp_path: Path, root: Path) -> None:
     """Started at the same moment: one makes the view, the other waits and finds it, and both have the right answers."""
     names = ["one", "other"]
-    started = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], cwd=root) for name in names]
+    started = [
+        subprocess.Popen([sys.executable, "-m", "tests.teachers.one_view", str(tmp_path), name], cwd=root) for name in names
+    ]
     deadline = time.monotonic() + 60
     while not all((tmp_path / f"{name}.ready").exists() for name in names) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -24,17 +24,10 @@ from compress.errors import CompressError, Unreachable
 from compress.events import Events
 from compress.teachers import store as targets
 from compress.teachers.store import Answer, Store, View
-from tests.methods.test_contract import tiny
+from tests.teachers.kept import LOGITS, MAP, ROWS, answers
+from tests.tiny import tiny
 
-ROWS = 20
-LOGITS = Answer("teacher logits", "a" * 64, (ROWS, 5))
-MAP = Answer("teacher layer1", "b" * 64, (ROWS, 3, 4, 4))
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
-
-
-def answers(answer: Answer, view: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(view)
-    return torch.randn(answer.shape, generator=generator)
 
 
 def by_batch(*wholes: Tensor, size: int = 8) -> Iterator[list[Tensor]]:
@@ -223,11 +216,13 @@ def test_a_sweep_that_fails_leaves_nothing(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.teachers.test_store import LOGITS, MAP, answers, store
+from compress.events import Events
+from compress.teachers.store import Store
+from tests.teachers.kept import LOGITS, MAP, answers
 def dying():
     yield [answers(LOGITS)[:8], answers(MAP)[:8]]
     os.kill(os.getpid(), signal.SIGKILL)
-whole = store(Path(sys.argv[1]))
+whole = Store(Path(sys.argv[1]), precision="fp32", events=Events())
 with whole.locked([LOGITS, MAP]):
     whole.make([LOGITS, MAP], 0, dying())
 """

@@ -29,7 +29,7 @@ from compress.teachers.signals import looked_at
 from compress.training import compile as compiling
 from compress.training import loop as trainer
 from compress.training.compile import Running, build, choose
-from tests.training.test_loop import CPU, PREPROCESS, data, fresh, held_out, split, weights
+from tests.tiny import CPU, PREPROCESS, Counted, data, fresh, held_out, split, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own use
 needs_compiler = pytest.mark.skipif(
@@ -97,17 +97,6 @@ def chosen(method: Method, folder: Path, engine: str, *, steps: int = 10, autoca
         events=Events(),
         decision=folder / "e.json",
     )
-
-
-class Counted:
-    """A forward pass that counts how often it is asked."""
-
-    def __init__(self, forward: Forward) -> None:
-        self.forward, self.steps = forward, 0
-
-    def __call__(self, images: Tensor) -> Outputs:
-        self.steps += 1
-        return self.forward(images)
 
 
 def passed(runs: Forward, images: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:

@@ -6,49 +6,17 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import plugins
-from compress.data import FromLoader, InMemory, Split
+from compress.data import FromLoader, InMemory
 from compress.errors import CompressError, Interrupted
 from compress.methods import Method, Step
 from compress.recipe import TrainSection
-from compress.records import Preprocess
 from compress.training import loop as trainer
 from compress.training import optimizer as descent
-from tests.methods.test_contract import setting
-
-CPU = torch.device("cpu")
-PREPROCESS = Preprocess(height=8, width=8, channels="gray", mean=(0.5,), std=(0.25,))
-
-
-def split(count: int = 70) -> Split:
-    random = np.random.default_rng(0)
-    labels = np.arange(count, dtype=np.int64) % 4
-    images = random.integers(0, 64, size=(count, 8, 8, 1), dtype=np.uint8)
-    images[np.arange(count), labels * 2] += 150  # each class has a bright row, so there is something to learn
-    return Split(images, labels)
-
-
-def data(size: int = 16) -> InMemory:
-    return InMemory(split(), PREPROCESS, batch_size=size, device=CPU, shuffle=True, seed=3, crop_padding=1, flip=True)
-
-
-def held_out() -> InMemory:
-    return InMemory(split(), PREPROCESS, batch_size=32, device=CPU)
-
-
-def fresh(name: str = "kd") -> Method:
-    torch.manual_seed(0)
-    method: Method = plugins.load("methods", name)(setting())
-    return method
-
-
-def weights(method: Method) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in method.state_dict().items()}
+from tests.tiny import CPU, PREPROCESS, data, fresh, held_out, setting, split, weights
 
 
 @pytest.mark.parametrize("name", ["supervised", "kd", "dih"])

@@ -1,0 +1,60 @@
+"""A small training set, the teachers of a method that answer for it, and events whose text can be read."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+
+from compress.data import InMemory, Split
+from compress.events import Events
+from compress.methods import Method
+from compress.recipe import TargetsSection
+from compress.records import Preprocess
+from compress.teachers.provider import Teachers
+from compress.teachers.signals import read_by
+from tests import tiny
+from tests.tiny import CPU, PREPROCESS
+
+ROWS, SIZE = 50, 16
+"""The last batch of a sweep has two images."""
+
+
+EXACT = TargetsSection(store="on", precision="fp32", engine="eager")
+
+
+def split() -> Split:
+    return tiny.split(ROWS)
+
+
+def data(of: Split | None = None, preprocess: Preprocess = PREPROCESS, **changed: Any) -> InMemory:
+    options = {"batch_size": SIZE, "shuffle": True, "seed": 3, "crop_padding": 1, "flip": True, "views": 2, **changed}
+    return InMemory(of or split(), preprocess, device=CPU, **options)
+
+
+def held_out() -> InMemory:
+    return InMemory(split(), PREPROCESS, batch_size=32, device=CPU)
+
+
+def teachers(
+    method: Method, folder: Path, section: TargetsSection = EXACT, *, batches: InMemory | None = None, epochs: int = 4,
+    shared: bool = True, autocast: torch.dtype | None = None, events: Events | None = None,
+) -> Teachers:  # fmt: skip
+    batches = batches or data()
+    return Teachers(
+        method, read_by(method, next(batches.epoch(0))), batches, section=section, folder=folder / "targets", epochs=epochs,
+        shared=shared, autocast=autocast, events=events or Events(),
+    )  # fmt: skip
+
+
+class Said(NamedTuple):
+    events: Events
+    text: io.StringIO
+
+
+def listening() -> Said:
+    text = io.StringIO()
+    return Said(Events(console=Console(file=text, width=1000)), text)

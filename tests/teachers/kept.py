@@ -1,0 +1,21 @@
+"""Two answers of a teacher and the store that keeps them, for tests and for the processes that they start."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from compress.teachers.store import Answer
+
+ROWS = 20
+
+
+LOGITS = Answer("teacher logits", "a" * 64, (ROWS, 5))
+
+
+MAP = Answer("teacher layer1", "b" * 64, (ROWS, 3, 4, 4))
+
+
+def answers(answer: Answer, view: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(view)
+    return torch.randn(answer.shape, generator=generator)
