@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import random
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +69,37 @@ exports: [{format: onnx, precision: fp32}]
 gate: {max_top1_drop_points: 1.0, min_agreement: 0.98}
 measure: {devices: [local], rounds: 5, seconds: 0.5}
 """
+
+
+SOURCES = ("compress", "exporters", "benchmarks", "pyproject.toml", "README.md", "LICENSE")
+"""What a wheel is built from."""
+
+
+def _python(*arguments: str | Path, cwd: Path) -> None:
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy so that no earlier build gets into it."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(root / name, source / name)
+    _python("-m", "build", "--wheel", "--no-isolation", "--outdir", out, source, cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which nothing but the wheel is installed."""
+    target = tmp_path_factory.mktemp("installed")
+    _python("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel, cwd=target)
+    return target
 
 
 Install = Callable[..., None]

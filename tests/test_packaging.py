@@ -18,7 +18,6 @@ from compress import __version__
 from compress.system import package_guard as _guard
 
 OURS = {"compress", "exporters", "benchmarks"}
-SOURCES = ("compress", "exporters", "benchmarks", "pyproject.toml", "README.md", "LICENSE")
 
 
 def python(*arguments: str | Path, cwd: Path) -> str:
@@ -26,28 +25,6 @@ def python(*arguments: str | Path, cwd: Path) -> str:
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy so that no earlier build gets into it."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        if (root / name).is_dir():
-            shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(root / name, source / name)
-    python("-m", "build", "--wheel", "--no-isolation", "--outdir", out, source, cwd=out)
-    (built,) = out.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which nothing but the wheel is installed."""
-    target = tmp_path_factory.mktemp("installed")
-    python("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel, cwd=target)
-    return target
 
 
 def test_top_level_of_the_wheel(wheel: Path) -> None:
