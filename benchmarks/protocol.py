@@ -31,8 +31,15 @@ from benchmarks.devices.local import Local
 from compress import plugins
 from compress.errors import CompressError, Unreachable, Unstable
 from compress.events import Events, Task
-from compress.records import Latency, Ratio, percentile
-from compress.statistics.series import is_stable, judge_ratio, median_interval, paired_ratios
+from compress.records import Latency, Ratio
+from compress.statistics.series import (
+    count_calls_needed,
+    find_percentile,
+    is_stable,
+    judge_ratio,
+    median_interval,
+    paired_ratios,
+)
 from compress.system.files import whole, writable
 
 Images = NDArray[np.float32]
@@ -40,6 +47,8 @@ Pixels = NDArray[np.uint8]
 
 FURTHER = ("class", "score")
 """What a file with `gives_class` gives beside its logits."""
+TAILS = (90, 99)
+"""The percentiles that are told beside the median."""
 USELESS_FACTOR = 10
 """Where the interval of every file's median spans this factor, not even the order of magnitude is known."""
 
@@ -238,13 +247,14 @@ def _latency(job: Job, one: dict[str, Any]) -> Latency:
     calls = [duration / 1e6 for durations in one["rounds_ns"] for duration in durations]
     rounds = tuple(statistics.median(durations) / 1e6 for durations in one["rounds_ns"])
     return Latency(
-        p50=percentile(calls, 50),
-        p90=percentile(calls, 90),
-        p99=percentile(calls, 99),
+        p50=statistics.median(rounds),
+        p90=find_percentile(calls, 90),
+        p99=find_percentile(calls, 99),
         mean=statistics.fmean(calls),
         stdev=statistics.stdev(calls),
         ci95=median_interval(rounds, seed=job.seed),
         samples=len(calls),
+        percentiles_missing=_explain_missing(len(calls)),
         rounds=rounds,
         first_call=one["first_call_ns"] / 1e6,
         load=one["load_ns"] / 1e6,
@@ -252,6 +262,13 @@ def _latency(job: Job, one: dict[str, Any]) -> Latency:
         batch_size=job.batch_size,
         stable=one["settled"] and is_stable(rounds),
     )
+
+
+def _explain_missing(calls: int) -> str | None:
+    """Return why not all percentiles of so many calls are told, without their number, so that several files may share it."""
+    needed = {percent: count_calls_needed(percent) for percent in TAILS}
+    missing = [f"p{percent} needs at least {least} calls" for percent, least in needed.items() if calls < least]
+    return f"{' and '.join(missing)}; measure longer" if missing else None
 
 
 def ratio(against: str, other: Latency, own: Latency, *, seed: int = 0) -> Ratio:

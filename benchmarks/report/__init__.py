@@ -162,8 +162,15 @@ def _context(report: Report) -> dict[str, Any]:
         "reading": _scores.reading(report),
         "protocol": list(_facts.protocol(report)),
         "effective": _effective(rows),
+        "percentiles_missing": _percentiles_missing(rows),
         "climbs": _ladder.climbs(report),
     }
+
+
+def _percentiles_missing(rows: Sequence[Row]) -> list[str]:
+    """Return each reason once why a file has no p90 or p99."""
+    timed = [row.variant.latency_ms for row in rows if row.variant.latency_ms]
+    return list(dict.fromkeys(latency.percentiles_missing for latency in timed if latency.percentiles_missing))
 
 
 def _effective(rows: Sequence[Row]) -> list[tuple[str, str]]:

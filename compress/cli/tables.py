@@ -105,11 +105,13 @@ def _timings(results: Mapping[str, Timing], *, narrow: bool) -> Table:
     numbers = (*joined("p50 ms", "95 %" if narrow else "95 % interval"), *joined("p90", "p99"), "images/s", "speed-up")
     table = plain("file", "runtime", *numbers, "verdict", right=numbers, broken=("file", "verdict"))
     table.columns[0].min_width, table.columns[-1].min_width, table.collapse_padding = *NARROWEST, narrow
+    reasons = dict.fromkeys(timing.latency_ms.percentiles_missing for timing in results.values())
+    table.caption = "\n".join(reason for reason in reasons if reason) or None
     for name, timing in results.items():
         latency, ratio = timing.latency_ms, timing.ratio
         figures = (
             *joined(f"{latency.p50:.3f}", f"{latency.ci95[0]:.3f}–{latency.ci95[1]:.3f}"),
-            *joined(f"{latency.p90:.3f}", f"{latency.p99:.3f}"),
+            *joined(*("–" if value is None else f"{value:.3f}" for value in (latency.p90, latency.p99))),
         )
         speedup = f"{ratio.speedup:.2f}×" if ratio else "–"
         verdict = (

@@ -7,7 +7,7 @@ from compress.records.base import SCHEMA_VERSION, Document, Precision, Record, S
 from compress.records.bundle import BundleFile, Exported, Manifest, Preprocess
 from compress.records.metrics import Accuracy, McNemar, Paired, Score, Scores
 from compress.records.report import Gate, Ladder, Report, Rung, Sensitivity, Variant
-from compress.records.timing import Environment, Latency, Ratio, percentile
+from compress.records.timing import Environment, Latency, Ratio
 from compress.records.training import METRICS, WEIGHTS, Analysis, EngineTrial, EngineTrials, Epoch, StageResult, Teaching
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "Status",
     "Teaching",
     "Variant",
-    "percentile",
     "read",
     "save",
 ]

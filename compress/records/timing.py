@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -15,15 +13,18 @@ class Latency(Record):
     """Time per call of one file, from interleaved rounds."""
 
     p50: float
-    """Median of all calls, milliseconds; so are the fields below."""
-    p90: float
-    p99: float
+    """Median over rounds of each round's median call, milliseconds; so are the fields below."""
+    p90: float | None
+    """Percentile of all calls, and so is p99; `None` where they are too few to tell."""
+    p99: float | None
     mean: float
     stdev: float
     ci95: tuple[float, float]
-    """Bootstrap interval of the median over rounds."""
+    """Bootstrap interval of p50 over rounds."""
     samples: int
     """Timed calls."""
+    percentiles_missing: str | None = None
+    """Why p90 or p99 is not told; `None` where both are."""
     rounds: tuple[float, ...]
     """Median of each interleaved round, in order."""
     first_call: float
@@ -60,12 +61,3 @@ class Environment(Document):
     memory_bytes: int
     facts: dict[str, str] = Field(default_factory=dict)
     """Governor, turbo, temperature, cgroup quota, affinity, load, hypervisor: what could be read, `unavailable` where not."""
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return a percentile with linear interpolation between the closest ranks."""
-    ordered = sorted(values)
-    position = (len(ordered) - 1) * percent / 100
-    low = math.floor(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)

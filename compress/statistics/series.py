@@ -6,6 +6,8 @@ compared by the ratio of their medians within each round: what slows both, such 
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from typing import Literal
 
@@ -27,6 +29,8 @@ STABLE_INTERVAL = 0.10
 """The interval of the median may be this share of it wide: a few disturbed rounds then do not hide a figure that is known."""
 STABLE_DRIFT = 0.10
 """The last third of the rounds may differ from the first by this share."""
+FEWEST_BEYOND = 10
+"""A percentile is told only where at least so many calls are expected beyond it: fewer, and it is the luck of the slowest."""
 
 
 def drift(rounds: Sequence[float]) -> float:
@@ -51,6 +55,18 @@ def median_interval(rounds: Sequence[float], *, seed: int = 0) -> tuple[float, f
         CompressError: There are no rounds.
     """
     return _ends(_medians(rounds, np.random.default_rng(seed)))
+
+
+def find_percentile(calls: Sequence[float], percent: int) -> float | None:
+    """Return a percentile of all calls, linear between ranks; `None` for fewer than `count_calls_needed`."""
+    if len(calls) < count_calls_needed(percent):
+        return None
+    return statistics.quantiles(calls, n=100, method="inclusive")[percent - 1]
+
+
+def count_calls_needed(percent: int) -> int:
+    """Return from how many calls on a percentile is told."""
+    return math.ceil(100 * FEWEST_BEYOND / (100 - percent))
 
 
 def unpaired_ratio(other: Sequence[float], own: Sequence[float], *, seed: int = 0) -> tuple[float, tuple[float, float]]:

@@ -32,8 +32,9 @@ def test_measuring_gives_every_subject_its_figures(tiny: Tiny, tmp_path: Path) -
     assert list(figures) == [subject.name for subject in several]
     for name, found in figures.items():
         latency = found.latency
-        assert 0 < latency.p50 <= latency.p90 <= latency.p99
-        assert latency.ci95[0] <= np.median(latency.rounds) <= latency.ci95[1]
+        assert latency.p90 is not None
+        assert 0 < latency.ci95[0] <= latency.p50 <= latency.ci95[1]
+        assert latency.p50 <= latency.p90
         assert (len(latency.rounds), latency.threads, latency.batch_size) == (5, 1, 2)
         assert latency.load > 0
         assert latency.first_call > 0
@@ -52,7 +53,7 @@ def test_the_raw_series_are_kept(tiny: Tiny, tmp_path: Path) -> None:
     assert kept["before"]["load_average"]
     assert kept["after"]["context_switches"]
     for name, one in kept["subjects"].items():
-        assert np.median(np.concatenate(one["rounds_ns"])) / 1e6 == pytest.approx(figures[name].latency.p50)
+        assert np.median([np.median(calls) for calls in one["rounds_ns"]]) / 1e6 == pytest.approx(figures[name].latency.p50)
         assert sum(map(len, one["rounds_ns"])) == figures[name].latency.samples
         assert figures[name].ratio is None
 
@@ -156,17 +157,17 @@ def test_a_runtime_without_its_file_part_is_named(tiny: Tiny, tmp_path: Path) ->
 
 
 class Recorded:
-    """A device that answers with round medians in milliseconds, as a disturbed machine may give them."""
+    """A device that answers with calls in milliseconds for each round, as a disturbed machine may give them."""
 
     name = "recorded"
 
-    def __init__(self, *, rounds: dict[str, list[float]], settled: bool = True) -> None:
+    def __init__(self, *, rounds: dict[str, list[list[float]]], settled: bool = True) -> None:
         self.rounds, self.settled = rounds, settled
 
     def run(self, job: Path, *, timeout_seconds: float, progress: Progress) -> None:  # noqa: ARG002 (the contract)
         """Leave the recorded answer in the job folder."""
         common = {"load_ns": 1, "first_call_ns": 1, "settled": self.settled, "effective": {}}
-        series = {name: [[1e6 * value] * 3 for value in rounds] for name, rounds in self.rounds.items()}
+        series = {name: [[1e6 * call for call in calls] for calls in rounds] for name, rounds in self.rounds.items()}
         result = {"subjects": {name: {"rounds_ns": rounds} | common for name, rounds in series.items()}}
         (job / "result.json").write_text(json.dumps(result))
 
@@ -177,7 +178,45 @@ def figures_of(tiny: Tiny, device: Recorded) -> dict[str, Measurement]:
     return measure(subjects, tiny.images, against="b" if "b" in device.rounds else None, device=device)
 
 
-QUIET, HEATING = [1.0, 1.01, 1.0, 0.99, 1.0, 1.0], [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
+def alike(*rounds: float) -> list[list[float]]:
+    """Return rounds of three equal calls each."""
+    return [[value] * 3 for value in rounds]
+
+
+QUIET, HEATING = alike(1.0, 1.01, 1.0, 0.99, 1.0, 1.0), alike(1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_every_figure_lies_in_its_own_interval(tiny: Tiny, seed: int) -> None:
+    """Median and ratio and their intervals are one estimator each, however unevenly rounds are long and disturbed."""
+    random = np.random.default_rng(seed)
+    count, spread = int(random.integers(5, 16)), float(random.uniform(0.01, 0.5))
+    slowness = random.lognormal(0, spread, count)
+    lengths = np.clip(10 / slowness**4, 3, 1000).astype(int)  # fast rounds hold most calls, so the median of all is theirs
+    rounds = {
+        name: [(slow * random.lognormal(0, spread, length)).tolist() for length, slow in zip(lengths, slowness, strict=True)]
+        for name in "ab"
+    }
+    for found in figures_of(tiny, Recorded(rounds=rounds)).values():
+        assert found.latency.ci95[0] <= found.latency.p50 <= found.latency.ci95[1]
+        assert found.ratio is None or found.ratio.ci95[0] <= found.ratio.speedup <= found.ratio.ci95[1]
+
+
+def test_a_percentile_is_told_only_from_enough_calls(tiny: Tiny) -> None:
+    """p99 needs a thousand calls and p90 a hundred; below that there is none, and the record says why."""
+    calls = np.random.default_rng(0).lognormal(0, 0.1, (10, 100))
+    found = {
+        name: figures_of(tiny, Recorded(rounds={"a": rows.tolist()}))["a"].latency
+        for name, rows in (("1000", calls), ("990", calls[:, :99]), ("90", calls[:, :9]))
+    }
+    assert found["1000"].p99 == pytest.approx(np.percentile(calls, 99))
+    assert found["1000"].percentiles_missing is None
+    assert found["990"].p90 == pytest.approx(np.percentile(calls[:, :99], 90))
+    assert found["990"].p99 is None
+    assert found["990"].percentiles_missing == "p99 needs at least 1000 calls; measure longer"
+    assert found["90"].p90 is None
+    both = "p90 needs at least 100 calls and p99 needs at least 1000 calls; measure longer"
+    assert found["90"].percentiles_missing == both
 
 
 def test_an_unstable_series_is_flagged_and_shown(tiny: Tiny) -> None:
@@ -189,7 +228,7 @@ def test_an_unstable_series_is_flagged_and_shown(tiny: Tiny) -> None:
 
 def test_heat_that_slows_both_does_not_spoil_the_comparison(tiny: Tiny) -> None:
     """Two series that drift together are unstable each, and their ratio is still exact."""
-    found = figures_of(tiny, Recorded(rounds={"a": HEATING, "b": [2 * value for value in HEATING]}))["a"]
+    found = figures_of(tiny, Recorded(rounds={"a": HEATING, "b": [[2 * call for call in calls] for calls in HEATING]}))["a"]
     assert not found.latency.stable
     assert found.ratio is not None
     assert (found.ratio.against, found.ratio.speedup, found.ratio.verdict) == ("b", pytest.approx(2), "faster")
@@ -197,14 +236,14 @@ def test_heat_that_slows_both_does_not_spoil_the_comparison(tiny: Tiny) -> None:
 
 def test_noise_in_one_alone_is_an_unstable_verdict(tiny: Tiny) -> None:
     """Where the ratio wanders widely around 1, neither difference nor sameness is claimed."""
-    found = figures_of(tiny, Recorded(rounds={"a": [0.7, 1.4, 0.8, 1.3, 0.9, 1.2], "b": [1.0] * 6}))["a"]
+    found = figures_of(tiny, Recorded(rounds={"a": alike(0.7, 1.4, 0.8, 1.3, 0.9, 1.2), "b": alike(*[1.0] * 6)}))["a"]
     assert found.ratio is not None
     assert found.ratio.verdict == "unstable"
 
 
 def test_a_measurement_without_any_use_is_an_error(tiny: Tiny) -> None:
     """Only when the rounds of every file scatter wildly is there no figure at all; the message says by how much."""
-    wild = [1.0, 30.0, 1.0, 40.0, 2.0, 80.0]
+    wild = alike(1.0, 30.0, 1.0, 40.0, 2.0, 80.0)
     with pytest.raises(Unstable, match=r"scatter too much for any figure \(a 1 to [\d.]+ ms\); stop other work"):
         figures_of(tiny, Recorded(rounds={"a": wild}))
     assert figures_of(tiny, Recorded(rounds={"a": wild, "b": QUIET})).keys() == {"a", "b"}

@@ -182,6 +182,20 @@ def test_no_number_of_bench_is_broken_over_two_lines(bundle: Path, width: int) -
     assert "faster" in shown.get()
 
 
+def test_bench_says_once_why_percentiles_are_missing(bundle: Path) -> None:
+    """A percentile from too few calls is a dash, and the table says below it from how many on it is told."""
+    (timing,) = deployed.bench([bundle / "student-fp32.onnx"], rounds=5, seconds=0.2, events=Events()).values()
+    few = timing.latency_ms.model_copy(
+        update={"p90": 3.25, "p99": None, "percentiles_missing": "p99 needs at least 1000 calls"}
+    )
+    rows = {name: timing.model_copy(update={"latency_ms": few}) for name in ("one.onnx", "two.onnx")}
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(tables.timings(rows))
+    assert shown.get().count("3.250") == 2
+    assert shown.get().count("p99 needs at least 1000 calls") == 1
+
+
 def test_bench_of_a_lone_file_needs_its_shape(bundle: Path, tmp_path: Path) -> None:
     """A file outside of a bundle is measured when its input is given, and refused with what to give when not."""
     lone = Path(shutil.copy(bundle / "student-fp32.onnx", tmp_path))

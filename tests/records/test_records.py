@@ -9,10 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from compress import records
@@ -47,12 +44,6 @@ def test_an_accuracy_and_its_interval_are_in_percent() -> None:
     accuracy = Accuracy.of(1, 4)
     assert (accuracy.top1_percent, accuracy.samples) == (25.0, 4)
     assert accuracy.ci95 == pytest.approx((4.5587, 69.9358), abs=1e-4)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(0, 100))
-def test_percentile_is_that_of_numpy(values: list[float], percent: float) -> None:
-    """Percentiles mean what numpy's default means."""
-    assert records.percentile(values, percent) == pytest.approx(float(np.percentile(values, percent)), rel=1e-9, abs=1e-6)
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:

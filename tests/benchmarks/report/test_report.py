@@ -184,6 +184,21 @@ def test_missing_values_are_dashes(record: Report, tmp_path: Path) -> None:
     assert "kd onnxruntime fp32: top-1" not in html
 
 
+def test_a_percentile_from_too_few_calls_is_a_dash_and_its_reason_is_there_once(record: Report, tmp_path: Path) -> None:
+    """Two files without p99 share one sentence below the table of latencies."""
+    reason = "p99 needs at least 1000 calls; measure longer"
+    names = [variant.name for variant in record.variants if variant.latency_ms][:2]
+    for name in names:
+        latency = next(each.latency_ms for each in record.variants if each.name == name)
+        record = changed(record, name, latency_ms=latency.model_copy(update={"p99": None, "percentiles_missing": reason}))
+    html = html_of(record, tmp_path)
+    detail = html.partition("<h2>Latency in detail</h2>")[2]
+    for name in names:
+        row = detail.partition(f"<th>{name}</th>")[2].partition("</tr>")[0]
+        assert re.findall(r"<td.*?</td>", row, re.DOTALL)[2] == '<td class="n">–</td>'
+    assert html.count(reason) == 1
+
+
 def test_empty_report_is_a_page(record: Report, tmp_path: Path) -> None:
     """A run that came to nothing says so and promises nothing."""
     empty = record.model_copy(update={"variants": (), "gates": {}, "stages": (), "status": "failed"})
