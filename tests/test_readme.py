@@ -101,7 +101,7 @@ def problems(words: list[str], root: Path) -> Iterator[str]:
 
 
 def compress_problems(words: list[str]) -> Iterator[str]:
-    from compress.cli import program
+    from compress.cli.commands import program
 
     if not words or words[0].startswith("-"):
         command: click.Command | None = program

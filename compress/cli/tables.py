@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compress.records import Gate
+from compress.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.table import Table
     from rich.text import Text
+    from rich.tree import Tree
 
     from compress.cli.doctor import Finding
     from compress.deployed import Prediction, Timing
+    from compress.plan.plan import Plan, Stage
 
 COLOURS = {
     "passed": "green",
@@ -143,6 +146,42 @@ def findings(results: Sequence[Finding]) -> Table:
     for finding in results:
         table.add_row(finding.what, _coloured(finding.status), finding.found, finding.remedy)
     return table
+
+
+def plan_tree(plan: Plan) -> Tree:
+    """Return the plan as people read it."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    images = plan.images
+    classes = f"{len(plan.classes)} classes"
+    sizes = f"{images['train']} training, {images['validation']} validation and {images['test']} test images"
+    root = Tree(Text(f"{plan.name}: {classes}; {sizes}; in {plan.folder}", style="bold"), guide_style="dim")
+    for stage in plan.stages:
+        branch = root.add(Text.assemble((stage.name, "bold cyan"), "  ", stage.about))
+        for label, text in _plan_details(stage):
+            branch.add(Text.assemble((f"{label}: ", "dim"), text))
+    for note in plan.notes:
+        root.add(Text(f"note: {note}", style="yellow"))
+    return root
+
+
+def _plan_details(stage: Stage) -> Iterator[tuple[str, str]]:
+    for label in ("trained", "frozen", "shipped"):
+        if text := getattr(stage, label):
+            yield label, text
+    if stage.work is not None:
+        work = stage.work
+        passes = f"{work.trained:,} images forward and backward"
+        teaching = f"; {work.teacher:,} forward through teachers" if work.teacher else ""
+        seeds = f"{work.seeds} seeds × " if work.seeds > 1 else ""
+        epochs = counted(work.epochs, "epoch")
+        yield "work", f"{seeds}{epochs} × {work.images_per_epoch:,} images = {passes}{teaching}"
+    if stage.work is not None and stage.kept:
+        yield (
+            "kept in",
+            f"{stage.kept}/ (found: used again if nothing it depends on has changed)" if stage.found else f"{stage.kept}/",
+        )
 
 
 def _number(value: float | None, style: str) -> str:

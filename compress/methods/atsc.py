@@ -38,8 +38,8 @@ from compress.freezing import evaluating
 from compress.methods import Method, Setting, Step, _projector, needs_teacher
 from compress.methods._projector import Projected
 from compress.models import Network
-from compress.plan.checks import drift_problem
 from compress.recipe import Count, NonNegative, Positive, TrainSection
+from compress.recipe.checks import find_drift_problem
 from compress.records import Accuracy, Analysis
 
 COLLAPSE_POINTS = 20.0
@@ -169,7 +169,7 @@ class Atsc(Method):
         Raises:
             CompressError: The learning rate is too large for the weight of the drift.
         """
-        problem = drift_problem("method.atsc", self.drift_weight, teachers=len(self.teachers), train=settings)
+        problem = find_drift_problem("method.atsc", self.drift_weight, teachers=len(self.teachers), train=settings)
         if problem is not None:
             raise problem
         if settings.optimizer == "adamw" and self.teacher_bn == "train":

@@ -1,6 +1,6 @@
-"""What can be told wrong of a recipe beyond its types: the files that it names, and its fields against each other and the data.
+"""Checks of a recipe beyond its types: files, fields against each other, fields against the data.
 
-Needs no torch. `problems_of` finds all in one pass; what only a network can tell is pre-flight's work.
+Needs no torch. Every check yields all that it finds; what only a network can tell is the pre-flight's work.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.errors import CompressError, Unreachable
-from compress.recipe import Recipe, TrainSection
+from compress.recipe import Recipe
+from compress.recipe.checks import find_drift_problem
 from compress.system.files import sha256_of
 from compress.system.memory import Storage, choose
 from compress.system.processors import processors
@@ -21,35 +22,35 @@ if TYPE_CHECKING:
     from compress.data import Source, Summary
 
 
-def together(problems: Sequence[CompressError]) -> CompressError:
+def join_problems(problems: Sequence[CompressError]) -> CompressError:
     """Return one error with a line for each problem; `Unreachable` if all that is wrong is that something is not there."""
     kind = Unreachable if all(isinstance(problem, Unreachable) for problem in problems) else CompressError
     return kind("\n".join(str(problem) for problem in problems))
 
 
-def split_sizes(recipe: Recipe, summary: Summary) -> dict[str, int]:
+def count_split_images(recipe: Recipe, summary: Summary) -> dict[str, int]:
     """Return the images of each split; validation is rounded up, as `compress.data` does."""
     validation = math.ceil(summary.train_images * recipe.data.validation_fraction)
     left = summary.train_images - validation
     return {"train": min(recipe.data.train_images or left, left), "validation": validation, "test": summary.test_images}
 
 
-def recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
+def find_recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
     """Yield what can be told wrong without looking at the data."""
     for index, teacher in enumerate(recipe.teacher):
         where = "teacher" if len(recipe.teacher) == 1 else f"teacher.{index}"
-        yield from _weights_problems(where, teacher.weights, teacher.sha256, base)
+        yield from _find_weights_problems(where, teacher.weights, teacher.sha256, base)
         if teacher.weights is not None and teacher.train is not None:
             yield CompressError(f"{where}.train: has no effect beside {where}.weights; remove one of them")
-    yield from _weights_problems("student", recipe.student.weights, None, base)
-    yield from _export_problems(recipe)
-    yield from _measure_problems(recipe)
+    yield from _find_weights_problems("student", recipe.student.weights, None, base)
+    yield from _find_export_problems(recipe)
+    yield from _find_measure_problems(recipe)
     for index, teacher in enumerate(recipe.teacher):
         if teacher.train is not None and teacher.train.device not in ("auto", recipe.train.device):
             yield CompressError(
                 f"teacher.{index}.train.device: the run trains on train.device ({recipe.train.device}); say it there"
             )
-    yield from _augmentation_problems(recipe)
+    yield from _find_augmentation_problems(recipe)
     trainings = [("train", recipe.train), *((f"teacher.{i}.train", t.train) for i, t in enumerate(recipe.teacher) if t.train)]
     for where, train in trainings:
         if train.nesterov and train.momentum == 0:
@@ -58,43 +59,22 @@ def recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
             yield CompressError(
                 f"{where}.warmup_epochs: {train.warmup_epochs:g} leaves nothing of {train.epochs} epochs; lower it"
             )
-    yield from _drift_problems(recipe)
+    yield from _find_drift_problems(recipe)
 
 
-def drift_problem(where: str, weight: float, *, teachers: int, train: TrainSection) -> CompressError | None:
-    """Return why a penalty on squared drift makes SGD diverge, if it does: its curvature alone exceeds what the rate allows.
-
-    Args:
-        where: What asks, for the message.
-        weight: Weight of the sum of squared differences from the start, which is averaged over teachers.
-        teachers: How many teachers drift.
-        train: How they are trained.
-    """
-    step, momentum = train.lr * 2 * weight / teachers, train.momentum
-    limit = 2 * (1 + momentum) / (1 + 2 * momentum if train.nesterov else 1)
-    if train.optimizer != "sgd" or step < limit:
-        return None
-    kind = "Nesterov momentum" if train.nesterov else "momentum"
-    return CompressError(
-        f"{where}.drift_weight: {weight:g} with train.lr {train.lr:g} makes lr × 2 × drift_weight / "
-        f"{counted(teachers, 'teacher')} = {step:.3g}, and SGD with {kind} {momentum:g} "
-        f"diverges from {limit:.3g} on; lower drift_weight or train.lr"
-    )
-
-
-def _drift_problems(recipe: Recipe) -> Iterator[CompressError]:
+def _find_drift_problems(recipe: Recipe) -> Iterator[CompressError]:
     """Yield methods whose penalty on drift cannot be trained at this learning rate."""
     groups = [("method", recipe.method), *((f"baselines.{i}", methods) for i, methods in enumerate(recipe.baselines))]
     for group, methods in groups:
         for index, section in enumerate(methods):
             where = group if len(methods) == 1 else f"{group}.{index}"
             weight = section.options().get("drift_weight", 0.0)
-            problem = drift_problem(where, weight, teachers=max(len(recipe.teacher), 1), train=recipe.train)
+            problem = find_drift_problem(where, weight, teachers=max(len(recipe.teacher), 1), train=recipe.train)
             if problem is not None:
                 yield problem
 
 
-def _augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
+def _find_augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
     """Yield views and borders that make no sense, and an engine that the device does not have."""
     if recipe.data.views is not None and not (recipe.data.crop_padding or recipe.data.flip):
         yield CompressError("data.views: has no effect without crop_padding or flip, as all views are the same; remove it")
@@ -109,7 +89,7 @@ def _augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
         )
 
 
-def _export_problems(recipe: Recipe) -> Iterator[CompressError]:
+def _find_export_problems(recipe: Recipe) -> Iterator[CompressError]:
     """Yield exports that their format does not offer, and pairs that would write the same file."""
     import exporters
 
@@ -132,7 +112,7 @@ def _export_problems(recipe: Recipe) -> Iterator[CompressError]:
             yield CompressError(f"exports.{index}: writes {name} like exports.{first}; remove one of them")
 
 
-def _measure_problems(recipe: Recipe) -> Iterator[CompressError]:
+def _find_measure_problems(recipe: Recipe) -> Iterator[CompressError]:
     """Yield devices that a run cannot measure on, and more threads than this machine has processors for."""
     for section in recipe.measure.devices:
         if section.device != "local":
@@ -146,7 +126,7 @@ def _measure_problems(recipe: Recipe) -> Iterator[CompressError]:
         )
 
 
-def _weights_problems(where: str, weights: str | None, sha256: str | None, base: Path) -> Iterator[CompressError]:
+def _find_weights_problems(where: str, weights: str | None, sha256: str | None, base: Path) -> Iterator[CompressError]:
     if weights is None:
         if sha256 is not None:
             yield CompressError(f"{where}.sha256: is the checksum of a file, but {where}.weights names none; add it")
@@ -160,7 +140,7 @@ def _weights_problems(where: str, weights: str | None, sha256: str | None, base:
         yield CompressError(f"{where}.sha256: {path} has {actual}; it is another file, or the checksum is of another version")
 
 
-def data_problems(recipe: Recipe, source: Source, summary: Summary) -> Iterator[CompressError]:
+def find_data_problems(recipe: Recipe, source: Source, summary: Summary) -> Iterator[CompressError]:
     """Yield where recipe and data contradict."""
     channels = 1 if source.channels == "gray" else 3
     for name, values in (("mean", recipe.data.mean), ("std", recipe.data.std)):
@@ -168,7 +148,7 @@ def data_problems(recipe: Recipe, source: Source, summary: Summary) -> Iterator[
             yield CompressError(
                 f"data.{name}: has {len(values)} values, the images have {channels} channels; give one for each"
             )
-    images = split_sizes(recipe, summary)
+    images = count_split_images(recipe, summary)
     if images["validation"] < len(summary.classes):
         yield CompressError(
             f"data.validation_fraction: {recipe.data.validation_fraction:g} of {summary.train_images} images leaves "
@@ -185,12 +165,12 @@ def data_problems(recipe: Recipe, source: Source, summary: Summary) -> Iterator[
             f"train.batch_size: {recipe.train.batch_size} is more than the {images['train']} training images; lower it"
         )
     try:
-        storage_of(recipe, source, summary)
+        choose_storage(recipe, source, summary)
     except CompressError as error:
         yield error
 
 
-def storage_of(recipe: Recipe, source: Source, summary: Summary) -> Storage:
+def choose_storage(recipe: Recipe, source: Source, summary: Summary) -> Storage:
     """Return where the decoded images will be held.
 
     Raises:

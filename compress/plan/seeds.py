@@ -12,13 +12,13 @@ import re
 from collections.abc import Sequence
 
 from compress.errors import CompressError
-from compress.plan import Plan, Stage
+from compress.plan.plan import Plan, Stage
 
 LIMIT = 100
 """More seeds than this are a seed that was mistaken for their number."""
 
 
-def parse(text: str | None, *, base: int) -> tuple[int, ...]:
+def parse_seeds(text: str | None, *, base: int) -> tuple[int, ...]:
     """Return the seeds of `3` (that many from `base` on), of `1,5,9` (these), or of nothing (`base` alone).
 
     Raises:
@@ -36,7 +36,7 @@ def parse(text: str | None, *, base: int) -> tuple[int, ...]:
             f"--seeds: {negative} is negative; seeds, and how many there are, are whole numbers from 0 and 1 on"
         )
     if len(numbers) == 1:
-        return _counted(numbers[0], base)
+        return _first_seeds(numbers[0], base)
     if twice := [number for number in dict.fromkeys(numbers) if numbers.count(number) > 1]:
         raise CompressError(
             f"--seeds: {', '.join(map(str, twice))} is named more than once, and would be the same student; name each seed once"
@@ -46,7 +46,7 @@ def parse(text: str | None, *, base: int) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _counted(count: int, base: int) -> tuple[int, ...]:
+def _first_seeds(count: int, base: int) -> tuple[int, ...]:
     if count == 0:
         raise CompressError("--seeds: 0 seeds train no student; give 1 or more")
     if count > LIMIT:
@@ -57,7 +57,7 @@ def _counted(count: int, base: int) -> tuple[int, ...]:
     return tuple(range(base, base + count))
 
 
-def repeated(plan: Plan, seeds: Sequence[int]) -> Plan:
+def repeat_students(plan: Plan, seeds: Sequence[int]) -> Plan:
     """Return a plan in which every student is trained with every seed."""
     if len(seeds) < 2:
         return plan
@@ -65,11 +65,11 @@ def repeated(plan: Plan, seeds: Sequence[int]) -> Plan:
         f"seeds {', '.join(map(str, seeds))}: each trains student and baselines anew, on the same data and teachers; "
         f"that of seed {seeds[0]}, the first, is exported, gated and timed"
     )
-    stages = tuple(_repeat(stage, len(seeds)) if stage.student else stage for stage in plan.stages)
+    stages = tuple(_repeat_stage(stage, len(seeds)) if stage.student else stage for stage in plan.stages)
     return plan.model_copy(update={"stages": stages, "notes": (*plan.notes, note)})
 
 
-def _repeat(stage: Stage, times: int) -> Stage:
+def _repeat_stage(stage: Stage, times: int) -> Stage:
     if stage.work is None:
         return stage
     work = stage.work.model_copy(

@@ -21,7 +21,7 @@ from benchmarks.report import paired
 from compress import plugins, records
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
-from compress.plan import plan
+from compress.plan.plan import make_plan
 from compress.quantization import calibration
 from compress.recipe import ExportSection, Recipe, canonical, dump, load
 from compress.records import BundleFile, Exported, Gate, Report, Scores, Variant
@@ -83,7 +83,7 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
         Interrupted: The user stopped; the same call continues.
         CompressError: The recipe cannot be carried out.
     """
-    plan(recipe, base=base, runs=runs)  # refuses all that contradicts, before anything is loaded
+    make_plan(recipe, base=base, runs=runs)  # refuses all that contradicts, before anything is loaded
     with open_run(recipe, base=base, runs=runs, events=events, seeds=len(seeds) or 1) as run:
         _rehearse(run)
         teachers = [training.teacher(run, index, section) for index, section in enumerate(recipe.teacher)]

@@ -14,7 +14,7 @@ from torch import nn
 from compress import records
 from compress.errors import CompressError, Unreachable
 from compress.freezing import freeze_all_but
-from compress.plan import baseline_names, title
+from compress.plan.names import name_baselines, name_methods
 from compress.recipe import TeacherSection
 from compress.records import Report, StageResult
 from compress.records.training import METRICS, WEIGHTS
@@ -53,7 +53,7 @@ def student(run: Run) -> Trained:
             raise
         freeze_all_but(method, ())
         run.events.say(f"the student is taken as it was shipped; {error}")
-        return Trained("student", title(run.recipe.method), method.deployable(), (result,), result.key, folder)
+        return Trained("student", name_methods(run.recipe.method), method.deployable(), (result,), result.key, folder)
 
 
 def _holds(product: nn.Module, deployable: nn.Module) -> bool:
@@ -92,7 +92,7 @@ def _teacher(run: Run, index: int, name: str, section: TeacherSection) -> Traine
 
 def _prepared(run: Run) -> list[StageResult]:
     """Return the stages that prepared the student's method."""
-    networks = ("student", *baseline_names(run.recipe.baselines))
+    networks = ("student", *name_baselines(run.recipe.baselines))
     others = {*networks, *(name for name, _ in _named(run))}
     names = [path.parent.name for path in sorted(run.folder.glob(f"*/{METRICS}"))]
     own = [name for name in names if name not in others and not name.startswith(tuple(f"{each}-" for each in networks))]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import paired
-from compress.plan import baseline_names
+from compress.plan.names import name_baselines
 from compress.recipe import MethodSection, Recipe
 from compress.records import Accuracy, Score, Scores
 from compress.run import cache as stages
@@ -68,7 +68,7 @@ def split_by_seed(run: Run, seeds: Sequence[int]) -> list[Run]:
 
 def named(recipe: Recipe) -> list[tuple[str, Sequence[MethodSection]]]:
     """Return the students of one seed, each with its methods: the one that is shipped, then every baseline."""
-    return [("student", recipe.method), *zip(baseline_names(recipe.baselines), recipe.baselines, strict=True)]
+    return [("student", recipe.method), *zip(name_baselines(recipe.baselines), recipe.baselines, strict=True)]
 
 
 def train(run: Run, teachers: Sequence[Trained]) -> list[Trained]:

@@ -13,7 +13,7 @@ from compress.freezing import freeze_all_but
 from compress.methods import Method, Setting
 from compress.methods.supervised import Supervised
 from compress.models import Network
-from compress.plan import title
+from compress.plan.names import name_methods
 from compress.recipe import MethodSection, ModelSection, TeacherSection
 from compress.records import StageResult
 from compress.records.training import METRICS, WEIGHTS
@@ -76,7 +76,9 @@ def student(run: Run, name: str, sections: Sequence[MethodSection], teachers: Se
     }
     final = method.stages()[-1]
     others_read = run.readers > 1 and _asks_only(final, networks)
-    last = staging.train(run, name, final, run.recipe.train, reads=inputs, method_name=title(sections), shared=others_read)
+    last = staging.train(
+        run, name, final, run.recipe.train, reads=inputs, method_name=name_methods(sections), shared=others_read
+    )
     return last._replace(results=(*results, *last.results))
 
 
@@ -127,7 +129,9 @@ def prepare(
         own_name = f"{stage.stage}{number}" if name == "student" else f"{name}-{stage.stage}{number}"
         shared = _belongs_to_teachers(stage, networks)
         where, trained = (run.shared(), common.stages()[index]) if shared else (run, stage)
-        results += staging.train(where, own_name, trained, run.recipe.train, reads=reads, method_name=title(sections)).results
+        results += staging.train(
+            where, own_name, trained, run.recipe.train, reads=reads, method_name=name_methods(sections)
+        ).results
         if trained is not stage:
             stage.product().load_state_dict(trained.product().state_dict())
             freeze_all_but(stage, ())
@@ -146,7 +150,7 @@ def finished_student(run: Run) -> Trained:
     method = assemble(run, run.recipe.method, [_as_taught(run, index) for index in range(len(run.recipe.teacher))])
     checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(method, ())
-    return Trained("student", title(run.recipe.method), method.deployable(), (result,), result.key, folder)
+    return Trained("student", name_methods(run.recipe.method), method.deployable(), (result,), result.key, folder)
 
 
 def _as_taught(run: Run, index: int) -> Network:

@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from compress import plugins
-from compress.cli import KINDS, FiniteRange, doctor, program
+from compress.cli import doctor
+from compress.cli.commands import KINDS, FiniteRange, program
 from compress.recipe import load
 
 

@@ -18,7 +18,7 @@ from compress.cli.terminal import report_bug
 from compress.system.signals import terminable
 
 HEAVY = "torch numpy pydantic"
-LOADS = "import sys; from compress.cli import program; program(sys.argv[2:], standalone_mode=False); \
+LOADS = "import sys; from compress.cli.commands import program; program(sys.argv[2:], standalone_mode=False); \
 print('loaded:', *sorted(set(sys.argv[1].split()) & set(sys.modules)), file=sys.stderr)"
 
 

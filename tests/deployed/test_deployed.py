@@ -16,7 +16,8 @@ from torch import nn
 
 import exporters
 from compress import deployed, plugins
-from compress.cli import program, tables
+from compress.cli import tables
+from compress.cli.commands import program
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.preprocess import normalise

@@ -21,8 +21,8 @@ from compress.errors import CompressError, Interrupted
 from compress.methods.atsc import Atsc
 from compress.methods.simkd import Simkd
 from compress.models import Network
-from compress.plan.checks import drift_problem
 from compress.recipe import TrainSection
+from compress.recipe.checks import find_drift_problem
 from compress.records import Accuracy
 from compress.training import checkpoint, evaluate
 from compress.training import loop as trainer
@@ -240,7 +240,7 @@ def test_the_bound_on_the_drift_is_where_gradient_descent_turns(momentum: float,
     settings = TrainSection(lr=0.05, momentum=momentum, nesterov=nesterov)
 
     def refused(weight: float) -> bool:
-        return drift_problem("method", weight, teachers=teachers, train=settings) is not None
+        return find_drift_problem("method", weight, teachers=teachers, train=settings) is not None
 
     low, high = 0.0, 1e4
     for _ in range(60):

@@ -25,7 +25,7 @@ from compress.methods._translators import translator
 from compress.methods.feed import Feed
 from compress.methods.feed_sequential import FeedSequential
 from compress.models import Network
-from compress.plan import parts
+from compress.plan.method_stages import list_stages
 from compress.recipe import TrainSection
 from compress.records import StageResult, read
 from compress.run import pipeline
@@ -323,7 +323,7 @@ def test_check_lists_the_very_stages_that_are_trained(name: str, options: dict[s
     """What the docstring declares for these options is what the method really does."""
     defaults = {option: about.default for option, about in plugins.describe("methods", name).options.items()}
     method: Method = plugins.load("methods", name)(setting(), **options)
-    assert [part.name for part in parts(name, defaults | options)] == [stage.stage for stage in method.stages()]
+    assert [part.name for part in list_stages(name, defaults | options)] == [stage.stage for stage in method.stages()]
 
 
 # The analysis of a finished student.

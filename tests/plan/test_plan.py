@@ -9,8 +9,11 @@ import pytest
 from rich.console import Console
 
 from compress import plugins
+from compress.cli.tables import plan_tree
 from compress.errors import CompressError, Unreachable
-from compress.plan import Plan, baseline_names, facts, parts, plan, title, tree
+from compress.plan.method_stages import list_stages, read_labels
+from compress.plan.names import name_baselines, name_methods
+from compress.plan.plan import Plan, make_plan
 from compress.recipe import Recipe, parse
 from compress.system.files import sha256_of
 from compress.system.processors import processors
@@ -21,7 +24,7 @@ def make(tmp_path: Path, tiny_recipe: str):
     """Return a function that plans the tiny recipe with some fields replaced."""
 
     def planned(*overrides: str) -> Plan:
-        return plan(recipe(tiny_recipe, *overrides), base=tmp_path, runs=tmp_path / "runs")
+        return make_plan(recipe(tiny_recipe, *overrides), base=tmp_path, runs=tmp_path / "runs")
 
     return planned
 
@@ -33,12 +36,12 @@ def recipe(text: str, *overrides: str) -> Recipe:
 @pytest.mark.parametrize("method", plugins.names("methods"))
 def test_every_method_says_what_it_trains_and_ships(method: str) -> None:
     """A method's module carries the labelled lines that the plan shows, and its last stage is the student."""
-    about = facts(method)
+    about = read_labels(method)
     assert about["Trained"]
     assert about["Shipped"]
     assert about["Source"]
     defaults = {name: option.default for name, option in plugins.describe("methods", method).options.items()}
-    assert parts(method, defaults)[-1] == ("student", None)
+    assert list_stages(method, defaults)[-1] == ("student", None)
 
 
 def test_stages_come_in_the_order_of_the_run(make) -> None:
@@ -69,7 +72,7 @@ def test_one_of_a_kind_is_counted_in_the_singular(make) -> None:
     told = " ".join(stage.about for stage in make("exports=[{format: onnx, precision: int8}]", "int8.epochs=2").stages)
     assert all(words in told for words in ("1 thread,", "at most 1 point lower", "distillation of 2 epochs"))
     console = Console(width=200, file=io.StringIO())
-    console.print(tree(make()))
+    console.print(plan_tree(make()))
     assert "1 epoch × " in console.file.getvalue()
 
 
@@ -90,7 +93,7 @@ def test_every_generation_is_a_stage_of_a_student(make) -> None:
     assert {work.trained for work in students.values()} == {each}
     first = next(stage for stage in planned.stages if stage.name == "generation1")
     assert (first.kept, first.trained, first.frozen) == (
-        "generation1", facts("feed_sequential")["Trained"], facts("feed_sequential")["Frozen"],
+        "generation1", read_labels("feed_sequential")["Trained"], read_labels("feed_sequential")["Frozen"],
     )  # fmt: skip
 
 
@@ -112,7 +115,7 @@ def test_a_line_of_stages_that_cannot_be_read_is_refused(install, line: str) -> 
         "methods", "mine", f'"""Mine.\n\n{labels}\n"""\nclass Mine:\n    def __init__(self, setting, *, count: int = 2): ...\n'
     )
     with pytest.raises(CompressError, match=r"acme.mine_methods: 'Stages: .*' is no stage; write NAME, NAME if OPTION"):
-        parts("mine", {"count": 2})
+        list_stages("mine", {"count": 2})
 
 
 def test_a_line_of_students_that_starts_from_weights_is_noted(make, tmp_path: Path) -> None:
@@ -163,10 +166,10 @@ def test_a_set_of_methods_has_a_title_and_a_baseline_a_name_fit_for_a_folder(tin
     made = recipe(
         tiny_recipe, "method=[{name: dih, logit_loss: dist}, kd]", "baselines=[{name: dih, logit_loss: dist}, kd, kd]"
     )
-    assert title(made.method) == "dih(dist) + kd"
-    assert baseline_names(made.baselines) == ["dih-dist", "kd-1", "kd-2"]
+    assert name_methods(made.method) == "dih(dist) + kd"
+    assert name_baselines(made.baselines) == ["dih-dist", "kd-1", "kd-2"]
     several = "{name: kd, temperature: 0.5}, {name: kd, temperature: 2, ce_weight: 0.1}, kd, [kd, dist], dist"
-    assert baseline_names(recipe(tiny_recipe, f"baselines=[{several}]").baselines) == [
+    assert name_baselines(recipe(tiny_recipe, f"baselines=[{several}]").baselines) == [
         "kd-temperature-0.5-ce_weight-default", "kd-temperature-2-ce_weight-0.1", "kd-temperature-default-ce_weight-default",
         "kd-dist", "dist",
     ]  # fmt: skip

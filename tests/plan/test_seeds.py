@@ -16,10 +16,11 @@ from rich.console import Console
 
 from benchmarks.report import paired
 from compress import recipe
-from compress.cli import program
+from compress.cli.commands import program
 from compress.errors import CompressError, Interrupted
 from compress.events import Events
-from compress.plan import plan, seeds
+from compress.plan import seeds
+from compress.plan.plan import make_plan
 from compress.records import Manifest, Report, StageResult, read
 from compress.run import pipeline
 
@@ -30,14 +31,14 @@ QUICK = ("baselines=[kd]", "method={name: dih, heads_epochs: 1}", "measure.secon
 @given(st.integers(1, seeds.LIMIT), st.integers(0, 10**9))
 def test_a_number_counts_from_the_recipes_seed(count: int, base: int) -> None:
     """`3` is the recipe's seed and the two after it, so that one seed is the run that there always was."""
-    assert seeds.parse(str(count), base=base) == tuple(range(base, base + count))
-    assert seeds.parse(None, base=base) == (base,)
+    assert seeds.parse_seeds(str(count), base=base) == tuple(range(base, base + count))
+    assert seeds.parse_seeds(None, base=base) == (base,)
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=2, max_size=6, unique=True), st.integers(0, 10))
 def test_a_list_is_taken_as_it_stands(numbers: list[int], base: int) -> None:
     """The order is the user's, and the first is the one that is shipped."""
-    assert seeds.parse(",".join(map(str, numbers)), base=base) == tuple(numbers)
+    assert seeds.parse_seeds(",".join(map(str, numbers)), base=base) == tuple(numbers)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_other_seeds_are_refused_in_one_sentence(recipe_path: Path, text: str, s
         assert len(done.stderr.splitlines()) == 1
     assert not (recipe_path.parent / "runs").exists()
     with pytest.raises(CompressError):
-        seeds.parse(text, base=0)
+        seeds.parse_seeds(text, base=0)
 
 
 def invoke(*arguments: object) -> Result:
@@ -251,5 +252,5 @@ def test_an_interrupted_run_continues_with_the_seed_that_it_was_at(
 def test_a_plan_of_one_seed_is_the_plan(tiny_recipe: str, tmp_path: Path) -> None:
     """Nothing is added for a single seed."""
     parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml")
-    planned = plan(parsed, base=tmp_path, runs=tmp_path)
-    assert seeds.repeated(planned, (7,)) == planned
+    planned = make_plan(parsed, base=tmp_path, runs=tmp_path)
+    assert seeds.repeat_students(planned, (7,)) == planned

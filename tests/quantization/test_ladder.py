@@ -18,7 +18,7 @@ import exporters
 from compress import recipe
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
-from compress.plan import plan
+from compress.plan.plan import make_plan
 from compress.quantization import ladder
 from compress.quantization.ladder import Climb, Climbed, needs_no_spare_bit, told
 from compress.recipe import GateSection, Int8Section
@@ -467,7 +467,7 @@ def test_the_plan_says_what_will_be_tried(tmp_path: Path, tiny_recipe: str) -> N
 
     def lines(*overrides: str) -> list[str]:
         parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", (fixed, *overrides))
-        stages = plan(parsed, base=tmp_path, runs=tmp_path / "runs").stages
+        stages = make_plan(parsed, base=tmp_path, runs=tmp_path / "runs").stages
         return [stage.about for stage in stages if stage.name == "int8"]
 
     (line,) = lines("int8.max_minutes=7", "int8.calibration_images=123")

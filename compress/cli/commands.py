@@ -1,0 +1,400 @@
+"""`compress`: parse, call one function, print.
+
+Every command keeps to the manners of `compress.cli.terminal`. Nothing but click is imported until a command runs, so `--help`,
+`--version` and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from compress import __version__
+from compress.cli.terminal import Program, Terminal, manners, report_bug
+from compress.errors import CompressError, GateFailed, Unreachable, Unstable
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+RUNS = Path("runs")
+KINDS = ("methods", "models", "data", "exporters", "runtimes", "devices")
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range, of which NaN and infinity are never part; click's own lets both through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or fail as a wrong usage."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+overrides_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Replace one field of the recipe, e.g. train.epochs=3; repeatable.",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the runtime."
+)
+seeds_option = click.option(
+    "--seeds",
+    metavar="N|S,S,...",
+    help="Train student and baselines with N seeds, from the recipe's on, or with these, e.g. 1,5,9; the first is shipped.",
+)
+runs_option = click.option("--runs", type=FOLDER, default=RUNS, show_default=True, help="Folder of all runs.")
+
+
+ABOUT = """Distil a small vision model from a large one, export it, prove that the file still works, measure it.
+
+\b
+Start:       compress init, compress check recipe.yaml, compress run recipe.yaml
+Exit codes:  0 good, 1 our bug, 2 bad recipe or usage, 3 gate failed,
+             4 measurement unstable, 5 a device, file or package could not be
+             reached, 130 interrupted (state saved)
+"""
+
+
+@click.group(cls=Program, help=ABOUT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def program() -> None:
+    """Hold the commands."""
+
+
+def verb(name: str) -> Callable[[F], click.Command]:
+    """Return a decorator that makes a command with the manners of all; the function gets the `Terminal` first."""
+
+    def decorate(function: F) -> click.Command:
+        command = program.command(name)(click.pass_obj(function))
+        command.params += manners()
+        return command
+
+    return decorate
+
+
+def main() -> None:
+    """Run the command line; unexpected errors say that they are ours."""
+    sys.excepthook = report_bug
+    program()
+
+
+@verb("run")
+@click.argument("recipe", type=PATH)
+@overrides_option
+@seeds_option
+@runs_option
+def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: str | None, runs: Path) -> None:
+    """Run a recipe from data to report.
+
+    Continues an interrupted run, and skips what is already done and unchanged.
+    """
+    from compress.plan.seeds import parse_seeds
+    from compress.recipe import load
+
+    loaded = load(recipe, overrides)
+    chosen = parse_seeds(seeds, base=loaded.seed)
+
+    from compress.run import pipeline
+
+    try:
+        pipeline.run(loaded, base=recipe.parent, runs=runs, events=terminal.events(), seeds=chosen)
+    except (GateFailed, Unstable):
+        _show_report(terminal, runs / loaded.name)
+        raise
+    _show_report(terminal, runs / loaded.name)
+    bundle = runs / loaded.name / "bundle"
+    use = _typed("predict", bundle, "IMAGE") if bundle.is_dir() else _typed("export", bundle.parent, "--to", "openvino")
+    terminal.hint(f"{use}, or {_typed('compare', runs)}/*")
+
+
+def _typed(*words: object) -> str:
+    """Return what to type for a command, each of its words quoted as the shell needs it."""
+    return shlex.join(["compress", *map(str, words)])
+
+
+@verb("check")
+@click.argument("recipe", type=PATH)
+@overrides_option
+@seeds_option
+@runs_option
+def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: str | None, runs: Path) -> None:
+    """Validate a recipe and print what a run would do.
+
+    Networks and methods are rehearsed on one random batch; nothing is trained.
+    """
+    from compress.cli import tables
+    from compress.plan.plan import make_plan
+    from compress.plan.seeds import parse_seeds, repeat_students
+    from compress.recipe import load
+
+    loaded = load(recipe, overrides)
+    chosen = parse_seeds(seeds, base=loaded.seed)
+    planned = repeat_students(make_plan(loaded, base=recipe.parent, runs=runs), chosen)
+    from compress.run import dry_run as rehearsal  # loads torch, so only after what needs none was found good
+
+    with terminal.events().task("rehearse networks and methods", total=1) as task:
+        rehearsal.with_random_images(loaded, base=recipe.parent, runs=runs, classes=planned.classes)
+        task.advance()
+    terminal.answer(planned, tables.plan_tree(planned))
+    given: list[object] = [word for override in overrides for word in ("--set", override)]
+    given += ["--seeds", seeds] if seeds else []
+    given += ["--runs", runs] if runs != RUNS else []
+    terminal.hint(_typed("run", recipe, *given))
+
+
+@verb("export")
+@click.argument("run", type=PATH, metavar="RUN_OR_CHECKPOINT")
+@click.option(
+    "--to",
+    "formats",
+    multiple=True,
+    metavar="FORMAT[:PRECISION]",
+    help="E.g. openvino:fp16; repeatable; default: the recipe's exports.",
+)
+@click.option("--out", type=FOLDER, help="Folder to write; default: RUN/exports.")
+@click.option(
+    "--hub", type=FOLDER, help="Write the run's bundle as a new folder in the layout of the Hugging Face hub instead."
+)
+@click.option("--licence", default="unknown", show_default=True, help="With --hub: licence of the weights, e.g. apache-2.0.")
+def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path | None, hub: Path | None, licence: str) -> None:
+    """Export and gate the student of a finished run.
+
+    Give the run's folder, or the weights that it left in student/weights.safetensors; a file of weights that no run wrote
+    cannot be exported, since only the run's recipe says which network they are of.
+    """
+    import exporters
+    from compress.cli import tables
+    from compress.deployed import refuse_failures
+    from compress.recipe import load
+    from compress.run import pipeline
+
+    if hub is not None:
+        if formats or out is not None:
+            raise click.UsageError("--hub writes the bundle that the run left; give it without --to and --out")
+        _hub(terminal, run, hub, licence)
+        return
+    run = pipeline.run_of(run)
+    overrides = [f"exports=[{', '.join(map(_export_as_yaml, formats))}]"] if formats else []
+    sections, target = load(run / "recipe.yaml", overrides).exports, out or run / "exports"
+    if not sections:
+        raise CompressError(f"{run / 'recipe.yaml'}: names no exports; say what with --to, for example --to onnx:fp32")
+    gates = pipeline.export(run, sections, out=target, events=terminal.events())
+    terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
+    refuse_failures(gates)
+    terminal.hint(_typed("bench", *(exporters.load(section).path(target, "student") for section in sections)))
+
+
+def _hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
+    from compress.deployed import files as bundles
+    from exporters.bundle import hub as _hub
+
+    _hub.write(bundles.find(run), hub, licence=licence)
+    terminal.answer({"hub": str(hub)}, f"{hub} can be uploaded; nothing was sent")
+    terminal.hint(_typed("verify", hub))
+
+
+def _export_as_yaml(text: str) -> str:
+    name, _, precision = text.partition(":")
+    return f"{{format: {name}, precision: {precision}}}" if precision else f"{{format: {name}}}"
+
+
+@verb("verify")
+@click.argument("bundle", type=FOLDER)
+@click.option("--file", help="Only this file of the bundle.")
+@click.option("--locate", is_flag=True, help="Find the first layer in which each file parts from a good file of its network.")
+@click.option("--against", type=FOLDER, metavar="RUN", help="With --locate: the run whose student the good file is made of.")
+@threads_option
+def verify(
+    terminal: Terminal, *, bundle: Path, file: str | None, locate: bool, against: Path | None, threads: int
+) -> None:  # fmt: skip
+    """Gate the files of a bundle again, on their own runtimes.
+
+    Images, the torch network's answers and the gate are those that the bundle carries; what its gate allows beyond the
+    defaults is said.
+    """
+    from compress import deployed
+    from compress.cli import tables
+
+    events = terminal.events()
+    if against is not None and not locate:
+        raise click.UsageError("--against says where to look for a good file; give it with --locate")
+    if locate:
+        from compress.deployed import locate as bisection
+
+        found = bisection.locate(bundle, file=file, against=against, events=events)
+        terminal.answer(found, *bisection.table(found))
+        terminal.hint(f"{_typed('verify', bundle)} judges the files; compress export RUN writes them anew")
+        return
+    gates = deployed.verify(bundle, file=file, threads=threads, events=events)
+    terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
+    for program in deployed.unfamiliar(bundle):
+        events.say(f"{program}: is not what this version writes; another version's, or changed: read it before you run it")
+    if any(gate.status == "failed" for gate in gates.values()):
+        terminal.hint(f"{_typed('verify', bundle, '--locate')} names the layer in which a file parts from a good one")
+    deployed.refuse_failures(gates)
+    terminal.hint(_typed("bench", bundle))
+
+
+@verb("bench")
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="FILE_OR_RUN...")
+@click.option("--against", help="File that the others are compared with; default: the first.")
+@click.option("--device", default="local", show_default=True, help="Where to measure (compress list devices).")
+@threads_option
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Images per call.")
+@click.option("--rounds", type=click.IntRange(min=5), default=15, show_default=True, help="Interleaved rounds.")
+@click.option(
+    "--seconds",
+    type=FiniteRange(min=0, min_open=True),
+    default=12.0,
+    show_default=True,
+    help="Time for all files together.",
+)
+@click.option("--shape", metavar="CHANNELS,HEIGHT,WIDTH", help="Input of a file that is in no bundle.")
+def bench(
+    terminal: Terminal, *, paths: Sequence[Path], against: str | None, device: str, threads: int, batch_size: int, rounds: int,
+    seconds: float, shape: str | None,
+) -> None:  # fmt: skip
+    """Measure files, bundles or runs against each other."""
+    from compress import deployed
+    from compress.cli import tables
+
+    measured = deployed.bench(
+        paths, against=against, device=device, threads=threads, batch_size=batch_size, rounds=rounds, seconds=seconds,
+        shape=shape, events=terminal.events(),
+    )  # fmt: skip
+    terminal.answer(measured, tables.timings(measured))
+    deployed.refuse_unstable(measured)
+    terminal.hint("more --seconds narrows the intervals; compress compare RUN... shows accuracy beside latency")
+
+
+@verb("predict")
+@click.argument("bundle", type=FOLDER)
+@click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--file", help="File of the bundle; default: the first.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show.")
+@threads_option
+def predict(terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: str | None, top: int, threads: int) -> None:
+    """Classify your pictures with the deployed file."""
+    from compress import deployed
+    from compress.cli import tables
+
+    predictions = deployed.predict(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
+    terminal.answer(predictions, tables.predictions(predictions))
+    deployed.refuse_unread(predictions)
+    terminal.hint(_typed("bench", bundle))
+
+
+@verb("compare")
+@click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
+@click.option("--out", type=PATH, help="Also write the comparison with its accuracy-latency picture to this .html file.")
+def compare(terminal: Terminal, *, runs: Sequence[Path], out: Path | None) -> None:
+    """Put the reports of several runs into one table."""
+    from benchmarks import report
+
+    reports = [_read_report(run) for run in runs]
+    if out is not None:
+        report.write_comparison(reports, out)
+    shown = (report.compare_table(reports), *report.compare_students(reports), *([f"written: {out}"] if out else []))
+    terminal.answer(report.document(reports), *shown)
+    terminal.hint(_typed("report", runs[0]) if out else "the same command with --out comparison.html draws the picture")
+
+
+@verb("report")
+@click.argument("run", type=FOLDER)
+def report_(terminal: Terminal, *, run: Path) -> None:
+    """Print the report of a run; writes report.md and .html anew."""
+    from benchmarks import report
+
+    report.write(_read_report(run), run)
+    _show_report(terminal, run)
+    terminal.hint(shlex.join(["open", str(run / "report.html")]))
+
+
+def _show_report(terminal: Terminal, run: Path) -> None:
+    from benchmarks import report
+
+    written = _read_report(run)
+    paths = f"report: {run / 'report.html'}  {run / 'report.md'}  {run / 'report.json'}"
+    terminal.answer(written, report.table(written), *report.worth_tables(written), paths)
+
+
+def _read_report(run: Path) -> Any:
+    from compress.records import Report, read
+
+    path = run / "report.json"
+    if run.is_dir() and not path.exists():
+        raise Unreachable(f"{run}: has no report yet, as its run is unfinished or failed; repeat that run, or leave it out")
+    return read(path, Report)
+
+
+@verb("list")
+@click.argument("kind", type=click.Choice(KINDS), required=False)
+@click.argument("name", required=False)
+def list_(terminal: Terminal, *, kind: str | None, name: str | None) -> None:
+    """List what a recipe may name, or the options of one name."""
+    from compress.cli import catalogue
+
+    terminal.answer(*catalogue.show(kind, name))
+    if name is None:
+        terminal.hint(_typed("list", kind, "NAME") if kind else _typed("list", "KIND"))
+    else:
+        terminal.hint("name it in a recipe, then compress check RECIPE")
+
+
+@verb("init")
+@click.argument("path", type=PATH, default=Path("recipe.yaml"))
+@click.option(
+    "--data",
+    type=FOLDER,
+    help="Folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or of parquet files in hub layout; default: embedded digits.",
+)
+def init(terminal: Terminal, *, path: Path, data: Path | None) -> None:
+    """Write a commented recipe to start from; never overwrites."""
+    from compress.recipe import starter
+
+    starter.write(path, data=data)
+    terminal.answer({"written": str(path)}, f"written: {path}")
+    terminal.hint(_typed("check", path))
+
+
+@verb("schema")
+@click.option("--out", type=PATH, help="File to write; default: stdout.")
+def schema(terminal: Terminal, *, out: Path | None) -> None:
+    """Print the JSON Schema of recipes, for your editor."""
+    import json
+
+    from compress.recipe import json_schema
+    from compress.system.files import whole
+
+    text = json.dumps(json_schema(), indent=1)
+    if out is None:
+        terminal.answer(json_schema(), text)
+    else:
+        with whole(out) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+        terminal.answer({"written": str(out)}, f"written: {out}")
+    terminal.hint(f"first line of a recipe: # yaml-language-server: $schema={out or 'recipe.schema.json'}")
+
+
+@verb("doctor")
+@runs_option
+def doctor(terminal: Terminal, *, runs: Path) -> None:
+    """Tell what works on this machine and what does not."""
+    from compress.cli import doctor as examination
+    from compress.cli import tables
+
+    findings = examination.examine(runs)
+    terminal.answer(findings, tables.findings(findings))
+    examination.refuse_broken(findings)
+    terminal.hint("compress init")

@@ -1,0 +1,53 @@
+"""Names of methods and baselines in reports and folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from compress.recipe import MethodSection
+
+LONGEST_NAME = 60
+"""Characters of a baseline's name that tells its options; with more it is numbered."""
+
+
+def name_methods(methods: Sequence[MethodSection]) -> str:
+    """Return what reports call a set of methods, such as `dih(dist)`."""
+    losses = [str(method.options().get("logit_loss", "kd")) for method in methods]
+    return " + ".join(m.name if loss == "kd" else f"{m.name}({loss})" for m, loss in zip(methods, losses, strict=True))
+
+
+def name_baselines(baselines: Sequence[Sequence[MethodSection]]) -> list[str]:
+    """Return a name, fit for a folder, for each baseline: that of its methods; where two have the same, with what differs."""
+    short = [_slugify(name_methods(methods)) for methods in baselines]
+    alike = [[other for other, name in zip(baselines, short, strict=True) if name == own] for own in short]
+    long = [
+        _slugify(f"{name} {_describe_differences(own, others)}")
+        for name, own, others in zip(short, baselines, alike, strict=True)
+    ]
+    names = []
+    for index, (name, told) in enumerate(zip(short, long, strict=True)):
+        unique = long.count(told) == 1 and told not in short and len(told) <= LONGEST_NAME
+        names.append(name if short.count(name) == 1 else told if unique else f"{name}-{index}")
+    return names
+
+
+def _describe_differences(own: Sequence[MethodSection], others: Sequence[Sequence[MethodSection]]) -> str:
+    """Return the options in which sets of the same methods differ, such as `temperature 2`."""
+    told = []
+    for place, method in enumerate(own):
+        rivals = [other[place].options() for other in others]
+        told += [
+            f"{option} {_format_option(value)}"
+            for option, value in method.options().items()
+            if any(rival[option] != value for rival in rivals)
+        ]
+    return " ".join(told)
+
+
+def _format_option(value: object) -> str:
+    return "default" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _slugify(text: str) -> str:
+    return re.sub(r"[^a-z0-9_.]+", "-", text).strip("-.")

@@ -1,0 +1,245 @@
+"""Plan of a run: every stage that a recipe leads to, in the order in which the run goes through them. Imports no torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress import plugins
+from compress.errors import CompressError
+from compress.plan.checks import choose_storage, count_split_images, find_data_problems, find_recipe_problems, join_problems
+from compress.plan.method_stages import list_stages, read_labels
+from compress.plan.names import name_baselines, name_methods
+from compress.recipe import ExportSection, MethodSection, Recipe, TeacherSection
+from compress.records import Record
+from compress.text import counted
+
+if TYPE_CHECKING:
+    from compress.data._source import Source, Summary
+
+
+class Amount(Record):
+    """How much training a stage is, before early stops."""
+
+    epochs: int
+    images_per_epoch: int
+    """Images that are trained on in one epoch; the last incomplete batch is dropped."""
+    trained: int
+    """Forward and backward passes of one image through what is trained."""
+    teacher: int
+    """Forward passes of one image through all teachers."""
+    seeds: int = 1
+    """How many times it is trained, each counted above."""
+
+
+class Stage(Record):
+    """One part of the run."""
+
+    name: str
+    about: str
+    trained: str = ""
+    frozen: str = ""
+    shipped: str = ""
+    work: Amount | None = None
+    kept: str = ""
+    """Folder or file that keeps the result, relative to the run's folder."""
+    student: bool = False
+    """Whether it trains a student, and so once with every seed."""
+    found: bool = False
+    """Whether that is there already; it is used again if nothing that it depends on has changed."""
+
+
+class Plan(Record):
+    """The whole run."""
+
+    name: str
+    folder: str
+    classes: tuple[str, ...]
+    images: dict[str, int]
+    """Images in each split."""
+    stages: tuple[Stage, ...]
+    notes: tuple[str, ...] = ()
+
+
+def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
+    """Return what a run of `recipe` will do.
+
+    Args:
+        recipe: A loaded recipe.
+        base: Folder that the recipe's relative paths start from.
+        runs: Folder of all runs.
+
+    Raises:
+        CompressError: The recipe contradicts itself or the data; every problem in its own line.
+        Unreachable: All that is wrong is that something is not there.
+    """
+    problems: list[CompressError] = []
+    source = plugins.load("data", recipe.data.source)(**recipe.data.options(base))
+    try:
+        summary = source.summary()
+    except CompressError as error:
+        raise join_problems([error, *find_recipe_problems(recipe, base)]) from error
+    problems = [*find_recipe_problems(recipe, base), *find_data_problems(recipe, source, summary)]
+    if problems:
+        raise join_problems(problems)
+    folder = runs / recipe.name
+    images = count_split_images(recipe, summary)
+    stages = [_plan_data(recipe, source, summary), *_plan_training(recipe, images["train"]), *_plan_delivery(recipe)]
+    return Plan(
+        name=recipe.name,
+        folder=str(folder),
+        classes=summary.classes,
+        images=images,
+        stages=tuple(stage.model_copy(update={"found": _is_found(folder, stage)}) for stage in stages),
+        notes=tuple(_find_notes(recipe)),
+    )
+
+
+def _plan_data(recipe: Recipe, source: Source, summary: Summary) -> Stage:
+    data = recipe.data
+    augmentation = [f"crops from a border of {data.crop_padding}"] if data.crop_padding else []
+    augmentation += ["mirrored halves"] if data.flip else []
+    about = f"{data.source}: {data.image_size}×{data.image_size} {source.channels}, {data.interpolation}"
+    scaling = "given mean and std" if data.mean and data.std else "mean and std of the training split"
+    return Stage(name="data", about=", ".join([about, scaling, *augmentation, str(choose_storage(recipe, source, summary))]))
+
+
+def _plan_training(recipe: Recipe, train_images: int) -> Iterator[Stage]:
+    """Yield every stage that trains: teachers, the student's stages, the baselines."""
+    several = len(recipe.teacher) > 1
+    for index, teacher in enumerate(recipe.teacher):
+        yield _plan_teacher(f"teacher{index}" if several else "teacher", teacher, recipe, train_images)
+    yield from _plan_students("", recipe.method, recipe, train_images)
+    for name, methods in zip(name_baselines(recipe.baselines), recipe.baselines, strict=True):
+        yield from _plan_students(name, methods, recipe, train_images)
+
+
+def _plan_teacher(name: str, teacher: TeacherSection, recipe: Recipe, train_images: int) -> Stage:
+    if teacher.weights is not None:
+        return Stage(name=name, about=f"{teacher.model} with the weights of {teacher.weights}", frozen="everything")
+    train = teacher.train or recipe.train
+    work = _count_work(train.epochs, train.batch_size, train_images)
+    return Stage(name=name, about=f"{teacher.model}, trained on the labels", trained="everything", work=work, kept=name)
+
+
+def _plan_students(baseline: str, methods: Sequence[MethodSection], recipe: Recipe, train_images: int) -> Iterator[Stage]:
+    """Yield the preparatory stages of the methods in order, then the one that trains the student."""
+    known = [read_labels(method.name) for method in methods]
+    teachers = 0 if all(method.name == "supervised" for method in methods) else len(recipe.teacher)
+    before = [part.name for method in methods for part in list_stages(method.name, method.options())[:-1]]
+    places = itertools.count()
+    for method, about in zip(methods, known, strict=True):
+        for part, place in zip(list_stages(method.name, method.options())[:-1], places, strict=False):
+            numbered = part.name if before.count(part.name) == 1 else f"{part.name}{place}"  # as in the run's folder
+            name = f"{baseline}-{numbered}" if baseline else numbered
+            if part.generation is None:
+                yield _plan_preparation(name, part.name, method, recipe, train_images)
+                continue
+            yield Stage(
+                name=name,
+                about=f"{recipe.student.model} by {method.name}, to teach the next",
+                trained=about["Trained"],
+                frozen=about["Frozen"],
+                work=_count_work(recipe.train.epochs, recipe.train.batch_size, train_images, teachers, count_views(recipe)),
+                kept=name,
+                student=True,
+            )
+            teachers = 1  # the one before
+    yield Stage(
+        name=baseline or "student",
+        about=f"{recipe.student.model} by {name_methods(methods)}",
+        trained=_join_labels(known, "Trained"),
+        frozen=_join_labels(known, "Frozen"),
+        shipped="nothing, it is for comparison" if baseline else _join_labels(known, "Shipped"),
+        work=_count_work(recipe.train.epochs, recipe.train.batch_size, train_images, teachers, count_views(recipe)),
+        kept=baseline or "student",
+        student=True,
+    )
+
+
+def _plan_preparation(name: str, stage: str, method: MethodSection, recipe: Recipe, train_images: int) -> Stage:
+    """Return the stage that trains modules of a method on the teachers."""
+    epochs = method.options().get(f"{stage}_epochs", recipe.train.epochs)
+    return Stage(
+        name=name,
+        about=f"what {method.name} needs before the student",
+        trained=f"the {stage}",
+        frozen="everything else",
+        work=_count_work(epochs, recipe.train.batch_size, train_images, len(recipe.teacher), count_views(recipe)),
+        kept=name,
+    )
+
+
+def _join_labels(known: Sequence[dict[str, str]], label: str) -> str:
+    return "; ".join(dict.fromkeys(about[label] for about in known))
+
+
+def _count_work(epochs: int, batch_size: int, images: int, teachers: int = 0, views: int | None = None) -> Amount:
+    each = images // batch_size * batch_size
+    answered = epochs * each if views is None else min(epochs, views) * images  # once for each view that is kept
+    return Amount(epochs=epochs, images_per_epoch=each, trained=epochs * each, teacher=teachers * answered)
+
+
+def count_views(recipe: Recipe) -> int | None:
+    """Return how many views of the training images there are, if answers to them are kept; `None` for a new one every epoch."""
+    if recipe.targets.store == "off":
+        return None
+    return recipe.data.views if recipe.data.crop_padding or recipe.data.flip else 1
+
+
+def _plan_delivery(recipe: Recipe) -> Iterator[Stage]:
+    """Yield what follows training."""
+    gate, measure = recipe.gate, recipe.measure
+    for section in recipe.exports:
+        options = ", ".join(f"{name} {value}" for name, value in section.options().items())
+        yield Stage(name="export", about=f"{section.format}: {options}" if options else section.format, kept="bundle")
+        if section.options().get("precision") == "int8":
+            yield Stage(name="int8", about=_describe_ladder(recipe, section))
+    if recipe.exports:
+        bound = f", logits within {gate.max_abs_diff:g}" if gate.max_abs_diff is not None else ""
+        drop = counted(gate.max_top1_drop_points, "point")
+        agreement = "that of its precision" if gate.min_agreement is None else f"{100 * gate.min_agreement:g} %"
+        rule = f"top-1 at most {drop} lower, agreement at least {agreement}{bound}"
+        yield Stage(name="gate", about=f"each file on its own runtime, validation split: {rule}")
+    devices = ", ".join(device.device for device in measure.devices) or "this machine"
+    calls = f"batch {measure.batch_size} and {measure.throughput_batch_size}, {counted(measure.threads, 'thread')}"
+    yield Stage(name="measure", about=f"{devices}: {calls}, {measure.rounds} interleaved rounds, against the {measure.against}")
+    yield Stage(name="report", about="report.json, report.md, report.html", kept="report.json")
+
+
+def _describe_ladder(recipe: Recipe, section: ExportSection) -> str:
+    """Return what is tried to make an int8 file."""
+    int8, other = recipe.int8, plugins.load("exporters", section.format).statistics[1:]
+    rungs = {
+        "default": "default quantization",
+        "statistics": f"statistics {', '.join(other)}" if other else "other statistics (there are none)",
+        "saturation": "a spare bit where products saturate",
+        "mixed": f"the worst layers in float, at most {100 * int8.max_float_layers:g} %",
+        "distillation": f"quantization-aware distillation of {counted(int8.epochs, 'epoch')}",
+    }
+    images = f"ranges from {int8.calibration_images} training images"
+    if int8.rung != "auto":
+        return f"{section.format}: {rungs[int8.rung]} only (int8.rung); {images}"
+    climb = "; else ".join(rungs.values())
+    return f"{section.format}: until the gate passes: {climb}; {images}, no further rung after {int8.max_minutes:g} minutes"
+
+
+def _is_found(folder: Path, stage: Stage) -> bool:
+    if not stage.kept:
+        return False
+    kept = folder / stage.kept
+    return any((kept / proof).is_file() for proof in ("metrics.json", "manifest.json")) or kept.is_file()
+
+
+def _find_notes(recipe: Recipe) -> Iterator[str]:
+    if not recipe.exports:
+        yield "nothing is exported, so nothing is gated: add `exports:` to leave a file that can be deployed"
+    if all(method.name == "supervised" for method in recipe.method):
+        yield "the student is trained without its teacher: the teacher is only measured"
+    lines = [
+        method.name for method in recipe.method if any(part.generation for part in list_stages(method.name, method.options()))
+    ]
+    if lines and recipe.student.weights is not None:
+        yield f"{lines[0]}: every generation before the last starts from random weights, the last from student.weights"

@@ -1,0 +1,119 @@
+"""Read, describe and write recipes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from compress.errors import RecipeError, Unreachable
+from compress.recipe.problems import explain
+from compress.recipe.sections import (
+    DataSection,
+    DeviceSection,
+    ExportSection,
+    MeasureSection,
+    MethodSection,
+    Recipe,
+    StudentSection,
+    TeacherSection,
+)
+from compress.recipe.types import Listing, Section, Several, variants
+from compress.recipe.yaml import read, write
+
+S = TypeVar("S", bound=Section)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: A YAML file.
+        overrides: Replaced fields, each `field.path=value` with the value in YAML.
+
+    Raises:
+        RecipeError: Every problem that was found, with file and line.
+        Unreachable: The file cannot be read.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise Unreachable(f"{path}: cannot be read ({error.strerror}); give the path of a recipe") from error
+    return parse(text, str(path), overrides)
+
+
+def parse(text: bytes, where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from the bytes of a YAML file that is called `where` in messages.
+
+    Raises:
+        RecipeError: Every problem that was found, with file and line.
+    """
+    document = read(text, lambda line: f"{where}:{line}")
+    if not isinstance(document.value, dict):
+        raise RecipeError([f"{where}:1: a recipe is a mapping of fields; start from `compress init`"])
+    for override in overrides:
+        document.replace(override)
+    try:
+        recipe: Recipe = schema().model_validate(document.value)
+    except ValidationError as error:
+        raise RecipeError(explain(document, schema(), error.errors())) from None
+    if document.problems:
+        raise RecipeError(explain(document, schema(), []))
+    return recipe
+
+
+@cache
+def schema() -> type[Recipe]:
+    """Return the type of recipes with the options of all plug-ins that are installed."""
+    listing, several = cast("Any", Listing), cast("Any", Several)  # types made at run time are beyond a type checker
+    method = variants(MethodSection, "methods", "name")
+    devices = listing[variants(DeviceSection, "devices", "device")]
+    return _retyped(
+        Recipe,
+        data=variants(DataSection, "data", "source"),
+        teacher=several[variants(TeacherSection, "models", "model")],
+        student=variants(StudentSection, "models", "model"),
+        method=several[method],
+        baselines=listing[several[method]],
+        exports=listing[variants(ExportSection, "exporters", "format")],
+        measure=_retyped(MeasureSection, devices=devices),
+    )
+
+
+def _retyped(base: type[S], **annotations: Any) -> type[S]:
+    """Return a section whose fields have other types, but the defaults and descriptions that they had."""
+    fields: dict[str, Any] = {}
+    for name, annotation in annotations.items():
+        field = base.model_fields[name]
+        fields[name] = annotation, Field(field.default, description=field.description)
+    return create_model(base.__name__, __base__=base, **fields)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe, for editors."""
+    document = schema().model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
+
+
+def canonical(section: BaseModel) -> str:
+    """Return a section as JSON with sorted keys: equal sections give equal text."""
+    return json.dumps(section.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def dump(recipe: Recipe, base: Path) -> str:
+    """Return a recipe as YAML with every default spelled out and every path made absolute.
+
+    Args:
+        recipe: The recipe.
+        base: Folder at which its relative paths start.
+    """
+    document = recipe.model_dump(mode="json")
+    document["data"].update(recipe.data.options(base))
+    for section in (*document["teacher"], document["student"]):
+        if section["weights"] is not None:
+            section["weights"] = str((base / section["weights"]).resolve())
+    return write(document)

@@ -1,0 +1,248 @@
+"""Sections of a recipe: frozen, strict types with a default and a description for every field."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SerializeAsAny
+
+from compress.recipe.types import (
+    Count,
+    Fraction,
+    Listing,
+    Name,
+    NonNegative,
+    PluginSection,
+    Positive,
+    Section,
+    Sha256,
+    Share,
+    Text,
+    WholeNumber,
+)
+
+
+class DataSection(PluginSection):
+    """Where the images come from and how they are prepared."""
+
+    source: Text
+    """The data source (`compress list data`)."""
+    image_size: Count
+    """Height and width in pixels that the networks see; images of another size are resized."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """How images are resized."""
+    mean: Listing[float] | None = None
+    """Mean of each channel on the scale 0 to 1; default: that of the training split."""
+    std: Listing[Positive] | None = None
+    """Standard deviation of each channel on the scale 0 to 1; default: that of the training split."""
+    validation_fraction: Fraction = 0.1
+    """Share of the training split that is held out, stratified by class, for every choice that is made."""
+    train_images: Count | None = None
+    """How many of the remaining images are trained on, stratified by class; default: all."""
+    crop_padding: WholeNumber = 0
+    """Augmentation: pixels of reflected border from which a random crop of the image size is taken."""
+    flip: bool = False
+    """Augmentation: mirror half of the images left to right."""
+    views: Count | None = None
+    """How many differently augmented views of the training split there are; epochs go through them in turn, and a teacher's
+    answers to a view are kept. Default: a new view every epoch."""
+    augmentation_seed: WholeNumber = 0
+    """Seed of the views: runs that differ in `seed` alone see the same views, in other orders, and share the answers."""
+    storage: Literal["auto", "memory", "disk"] = "auto"
+    """Where decoded images are held: in memory, or in a file of the runs' cache from which threads read ahead; `auto` is memory
+    as long as they take no more than a quarter of what is free. Nothing else depends on it."""
+
+
+class TrainSection(Section):
+    """How a network is trained. Every field has a default, so a recipe states only what differs."""
+
+    epochs: Count = 30
+    """Passes over the training split."""
+    batch_size: Count = 64
+    """Images in a step; the last incomplete batch of an epoch is dropped."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW."""
+    lr: Positive = 0.05
+    """Learning rate at the start, after warm-up."""
+    momentum: Share = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov momentum of SGD."""
+    weight_decay: NonNegative = 5e-4
+    """Weight decay of every trained parameter."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """How the learning rate falls: along a half cosine to zero, in steps at `milestones`, or not at all."""
+    milestones: Listing[Share] = (0.625, 0.75, 0.875)
+    """Shares of the epochs after which schedule `step` multiplies the learning rate by `decay`."""
+    decay: Fraction = 0.1
+    """Factor of schedule `step`."""
+    warmup_epochs: NonNegative = 0.0
+    """Epochs in which the learning rate rises linearly from zero."""
+    ema_decay: Fraction | None = None
+    """Keep an exponential moving average of the weights with this decay per step; it is what is validated and shipped."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Mixed precision of the forward passes; losses are always computed in fp32."""
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    """How images lie in memory; with the channels last, convolutions are faster on most CPUs and GPUs."""
+    engine: Literal["eager", "compile", "cuda_graphs", "auto"] = "eager"
+    """What runs the network in training steps: torch as it is, compiled by its inductor, or that with CUDA graphs. Compiling
+    takes minutes and needs a C++ compiler; `auto` tries them where training takes long, and takes what is faster."""
+    fused: bool = True
+    """Update all parameters in one pass over memory."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where training runs; `auto` is the GPU where there is one."""
+    max_gradient_norm: Positive | None = None
+    """Clip the gradient to this L2 norm."""
+    state_seconds: NonNegative = 30.0
+    """How often the state from which an interrupted training continues is written; the result does not depend on it."""
+    select: Literal["best", "last"] = "best"
+    """Which epoch is kept: the best top-1 on the validation split, or the last."""
+
+
+class TargetsSection(Section):
+    """How the answers of frozen teachers are computed and kept."""
+
+    store: Literal["auto", "on", "off"] = "auto"
+    """Keep them on disk, to be read again by every epoch, student and run that sees the same view of the same images: where it
+    pays (auto), always or not at all."""
+    precision: Literal["fp16", "fp32"] = "fp16"
+    """How they are kept; the largest rounding error is in the report."""
+    max_gib: Positive = 4.0
+    """The most that one stage may keep, in GiB. Answers that need more are computed at every step; several students that need
+    the same (`--seeds`, baselines) train in turns, an epoch each, if those to one view are fewer, they are much work for the
+    teachers, and `store` and `train.engine` are at their defaults."""
+    engine: Literal[
+        "auto", "eager", "channels_last", "compile", "openvino", "openvino_bf16", "openvino_int8", "bf16", "fp16"
+    ] = "auto"
+    """What runs the teachers; `auto` is the fastest in a short trial that is close enough to eager float32. The trial leaves
+    out `compile` and `openvino_int8`, which take long to start; the latter is coarse, so it needs a larger `tolerance`."""
+    tolerance: Positive = 0.03
+    """Close enough: root mean square of the difference from eager float32, relative to that of the answer."""
+
+
+class ModelSection(PluginSection):
+    """A network."""
+
+    model: Text
+    """The network (`compress list models`)."""
+
+
+class TeacherSection(ModelSection):
+    """A teacher: trained here, or with weights from a file."""
+
+    weights: Text | None = None
+    """A safetensors or torch file with the teacher's weights, relative to the recipe; without it the teacher is trained."""
+    sha256: Sha256 | None = None
+    """The checksum that the weights file must have."""
+    train: TrainSection | None = None
+    """How the teacher is trained; default: as the student is, by `train` of the recipe. Where it is given, a field that it
+    leaves out has its own default, not the student's value."""
+
+
+class StudentSection(ModelSection):
+    """The student: the small network that is shipped."""
+
+    weights: Text | None = None
+    """A safetensors or torch file to start from, relative to the recipe; without it the student starts from random weights."""
+
+
+class MethodSection(PluginSection):
+    """One distillation method with its options."""
+
+    name: Text
+    """The method (`compress list methods`)."""
+
+
+class ExportSection(PluginSection):
+    """One deployment file."""
+
+    format: Text
+    """The format (`compress list exporters`)."""
+
+
+class DeviceSection(PluginSection):
+    """One place where files are measured."""
+
+    device: Text
+    """The device (`compress list devices`)."""
+
+
+class GateSection(Section):
+    """What an exported file must hold on its own runtime, on the validation split, to be shipped."""
+
+    max_top1_drop_points: NonNegative = 1.0
+    """How many percentage points of top-1 it may lose against the network it came from."""
+    min_agreement: Share | None = None
+    """Share of images on which its top-1 class must be that of the network it came from; default: by the file's precision,
+    0.98 for fp32 and fp16, 0.95 for bf16, 0.9 for int8."""
+    max_abs_diff: Positive | None = None
+    """Largest accepted difference of any logit; default: the bound of the file's precision."""
+
+
+class Int8Section(Section):
+    """How files of precision int8 are made: rung by rung until the gate passes."""
+
+    rung: Literal["auto", "default", "statistics", "saturation", "mixed", "distillation"] = "auto"
+    """Climb as far as the gate demands (auto), or use this rung only: default post-training quantization, better statistics, a
+    spare bit against saturation, worst layers in floating point, or quantization-aware distillation."""
+    calibration_images: Count = 300
+    """Images of the training split, equally many of each class, on which ranges are estimated."""
+    max_minutes: Positive = 30.0
+    """No further rung is begun after this time, for each file; nor are layers measured for rung `mixed` beyond it."""
+    max_float_layers: Share = 0.5
+    """Rung `mixed`: the largest share of the layers that may stay in floating point."""
+    epochs: Count = 3
+    """Epochs of quantization-aware distillation."""
+    lr: Positive = 0.002
+    """Its learning rate at the start; the rest is as the student was trained."""
+
+
+class MeasureSection(Section):
+    """What is measured, and where."""
+
+    devices: Listing[SerializeAsAny[DeviceSection]] = Field(default=(), validate_default=False)
+    """Places to run; default: this machine."""
+    threads: Count = 1
+    """Threads of the runtime."""
+    batch_size: Count = 1
+    """Images per call for latency."""
+    throughput_batch_size: Count = 32
+    """Images per call for throughput."""
+    rounds: Annotated[int, Field(ge=5)] = 15
+    """Interleaved rounds; in each, every file is timed once."""
+    seconds: Positive = 12.0
+    """Time spent measuring all files together, after warm-up, for each of latency and throughput."""
+    against: Literal["teacher", "student"] = "teacher"
+    """What the ratios of latency are taken against: the teacher's file of the same format and precision, for which the teachers
+    are exported, too; or the student's own float32 file of the same format, and the teachers are not exported."""
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: Name
+    """Name of the run and of its folder."""
+    seed: WholeNumber = 0
+    """Seed of everything random: the validation split, initial weights, batch order, augmentation."""
+    data: SerializeAsAny[DataSection]
+    """The images."""
+    teacher: Listing[SerializeAsAny[TeacherSection]]
+    """The teacher, or a list of teachers."""
+    student: SerializeAsAny[StudentSection]
+    """The student."""
+    method: Listing[SerializeAsAny[MethodSection]]
+    """How the teacher teaches; several methods are combined on one student."""
+    baselines: Listing[Listing[SerializeAsAny[MethodSection]]] = ()
+    """Methods with which the same student is trained once more, for comparison."""
+    train: TrainSection = TrainSection()
+    """How the student is trained."""
+    targets: TargetsSection = TargetsSection()
+    """What becomes of the answers of frozen teachers: which engine gives them, and where they are kept."""
+    exports: Listing[SerializeAsAny[ExportSection]] = Field(default=(), validate_default=False)
+    """What is exported."""
+    int8: Int8Section = Int8Section()
+    """How files of precision int8 are made."""
+    gate: GateSection = GateSection()
+    """What an exported file must hold."""
+    measure: MeasureSection = MeasureSection()
+    """What is measured."""
