@@ -20,17 +20,17 @@ from compress import plugins
 from compress.data import Batch, CheckedLoader, FromLoader, Loader, refuse_labels
 from compress.errors import CompressError
 from compress.events import Events
+from compress.fingerprint import describe_training, make_key
 from compress.freezing import evaluating
 from compress.methods import Combined, Method, Setting
 from compress.models import Network
 from compress.recipe import MethodSection, TrainSection
 from compress.recipe.types import variants
 from compress.records import Accuracy, Epoch
-from compress.run import cache as stages
-from compress.run.context import device
 from compress.training import compile as compiling
 from compress.training import evaluate, preflight
 from compress.training import loop as trainer
+from compress.training.device import choose_device
 
 Methods = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
@@ -86,7 +86,7 @@ def distill(
     sections = _sections(method)
     given = [CheckedLoader("train", train), CheckedLoader("validation", validation)]
     modules = _modules(teacher, student)
-    where = device(settings.device)
+    where = choose_device(settings.device)
     layout = trainer.FORMATS[settings.memory_format]
     batches, held_out = (FromLoader(loader, device=where, seed=seed, memory_format=layout) for loader in given)
     first = next(batches.epoch(0))
@@ -151,8 +151,8 @@ def _state_file(folder: Path, stage: Method, sections: Sequence[MethodSection], 
     """Return where a stage keeps its state: another method, network, setting or seed has another file."""
     shapes = {name: list(value.shape) for name, value in stage.state_dict().items()}
     methods = [section.model_dump(mode="json") for section in sections]
-    key = stages.key(
-        shapes=shapes, methods=methods, settings=settings.model_dump(mode="json"), seed=seed, engine=stages.engine()
+    key = make_key(
+        shapes=shapes, methods=methods, settings=settings.model_dump(mode="json"), seed=seed, engine=describe_training()
     )
     return folder / f"{stage.stage}-{key[:16]}.pt"
 

@@ -177,19 +177,19 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     from compress.cli import tables
     from compress.deployed import refuse_failures
     from compress.recipe import load
-    from compress.run import pipeline
+    from compress.run import reexport
 
     if hub is not None:
         if formats or out is not None:
             raise click.UsageError("--hub writes the bundle that the run left; give it without --to and --out")
         _hub(terminal, run, hub, licence)
         return
-    run = pipeline.run_of(run)
+    run = reexport.find_run_folder(run)
     overrides = [f"exports=[{', '.join(map(_export_as_yaml, formats))}]"] if formats else []
     sections, target = load(run / "recipe.yaml", overrides).exports, out or run / "exports"
     if not sections:
         raise CompressError(f"{run / 'recipe.yaml'}: names no exports; say what with --to, for example --to onnx:fp32")
-    gates = pipeline.export(run, sections, out=target, events=terminal.events())
+    gates = reexport.export(run, sections, out=target, events=terminal.events())
     terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
     refuse_failures(gates)
     terminal.hint(_typed("bench", *(exporters.load(section).path(target, "student") for section in sections)))

@@ -151,16 +151,16 @@ def _student(run: Path | None, manifest: Manifest, events: Events) -> Iterator[P
         return
     from compress.recipe import load
     from compress.records.training import METRICS, WEIGHTS
-    from compress.run import pipeline
+    from compress.run import reexport
 
-    folder = pipeline.run_of(run)
+    folder = reexport.find_run_folder(run)
     own = records.read(folder / "student" / METRICS, StageResult).files[WEIGHTS]
     if (source := manifest.provenance.get("weights", own)) != own:
         whose = f"its student has weights of sha256 {own[:12]}, the bundle was made of {source[:12]}"
         raise CompressError(f"{run}: {whose}; give --against the run that the bundle came from")
     sections = load(folder / "recipe.yaml", ["exports=[{format: onnx, precision: fp32}]"]).exports
     with tempfile.TemporaryDirectory(prefix="edge-compress-") as place:
-        gates = pipeline.export(folder, sections, out=Path(place), events=events)
+        gates = reexport.export(folder, sections, out=Path(place), events=events)
         made = Path(place) / "student-fp32.onnx"
         if not made.is_file():
             told = "; ".join(gate.reason for gate in gates.values())

@@ -7,70 +7,15 @@ it is being made it is `KEY.partial`, where an interrupted stage keeps its state
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from compress import plugins
 from compress.errors import CompressError
-from compress.system.files import sha256_of, whole, writable
-
-ENGINE = (
-    "losses.py",
-    "freezing.py",
-    "preprocess.py",
-    "data/*.py",
-    "models/*.py",
-    "methods/*.py",
-    "teachers/*.py",
-    "training/*.py",
-    "run/context.py",
-    "run/stage.py",
-    "run/students.py",
-)
-"""Our own source that can change what training gives."""
-
-
-def key(**parts: object) -> str:
-    """Return the sha256 over named parts, which must be JSON values."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-@cache
-def engine() -> Mapping[str, str]:
-    """Return what can change the bytes that training gives: torch, its threads and instructions, and our own source."""
-    import torch
-
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[1]
-    for path in sorted(path for pattern in ENGINE for path in root.glob(pattern)):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    capability = torch.backends.cpu.get_cpu_capability()
-    machine = f"{platform.machine()} {capability}, {torch.get_num_threads()} threads"
-    gpu = f"{torch.cuda.get_device_name()}, cuDNN {torch.backends.cudnn.version()}" if torch.cuda.is_available() else "none"
-    packages = {name: _version(name) for name in ("torchvision", "timm")}  # they decide the initial weights of their networks
-    return {"torch": torch.__version__, **packages, "machine": machine, "gpu": gpu, "source": digest.hexdigest()}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
-
-
-def plugin(kind: plugins.Kind, name: str) -> str:
-    """Return the sha256 of a plug-in's source, for the key of what it makes; it may lie in a user's own package."""
-    return sha256_of(plugins.describe(kind, name).path)
+from compress.system.files import whole, writable
 
 
 class Cache:
@@ -114,7 +59,7 @@ class Cache:
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
+def lock_run(run: Path) -> Iterator[None]:
     """Hold the lock of a run folder.
 
     Raises:

@@ -23,18 +23,21 @@ from compress.freezing import freeze_all_but
 from compress.models import Network
 from compress.recipe import ExportSection, Recipe
 from compress.records import Preprocess
-from compress.run import cache as stages
-from compress.run.context import Prepared, Run, assemble, build, device
+from compress.run import cache
+from compress.run.build import build_method, build_network
+from compress.run.context import Run
+from compress.run.data import RunData
 from compress.training import checkpoint, preflight
 from compress.training import compile as compiling
 from compress.training import loop as trainer
+from compress.training.device import choose_device
 from exporters._exporter import About, Exporter
 
 IMAGES = 8
 """Random images of a rehearsal: enough for batch norm and for correlations between samples."""
 
 
-def rehearse(run: Run, batch: Batch) -> None:
+def check_networks(run: Run, batch: Batch) -> None:
     """Run one batch through every stage of every method with untrained networks.
 
     Raises:
@@ -45,16 +48,16 @@ def rehearse(run: Run, batch: Batch) -> None:
         if section.train is not None:
             where = "teacher" if len(run.recipe.teacher) == 1 else f"teacher.{index}"
             compiling.require(section.train.engine, run.device, field=f"{where}.train.engine")
-    networks = [build(run, section, "check") for section in run.recipe.teacher]
+    networks = [build_network(run, section, "check") for section in run.recipe.teacher]
     for network, section in zip(networks, run.recipe.teacher, strict=True):
         if section.weights is not None:  # refused here, before another teacher is trained
             checkpoint.load_weights(network, run.base / section.weights, sha256=section.sha256)
     teachers = [network for network in networks if isinstance(network, Network)]
     for methods in (run.recipe.method, *run.recipe.baselines):
-        preflight.structure(assemble(run, methods, teachers), batch)
+        preflight.structure(build_method(run, methods, teachers), batch)
 
 
-def compiles(run: Run, batch: Batch) -> None:
+def check_compiles(run: Run, batch: Batch) -> None:
     """Compile the untrained student, where the recipe names an engine that compiles, before the teachers are trained.
 
     Args:
@@ -67,26 +70,26 @@ def compiles(run: Run, batch: Batch) -> None:
     engine = run.recipe.train.engine
     if engine in ("eager", "auto"):  # a trial leaves out what does not work
         return
-    networks = [build(run, section, "check") for section in run.recipe.teacher]
+    networks = [build_network(run, section, "check") for section in run.recipe.teacher]
     teachers = [network for network in networks if isinstance(network, Network)]
-    method = assemble(run, run.recipe.method, teachers).stages()[-1]
+    method = build_method(run, run.recipe.method, teachers).stages()[-1]
     autocast = trainer.DTYPES[run.recipe.train.precision]
     compiling.choose(method, batch, engine=engine, steps=1, autocast=autocast, events=run.events)
 
 
-def exports(run: Run) -> None:
+def check_exports(run: Run) -> None:
     """Write the untrained student in each format once, so that what a format cannot hold is found before training.
 
     Raises:
         CompressError: A format cannot hold the network; the message names it.
         Unreachable: There is no room for a temporary file.
     """
-    teachers = [build(run, section, "check") for section in run.recipe.teacher]
-    method = assemble(run, run.recipe.method, teachers)
+    teachers = [build_network(run, section, "check") for section in run.recipe.teacher]
+    method = build_method(run, run.recipe.method, teachers)
     student = copy.deepcopy(method.deployable()).cpu()
     freeze_all_but(method, ())
     told = About("student", run.data.classes, run.data.preprocess, {})
-    wanted = [(section.format, _in_float(section)) for section in run.recipe.exports]
+    wanted = [(section.format, _replace_int8(section)) for section in run.recipe.exports]
     distinct = [each for place, each in enumerate(wanted) if each not in wanted[:place]]
     with run.events.task("rehearse exports", total=len(distinct)) as task:
         for name, options in distinct:
@@ -94,20 +97,20 @@ def exports(run: Run) -> None:
             with TemporaryDirectory(prefix="edge-compress-") as folder:
                 path = exporter.path(Path(folder), "student")
                 try:
-                    exporter.export(student.eval(), run.data.image(), path, about=told)
+                    exporter.export(student.eval(), run.data.sample_image(), path, about=told)
                 except CompressError as error:
                     why = str(error).removeprefix(f"{path}: ")
                     raise type(error)(f"exports: format {name!r} cannot hold the student: {why}") from error
             task.advance(note=name)
 
 
-def _in_float(section: ExportSection) -> dict[str, Any]:
+def _replace_int8(section: ExportSection) -> dict[str, Any]:
     """Return the options of a section with a precision that needs no images."""
     options = section.options()
     return {**options, "precision": "fp32"} if options.get("precision") == "int8" else options
 
 
-def with_random_images(recipe: Recipe, *, base: Path, runs: Path, classes: tuple[str, ...]) -> None:
+def check_with_random_images(recipe: Recipe, *, base: Path, runs: Path, classes: tuple[str, ...]) -> None:
     """Rehearse a recipe without loading its data.
 
     Args:
@@ -119,14 +122,14 @@ def with_random_images(recipe: Recipe, *, base: Path, runs: Path, classes: tuple
     Raises:
         CompressError: A network, a file of weights or a method does not fit the others.
     """
-    data = _random(recipe, base, classes)
-    where = device(recipe.train.device)
+    data = _make_random_data(recipe, base, classes)
+    where = choose_device(recipe.train.device)
     folder = runs / recipe.name
-    run = Run(recipe, base, folder, stages.Cache(runs), Events(), where, data, 0, recipe.seed, folder)
-    rehearse(run, next(iter(run.whole(data.train).epoch(0))))
+    run = Run(recipe, base, folder, cache.Cache(runs), Events(), where, data, 0, recipe.seed, folder)
+    check_networks(run, next(iter(run.batch_in_order(data.train).epoch(0))))
 
 
-def _random(recipe: Recipe, base: Path, classes: tuple[str, ...]) -> Prepared:
+def _make_random_data(recipe: Recipe, base: Path, classes: tuple[str, ...]) -> RunData:
     source = plugins.load("data", recipe.data.source)(**recipe.data.options(base))
     size, depth = recipe.data.image_size, {"gray": 1, "rgb": 3}[source.channels]
     images = np.random.default_rng(recipe.seed).integers(0, 256, (IMAGES, size, size, depth), np.uint8)
@@ -135,4 +138,4 @@ def _random(recipe: Recipe, base: Path, classes: tuple[str, ...]) -> Prepared:
         height=size, width=size, channels=source.channels, interpolation=recipe.data.interpolation,
         mean=recipe.data.mean or (0.5,) * depth, std=recipe.data.std or (0.25,) * depth,
     )  # fmt: skip
-    return Prepared(preprocess, classes, split, split, split, "", "")
+    return RunData(preprocess, classes, split, split, split, "", "")

@@ -1,8 +1,8 @@
-"""The delivered half of a run: export, proof on the file's own runtime, measurement.
+"""Export a network and verify the file on its own runtime.
 
 Every file is run by the runner in a process of its own on validation and test images. The gate judges the validation images;
 the test images are for the report alone. A file of precision int8 is what `compress.quantization.ladder` climbs to; then it is
-proved like any other.
+verified like any other.
 """
 
 from __future__ import annotations
@@ -18,19 +18,25 @@ import exporters
 from benchmarks.environment import environment
 from compress import records
 from compress.errors import CompressError
+from compress.fingerprint import hash_plugin, hash_sources, make_key
 from compress.quantization import ladder
 from compress.recipe import ExportSection, canonical
 from compress.records import Document, Gate, StageResult, Variant
-from compress.run import cache as stages
 from compress.run import int8 as rescue
 from compress.run import int8_timing as _ladder_price
 from compress.run.context import Run, Trained
-from compress.run.verify import Answers, Made, about, answers, macs, prove, source, subject
+from compress.run.verify import (
+    HARNESS,
+    SplitLogits,
+    WrittenFile,
+    count_macs,
+    describe,
+    make_subject,
+    verify_file,
+)
 from compress.system.files import sha256_of
 from compress.training import evaluate as torch_evaluate
 from exporters._exporter import Exporter
-
-__all__ = ["TORCH", "Answers", "Delivered", "Outcome", "answers", "deliver", "plain"]
 
 OUTCOME, LOGITS = "outcome.json", "logits.npz"
 TORCH = "torch"
@@ -52,7 +58,7 @@ class Outcome(Document):
     """Export and proof; the stages above have their own."""
 
 
-class Delivered(NamedTuple):
+class ExportedFile(NamedTuple):
     """One exported file and what is known of it."""
 
     variant: Variant
@@ -62,36 +68,36 @@ class Delivered(NamedTuple):
     section: ExportSection
     seconds: float
     """How long export and proof took when they were made."""
-    said: Answers
-    """What the torch network says that the file was made of; quantization-aware distillation makes it of another network."""
+    logits: SplitLogits
+    """Of the torch network that the file was made of; quantization-aware distillation makes it of another network."""
     adapted: tuple[StageResult, ...]
     """Stages that made that other network."""
 
 
-def plain(run: Run, trained: Trained, said: Answers, *, shipped: Trained) -> Variant:
+def describe_unexported(run: Run, trained: Trained, logits: SplitLogits, *, shipped: Trained) -> Variant:
     """Return the row of a network that is compared as trained and not exported, beside the one that is shipped."""
-    same = macs(run, trained) == macs(run, shipped)
+    same = count_macs(run, trained) == count_macs(run, shipped)
     graph = "the same graph as the student's" if same else "another graph than the student's, and so another latency"
     return Variant(
         name=f"{trained.name}-torch", network=trained.name, method=trained.method, format=TORCH, runtime=TORCH,
-        precision="fp32", device="local", parameters=torch_evaluate.parameters(trained.network), macs=macs(run, trained),
-        accuracy=torch_evaluate.accuracy(said.test, run.data.test.labels),
-        validation=torch_evaluate.accuracy(said.validation, run.data.validation.labels),
+        precision="fp32", device="local", parameters=torch_evaluate.parameters(trained.network), macs=count_macs(run, trained),
+        accuracy=torch_evaluate.accuracy(logits.test, run.data.test.labels),
+        validation=torch_evaluate.accuracy(logits.validation, run.data.validation.labels),
         status="skipped", reason=f"not exported: {graph}",
     )  # fmt: skip
 
 
-def deliver(
-    run: Run, trained: Trained, section: ExportSection, said: Answers, *, teachers: Sequence[Trained] | str = "no teachers",
-    yardstick: bool = False,
-) -> Delivered:  # fmt: skip
+def export_file(
+    run: Run, trained: Trained, section: ExportSection, logits: SplitLogits, *,
+    teachers: Sequence[Trained] | str = "no teachers", yardstick: bool = False,
+) -> ExportedFile:  # fmt: skip
     """Export a network, run the file on its own runtime, and judge it.
 
     Args:
         run: Run context.
-        trained: The network, on the CPU, where `answers` has put it.
+        trained: The network, on the CPU, where `compute_logits` has put it.
         section: The format.
-        said: What the network says.
+        logits: The network's logits.
         teachers: Who adapt the network to int8 if nothing else helps; or why there are none, and that rung is skipped.
         yardstick: Whether the file is there to be compared with: in int8 it gets the first rung and no other.
 
@@ -101,12 +107,12 @@ def deliver(
     """
     exporter = exporters.load(section)
     aid = rescue.aid(run, teachers, yardstick=yardstick) if exporter.precision == "int8" else None
-    key = stages.key(
+    key = make_key(
         network=trained.key, name=trained.name, method=trained.method, section=canonical(section),
         data=[run.data.key, run.data.test_key], gate=canonical(run.recipe.gate),
         packages=environment().packages,
-        source=source("exporters/**/*.py", "benchmarks/**/*.py"), exporter=stages.plugin("exporters", section.format),
-        runtime=stages.plugin("runtimes", exporter.runtime), int8=aid and rescue.key(run, aid),
+        source=hash_sources("exporters/**/*.py", *HARNESS), exporter=hash_plugin("exporters", section.format),
+        runtime=hash_plugin("runtimes", exporter.runtime), int8=aid and rescue.key(run, aid),
     )  # fmt: skip
     if (known := run.cache.find(key)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
         run.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
@@ -115,39 +121,39 @@ def deliver(
     def make(folder: Path) -> None:
         begun = monotonic()
         if aid is None:
-            made = _exported(run, trained, exporter, said, exporter.path(folder, trained.name))
+            made = _write(run, trained, exporter, logits, exporter.path(folder, trained.name))
         else:
-            made = rescue.climbed(run, trained, section, said, folder=folder, name=name, aid=aid)
-        records.save(folder / OUTCOME, _outcome(run, made, section, name, folder=folder, begun=begun))
+            made = rescue.climbed(run, trained, section, logits, folder=folder, name=name, aid=aid)
+        records.save(folder / OUTCOME, _verify(run, made, section, name, folder=folder, begun=begun))
 
     folder = run.cache.make(key, make)
     outcome = records.read(folder / OUTCOME, Outcome)
     for part, sha256 in outcome.parts.items():
         if sha256_of(folder / part) != sha256:
             raise CompressError(f"{folder / part}: was changed after it was proved; delete {folder} and run again")
-    variant = _priced(run, folder, outcome, exporter).model_copy(update={"seconds": outcome.seconds})
-    _tell(run, variant, outcome.gate)
-    own = _known(folder / LOGITS) if outcome.adapted else said
-    return Delivered(variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds, own, outcome.adapted)
+    variant = _time_candidates(run, folder, outcome, exporter).model_copy(update={"seconds": outcome.seconds})
+    _report_verdict(run, variant, outcome.gate)
+    own = _load_logits(folder / LOGITS) if outcome.adapted else logits
+    return ExportedFile(variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds, own, outcome.adapted)
 
 
-def _exported(run: Run, trained: Trained, exporter: Exporter, said: Answers, path: Path) -> Made:
+def _write(run: Run, trained: Trained, exporter: Exporter, logits: SplitLogits, path: Path) -> WrittenFile:
     """Write a file of any precision but int8."""
     with run.events.task(f"export {path.name}", total=1) as task:
-        exporter.export(trained.network, run.data.image(), path, about=about(run, trained))
+        exporter.export(trained.network, run.data.sample_image(), path, about=describe(run, trained))
         task.advance()
-    return Made(path, trained, said)
+    return WrittenFile(path, trained, logits)
 
 
-def _outcome(run: Run, made: Made, section: ExportSection, name: str, *, folder: Path, begun: float) -> Outcome:
-    """Prove a file and return what is known of it."""
+def _verify(run: Run, made: WrittenFile, section: ExportSection, name: str, *, folder: Path, begun: float) -> Outcome:
+    """Verify a file and return what is known of it."""
     exporter = exporters.load(section)
-    with run.events.task(f"prove {name}", total=1) as task:
-        variant, gate = prove(run, made, subject(name, made.path, exporter), section)
+    with run.events.task(f"verify {name}", total=1) as task:
+        variant, gate = verify_file(run, made, make_subject(name, made.path, exporter), section)
         task.advance()
     adapted = () if made.original is None else made.trained.results
     if adapted:
-        np.savez(folder / LOGITS, validation=made.said.validation, test=made.said.test)
+        np.savez(folder / LOGITS, validation=made.logits.validation, test=made.logits.test)
     size = sum(part.stat().st_size for part in exporter.parts(made.path))
     return Outcome(
         variant=variant.model_copy(update={"size_bytes": size, "ladder": made.ladder}), gate=gate, path=made.path.name,
@@ -157,26 +163,26 @@ def _outcome(run: Run, made: Made, section: ExportSection, name: str, *, folder:
     )  # fmt: skip
 
 
-def _priced(run: Run, folder: Path, outcome: Outcome, exporter: Exporter) -> Variant:
+def _time_candidates(run: Run, folder: Path, outcome: Outcome, exporter: Exporter) -> Variant:
     """Return the row with the speed of the int8 files that were tried, against the same network in float32."""
     variant = outcome.variant
     if variant.ladder is None or not outcome.tried:
         return variant
     names = {number: f"{variant.name}, rung {number}" for number in outcome.tried}
     names[rescue.PLAIN] = f"{variant.network}-{variant.format}-fp32"
-    subjects = {number: subject(names[number], folder / path, exporter) for number, path in outcome.tried.items()}
-    plain = subjects.pop(rescue.PLAIN)
-    timed = _ladder_price.priced(run, variant.name, variant.ladder, plain, subjects, source=source("benchmarks/**/*.py"))
+    subjects = {number: make_subject(names[number], folder / path, exporter) for number, path in outcome.tried.items()}
+    reference = subjects.pop(rescue.PLAIN)
+    timed = _ladder_price.priced(run, variant.name, variant.ladder, reference, subjects, source=hash_sources(*HARNESS))
     return variant.model_copy(update={"ladder": timed})
 
 
-def _known(path: Path) -> Answers:
+def _load_logits(path: Path) -> SplitLogits:
     with np.load(path, allow_pickle=False) as file:
-        return Answers(file["validation"], file["test"])
+        return SplitLogits(file["validation"], file["test"])
 
 
-def _tell(run: Run, variant: Variant, gate: Gate) -> None:
-    """Say what became of a file."""
+def _report_verdict(run: Run, variant: Variant, gate: Gate) -> None:
+    """Tell people and programs what became of a file."""
     if variant.ladder is not None:
         for line in ladder.told(variant.name, variant.ladder):
             run.events.say(line)

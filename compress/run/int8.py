@@ -9,14 +9,15 @@ from typing import NamedTuple, cast
 
 import exporters
 from benchmarks.environment import environment
+from compress.fingerprint import hash_sources
 from compress.quantization import calibration, ladder
 from compress.quantization.calibration import Calibration
 from compress.quantization.ladder import Climb
 from compress.recipe import ExportSection, Int8Section, canonical
-from compress.run import cache as stages
+from compress.run import cache
 from compress.run.context import Run, Trained
 from compress.run.int8_backend import Footing
-from compress.run.verify import Answers, Made, about, answers, source
+from compress.run.verify import SplitLogits, WrittenFile, compute_logits, describe
 from compress.system.files import writable
 from exporters._exporter import Quantisation, Quantiser
 
@@ -52,11 +53,13 @@ def key(run: Run, aid: Aid) -> Mapping[str, object]:
         "machine": [machine.cpu, machine.facts["instructions"]],
         "teachers": teachers if isinstance(teachers, str) else [each.key for each in teachers],
         "methods": [] if isinstance(teachers, str) else [canonical(method) for method in run.recipe.method],
-        "source": source("compress/quantization/*.py", "compress/run/int8*.py", "compress/run/qad.py"),
+        "source": hash_sources("compress/quantization/*.py", "compress/run/int8*.py", "compress/run/qad.py"),
     }  # fmt: skip
 
 
-def climbed(run: Run, trained: Trained, section: ExportSection, said: Answers, *, folder: Path, name: str, aid: Aid) -> Made:
+def climbed(
+    run: Run, trained: Trained, section: ExportSection, said: SplitLogits, *, folder: Path, name: str, aid: Aid
+) -> WrittenFile:
     """Climb the ladder; what was taken lies in `folder`, the best file of each rung below it.
 
     Raises:
@@ -74,14 +77,14 @@ def climbed(run: Run, trained: Trained, section: ExportSection, said: Answers, *
         calibration_images=len(aid.calibration.images), folder=tried, name=name, events=run.events,
     ).climb()  # fmt: skip
     for part in exporter.parts(end.taken.path):
-        stages.copy(part, folder / part.name)
+        cache.copy(part, folder / part.name)
     path, own, original = folder / end.taken.path.name, end.taken.footing.trained, end.taken.footing.original
     compared = {} if aid.yardstick else {number: each.path for number, each in end.best.items()}
     _forget(tried, compared)
     if compared:
         compared[PLAIN] = _in_float(run, trained, section, tried)
     record = end.ladder.model_copy(update={"note": FOR_COMPARISON}) if aid.yardstick else end.ladder
-    return Made(path, own, said if original is None else answers(run, own), original, record, compared)
+    return WrittenFile(path, own, said if original is None else compute_logits(run, own), original, record, compared)
 
 
 def _forget(tried: Path, kept: Mapping[int, Path]) -> None:
@@ -96,12 +99,12 @@ def _in_float(run: Run, trained: Trained, section: ExportSection, folder: Path) 
     """Write the same network in float32, with the other options as they are."""
     exporter = exporters.load(section.model_copy(update={"precision": "fp32"}))
     path = exporter.path(folder, trained.name)
-    exporter.export(trained.network, run.data.image(), path, about=about(run, trained))
+    exporter.export(trained.network, run.data.sample_image(), path, about=describe(run, trained))
     return path
 
 
 def _adapter(
-    run: Run, trained: Trained, exporter: Quantiser, said: Answers, aid: Aid
+    run: Run, trained: Trained, exporter: Quantiser, said: SplitLogits, aid: Aid
 ) -> Callable[[Quantisation], Footing] | str:
     """Return what adapts the network to int8 by its teachers, or why there is nothing."""
     teachers = aid.teachers
@@ -115,7 +118,7 @@ def _adapter(
             run, trained, run.recipe.method, teachers, calibration=aid.calibration.images,
             saturation_fix=quantisation.saturation_fix,
         )  # fmt: skip
-        reference = answers(run, adapted).validation
+        reference = compute_logits(run, adapted).validation
         return Footing(run, adapted, exporter, aid.calibration, reference=reference, original=said.validation)
 
     return adapt

@@ -12,7 +12,7 @@ from compress.preprocess import normalise
 from compress.quantization.calibration import Calibration
 from compress.records import Gate
 from compress.run.context import Run, Trained
-from compress.run.verify import Logits, about, answered, judged, subject
+from compress.run.verify import Logits, describe, judge, make_subject, run_file
 from compress.system.files import writable
 from exporters._exporter import Quantisable, Quantisation, Quantiser, Simulated
 
@@ -38,8 +38,8 @@ class Footing:
 
     @cached_property
     def _quantisable(self) -> Quantisable:
-        network, image = self.trained.network, self._run.data.image()
-        return self._exporter.quantisable(network, image, self._calibration.images, about=about(self._run, self.trained))
+        network, image = self.trained.network, self._run.data.sample_image()
+        return self._exporter.quantisable(network, image, self._calibration.images, about=describe(self._run, self.trained))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ class Footing:
     @property
     def labels(self) -> NDArray[np.int64]:
         """Of the validation images, [N]."""
-        return self._run.labels()
+        return self._run.validation_labels
 
     def write(self, folder: Path, quantisation: Quantisation) -> Path:
         """Write the int8 file and return its path."""
@@ -67,7 +67,7 @@ class Footing:
         """Return the logits of a file on its own runtime."""
         held = self._run.data.validation.images
         shown = held if images is None else held[images]
-        return answered(subject(path.name, path, self._exporter), [shown], self._run.data.preprocess).logits
+        return run_file(make_subject(path.name, path, self._exporter), [shown], self._run.data.preprocess).logits
 
     def simulated(self, quantisation: Quantisation, images: NDArray[np.intp]) -> Logits | None:
         """Return what torch says that a file would say, where writing one takes long."""
@@ -78,4 +78,4 @@ class Footing:
 
     def judge(self, logits: Logits) -> Gate:
         """Return what the gate says."""
-        return judged(self._run, logits, precision="int8", reference=self.reference, original=self.original)
+        return judge(self._run, logits, precision="int8", reference=self.reference, original=self.original)

@@ -9,9 +9,9 @@ from benchmarks.environment import environment
 from benchmarks.protocol import Subject, measure
 from compress import records
 from compress.errors import Unstable
+from compress.fingerprint import make_key
 from compress.preprocess import normalise
 from compress.records import Document, Ladder, Ratio
-from compress.run import cache as stages
 from compress.run.context import Run
 from compress.system.files import sha256_of
 
@@ -37,7 +37,7 @@ def priced(run: Run, name: str, ladder: Ladder, plain: Subject, tried: Mapping[i
     """
     subjects = [plain, *tried.values()]
     machine, settings = environment(), run.recipe.measure
-    key = stages.key(
+    key = make_key(
         what="price of int8", files=[[each.name, sha256_of(each.path)] for each in subjects], packages=machine.packages,
         measure=settings.model_dump(mode="json", exclude={"devices"}), cpu=machine.cpu, source=source,
     )  # fmt: skip

@@ -22,8 +22,8 @@ from compress.methods import Method
 from compress.models import Network
 from compress.recipe import MethodSection, TrainSection
 from compress.run import seeds as students
-from compress.run import students as training
 from compress.run.context import Run, Trained, Turn
+from compress.run.students import find_shared_stage, train_student
 from compress.system.files import writable
 from compress.teachers import engines
 from compress.teachers import provider as teaching
@@ -48,7 +48,7 @@ class _Waiting(NamedTuple):
 
 
 @contextmanager
-def taken(runs: Sequence[Run], teachers: Sequence[Trained]) -> Iterator[list[Run]]:
+def train_in_lockstep(runs: Sequence[Run], teachers: Sequence[Trained]) -> Iterator[list[Run]]:
     """Train the students of all seeds in turns, where that pays, up to their last epoch, which is trained with what is given.
 
     Args:
@@ -60,11 +60,15 @@ def taken(runs: Sequence[Run], teachers: Sequence[Trained]) -> Iterator[list[Run
     """
     first = runs[0]
     answers = first.cache.folder / teaching.FOLDER / ANSWERS / first.folder.name
-    named = {name: epochs for name, methods in students.named(first.recipe) if (epochs := _in_turns(first, methods, teachers))}
+    named = {
+        name: epochs
+        for name, methods in students.list_students(first.recipe)
+        if (epochs := _count_epochs_in_lockstep(first, methods, teachers))
+    }
     waiting = [
         _Waiting(run, name, methods, named[name])
         for run in runs
-        for name, methods in students.named(first.recipe)
+        for name, methods in students.list_students(first.recipe)
         if name in named
     ]
     continues = False
@@ -72,7 +76,7 @@ def taken(runs: Sequence[Run], teachers: Sequence[Trained]) -> Iterator[list[Run
         if len(waiting) < 2:
             yield list(runs)
             return
-        _until_last_epoch(waiting, teachers, answers, first.events)
+        _train_until_last_epoch(waiting, teachers, answers, first.events)
         epochs = max(named.values())
         _empty_before(epochs, answers)
         last = Turn(None, frozenset(named), answers / _folder(epochs))
@@ -85,7 +89,7 @@ def taken(runs: Sequence[Run], teachers: Sequence[Trained]) -> Iterator[list[Run
             _empty(answers)
 
 
-def _until_last_epoch(waiting: Sequence[_Waiting], teachers: Sequence[Trained], answers: Path, events: Events) -> None:
+def _train_until_last_epoch(waiting: Sequence[_Waiting], teachers: Sequence[Trained], answers: Path, events: Events) -> None:
     """Let all students train in turns until each has one epoch left."""
     names = frozenset(student.name for student in waiting)
     behind, said = [0] * len(waiting), False
@@ -95,7 +99,7 @@ def _until_last_epoch(waiting: Sequence[_Waiting], teachers: Sequence[Trained], 
             for place, student in enumerate(waiting):
                 if behind[place] >= min(epoch, student.epochs - 1):  # one that was interrupted may be ahead
                     continue
-                done = _epochs_done(student, Turn(epoch, names, answers / _folder(epoch)), teachers)
+                done = _train_turn(student, Turn(epoch, names, answers / _folder(epoch)), teachers)
                 if not said and done < student.epochs:
                     said = True
                     events.say(
@@ -110,10 +114,10 @@ def _folder(epoch: int) -> str:
     return f"{epoch:06}"
 
 
-def _epochs_done(student: _Waiting, turn: Turn, teachers: Sequence[Trained]) -> int:
+def _train_turn(student: _Waiting, turn: Turn, teachers: Sequence[Trained]) -> int:
     """Let a student have a turn, and return how many epochs it has behind it."""
     try:
-        training.student(replace(student.run, turn=turn), student.name, student.methods, teachers)
+        train_student(replace(student.run, turn=turn), student.name, student.methods, teachers)
     except trainer.Paused as paused:
         return paused.epochs
     return student.epochs
@@ -131,11 +135,11 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(folder)
 
 
-def _in_turns(run: Run, methods: Sequence[MethodSection], teachers: Sequence[Trained]) -> int:
+def _count_epochs_in_lockstep(run: Run, methods: Sequence[MethodSection], teachers: Sequence[Trained]) -> int:
     """Return for how many epochs a student trains if it is one that takes turns, or 0."""
     section = run.recipe.targets
     wanted = section.store == "auto" and section.engine not in engines.BY_NAME_ALONE and run.recipe.train.engine == "eager"
-    stage = training.in_common(run, methods, teachers) if wanted and run.readers > 1 else None
+    stage = find_shared_stage(run, methods, teachers) if wanted and run.readers > 1 else None
     if stage is None:
         return 0
     settings = stage.schedule(run.recipe.train)
@@ -144,7 +148,7 @@ def _in_turns(run: Run, methods: Sequence[MethodSection], teachers: Sequence[Tra
 
 def _pays(run: Run, stage: Method, settings: TrainSection) -> bool:
     """Return whether all views are too many for the store, one is not, and to answer it is work for the teachers."""
-    batches = run.shuffled(run.data.train, settings, seed=0)
+    batches = run.batch_shuffled(run.data.train, settings, seed=0)
     some = few(next(batches.epoch(0)))
     signals = read_by(stage, some)
     if not signals:

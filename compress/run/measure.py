@@ -12,18 +12,19 @@ from benchmarks.environment import environment
 from benchmarks.protocol import Measurement, measure, ratio
 from compress import records
 from compress.errors import CompressError
+from compress.fingerprint import hash_sources, make_key
 from compress.preprocess import normalise
 from compress.records import Document, Environment, Latency, Ratio, Variant
-from compress.run import cache as stages
+from compress.run import cache
 from compress.run.context import Run
-from compress.run.export import Delivered
-from compress.run.verify import source, subject
+from compress.run.export import ExportedFile
+from compress.run.verify import HARNESS, make_subject
 from compress.system.files import sha256_of
 
 TIMING = "timing.json"
 
 
-class Timing(Document):
+class RunTiming(Document):
     """What was measured, by the variant's name."""
 
     latency_ms: dict[str, Latency]
@@ -34,7 +35,7 @@ class Timing(Document):
     """The machine when it was measured."""
 
 
-class Timed(NamedTuple):
+class MeasuredFiles(NamedTuple):
     """All files with what was measured."""
 
     variants: Mapping[str, Variant]
@@ -46,7 +47,7 @@ class Timed(NamedTuple):
     """Why nothing could be timed."""
 
 
-def time(run: Run, delivered: Sequence[Delivered]) -> Timed:
+def measure_files(run: Run, delivered: Sequence[ExportedFile]) -> MeasuredFiles:
     """Return the rows of all files that run, with latency, throughput, and their ratio to the reference of their runtime.
 
     A file is compared as `measure.against` says. What could not be timed is tried again next time.
@@ -54,10 +55,10 @@ def time(run: Run, delivered: Sequence[Delivered]) -> Timed:
     runnable = [item for item in delivered if item.variant.accuracy is not None]
     settings = run.recipe.measure
     machine = environment()
-    key = stages.key(
+    key = make_key(
         files=[[item.variant.name, sha256_of(item.path)] for item in runnable],
         measure=settings.model_dump(mode="json", exclude={"devices"}), packages=machine.packages, cpu=machine.cpu,
-        source=source("benchmarks/**/*.py"),
+        source=hash_sources(*HARNESS),
     )  # fmt: skip
 
     def make(folder: Path) -> None:
@@ -65,41 +66,41 @@ def time(run: Run, delivered: Sequence[Delivered]) -> Timed:
 
     rows = {item.variant.name: item.variant for item in delivered}
     if not runnable:
-        return Timed(rows)
+        return MeasuredFiles(rows)
     try:
         made = run.cache.make(key, make)
     except CompressError as error:
-        return Timed(rows, problem=error)
-    stages.publish(made, run.folder / "measurements")
-    timing = records.read(made / TIMING, Timing)
+        return MeasuredFiles(rows, problem=error)
+    cache.publish(made, run.folder / "measurements")
+    timing = records.read(made / TIMING, RunTiming)
     for field in ("latency_ms", "ratio", "throughput_per_s"):
         for name, value in getattr(timing, field).items():
             rows[name] = rows[name].model_copy(update={field: value})
-    return Timed(rows, timing.seconds, timing.environment)
+    return MeasuredFiles(rows, timing.seconds, timing.environment)
 
 
-def _measure(run: Run, delivered: Sequence[Delivered], folder: Path) -> Timing:
+def _measure(run: Run, delivered: Sequence[ExportedFile], folder: Path) -> RunTiming:
     """Time all files; the raw series of every call are left in the folder."""
     settings, begun = run.recipe.measure, monotonic()
     single = _run_rounds(run, delivered, settings.batch_size, folder / "latency-raw.json")
     bulk = _run_rounds(run, delivered, settings.throughput_batch_size, folder / "throughput-raw.json")
     latency = {name: found.latency for name, found in single.items()}
-    pairs = {item.variant.name: _opponent(item, delivered, settings.against) for item in delivered}
+    pairs = {item.variant.name: _find_reference(item, delivered, settings.against) for item in delivered}
     ratios = {
         name: ratio(other, latency[other], latency[name])
         for name, other in pairs.items()
         if name in latency and other is not None and other in latency
     }
     throughput = {name: found.throughput_per_s for name, found in bulk.items()}
-    return Timing(
+    return RunTiming(
         latency_ms=latency, ratio=ratios, throughput_per_s=throughput, seconds=monotonic() - begun, environment=environment()
     )
 
 
-def _run_rounds(run: Run, delivered: Sequence[Delivered], batch_size: int, raw: Path) -> dict[str, Measurement]:
+def _run_rounds(run: Run, delivered: Sequence[ExportedFile], batch_size: int, raw: Path) -> dict[str, Measurement]:
     """Time all files that take this many images in a call."""
     settings = run.recipe.measure
-    subjects = [subject(item.variant.name, item.path, exporters.load(item.section)) for item in delivered]
+    subjects = [make_subject(item.variant.name, item.path, exporters.load(item.section)) for item in delivered]
     fitting = [each for each in subjects if each.batch_size in (None, batch_size)]
     pixels = run.data.validation.images[:256]
     return measure(
@@ -108,7 +109,7 @@ def _run_rounds(run: Run, delivered: Sequence[Delivered], batch_size: int, raw: 
     ) if fitting else {}  # fmt: skip
 
 
-def _opponent(item: Delivered, delivered: Sequence[Delivered], network: str) -> str | None:
+def _find_reference(item: ExportedFile, delivered: Sequence[ExportedFile], network: str) -> str | None:
     """Return the name of the file that this one is compared with: the first teacher's alike, or the student's in float32."""
     precision = item.variant.precision if network == "teacher" else "fp32"
     like = [

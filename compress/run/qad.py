@@ -25,17 +25,19 @@ from torch.nn import Parameter
 
 from compress.data import Batch
 from compress.errors import CompressError
-from compress.methods import Forward, Method, Setting, Step, Targets
+from compress.fingerprint import hash_plugin
+from compress.methods import Method, Setting, Step
+from compress.methods._step import Forward, Targets
 from compress.models import Network
 from compress.quantization import fake_quantize as fake_quant
 from compress.quantization.fake_quantize import FakeQuantiser
 from compress.recipe import MethodSection, TrainSection
 from compress.records import Accuracy, StageResult
 from compress.records.training import WEIGHTS
-from compress.run import cache as stages
-from compress.run import stage as staging
-from compress.run import students as training
-from compress.run.context import Run, Trained, assemble
+from compress.run.build import build_method
+from compress.run.context import Run, Trained
+from compress.run.stage import train_stage
+from compress.run.students import train_preparatory_stages
 from compress.system.files import sha256_of
 from compress.training import checkpoint
 
@@ -75,15 +77,15 @@ def distil_quantised(
             "pin another rung"
         )
     networks = [copy.deepcopy(each.network).to(run.device) for each in teachers if isinstance(each.network, Network)]
-    method = assemble(run, methods, networks)
+    method = build_method(run, methods, networks)
     knowledge = [each.key for each in teachers]
-    prepared = training.prepare(run, trained.name, method, methods, networks=networks, knowledge=knowledge)
+    prepared = train_preparatory_stages(run, trained.name, method, methods, networks=networks, knowledge=knowledge)
     reads = {
         "trained": trained.key,
         "teachers": knowledge,
         "prepared": [result.key for result in prepared],
         "method": [section.model_dump(mode="json") for section in methods],
-        "methods": [stages.plugin("methods", section.name) for section in methods],
+        "methods": [hash_plugin("methods", section.name) for section in methods],
         "source": [sha256_of(Path(file)) for file in (__file__, fake_quant.__file__)],
     }
     before = _Before(run, trained, method.stages()[-1], reads)
@@ -117,7 +119,7 @@ def _fit_auxiliary(before: _Before) -> tuple[StageResult, ...]:
     settings = {**_SCHEDULE, "epochs": run.recipe.int8.epochs, "select": "last"}
     method = _Continued(taught, fresh, product=nn.ModuleList(owners), settings=settings)
     name, how = f"{trained.name}-int8-auxiliary", f"{trained.method}, auxiliary modules"
-    return staging.train(run, name, method, run.recipe.train, reads=reads, method_name=how).results
+    return train_stage(run, name, method, run.recipe.train, reads=reads, method_name=how).results
 
 
 def _train(
@@ -143,7 +145,7 @@ def _train(
     kept = any(each.images == "training" and each.store == "kept" for each in trained.results[-1].teaching)
     name, how = f"{trained.name}-int8{'-saturation' if saturation_fix else ''}", f"{trained.method}, quantization-aware"
     with quantiser.active():
-        return staging.train(run, name, method, run.recipe.train, reads=inputs, method_name=how, shared=kept)
+        return train_stage(run, name, method, run.recipe.train, reads=inputs, method_name=how, shared=kept)
 
 
 class _Continued(Method):

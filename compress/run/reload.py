@@ -14,16 +14,18 @@ from torch import nn
 from compress import records
 from compress.errors import CompressError, Unreachable
 from compress.freezing import freeze_all_but
+from compress.models import Network
 from compress.plan.names import name_baselines, name_methods
 from compress.recipe import TeacherSection
 from compress.records import Report, StageResult
 from compress.records.training import METRICS, WEIGHTS
-from compress.run import students as training
-from compress.run.context import Run, Trained, assemble, build
+from compress.run.build import build_method, build_network
+from compress.run.context import Run, Trained
+from compress.run.teachers import obtain_teacher
 from compress.training import checkpoint
 
 
-def seeded(run: Run) -> Run:
+def use_shipped_seed(run: Run) -> Run:
     """Return the run with the seed of the student that was shipped; with several seeds it need not be the recipe's."""
     path = run.folder / "report.json"
     scores = records.read(path, Report).scores if path.is_file() else ()
@@ -31,7 +33,7 @@ def seeded(run: Run) -> Run:
     return replace(run, seed=seeds[0]) if seeds else run
 
 
-def student(run: Run) -> Trained:
+def load_student(run: Run) -> Trained:
     """Return the student of a finished run, also where the file of a given teacher is no longer there.
 
     Raises:
@@ -39,15 +41,15 @@ def student(run: Run) -> Trained:
         CompressError: The weights are not those of the recipe's networks, or were changed.
     """
     try:
-        return training.finished_student(run)
+        return _load_taught_student(run)
     except Unreachable as error:
         gone = [section for section in run.recipe.teacher if section.weights and not (run.base / section.weights).exists()]
         if not gone:
             raise
         folder = run.folder / "student"
         result = records.read(folder / METRICS, StageResult)
-        strangers = [build(run, section, name) for name, section in _named(run)]
-        method = assemble(run, run.recipe.method, strangers)
+        strangers = [build_network(run, section, name) for name, section in _list_teachers(run)]
+        method = build_method(run, run.recipe.method, strangers)
         checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
         if not _holds(method.product(), method.deployable()):
             raise
@@ -62,38 +64,65 @@ def _holds(product: nn.Module, deployable: nn.Module) -> bool:
     return loaded.issuperset(tensor.data_ptr() for tensor in deployable.state_dict().values())
 
 
-def teachers(run: Run) -> tuple[Trained, ...] | str:
+def load_teachers(run: Run) -> tuple[Trained, ...] | str:
     """Return the teachers of a finished run, or why it cannot be taught on."""
     try:
-        found = tuple(_teacher(run, index, name, section) for index, (name, section) in enumerate(_named(run)))
+        found = tuple(_load_teacher(run, index, name, section) for index, (name, section) in enumerate(_list_teachers(run)))
     except CompressError as error:
         return f"its teachers are needed again: {error}"
-    lost = [stage.stage for stage in _prepared(run) if run.cache.find(stage.key) is None]
+    lost = [stage.stage for stage in _find_preparatory_stages(run) if run.cache.find(stage.key) is None]
     if lost:
         return f"stage {lost[0]!r} of its method is needed again and is no longer in {run.cache.folder}; run the recipe again"
     return found
 
 
-def _named(run: Run) -> list[tuple[str, TeacherSection]]:
+def _list_teachers(run: Run) -> list[tuple[str, TeacherSection]]:
     alone = len(run.recipe.teacher) == 1
     return [("teacher" if alone else f"teacher{index}", section) for index, section in enumerate(run.recipe.teacher)]
 
 
-def _teacher(run: Run, index: int, name: str, section: TeacherSection) -> Trained:
+def _load_teacher(run: Run, index: int, name: str, section: TeacherSection) -> Trained:
     if section.weights is not None:
-        return training.teacher(run, index, section)
+        return obtain_teacher(run, index, section)
     folder = run.folder / name
     result = records.read(folder / METRICS, StageResult)
-    network = build(run.shared(), section, name)
+    network = build_network(run.use_recipe_seed(), section, name)
     checkpoint.load_weights(network, folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(network, ())
     return Trained(name, result.method, network, (result,), result.key, folder)
 
 
-def _prepared(run: Run) -> list[StageResult]:
+def _find_preparatory_stages(run: Run) -> list[StageResult]:
     """Return the stages that prepared the student's method."""
     networks = ("student", *name_baselines(run.recipe.baselines))
-    others = {*networks, *(name for name, _ in _named(run))}
+    others = {*networks, *(name for name, _ in _list_teachers(run))}
     names = [path.parent.name for path in sorted(run.folder.glob(f"*/{METRICS}"))]
     own = [name for name in names if name not in others and not name.startswith(tuple(f"{each}-" for each in networks))]
     return [records.read(run.folder / name / METRICS, StageResult) for name in own]
+
+
+def _load_taught_student(run: Run) -> Trained:
+    """Return the student of a finished run from its own folder, as it was shipped.
+
+    Raises:
+        Unreachable: The run has not trained its student.
+        CompressError: The weights are not those of the recipe's networks, or were changed.
+    """
+    folder = run.folder / "student"
+    result = records.read(folder / METRICS, StageResult)
+    method = build_method(
+        run, run.recipe.method, [_load_teacher_network(run, index) for index in range(len(run.recipe.teacher))]
+    )
+    checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
+    freeze_all_but(method, ())
+    return Trained("student", name_methods(run.recipe.method), method.deployable(), (result,), result.key, folder)
+
+
+def _load_teacher_network(run: Run, index: int) -> Network:
+    """Return a teacher of a finished run with its weights, which a method may look at when it is built."""
+    section = run.recipe.teacher[index]
+    name = "teacher" if len(run.recipe.teacher) == 1 else f"teacher{index}"
+    network = build_network(run, section, name)
+    path = run.base / section.weights if section.weights is not None else run.folder / name / WEIGHTS
+    checkpoint.load_weights(network, path, sha256=section.sha256)
+    return network

@@ -1,6 +1,6 @@
-"""The students of all seeds: how they are trained, and on which images each is right.
+"""Train the students of all seeds, and find the images that each classifies correctly.
 
-What seeds share and in what they differ is said in `compress.plan.seeds`.
+What seeds share and in what they differ is logits in `compress.plan.seeds`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import paired
+from compress.fingerprint import describe_training, make_key
 from compress.plan.names import name_baselines
 from compress.recipe import MethodSection, Recipe
 from compress.records import Accuracy, Score, Scores
-from compress.run import cache as stages
-from compress.run import export as delivery
-from compress.run import students as training
 from compress.run.context import Run, Trained
-from compress.run.export import Answers
+from compress.run.students import train_student
+from compress.run.verify import SplitLogits, compute_logits
 from compress.system.files import writable
 
 CORRECT, SEEDS = "correct.npz", "seeds"
 
 
-class Scored(NamedTuple):
-    """One trained network, and on which images it is right."""
+class CorrectImages(NamedTuple):
+    """Which images one trained network classifies correctly."""
 
     network: str
     method: str
@@ -40,10 +39,10 @@ class Scored(NamedTuple):
     test: NDArray[np.bool_]
 
 
-class Further(NamedTuple):
-    """What the seeds after the first gave."""
+class FurtherSeeds(NamedTuple):
+    """Results of the seeds after the first."""
 
-    scored: tuple[Scored, ...]
+    scored: tuple[CorrectImages, ...]
     seconds: Mapping[str, float]
     """How long each stage took, by its key."""
 
@@ -66,47 +65,49 @@ def split_by_seed(run: Run, seeds: Sequence[int]) -> list[Run]:
     return [replace(run, seed=seed, students=place) for seed, place in zip(seeds, places, strict=True)]
 
 
-def named(recipe: Recipe) -> list[tuple[str, Sequence[MethodSection]]]:
+def list_students(recipe: Recipe) -> list[tuple[str, Sequence[MethodSection]]]:
     """Return the students of one seed, each with its methods: the one that is shipped, then every baseline."""
     return [("student", recipe.method), *zip(name_baselines(recipe.baselines), recipe.baselines, strict=True)]
 
 
-def train(run: Run, teachers: Sequence[Trained]) -> list[Trained]:
+def train_students(run: Run, teachers: Sequence[Trained]) -> list[Trained]:
     """Train the student that is shipped, then every baseline, with the run's seed."""
-    return [training.student(run, name, methods, teachers) for name, methods in named(run.recipe)]
+    return [train_student(run, name, methods, teachers) for name, methods in list_students(run.recipe)]
 
 
-def train_further(runs: Sequence[Run], teachers: Sequence[Trained]) -> Further:
+def train_further_seeds(runs: Sequence[Run], teachers: Sequence[Trained]) -> FurtherSeeds:
     """Train students and baselines of further seeds; their networks are not kept in memory."""
-    scored: list[Scored] = []
+    scored: list[CorrectImages] = []
     seconds: dict[str, float] = {}
     for run in runs:
-        for trained in train(run, teachers):
-            scored.append(_of_network(run, trained))
+        for trained in train_students(run, teachers):
+            scored.append(_score_network(run, trained))
             seconds |= {result.key: result.seconds for result in trained.results}
-    return Further(tuple(scored), seconds)
+    return FurtherSeeds(tuple(scored), seconds)
 
 
-def of_answers(run: Run, trained: Trained, said: Answers) -> Scored:
-    """Return on which images a network is right whose logits are known."""
+def score(run: Run, trained: Trained, logits: SplitLogits) -> CorrectImages:
+    """Find the images that a network classifies correctly by its logits."""
     splits = (run.data.validation, run.data.test)
-    right = (answers.argmax(axis=1) == split.labels for answers, split in zip(said, splits, strict=True))
-    return Scored(trained.name, trained.method, run.seed, *right)
+    right = (answers.argmax(axis=1) == split.labels for answers, split in zip(logits, splits, strict=True))
+    return CorrectImages(trained.name, trained.method, run.seed, *right)
 
 
-def _of_network(run: Run, trained: Trained) -> Scored:
-    key = stages.key(network=trained.key, data=[run.data.key, run.data.test_key], engine=dict(stages.engine()), what="correct")
+def _score_network(run: Run, trained: Trained) -> CorrectImages:
+    key = make_key(
+        network=trained.key, data=[run.data.key, run.data.test_key], engine=dict(describe_training()), what="correct"
+    )
 
     def make(folder: Path) -> None:
         alone = trained._replace(network=copy.deepcopy(trained.network))  # parts that others use must stay on their device
-        scored = of_answers(run, alone, delivery.answers(run, alone))
+        scored = score(run, alone, compute_logits(run, alone))
         np.savez(folder / CORRECT, validation=scored.validation, test=scored.test)
 
     with np.load(run.cache.make(key, make) / CORRECT, allow_pickle=False) as file:
-        return Scored(trained.name, trained.method, run.seed, file["validation"], file["test"])
+        return CorrectImages(trained.name, trained.method, run.seed, file["validation"], file["test"])
 
 
-def scores(scored: Sequence[Scored]) -> tuple[Scores, ...]:
+def collect_scores(scored: Sequence[CorrectImages]) -> tuple[Scores, ...]:
     """Return the same as records, the seeds of each network together, in order of first appearance."""
     networks = dict.fromkeys((each.network, each.method) for each in scored)
     return tuple(
@@ -115,7 +116,7 @@ def scores(scored: Sequence[Scored]) -> tuple[Scores, ...]:
     )
 
 
-def _score(scored: Scored) -> Score:
+def _score(scored: CorrectImages) -> Score:
     return Score(
         seed=scored.seed,
         validation=Accuracy.of(int(scored.validation.sum()), len(scored.validation)),
@@ -124,7 +125,7 @@ def _score(scored: Scored) -> Score:
     )
 
 
-def notes(run: Run, scores: Sequence[Scores]) -> tuple[str, ...]:
+def describe_seeds(run: Run, scores: Sequence[Scores]) -> tuple[str, ...]:
     """Return what a reader must know of several seeds."""
     seeds = next([score.seed for score in each.seeds] for each in scores if each.network == "student")
     if len(seeds) == 1:

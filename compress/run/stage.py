@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from compress import records
 from compress.data import Batch, InMemory
 from compress.errors import CompressError
+from compress.fingerprint import describe_training, make_key
 from compress.freezing import freeze_all_but
 from compress.methods import Method, Signal
 from compress.methods.supervised import Supervised
 from compress.recipe import TrainSection
-from compress.records import Accuracy, StageResult
+from compress.records import Accuracy, Analysis, StageResult, Teaching
 from compress.records.training import METRICS, WEIGHTS
-from compress.run import cache as stages
-from compress.run.context import STATE, Run, Trained, seed_for
+from compress.run import cache
+from compress.run.build import derive_seed
+from compress.run.context import STATE, Run, Trained, Turn
 from compress.system.files import sha256_of
 from compress.system.signals import graceful
 from compress.teachers import provider as teaching
@@ -27,9 +30,29 @@ from compress.teachers.signals import few, read_by, validated_by
 from compress.training import checkpoint, evaluate, preflight
 from compress.training import compile as compiling
 from compress.training import loop as trainer
+from compress.training.compile import Running
+from compress.training.loop import Fit
 
 
-def train(
+class _Stage(NamedTuple):
+    """One stage of training and where its result is kept."""
+
+    name: str
+    """What the stage is called in the run."""
+    method: Method
+    method_name: str
+    """How the network was trained, for reports."""
+    settings: TrainSection
+    seed: int
+    """Of the order of its batches."""
+    key: str
+    shared: bool
+    """Whether other students read the same outputs of frozen teachers."""
+    turn: Turn | None
+    """In lockstep with others, if it is trained so."""
+
+
+def train_stage(
     run: Run,
     name: str,
     method: Method,
@@ -48,85 +71,112 @@ def train(
         settings: How the student is trained; the stage may be trained otherwise.
         reads: What decides the result besides data, settings and engine, for the key.
         method_name: How the network was trained, for reports.
-        shared: Whether other students read the same answers of frozen teachers; they may then take turns.
+        shared: Whether other students read the same outputs of frozen teachers; they may then be trained in lockstep.
 
     Raises:
         Paused: The next student's turn has come; the state is saved.
         CompressError: Training does not work.
         Interrupted: The user stopped; the state is saved.
     """
-    settings = method.schedule(settings)
-    seed = seed_for(run, name if name.startswith("teacher") else method.stage)  # one order for all students of a recipe
-    key = stages.key(
-        reads=reads, train=settings.model_dump(mode="json", exclude={"device", "state_seconds"}), data=run.data.key, seed=seed,
-        device=run.device.type, engine=dict(stages.engine()),
-        targets=run.recipe.targets.model_dump(mode="json") if _may_ask(method) else None,
-    )  # fmt: skip
-    found = _found(run, name, key)
-    turn = run.turn if shared and run.turn is not None and name in run.turn.students else None
-
-    def make(folder: Path) -> None:
-        batches = run.shuffled(run.data.train, settings, seed=seed)
-        batch = next(batches.epoch(0))
-        first = few(batch)
-        if turn is None or not (folder / STATE).is_file():
-            _announce(run, name, method, first)
-        begun = time.monotonic()
-        held_out = run.whole(run.data.validation)
-        asked = _teachers(
-            run, method, read_by(method, first), batches, epochs=settings.epochs, shared=shared,
-            autocast=trainer.DTYPES[settings.precision], decision=folder / ".engine-training.json", images="training",
-            one_view=turn and turn.answers,
-        )  # fmt: skip
-        signals = validated_by(method, few(next(held_out.epoch(0))))
-        validating = _teachers(
-            run, method, signals, held_out, epochs=settings.epochs, shared=False, autocast=None,
-            decision=folder / ".engine-held-out.json", images="held-out",
-        )  # fmt: skip
-        running = compiling.choose(
-            method, batch, engine=settings.engine, steps=settings.epochs * len(batches),
-            autocast=trainer.DTYPES[settings.precision], events=run.events, decision=folder / ".engine-student.json",
-        )  # fmt: skip
-        with graceful(run.events) as stopped:
-            fit = trainer.fit(
-                method, batches, held_out, settings=settings, seed=seed, state=folder / STATE, stopped=stopped,
-                events=run.events, description=label(run, name), teachers=asked, validating=validating,
-                forward=running.forward, until=turn and turn.until,
-            )  # fmt: skip
-        analyses = method.analyse(batches, held_out)
-        freeze_all_but(method, ())
-        product = method.product()
-        checkpoint.save_weights(folder / WEIGHTS, product, metadata={"stage": name, "key": key})
-        own = fit.validation.get("student")
-        image = run.data.image().to(run.device)
-        result = StageResult(
-            stage=name, key=key, method=method_name,
-            parameters=evaluate.parameters(product if own is None else method.deployable()),
-            macs=None if own is None else evaluate.macs(method.deployable(), image),
-            best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
-            analyses=analyses, engine=running.engine, engine_trials=running.trials,
-            teaching=tuple(each.summary() for each in (asked, validating) if each is not None),
-            epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
-            files={WEIGHTS: sha256_of(folder / WEIGHTS)},
-        )  # fmt: skip
-        records.save(folder / METRICS, result)
-        (folder / STATE).unlink(missing_ok=True)
-
-    folder = run.cache.make(key, make)
+    stage = _identify(run, name, method, method.schedule(settings), reads=reads, method_name=method_name, shared=shared)
+    found = _is_cached(run, name, stage.key)
+    folder = run.cache.make(stage.key, lambda folder: _train(run, stage, folder))
     result = records.read(folder / METRICS, StageResult).model_copy(update={"stage": name, "method": method_name})
     checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(method, ())
-    trained = Trained(name, method_name, method.deployable(), (result,), key, folder)
-    if found and run.turn is not None and run.turn.until is not None:  # shown and told in another turn
-        return trained
-    stages.publish(folder, run.students / name)
-    run.events.emit("stage", stage=name, seed=run.seed, key=key, found=found, seconds=result.seconds)
+    if not (found and run.turn is not None and run.turn.stop_after is not None):  # else it was shown in another turn
+        _show(run, stage, result, folder, found=found)
+    return Trained(name, method_name, method.deployable(), (result,), stage.key, folder)
+
+
+def _identify(
+    run: Run, name: str, method: Method, settings: TrainSection, *, reads: Mapping[str, object], method_name: str, shared: bool
+) -> _Stage:
+    """Return a stage with the key of all that decides its result."""
+    seed = derive_seed(run, name if name.startswith("teacher") else method.stage)  # one order for all students of a recipe
+    key = make_key(
+        reads=reads, train=settings.model_dump(mode="json", exclude={"device", "state_seconds"}), data=run.data.key, seed=seed,
+        device=run.device.type, engine=dict(describe_training()),
+        targets=run.recipe.targets.model_dump(mode="json") if _may_use_teachers(method) else None,
+    )  # fmt: skip
+    turn = run.turn if shared and run.turn is not None and name in run.turn.students else None
+    return _Stage(name, method, method_name, settings, seed, key, shared, turn)
+
+
+def _train(run: Run, stage: _Stage, folder: Path) -> None:
+    """Train a stage, or continue it, and leave its weights and its record in the folder."""
+    method, settings = stage.method, stage.settings
+    batches = run.batch_shuffled(run.data.train, settings, seed=stage.seed)
+    batch = next(batches.epoch(0))
+    if stage.turn is None or not (folder / STATE).is_file():
+        _announce(run, stage.name, method, few(batch))
+    begun = time.monotonic()
+    held_out = run.batch_in_order(run.data.validation)
+    training, validating = _provide_for_stage(run, stage, folder, batches, held_out, first=few(batch))
+    running = compiling.choose(
+        method, batch, engine=settings.engine, steps=settings.epochs * len(batches),
+        autocast=trainer.DTYPES[settings.precision], events=run.events, decision=folder / ".engine-student.json",
+    )  # fmt: skip
+    with graceful(run.events) as stopped:
+        fit = trainer.fit(
+            method, batches, held_out, settings=settings, seed=stage.seed, state=folder / STATE, stopped=stopped,
+            events=run.events, description=label_stage(run, stage.name), teachers=training, validating=validating,
+            forward=running.forward, until=stage.turn and stage.turn.stop_after,
+        )  # fmt: skip
+    analyses = method.analyse(batches, held_out)
+    freeze_all_but(method, ())
+    outputs = [each.summary() for each in (training, validating) if each is not None]
+    _record(run, stage, folder, fit, running, analyses=analyses, outputs=outputs, begun=begun)
+
+
+def _provide_for_stage(
+    run: Run, stage: _Stage, folder: Path, batches: InMemory, held_out: InMemory, *, first: Batch
+) -> tuple[Teachers | None, Teachers | None]:
+    """Return what gives the outputs of frozen teachers to training and to validation, where a stage needs them."""
+    method, epochs, autocast = stage.method, stage.settings.epochs, trainer.DTYPES[stage.settings.precision]
+    training = _provide_outputs(
+        run, method, read_by(method, first), batches, epochs=epochs, shared=stage.shared, autocast=autocast,
+        decision=folder / ".engine-training.json", images="training", one_view=stage.turn and stage.turn.outputs,
+    )  # fmt: skip
+    signals = validated_by(method, few(next(held_out.epoch(0))))
+    validating = _provide_outputs(
+        run, method, signals, held_out, epochs=epochs, shared=False, autocast=None,
+        decision=folder / ".engine-held-out.json", images="held-out",
+    )  # fmt: skip
+    return training, validating
+
+
+def _record(
+    run: Run, stage: _Stage, folder: Path, fit: Fit, running: Running, *, analyses: tuple[Analysis, ...],
+    outputs: Sequence[Teaching], begun: float,
+) -> None:  # fmt: skip
+    """Save the weights of a trained stage and what is known of its training; its state is needed no more."""
+    product = stage.method.product()
+    checkpoint.save_weights(folder / WEIGHTS, product, metadata={"stage": stage.name, "key": stage.key})
+    own = fit.validation.get("student")
+    image = run.data.sample_image().to(run.device)
+    result = StageResult(
+        stage=stage.name, key=stage.key, method=stage.method_name,
+        parameters=evaluate.parameters(product if own is None else stage.method.deployable()),
+        macs=None if own is None else evaluate.macs(stage.method.deployable(), image),
+        best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
+        analyses=analyses, engine=running.engine, engine_trials=running.trials, teaching=tuple(outputs),
+        epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
+        files={WEIGHTS: sha256_of(folder / WEIGHTS)},
+    )  # fmt: skip
+    records.save(folder / METRICS, result)
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def _show(run: Run, stage: _Stage, result: StageResult, folder: Path, *, found: bool) -> None:
+    """Copy a finished stage into the run's folder, and tell people and programs of it."""
+    cache.publish(folder, run.students / stage.name)
+    run.events.emit("stage", stage=stage.name, seed=run.seed, key=stage.key, found=found, seconds=result.seconds)
     effort = "(found in the cache)" if found else f"in {result.seconds:.0f} s"
-    run.events.say(f"{label(run, name)}: {_summary(result)} {effort}")
-    return trained
+    run.events.say(f"{label_stage(run, stage.name)}: {_describe(result)} {effort}")
 
 
-def _found(run: Run, name: str, key: str) -> bool:
+def _is_cached(run: Run, name: str, key: str) -> bool:
     """Return whether a stage is in the cache; one whose weights are not what was trained is forgotten."""
     folder = run.cache.find(key)
     if folder is None:
@@ -136,17 +186,17 @@ def _found(run: Run, name: str, key: str) -> bool:
             return True
     except CompressError:  # a file is missing or unreadable
         pass
-    run.events.say(f"{label(run, name)}: what was trained in {folder} is damaged; it is trained anew")
+    run.events.say(f"{label_stage(run, name)}: what was trained in {folder} is damaged; it is trained anew")
     run.cache.drop(key)
     return False
 
 
-def _may_ask(method: Method) -> bool:
+def _may_use_teachers(method: Method) -> bool:
     """Return whether a stage may ask a frozen teacher, so that how its answers are computed and kept can change the result."""
     return bool(method.teachers) and not isinstance(method, Supervised) and not method.moves_teacher
 
 
-def _teachers(
+def _provide_outputs(
     run: Run, method: Method, signals: Sequence[Signal], batches: InMemory, *, epochs: int, shared: bool,
     autocast: torch.dtype | None, decision: Path, images: str, one_view: Path | None = None,
 ) -> Teachers | None:  # fmt: skip
@@ -165,24 +215,24 @@ def _announce(run: Run, name: str, method: Method, batch: Batch) -> None:
     frozen = evaluate.parameters(method) - trained
     shares = preflight.gradient_shares(method, batch)
     listed = ", ".join(f"{term} {share:.0%}" for term, share in shares.items())
-    run.events.say(f"{label(run, name)}: trains {trained:,} parameters, {frozen:,} frozen; gradient norm: {listed}")
+    run.events.say(f"{label_stage(run, name)}: trains {trained:,} parameters, {frozen:,} frozen; gradient norm: {listed}")
     run.events.emit("preflight", stage=name, seed=run.seed, trained=trained, frozen=frozen, gradient_shares=shares)
 
 
-def label(run: Run, name: str) -> str:
+def label_stage(run: Run, name: str) -> str:
     """Return what people read: the first seed's stages have no more than their names."""
     return name if run.students == run.folder else f"{name}, seed {run.seed}"
 
 
-def _summary(result: StageResult) -> str:
+def _describe(result: StageResult) -> str:
     if result.validation is not None:
-        taught, waited = _share(result, "teaching_seconds"), _share(result, "waiting_seconds")
+        taught, waited = _compute_share(result, "teaching_seconds"), _compute_share(result, "waiting_seconds")
         times = f"{waited:.0%} of the time waiting for images" + (f", {taught:.0%} for teachers" if result.teaching else "")
         return f"{percent(result.validation)} on validation, best epoch {result.best_epoch} of {len(result.epochs)}; {times}"
     return ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in result.members.items()) + " on validation"
 
 
-def _share(result: StageResult, part: str) -> float:
+def _compute_share(result: StageResult, part: str) -> float:
     """Return the share of all epochs' time that a part of it has."""
     return float(
         sum(getattr(epoch, part) for epoch in result.epochs) / max(sum(epoch.seconds for epoch in result.epochs), 1e-9)

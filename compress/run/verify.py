@@ -1,4 +1,4 @@
-"""The proof of an exported file: run on its own runtime, and held to the network that it was made of.
+"""Verification of an exported file: run on its own runtime, and compared with the network that it was made of.
 
 A file must answer like the network that it was made of; its accuracy may drop by the budget against the network that was
 trained. The two are one, except after quantization-aware distillation, which adapts the network itself. There agreement and the
@@ -10,7 +10,6 @@ comparing its file with itself.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +35,8 @@ from exporters.verification.scores import contradictions
 
 Logits = NDArray[np.float32]
 
+HARNESS = ("benchmarks/*.py", "benchmarks/runtimes/*.py", "benchmarks/devices/*.py")
+"""Our own source that runs and times files."""
 ALONE = 32
 """Validation images that a file is also fed one by one."""
 
@@ -44,65 +45,67 @@ SLICE_BYTES = 1 << 28
 slice also shows what fp16 can hold."""
 
 
-class Answers(NamedTuple):
-    """What the torch network says, computed in float32 on the CPU."""
+class SplitLogits(NamedTuple):
+    """Logits of a torch network, computed in float32 on the CPU."""
 
     validation: NDArray[np.float32]
+    """[N, K]."""
     test: NDArray[np.float32]
+    """[N, K]."""
 
 
-class Made(NamedTuple):
-    """A file that is to be proved."""
+class WrittenFile(NamedTuple):
+    """A written file that is to be verified."""
 
     path: Path
     trained: Trained
     """The network that it was made of."""
-    said: Answers
-    """What that network says."""
+    logits: SplitLogits
+    """Of that network."""
     original: NDArray[np.float32] | None = None
-    """What the network said of the validation images before it was adapted to int8, if it was."""
+    """What the network logits of the validation images before it was adapted to int8, if it was."""
     ladder: Ladder | None = None
     tried: Mapping[int, Path] = {}
 
 
-def answers(run: Run, trained: Trained) -> Answers:
+def compute_logits(run: Run, trained: Trained) -> SplitLogits:
     """Return the logits of a network on the validation and the test split."""
     cpu = torch.device("cpu")  # where the files run; a GPU may round differently
     network, splits = trained.network.to(cpu), (run.data.validation, run.data.test)
-    return Answers(*(torch_evaluate.logits(network, run.whole(split, device=cpu)) for split in splits))
+    return SplitLogits(*(torch_evaluate.logits(network, run.batch_in_order(split, device=cpu)) for split in splits))
 
 
-def subject(name: str, path: Path, exporter: Exporter) -> Subject:
+def make_subject(name: str, path: Path, exporter: Exporter) -> Subject:
     """Return a file on the runtime of its format."""
     return Subject(name, path, exporter.runtime, exporter.batch_size, exporter.takes_pixels, exporter.gives_class)
 
 
-def about(run: Run, trained: Trained) -> About:
+def describe(run: Run, trained: Trained) -> About:
     """Return what a file says of itself; it depends on the network alone, so that equal networks give equal files."""
     provenance = {"made by": f"edge-compress {__version__}", "method": trained.method, "stage": trained.key}
     return About(trained.name, run.data.classes, run.data.preprocess, provenance)
 
 
-def prove(run: Run, made: Made, file: Subject, section: ExportSection) -> tuple[Variant, Gate]:
+def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSection) -> tuple[Variant, Gate]:
     """Run the file on validation and test images, and judge it on the validation images."""
-    data, trained, said = run.data, made.trained, made.said
+    data, trained, logits = run.data, made.trained, made.logits
     precision, held = exporters.load(section).precision, len(data.validation.labels)
     row = Variant(
         name=file.name, network=trained.name, method=trained.method, format=section.format, runtime=file.runtime,
-        precision=precision, device="local", parameters=torch_evaluate.parameters(trained.network), macs=macs(run, trained),
-        status="failed",
+        precision=precision, device="local", parameters=torch_evaluate.parameters(trained.network),
+        macs=count_macs(run, trained), status="failed",
     )  # fmt: skip
     try:
-        found = answered(file, [data.validation.images, data.test.images], data.preprocess)
+        found = run_file(file, [data.validation.images, data.test.images], data.preprocess)
         alone = None
         if file.batch_size is None:
-            alone = answered(file, [data.validation.images[:ALONE]], data.preprocess, batch_size=1)
+            alone = run_file(file, [data.validation.images[:ALONE]], data.preprocess, batch_size=1)
     except CompressError as error:
         reason = f"{file.runtime} cannot run it: {error}"
         return row.model_copy(update={"reason": reason}), Gate(status="failed", reason=reason, samples=0)
     on_validation, on_test = found.logits[:held], found.logits[held:]
-    gate = judged(
-        run, on_validation, precision=precision, reference=said.validation, original=made.original,
+    gate = judge(
+        run, on_validation, precision=precision, reference=logits.validation, original=made.original,
         alone=None if alone is None else alone.logits,
     )  # fmt: skip
     if file.gives_class:
@@ -117,8 +120,8 @@ def prove(run: Run, made: Made, file: Subject, section: ExportSection) -> tuple[
         update={
             "accuracy": torch_evaluate.accuracy(on_test, data.test.labels),
             "validation": torch_evaluate.accuracy(on_validation, data.validation.labels),
-            "agreement_percent": 100 * float((on_test.argmax(axis=1) == said.test.argmax(axis=1)).mean()),
-            "max_abs_diff": float(np.abs(on_test - said.test).max()),
+            "agreement_percent": 100 * float((on_test.argmax(axis=1) == logits.test.argmax(axis=1)).mean()),
+            "max_abs_diff": float(np.abs(on_test - logits.test).max()),
             "peak_memory_bytes": found.peak_memory_bytes,
             "effective": found.effective,
             "status": gate.status,
@@ -127,7 +130,7 @@ def prove(run: Run, made: Made, file: Subject, section: ExportSection) -> tuple[
     ), gate
 
 
-def answered(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *, batch_size: int = 32) -> Evaluation:
+def run_file(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *, batch_size: int = 32) -> Evaluation:
     """Run the images of some splits, one after the other, through a file on its own runtime.
 
     Images in memory are run by one process, images on disk by one for every `SLICE_BYTES` of them.
@@ -156,7 +159,7 @@ def _slices(splits: Sequence[Images]) -> Iterator[NDArray[np.uint8]]:
             yield images[start : start + rows]
 
 
-def judged(
+def judge(
     run: Run, logits: Logits, *, precision: Precision, reference: Logits, original: Logits | None = None,
     alone: Logits | None = None,
 ) -> Gate:  # fmt: skip
@@ -167,10 +170,10 @@ def judged(
         logits: What the file says, [N, K].
         precision: Of the file.
         reference: What the network says that the file was made of: agreement and differences are taken from it.
-        original: What that network said before it was adapted to int8, if it was: the drop of top-1 is taken from it.
+        original: What that network logits before it was adapted to int8, if it was: the drop of top-1 is taken from it.
         alone: What the file says of the first images, each fed in a call of its own.
     """
-    labels, settings = run.labels(), run.recipe.gate
+    labels, settings = run.validation_labels, run.recipe.gate
     if original is None:
         return exporters.gate(reference, logits, labels, settings=settings, precision=precision, alone=alone)
     no_drop = settings.model_copy(update={"max_top1_drop_points": 100.0})
@@ -192,15 +195,6 @@ def judged(
     )  # fmt: skip
 
 
-def macs(run: Run, trained: Trained) -> int:
+def count_macs(run: Run, trained: Trained) -> int:
     """Return the multiply-accumulates of a network for one image."""
-    return torch_evaluate.macs(trained.network, run.data.image())
-
-
-def source(*patterns: str) -> str:
-    """Return the sha256 of those of our own files that match, relative to the folder of the packages."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[2]
-    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+    return torch_evaluate.macs(trained.network, run.data.sample_image())

@@ -23,11 +23,11 @@ from compress import records
 from compress.data import Batch, InMemory
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
+from compress.fingerprint import describe_training, make_key
 from compress.methods import Method, Signal, Targets
 from compress.models import Network
 from compress.recipe import TargetsSection
 from compress.records import EngineTrial, EngineTrials, Teaching
-from compress.run import cache as stages
 from compress.system.files import writable
 from compress.teachers import engines
 from compress.teachers import offload as paging
@@ -250,12 +250,12 @@ class Teachers:
             return self._section.engine, ()
         work = {
             "answering": targets.digest(self._answering), "images": list(self._sample.shape),
-            "strides": self._sample.stride(), "machine": dict(stages.engine()), "autocast": str(self._autocast),
+            "strides": self._sample.stride(), "machine": dict(describe_training()), "autocast": str(self._autocast),
             "tolerance": self._section.tolerance, "device": self._sample.device.type,
         }  # fmt: skip
         folder = self._folder / "engines"
-        general = folder / f"{stages.key(**work)}.json"
-        own = decision or folder / f"{stages.key(**work, calls=calls)}.json"
+        general = folder / f"{make_key(**work)}.json"
+        own = decision or folder / f"{make_key(**work, calls=calls)}.json"
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "lock"):
@@ -291,11 +291,11 @@ class Teachers:
         """Return the name of the answers: the sha256 over all that decides their bits."""
         network, module = networks[signal.teacher], signal.module
         exact = probe.float().cpu().contiguous().numpy().tobytes()
-        return stages.key(
+        return make_key(
             teacher=targets.digest(network), tap=signal.tap, images=self._batches.identity,
             module=module and targets.digest(module), probe=hashlib.sha256(exact).hexdigest(), engine=self._engine_name,
             batch=[self._sample.shape, self._sample.stride()], autocast=str(self._autocast), device=self._sample.device.type,
-            machine={name: value for name, value in stages.engine().items() if name != "source"},
+            machine={name: value for name, value in describe_training().items() if name != "source"},
             made_by=[
                 targets.source(type(self._batches)), targets.source(Answering), np.__version__, _openvino(self._engine_name),
             ],

@@ -29,7 +29,9 @@ from compress.plan.method_stages import list_stages
 from compress.recipe import TrainSection
 from compress.records import StageResult, read
 from compress.run import pipeline
-from compress.run import students as training
+from compress.run.context import open_run
+from compress.run.students import train_student
+from compress.run.teachers import obtain_teacher
 from compress.training import loop as trainer
 from compress.training import preflight
 from tests.methods.laws import check_each_network_runs_once
@@ -403,10 +405,10 @@ def train(runs: Path, tiny_recipe: str) -> Callable[..., Students]:
         text = io.StringIO()
         parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", ("baselines=[]", *overrides))
         events = Events(console=Console(file=text, width=200))
-        with pipeline.open_run(parsed, base=runs, runs=runs, events=events) as work:
-            pipeline._rehearse(work)
-            teacher = training.teacher(work, 0, parsed.teacher[0])
-            student = training.student(work, "student", parsed.method, [teacher])
+        with open_run(parsed, base=runs, runs=runs, events=events) as work:
+            pipeline._check_before_training(work)
+            teacher = obtain_teacher(work, 0, parsed.teacher[0])
+            student = train_student(work, "student", parsed.method, [teacher])
         lines = (line for line in text.getvalue().splitlines() if "on validation" in line)
         return Students(student.results, {line.split(":")[0]: "found in the cache" in line for line in lines})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from compress.data import DiskImages, ImageFile, Split
-from compress.run.context import _leaks
+from compress.run.data import find_leaks
 
 
 def split(*first_pixels: int) -> Split:
@@ -20,11 +20,11 @@ def split(*first_pixels: int) -> Split:
 def test_images_in_two_splits_are_told_and_many_are_a_warning() -> None:
     """The sentence counts them; from one in a hundred on it is a warning, and splits that share nothing are silent."""
     given, train, validation = split(1, 2, 3, 4), split(1, 2), split(3, 4)
-    assert list(_leaks(given, train, validation, split(*range(10, 20)))) == []
-    (few,) = _leaks(given, train, validation, split(4, *range(10, 209)))
+    assert list(find_leaks(given, train, validation, split(*range(10, 20)))) == []
+    (few,) = find_leaks(given, train, validation, split(4, *range(10, 209)))
     assert not few.is_large
     assert few.text.startswith("data: 1 of 200 test images are also training or validation images, pixel by pixel")
-    test, held = _leaks(given, split(1, 3), validation, split(1, 10))
+    test, held = find_leaks(given, split(1, 3), validation, split(1, 10))
     assert test.is_large
     assert "1 of 2 validation images are also training images" in held.text
 
@@ -33,6 +33,6 @@ def test_images_on_disk_are_said_not_to_have_been_compared(tmp_path: Path) -> No
     """A look that was left out is told, and is no warning."""
     np.save(tmp_path / "images.npy", split(1, 2).images)
     stored = Split(DiskImages(ImageFile(tmp_path / "images.npy")), np.zeros(2, np.int64))
-    (told,) = _leaks(stored, stored, stored, stored)
+    (told,) = find_leaks(stored, stored, stored, stored)
     assert "was not looked at" in told.text
     assert not told.is_large

@@ -8,7 +8,7 @@ import pytest
 
 from compress.errors import CompressError
 from compress.recipe import parse
-from compress.run import dry_run as rehearsal
+from compress.run import dry_run
 
 CLASSES = tuple("0123456789")
 RECIPE = b"""
@@ -22,7 +22,7 @@ method: kd
 
 def rehearse(where: Path, *overrides: str) -> None:
     recipe = parse(RECIPE, "recipe.yaml", overrides)
-    rehearsal.with_random_images(recipe, base=where, runs=where / "runs", classes=CLASSES)
+    dry_run.check_with_random_images(recipe, base=where, runs=where / "runs", classes=CLASSES)
 
 
 @pytest.mark.parametrize("method", ["kd", "[{name: dih, logit_loss: dist}, dskd]", "feed_sequential", "atsc"])

@@ -16,11 +16,10 @@ from compress import recipe
 from compress.errors import CompressError
 from compress.events import Events
 from compress.records import Gate, Manifest, Report, StageResult, read
-from compress.run import cache as stages
-from compress.run import pipeline
+from compress.run import cache, pipeline, reexport
 from compress.run.context import Run
 from compress.run.export import LOGITS, OUTCOME, Outcome
-from compress.run.verify import judged
+from compress.run.verify import judge
 
 RunTiny = Callable[..., tuple[Report, str]]
 
@@ -154,9 +153,9 @@ def test_an_adapted_network_is_held_to_the_accuracy_of_the_one_before(seed: int)
     worse = labels.copy()
     worse[:10] = (worse[:10] + 1) % 5
     work: Run = Labelled(labels, recipe.GateSection(max_top1_drop_points=1.0))  # type: ignore[assignment]
-    alone = judged(work, logits(worse), precision="int8", reference=logits(worse))
+    alone = judge(work, logits(worse), precision="int8", reference=logits(worse))
     assert alone.status == "passed"
-    held = judged(work, logits(worse), precision="int8", reference=logits(worse), original=logits(labels))
+    held = judge(work, logits(worse), precision="int8", reference=logits(worse), original=logits(labels))
     assert held.status == "failed"
     assert held.top1_drop_points == pytest.approx(5.0)
     assert held.agreement_percent == 100.0
@@ -170,15 +169,15 @@ def test_an_adapted_network_may_answer_otherwise_than_the_one_before(seed: int) 
     before[:40] = (before[:40] + 1) % 5
     after[-40:] = (after[-40:] + 1) % 5
     work: Run = Labelled(labels, recipe.GateSection(max_top1_drop_points=1.0))  # type: ignore[assignment]
-    assert judged(work, logits(after), precision="int8", reference=logits(after), original=logits(before)).status == "passed"
-    other = judged(work, logits(after), precision="int8", reference=logits(before), original=logits(before))
+    assert judge(work, logits(after), precision="int8", reference=logits(after), original=logits(before)).status == "passed"
+    other = judge(work, logits(after), precision="int8", reference=logits(before), original=logits(before))
     assert other.status == "failed"
     assert "agreement" in other.reason
 
 
 def test_an_interrupted_climb_leaves_nothing_of_it_to_the_next(run: RunTiny, runs: Path) -> None:
     """Other calibration images make another file; what a killed process left of it is not mistaken for this climb's."""
-    left = stages.Cache(runs).folder
+    left = cache.Cache(runs).folder
     run("name=fresh", ONE, "int8.rung=default", "int8.calibration_images=30")
     newest = max((path for path in left.iterdir() if (path / OUTCOME).is_file()), key=lambda path: path.stat().st_mtime)
     partial = newest.with_name(newest.name + ".partial")
@@ -194,7 +193,7 @@ def further(runs: Path, name: str, out: Path) -> tuple[Gate, str]:
     """Export the student of a finished run in int8 for onnxruntime, and return its gate and what was said."""
     text = io.StringIO()
     sections = recipe.load(runs / name / "recipe.yaml", [ONE]).exports
-    (gate,) = pipeline.export(runs / name, sections, out=out, events=Events(console=Console(file=text, width=300))).values()
+    (gate,) = reexport.export(runs / name, sections, out=out, events=Events(console=Console(file=text, width=300))).values()
     return gate, text.getvalue()
 
 
@@ -238,9 +237,9 @@ def test_a_further_export_does_not_train_a_lost_cohort_again(run: RunTiny, runs:
     """Heads that were cleaned out of the cache are named; hours of training are not begun by an export."""
     cohort = "method={name: dih, logit_loss: dist, heads_epochs: 2}"
     run("name=cleaned", cohort, "exports=[]", "train.epochs=2", "int8.rung=distillation")
-    stages.Cache(runs).drop(read(runs / "cleaned" / "heads" / "metrics.json", StageResult).key)
+    cache.Cache(runs).drop(read(runs / "cleaned" / "heads" / "metrics.json", StageResult).key)
     with pytest.raises(CompressError, match=r"no int8 file could be made: stage 'heads' of its method .* no longer in"):
-        pipeline.export(
+        reexport.export(
             runs / "cleaned",
             recipe.load(runs / "cleaned" / "recipe.yaml", [ONE]).exports,
             out=tmp_path,

@@ -17,11 +17,10 @@ from compress import recipe
 from compress.errors import Interrupted
 from compress.events import Events
 from compress.records import StageResult, read
-from compress.run import lockstep as turns
-from compress.run import pipeline
-from compress.run import seeds as all_students
+from compress.run import lockstep, seeds
 from compress.run import stage as staging
-from compress.run import students as training
+from compress.run.context import open_run
+from compress.run.teachers import obtain_teacher
 
 EPOCHS = 4
 FEATURES = (
@@ -36,17 +35,17 @@ SEEDS = (3, 4, 5)
 @pytest.fixture(autouse=True)
 def slow_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The teachers of these tests are small, and nobody would take turns for them."""
-    monkeypatch.setattr(turns, "WORTH_MACS", {"cpu": 0})
+    monkeypatch.setattr(lockstep, "WORTH_MACS", {"cpu": 0})
 
 
 def run(where: Path, tiny_recipe: str, *overrides: str, events: Events | None = None) -> None:
     """Train all students of a recipe as `compress run --seeds` does, and nothing after that."""
     parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", (*FEATURES, *overrides))
-    with pipeline.open_run(parsed, base=where, runs=where, events=events or Events(), seeds=len(SEEDS)) as work:
-        teachers = [training.teacher(work, index, section) for index, section in enumerate(parsed.teacher)]
-        with turns.taken(all_students.split_by_seed(work, SEEDS), teachers) as ready:
+    with open_run(parsed, base=where, runs=where, events=events or Events(), seeds=len(SEEDS)) as work:
+        teachers = [obtain_teacher(work, index, section) for index, section in enumerate(parsed.teacher)]
+        with lockstep.train_in_lockstep(seeds.split_by_seed(work, SEEDS), teachers) as ready:
             for each in ready:
-                all_students.train(each, teachers)
+                seeds.train_students(each, teachers)
 
 
 def students(where: Path) -> dict[str, bytes]:
@@ -89,7 +88,7 @@ def folders(where: Path) -> list[Path]:
 
 def answers(where: Path) -> list[Path]:
     """Return the files of answers that those who take turns have on disk."""
-    return list((where / ".cache" / "targets" / turns.ANSWERS).rglob("*.npy"))
+    return list((where / ".cache" / "targets" / lockstep.ANSWERS).rglob("*.npy"))
 
 
 def sweeps(where: Path) -> list[int]:
@@ -168,7 +167,7 @@ def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
 )
 def test_nobody_takes_turns_for_nothing(overrides: tuple[str, ...], tmp_path: Path, tiny_recipe: str) -> None:
     """Each student trains to its end, and what an interrupted run left of its turns is gone."""
-    left = tmp_path / ".cache" / "targets" / turns.ANSWERS / "tiny" / "view"
+    left = tmp_path / ".cache" / "targets" / lockstep.ANSWERS / "tiny" / "view"
     left.mkdir(parents=True)
     heard = Listening()
     run(tmp_path, tiny_recipe, "baselines=[]", *overrides, events=heard)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from compress.run.measure import _opponent
+from compress.run.measure import _find_reference
 
 
 def file(network: str, precision: str = "fp32") -> Any:
@@ -28,5 +28,5 @@ def file(network: str, precision: str = "fp32") -> Any:
 def test_all_files_have_one_opponent_which_has_none(network: str, expected: dict[str, str | None]) -> None:
     """Of several teachers the first is what all others are compared with, so that a column of ratios means one thing."""
     files = [file("teacher0"), file("teacher1"), file("student"), file("student", "int8")]
-    found = {each.variant.name: _opponent(each, files, network) for each in files}
+    found = {each.variant.name: _find_reference(each, files, network) for each in files}
     assert {name: against for name, against in found.items() if against or name in expected} == expected

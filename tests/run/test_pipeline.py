@@ -31,9 +31,8 @@ from compress.models import Network, resnet_cifar
 from compress.models.resnet_cifar import resnet8
 from compress.recipe import ExportSection
 from compress.records import Exported, Manifest, Report, StageResult, read
-from compress.run import cache as stages
-from compress.run import pipeline
-from compress.run.export import Delivered
+from compress.run import cache, pipeline, reexport
+from compress.run.export import ExportedFile
 from compress.system.files import sha256_of
 from compress.training import checkpoint
 from compress.training import compile as compiling
@@ -309,14 +308,14 @@ def test_a_teacher_with_another_class_order_is_recognised(run: Run, runs: Path, 
 
 def test_two_runs_in_one_folder_do_not_mix(run: Run, runs: Path) -> None:
     """The second is refused while the first works there."""
-    with stages.locked(runs / "tiny"), pytest.raises(CompressError, match="another process works in this run"):
+    with cache.lock_run(runs / "tiny"), pytest.raises(CompressError, match="another process works in this run"):
         run()
 
 
 def test_the_student_is_exported_again_from_its_run(run: Run, runs: Path, tmp_path: Path) -> None:
     """`export` makes further files of a finished run, gated like the first."""
     run()
-    gates = pipeline.export(runs / "tiny", [ExportSection(format="openvino")], out=tmp_path / "more", events=Events())
+    gates = reexport.export(runs / "tiny", [ExportSection(format="openvino")], out=tmp_path / "more", events=Events())
     assert {name: gate.status for name, gate in gates.items()} == {"student-openvino-fp32": "passed"}
     left = sorted(path.name for path in (tmp_path / "more").iterdir())
     assert left == ["student-fp32.bin", "student-fp32.xml", "student-fp32.xml.json"]
@@ -325,7 +324,7 @@ def test_the_student_is_exported_again_from_its_run(run: Run, runs: Path, tmp_pa
 def test_an_exported_file_has_a_record_of_what_is_known_of_it(run: Run, runs: Path, tmp_path: Path) -> None:
     """Accuracy, gate, checksums, environment, and of which student it was made, as in the run's own bundle."""
     run()
-    pipeline.export(runs / "tiny", [ExportSection(format="onnx")], out=tmp_path, events=Events())
+    reexport.export(runs / "tiny", [ExportSection(format="onnx")], out=tmp_path, events=Events())
     known = read(tmp_path / "student-fp32.onnx.json", Exported)
     bundle = read(runs / "tiny" / "bundle" / "manifest.json", Manifest)
     (held,) = (each for each in bundle.files if each.path == "student-fp32.onnx")
@@ -342,24 +341,24 @@ def test_an_export_that_fails_takes_the_place_of_one_that_passed(run: Run, runs:
     """Under one name there is a good file or a rejected one, never both."""
     run()
     section = ExportSection(format="onnx")
-    pipeline.export(runs / "tiny", [section], out=tmp_path, events=Events())
+    reexport.export(runs / "tiny", [section], out=tmp_path, events=Events())
     assert (tmp_path / "student-fp32.onnx").is_file()
-    deliver = pipeline.delivery.deliver
+    export_file = reexport.export_file
 
-    def failing(*arguments: object, **named: object) -> Delivered:
-        item = deliver(*arguments, **named)
+    def failing(*arguments: object, **named: object) -> ExportedFile:
+        item = export_file(*arguments, **named)
         return item._replace(gate=item.gate.model_copy(update={"status": "failed", "reason": "it was told to"}))
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.delivery, "deliver", failing)
-        pipeline.export(runs / "tiny", [section], out=tmp_path, events=Events())
+        patch.setattr(reexport, "export_file", failing)
+        reexport.export(runs / "tiny", [section], out=tmp_path, events=Events())
     assert not (tmp_path / "student-fp32.onnx").exists()
     assert sorted(path.name for path in (tmp_path / "rejected").iterdir()) == [
         "student-fp32.onnx",
         "student-fp32.onnx.gate.json",
     ]
     assert read(tmp_path / "student-fp32.onnx.json", Exported).file.path == "rejected/student-fp32.onnx"
-    pipeline.export(runs / "tiny", [section], out=tmp_path, events=Events())
+    reexport.export(runs / "tiny", [section], out=tmp_path, events=Events())
     assert (tmp_path / "student-fp32.onnx").is_file()
     assert not list((tmp_path / "rejected").iterdir())
 

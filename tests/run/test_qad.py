@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress import plugins, recipe
+from compress import fingerprint, plugins, recipe
 from compress.data import Batch, InMemory, hold_out
 from compress.data.digits import Digits
 from compress.errors import CompressError, Interrupted
@@ -27,12 +27,12 @@ from compress.quantization.fake_quantize import FakeQuantiser, fake_quantised
 from compress.recipe import TrainSection
 from compress.records import Preprocess
 from compress.records.training import WEIGHTS
-from compress.run import cache as stages
-from compress.run import context as works
-from compress.run import qad
+from compress.run import cache, qad
 from compress.run import stage as staging
-from compress.run import students as training
+from compress.run.build import build_network
 from compress.run.context import Run, Trained
+from compress.run.data import prepare_data
+from compress.run.students import train_student
 from compress.training import evaluate, preflight
 from compress.training import loop as trainer
 from tests.tiny import Tiny, data, held_out, setting
@@ -67,11 +67,11 @@ START_ANEW = {"dskd", "feed", "feed_sequential", "fitnet", "kd and dskd"}
 def begin(runs: Path, *overrides: str, events: Events | None = None) -> tuple[Run, list[Trained]]:
     """Return the work of a run, and a teacher with random weights, for this is not about accuracy."""
     parsed = recipe.parse(RECIPE.encode(), "tiny.yaml", overrides)
-    prepared = works.prepare(parsed.data, base=runs, seed=1)
+    prepared = prepare_data(parsed.data, base=runs, seed=1)
     folder = runs / "tiny"
     cpu = torch.device("cpu")
-    work = Run(parsed, runs, folder, stages.Cache(runs), events or Events(), cpu, prepared, 1, 1, folder)
-    return work, [Trained("teacher", "given", works.build(work, parsed.teacher[0], "teacher").eval(), (), "t", None)]
+    work = Run(parsed, runs, folder, cache.Cache(runs), events or Events(), cpu, prepared, 1, 1, folder)
+    return work, [Trained("teacher", "given", build_network(work, parsed.teacher[0], "teacher").eval(), (), "t", None)]
 
 
 def some(work: Run) -> NDArray[np.float32]:
@@ -94,7 +94,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_every_method_can_go_on_and_ships_what_it_shipped(name: str, tmp_path: Path) -> None:
     """The result is a float network of the same names, judged by what its weights give as int8, and kept in the cache."""
     work, teachers = begin(tmp_path, f"method={METHODS[name]}")
-    trained = training.student(work, "student", work.recipe.method, teachers)
+    trained = train_student(work, "student", work.recipe.method, teachers)
     student, teacher = state(trained.network), state(teachers[0].network)
     adapted = qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
     assert equal(state(trained.network), student)
@@ -110,7 +110,7 @@ def test_every_method_can_go_on_and_ships_what_it_shipped(name: str, tmp_path: P
     validation = adapted.results[-1].validation
     assert validation is not None
     with fake_quantised(adapted.network, some(work)):
-        assert top1(adapted.network, work.whole(work.data.validation)) == validation.top1_percent
+        assert top1(adapted.network, work.batch_in_order(work.data.validation)) == validation.top1_percent
     weights = (adapted.folder / WEIGHTS).read_bytes()
     again = qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
     assert again.key == adapted.key
@@ -237,7 +237,7 @@ def test_an_interruption_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     found = []
     for where, events in ((tmp_path / "whole", Events()), (tmp_path / "stopped", Interrupting("student-int8"))):
         work, teachers = begin(where, events=events)
-        trained = training.student(work, "student", work.recipe.method, teachers)
+        trained = train_student(work, "student", work.recipe.method, teachers)
         if isinstance(events, Interrupting):
             with pytest.raises(Interrupted, match=r"student-int8: stopped .* repeat to continue"):
                 qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
@@ -252,7 +252,7 @@ def test_an_interruption_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], tuple[Run, Trained, list[Trained]]]:
     """A student that was trained with the answers of its teacher kept."""
     work, teachers = begin(tmp_path_factory.mktemp("runs"), "targets.store=on")
-    trained = training.student(work, "student", work.recipe.method, teachers)
+    trained = train_student(work, "student", work.recipe.method, teachers)
     return lambda: (work, trained, teachers)
 
 
@@ -304,8 +304,8 @@ def test_ordinary_stages_do_not_depend_on_it() -> None:
     """A change of the rounding makes this stage anew, and no other."""
     from compress.quantization import fake_quantize as fake_quant
 
-    root = Path(stages.__file__).parent
-    matched = {path for pattern in stages.ENGINE for path in root.glob(pattern)}
+    root = Path(fingerprint.__file__).parents[1]
+    matched = {path for pattern in fingerprint.TRAINING for path in root.glob(pattern)}
     assert matched.isdisjoint({Path(fake_quant.__file__), Path(qad.__file__)})
 
 

@@ -11,16 +11,15 @@ from rich.console import Console
 from compress import recipe
 from compress.events import Events
 from compress.records.training import METRICS, WEIGHTS
-from compress.run import pipeline
-from compress.run import students as training
-from compress.run.context import Trained
+from compress.run.context import Trained, open_run
+from compress.run.teachers import obtain_teacher
 
 
 def teacher(where: Path, tiny_recipe: str, text: io.StringIO | None = None) -> Trained:
     parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", ("data.train_images=400", "train.batch_size=64"))
     events = Events(console=Console(file=text or io.StringIO(), width=300))
-    with pipeline.open_run(parsed, base=where, runs=where, events=events) as work:
-        return training.teacher(work, 0, parsed.teacher[0])
+    with open_run(parsed, base=where, runs=where, events=events) as work:
+        return obtain_teacher(work, 0, parsed.teacher[0])
 
 
 def test_who_edits_a_run_does_not_edit_the_cache(tmp_path: Path, tiny_recipe: str) -> None:

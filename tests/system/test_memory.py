@@ -21,9 +21,8 @@ from compress.events import Events
 from compress.methods import Method
 from compress.recipe import TrainSection
 from compress.records import Preprocess
-from compress.run import pipeline
-from compress.run import verify as proof
-from compress.run.context import prepare
+from compress.run import pipeline, verify
+from compress.run.data import prepare_data
 from compress.training import loop as trainer
 from tests.tiny import setting
 
@@ -61,7 +60,7 @@ def parsed(*overrides: str) -> recipe.Recipe:
 
 def test_a_run_from_disk_is_the_run_from_memory(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run from disk leaves a proved bundle, and one from memory then finds every stage that it has trained and exported."""
-    monkeypatch.setattr(proof, "SLICE_BYTES", 256 * 64)  # so that several processes share the images
+    monkeypatch.setattr(verify, "SLICE_BYTES", 256 * 64)  # so that several processes share the images
     said = io.StringIO()
     events = Events(console=Console(file=said, width=200))
     report = pipeline.run(parsed("data.storage=disk"), base=base, runs=base / "runs", events=events)
@@ -81,7 +80,7 @@ def test_a_run_from_disk_is_the_run_from_memory(base: Path, monkeypatch: pytest.
 def test_the_data_of_a_run_does_not_depend_on_its_storage(base: Path) -> None:
     """Splits, statistics and keys are the same, and images on disk are not in memory."""
     disk, memory = (
-        prepare(parsed(f"data.storage={storage}").data, base=base, seed=1, cache=base / "cache")
+        prepare_data(parsed(f"data.storage={storage}").data, base=base, seed=1, cache=base / "cache")
         for storage in ("disk", "memory")
     )
     assert (disk.key, disk.test_key, disk.preprocess) == (memory.key, memory.test_key, memory.preprocess)

@@ -22,8 +22,7 @@ from compress.quantization import calibration
 from compress.quantization.calibration import Calibration
 from compress.recipe import Recipe, load
 from compress.records import Exported, Gate, Manifest, Report, Variant, read
-from compress.run import context as work
-from compress.run.context import Prepared
+from compress.run.data import RunData, prepare_data
 from compress.system.files import sha256_of
 
 EXPORTS = "exports"
@@ -41,7 +40,7 @@ class Finished(NamedTuple):
     folder: Path
     report: Report
     recipe: Recipe
-    data: Prepared
+    data: RunData
     calibration: Calibration
     """As the ladder had them."""
     variants: tuple[Variant, ...]
@@ -75,7 +74,7 @@ def opened(folder: Path, *, exported: Collection[str] = ()) -> Finished:
     """
     report = read(folder / "report.json", Report)
     recipe = load(folder / "recipe.yaml")
-    data = work.prepare(recipe.data, base=folder, seed=recipe.seed, cache=folder.resolve().parent / ".cache" / "images")
+    data = prepare_data(recipe.data, base=folder, seed=recipe.seed, cache=folder.resolve().parent / ".cache" / "images")
     if report.test_key and data.test_key != report.test_key:
         raise CompressError(f"{folder}: the test images are not those of its report.json; run its recipe again")
     shown = calibration.calibration(

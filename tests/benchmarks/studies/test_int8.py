@@ -53,8 +53,7 @@ from compress.records import (
     read,
     save,
 )
-from compress.run import context as work
-from compress.run.context import Prepared
+from compress.run.data import RunData, prepare_data
 from compress.system.files import sha256_of
 from exporters._exporter import Quantisation
 from exporters.onnx import Onnx
@@ -77,7 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str) -> Path:
     folder.mkdir()
     (folder / "recipe.yaml").write_text(recipe.dump(parsed, folder), encoding="utf-8")
     (folder / "report.md").write_text(f"It lies at {folder}/student.", encoding="utf-8")
-    data = work.prepare(parsed.data, base=folder, seed=parsed.seed)
+    data = prepare_data(parsed.data, base=folder, seed=parsed.seed)
     files = export(folder / "bundle", data)
     rows = [variant(name, path, data) for name, path in zip(NAMES, files, strict=True)]
     report = sample().model_copy(
@@ -94,20 +93,20 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str) -> Path:
 GATE = Gate(status="passed", reason="", samples=10)
 
 
-def export(folder: Path, data: Prepared) -> tuple[Path, Path]:
+def export(folder: Path, data: RunData) -> tuple[Path, Path]:
     """Write a network with random weights, in int8 with the ranges of a run's calibration images."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10)
     ).eval()
     plain, quantised = folder / "student-fp32.onnx", folder / "student-int8.onnx"
-    Onnx().export(network, data.image(), plain)
+    Onnx().export(network, data.sample_image(), plain)
     images = calibration.calibration(data.train, data.preprocess, count=40, seed=1).images
-    Onnx(precision="int8").quantisable(network, data.image(), images).write(quantised, Quantisation())
+    Onnx(precision="int8").quantisable(network, data.sample_image(), images).write(quantised, Quantisation())
     return plain, quantised
 
 
-def variant(name: str, path: Path, data: Prepared) -> Variant:
+def variant(name: str, path: Path, data: RunData) -> Variant:
     right = answers(path, normalise(data.test.images, data.preprocess)).argmax(1) == data.test.labels
     ladder = Ladder(rungs=(CLIMB,), chosen=0, calibration_images=40) if "int8" in name else None
     return Variant(
@@ -117,7 +116,7 @@ def variant(name: str, path: Path, data: Prepared) -> Variant:
     )  # fmt: skip
 
 
-def manifest(files: Sequence[Path], rows: Sequence[Variant], data: Prepared) -> Manifest:
+def manifest(files: Sequence[Path], rows: Sequence[Variant], data: RunData) -> Manifest:
     entries = [
         BundleFile(
             path=path.name, parts={path.name: sha256_of(path)}, format="onnx", runtime="onnxruntime", precision=row.precision,
@@ -155,7 +154,7 @@ def test_a_finished_run_becomes_rows(run: Path, out: Path) -> None:
     plain, ours, others = network.rows
     assert [row.made_by for row in network.rows] == [OURS, OURS, DEFAULTS]
     parsed = recipe.load(run / "recipe.yaml")
-    data = work.prepare(parsed.data, base=run, seed=parsed.seed)
+    data = prepare_data(parsed.data, base=run, seed=parsed.seed)
     images, labels = normalise(data.test.images, data.preprocess), data.test.labels
     reference, quantised = (answers(run / "bundle" / f"student-{kind}.onnx", images).argmax(1) for kind in ("fp32", "int8"))
     assert plain.accuracy == Accuracy.of(int((reference == labels).sum()), len(labels))

@@ -1,0 +1,147 @@
+"""The data of a run: loaded, split, normalised, and compared for images that are in two splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from compress import plugins
+from compress.data import (
+    Dataset,
+    DiskImages,
+    Source,
+    Split,
+    Summary,
+    check_dataset,
+    count_repeated,
+    decode_to_disk,
+    decode_to_memory,
+    fingerprint,
+    hold_out,
+    take_stratified,
+)
+from compress.errors import CompressError
+from compress.events import Events
+from compress.fingerprint import make_key
+from compress.preprocess import depth, normalise, statistics
+from compress.recipe import DataSection
+from compress.records import Preprocess
+from compress.system import memory as storage
+
+LARGE_LEAK = 0.01
+"""Share of a split that is also in another one from which on people are warned; well-known sets have some in a thousand."""
+
+
+class Leak(NamedTuple):
+    """Images that are in two splits, and make an accuracy look better than it is."""
+
+    text: str
+    is_large: bool
+    """Whether they are enough to change a conclusion."""
+
+
+class RunData(NamedTuple):
+    """The data of a run."""
+
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    key: str
+    """Of all that training and selection see."""
+    test_key: str
+    """Of the test split."""
+    leaks: tuple[Leak, ...] = ()
+    """What the splits have in common."""
+
+    def sample_image(self) -> Tensor:
+        """Return one normalised training image, [1, C, H, W]."""
+        return torch.from_numpy(normalise(self.train.images[:1], self.preprocess))
+
+
+def prepare_data(
+    section: DataSection, *, base: Path, seed: int, cache: Path | None = None, events: Events | None = None
+) -> RunData:
+    """Load the data, hold out the validation split, and settle the preprocessing.
+
+    Args:
+        section: What the recipe says of the data.
+        base: Folder at which its relative paths start.
+        seed: Which images are held out.
+        cache: Folder for decoded images; without it they are held in memory.
+        events: Where progress goes.
+
+    Raises:
+        CompressError: The data is not what the recipe says.
+        Unreachable: The data is not there.
+    """
+    source = plugins.load("data", section.source)(**section.options(base))
+    geometry = {"height": section.image_size, "width": section.image_size, "channels": source.channels}
+    preprocess = Preprocess(**geometry, interpolation=section.interpolation, mean=(0.0,), std=(1.0,))
+    summary = source.summary()
+    classes = tuple(summary.classes)
+    loaded = _load(source, preprocess, section.storage, summary, cache=cache, events=events or Events())
+    dataset = check_dataset(loaded, len(classes))
+    train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed)
+    train = take_stratified(train, section.train_images or len(train.labels), seed=seed)
+    channels = depth(preprocess)
+    for name, values in (("mean", section.mean), ("std", section.std)):
+        if values is not None and len(values) != channels:
+            raise CompressError(f"data.{name}: has {len(values)} numbers and the images have {channels} channels")
+    mean, std = section.mean, section.std
+    if mean is None or std is None:  # of a large set they take a while
+        found = statistics(train.images)
+        mean, std = mean or found[0], std or found[1]
+    preprocess = preprocess.model_copy(update={"mean": mean, "std": std})
+    key = make_key(
+        images=fingerprint(Dataset(train, validation)),
+        preprocess=preprocess.model_dump(mode="json"),
+        classes=classes,
+        augment=[section.crop_padding, section.flip, section.views, section.augmentation_seed],
+    )
+    test_key = make_key(images=fingerprint(Dataset(dataset.test, dataset.test)))
+    return RunData(
+        preprocess,
+        classes,
+        train,
+        validation,
+        dataset.test,
+        key,
+        test_key,
+        tuple(find_leaks(dataset.train, train, validation, dataset.test)),
+    )
+
+
+def find_leaks(given: Split, train: Split, validation: Split, test: Split) -> Iterator[Leak]:
+    """Yield what the splits have in common, pixel by pixel; images on disk are not compared."""
+    if isinstance(given.images, DiskImages):
+        yield Leak("data: whether splits share images was not looked at, for they lie on disk", is_large=False)
+        return
+    for name, split, known, where in (
+        ("test", test, given, "also training or validation images"),
+        ("validation", validation, train, "also training images"),
+    ):
+        if count := count_repeated(split, known):
+            text = f"data: {count} of {len(split.labels)} {name} images are {where}, pixel by pixel; take the copies away"
+            yield Leak(text, is_large=count >= LARGE_LEAK * len(split.labels))
+
+
+def _load(
+    source: Source, preprocess: Preprocess, wanted: storage.Wanted, summary: Summary, *, cache: Path | None, events: Events
+) -> Dataset:
+    """Return the data set, its images where the recipe wants them."""
+    encoded = getattr(source, "load_encoded", None)
+    chosen = storage.choose(
+        wanted, images=summary.train_images + summary.test_images, height=preprocess.height, width=preprocess.width,
+        depth=depth(preprocess), can_stream=encoded is not None and cache is not None,
+    )  # fmt: skip
+    events.emit("images", **chosen._asdict())
+    if chosen.place == "disk" and encoded is not None and cache is not None:
+        events.say(f"data: {chosen}")
+        return decode_to_disk(encoded(), preprocess, cache, events)
+    return source.load(preprocess) if encoded is None else decode_to_memory(encoded(), preprocess, events)

@@ -1,0 +1,100 @@
+"""Export the student of a finished run once more, in other formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import exporters
+from benchmarks.environment import environment
+from compress import records
+from compress.errors import CompressError, Unreachable
+from compress.events import Events
+from compress.recipe import ExportSection, load
+from compress.records import BundleFile, Exported, Gate
+from compress.records.training import WEIGHTS
+from compress.run import cache, reload
+from compress.run.context import RECIPE, REJECTED, open_run
+from compress.run.export import ExportedFile, export_file
+from compress.run.int8 import TAUGHT
+from compress.run.verify import compute_logits
+from compress.system.files import sha256_of, writable
+
+
+def find_run_folder(path: Path) -> Path:
+    """Return the folder of the run that a path is, or whose student's weights it is.
+
+    Raises:
+        Unreachable: There is no such folder or file.
+        CompressError: It is neither.
+    """
+    if not path.exists():
+        raise Unreachable(f"{path}: there is no such run or checkpoint; see what `compress run` said")
+    folder = path.parent.parent if path.name == WEIGHTS and path.parent.name == "student" else path
+    if not (folder / RECIPE).is_file():
+        raise CompressError(f"{path}: is no run (it holds no {RECIPE}) and no student's {WEIGHTS} in one; give either")
+    return folder
+
+
+def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | None, events: Events) -> dict[str, Gate]:
+    """Export the student of a finished run once more, in other formats, and judge the files.
+
+    int8 files climb the whole ladder, taught by the run's own teachers; where these are gone, a note of the gate says so.
+
+    Args:
+        run_folder: A folder that `run` left.
+        sections: The formats.
+        out: Where the files go; default: `exports` in the run's folder. What fails its gate goes to `rejected` in there. Beside
+            them, each file has a record of what is known of it.
+        events: Where progress goes.
+
+    Raises:
+        CompressError: The folder holds no finished run, or a format cannot hold the network.
+    """
+    recipe = load(find_run_folder(run_folder) / RECIPE)
+    target = out or run_folder / "exports"
+    with open_run(recipe, base=run_folder, runs=run_folder.resolve().parent, events=events) as whole_run:
+        run = reload.use_shipped_seed(whole_run)
+        shipped = reload.load_student(run)
+        logits = compute_logits(run, shipped)
+        taught = recipe.int8.rung in TAUGHT and any(exporters.load(section).precision == "int8" for section in sections)
+        teachers = reload.load_teachers(run) if taught else ""
+        files = [export_file(run, shipped, section, logits, teachers=teachers) for section in sections]
+        gates = {item.variant.name: _note_skipped_distillation(item) for item in files}
+        made_in = environment()
+        for item in files:
+            places = target, target / REJECTED
+            place, other = places if item.gate.status == "passed" else places[::-1]
+            verdict = f"{item.path.name}.gate.json"
+            parts = [part.name for part in exporters.load(item.section).parts(item.path)]
+            with writable(target):
+                for name in (*parts, verdict):  # an earlier export of this name may have ended otherwise
+                    (other / name).unlink(missing_ok=True)
+            for name in parts:
+                cache.copy(item.path.parent / name, place / name)
+            if place != target:
+                records.save(place / verdict, gates[item.variant.name])
+            entry = _describe_file(item, gates[item.variant.name], place / item.path.name, target)
+            known = Exported(file=entry, weights_sha256=shipped.results[-1].files[WEIGHTS], environment=made_in)
+            records.save(target / f"{item.path.name}.json", known)
+    return gates
+
+
+def _describe_file(item: ExportedFile, gate: Gate, path: Path, target: Path) -> BundleFile:
+    """Return what is known of a file that was copied to `path`, with places relative to `target`."""
+    exporter = exporters.load(item.section)
+    parts = {(path.parent / part.name).relative_to(target).as_posix(): part for part in exporter.parts(item.path)}
+    return BundleFile(
+        path=path.relative_to(target).as_posix(), parts={name: sha256_of(part) for name, part in parts.items()},
+        format=item.section.format, runtime=exporter.runtime, precision=exporter.precision,
+        size_bytes=sum(part.stat().st_size for part in parts.values()), batch_size=exporter.batch_size,
+        takes_pixels=exporter.takes_pixels, gives_class=exporter.gives_class, gate=gate, measured=item.variant,
+    )  # fmt: skip
+
+
+def _note_skipped_distillation(item: ExportedFile) -> Gate:
+    """Return the gate of a file with a note of the last rung of its ladder, if that was wanted and could not be climbed."""
+    rungs = item.variant.ladder.rungs if item.variant.ladder is not None else ()
+    skipped = [each.reason for each in rungs if each.rung == "distillation" and each.status == "skipped"]
+    notes = filter(None, [item.gate.note, *(f"rung 'distillation' was left out: {reason}" for reason in skipped)])
+    return item.gate.model_copy(update={"note": "; ".join(notes)})

@@ -1,0 +1,109 @@
+"""Build the report of a run from its rows, gates, stages and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import exporters
+from benchmarks.environment import environment
+from benchmarks.report import paired
+from compress.records import Report, StageResult, Variant
+from compress.run import seeds as students
+from compress.run.context import REJECTED, Run, Trained
+from compress.run.export import ExportedFile
+from compress.run.measure import MeasuredFiles
+from compress.run.seeds import CorrectImages, FurtherSeeds
+from compress.run.verify import SplitLogits
+from compress.training import preflight
+
+
+class Findings(NamedTuple):
+    """Everything that a run found out."""
+
+    trained: Sequence[Trained]
+    """Teachers, the student that is shipped, and the baselines of the first seed."""
+    files: Sequence[ExportedFile]
+    measured: MeasuredFiles
+    unexported: Sequence[Variant]
+    """Rows of networks that were not exported."""
+    further: FurtherSeeds
+    correct: Sequence[CorrectImages]
+    """Of every network and seed."""
+    shipped: SplitLogits
+    """Logits of the student that is shipped."""
+    notes: Sequence[str]
+
+
+def build_report(run: Run, found: Findings) -> Report:
+    """Return the report of a run."""
+    stages = _collect_stages(found)
+    seconds = {**found.further.seconds, **{key: stage.seconds for key, stage in stages.items()}}
+    scores = students.collect_scores(found.correct)
+    guesses = preflight.guesses("student", found.shipped.validation, run.validation_labels)
+    return Report(
+        name=run.recipe.name,
+        recipe=run.recipe.model_dump(mode="json"),
+        status="failed" if _find_failed(found.files) else "passed",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=sum(seconds.values()) + sum(item.seconds for item in found.files) + found.measured.seconds,
+        classes=run.data.classes,
+        images={name: len(getattr(run.data, name).labels) for name in ("train", "validation", "test")},
+        variants=(*found.measured.variants.values(), *found.unexported),
+        gates={item.variant.name: item.gate for item in found.files},
+        stages=tuple(stages.values()),
+        environment=found.measured.environment or environment(),
+        notes=(
+            *_describe_protocol(run),
+            *students.describe_seeds(run, scores),
+            *([f"Nothing could be timed: {found.measured.problem}"] if found.measured.problem else []),
+            *found.notes,
+            *(leak.text for leak in run.data.leaks if not leak.is_large),
+        ),
+        warnings=(*(leak.text for leak in run.data.leaks if leak.is_large), *filter(None, [guesses])),
+        test_key=run.data.test_key,
+        scores=scores,
+        paired=paired.comparisons(scores),
+    )
+
+
+def describe_failures(run: Run, files: Sequence[ExportedFile]) -> str:
+    """Return where the student's files that failed their gate are, and why each failed, a line each."""
+    lines = [f"{run.folder / REJECTED / item.path.name}: {item.gate.reason}" for item in _find_failed(files)]
+    return "\n".join([*lines, f"the files are kept apart; see {run.folder / 'report.html'}"])
+
+
+def _find_failed(files: Sequence[ExportedFile]) -> list[ExportedFile]:
+    return [item for item in files if item.gate.status == "failed" and item.variant.network == "student"]
+
+
+def _collect_stages(found: Findings) -> dict[str, StageResult]:
+    """Return every stage that was trained, once, by its key: those of networks, then those that adapted one to int8."""
+    trained = {result.key: result for item in found.trained for result in item.results}
+    return trained | {result.key: result for item in found.files for result in item.adapted}
+
+
+def _describe_protocol(run: Run) -> tuple[str, ...]:
+    settings, exported = run.recipe.measure, [exporters.load(section).precision for section in run.recipe.exports]
+    int8 = (
+        "An int8 file is what the ladder of quantization came to: its ranges are estimated on training images, every choice is "
+        "made on the validation split, and the test split reports the result."
+        + (" The teacher's gets the first rung and no other." if settings.against == "teacher" else "")
+    )
+    opponent = {
+        "teacher": "the teacher's file of the same format and precision",
+        "student": "the student's float32 file of the same format (the teachers are not exported)",
+    }
+    return (
+        "Accuracy is top-1 on the test split, which no choice has seen; its interval is Wilson's at 95 %.",
+        "The gate compares each file with the torch network on the validation split, on the file's own runtime.",
+        (
+            f"Latency: after warm-up, {settings.rounds} interleaved rounds of all files in one process, threads: "
+            f"{settings.threads}, batch {settings.batch_size}; its interval is a bootstrap of the median over rounds."
+        ),
+        f"A ratio compares a file with {opponent[settings.against]}, round by round.",
+        "Peak memory is that of a process that runs only this file, in batches of 32.",
+        "Rows that were not exported were not timed; one with the student's graph has its latency.",
+        *([int8] if "int8" in exported else []),
+    )
