@@ -141,10 +141,10 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     loaded = load(recipe, overrides)
     chosen = parse_seeds(seeds, base=loaded.seed)
     planned = repeat_students(make_plan(loaded, base=recipe.parent, runs=runs), chosen)
-    from compress.run import dry_run as rehearsal  # loads torch, so only after what needs none was found good
+    from compress.run import dry_run  # loads torch, so only after what needs none was found good
 
     with terminal.events().task("rehearse networks and methods", total=1) as task:
-        rehearsal.with_random_images(loaded, base=recipe.parent, runs=runs, classes=planned.classes)
+        dry_run.check_with_random_images(loaded, base=recipe.parent, runs=runs, classes=planned.classes)
         task.advance()
     terminal.answer(planned, tables.plan_tree(planned))
     given: list[object] = [word for override in overrides for word in ("--set", override)]
