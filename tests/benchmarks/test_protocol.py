@@ -6,7 +6,6 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -17,9 +16,7 @@ from benchmarks.devices._device import Progress
 from benchmarks.protocol import Measurement, Subject, evaluate, measure, ratio
 from compress.errors import CompressError, Unreachable, Unstable
 from compress.events import Events
-
-if TYPE_CHECKING:
-    from conftest import Tiny
+from tests.benchmarks.tiny import Tiny
 
 MIB = 1 << 20
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,9 +22,7 @@ from benchmarks import runner
 from benchmarks.protocol import Subject, evaluate, runtime_for
 from compress import plugins
 from compress.errors import CompressError, Unreachable
-
-if TYPE_CHECKING:
-    from conftest import Tiny
+from tests.benchmarks.tiny import Tiny
 
 NEEDS = {"executorch": "executorch", "litert": "litert_torch"}
 """What writes a file for a runtime that is an extra."""
