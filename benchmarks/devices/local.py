@@ -18,6 +18,8 @@ from compress.errors import CompressError, Unreachable
 from compress.plugins import missing_package
 
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
+"""What keeps a runtime from talking to its vendor, before anything is imported."""
 
 
 class Local:
@@ -34,7 +36,7 @@ class Local:
         """
         threads = json.loads((job / "job.json").read_text(encoding="utf-8"))["threads"]
         command = [sys.executable, "-P", str(job / "runner.py"), str(job)]
-        environment = os.environ | dict.fromkeys(POOLS, str(threads))
+        environment = os.environ | dict.fromkeys(POOLS, str(threads)) | QUIET
         said, null, pipe = Said(), subprocess.DEVNULL, subprocess.PIPE
         # A session of its own, so that whatever the runtime starts can be killed with it.
         with subprocess.Popen(

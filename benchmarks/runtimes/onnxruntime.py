@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import mmap
+import os
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,10 +37,15 @@ class Onnxruntime:
 
     @staticmethod
     def prepare() -> None:
-        """Import onnxruntime."""
+        """Import onnxruntime without its telemetry.
+
+        Where it is built in, it leaves a device id and a database of events in the user's cache and looks up the vendor's host.
+        """
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         importlib.import_module("onnxruntime")
 
     def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
+        self.prepare()
         import onnxruntime
 
         refuse_external_data(Path(path))

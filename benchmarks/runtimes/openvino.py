@@ -49,6 +49,7 @@ class Openvino:
                 sys.modules["openvino_telemetry"] = known
 
     def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
+        self.prepare()
         import openvino
 
         core = openvino.Core()
