@@ -175,7 +175,7 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     """
     import exporters
     from compress.cli import tables
-    from compress.deployed import refuse_failures
+    from compress.deployed.verify import refuse_failures
     from compress.recipe import load
     from compress.run import reexport
 
@@ -196,10 +196,10 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
 
 
 def _hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
-    from compress.deployed import files as bundles
+    from compress.deployed.files import find_bundle
     from exporters.bundle import hub as _hub
 
-    _hub.write(bundles.find(run), hub, licence=licence)
+    _hub.write(find_bundle(run), hub, licence=licence)
     terminal.answer({"hub": str(hub)}, f"{hub} can be uploaded; nothing was sent")
     terminal.hint(_typed("verify", hub))
 
@@ -223,26 +223,26 @@ def verify(
     Images, the torch network's answers and the gate are those that the bundle carries; what its gate allows beyond the
     defaults is said.
     """
-    from compress import deployed
     from compress.cli import tables
+    from compress.deployed.verify import find_unfamiliar_programs, refuse_failures, verify_bundle
 
     events = terminal.events()
     if against is not None and not locate:
         raise click.UsageError("--against says where to look for a good file; give it with --locate")
     if locate:
-        from compress.deployed import locate as bisection
+        from compress.deployed.locate import locate_divergence
 
-        found = bisection.locate(bundle, file=file, against=against, events=events)
-        terminal.answer(found, *bisection.table(found))
+        found = locate_divergence(bundle, file=file, against=against, events=events)
+        terminal.answer(found, *tables.layers(found))
         terminal.hint(f"{_typed('verify', bundle)} judges the files; compress export RUN writes them anew")
         return
-    gates = deployed.verify(bundle, file=file, threads=threads, events=events)
+    gates = verify_bundle(bundle, file=file, threads=threads, events=events)
     terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
-    for program in deployed.unfamiliar(bundle):
+    for program in find_unfamiliar_programs(bundle):
         events.say(f"{program}: is not what this version writes; another version's, or changed: read it before you run it")
     if any(gate.status == "failed" for gate in gates.values()):
         terminal.hint(f"{_typed('verify', bundle, '--locate')} names the layer in which a file parts from a good one")
-    deployed.refuse_failures(gates)
+    refuse_failures(gates)
     terminal.hint(_typed("bench", bundle))
 
 
@@ -266,15 +266,15 @@ def bench(
     seconds: float, shape: str | None,
 ) -> None:  # fmt: skip
     """Measure files, bundles or runs against each other."""
-    from compress import deployed
     from compress.cli import tables
+    from compress.deployed.bench import measure_files, refuse_unstable
 
-    measured = deployed.bench(
+    measured = measure_files(
         paths, against=against, device=device, threads=threads, batch_size=batch_size, rounds=rounds, seconds=seconds,
         shape=shape, events=terminal.events(),
     )  # fmt: skip
     terminal.answer(measured, tables.timings(measured))
-    deployed.refuse_unstable(measured)
+    refuse_unstable(measured)
     terminal.hint("more --seconds narrows the intervals; compress compare RUN... shows accuracy beside latency")
 
 
@@ -286,12 +286,12 @@ def bench(
 @threads_option
 def predict(terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: str | None, top: int, threads: int) -> None:
     """Classify your pictures with the deployed file."""
-    from compress import deployed
     from compress.cli import tables
+    from compress.deployed.predict import classify_pictures, refuse_unread
 
-    predictions = deployed.predict(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
+    predictions = classify_pictures(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
     terminal.answer(predictions, tables.predictions(predictions))
-    deployed.refuse_unread(predictions)
+    refuse_unread(predictions)
     terminal.hint(_typed("bench", bundle))
 
 

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from compress.cli.doctor import Finding
-    from compress.deployed import Prediction, Timing
+    from compress.deployed.bench import FileTiming
+    from compress.deployed.predict import Prediction
     from compress.plan.plan import Plan, Stage
+    from exporters.verification.bisect import Located
 
 COLOURS = {
     "passed": "green",
@@ -96,12 +98,12 @@ class Fitting:
         yield self.wide if fits else self.narrow
 
 
-def timings(results: Mapping[str, Timing]) -> Fitting:
+def timings(results: Mapping[str, FileTiming]) -> Fitting:
     """Return latencies and their ratios; where there is little room, an interval stands below its median."""
     return Fitting(_timings(results, narrow=False), _timings(results, narrow=True))
 
 
-def _timings(results: Mapping[str, Timing], *, narrow: bool) -> Table:
+def _timings(results: Mapping[str, FileTiming], *, narrow: bool) -> Table:
     def joined(*texts: str) -> tuple[str, ...]:
         return ("\n".join(texts),) if narrow else texts
 
@@ -138,6 +140,22 @@ def predictions(results: Sequence[Prediction]) -> Table:
             name, took = (prediction.image, _number(prediction.milliseconds, ".2f")) if rank == 0 else ("", "")
             table.add_row(name, score.name, f"{100 * score.score:.1f} %", took)
     return table
+
+
+def layers(results: Mapping[str, Located]) -> list[Table | str]:
+    """Return for each file what was found, and its layers where it parts."""
+    shown: list[Table | str] = []
+    for name, located in results.items():
+        shown.append(located.verdict)
+        if located.parted is None:
+            continue
+        drawn = plain(f"layer of {name}", "operator", "difference", "", right=("difference",))
+        for number, layer in enumerate(located.layers):
+            figure = layer.problem or f"{layer.relative_difference:.2g}"
+            marks = ("first beyond the tolerance", number == located.parted), ("largest step", number == located.steepest)
+            drawn.add_row(layer.layer, layer.kind, figure, ", ".join(mark for mark, here in marks if here))
+        shown.append(drawn)
+    return shown
 
 
 def findings(results: Sequence[Finding]) -> Table:

@@ -1,4 +1,4 @@
-"""From paths to what can be run: finds bundles, their files and samples."""
+"""Find bundles, their files and their samples from paths that a user gives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.protocol import Subject
 
 
-COUNT = 16
+NOISE_IMAGES = 16
 """Pictures of noise."""
 LARGEST_BYTES = 4 << 30
 """Of noise; a shape that needs more is a mistake, or would be killed for it."""
@@ -34,7 +34,7 @@ class Pictures(NamedTuple):
     """As files see them that carry the preprocessing, [N, H, W, C]; `None` where only a shape is known."""
 
 
-def find(path: Path) -> Path:
+def find_bundle(path: Path) -> Path:
     """Return the bundle that a path is, or holds.
 
     Raises:
@@ -48,20 +48,20 @@ def find(path: Path) -> Path:
     )
 
 
-def read(path: Path) -> tuple[Path, Manifest]:
+def read_bundle(path: Path) -> tuple[Path, Manifest]:
     """Return the folder and the manifest of a bundle, after paths, checksums and verdicts were checked.
 
     Raises:
         CompressError: The bundle is not what its manifest says.
         Unreachable: There is no bundle.
     """
-    from exporters.bundle import bundle as _bundle
+    from exporters.bundle.bundle import check
 
-    folder = find(path)
-    return folder, _bundle.check(folder)
+    folder = find_bundle(path)
+    return folder, check(folder)
 
 
-def choose(manifest: Manifest, file: str | None) -> BundleFile:
+def choose_file(manifest: Manifest, file: str | None) -> BundleFile:
     """Return one file of a bundle by its name there; without one, the first.
 
     Raises:
@@ -73,7 +73,7 @@ def choose(manifest: Manifest, file: str | None) -> BundleFile:
     return manifest.files[0] if file is None else known[file]
 
 
-def subject(folder: Path, entry: BundleFile) -> Subject:
+def make_subject(folder: Path, entry: BundleFile) -> Subject:
     """Return a file as something to run, called by its name in the bundle."""
     from benchmarks.protocol import Subject
 
@@ -83,16 +83,16 @@ def subject(folder: Path, entry: BundleFile) -> Subject:
     )  # fmt: skip
 
 
-def pictures(folder: Path, manifest: Manifest) -> Pictures:
+def read_pictures(folder: Path, manifest: Manifest) -> Pictures:
     """Return the bundle's samples."""
     from compress.preprocess import normalise
-    from exporters.bundle import bundle as _bundle
+    from exporters.bundle.bundle import read_samples
 
-    pixels = _bundle.read_samples(folder, manifest).images
+    pixels = read_samples(folder, manifest).images
     return Pictures(normalise(pixels, manifest.preprocess), pixels)
 
 
-def subjects(paths: Sequence[Path]) -> list[Subject]:
+def find_subjects(paths: Sequence[Path]) -> list[Subject]:
     """Return what is measured; names are file names, with the folder before them where they repeat.
 
     Raises:
@@ -104,17 +104,17 @@ def subjects(paths: Sequence[Path]) -> list[Subject]:
     found: list[Subject] = []
     for path in paths:
         if path.is_dir():
-            folder, manifest = read(path)
-            found += [subject(folder, entry) for entry in manifest.files]
+            folder, manifest = read_bundle(path)
+            found += [make_subject(folder, entry) for entry in manifest.files]
         elif path.is_file():
-            found.append(protocol.Subject(name=path.name, path=path, runtime=_safe_runtime(path)))
+            found.append(protocol.Subject(name=path.name, path=path, runtime=_choose_safe_runtime(path)))
         else:
             raise Unreachable(f"{path}: there is no such file, bundle or run")
     names = [subject.name for subject in found]
     return [subject if names.count(subject.name) == 1 else replace(subject, name=str(subject.path)) for subject in found]
 
 
-def _safe_runtime(path: Path) -> str:
+def _choose_safe_runtime(path: Path) -> str:
     """Return the runtime of a file that may come from a stranger.
 
     Raises:
@@ -130,7 +130,7 @@ def _safe_runtime(path: Path) -> str:
     return name
 
 
-def inputs(paths: Sequence[Path], shape: str | None) -> Pictures:
+def choose_inputs(paths: Sequence[Path], shape: str | None) -> Pictures:
     """Return what to measure with: the pictures of the bundles, or noise of the given shape.
 
     Raises:
@@ -140,8 +140,8 @@ def inputs(paths: Sequence[Path], shape: str | None) -> Pictures:
     import numpy as np
 
     if shape is not None:
-        return Pictures(np.random.default_rng(0).standard_normal((COUNT, *_sides(shape)), dtype=np.float32), None)
-    held = {str(path): pictures(*read(path if path.is_dir() else _beside(path))) for path in paths}
+        return Pictures(np.random.default_rng(0).standard_normal((NOISE_IMAGES, *_parse_shape(shape)), dtype=np.float32), None)
+    held = {str(path): read_pictures(*read_bundle(path if path.is_dir() else _find_bundle_around(path))) for path in paths}
     shapes = {name: list(each.images.shape[1:]) for name, each in held.items()}
     if len({tuple(sides) for sides in shapes.values()}) > 1:
         told = ", ".join(f"{name} {sides}" for name, sides in shapes.items())
@@ -149,7 +149,7 @@ def inputs(paths: Sequence[Path], shape: str | None) -> Pictures:
     return next(iter(held.values()))
 
 
-def _beside(file: Path) -> Path:
+def _find_bundle_around(file: Path) -> Path:
     """Return the bundle that a file lies in, or that of the run in whose folder it lies."""
     for folder in (file.parent, file.parent.parent):
         if any((place / "manifest.json").is_file() for place in (folder, folder / "bundle")):
@@ -157,14 +157,14 @@ def _beside(file: Path) -> Path:
     raise CompressError(f"{file}: lies in no bundle and no run, so its input is unknown; give --shape channels,height,width")
 
 
-def _sides(shape: str) -> tuple[int, ...]:
+def _parse_shape(shape: str) -> tuple[int, ...]:
     sides = tuple(int(side) for side in shape.split(",") if side.strip().isdecimal() and len(side) < 10)
     if len(sides) != 3 or shape.count(",") != 2 or 0 in sides:
         raise CompressError(f"--shape {shape}: is not channels,height,width; write for example 3,224,224")
-    needed = COUNT * 4 * math.prod(sides)
+    needed = NOISE_IMAGES * 4 * math.prod(sides)
     if needed > LARGEST_BYTES:
         raise CompressError(
-            f"--shape {shape}: {COUNT} such images take {needed / 2**30:.0f} GiB, more than the {LARGEST_BYTES >> 30} GiB "
-            "that are allowed; give the shape that the file takes"
+            f"--shape {shape}: {NOISE_IMAGES} such images take {needed / 2**30:.0f} GiB, more than the "
+            f"{LARGEST_BYTES >> 30} GiB that are allowed; give the shape that the file takes"
         )
     return sides

@@ -1,4 +1,4 @@
-"""`compress verify --locate`: in which layer a file of a bundle parts from the network that it came from.
+"""Locate the layer in which a file of a bundle differs from the network that it came from (`compress verify --locate`).
 
 A bundle holds no torch network, so a file is compared with another file of the same network that still gives the network's
 answers: the first float file of the bundle that does, or a float32 ONNX file that is made anew from the student of a run.
@@ -12,15 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from compress import records
-from compress.deployed import files as bundles
+from compress.deployed.files import Pictures, choose_file, read_bundle, read_pictures
 from compress.errors import CompressError
-from compress.recipe import GateSection
-from compress.records import BundleFile, Manifest, Precision, StageResult
+from compress.recipe import GateSection, load
+from compress.records import METRICS, WEIGHTS, BundleFile, Manifest, Precision, StageResult, read
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from rich.table import Table
 
     from compress.events import Events
     from exporters.verification.bisect import Located
@@ -40,7 +38,9 @@ class _Reference(NamedTuple):
     """As it takes them."""
 
 
-def locate(bundle: Path, *, file: str | None = None, against: Path | None = None, events: Events) -> dict[str, Located]:
+def locate_divergence(
+    bundle: Path, *, file: str | None = None, against: Path | None = None, events: Events
+) -> dict[str, Located]:
     """Compare the layers of files of a bundle with those of a good file of the same network.
 
     Args:
@@ -53,13 +53,13 @@ def locate(bundle: Path, *, file: str | None = None, against: Path | None = None
         CompressError: The bundle is not what its manifest says, or holds nothing to compare with.
         Unreachable: There is no bundle or no run.
     """
-    folder, manifest = bundles.read(bundle)
-    chosen = manifest.files if file is None else (bundles.choose(manifest, file),)
+    folder, manifest = read_bundle(bundle)
+    chosen = manifest.files if file is None else (choose_file(manifest, file),)
     found: dict[str, Located] = {}
     alone = []
-    with events.task("locate", total=len(chosen)) as task, _student(against, manifest, events) as made:
+    with events.task("locate", total=len(chosen)) as task, _export_student(against, manifest, events) as made:
         for entry in chosen:
-            located = _locate(folder, manifest, entry, None if made is None else (f"the student of {against}", made))
+            located = _locate_in_file(folder, manifest, entry, None if made is None else (f"the student of {against}", made))
             found |= {entry.path: located} if located is not None else {}
             alone += [entry.path] if located is None else []
             task.advance()
@@ -73,25 +73,7 @@ def locate(bundle: Path, *, file: str | None = None, against: Path | None = None
     return found
 
 
-def table(results: dict[str, Located]) -> list[Table | str]:
-    """Return for each file what was found, and its layers where it parts."""
-    from compress.cli import tables
-
-    shown: list[Table | str] = []
-    for name, located in results.items():
-        shown.append(located.verdict)
-        if located.parted is None:
-            continue
-        drawn = tables.plain(f"layer of {name}", "operator", "difference", "", right=("difference",))
-        for number, layer in enumerate(located.layers):
-            figure = layer.problem or f"{layer.relative_difference:.2g}"
-            marks = ("first beyond the tolerance", number == located.parted), ("largest step", number == located.steepest)
-            drawn.add_row(layer.layer, layer.kind, figure, ", ".join(mark for mark, here in marks if here))
-        shown.append(drawn)
-    return shown
-
-
-def _locate(folder: Path, manifest: Manifest, entry: BundleFile, made: tuple[str, Path] | None) -> Located | None:
+def _locate_in_file(folder: Path, manifest: Manifest, entry: BundleFile, made: tuple[str, Path] | None) -> Located | None:
     """Return where a file parts from a good one; `None` where there is no good one.
 
     Args:
@@ -100,37 +82,37 @@ def _locate(folder: Path, manifest: Manifest, entry: BundleFile, made: tuple[str
         entry: The file.
         made: What a good file is called that was made anew, and where it is.
     """
-    from exporters.verification import bisect as _locate
-    from exporters.verification import intermediates as _exposed
+    from exporters.verification.bisect import TOLERANCE, locate
+    from exporters.verification.intermediates import open_graph
 
-    pictures = bundles.pictures(folder, manifest)
-    made_anew = None if made is None else _Reference(made[0], "fp32", _exposed.open_graph(made[1]), pictures.images)
-    reference = made_anew or _reference(folder, manifest, entry)
+    pictures = read_pictures(folder, manifest)
+    made_anew = None if made is None else _Reference(made[0], "fp32", open_graph(made[1]), pictures.images)
+    reference = made_anew or _find_reference(folder, manifest, entry)
     if reference is None:
         return None
     against, other, good, images = reference
-    rounder = max(entry.precision, other, key=_locate.TOLERANCE.__getitem__)  # a reference in fp16 is itself that far off
-    graph, fed = _exposed.open_graph(folder / entry.path), _fed(entry, pictures)
-    return _locate.locate((entry.path, graph, fed[:IMAGES]), (against, good, images[:IMAGES]), precision=rounder)
+    rounder = max(entry.precision, other, key=TOLERANCE.__getitem__)  # a reference in fp16 is itself that far off
+    graph, fed = open_graph(folder / entry.path), _choose_input(entry, pictures)
+    return locate((entry.path, graph, fed[:IMAGES]), (against, good, images[:IMAGES]), precision=rounder)
 
 
-def _fed(entry: BundleFile, pictures: bundles.Pictures) -> NDArray[Any]:
+def _choose_input(entry: BundleFile, pictures: Pictures) -> NDArray[Any]:
     """Return the samples as a file takes them."""
     return pictures.pixels if entry.takes_pixels and pictures.pixels is not None else pictures.images
 
 
-def _reference(folder: Path, manifest: Manifest, entry: BundleFile) -> _Reference | None:
+def _find_reference(folder: Path, manifest: Manifest, entry: BundleFile) -> _Reference | None:
     """Return another float file that still gives the network's answers, if there is one."""
     import numpy as np
 
     import exporters
-    from exporters.bundle import bundle as _bundle
-    from exporters.verification import intermediates as _exposed
+    from exporters.bundle.bundle import read_samples
+    from exporters.verification.intermediates import open_graph
 
-    samples, pictures = _bundle.read_samples(folder, manifest), bundles.pictures(folder, manifest)
+    samples, pictures = read_samples(folder, manifest), read_pictures(folder, manifest)
     floats = [other for other in manifest.files if other.precision != "int8" and other is not entry]
     for other in sorted(floats, key=lambda other: (other.precision != "fp32", other.takes_pixels)):
-        graph, images = _exposed.open_graph(folder / other.path), _fed(other, pictures)
+        graph, images = open_graph(folder / other.path), _choose_input(other, pictures)
         logits = graph.answer(images).astype(np.float32)
         verdict = exporters.gate(samples.logits, logits, samples.labels, settings=GateSection(), precision=other.precision)
         if verdict.status == "passed":
@@ -139,7 +121,7 @@ def _reference(folder: Path, manifest: Manifest, entry: BundleFile) -> _Referenc
 
 
 @contextmanager
-def _student(run: Path | None, manifest: Manifest, events: Events) -> Iterator[Path | None]:
+def _export_student(run: Path | None, manifest: Manifest, events: Events) -> Iterator[Path | None]:
     """Give a float32 ONNX file of a run's student, for as long as it is needed.
 
     Raises:
@@ -149,12 +131,10 @@ def _student(run: Path | None, manifest: Manifest, events: Events) -> Iterator[P
     if run is None:
         yield None
         return
-    from compress.recipe import load
-    from compress.records.training import METRICS, WEIGHTS
     from compress.run import reexport
 
     folder = reexport.find_run_folder(run)
-    own = records.read(folder / "student" / METRICS, StageResult).files[WEIGHTS]
+    own = read(folder / "student" / METRICS, StageResult).files[WEIGHTS]
     if (source := manifest.provenance.get("weights", own)) != own:
         whose = f"its student has weights of sha256 {own[:12]}, the bundle was made of {source[:12]}"
         raise CompressError(f"{run}: {whose}; give --against the run that the bundle came from")

@@ -22,8 +22,9 @@ from torch import Tensor
 
 import exporters
 from benchmarks.runtimes.onnxruntime import Onnxruntime
-from compress import deployed, recipe
-from compress.deployed import locate
+from compress import recipe
+from compress.deployed.locate import locate_divergence
+from compress.deployed.verify import verify_bundle
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.methods import Forward
@@ -377,11 +378,11 @@ def test_a_damaged_bundle_is_held_to_the_student_of_its_run(run: Run, runs: Path
     manifest["files"][0] |= {"parts": {path.name: sha256_of(path)}, "size_bytes": path.stat().st_size}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     _bundle.seal(folder)
-    found = locate.locate(folder, against=runs / "tiny", events=Events())[path.name]
+    found = locate_divergence(folder, against=runs / "tiny", events=Events())[path.name]
     assert f"{path.name}: parts from the student of {runs / 'tiny'} in layer2.0.conv1 (Conv)" in found.verdict
     run("name=stranger", "baselines=[]", "exports=[]", "train.lr=0.03")
     with pytest.raises(CompressError, match=r"stranger: its student has weights of sha256 \w{12}, the bundle"):
-        locate.locate(folder, against=runs / "stranger", events=Events())
+        locate_divergence(folder, against=runs / "stranger", events=Events())
 
 
 def test_a_file_for_one_image_at_a_time_is_proved_timed_and_verified(run: Run, runs: Path) -> None:
@@ -390,7 +391,7 @@ def test_a_file_for_one_image_at_a_time_is_proved_timed_and_verified(run: Run, r
     row = next(row for row in report.variants if row.name.startswith("student-onnx"))
     assert (row.status, row.throughput_per_s) == ("passed", None)
     assert row.latency_ms is not None
-    gates = deployed.verify(runs / "single", events=Events())
+    gates = verify_bundle(runs / "single", events=Events())
     assert [gate.status for gate in gates.values()] == ["passed"]
 
 

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from compress import deployed
+from compress.deployed.predict import classify_pictures
 from compress.errors import CompressError
 from compress.events import Events
 from compress.preprocess import decode, normalise
@@ -157,7 +157,7 @@ def test_it_says_what_compress_predict_says(bundle: Path, pictures: list[Path], 
     """On awkward pictures class and score are those of `compress predict`; unreadable ones stop no other and end in 2."""
     name = _bundle.check(bundle).files[0].path
     found = run(bundle, *pictures, refused[0], "--top", 3, "--json")
-    ours = deployed.predict(bundle, [*pictures, refused[0]], file=name, top=3, events=Events())
+    ours = classify_pictures(bundle, [*pictures, refused[0]], file=name, top=3, events=Events())
     assert found.returncode == 2
     assert found.stderr.startswith(f"{refused[0]}: has 2 frames")
     theirs = json.loads(found.stdout)["images"]

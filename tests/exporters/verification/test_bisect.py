@@ -12,7 +12,8 @@ import onnx
 import pytest
 from rich.console import Console
 
-from compress.deployed import locate
+from compress.cli import tables
+from compress.deployed.locate import locate_divergence
 from compress.errors import CompressError
 from compress.events import Events
 from compress.records import Precision
@@ -138,12 +139,12 @@ def test_a_bundle_is_searched_with_what_it_holds(files: dict[str, coloured.File]
     """In a bundle the other float file is the reference, if it still gives the network's answers; the table marks the layer."""
     bad = damaged(sabotage.weights(2, np.zeros_like))
     bundle = coloured.write_bundle(tmp_path / "bundle", [bad, files["openvino fp32"], files["onnx int8"]])
-    found = locate.locate(bundle, events=Events(), file=bad.path.name)[bad.path.name]
+    found = locate_divergence(bundle, events=Events(), file=bad.path.name)[bad.path.name]
     assert (found.against, found.parted) == (files["openvino fp32"].path.name, found.steepest)
     assert found.layers[found.parted or 0].layer == "block"
-    assert list(locate.locate(bundle, events=Events())) == [bad.path.name, files["onnx int8"].path.name]
+    assert list(locate_divergence(bundle, events=Events())) == [bad.path.name, files["onnx int8"].path.name]
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(*locate.table({bad.path.name: found}))
+    console.print(*tables.layers({bad.path.name: found}))
     assert "first beyond the tolerance, largest step" in console.export_text()
 
 
@@ -154,7 +155,7 @@ def test_a_bundle_without_a_reference_says_what_it_needs(
     bad = damaged(sabotage.weights(2, np.zeros_like))
     bundle = coloured.write_bundle(tmp_path / "bundle", [bad, files["openvino fp32"]])
     with pytest.raises(CompressError, match="no other float file that gives the network's answers; give --against RUN"):
-        locate.locate(bundle, events=Events(), file=files["openvino fp32"].path.name)
+        locate_divergence(bundle, events=Events(), file=files["openvino fp32"].path.name)
 
 
 def test_a_reference_in_fp16_accuses_nobody_and_knows_the_layers(
@@ -164,9 +165,9 @@ def test_a_reference_in_fp16_accuses_nobody_and_knows_the_layers(
     half = coloured.export(tmp_path, "rgb", "openvino", "fp16")
     bundle = coloured.write_bundle(tmp_path / "good", [files["onnx fp32"], half])
     (name,) = [path.name for path in bundle.glob("*.onnx")]
-    found = locate.locate(bundle, events=Events(), file=name)[name]
+    found = locate_divergence(bundle, events=Events(), file=name)[name]
     assert (found.against, found.parted, found.tolerance) == (half.path.name, None, _locate.TOLERANCE["fp16"])
     bad = damaged(sabotage.weights(2, np.zeros_like))
     bundle = coloured.write_bundle(tmp_path / "bad", [bad, half])
-    found = locate.locate(bundle, events=Events(), file=bad.path.name)[bad.path.name]
+    found = locate_divergence(bundle, events=Events(), file=bad.path.name)[bad.path.name]
     assert found.layers[found.parted or 0].layer == "block"

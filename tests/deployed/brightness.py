@@ -1,0 +1,69 @@
+"""A bundle of a tiny real network that tells dark from bright pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from click.testing import CliRunner, Result
+from torch import nn
+
+import exporters
+from compress import plugins
+from compress.cli.commands import program
+from compress.preprocess import normalise
+from compress.recipe import GateSection
+from compress.records import Gate, Preprocess
+from exporters.bundle import bundle as _bundle
+
+CLASSES = ("dark", "middle", "bright")
+PREPROCESS = Preprocess(height=8, width=8, channels="rgb", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+FORMATS = ("onnx", "openvino")
+
+
+class Brightness(nn.Module):
+    """Tells dark, middle and bright pictures apart by their mean, which is 0 for middle gray."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(3, 3)
+        with torch.no_grad():
+            self.classifier.weight.copy_(torch.tensor([[-2.0], [0.0], [2.0]]).expand(3, 3))
+            self.classifier.bias.copy_(torch.tensor([0.0, 3.0, 0.0]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(images.mean((2, 3)))
+        return logits
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(program, [str(argument) for argument in arguments], prog_name="compress")
+
+
+def write_bundle(folder: Path, *, shift: float = 0.0) -> Path:
+    """Write a bundle whose stored logits are those of the network, shifted for the first class."""
+    network = Brightness().eval()
+    images = np.stack([np.full((8, 8, 3), value, np.uint8) for value in range(0, 250, 10)])
+    with torch.no_grad():
+        logits = network(torch.from_numpy(normalise(images, PREPROCESS))).numpy()
+    files = []
+    for name in FORMATS:
+        exporter = plugins.load("exporters", name)()
+        path = exporter.path(folder.parent, "student")
+        exporters.export(network, torch.zeros(1, 3, 8, 8), path, format=name)
+        passed = Gate(status="passed", reason="", samples=25, agreement_percent=100, max_abs_diff=0, top1_drop_points=0)
+        files.append(_bundle.Deployable(path, name, exporter, passed))
+    stored = logits + np.array([shift, 0, 0], np.float32)
+    samples = _bundle.Samples(images, logits.argmax(1).astype(np.int64), stored)
+    _bundle.write(
+        folder,
+        name="brightness",
+        classes=CLASSES,
+        preprocess=PREPROCESS,
+        files=files,
+        samples=samples,
+        gate=GateSection(),
+        provenance={},
+    )
+    return folder
