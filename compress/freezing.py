@@ -1,13 +1,26 @@
-"""What is frozen, and what moves: requires_grad, evaluation mode and gradient, decided in one place."""
+"""Freeze and unfreeze modules: `requires_grad`, evaluation mode and gradient are set here and nowhere else."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
+
+
+class Trained(Protocol):
+    """A stage of training, as far as it matters here."""
+
+    def phases(self) -> dict[str, list[Parameter]]:
+        """Return the parameters that each update of one step trains."""
+
+
+def trained_parameters(method: Trained) -> list[Parameter]:
+    """Return the parameters of all phases, in order."""
+    return [parameter for group in method.phases().values() for parameter in group]
 
 
 def freeze_all_but(method: nn.Module, trained: Iterable[Parameter]) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from compress.errors import CompressError, Unreachable
-from compress.records import Preprocess
+from compress.records import PILLOW_MODES, Preprocess
 
 MAX_PIXELS = 89_478_485
 """A quarter of a gigabyte as RGB; Pillow's own limit, there only a warning."""
@@ -79,11 +79,6 @@ def chunks(images: Images) -> Iterator[NDArray[np.uint8]]:
         yield images[start : start + rows]
 
 
-def depth(preprocess: Preprocess) -> int:
-    """Return how many channels an image has: 1 or 3."""
-    return 1 if preprocess.channels == "gray" else 3
-
-
 def decode(source: bytes | Path | Image.Image, preprocess: Preprocess, where: str) -> NDArray[np.uint8]:
     """Return a picture as uint8 [H, W, C], decoded to `preprocess.channels` and resized to its size.
 
@@ -101,14 +96,14 @@ def decode(source: bytes | Path | Image.Image, preprocess: Preprocess, where: st
     try:
         image = _open(source) if isinstance(source, bytes) else source
         _accept(image, where)
-        image = _plain(ImageOps.exif_transpose(image), "L" if preprocess.channels == "gray" else "RGB")
+        image = _plain(ImageOps.exif_transpose(image), PILLOW_MODES[preprocess.channels])
     except _BROKEN as error:
         reason = "" if "BytesIO" in str(error) else f" ({error})"  # Pillow names the buffer where it knows nothing better
         raise CompressError(f"{where}: cannot be decoded as a picture{reason}; replace or remove it") from error
     size = (preprocess.width, preprocess.height)
     if image.size != size:
         image = image.resize(size, _RESAMPLING[preprocess.interpolation])
-    return np.array(image).reshape(preprocess.height, preprocess.width, depth(preprocess))
+    return np.array(image).reshape(preprocess.height, preprocess.width, preprocess.depth)
 
 
 def normalise(images: Images, preprocess: Preprocess) -> NDArray[np.float32]:
@@ -117,7 +112,7 @@ def normalise(images: Images, preprocess: Preprocess) -> NDArray[np.float32]:
     Raises:
         CompressError: The images are not uint8 of the contract's size, or its mean and std do not fit.
     """
-    expected = (preprocess.height, preprocess.width, depth(preprocess))
+    expected = (preprocess.height, preprocess.width, preprocess.depth)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
         shown = f"{images.dtype} {list(images.shape)}"
         raise CompressError(f"images are {shown}; uint8 [N, {', '.join(map(str, expected))}] is needed: use `decode`")
@@ -137,7 +132,7 @@ def scale_shift(preprocess: Preprocess) -> tuple[NDArray[np.float32], NDArray[np
         CompressError: There is not one mean and one positive std for each channel.
     """
     mean, std = np.array(preprocess.mean, np.float64), np.array(preprocess.std, np.float64)
-    channels = depth(preprocess)
+    channels = preprocess.depth
     if mean.shape != (channels,) or std.shape != (channels,):
         raise CompressError(
             f"mean {preprocess.mean} and std {preprocess.std} need {channels} values for {preprocess.channels} images"

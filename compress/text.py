@@ -13,3 +13,14 @@ def counted(number: float, noun: str, plural: str | None = None) -> str:
     """
     written = str(number) if isinstance(number, int) else f"{number:g}"
     return f"{written} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def name_teacher(index: int, count: int, *, separator: str = "") -> str:
+    """Return what a teacher is called in stages, loss terms and reports: `teacher`, or of several `teacher0`, `teacher1`.
+
+    Args:
+        index: Which one it is, from 0 on.
+        count: How many there are.
+        separator: Stands before the number; a dot makes the name of a recipe's field.
+    """
+    return "teacher" if count == 1 else f"teacher{separator}{index}"

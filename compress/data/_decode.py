@@ -31,7 +31,7 @@ from compress.data._prefetch import prefetch
 from compress.data._source import Dataset, EncodedDataset, EncodedSplit, Split
 from compress.errors import CompressError, Unreachable
 from compress.events import Events, Task
-from compress.preprocess import decode, depth
+from compress.preprocess import decode
 from compress.records import Document, Preprocess
 from compress.system import memory as storage
 from compress.system.files import sha256_of, whole, writable
@@ -210,7 +210,7 @@ def _describe_decoder() -> list[str | None]:
 
 
 def _shape(preprocess: Preprocess) -> tuple[int, int, int]:
-    return preprocess.height, preprocess.width, depth(preprocess)
+    return preprocess.height, preprocess.width, preprocess.depth
 
 
 def _count(encoded: EncodedDataset) -> int:

@@ -12,6 +12,7 @@ from compress.errors import CompressError
 from compress.methods._align import Size, common_size
 from compress.methods._method import Setting
 from compress.models import Network, shapes
+from compress.text import name_teacher
 
 SLOPE = 0.1
 """Of LeakyReLU below zero, as Factor Transfer has it."""
@@ -59,7 +60,7 @@ def pairs_of(
         of_teacher = shapes(teacher, setting.image).features
         for mine, theirs in zip(own, others, strict=True):
             size = common_size(of_student[mine], of_teacher[theirs], where=where)
-            name = teacher_name(setting, index) + (f"_tap{mine}" if len(own) > 1 else "")
+            name = name_teacher(index, len(setting.teachers)) + (f"_tap{mine}" if len(own) > 1 else "")
             channels = of_student[mine].shape[1], of_teacher[theirs].shape[1]
             pairs.append(Pair(name, index, theirs, mine, size, *channels))
     return pairs
@@ -74,11 +75,6 @@ def _places(network: Network, wanted: tuple[str, ...] | None, who: str) -> list[
     if unknown or not names:
         raise CompressError(f"{who} has no tap {unknown}; it has: {', '.join(network.taps)}")
     return [network.taps.index(name) for name in names]
-
-
-def teacher_name(setting: Setting, index: int) -> str:
-    """Return what loss terms and reports call a teacher."""
-    return "teacher" if len(setting.teachers) == 1 else f"teacher{index}"
 
 
 def translator(inputs: int, outputs: int) -> nn.Sequential:

@@ -41,6 +41,7 @@ from compress.models import Network
 from compress.recipe import Count, NonNegative, Positive, TrainSection
 from compress.recipe.checks import find_drift_problem
 from compress.records import Accuracy, Analysis
+from compress.text import name_teacher
 
 COLLAPSE_POINTS = 20.0
 """A teacher that loses so much top-1 by adapting no longer knows what it shall teach."""
@@ -186,7 +187,7 @@ class Atsc(Method):
         for index, (drift, original) in enumerate(zip(self.drifts(), self.originals, strict=True)):
             before, after = _top1(original, validation), _top1(self.teachers[index], validation)
             path = _top1(Projected(shipped.backbone, [shipped.each_branch()[index]]), validation)
-            name = "teacher" if len(self.teachers) == 1 else f"teacher{index}"
+            name = name_teacher(index, len(self.teachers))
             if after < before - COLLAPSE_POINTS:
                 log.warning(
                     "method.atsc: %s fell from %.1f to %.1f %% while it adapted; raise drift_weight, lower train.lr, or set "
@@ -196,7 +197,7 @@ class Atsc(Method):
             figures = (f"{before:.2f}", f"{after:.2f}", change, f"{float(drift.detach()):.4g}", f"{path:.2f}")
             rows.append((name, *figures))
         if len(self.teachers) > 1:
-            which = f"teacher{int(self.adapted.chosen)}" if self.keeps_best else "mean of all"
+            which = name_teacher(int(self.adapted.chosen), len(self.teachers)) if self.keeps_best else "mean of all"
             rows.append((f"shipped ({which})", "", "", "", "", f"{_top1(self.deployable(), validation):.2f}"))
         return (
             Analysis(

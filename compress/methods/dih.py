@@ -31,6 +31,7 @@ from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, needs_teacher
 from compress.models import shapes
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Share, Text, TrainSection
+from compress.text import name_teacher
 
 FLATTEN_UP_TO_PIXELS = 32
 """Above this input size a flattened map makes heads larger than the teacher (376 M parameters for ResNet-34 at 224)."""
@@ -133,7 +134,7 @@ class _Heads(Method):
         self.owners: dict[str, int] = {}
         wanted = _wanted(setting, taps)
         for index, teacher in enumerate(setting.teachers):
-            self.owners[_teacher_name(setting, index)] = index
+            self.owners[name_teacher(index, len(setting.teachers))] = index
             features = shapes(teacher, setting.image).features
             for place in wanted[index]:
                 name = f"head{place}" if len(setting.teachers) == 1 else f"teacher{index}_head{place}"
@@ -200,13 +201,9 @@ class _Heads(Method):
         return {"heads": sorted(self.places.items()), "kind": self.kind}
 
 
-def _teacher_name(setting: Setting, index: int) -> str:
-    return "teacher" if len(setting.teachers) == 1 else f"teacher{index}"
-
-
 def _wanted(setting: Setting, taps: tuple[str, ...] | None) -> list[list[int]]:
     """Return for each teacher the places of the taps that get a head."""
-    names = [_teacher_name(setting, index) for index in range(len(setting.teachers))]
+    names = [name_teacher(index, len(setting.teachers)) for index in range(len(setting.teachers))]
     owned = [
         {tap: (tap, f"{name}.{tap}") for tap in teacher.taps} for name, teacher in zip(names, setting.teachers, strict=True)
     ]

@@ -30,9 +30,10 @@ from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, needs_teacher
 from compress.methods._align import pooled
 from compress.methods._reconstruction import Maps, reconstruction
-from compress.methods._translators import Pair, Paraphraser, pairs_of, teacher_name, translator
+from compress.methods._translators import Pair, Paraphraser, pairs_of, translator
 from compress.recipe import Count, Listing, NonNegative, Positive, Text, TrainSection, WholeNumber
 from compress.records import Analysis
+from compress.text import name_teacher
 
 REFERENCE_ELEMENTS = 64 * 8 * 8
 """Elements of the map for which Factor Transfer chose beta 500; its distance shrinks with the square root of their number."""
@@ -201,4 +202,4 @@ def _factors(pair: Pair, rate: float) -> int:
 
 
 def _map_name(setting: Setting, pair: Pair) -> str:
-    return f"{teacher_name(setting, pair.teacher)}_tap{pair.teacher_tap}"
+    return f"{name_teacher(pair.teacher, len(setting.teachers))}_tap{pair.teacher_tap}"

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from compress.errors import CompressError
+from compress.freezing import evaluating
 
 
 class Outputs(NamedTuple):
@@ -110,14 +110,8 @@ def shapes(network: Network, image: Tensor) -> Outputs:
         CompressError: A tap's map has its channels last, so that height would be taken for channels without a word. Square
             images show it: of their maps the last two sizes are equal, or else the first two.
     """
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad():
-            logits, features = network.outputs(image)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(network):
+        logits, features = network.outputs(image)
     for tap, feature in zip(network.taps, features, strict=True):
         sizes = feature.shape[1:]
         if image.shape[2] == image.shape[3] and len(sizes) == 3 and sizes[0] == sizes[1] != sizes[2]:

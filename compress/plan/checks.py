@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from compress.errors import CompressError, Unreachable
 from compress.recipe import Recipe
 from compress.recipe.checks import find_drift_problem
+from compress.records import DEPTHS
 from compress.system.files import sha256_of
 from compress.system.memory import Storage, choose
 from compress.system.processors import processors
-from compress.text import counted
+from compress.text import counted, name_teacher
 
 if TYPE_CHECKING:
     from compress.data import Source, Summary
@@ -38,7 +39,7 @@ def count_split_images(recipe: Recipe, summary: Summary) -> dict[str, int]:
 def find_recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
     """Yield what can be told wrong without looking at the data."""
     for index, teacher in enumerate(recipe.teacher):
-        where = "teacher" if len(recipe.teacher) == 1 else f"teacher.{index}"
+        where = name_teacher(index, len(recipe.teacher), separator=".")
         yield from _find_weights_problems(where, teacher.weights, teacher.sha256, base)
         if teacher.weights is not None and teacher.train is not None:
             yield CompressError(f"{where}.train: has no effect beside {where}.weights; remove one of them")
@@ -142,7 +143,7 @@ def _find_weights_problems(where: str, weights: str | None, sha256: str | None, 
 
 def find_data_problems(recipe: Recipe, source: Source, summary: Summary) -> Iterator[CompressError]:
     """Yield where recipe and data contradict."""
-    channels = 1 if source.channels == "gray" else 3
+    channels = DEPTHS[source.channels]
     for name, values in (("mean", recipe.data.mean), ("std", recipe.data.std)):
         if values is not None and len(values) != channels:
             yield CompressError(
@@ -178,5 +179,5 @@ def choose_storage(recipe: Recipe, source: Source, summary: Summary) -> Storage:
     """
     return choose(
         recipe.data.storage, images=summary.train_images + summary.test_images, height=recipe.data.image_size,
-        width=recipe.data.image_size, depth=1 if source.channels == "gray" else 3, can_stream=hasattr(source, "load_encoded"),
+        width=recipe.data.image_size, depth=DEPTHS[source.channels], can_stream=hasattr(source, "load_encoded"),
     )  # fmt: skip

@@ -14,10 +14,10 @@ from compress.plan.method_stages import list_stages, read_labels
 from compress.plan.names import name_baselines, name_methods
 from compress.recipe import ExportSection, MethodSection, Recipe, TeacherSection
 from compress.records import Record
-from compress.text import counted
+from compress.text import counted, name_teacher
 
 if TYPE_CHECKING:
-    from compress.data._source import Source, Summary
+    from compress.data import Source, Summary
 
 
 class Amount(Record):
@@ -108,9 +108,8 @@ def _plan_data(recipe: Recipe, source: Source, summary: Summary) -> Stage:
 
 def _plan_training(recipe: Recipe, train_images: int) -> Iterator[Stage]:
     """Yield every stage that trains: teachers, the student's stages, the baselines."""
-    several = len(recipe.teacher) > 1
     for index, teacher in enumerate(recipe.teacher):
-        yield _plan_teacher(f"teacher{index}" if several else "teacher", teacher, recipe, train_images)
+        yield _plan_teacher(name_teacher(index, len(recipe.teacher)), teacher, recipe, train_images)
     yield from _plan_students("", recipe.method, recipe, train_images)
     for name, methods in zip(name_baselines(recipe.baselines), recipe.baselines, strict=True):
         yield from _plan_students(name, methods, recipe, train_images)

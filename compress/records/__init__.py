@@ -4,14 +4,16 @@ Records are frozen pydantic types; `save` and `read` move them to and from JSON.
 """
 
 from compress.records.base import SCHEMA_VERSION, Document, Precision, Record, Status, read, save
-from compress.records.bundle import BundleFile, Exported, Manifest, Preprocess
+from compress.records.bundle import DEPTHS, PILLOW_MODES, BundleFile, Exported, Manifest, Preprocess
 from compress.records.metrics import Accuracy, McNemar, Paired, Score, Scores
 from compress.records.report import Gate, Ladder, Report, Rung, Sensitivity, Variant
 from compress.records.timing import Environment, Latency, Ratio
 from compress.records.training import METRICS, WEIGHTS, Analysis, EngineTrial, EngineTrials, Epoch, StageResult, Teaching
 
 __all__ = [
+    "DEPTHS",
     "METRICS",
+    "PILLOW_MODES",
     "SCHEMA_VERSION",
     "WEIGHTS",
     "Accuracy",

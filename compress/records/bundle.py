@@ -8,6 +8,12 @@ from compress.records.base import Document, Precision, Record
 from compress.records.report import Gate, Variant
 from compress.records.timing import Environment
 
+DEPTHS = {"gray": 1, "rgb": 3}
+"""How many channels an image has that is decoded to these."""
+
+PILLOW_MODES = {"gray": "L", "rgb": "RGB"}
+"""What Pillow calls them."""
+
 
 class Preprocess(Record):
     """The one contract of what happens to an image before the network sees it (`compress.preprocess` carries it out).
@@ -22,6 +28,11 @@ class Preprocess(Record):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def depth(self) -> int:
+        """Number of channels, 1 or 3."""
+        return DEPTHS[self.channels]
 
 
 class BundleFile(Record):

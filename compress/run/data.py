@@ -27,7 +27,7 @@ from compress.data import (
 from compress.errors import CompressError
 from compress.events import Events
 from compress.fingerprint import make_key
-from compress.preprocess import depth, normalise, statistics
+from compress.preprocess import normalise, statistics
 from compress.recipe import DataSection
 from compress.records import Preprocess
 from compress.system import memory as storage
@@ -89,7 +89,7 @@ def prepare_data(
     dataset = check_dataset(loaded, len(classes))
     train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed)
     train = take_stratified(train, section.train_images or len(train.labels), seed=seed)
-    channels = depth(preprocess)
+    channels = preprocess.depth
     for name, values in (("mean", section.mean), ("std", section.std)):
         if values is not None and len(values) != channels:
             raise CompressError(f"data.{name}: has {len(values)} numbers and the images have {channels} channels")
@@ -138,7 +138,7 @@ def _load(
     encoded = getattr(source, "load_encoded", None)
     chosen = storage.choose(
         wanted, images=summary.train_images + summary.test_images, height=preprocess.height, width=preprocess.width,
-        depth=depth(preprocess), can_stream=encoded is not None and cache is not None,
+        depth=preprocess.depth, can_stream=encoded is not None and cache is not None,
     )  # fmt: skip
     events.emit("images", **chosen._asdict())
     if chosen.place == "disk" and encoded is not None and cache is not None:

@@ -22,11 +22,12 @@ from compress.events import Events
 from compress.freezing import freeze_all_but
 from compress.models import Network
 from compress.recipe import ExportSection, Recipe
-from compress.records import Preprocess
+from compress.records import DEPTHS, Preprocess
 from compress.run import cache
 from compress.run.build import build_method, build_network
 from compress.run.context import Run
 from compress.run.data import RunData
+from compress.text import name_teacher
 from compress.training import checkpoint, preflight
 from compress.training import compile as compiling
 from compress.training import loop as trainer
@@ -46,7 +47,7 @@ def check_networks(run: Run, batch: Batch) -> None:
     compiling.require(run.recipe.train.engine, run.device)
     for index, section in enumerate(run.recipe.teacher):
         if section.train is not None:
-            where = "teacher" if len(run.recipe.teacher) == 1 else f"teacher.{index}"
+            where = name_teacher(index, len(run.recipe.teacher), separator=".")
             compiling.require(section.train.engine, run.device, field=f"{where}.train.engine")
     networks = [build_network(run, section, "check") for section in run.recipe.teacher]
     for network, section in zip(networks, run.recipe.teacher, strict=True):
@@ -131,7 +132,7 @@ def check_with_random_images(recipe: Recipe, *, base: Path, runs: Path, classes:
 
 def _make_random_data(recipe: Recipe, base: Path, classes: tuple[str, ...]) -> RunData:
     source = plugins.load("data", recipe.data.source)(**recipe.data.options(base))
-    size, depth = recipe.data.image_size, {"gray": 1, "rgb": 3}[source.channels]
+    size, depth = recipe.data.image_size, DEPTHS[source.channels]
     images = np.random.default_rng(recipe.seed).integers(0, 256, (IMAGES, size, size, depth), np.uint8)
     split = Split(images, np.arange(IMAGES) % len(classes))
     preprocess = Preprocess(

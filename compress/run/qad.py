@@ -26,8 +26,7 @@ from torch.nn import Parameter
 from compress.data import Batch
 from compress.errors import CompressError
 from compress.fingerprint import hash_plugin
-from compress.methods import Method, Setting, Step
-from compress.methods._step import Forward, Targets
+from compress.methods import Forward, Method, Setting, Step, Targets
 from compress.models import Network
 from compress.quantization import fake_quantize as fake_quant
 from compress.quantization.fake_quantize import FakeQuantiser

@@ -22,6 +22,7 @@ from compress.records.training import METRICS, WEIGHTS
 from compress.run.build import build_method, build_network
 from compress.run.context import Run, Trained
 from compress.run.teachers import obtain_teacher
+from compress.text import name_teacher
 from compress.training import checkpoint
 
 
@@ -77,8 +78,8 @@ def load_teachers(run: Run) -> tuple[Trained, ...] | str:
 
 
 def _list_teachers(run: Run) -> list[tuple[str, TeacherSection]]:
-    alone = len(run.recipe.teacher) == 1
-    return [("teacher" if alone else f"teacher{index}", section) for index, section in enumerate(run.recipe.teacher)]
+    count = len(run.recipe.teacher)
+    return [(name_teacher(index, count), section) for index, section in enumerate(run.recipe.teacher)]
 
 
 def _load_teacher(run: Run, index: int, name: str, section: TeacherSection) -> Trained:
@@ -121,7 +122,7 @@ def _load_taught_student(run: Run) -> Trained:
 def _load_teacher_network(run: Run, index: int) -> Network:
     """Return a teacher of a finished run with its weights, which a method may look at when it is built."""
     section = run.recipe.teacher[index]
-    name = "teacher" if len(run.recipe.teacher) == 1 else f"teacher{index}"
+    name = name_teacher(index, len(run.recipe.teacher))
     network = build_network(run, section, name)
     path = run.base / section.weights if section.weights is not None else run.folder / name / WEIGHTS
     checkpoint.load_weights(network, path, sha256=section.sha256)

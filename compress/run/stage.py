@@ -13,7 +13,7 @@ from compress import records
 from compress.data import Batch, InMemory
 from compress.errors import CompressError
 from compress.fingerprint import describe_training, make_key
-from compress.freezing import freeze_all_but
+from compress.freezing import freeze_all_but, trained_parameters
 from compress.methods import Method, Signal
 from compress.methods.supervised import Supervised
 from compress.recipe import TrainSection
@@ -211,7 +211,7 @@ def _provide_outputs(
 
 def _announce(run: Run, name: str, method: Method, batch: Batch) -> None:
     """Say what is trained, what is frozen, and how much of the gradient each loss term has."""
-    trained = sum(parameter.numel() for group in method.phases().values() for parameter in group)
+    trained = sum(parameter.numel() for parameter in trained_parameters(method))
     frozen = evaluate.parameters(method) - trained
     shares = preflight.gradient_shares(method, batch)
     listed = ", ".join(f"{term} {share:.0%}" for term, share in shares.items())

@@ -11,6 +11,7 @@ from compress.run.context import Run, Trained
 from compress.run.stage import percent, train_stage
 from compress.run.students import describe_model
 from compress.system.files import sha256_of
+from compress.text import name_teacher
 from compress.training import checkpoint, evaluate, preflight
 
 
@@ -21,7 +22,7 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
         CompressError: Its weights do not fit, or it is not fit to teach.
         Unreachable: Its file is not there.
     """
-    name = "teacher" if len(run.recipe.teacher) == 1 else f"teacher{index}"
+    name = name_teacher(index, len(run.recipe.teacher))
     network = build_network(run, section, name)
     model = describe_model(section)
     if section.weights is not None:

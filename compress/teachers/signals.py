@@ -7,14 +7,15 @@ from typing import NamedTuple
 import torch
 
 from compress.data import Batch
-from compress.freezing import evaluating, freeze_all_but
+from compress.freezing import evaluating, freeze_all_but, trained_parameters
 from compress.methods import Method, Signal
 from compress.models import Network
+from compress.text import name_teacher
 
 
 def validated_by(method: Method, batch: Batch) -> list[Signal]:
     """Return what the validation of a stage reads of frozen teachers; nothing changes."""
-    freeze_all_but(method, (parameter for group in method.phases().values() for parameter in group))
+    freeze_all_but(method, trained_parameters(method))
     with torch.no_grad(), evaluating(method):
         step = method.step(batch)
         method.predictions(step)
@@ -43,7 +44,7 @@ def few(batch: Batch) -> Batch:
 def looked_at(method: Method, batch: Batch) -> Looked:
     """Return what a stage reads, found by running each of its phases once; nothing changes."""
     phases = method.phases()
-    freeze_all_but(method, (parameter for group in phases.values() for parameter in group))
+    freeze_all_but(method, trained_parameters(method))
     buffers = {name: value.clone() for name, value in method.named_buffers()}
     found: dict[Signal, None] = {}
     taps: set[int] = set()
@@ -66,7 +67,7 @@ def read_by(method: Method, batch: Batch) -> list[Signal]:
 
 def name(method: Method, signal: Signal) -> str:
     """Return what people call a signal: `teacher logits`, `teacher1 layer3`, `teacher head2`."""
-    owner = "teacher" if len(method.teachers) == 1 else f"teacher{signal.teacher}"
+    owner = name_teacher(signal.teacher, len(method.teachers))
     network = method.teachers[signal.teacher]
     if signal.tap is None or not isinstance(network, Network):
         return f"{owner} logits"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.data import Batch, Batches
+from compress.freezing import evaluating
 from compress.methods import Method, Targets
 from compress.records import Accuracy
 
@@ -22,17 +23,11 @@ def accuracy(logits: Logits, labels: NDArray[np.int64]) -> Accuracy:
     return Accuracy.of(int((logits.argmax(axis=1) == labels).sum()), len(labels))
 
 
-@torch.no_grad()
 def logits(module: nn.Module, batches: Batches) -> Logits:
     """Return the logits of every image in order, [N, K], computed in evaluation mode and float32; modes are restored."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        answers = [module(batch.images).float().cpu() for batch in batches.epoch(0)]
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-    result: Logits = torch.cat(answers).numpy()
+    with evaluating(module):
+        outputs = [module(batch.images).float().cpu() for batch in batches.epoch(0)]
+    result: Logits = torch.cat(outputs).numpy()
     return result
 
 
@@ -42,7 +37,6 @@ def labels(batches: Batches) -> NDArray[np.int64]:
     return result
 
 
-@torch.no_grad()
 def validate(
     method: Method, batches: Batches, answers: Callable[[Batch], Targets | None] = lambda _batch: None
 ) -> dict[str, Accuracy]:
@@ -53,18 +47,13 @@ def validate(
         batches: Held-out images, whole and in order.
         answers: What frozen teachers say of a batch; what it does not give is computed.
     """
-    modes = {part: part.training for part in method.modules()}
-    method.eval()
     hits: dict[str, int] = {}
     samples = 0
-    try:
+    with evaluating(method):
         for batch in batches.epoch(0):
             samples += len(batch.labels)
-            for name, answer in method.predictions(method.step(batch, targets=answers(batch))).items():
-                hits[name] = hits.get(name, 0) + int((answer.argmax(dim=1) == batch.labels).sum())
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+            for name, given in method.predictions(method.step(batch, targets=answers(batch))).items():
+                hits[name] = hits.get(name, 0) + int((given.argmax(dim=1) == batch.labels).sum())
     return {name: Accuracy.of(count, samples) for name, count in hits.items()}
 
 
@@ -73,15 +62,8 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@torch.no_grad()
 def macs(module: nn.Module, image: Tensor) -> int:
     """Return the multiply-accumulates of convolutions and matrix products for one image [1, C, H, W]."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        with FlopCounterMode(display=False) as counter:
-            module(image)
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    with evaluating(module), FlopCounterMode(display=False) as counter:
+        module(image)
     return int(counter.get_total_flops()) // 2

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from compress.data import Batch, Batches
 from compress.errors import CompressError, Interrupted
 from compress.events import Events, Task
-from compress.freezing import find_moving_tensors, freeze_all_but, train_only
+from compress.freezing import find_moving_tensors, freeze_all_but, train_only, trained_parameters
 from compress.methods import Forward, Method, Targets
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Epoch
@@ -140,7 +140,7 @@ class _Run:
         self.forward = forward
         self.steps = len(train)
         self.phases = method.phases()
-        freeze_all_but(method, (parameter for group in self.phases.values() for parameter in group))
+        freeze_all_but(method, trained_parameters(method))
         self.optimizers = {name: descent.optimizer(group, settings) for name, group in self.phases.items()}
         self.autocast = DTYPES[settings.precision]
         self.device = next(method.product().parameters()).device

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compress.data import Batch
 from compress.errors import CompressError
-from compress.freezing import freeze_all_but
+from compress.freezing import freeze_all_but, trained_parameters
 from compress.methods import Method
 from compress.records import Accuracy
 from compress.training.evaluate import Logits
@@ -37,10 +37,10 @@ def structure(method: Method, batch: Batch) -> None:
         before = {name: value.detach().clone() for name, value in tensors.items()}
         phases = stage.phases()
         _refuse_overlap(stage, phases)
-        freeze_all_but(stage, (parameter for group in phases.values() for parameter in group))
+        freeze_all_but(stage, trained_parameters(stage))
         for phase, group in phases.items():
             _refuse_no_gradient(stage, batch, phase, group)
-        _refuse_moved(stage, before, phases)
+        _refuse_moved(stage, before)
         freeze_all_but(stage, ())
         with torch.no_grad():
             for name, value in tensors.items():
@@ -119,7 +119,7 @@ def _guesses(name: str, found: Accuracy, labels: NDArray[np.int64]) -> str:
 def gradient_shares(method: Method, batch: Batch) -> dict[str, float]:
     """Return the share of each loss term in the sum of gradient norms over what the stage trains, on one batch."""
     phases = method.phases()
-    freeze_all_but(method, (parameter for group in phases.values() for parameter in group))
+    freeze_all_but(method, trained_parameters(method))
     buffers = {name: value.clone() for name, value in method.named_buffers()}
     norms: dict[str, float] = {}
     for phase, group in phases.items():
@@ -186,9 +186,9 @@ def _classifier(stage: Method) -> nn.Linear | None:
     return layers[-1] if layers else None
 
 
-def _refuse_moved(stage: Method, before: dict[str, Tensor], phases: dict[str, list[nn.Parameter]]) -> None:
+def _refuse_moved(stage: Method, before: dict[str, Tensor]) -> None:
     """Refuse a stage in which one pass changed the statistics of a module that holds nothing trained."""
-    trained = {id(parameter) for group in phases.values() for parameter in group}
+    trained = {id(parameter) for parameter in trained_parameters(stage)}
     for prefix, module in stage.named_modules():
         if any(id(parameter) in trained for parameter in module.parameters()):
             continue

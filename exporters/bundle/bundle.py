@@ -225,7 +225,7 @@ def _copy(file: Deployable, number: int, folder: Path) -> BundleFile:
 
 def _check_manifest(path: Path, manifest: Manifest) -> None:
     pre = manifest.preprocess
-    channels = {"gray": 1, "rgb": 3}[pre.channels]
+    channels = pre.depth
     demands = {
         "files: is empty": bool(manifest.files),
         "files: logits must be a name such as logits or logits_1": all(

@@ -6,7 +6,7 @@ same manifest always gives the same text, so that a bundle's program can be comp
 
 from __future__ import annotations
 
-from compress.preprocess import depth, scale_shift
+from compress.preprocess import scale_shift
 from compress.records import BundleFile, Manifest
 
 SOURCE, BUILD = "cpp/example.cpp", "cpp/CMakeLists.txt"
@@ -39,7 +39,7 @@ def _source(manifest: Manifest, file: BundleFile) -> str:
         file=file.path,
         height=pre.height,
         width=pre.width,
-        channels=depth(pre),
+        channels=pre.depth,
         batch=file.batch_size or 1,
         takes_pixels=file.takes_pixels,
         output=manifest.output,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from compress.records import Accuracy, BundleFile, Manifest, Variant
+from compress.records import PILLOW_MODES, Accuracy, BundleFile, Manifest, Variant
 
 NOT_MEASURED = "not measured"
 PREDICTED = ("onnxruntime", "openvino")
@@ -145,7 +145,7 @@ def _runtimes(manifest: Manifest) -> str:
 
 def _by_hand(manifest: Manifest) -> str:
     pre = manifest.preprocess
-    mode = {"gray": "L", "rgb": "RGB"}[pre.channels]
+    mode = PILLOW_MODES[pre.channels]
     inside = [f"`{file.path}`" for file in manifest.files if file.takes_pixels]
     normalise, take = ("it normalises by itself", "takes") if len(inside) == 1 else ("they normalise by themselves", "take")
     unlike = (

@@ -71,7 +71,7 @@ def read_face(path: Path) -> Face | None:
 def broken(face: Face, promise: Promise) -> Iterator[str]:
     """Yield how a file differs from what is promised of it; nothing where it keeps all."""
     preprocess, classes, batch_size, takes_pixels, gives_class = promise
-    channels = {"gray": 1, "rgb": 3}[preprocess.channels]
+    channels = preprocess.depth
     sides = (preprocess.height, preprocess.width)
     fed: Dimensions = (batch_size, *sides, channels) if takes_pixels else (batch_size, channels, *sides)
     yield from _ports("input", face.inputs, [Port(INPUT, "uint8" if takes_pixels else "float32", fed)])

@@ -65,7 +65,7 @@ def test_inside_gives_what_outside_gives(precision, network, image, pixels, tmp_
 )
 def test_front_part_is_the_contract(contract):
     """Every value of a pixel becomes what `compress.preprocess` makes of it, to 4e-6."""
-    channels = preprocess.depth(contract)
+    channels = contract.depth
     values = np.resize(np.arange(256, dtype=np.uint8), (8, contract.height, contract.width, channels))
     shape = ["batch", channels, contract.height, contract.width]
     entry, answer = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("images", "logits"))
