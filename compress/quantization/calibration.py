@@ -1,4 +1,4 @@
-"""The images on which ranges of activations are estimated when a network becomes int8.
+"""Select the calibration images: those on which ranges of activations are estimated when a network becomes int8.
 
 They come from the training split and from nowhere else: ranges that were fitted to validation images would flatter every choice
 that is made on these, and those of the test split would flatter the result. They are shown as validation images are, without
@@ -18,7 +18,6 @@ from compress.data import Labels, Split
 from compress.errors import CompressError
 from compress.preprocess import normalise
 from compress.records import Preprocess
-from compress.run.context import Run
 
 
 class Calibration(NamedTuple):
@@ -30,42 +29,33 @@ class Calibration(NamedTuple):
     """sha256 of their shape and bytes."""
 
 
-def of(run: Run) -> Calibration:
-    """Return the calibration images of a run.
-
-    Raises:
-        CompressError: There are no images, or all are of one class.
-    """
-    return calibration(run.data.train, run.data.preprocess, count=run.recipe.int8.calibration_images, seed=run.recipe.seed)
-
-
-def calibration(train: Split, preprocess: Preprocess, *, count: int, seed: int) -> Calibration:
-    """Return images of the training split, class by class in turn, the same for the same arguments.
+def select_calibration(train: Split, preprocess: Preprocess, *, count: int, seed: int) -> Calibration:
+    """Select calibration images from the training split, class by class in turn; the same for the same arguments.
 
     Args:
-        train: The training split, without the images that were held out.
-        preprocess: What the network is fed with.
+        train: The training split, its images [N, H, W, C], without those that were held out.
+        preprocess: How images become the input of the network.
         count: How many images; all where the split has fewer.
         seed: Which images those are.
 
     Raises:
         CompressError: There are no images, or all are of one class.
     """
-    rows = balanced(train.labels, count, seed=seed)
+    rows = draw_balanced_rows(train.labels, count, seed=seed)
     images = normalise(train.images[rows], preprocess)
     digest = hashlib.sha256(repr(images.shape).encode())
     digest.update(np.ascontiguousarray(images, dtype="<f4").reshape(-1).data)
     return Calibration(images, digest.hexdigest())
 
 
-def balanced(labels: Labels, count: int, *, seed: int) -> NDArray[np.int64]:
-    """Return rows of a split: one of each class, then a second of each, and so on until there are `count`.
+def draw_balanced_rows(labels: Labels, count: int, *, seed: int) -> NDArray[np.int64]:
+    """Draw rows of a split, [count]: one of each class, then a second of each, and so on until there are `count`.
 
     A class that has too few gives all that it has, and the others fill its place. Where `count` is less than the number of
     classes, which of them are shown is drawn by the seed, too.
 
     Args:
-        labels: [N].
+        labels: Class of each row, [N].
         count: How many rows; all where there are fewer.
         seed: Which rows, and in which order.
 

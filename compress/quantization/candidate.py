@@ -1,4 +1,4 @@
-"""One file of the int8 ladder: made of a network, run, judged, and compared with others."""
+"""Candidates of the int8 search: a file that was made of a network, run and judged; and the backend that does so."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ from exporters._exporter import Quantisation
 from exporters.verification.gate import AGREEMENT
 
 
-class Footing(Protocol):
-    """A network that is to become int8, and how files of it are made, run and judged; images are those of validation."""
+class QuantizationBackend(Protocol):
+    """A network that is to become int8, and how files of it are made, run and judged.
+
+    N images are those of the validation split, K the classes.
+    """
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """What can stay in floating point, from input to output."""
+        """Names of the layers that can stay in floating point, from input to output."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """[N]."""
+        """Classes of the validation images, [N]."""
 
     @property
     def reference(self) -> NDArray[np.float32]:
-        """What the network says in float32, [N, K]."""
+        """Logits of the network in float32, [N, K]."""
 
     def write(self, folder: Path, quantisation: Quantisation) -> Path:
         """Write the int8 file into a folder and return its path.
@@ -40,18 +43,18 @@ class Footing(Protocol):
             Unreachable: The disk is full or the folder cannot be written.
         """
 
-    def size_bytes(self, path: Path) -> int:
-        """Return the size of all that belongs to a file."""
+    def count_bytes(self, path: Path) -> int:
+        """Return the size of all parts of a file."""
 
-    def answer(self, path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
-        """Return the logits of a file on its own runtime, for all images or for those with these numbers.
+    def run_file(self, path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+        """Return the logits [N, K] of a file on its own runtime, for all images or for those with the numbers `images`, [N].
 
         Raises:
             CompressError: The runtime cannot run it.
         """
 
-    def simulated(self, quantisation: Quantisation, images: NDArray[np.intp]) -> NDArray[np.float32] | None:
-        """Return what a file would say of the images with these numbers, computed without writing it.
+    def simulate(self, quantisation: Quantisation, images: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        """Return the logits [N, K] of a file for the images with the numbers `images`, [N], computed without writing it.
 
         `None` where a file is written as quickly.
 
@@ -60,20 +63,27 @@ class Footing(Protocol):
         """
 
     def judge(self, logits: NDArray[np.float32]) -> Gate:
-        """Return what the gate says of a file's logits, [N, K]."""
+        """Return the gate's verdict on a file by its logits, [N, K]."""
 
 
-F = TypeVar("F", bound=Footing)
+B = TypeVar("B", bound=QuantizationBackend)
 
 
 @dataclass(frozen=True)
-class Try(Generic[F]):
-    """One file that was made, run and judged."""
+class Unavailable:
+    """Stands where something is missing that a rung needs, with the reason for people."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Candidate(Generic[B]):
+    """One int8 file that was made, run and judged."""
 
     rung: Rung
     gate: Gate
     quantisation: Quantisation
-    footing: F
+    backend: B
     path: Path
 
     @property
@@ -83,42 +93,46 @@ class Try(Generic[F]):
 
 
 @dataclass(frozen=True)
-class Climbed(Generic[F]):
-    """Where the climb ended."""
+class LadderResult(Generic[B]):
+    """The file that a search came to, and its record."""
 
-    taken: Try[F]
-    """What passed, or else what came nearest."""
-    best: Mapping[int, Try[F]]
-    """The best file of each rung, by its number in the ladder; what was taken is one of them."""
+    chosen: Candidate[B]
+    """The file that passed, or else the one that misses the gate by least."""
+    best: Mapping[int, Candidate[B]]
+    """The best file of each rung, by its number in the ladder; the chosen one is among them."""
     ladder: Ladder
 
 
-def judged(footing: Footing, path: Path) -> tuple[Gate, Accuracy | None]:
-    """Run a file on the validation images; one that cannot be run has failed."""
+def judge_file(backend: QuantizationBackend, path: Path) -> tuple[Gate, Accuracy | None]:
+    """Run a file on the validation images and judge it; one that cannot be run has failed.
+
+    Raises:
+        Interrupted: The user stopped.
+    """
     try:
-        logits = footing.answer(path)
+        logits = backend.run_file(path)
     except Interrupted:
         raise
     except CompressError as error:
         return Gate(status="failed", reason=f"cannot be run: {error}", samples=0), None
-    gate = footing.judge(logits)
-    if gate.max_abs_diff is None and gate.agreement_percent is None:  # not what was promised, so there is nothing to compare
+    gate = backend.judge(logits)
+    if gate.max_abs_diff is None and gate.agreement_percent is None:  # no logits to compare
         return gate, None
-    return gate, Accuracy.of(int((logits.argmax(axis=1) == footing.labels).sum()), len(footing.labels))
+    return gate, Accuracy.of(int((logits.argmax(axis=1) == backend.labels).sum()), len(backend.labels))
 
 
-def rank(tried: Try[F], budget: GateSection) -> tuple[float, ...]:
-    """Return what is larger for the better of two files.
+def rank(candidate: Candidate[B], budget: GateSection) -> tuple[float, ...]:
+    """Return a sort key that is larger for the better of two files.
 
-    Of those that pass, that is the one with the fewest float layers; of those that fail, the one that misses the budget by the
-    fewest points of top-1 and agreement together.
+    Of those that pass, the better is the one with the fewest float layers; of those that fail, the one that misses the budget
+    by the fewest points of top-1 and agreement together.
     """
-    gate = tried.gate
+    gate = candidate.gate
     if gate.agreement_percent is None or gate.top1_drop_points is None:
         return (0, 0, -np.inf, -np.inf, -np.inf)
     short = max(0.0, gate.top1_drop_points - budget.max_top1_drop_points)
-    wanted = AGREEMENT["int8"] if budget.min_agreement is None else budget.min_agreement
-    short += max(0.0, 100 * wanted - gate.agreement_percent)
+    least = AGREEMENT["int8"] if budget.min_agreement is None else budget.min_agreement
+    short += max(0.0, 100 * least - gate.agreement_percent)
     furthest = np.inf if gate.max_abs_diff is None else gate.max_abs_diff
-    kept = len(tried.quantisation.keep) if tried.passed else 0
-    return (tried.passed, -kept, -short, gate.agreement_percent, -furthest)
+    kept = len(candidate.quantisation.keep) if candidate.passed else 0
+    return (candidate.passed, -kept, -short, gate.agreement_percent, -furthest)

@@ -51,19 +51,19 @@ class Grid(NamedTuple):
     """[], int32."""
 
 
-def grid(low: Tensor, high: Tensor) -> Grid:
+def fit_grid(low: Tensor, high: Tensor) -> Grid:
     """Return the grid on which zero has a code of its own, and which reaches from `low` to `high`."""
     low, high = low.float().clamp(max=0), high.float().clamp(min=0)
     scale = ((high - low) / ACTIVATION_LIMIT).clamp(min=SMALLEST_SCALE)
     return Grid(scale, (-low / scale).round().clamp(0, ACTIVATION_LIMIT).to(torch.int32))
 
 
-def rounded_activation(values: Tensor, grid: Grid) -> Tensor:
+def round_activation(values: Tensor, grid: Grid) -> Tensor:
     """Return values of any shape on the grid; the gradient passes unchanged inside its range and not at all outside."""
     return torch.fake_quantize_per_tensor_affine(values, grid.scale, grid.zero_point, 0, ACTIVATION_LIMIT)
 
 
-def rounded_weight(weight: Tensor, limit: int = WEIGHT_LIMIT) -> Tensor:
+def round_weight(weight: Tensor, limit: int = WEIGHT_LIMIT) -> Tensor:
     """Return weights [out, ...] on the symmetric grid of each output channel, with codes −limit to limit."""
     reach = weight.detach().abs().flatten(1).amax(dim=1)  # [out]
     scale = (reach / limit).clamp(min=SMALLEST_SCALE)
@@ -72,12 +72,12 @@ def rounded_weight(weight: Tensor, limit: int = WEIGHT_LIMIT) -> Tensor:
 
 
 @contextmanager
-def fake_quantised(
+def fake_quantise(
     network: nn.Module, images: Tensor | NDArray[np.float32], *, saturation_fix: bool = False
 ) -> Iterator[nn.Module]:
     """Let a network compute as if in int8 for a while; afterwards it computes as before, to the bit.
 
-        with fake_quantised(network, calibration):
+        with fake_quantise(network, calibration):
             logits = network(images)
 
     Args:
@@ -105,7 +105,7 @@ class FakeQuantiser:
         saturation_fix: Leave a bit of the weights unused.
 
     Raises:
-        CompressError: As for `fake_quantised`.
+        CompressError: As for `fake_quantise`.
     """
 
     scales: Tensor
@@ -186,7 +186,7 @@ class FakeQuantiser:
                     f"int8: {self._names[site[0]]!r} meets numbers on the calibration images that are not finite; "
                     "check weights and images"
                 )
-            self.scales[index], self.zero_points[index] = grid(low, high)
+            self.scales[index], self.zero_points[index] = fit_grid(low, high)
 
     def _seen(self) -> _Ranges:
         """Run the calibration images and return what the layers read, and give where that is an answer of the network."""
@@ -247,13 +247,13 @@ class _Rounding(nn.Module):
     _grids: _Grids
 
     def forward(self, values: Tensor) -> Tensor:
-        rounded = rounded_weight(self.get_parameter("weight"), self._grids.limit)
+        rounded = round_weight(self.get_parameter("weight"), self._grids.limit)
         self.__dict__["weight"] = rounded  # is found before the parameter of that name
         try:
-            result: Tensor = super().forward(rounded_activation(values, self._grids.input))
+            result: Tensor = super().forward(round_activation(values, self._grids.input))
         finally:
             del self.__dict__["weight"]
-        return result if self._grids.output is None else rounded_activation(result, self._grids.output)
+        return result if self._grids.output is None else round_activation(result, self._grids.output)
 
 
 def _rounding(kind: type) -> type:

@@ -1,13 +1,12 @@
 """Export a network and verify the file on its own runtime.
 
 Every file is run by the runner in a process of its own on validation and test images. The gate judges the validation images;
-the test images are for the report alone. A file of precision int8 is what `compress.quantization.ladder` climbs to; then it is
+the test images are for the report alone. A file of precision int8 is what `compress.quantization.ladder` comes to; then it is
 verified like any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -19,12 +18,12 @@ from benchmarks.environment import environment
 from compress import records
 from compress.errors import CompressError
 from compress.fingerprint import hash_plugin, hash_sources, make_key
-from compress.quantization import ladder
+from compress.quantization.candidate import Unavailable
+from compress.quantization.ladder import describe_ladder
 from compress.recipe import ExportSection, canonical
 from compress.records import Document, Gate, StageResult, Variant
-from compress.run import int8 as rescue
-from compress.run import int8_timing as _ladder_price
 from compress.run.context import Run, Trained
+from compress.run.int8 import collect_inputs, collect_key_parts, export_int8, time_candidates
 from compress.run.verify import (
     HARNESS,
     SplitLogits,
@@ -38,6 +37,7 @@ from compress.system.files import sha256_of
 from compress.training import evaluate as torch_evaluate
 from exporters._exporter import Exporter
 
+NO_TEACHERS = Unavailable("no teachers")
 OUTCOME, LOGITS = "outcome.json", "logits.npz"
 TORCH = "torch"
 
@@ -50,8 +50,10 @@ class Outcome(Document):
     path: str
     parts: dict[str, str]
     tried: dict[int, str]
-    """Files that show what int8 buys, relative to the stage: the best of each rung by its number in the ladder, and by the
-    number -1 the same network in float32. Empty for other precisions."""
+    """Files of the int8 search that are timed, relative to the stage: the best of each rung by its number in the ladder. Empty
+    for other precisions, and for a file that others are compared with."""
+    float32: str | None = None
+    """The same network in float32, with which those are compared."""
     adapted: tuple[StageResult, ...]
     """Stages that adapted the network to int8."""
     seconds: float
@@ -89,7 +91,7 @@ def describe_unexported(run: Run, trained: Trained, logits: SplitLogits, *, ship
 
 def export_file(
     run: Run, trained: Trained, section: ExportSection, logits: SplitLogits, *,
-    teachers: Sequence[Trained] | str = "no teachers", yardstick: bool = False,
+    teachers: tuple[Trained, ...] | Unavailable = NO_TEACHERS, for_comparison: bool = False,
 ) -> ExportedFile:  # fmt: skip
     """Export a network, run the file on its own runtime, and judge it.
 
@@ -98,21 +100,21 @@ def export_file(
         trained: The network, on the CPU, where `compute_logits` has put it.
         section: The format.
         logits: The network's logits.
-        teachers: Who adapt the network to int8 if nothing else helps; or why there are none, and that rung is skipped.
-        yardstick: Whether the file is there to be compared with: in int8 it gets the first rung and no other.
+        teachers: They adapt the network to int8 if nothing else helps; or why there are none, and that rung is skipped.
+        for_comparison: Whether others are compared with this file: in int8 it gets the first rung and no other.
 
     Raises:
         CompressError: The format cannot hold the network.
         Unreachable: The disk is full or the folder cannot be written.
     """
     exporter = exporters.load(section)
-    aid = rescue.aid(run, teachers, yardstick=yardstick) if exporter.precision == "int8" else None
+    int8 = collect_inputs(run, teachers, for_comparison=for_comparison) if exporter.precision == "int8" else None
     key = make_key(
         network=trained.key, name=trained.name, method=trained.method, section=canonical(section),
         data=[run.data.key, run.data.test_key], gate=canonical(run.recipe.gate),
         packages=environment().packages,
         source=hash_sources("exporters/**/*.py", *HARNESS), exporter=hash_plugin("exporters", section.format),
-        runtime=hash_plugin("runtimes", exporter.runtime), int8=aid and rescue.key(run, aid),
+        runtime=hash_plugin("runtimes", exporter.runtime), int8=int8 and collect_key_parts(run, int8),
     )  # fmt: skip
     if (known := run.cache.find(key)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
         run.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
@@ -120,10 +122,10 @@ def export_file(
 
     def make(folder: Path) -> None:
         begun = monotonic()
-        if aid is None:
+        if int8 is None:
             made = _write(run, trained, exporter, logits, exporter.path(folder, trained.name))
         else:
-            made = rescue.climbed(run, trained, section, logits, folder=folder, name=name, aid=aid)
+            made = export_int8(run, trained, section, logits, folder=folder, name=name, inputs=int8)
         records.save(folder / OUTCOME, _verify(run, made, section, name, folder=folder, begun=begun))
 
     folder = run.cache.make(key, make)
@@ -131,7 +133,7 @@ def export_file(
     for part, sha256 in outcome.parts.items():
         if sha256_of(folder / part) != sha256:
             raise CompressError(f"{folder / part}: was changed after it was proved; delete {folder} and run again")
-    variant = _time_candidates(run, folder, outcome, exporter).model_copy(update={"seconds": outcome.seconds})
+    variant = _add_speedups(run, folder, outcome, exporter).model_copy(update={"seconds": outcome.seconds})
     _report_verdict(run, variant, outcome.gate)
     own = _load_logits(folder / LOGITS) if outcome.adapted else logits
     return ExportedFile(variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds, own, outcome.adapted)
@@ -158,21 +160,23 @@ def _verify(run: Run, made: WrittenFile, section: ExportSection, name: str, *, f
     return Outcome(
         variant=variant.model_copy(update={"size_bytes": size, "ladder": made.ladder}), gate=gate, path=made.path.name,
         parts={part.name: sha256_of(part) for part in exporter.parts(made.path)},
-        tried={number: path.relative_to(folder).as_posix() for number, path in made.tried.items()}, adapted=adapted,
+        tried={number: path.relative_to(folder).as_posix() for number, path in made.tried.items()},
+        float32=made.float32 and made.float32.relative_to(folder).as_posix(), adapted=adapted,
         seconds=max(0.0, monotonic() - begun - sum(result.seconds for result in adapted)),
     )  # fmt: skip
 
 
-def _time_candidates(run: Run, folder: Path, outcome: Outcome, exporter: Exporter) -> Variant:
+def _add_speedups(run: Run, folder: Path, outcome: Outcome, exporter: Exporter) -> Variant:
     """Return the row with the speed of the int8 files that were tried, against the same network in float32."""
     variant = outcome.variant
-    if variant.ladder is None or not outcome.tried:
+    if variant.ladder is None or outcome.float32 is None:
         return variant
-    names = {number: f"{variant.name}, rung {number}" for number in outcome.tried}
-    names[rescue.PLAIN] = f"{variant.network}-{variant.format}-fp32"
-    subjects = {number: make_subject(names[number], folder / path, exporter) for number, path in outcome.tried.items()}
-    reference = subjects.pop(rescue.PLAIN)
-    timed = _ladder_price.priced(run, variant.name, variant.ladder, reference, subjects, source=hash_sources(*HARNESS))
+    float32 = make_subject(f"{variant.network}-{variant.format}-fp32", folder / outcome.float32, exporter)
+    tried = {
+        number: make_subject(f"{variant.name}, rung {number}", folder / path, exporter)
+        for number, path in outcome.tried.items()
+    }
+    timed = time_candidates(run, variant.name, variant.ladder, float32, tried, source=hash_sources(*HARNESS))
     return variant.model_copy(update={"ladder": timed})
 
 
@@ -184,7 +188,7 @@ def _load_logits(path: Path) -> SplitLogits:
 def _report_verdict(run: Run, variant: Variant, gate: Gate) -> None:
     """Tell people and programs what became of a file."""
     if variant.ladder is not None:
-        for line in ladder.told(variant.name, variant.ladder):
+        for line in describe_ladder(variant.name, variant.ladder):
             run.events.say(line)
         run.events.emit("ladder", file=variant.name, **variant.ladder.model_dump())
     run.events.say(f"{variant.name}: gate {'passed' if gate.status == 'passed' else f'FAILED: {gate.reason}'}")

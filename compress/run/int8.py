@@ -1,101 +1,131 @@
-"""How a file of precision int8 is made: what the ladder needs of a run, and what it leaves in the cache."""
+"""Export a trained network in int8: run the ladder search on its exporter and runtime, and time what it came to.
+
+A search is given calibration images and teachers by the run (`Int8Inputs`), and makes, runs and judges files by `RunBackend`.
+Its best files stay in the cache and are timed against the same network in float32.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 import exporters
 from benchmarks.environment import environment
-from compress.fingerprint import hash_sources
-from compress.quantization import calibration, ladder
-from compress.quantization.calibration import Calibration
-from compress.quantization.ladder import Climb
+from benchmarks.protocol import Subject, measure
+from compress import records
+from compress.errors import Unstable
+from compress.fingerprint import hash_sources, make_key
+from compress.preprocess import normalise
+from compress.quantization.calibration import Calibration, select_calibration
+from compress.quantization.candidate import Unavailable
+from compress.quantization.ladder import LadderSearch
+from compress.quantization.saturation import explain_no_spare_bit
 from compress.recipe import ExportSection, Int8Section, canonical
+from compress.records import Document, Gate, Ladder, Ratio
 from compress.run import cache
 from compress.run.context import Run, Trained
-from compress.run.int8_backend import Footing
-from compress.run.verify import SplitLogits, WrittenFile, compute_logits, describe
-from compress.system.files import writable
-from exporters._exporter import Quantisation, Quantiser
+from compress.run.verify import Logits, SplitLogits, WrittenFile, compute_logits, describe, judge, make_subject, run_file
+from compress.system.files import sha256_of, writable
+from compress.text import counted
+from exporters._exporter import Quantisable, Quantisation, Quantiser, Simulated
 
-TRIED, PLAIN = "tried", -1
-TAUGHT = frozenset({"auto", "distillation"})
-"""What `int8.rung` may say for teachers to be of use."""
+TRIED, SPEEDUPS = "tried", "speedups.json"
+DISTILLED_RUNGS = frozenset({"auto", "distillation"})
+"""Values of `int8.rung` for which teachers are of use."""
 FOR_COMPARISON = "It is there for comparison, so no other rung was tried."
+TIMED_IMAGES = 256
 
 
-class Aid(NamedTuple):
-    """What a file of precision int8 is made with, beside its network."""
+class Int8Inputs(NamedTuple):
+    """What an int8 file is made with, beside its network."""
 
     settings: Int8Section
     calibration: Calibration
-    teachers: tuple[Trained, ...] | str
-    """Who adapt the network to int8 if all else fails; or why there are none."""
-    yardstick: bool
-    """Whether the file is there to be compared with, and need not be compared itself."""
+    teachers: tuple[Trained, ...] | Unavailable
+    """They adapt the network to int8 if no other rung passes."""
+    for_comparison: bool
+    """Whether other files are compared with this one, so that it gets the first rung and is not timed rung by rung."""
 
 
-def aid(run: Run, teachers: Sequence[Trained] | str, *, yardstick: bool) -> Aid:
-    """Return what a run gives to the ladder; a yardstick gets the first rung and no other."""
-    settings = run.recipe.int8.model_copy(update={"rung": "default"}) if yardstick else run.recipe.int8
-    return Aid(settings, calibration.of(run), teachers if isinstance(teachers, str) else tuple(teachers), yardstick)
+def collect_inputs(run: Run, teachers: tuple[Trained, ...] | Unavailable, *, for_comparison: bool) -> Int8Inputs:
+    """Return what a run gives to the search; a file for comparison gets the first rung and no other.
+
+    Raises:
+        CompressError: There are no calibration images, or all are of one class.
+    """
+    settings = run.recipe.int8.model_copy(update={"rung": "default"}) if for_comparison else run.recipe.int8
+    return Int8Inputs(settings, select_calibration_images(run), teachers, for_comparison)
 
 
-def key(run: Run, aid: Aid) -> Mapping[str, object]:
+def select_calibration_images(run: Run) -> Calibration:
+    """Select the calibration images of a run.
+
+    Raises:
+        CompressError: There are no images, or all are of one class.
+    """
+    return select_calibration(
+        run.data.train, run.data.preprocess, count=run.recipe.int8.calibration_images, seed=run.recipe.seed
+    )
+
+
+def collect_key_parts(run: Run, inputs: Int8Inputs) -> Mapping[str, object]:
     """Return what decides which int8 file is made, beside what decides any file."""
     machine = environment()
-    teachers = aid.teachers if aid.settings.rung in TAUGHT else ""
+    teachers = inputs.teachers if inputs.settings.rung in DISTILLED_RUNGS else Unavailable("")
+    is_taught = not isinstance(teachers, Unavailable)
     return {
-        "settings": canonical(aid.settings), "calibration": aid.calibration.key, "yardstick": aid.yardstick,
-        "machine": [machine.cpu, machine.facts["instructions"]],
-        "teachers": teachers if isinstance(teachers, str) else [each.key for each in teachers],
-        "methods": [] if isinstance(teachers, str) else [canonical(method) for method in run.recipe.method],
-        "source": hash_sources("compress/quantization/*.py", "compress/run/int8*.py", "compress/run/qad.py"),
+        "settings": canonical(inputs.settings), "calibration": inputs.calibration.key,
+        "for comparison": inputs.for_comparison, "machine": [machine.cpu, machine.facts["instructions"]],
+        "teachers": teachers.reason if isinstance(teachers, Unavailable) else [each.key for each in teachers],
+        "methods": [canonical(method) for method in run.recipe.method] if is_taught else [],
+        "source": hash_sources("compress/quantization/*.py", "compress/run/int8.py", "compress/run/qad.py"),
     }  # fmt: skip
 
 
-def climbed(
-    run: Run, trained: Trained, section: ExportSection, said: SplitLogits, *, folder: Path, name: str, aid: Aid
+def export_int8(
+    run: Run, trained: Trained, section: ExportSection, logits: SplitLogits, *, folder: Path, name: str, inputs: Int8Inputs
 ) -> WrittenFile:
-    """Climb the ladder; what was taken lies in `folder`, the best file of each rung below it.
+    """Search for an int8 file; the chosen one is left in `folder`, the best file of each rung below it.
 
     Raises:
         CompressError: The format cannot hold the network in int8.
         Unreachable: The disk is full, the folder cannot be written, or a package is missing.
+        Interrupted: The user stopped.
     """
     exporter, tried = cast("Quantiser", exporters.load(section)), folder / TRIED
     with writable(tried):
-        shutil.rmtree(tried, ignore_errors=True)  # of a climb that was interrupted
-    no_spare_bit = exporter.no_spare_bit or ladder.needs_no_spare_bit(environment().facts["instructions"])
-    end = Climb(
-        Footing(run, trained, exporter, aid.calibration, reference=said.validation),
-        adapt=_adapter(run, trained, exporter, said, aid), statistics=exporter.statistics, settings=aid.settings,
-        gate=run.recipe.gate, spare_bit=no_spare_bit,
-        calibration_images=len(aid.calibration.images), folder=tried, name=name, events=run.events,
-    ).climb()  # fmt: skip
-    for part in exporter.parts(end.taken.path):
+        shutil.rmtree(tried, ignore_errors=True)  # of a search that was interrupted
+    result = LadderSearch(
+        RunBackend(run, trained, exporter, inputs.calibration, reference=logits.validation),
+        adapt=_build_adapter(run, trained, exporter, logits, inputs), statistics=exporter.statistics, settings=inputs.settings,
+        gate=run.recipe.gate, no_spare_bit=exporter.no_spare_bit or explain_no_spare_bit(environment().facts["instructions"]),
+        calibration_images=len(inputs.calibration.images), folder=tried, name=name, events=run.events,
+    ).search()  # fmt: skip
+    chosen, backend = result.chosen.path, result.chosen.backend
+    for part in exporter.parts(chosen):
         cache.copy(part, folder / part.name)
-    path, own, original = folder / end.taken.path.name, end.taken.footing.trained, end.taken.footing.original
-    compared = {} if aid.yardstick else {number: each.path for number, each in end.best.items()}
-    _forget(tried, compared)
-    if compared:
-        compared[PLAIN] = _in_float(run, trained, section, tried)
-    record = end.ladder.model_copy(update={"note": FOR_COMPARISON}) if aid.yardstick else end.ladder
-    return WrittenFile(path, own, said if original is None else compute_logits(run, own), original, record, compared)
+    best = {} if inputs.for_comparison else {number: each.path for number, each in result.best.items()}
+    _remove_all_but(best.values(), tried)
+    float32 = _export_float32(run, trained, section, tried) if best else None
+    ladder = result.ladder.model_copy(update={"note": FOR_COMPARISON}) if inputs.for_comparison else result.ladder
+    own = logits if backend.original is None else compute_logits(run, backend.trained)
+    return WrittenFile(folder / chosen.name, backend.trained, own, backend.original, ladder, best, float32)
 
 
-def _forget(tried: Path, kept: Mapping[int, Path]) -> None:
-    """Remove the files of the ladder that nobody looks at again."""
-    needed = {path.parent for path in kept.values()}
+def _remove_all_but(kept: Iterable[Path], tried: Path) -> None:
+    needed = {path.parent for path in kept}
     for folder in tried.iterdir():
         if folder not in needed:
             shutil.rmtree(folder)
 
 
-def _in_float(run: Run, trained: Trained, section: ExportSection, folder: Path) -> Path:
+def _export_float32(run: Run, trained: Trained, section: ExportSection, folder: Path) -> Path:
     """Write the same network in float32, with the other options as they are."""
     exporter = exporters.load(section.model_copy(update={"precision": "fp32"}))
     path = exporter.path(folder, trained.name)
@@ -103,22 +133,152 @@ def _in_float(run: Run, trained: Trained, section: ExportSection, folder: Path) 
     return path
 
 
-def _adapter(
-    run: Run, trained: Trained, exporter: Quantiser, said: SplitLogits, aid: Aid
-) -> Callable[[Quantisation], Footing] | str:
+class RunBackend:
+    """One network and one format: files are written by the exporter, run by the runner and judged by the gate.
+
+    The contract is `compress.quantization.candidate.QuantizationBackend`.
+
+    Args:
+        run: Run context.
+        trained: The network, on the CPU.
+        exporter: The format, with precision int8.
+        calibration: Images of the training split.
+        reference: Logits of the network in float32 on the validation images, [N, K].
+        original: Logits of the network before it was adapted to int8, if it was, [N, K].
+    """
+
+    def __init__(
+        self, run: Run, trained: Trained, exporter: Quantiser, calibration: Calibration, *, reference: Logits,
+        original: Logits | None = None,
+    ) -> None:  # fmt: skip
+        self._run, self._exporter, self._calibration = run, exporter, calibration
+        self.trained, self.reference, self.original = trained, reference, original
+
+    @cached_property
+    def _quantisable(self) -> Quantisable:
+        network, image = self.trained.network, self._run.data.sample_image()
+        return self._exporter.quantisable(network, image, self._calibration.images, about=describe(self._run, self.trained))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that can stay in floating point, from input to output."""
+        return self._quantisable.layers
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Classes of the validation images, [N]."""
+        return self._run.validation_labels
+
+    def write(self, folder: Path, quantisation: Quantisation) -> Path:
+        """Write the int8 file into a folder and return its path.
+
+        Raises:
+            CompressError: The format cannot hold this network so.
+            Unreachable: The disk is full or the folder cannot be written.
+        """
+        with writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        path = self._exporter.path(folder, self.trained.name)
+        self._quantisable.write(path, quantisation)
+        return path
+
+    def count_bytes(self, path: Path) -> int:
+        """Return the size of all parts of a file."""
+        return sum(part.stat().st_size for part in self._exporter.parts(path))
+
+    def run_file(self, path: Path, images: NDArray[np.intp] | None = None) -> Logits:
+        """Return the logits [N, K] of a file on its own runtime, for all images or for those with the numbers `images`, [N].
+
+        Raises:
+            CompressError: The runtime cannot run it.
+        """
+        held = self._run.data.validation.images
+        shown = held if images is None else held[images]
+        return run_file(make_subject(path.name, path, self._exporter), [shown], self._run.data.preprocess).logits
+
+    def simulate(self, quantisation: Quantisation, images: NDArray[np.intp]) -> Logits | None:
+        """Return the logits [N, K] of a file as torch foretells them for the images with the numbers `images`, [N].
+
+        `None` where a file is written as quickly.
+
+        Raises:
+            CompressError: The format cannot hold this network so.
+        """
+        if not isinstance(self._quantisable, Simulated):
+            return None
+        shown = normalise(self._run.data.validation.images[images], self._run.data.preprocess)
+        return self._quantisable.simulate(quantisation, shown)
+
+    def judge(self, logits: Logits) -> Gate:
+        """Return the gate's verdict on a file by its logits, [N, K]."""
+        return judge(self._run, logits, precision="int8", reference=self.reference, original=self.original)
+
+
+def _build_adapter(
+    run: Run, trained: Trained, exporter: Quantiser, logits: SplitLogits, inputs: Int8Inputs
+) -> Callable[[Quantisation], RunBackend] | Unavailable:
     """Return what adapts the network to int8 by its teachers, or why there is nothing."""
-    teachers = aid.teachers
-    if isinstance(teachers, str):
+    teachers = inputs.teachers
+    if isinstance(teachers, Unavailable):
         return teachers
 
-    def adapt(quantisation: Quantisation) -> Footing:
+    def adapt(quantisation: Quantisation) -> RunBackend:
         from compress.run.qad import distil_quantised  # needed by few runs, and it loads the training half
 
         adapted = distil_quantised(
-            run, trained, run.recipe.method, teachers, calibration=aid.calibration.images,
+            run, trained, run.recipe.method, teachers, calibration=inputs.calibration.images,
             saturation_fix=quantisation.saturation_fix,
         )  # fmt: skip
         reference = compute_logits(run, adapted).validation
-        return Footing(run, adapted, exporter, aid.calibration, reference=reference, original=said.validation)
+        return RunBackend(run, adapted, exporter, inputs.calibration, reference=reference, original=logits.validation)
 
     return adapt
+
+
+class Speedups(Document):
+    """How many times as fast as float32 each file is, by its name."""
+
+    ratios: dict[str, Ratio]
+
+
+def time_candidates(
+    run: Run, name: str, ladder: Ladder, float32: Subject, candidates: Mapping[int, Subject], *, source: str
+) -> Ladder:
+    """Return the ladder with the speed-up of the rungs whose files are given; where no timing settled, its note says so.
+
+    Args:
+        run: Run context.
+        name: Name of the int8 file, for progress.
+        ladder: Record of the search.
+        float32: The same network in float32 on the same runtime.
+        candidates: Files by the number of their rung.
+        source: sha256 of our own source that measures.
+    """
+    subjects = [float32, *candidates.values()]
+    machine, settings = environment(), run.recipe.measure
+    key = make_key(
+        what="speedups of int8", files=[[each.name, sha256_of(each.path)] for each in subjects], packages=machine.packages,
+        measure=settings.model_dump(mode="json", exclude={"devices"}), cpu=machine.cpu, source=source,
+    )  # fmt: skip
+    run.events.say(f"{name}: timing {counted(len(candidates), 'int8 file')} against float32")
+    try:
+        folder = run.cache.make(key, lambda folder: records.save(folder / SPEEDUPS, _measure_speedups(run, subjects, folder)))
+    except Unstable as error:
+        return ladder.model_copy(update={"note": " ".join(filter(None, [ladder.note, f"Not timed: {error}."]))})
+    ratios = records.read(folder / SPEEDUPS, Speedups).ratios
+    rungs = tuple(
+        rung.model_copy(update={"speedup": ratios[candidates[number].name]}) if number in candidates else rung
+        for number, rung in enumerate(ladder.rungs)
+    )
+    return ladder.model_copy(update={"rungs": rungs})
+
+
+def _measure_speedups(run: Run, subjects: Sequence[Subject], folder: Path) -> Speedups:
+    """Time the files at the recipe's batch size, or at the only one that they take; the raw series are left in the folder."""
+    settings, pixels = run.recipe.measure, run.data.validation.images[:TIMED_IMAGES]
+    found = measure(
+        subjects, normalise(pixels, run.data.preprocess), pixels=pixels, against=subjects[0].name, threads=settings.threads,
+        batch_size=subjects[0].batch_size or settings.batch_size, rounds=settings.rounds, seconds=settings.seconds,
+        events=run.events, raw=folder / "latency-raw.json",
+    )  # fmt: skip
+    return Speedups(ratios={name: each.ratio for name, each in found.items() if each.ratio is not None})

@@ -12,7 +12,6 @@ from compress import plugins
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
 from compress.plan.plan import make_plan
-from compress.quantization import calibration
 from compress.recipe import ExportSection, Recipe
 from compress.records import Report
 from compress.records.training import WEIGHTS
@@ -21,6 +20,7 @@ from compress.run import seeds as students
 from compress.run.context import Run, Trained, open_run
 from compress.run.export import TORCH, ExportedFile, describe_unexported, export_file
 from compress.run.handover import hand_over
+from compress.run.int8 import select_calibration_images
 from compress.run.lockstep import train_in_lockstep
 from compress.run.measure import measure_files
 from compress.run.report import Findings, build_report, describe_failures
@@ -84,7 +84,7 @@ def _check_before_training(run: Run) -> None:
     batch = next(run.batch_shuffled(run.data.train, run.recipe.train, seed=0).epoch(0))
     dry_run.check_networks(run, batch)
     if any(exporters.load(section).precision == "int8" for section in run.recipe.exports):
-        calibration.of(run)  # no images, or of one class
+        select_calibration_images(run)  # no images, or of one class
     if not (run.folder / "student" / WEIGHTS).is_file():  # an earlier run came as far, and exports come soon
         dry_run.check_compiles(run, batch)
         dry_run.check_exports(run)
@@ -103,7 +103,7 @@ def _export_all(
 ) -> tuple[list[ExportedFile], list[str]]:
     """Export the student, and the teachers like it to compare with; return the teachers' files first, and notes."""
     sections = [ExportSection(format=TORCH), *run.recipe.exports]
-    own = [export_file(run, shipped, section, logits[shipped.name], teachers=teachers) for section in sections]
+    own = [export_file(run, shipped, section, logits[shipped.name], teachers=tuple(teachers)) for section in sections]
     compared = sections if run.recipe.measure.against == "teacher" else sections[:1]
     files, notes = _export_for_comparison(run.use_recipe_seed(), teachers, compared, logits)
     return [*files, *own], notes
@@ -119,7 +119,7 @@ def _export_for_comparison(
     files, notes = [], []
     for trained, section in product(teachers, sections):
         try:
-            files.append(export_file(run, trained, section, logits[trained.name], yardstick=True))
+            files.append(export_file(run, trained, section, logits[trained.name], for_comparison=True))
         except CompressError as error:
             notes.append(f"{trained.name} could not be exported for comparison: {error}")
     return files, notes

@@ -15,8 +15,8 @@ from compress.records import BundleFile, Exported, Gate
 from compress.records.training import WEIGHTS
 from compress.run import cache, reload
 from compress.run.context import RECIPE, REJECTED, open_run
-from compress.run.export import ExportedFile, export_file
-from compress.run.int8 import TAUGHT
+from compress.run.export import NO_TEACHERS, ExportedFile, export_file
+from compress.run.int8 import DISTILLED_RUNGS
 from compress.run.verify import compute_logits
 from compress.system.files import sha256_of, writable
 
@@ -57,8 +57,8 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
         run = reload.use_shipped_seed(whole_run)
         shipped = reload.load_student(run)
         logits = compute_logits(run, shipped)
-        taught = recipe.int8.rung in TAUGHT and any(exporters.load(section).precision == "int8" for section in sections)
-        teachers = reload.load_teachers(run) if taught else ""
+        is_int8 = any(exporters.load(section).precision == "int8" for section in sections)
+        teachers = reload.load_teachers(run) if is_int8 and recipe.int8.rung in DISTILLED_RUNGS else NO_TEACHERS
         files = [export_file(run, shipped, section, logits, teachers=teachers) for section in sections]
         gates = {item.variant.name: _note_skipped_distillation(item) for item in files}
         made_in = environment()

@@ -16,6 +16,7 @@ from compress.errors import CompressError, Unreachable
 from compress.freezing import freeze_all_but
 from compress.models import Network
 from compress.plan.names import name_baselines, name_methods
+from compress.quantization.candidate import Unavailable
 from compress.recipe import TeacherSection
 from compress.records import Report, StageResult
 from compress.records.training import METRICS, WEIGHTS
@@ -65,15 +66,17 @@ def _holds(product: nn.Module, deployable: nn.Module) -> bool:
     return loaded.issuperset(tensor.data_ptr() for tensor in deployable.state_dict().values())
 
 
-def load_teachers(run: Run) -> tuple[Trained, ...] | str:
+def load_teachers(run: Run) -> tuple[Trained, ...] | Unavailable:
     """Return the teachers of a finished run, or why it cannot be taught on."""
     try:
         found = tuple(_load_teacher(run, index, name, section) for index, (name, section) in enumerate(_list_teachers(run)))
     except CompressError as error:
-        return f"its teachers are needed again: {error}"
+        return Unavailable(f"its teachers are needed again: {error}")
     lost = [stage.stage for stage in _find_preparatory_stages(run) if run.cache.find(stage.key) is None]
     if lost:
-        return f"stage {lost[0]!r} of its method is needed again and is no longer in {run.cache.folder}; run the recipe again"
+        return Unavailable(
+            f"stage {lost[0]!r} of its method is needed again and is no longer in {run.cache.folder}; run the recipe again"
+        )
     return found
 
 

@@ -66,6 +66,9 @@ class WrittenFile(NamedTuple):
     """What the network logits of the validation images before it was adapted to int8, if it was."""
     ladder: Ladder | None = None
     tried: Mapping[int, Path] = {}
+    """int8 files that are timed, by the number of their rung in the ladder."""
+    float32: Path | None = None
+    """The same network in float32, with which those are compared."""
 
 
 def compute_logits(run: Run, trained: Trained) -> SplitLogits:

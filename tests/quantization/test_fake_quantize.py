@@ -23,10 +23,10 @@ from compress.models.resnet_cifar import resnet8
 from compress.quantization import fake_quantize as fake_quant
 from compress.quantization.fake_quantize import (
     FakeQuantiser,
-    fake_quantised,
-    grid,
-    rounded_activation,
-    rounded_weight,
+    fake_quantise,
+    fit_grid,
+    round_activation,
+    round_weight,
 )
 from exporters._exporter import Quantisation
 from exporters.onnx import Onnx
@@ -73,19 +73,19 @@ def test_weights_on_the_grid_stay_as_they_are(limit: int) -> None:
     codes = torch.randint(-limit, limit + 1, (6, 3, 3, 3)).float()
     codes[:, 0, 0, 0] = limit  # so that the range of each channel is known
     weight = codes * 2.0 ** -torch.arange(6.0).view(6, 1, 1, 1)
-    assert torch.equal(rounded_weight(weight, limit), weight)
-    once = rounded_weight(torch.randn(6, 3, 3, 3), limit)
-    torch.testing.assert_close(rounded_weight(once, limit), once, rtol=EXACT, atol=0)
+    assert torch.equal(round_weight(weight, limit), weight)
+    once = round_weight(torch.randn(6, 3, 3, 3), limit)
+    torch.testing.assert_close(round_weight(once, limit), once, rtol=EXACT, atol=0)
 
 
 def test_activations_on_the_grid_stay_as_they_are() -> None:
     """What an unsigned grid can hold is changed by no bit; zero, with which maps are padded, is always held."""
-    own = grid(torch.tensor(-1.0), torch.tensor(3.0))
+    own = fit_grid(torch.tensor(-1.0), torch.tensor(3.0))
     held = (torch.arange(256) - own.zero_point) * own.scale
-    assert torch.equal(rounded_activation(held, own), held)
+    assert torch.equal(round_activation(held, own), held)
     for low, high in [(-1.0, 3.0), (0.5, 3.0), (-3.0, -0.5), (0.0, 0.0)]:
         zero = torch.zeros(1)
-        assert torch.equal(rounded_activation(zero, grid(torch.tensor(low), torch.tensor(high))), zero)
+        assert torch.equal(round_activation(zero, fit_grid(torch.tensor(low), torch.tensor(high))), zero)
 
 
 def test_values_are_those_of_an_independent_implementation() -> None:
@@ -93,10 +93,10 @@ def test_values_are_those_of_an_independent_implementation() -> None:
     weight, values = torch.randn(5, 4, 3, 3), 4 * torch.randn(1000)
     for limit in (127, 64):
         expected = torch.from_numpy(numpy_weight(weight.double().numpy(), limit)).float()
-        torch.testing.assert_close(rounded_weight(weight, limit), expected, rtol=0, atol=EXACT)
+        torch.testing.assert_close(round_weight(weight, limit), expected, rtol=0, atol=EXACT)
     for low, high in [(-1.0, 3.0), (0.5, 3.0), (-7.0, -2.0)]:
         expected = torch.from_numpy(numpy_activation(values.double().numpy(), low, high)).float()
-        given = rounded_activation(values, grid(torch.tensor(low), torch.tensor(high)))
+        given = round_activation(values, fit_grid(torch.tensor(low), torch.tensor(high)))
         step = (max(high, 0) - min(low, 0)) / 255
         apart = (given - expected).abs()
         assert int((apart > EXACT).sum()) <= 1  # a value that lies half-way may fall to either side in float32
@@ -106,12 +106,12 @@ def test_values_are_those_of_an_independent_implementation() -> None:
 def test_the_gradient_passes_inside_the_range_and_not_outside() -> None:
     """Rounding is straight-through; what is clipped learns nothing; every weight is inside its own range."""
     values = torch.tensor([-1.5, -0.9, 0.0, 0.3, 2.9, 3.5], requires_grad=True)
-    rounded_activation(values, grid(torch.tensor(-1.0), torch.tensor(3.0))).backward(torch.arange(1.0, 7.0))
+    round_activation(values, fit_grid(torch.tensor(-1.0), torch.tensor(3.0))).backward(torch.arange(1.0, 7.0))
     assert values.grad is not None
     assert values.grad.tolist() == [0, 2, 3, 4, 5, 0]
     weight = torch.randn(3, 4, requires_grad=True)
     seed = torch.randn(3, 4)
-    rounded_weight(weight).backward(seed)
+    round_weight(weight).backward(seed)
     assert weight.grad is not None
     assert torch.equal(weight.grad, seed)
 
@@ -120,7 +120,7 @@ def test_a_channel_of_zeros_stays_zero() -> None:
     """A pruned channel has no range, and gives neither a division by zero nor a number."""
     weight = torch.randn(3, 4)
     weight[1] = 0
-    assert torch.equal(rounded_weight(weight)[1], torch.zeros(4))
+    assert torch.equal(round_weight(weight)[1], torch.zeros(4))
 
 
 PAIRS = [("conv1", "bn1"), *((f"layer{i}.0.conv{j}", f"layer{i}.0.bn{j}") for i in (1, 2, 3) for j in (1, 2))]
@@ -138,8 +138,8 @@ def test_rounding_commutes_with_folding_batch_norm() -> None:
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
         folded, values = fuse_conv_bn_eval(conv, norm), torch.rand(4, conv.in_channels, 8, 8)
-        apart = norm(nn.functional.conv2d(values, rounded_weight(conv.weight), None, conv.stride, conv.padding))
-        whole = nn.functional.conv2d(values, rounded_weight(folded.weight), folded.bias, conv.stride, conv.padding)
+        apart = norm(nn.functional.conv2d(values, round_weight(conv.weight), None, conv.stride, conv.padding))
+        whole = nn.functional.conv2d(values, round_weight(folded.weight), folded.bias, conv.stride, conv.padding)
         size = float(whole.norm())
         assert float((apart - whole).norm()) < 1e-5 * size
         assert float((apart - norm(conv(values))).norm()) > 1e-3 * size
@@ -153,8 +153,8 @@ def test_linear_layers_commute_too() -> None:
     norm.running_var = torch.rand(6) + 0.5
     values = torch.randn(50, 12)
     folded = fuse_linear_bn_eval(linear, norm)
-    rounded = nn.functional.linear(values, rounded_weight(linear.weight), linear.bias)
-    expected = nn.functional.linear(values, rounded_weight(folded.weight), folded.bias)
+    rounded = nn.functional.linear(values, round_weight(linear.weight), linear.bias)
+    expected = nn.functional.linear(values, round_weight(folded.weight), folded.bias)
     torch.testing.assert_close(norm(rounded), expected, rtol=0, atol=1e-5)  # another order of sums
 
 
@@ -169,12 +169,12 @@ def test_a_layer_computes_from_rounded_weights_and_inputs(saturation_fix: bool) 
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(linear, nn.Linear)
     hidden = network[:3](calibration)
-    read = rounded_activation(held_out, grid(*torch.aminmax(calibration)))
-    inside = nn.functional.conv2d(read, rounded_weight(conv.weight, limit), conv.bias, padding=1).relu().flatten(1)
-    read = rounded_activation(inside, grid(*torch.aminmax(hidden)))
-    logits = nn.functional.linear(read, rounded_weight(linear.weight, limit), linear.bias)
-    expected = rounded_activation(logits, grid(*torch.aminmax(network(calibration))))  # a file rounds its output, too
-    with fake_quantised(network, calibration.numpy(), saturation_fix=saturation_fix):
+    read = round_activation(held_out, fit_grid(*torch.aminmax(calibration)))
+    inside = nn.functional.conv2d(read, round_weight(conv.weight, limit), conv.bias, padding=1).relu().flatten(1)
+    read = round_activation(inside, fit_grid(*torch.aminmax(hidden)))
+    logits = nn.functional.linear(read, round_weight(linear.weight, limit), linear.bias)
+    expected = round_activation(logits, fit_grid(*torch.aminmax(network(calibration))))  # a file rounds its output, too
+    with fake_quantise(network, calibration.numpy(), saturation_fix=saturation_fix):
         given = network(held_out)
     assert torch.equal(given, expected)
 
@@ -185,7 +185,7 @@ def test_names_and_values_of_the_state_stay_and_everything_is_undone() -> None:
     network, held_out = trained_like(), images(5)
     before, plain = copy.deepcopy(network.state_dict()), network(held_out)
     attributes = {name: (type(module), set(vars(module))) for name, module in network.named_modules()}
-    with fake_quantised(network, images()):
+    with fake_quantise(network, images()):
         inside = network(held_out)
         assert list(network.state_dict()) == list(before)
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -201,10 +201,10 @@ def test_everything_is_undone_after_an_error() -> None:
     """A network is as before, whatever happened inside."""
     network, held_out = trained_like(), images(5)
     plain = network(held_out)
-    with pytest.raises(KeyError), fake_quantised(network, images()):
+    with pytest.raises(KeyError), fake_quantise(network, images()):
         raise KeyError
     assert torch.equal(network(held_out), plain)
-    with pytest.raises(RuntimeError), fake_quantised(network, images()):
+    with pytest.raises(RuntimeError), fake_quantise(network, images()):
         network(torch.zeros(1, 7, 8, 8))  # stopped within a layer
     assert torch.equal(network(held_out), plain)
 
@@ -213,7 +213,7 @@ def test_everything_is_undone_after_an_error() -> None:
 def test_a_copy_is_independent() -> None:
     """A copy that is made inside computes the same, also afterwards, and training it leaves the original alone."""
     network, held_out = trained_like(), images(5)
-    with fake_quantised(network, images()):
+    with fake_quantise(network, images()):
         inside = network(held_out)
         twin = copy.deepcopy(network)
         assert torch.equal(twin(held_out), inside)
@@ -229,7 +229,7 @@ def test_modes_weights_and_statistics_stay_as_they_are() -> None:
     """Calibration looks at a network in evaluation mode, without gradient, and leaves no trace."""
     network = tiny(4).train()
     before = copy.deepcopy(network.state_dict())
-    with fake_quantised(network, images()):
+    with fake_quantise(network, images()):
         assert all(module.training for module in network.modules())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -238,7 +238,7 @@ def test_modes_weights_and_statistics_stay_as_they_are() -> None:
 def test_every_weight_gets_the_gradient_of_the_rounded_network() -> None:
     """The gradient at the rounded weights is that of the weights; nothing that a network trains is cut off."""
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
-    with fake_quantised(network, images()):
+    with fake_quantise(network, images()):
         network(images(8)).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -271,7 +271,7 @@ def test_ranges_follow_the_weights_when_asked() -> None:
         stale = network(held_out)
         quantiser.calibrate()
         fitted = network(held_out)
-    with fake_quantised(network, calibration):
+    with fake_quantise(network, calibration):
         fresh = network(held_out)
     assert torch.equal(fitted, fresh)
     assert not torch.equal(stale, fresh)
@@ -291,7 +291,7 @@ def test_it_foretells_what_a_file_answers(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     answered = torch.from_numpy(session.run(None, {"images": held_out.numpy()})[0])
     exact = network(held_out)
-    with fake_quantised(network, calibration, saturation_fix=True):
+    with fake_quantise(network, calibration, saturation_fix=True):
         foretold = network(held_out)
     of_file, of_network = answered - exact, foretold - exact
     assert float(torch.corrcoef(torch.stack([of_file.flatten(), of_network.flatten()]))[0, 1]) > 0.6
@@ -301,7 +301,7 @@ def test_it_foretells_what_a_file_answers(tmp_path: Path) -> None:
 def test_a_reduced_precision_around_it_works() -> None:
     """Mixed precision of training and channels last are as without rounding: accepted, near float32, gradient in float32."""
     network, held_out = trained_like(), images(5).to(memory_format=torch.channels_last)
-    with fake_quantised(network, images()):
+    with fake_quantise(network, images()):
         exact = network(held_out)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             near = network(held_out).float()
@@ -317,7 +317,7 @@ def test_what_moves_in_training_is_as_without_it() -> None:
     network = tiny(4)
     freeze_all_but(network, network.parameters())
     plain = set(find_moving_tensors(network))
-    with fake_quantised(network, images()):
+    with fake_quantise(network, images()):
         assert set(find_moving_tensors(network)) == plain
 
 
@@ -330,21 +330,21 @@ def test_what_cannot_be_quantised_is_refused_with_the_reason() -> None:
     """Nothing to quantise, no images, numbers that are not finite, a computed weight, twice at once: each says so."""
     network = tiny(4)
     with pytest.raises(CompressError, match=r"_Silent has nothing to quantise: no Conv2d and no Linear of it runs"):
-        fake_quantised(_Silent(), images()).__enter__()
+        fake_quantise(_Silent(), images()).__enter__()
     for wrong in (torch.zeros(0, 1, 8, 8), torch.zeros(1, 8, 8)):
         with pytest.raises(CompressError, match=r"calibration images are \[.*\]; give at least one"):
-            fake_quantised(network, wrong).__enter__()
+            fake_quantise(network, wrong).__enter__()
     broken = copy.deepcopy(network)
     broken.module.second[0].weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(CompressError, match=r"'module.linear' meets numbers on the calibration images that are not finite"):
-        fake_quantised(broken, images()).__enter__()
+        fake_quantise(broken, images()).__enter__()
     computed = copy.deepcopy(network)
     parametrizations.orthogonal(computed.module.linear)
     with pytest.raises(CompressError, match=r"the weight of 'module.linear' is computed by a parametrisation"):
-        fake_quantised(computed, images()).__enter__()
+        fake_quantise(computed, images()).__enter__()
     plain = network.eval()(images(4)).shape
-    with fake_quantised(network, images()):
-        with pytest.raises(CompressError, match="computes as if in int8 already"), fake_quantised(network, images()):
+    with fake_quantise(network, images()):
+        with pytest.raises(CompressError, match="computes as if in int8 already"), fake_quantise(network, images()):
             pass
         assert network(images(4)).shape == plain
     assert type(network.classifier) is nn.Linear

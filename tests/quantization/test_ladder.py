@@ -1,4 +1,4 @@
-"""The int8 ladder, climbed on a network of which we decide what quantization does to it."""
+"""The int8 search, on a network of which we decide what quantization does to it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.plan.plan import make_plan
 from compress.quantization import ladder
-from compress.quantization.ladder import Climb, Climbed, needs_no_spare_bit, told
+from compress.quantization.candidate import LadderResult, Unavailable
+from compress.quantization.ladder import LadderSearch, describe_ladder
+from compress.quantization.saturation import explain_no_spare_bit
 from compress.recipe import GateSection, Int8Section
 from compress.records import Gate, Ladder, Preprocess
-from compress.run import int8_backend as _ladder_footing
+from compress.run import int8
 from exporters._exporter import Quantisation
 
 LAYERS = tuple(f"conv{number}" for number in range(16))
@@ -50,10 +52,10 @@ class Pretended:
         path.write_text(json.dumps(self.harm(quantisation)))
         return path
 
-    def size_bytes(self, path: Path) -> int:
+    def count_bytes(self, path: Path) -> int:
         return path.stat().st_size
 
-    def answer(self, path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+    def run_file(self, path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
         share = float(json.loads(path.read_text()))
         answers = self.reference.copy()
         wrong = np.arange(IMAGES) < round(share * IMAGES)
@@ -61,7 +63,7 @@ class Pretended:
         answers += np.float32(share)  # even where no class changes, more harm moves the logits further
         return answers if images is None else answers[images]
 
-    def simulated(self, _quantisation: Quantisation, _images: NDArray[np.intp]) -> NDArray[np.float32] | None:
+    def simulate(self, _quantisation: Quantisation, _images: NDArray[np.intp]) -> NDArray[np.float32] | None:
         return None
 
     def judge(self, logits: NDArray[np.float32]) -> Gate:
@@ -79,14 +81,17 @@ class Clock:
         return self.seconds * len(self.network.written)
 
 
-def climb(network: Pretended, folder: Path, *, events: Events | None = None, **options: Any) -> Climbed[Pretended]:
-    """Climb with defaults; `options` replace those of the recipe's section or of the climb."""
-    own = {name: options.pop(name) for name in ("adapt", "statistics", "spare_bit", "clock") if name in options}
-    return Climb(
+def search(network: Pretended, folder: Path, *, events: Events | None = None, **options: Any) -> LadderResult[Pretended]:
+    """Search with defaults; `options` replace those of the recipe's section or of the search."""
+    own = {name: options.pop(name) for name in ("adapt", "statistics", "no_spare_bit", "clock") if name in options}
+    return LadderSearch(
         network, gate=network.gate, settings=Int8Section(**options), calibration_images=300, folder=folder, name="net",
         events=events or Events(),
-        **{"adapt": "no teachers", "statistics": ("default", "bias", "minmax"), "spare_bit": "it has VNNI", **own},
-    ).climb()  # fmt: skip
+        **{
+            "adapt": Unavailable("no teachers"), "statistics": ("default", "bias", "minmax"), "no_spare_bit": "it has VNNI",
+            **own,
+        },
+    ).search()  # fmt: skip
 
 
 def path_of(record: Ladder) -> list[tuple[str, str]]:
@@ -98,13 +103,13 @@ def damaged(*layers: str, each: float = 0.05) -> Harm:
     return lambda quantisation: each * len(set(layers) - set(quantisation.keep))
 
 
-def test_the_climb_ends_at_the_first_file_that_passes(tmp_path: Path) -> None:
-    """A network that int8 does not hurt costs one try."""
+def test_the_search_ends_at_the_first_file_that_passes(tmp_path: Path) -> None:
+    """A network that int8 does not hurt costs one candidate."""
     network = Pretended(lambda _: 0.005)
-    end = climb(network, tmp_path)
+    end = search(network, tmp_path)
     assert path_of(end.ladder) == [("default", "passed")]
     assert network.written == [Quantisation()]
-    assert (end.ladder.chosen, end.taken.path) == (0, tmp_path / "0" / "net-int8.fake")
+    assert (end.ladder.chosen, end.chosen.path) == (0, tmp_path / "0" / "net-int8.fake")
     rung = end.ladder.rungs[0]
     assert rung.validation is not None
     assert (rung.validation.top1_percent, rung.validation.samples) == (99.5, IMAGES)
@@ -115,16 +120,16 @@ def test_other_statistics_are_tried_until_one_passes(tmp_path: Path) -> None:
     """The second rung ends with the first statistics that meet the budget."""
     harm = {"default": 0.3, "bias": 0.2, "minmax": 0.005, "entropy": 0.0}
     network = Pretended(lambda quantisation: harm[quantisation.statistics])
-    end = climb(network, tmp_path, statistics=tuple(harm))
+    end = search(network, tmp_path, statistics=tuple(harm))
     assert path_of(end.ladder) == [("default", "failed"), ("statistics", "failed"), ("statistics", "passed")]
-    assert end.taken.quantisation == Quantisation(statistics="minmax")
+    assert end.chosen.quantisation == Quantisation(statistics="minmax")
 
 
 def test_the_best_statistics_are_kept_for_the_rungs_above(tmp_path: Path) -> None:
     """Where none is enough, the spare bit and the float layers come on top of the best, and not of the last."""
     harm = {"default": 0.3, "bias": 0.1, "minmax": 0.2}
     network = Pretended(lambda quantisation: harm[quantisation.statistics])
-    climb(network, tmp_path, spare_bit="")
+    search(network, tmp_path, no_spare_bit="")
     assert network.written[3] == Quantisation(statistics="bias", saturation_fix=True)
     assert {each.statistics for each in network.written if each.keep} == {"bias"}
 
@@ -132,9 +137,9 @@ def test_the_best_statistics_are_kept_for_the_rungs_above(tmp_path: Path) -> Non
 def test_the_spare_bit_is_tried_only_where_the_processor_needs_it(tmp_path: Path) -> None:
     """On another processor the rung is skipped, and says why."""
     network = Pretended(lambda quantisation: 0.0 if quantisation.saturation_fix else 0.3)
-    end = climb(network, tmp_path / "old", spare_bit="")
+    end = search(network, tmp_path / "old", no_spare_bit="")
     assert path_of(end.ladder)[-1] == ("saturation", "passed")
-    end = climb(network, tmp_path / "new", spare_bit="it has VNNI")
+    end = search(network, tmp_path / "new", no_spare_bit="it has VNNI")
     skipped = end.ladder.rungs[3]
     assert (skipped.rung, skipped.status, skipped.reason) == ("saturation", "skipped", "it has VNNI")
 
@@ -142,7 +147,7 @@ def test_the_spare_bit_is_tried_only_where_the_processor_needs_it(tmp_path: Path
 def test_a_spare_bit_that_does_harm_is_given_back(tmp_path: Path) -> None:
     """The rungs above build on the best, which the spare bit need not be."""
     network = Pretended(lambda quantisation: 0.4 if quantisation.saturation_fix else 0.3)
-    climb(network, tmp_path, spare_bit="")
+    search(network, tmp_path, no_spare_bit="")
     assert not any(each.saturation_fix for each in network.written if each.keep)
 
 
@@ -154,12 +159,12 @@ def test_with_the_spare_bit_all_statistics_get_another_chance(tmp_path: Path) ->
         return harm[quantisation.statistics] if quantisation.saturation_fix else 0.3 - 0.1 * (quantisation.statistics == "bias")
 
     network = Pretended(share)
-    end = climb(network, tmp_path, spare_bit="")
+    end = search(network, tmp_path, no_spare_bit="")
     assert [each for each in network.written if each.saturation_fix] == [
         Quantisation(statistics="bias", saturation_fix=True),
         Quantisation(saturation_fix=True),
     ]
-    assert end.taken.quantisation == Quantisation(saturation_fix=True)
+    assert end.chosen.quantisation == Quantisation(saturation_fix=True)
     assert end.ladder.chosen is not None
 
 
@@ -167,8 +172,8 @@ def test_with_the_spare_bit_all_statistics_get_another_chance(tmp_path: Path) ->
 def test_the_fewest_layers_that_are_enough_stay_in_floating_point(tmp_path: Path, worst: tuple[str, ...]) -> None:
     """Sensitivity finds the layers that do the harm, wherever they are, and bisection gives the others back to int8."""
     network = Pretended(damaged(*worst))
-    end = climb(network, tmp_path, statistics=("default",))
-    assert end.taken.quantisation.keep == worst
+    end = search(network, tmp_path, statistics=("default",))
+    assert end.chosen.quantisation.keep == worst
     assert end.ladder.chosen is not None
     assert end.ladder.rungs[end.ladder.chosen].kept == worst
     assert {each.layer for each in end.ladder.sensitivity[: len(worst)]} == set(worst)
@@ -181,7 +186,7 @@ def test_the_fewest_layers_that_are_enough_stay_in_floating_point(tmp_path: Path
 def test_sensitivity_is_measured_with_each_layer_alone_in_int8(tmp_path: Path) -> None:
     """No layer hides behind another's harm."""
     network = Pretended(damaged("conv2", "conv3"))
-    climb(network, tmp_path, rung="mixed")
+    search(network, tmp_path, rung="mixed")
     alone = network.written[: len(LAYERS)]
     assert [set(LAYERS) - set(each.keep) for each in alone] == [{layer} for layer in LAYERS]
 
@@ -189,27 +194,27 @@ def test_sensitivity_is_measured_with_each_layer_alone_in_int8(tmp_path: Path) -
 def test_a_layer_whose_answers_are_not_finite_is_the_worst(tmp_path: Path) -> None:
     """It comes first, and the record stays a number that JSON has."""
     network = Pretended(lambda quantisation: float("nan") if "conv5" not in quantisation.keep else 0.0)
-    plain = network.answer
+    plain = network.run_file
 
-    def answer(path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+    def run_file(path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
         if "NaN" not in path.read_text():
             return plain(path, images)
         return np.full((IMAGES if images is None else len(images), CLASSES), np.nan, np.float32)
 
-    network.answer = answer  # type: ignore[method-assign]
-    end = climb(network, tmp_path, rung="mixed")
+    network.run_file = run_file  # type: ignore[method-assign]
+    end = search(network, tmp_path, rung="mixed")
     assert end.ladder.sensitivity[0].layer == "conv5"
-    assert end.taken.quantisation.keep == ("conv5",)
+    assert end.chosen.quantisation.keep == ("conv5",)
     assert Ladder.model_validate_json(end.ladder.model_dump_json()) == end.ladder
 
 
 def test_a_file_that_is_float_in_all_but_name_is_not_an_answer(tmp_path: Path) -> None:
     """No more layers than the share that the user allows stay in floating point."""
     network = Pretended(damaged(*LAYERS))
-    end = climb(network, tmp_path, max_float_layers=0.25)
+    end = search(network, tmp_path, max_float_layers=0.25)
     assert max(len(rung.kept) for rung in end.ladder.rungs) == 4
     assert end.ladder.chosen is None
-    none = climb(Pretended(damaged(*LAYERS)), tmp_path / "none", max_float_layers=0.05)
+    none = search(Pretended(damaged(*LAYERS)), tmp_path / "none", max_float_layers=0.05)
     assert ("mixed", "skipped") in path_of(none.ladder)
 
 
@@ -227,22 +232,22 @@ def test_distillation_is_the_last_rung_and_uses_the_best_quantisation_so_far(tmp
     def share(quantisation: Quantisation) -> float:
         return harm[quantisation.statistics] - 0.005 * len(quantisation.keep)  # float layers help, and not enough
 
-    end = climb(Pretended(share), tmp_path, adapt=adapt)
+    end = search(Pretended(share), tmp_path, adapt=adapt)
     assert path_of(end.ladder)[-1] == ("distillation", "passed")
-    assert end.taken.footing is adapted
+    assert end.chosen.backend is adapted
     assert asked == adapted.written == [Quantisation(statistics="bias")]
 
 
-def test_if_every_rung_fails_the_nearest_is_taken_and_marked(tmp_path: Path) -> None:
+def test_if_every_rung_fails_the_nearest_is_chosen_and_marked(tmp_path: Path) -> None:
     """Nothing is chosen; the file is the one that misses the gate by least, and every rung says why."""
     harm = {"default": 0.3, "bias": 0.06, "minmax": 0.2}
-    end = climb(Pretended(lambda quantisation: harm[quantisation.statistics]), tmp_path)
+    end = search(Pretended(lambda quantisation: harm[quantisation.statistics]), tmp_path)
     assert end.ladder.chosen is None
-    assert not end.taken.passed
-    assert end.taken.quantisation.statistics == "bias"
+    assert not end.chosen.passed
+    assert end.chosen.quantisation.statistics == "bias"
     assert [rung for rung, _ in path_of(end.ladder)][-1] == "distillation"
     assert all(rung.reason for rung in end.ladder.rungs)
-    assert "no rung of the int8 ladder meets the gate" in next(iter(told("net", end.ladder)))
+    assert "no rung of the int8 ladder meets the gate" in next(iter(describe_ladder("net", end.ladder)))
 
 
 def test_nearest_counts_the_points_of_accuracy_and_of_agreement_that_are_missing(tmp_path: Path) -> None:
@@ -255,15 +260,15 @@ def test_nearest_counts_the_points_of_accuracy_and_of_agreement_that_are_missing
         return Gate(status="failed", reason="far", samples=IMAGES, agreement_percent=agreement, top1_drop_points=drop)
 
     network.judge = judge  # type: ignore[method-assign]
-    end = climb(network, tmp_path, max_float_layers=0.0)
-    assert end.taken.quantisation.statistics == "minmax"
+    end = search(network, tmp_path, max_float_layers=0.0)
+    assert end.chosen.quantisation.statistics == "minmax"
 
 
 @pytest.mark.parametrize("rung", ladder.RUNGS)
 def test_a_pinned_rung_is_the_only_one(tmp_path: Path, rung: str) -> None:
     """The user's choice is tried alone, also where it is not needed, and the record says that it was pinned."""
     network, adapted = Pretended(damaged("conv1")), Pretended(lambda _: 0.0)
-    end = climb(network, tmp_path, rung=rung, adapt=lambda _: adapted)
+    end = search(network, tmp_path, rung=rung, adapt=lambda _: adapted)
     assert {each.rung for each in end.ladder.rungs} == {rung}
     assert rung in end.ladder.note
     if rung == "saturation":
@@ -277,22 +282,22 @@ def test_a_pinned_rung_is_the_only_one(tmp_path: Path, rung: str) -> None:
 def test_a_pinned_distillation_has_the_spare_bit_where_the_processor_needs_it(tmp_path: Path) -> None:
     """Nothing before it found out that products saturate, and what the network learns must be what the file does."""
     adapted = Pretended(lambda _: 0.0)
-    climb(Pretended(damaged("conv1")), tmp_path, rung="distillation", adapt=lambda _: adapted, spare_bit="")
+    search(Pretended(damaged("conv1")), tmp_path, rung="distillation", adapt=lambda _: adapted, no_spare_bit="")
     assert adapted.written == [Quantisation(saturation_fix=True)]
 
 
-def test_pinned_statistics_are_all_tried_and_the_best_is_taken(tmp_path: Path) -> None:
+def test_pinned_statistics_are_all_tried_and_the_best_is_chosen(tmp_path: Path) -> None:
     """Who pins the rung wants the best of it, not the first that passes."""
     harm = {"default": 0.3, "bias": 0.01, "minmax": 0.0}
-    end = climb(Pretended(lambda quantisation: harm[quantisation.statistics]), tmp_path, rung="statistics")
-    assert end.taken.quantisation.statistics == "minmax"
+    end = search(Pretended(lambda quantisation: harm[quantisation.statistics]), tmp_path, rung="statistics")
+    assert end.chosen.quantisation.statistics == "minmax"
     assert end.ladder.chosen == 1
 
 
 def test_no_rung_is_begun_after_the_limit_of_time(tmp_path: Path) -> None:
     """What was not tried is in the record with the minutes and the field that sets them."""
     network = Pretended(lambda _: 0.3)
-    end = climb(network, tmp_path, max_minutes=2.0, clock=Clock(network, 90.0))
+    end = search(network, tmp_path, max_minutes=2.0, clock=Clock(network, 90.0))
     assert len(network.written) == 2
     assert path_of(end.ladder) == [
         ("default", "failed"), ("statistics", "failed"), ("saturation", "skipped"), ("mixed", "skipped"),
@@ -305,11 +310,11 @@ def test_layers_are_simulated_where_files_take_long_to_write(tmp_path: Path) -> 
     """The same layers are kept as if each had its file, and none is written for the measurement."""
 
     class Slow(Pretended):
-        def simulated(self, quantisation: Quantisation, images: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        def simulate(self, quantisation: Quantisation, images: NDArray[np.intp]) -> NDArray[np.float32] | None:
             return self.reference[images] * np.float32(1 - self.harm(quantisation))
 
     quick, slow = Pretended(damaged("conv3", "conv7")), Slow(damaged("conv3", "conv7"))
-    kept = [climb(network, tmp_path / name).taken.quantisation.keep for name, network in (("q", quick), ("s", slow))]
+    kept = [search(network, tmp_path / name).chosen.quantisation.keep for name, network in (("q", quick), ("s", slow))]
     assert kept == [("conv3", "conv7")] * 2
     assert len(quick.written) - len(slow.written) == len(LAYERS)
 
@@ -330,14 +335,14 @@ def test_a_real_network_is_simulated_where_its_format_can(slow: bool, monkeypatc
             means: NDArray[np.float32] = images.mean(axis=(2, 3))
             return means
 
-    monkeypatch.setattr(_ladder_footing, "about", lambda *_: None)
+    monkeypatch.setattr(int8, "describe", lambda *_: None)
     preprocess = Preprocess(height=2, width=2, channels="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
     images = np.repeat(np.array([0, 255, 51], np.uint8), 12).reshape(3, 2, 2, 3)
-    data = SimpleNamespace(image=lambda: None, validation=SimpleNamespace(images=images), preprocess=preprocess)
+    data = SimpleNamespace(sample_image=lambda: None, validation=SimpleNamespace(images=images), preprocess=preprocess)
     exporter: Any = SimpleNamespace(quantisable=lambda *_, **__: Slow() if slow else Quick())
     rest: Any = SimpleNamespace(data=data, network=None, images=None)
-    footing = _ladder_footing.Footing(rest, rest, exporter, rest, reference=np.zeros((3, 3), np.float32))
-    found = footing.simulated(Quantisation(keep=("conv",)), np.array([1, 2]))
+    backend = int8.RunBackend(rest, rest, exporter, rest, reference=np.zeros((3, 3), np.float32))
+    found = backend.simulate(Quantisation(keep=("conv",)), np.array([1, 2]))
     if not slow:
         assert found is None
         return
@@ -349,24 +354,24 @@ def test_layers_are_not_measured_where_their_time_is_not_there(tmp_path: Path) -
     """It is foreseen after a few of them, so that adapting the network still has a chance within the limit."""
     network = Pretended(lambda _: 0.3)
     adapted = Pretended(lambda _: 0.0)
-    end = climb(network, tmp_path, max_minutes=5.0, adapt=lambda _: adapted, clock=Clock(network, 20.0))
+    end = search(network, tmp_path, max_minutes=5.0, adapt=lambda _: adapted, clock=Clock(network, 20.0))
     assert path_of(end.ladder)[-2:] == [("mixed", "skipped"), ("distillation", "passed")]
     assert "16 layers harms would take 5.3 minutes" in end.ladder.rungs[-2].reason
     assert end.ladder.sensitivity == ()
     assert len([each for each in network.written if len(each.keep) == len(LAYERS) - 1]) == 3
     with pytest.raises(CompressError, match=r"no int8 file could be made: .* \(int8.max_minutes\); raise it"):
-        climb(network, tmp_path, rung="mixed", max_minutes=5.0, clock=Clock(network, 20.0))
+        search(network, tmp_path, rung="mixed", max_minutes=5.0, clock=Clock(network, 20.0))
 
 
 def test_a_passing_file_is_not_refined_after_the_limit_of_time(tmp_path: Path) -> None:
     """Time is spent on what is needed before it is spent on what is nicer."""
     network = Pretended(damaged("conv1", "conv2", "conv3"))
-    end = climb(network, tmp_path, rung="mixed", max_minutes=1.0, clock=Clock(network, 60 / (len(LAYERS) + 2.5)))
-    assert len(end.taken.quantisation.keep) == 4
+    end = search(network, tmp_path, rung="mixed", max_minutes=1.0, clock=Clock(network, 60 / (len(LAYERS) + 2.5)))
+    assert len(end.chosen.quantisation.keep) == 4
     assert end.ladder.chosen is not None
 
 
-def test_what_a_quantiser_refuses_is_a_failed_try_and_the_climb_goes_on(tmp_path: Path) -> None:
+def test_what_a_quantiser_refuses_is_recorded_as_failed_and_the_search_goes_on(tmp_path: Path) -> None:
     """The reason is in the record; only if nothing at all can be made is it raised."""
 
     def refuse(quantisation: Quantisation) -> float:
@@ -374,57 +379,57 @@ def test_what_a_quantiser_refuses_is_a_failed_try_and_the_climb_goes_on(tmp_path
             raise CompressError("no Relu6")
         return 0.0
 
-    end = climb(Pretended(refuse), tmp_path)
+    end = search(Pretended(refuse), tmp_path)
     assert [(rung.status, rung.reason) for rung in end.ladder.rungs] == [("failed", "no Relu6")] * 2 + [("passed", "")]
     with pytest.raises(CompressError, match="net: no int8 file could be made: no Relu6"):
-        climb(Pretended(refuse), tmp_path / "none", statistics=("default",))
+        search(Pretended(refuse), tmp_path / "none", statistics=("default",))
 
 
 @pytest.mark.parametrize("error", [Unreachable("disk full"), Interrupted("stopped")])
-def test_a_full_disk_and_an_interruption_end_the_climb(tmp_path: Path, error: CompressError) -> None:
+def test_a_full_disk_and_an_interruption_end_the_search(tmp_path: Path, error: CompressError) -> None:
     """They say nothing of the network, so no rung is called failed for them."""
 
     def refuse(_: Quantisation) -> float:
         raise error
 
     with pytest.raises(type(error)):
-        climb(Pretended(refuse), tmp_path)
+        search(Pretended(refuse), tmp_path)
 
 
 def test_a_file_that_the_runtime_cannot_run_has_failed(tmp_path: Path) -> None:
     """A crash of the runtime is this rung's failure and not the run's."""
     network = Pretended(lambda _: 0.0)
-    plain, crashed = network.answer, []
+    plain, crashed = network.run_file, []
 
-    def answer(path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+    def run_file(path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
         if not crashed:
             crashed.append(path)
             raise Unreachable("the runtime died with signal 11")
         return plain(path, images)
 
-    network.answer = answer  # type: ignore[method-assign]
-    end = climb(network, tmp_path)
+    network.run_file = run_file  # type: ignore[method-assign]
+    end = search(network, tmp_path)
     assert path_of(end.ladder) == [("default", "failed"), ("statistics", "passed")]
     assert "signal 11" in end.ladder.rungs[0].reason
 
 
 def test_the_best_file_of_each_rung_is_named_for_timing(tmp_path: Path) -> None:
-    """What was taken is among them, and no rung is there twice."""
+    """The chosen file is among them, and no rung is there twice."""
     network = Pretended(damaged("conv1", "conv2", "conv3"))
-    end = climb(network, tmp_path)
+    end = search(network, tmp_path)
     rungs = [end.ladder.rungs[number].rung for number in end.best]
     assert rungs == ["default", "statistics", "mixed"]
-    assert end.taken in end.best.values()
+    assert end.chosen in end.best.values()
 
 
 def test_every_step_is_told_to_machines_and_the_end_to_people(tmp_path: Path) -> None:
     """events.jsonl has a line for each rung; people read which rung passed and why the others did not."""
     events = Events(tmp_path / "events.jsonl")
-    end = climb(Pretended(damaged("conv3")), tmp_path / "files", events=events)
+    end = search(Pretended(damaged("conv3")), tmp_path / "files", events=events)
     lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [line["rung"] for line in lines if line["event"] == "rung"] == [rung.rung for rung in end.ladder.rungs]
     assert sum(line["event"] == "sensitivity" for line in lines) == 1
-    said = list(told("net", end.ladder))
+    said = list(describe_ladder("net", end.ladder))
     assert said[0].startswith("net: int8 by rung 'mixed' (1 of 16 layers in floating point")
     assert any("saturation skipped: it has VNNI" in line for line in said)
     assert any("default failed" in line and "agreement 95.00 %" in line for line in said)
@@ -439,7 +444,7 @@ def test_bisection_finds_the_fewest_in_logarithmic_time(needed: int, most: int) 
         asked.append(count)
         return count >= needed
 
-    ladder._fewest(passes, most, lambda: False)
+    ladder._find_fewest(passes, most, lambda: False)
     assert max(asked) <= most
     assert len(asked) == len(set(asked)) <= 2 * most.bit_length() + 1
     passed = [count for count in asked if count >= needed]
@@ -456,7 +461,7 @@ def test_bisection_finds_the_fewest_in_logarithmic_time(needed: int, most: int) 
 )  # fmt: skip
 def test_which_processors_saturate(instructions: str, machine: str, reason: str) -> None:
     """x86 without VNNI needs the spare bit, and so may one whose flags are hidden; ARM never does."""
-    found = needs_no_spare_bit(instructions, machine)
+    found = explain_no_spare_bit(instructions, machine)
     assert reason in found
     assert bool(found) == bool(reason)
 

@@ -1,4 +1,4 @@
-"""int8 files of a real run: climbed to, proved like any other file, found again, and reported."""
+"""int8 files of a real run: searched for, proved like any other file, found again, and reported."""
 
 from __future__ import annotations
 
@@ -57,22 +57,23 @@ def done(run: RunTiny) -> tuple[Report, str]:
     return run(BOTH)
 
 
+@pytest.mark.slow
 def test_int8_is_reached_on_both_runtimes_and_the_ladder_is_reported(done: tuple[Report, str], runs: Path) -> None:
-    """Each file has its own climb, was judged on validation and reported on test images, and stands in bundle and pages."""
+    """Each file has its own search, was judged on validation and reported on test images, and stands in bundle and pages."""
     report, said = done
     for form in ("onnx", "openvino"):
         row = next(each for each in report.variants if each.name == f"student-{form}-int8")
         assert row.ladder is not None
         assert row.ladder.calibration_images == 60
         assert row.ladder.chosen is not None
-        taken = row.ladder.rungs[row.ladder.chosen]
-        assert taken.validation is not None
+        chosen = row.ladder.rungs[row.ladder.chosen]
+        assert chosen.validation is not None
         assert row.accuracy is not None
-        assert taken.validation == row.validation
-        assert (taken.validation.samples, row.accuracy.samples) == (report.images["validation"], report.images["test"])
-        assert taken.speedup is not None
-        assert taken.speedup.against == f"student-{form}-fp32"
-        assert taken.size_bytes == row.size_bytes
+        assert chosen.validation == row.validation
+        assert (chosen.validation.samples, row.accuracy.samples) == (report.images["validation"], report.images["test"])
+        assert chosen.speedup is not None
+        assert chosen.speedup.against == f"student-{form}-fp32"
+        assert chosen.size_bytes == row.size_bytes
         assert f"student-{form}-int8: int8 by rung" in said
     manifest = read(runs / "tiny" / "bundle" / "manifest.json", Manifest)
     assert {file.precision for file in manifest.files} == {"int8"}
@@ -81,8 +82,9 @@ def test_int8_is_reached_on_both_runtimes_and_the_ladder_is_reported(done: tuple
     assert {line["file"] for line in lines if line["event"] == "rung"} >= {"student-onnx-int8", "student-openvino-int8"}
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_compared_gets_the_first_rung_and_no_timing_of_its_own(done: tuple[Report, str]) -> None:
-    """Its int8 file is a yardstick: no time is spent on making it better."""
+    """Its int8 file is for comparison: no time is spent on making it better."""
     rows = [each for each in done[0].variants if each.network == "teacher" and each.precision == "int8"]
     assert len(rows) == 2
     for row in rows:
@@ -92,17 +94,19 @@ def test_a_teacher_that_is_compared_gets_the_first_rung_and_no_timing_of_its_own
         assert "comparison" in row.ladder.note
 
 
+@pytest.mark.slow
 def test_the_stage_keeps_only_files_that_are_compared(done: tuple[Report, str], runs: Path) -> None:
-    """Besides the file that was taken: the best of each rung and the same network in float32."""
+    """Besides the chosen file: the best of each rung and the same network in float32."""
     folders = [path for path in (runs / ".cache").iterdir() if (path / OUTCOME).is_file()]
     assert len(folders) == 6
     for folder in folders:
         outcome = read(folder / OUTCOME, Outcome)
         kept = {path.relative_to(folder).as_posix() for path in folder.glob("tried/**/*.[ox][nm]*")}
-        assert kept == set(outcome.tried.values())
+        assert kept == {*outcome.tried.values(), *filter(None, [outcome.float32])}
 
 
-def test_a_second_run_climbs_nothing(done: tuple[Report, str], run: RunTiny, runs: Path) -> None:
+@pytest.mark.slow
+def test_a_second_run_searches_nothing(done: tuple[Report, str], run: RunTiny, runs: Path) -> None:
     """Files, their ladders and their timing are found again."""
     made = sorted((runs / ".cache").iterdir())
     second, _ = run(BOTH)
@@ -110,6 +114,7 @@ def test_a_second_run_climbs_nothing(done: tuple[Report, str], run: RunTiny, run
     assert sorted((runs / ".cache").iterdir()) == made
 
 
+@pytest.mark.slow
 def test_a_distilled_file_is_held_to_the_student_and_shown_with_its_training(run: RunTiny, runs: Path) -> None:
     """The pinned last rung trains the student on, and says so; its reference is kept for whoever verifies it."""
     report, _ = run("name=adapted", ONE, "int8.rung=distillation")
@@ -135,12 +140,9 @@ class Labelled:
     """As much of a run as the gate asks for."""
 
     def __init__(self, labels: NDArray[np.int64], gate: recipe.GateSection) -> None:
-        self._labels = labels
+        self.validation_labels = labels
         self.recipe = self
         self.gate = gate
-
-    def labels(self) -> NDArray[np.int64]:
-        return self._labels
 
 
 def logits(classes: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -175,8 +177,9 @@ def test_an_adapted_network_may_answer_otherwise_than_the_one_before(seed: int) 
     assert "agreement" in other.reason
 
 
-def test_an_interrupted_climb_leaves_nothing_of_it_to_the_next(run: RunTiny, runs: Path) -> None:
-    """Other calibration images make another file; what a killed process left of it is not mistaken for this climb's."""
+@pytest.mark.slow
+def test_an_interrupted_search_leaves_nothing_of_it_to_the_next(run: RunTiny, runs: Path) -> None:
+    """Other calibration images make another file; what a killed process left of it is not mistaken for this search's."""
     left = cache.Cache(runs).folder
     run("name=fresh", ONE, "int8.rung=default", "int8.calibration_images=30")
     newest = max((path for path in left.iterdir() if (path / OUTCOME).is_file()), key=lambda path: path.stat().st_mtime)
@@ -197,7 +200,8 @@ def further(runs: Path, name: str, out: Path) -> tuple[Gate, str]:
     return gate, text.getvalue()
 
 
-def test_a_further_export_climbs_to_the_last_rung_as_the_run_would(run: RunTiny, runs: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_further_export_comes_to_the_last_rung_as_the_run_would(run: RunTiny, runs: Path, tmp_path: Path) -> None:
     """The run's own teachers and cohort adapt the student; a run that asks for the same file finds them trained."""
     asked = ("name=later", "method={name: dih, logit_loss: dist, heads_epochs: 1}", "int8.rung=distillation", "train.epochs=2")
     run(*asked, "exports=[]")
@@ -213,8 +217,9 @@ def test_a_further_export_climbs_to_the_last_rung_as_the_run_would(run: RunTiny,
     assert all("found in the cache" in line for line in adapted)
 
 
+@pytest.mark.slow
 def test_a_further_export_says_why_the_last_rung_was_left_out(run: RunTiny, runs: Path, tmp_path: Path) -> None:
-    """Where the teacher's file is gone the other rungs are climbed, and output and verdict name what is missing."""
+    """Where the teacher's file is gone the other rungs are tried, and output and verdict name what is missing."""
     run("name=source", "exports=[]")
     weights = tmp_path / "teacher.safetensors"
     weights.write_bytes((runs / "source" / "teacher" / "weights.safetensors").read_bytes())
@@ -233,6 +238,7 @@ def test_a_further_export_says_why_the_last_rung_was_left_out(run: RunTiny, runs
     assert read(tmp_path / "out" / "rejected" / "student-int8.onnx.gate.json", Gate) == gate
 
 
+@pytest.mark.slow
 def test_a_further_export_does_not_train_a_lost_cohort_again(run: RunTiny, runs: Path, tmp_path: Path) -> None:
     """Heads that were cleaned out of the cache are named; hours of training are not begun by an export."""
     cohort = "method={name: dih, logit_loss: dist, heads_epochs: 2}"

@@ -23,7 +23,8 @@ from compress.events import Events
 from compress.methods import Method, Setting
 from compress.models import Network
 from compress.preprocess import normalise
-from compress.quantization.fake_quantize import FakeQuantiser, fake_quantised
+from compress.quantization import fake_quantize
+from compress.quantization.fake_quantize import FakeQuantiser, fake_quantise
 from compress.recipe import TrainSection
 from compress.records import Preprocess
 from compress.records.training import WEIGHTS
@@ -90,6 +91,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return list(one) == list(other) and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_go_on_and_ships_what_it_shipped(name: str, tmp_path: Path) -> None:
     """The result is a float network of the same names, judged by what its weights give as int8, and kept in the cache."""
@@ -109,7 +111,7 @@ def test_every_method_can_go_on_and_ships_what_it_shipped(name: str, tmp_path: P
     assert adapted.folder is not None
     validation = adapted.results[-1].validation
     assert validation is not None
-    with fake_quantised(adapted.network, some(work)):
+    with fake_quantise(adapted.network, some(work)):
         assert top1(adapted.network, work.batch_in_order(work.data.validation)) == validation.top1_percent
     weights = (adapted.folder / WEIGHTS).read_bytes()
     again = qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
@@ -158,25 +160,25 @@ def test_what_rounding_ruins_is_rescued() -> None:
     calibration = torch.from_numpy(normalise(train.images[:64], preprocess))
     plain = top1(student, validation)
     assert plain == top1(teacher, validation) > 80
-    with fake_quantised(student, calibration):
+    with fake_quantise(student, calibration):
         ruined = top1(student, validation)
     kd: Method = plugins.load("methods", "kd")(Setting(student, (teacher,), image, 10))
     method = continued(kd, calibration)
     with active(method):
         trainer.fit(method, batches, validation, settings=TrainSection(epochs=2, lr=0.02, batch_size=32))
-    with fake_quantised(student, calibration):
+    with fake_quantise(student, calibration):
         rescued = top1(student, validation)
     assert ruined < plain - 15
     assert rescued > ruined + 10
     assert rescued > plain - 8
 
 
-def continued(taught: Method, calibration: Tensor) -> qad._Continued:
-    def answers(images: Tensor) -> list[Tensor]:
-        return list(taught.predictions(taught.step(Batch(images, torch.zeros(len(images), dtype=torch.int64)))).values())
+def continued(method: Method, calibration: Tensor) -> qad._Continued:
+    def compute_logits(images: Tensor) -> list[Tensor]:
+        return list(method.predictions(method.step(Batch(images, torch.zeros(len(images), dtype=torch.int64)))).values())
 
-    quantiser = FakeQuantiser(taught, answers, calibration)
-    return qad._Continued(taught, taught.phases(), product=taught.product(), settings={}, quantiser=quantiser)
+    quantiser = FakeQuantiser(method, compute_logits, calibration)
+    return qad._Continued(method, method.phases(), product=method.product(), settings={}, quantiser=quantiser)
 
 
 def active(method: qad._Continued) -> AbstractContextManager[None]:
@@ -302,11 +304,9 @@ def test_what_decides_the_result_decides_the_key(ready: Ready) -> None:
 
 def test_ordinary_stages_do_not_depend_on_it() -> None:
     """A change of the rounding makes this stage anew, and no other."""
-    from compress.quantization import fake_quantize as fake_quant
-
     root = Path(fingerprint.__file__).parents[1]
     matched = {path for pattern in fingerprint.TRAINING for path in root.glob(pattern)}
-    assert matched.isdisjoint({Path(fake_quant.__file__), Path(qad.__file__)})
+    assert matched.isdisjoint({Path(fake_quantize.__file__), Path(qad.__file__)})
 
 
 def test_weights_that_were_given_are_refused(ready: Ready) -> None:

@@ -93,7 +93,7 @@ def session(run: Finished, formats: Sequence[str], *, rounds: int, seconds: floa
             notes += said
     return Session(
         rows=tuple(found), notes=(*notes, *_notes(run, found)), rounds=rounds, seconds=seconds, environment=machine,
-        vnni=bool(_ladder_saturation.vnni(machine.facts["instructions"])),
+        vnni=bool(_ladder_saturation.find_vnni_flags(machine.facts["instructions"])),
     )  # fmt: skip
 
 

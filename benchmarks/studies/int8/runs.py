@@ -77,7 +77,7 @@ def opened(folder: Path, *, exported: Collection[str] = ()) -> Finished:
     data = prepare_data(recipe.data, base=folder, seed=recipe.seed, cache=folder.resolve().parent / ".cache" / "images")
     if report.test_key and data.test_key != report.test_key:
         raise CompressError(f"{folder}: the test images are not those of its report.json; run its recipe again")
-    shown = calibration.calibration(
+    shown = calibration.select_calibration(
         data.train, data.preprocess, count=recipe.int8.calibration_images, seed=recipe.seed
     )  # fmt: skip
     name = recipe.name.removeprefix(PREFIX)

@@ -101,7 +101,7 @@ def export(folder: Path, data: RunData) -> tuple[Path, Path]:
     ).eval()
     plain, quantised = folder / "student-fp32.onnx", folder / "student-int8.onnx"
     Onnx().export(network, data.sample_image(), plain)
-    images = calibration.calibration(data.train, data.preprocess, count=40, seed=1).images
+    images = calibration.select_calibration(data.train, data.preprocess, count=40, seed=1).images
     Onnx(precision="int8").quantisable(network, data.sample_image(), images).write(quantised, Quantisation())
     return plain, quantised
 
