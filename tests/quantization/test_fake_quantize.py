@@ -20,8 +20,8 @@ from compress.freezing import find_moving_tensors, freeze_all_but
 from compress.methods._projector import Branch, Projected, projector
 from compress.models import Network
 from compress.models.resnet_cifar import resnet8
-from compress.quantization import fake_quantize as fake_quant
 from compress.quantization.fake_quantize import (
+    CHUNK,
     FakeQuantiser,
     fake_quantise,
     fit_grid,
@@ -194,6 +194,7 @@ def test_names_and_values_of_the_state_stay_and_everything_is_undone() -> None:
     assert not torch.equal(inside, plain)
     assert torch.equal(network(held_out), plain)
     assert {name: (type(module), set(vars(module))) for name, module in network.named_modules()} == attributes
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
 
 
 @torch.no_grad()
@@ -206,6 +207,27 @@ def test_everything_is_undone_after_an_error() -> None:
     assert torch.equal(network(held_out), plain)
     with pytest.raises(RuntimeError), fake_quantise(network, images()):
         network(torch.zeros(1, 7, 8, 8))  # stopped within a layer
+    assert torch.equal(network(held_out), plain)
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
+
+
+class _Interrupted(nn.Linear):
+    """Is stopped while it computes on an image of ones."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if bool((values > 0.99).all()):
+            raise KeyboardInterrupt
+        return super().forward(values)
+
+
+@torch.no_grad()
+def test_everything_is_undone_after_ctrl_c_within_a_layer() -> None:
+    """The parameter is back in its place, by identity, although nothing that runs after a layer has run."""
+    network, held_out = nn.Sequential(nn.Flatten(), _Interrupted(64, 3)), images(5)
+    weight, plain = network[1].weight, network(held_out)
+    with pytest.raises(KeyboardInterrupt), fake_quantise(network, images()):
+        network(torch.ones(1, 1, 8, 8))
+    assert network[1].weight is weight
     assert torch.equal(network(held_out), plain)
 
 
@@ -277,6 +299,7 @@ def test_ranges_follow_the_weights_when_asked() -> None:
     assert not torch.equal(stale, fresh)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_foretells_what_a_file_answers(tmp_path: Path) -> None:
     """A file of onnxruntime with the same calibration errs on the same images in the same direction, and by as much.
@@ -353,7 +376,7 @@ def test_what_cannot_be_quantised_is_refused_with_the_reason() -> None:
 @torch.no_grad()
 def test_calibration_in_parts_sees_all_images() -> None:
     """Ranges span every image, whatever part it is run in; a network may round otherwise in a smaller part."""
-    network, calibration = trained_like(), images(3 * fake_quant.CHUNK + 1)
+    network, calibration = trained_like(), images(3 * CHUNK + 1)
     calibration[-1] *= 100
 
     def scales(some: Tensor) -> Tensor:
