@@ -12,11 +12,23 @@ CLASSES = 7
 OPTIONS = {
     "timm.any": {"architecture": "mobilenetv3_small_050", "image_size": 32},
     "timm.deit_tiny_patch16_224": {"image_size": 16, "patch_size": 4},
+    "resnet_cifar.resnet8 shortcut B": {"shortcut": "B"},
 }
 """What must be said of a network, or makes it small."""
-BUILT_OFTEN = [
-    name for name in NAMES if name not in {f"torchvision.{each}" for each in ("resnet34", "resnet50", "convnext_tiny")}
-]
+SIZES = {
+    "resnet_cifar.resnet8": ("resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+    "resnet_cifar.resnet8x4": ("resnet32x4",),
+    "wide_resnet.wrn_16_1": ("wrn_40_1",),
+    "wide_resnet.wrn_16_2": ("wrn_28_2", "wrn_40_2"),
+    "timm.mobilenetv3_small_050": ("mobilenetv3_small_100",),
+    "torchvision.mobilenet_v3_small": ("mobilenet_v3_large",),
+    "torchvision.resnet18": ("resnet34",),
+}
+"""The smallest network of a structure, and those that have more of the same blocks or wider ones."""
+LARGER = {f"{name.partition('.')[0]}.{other}" for name, others in SIZES.items() for other in others}
+STRUCTURES = [*(name for name in NAMES if name not in LARGER), "resnet_cifar.resnet8 shortcut B"]
+"""One network of each structure, for what follows from the structure alone; a new network is one until it is listed above."""
+BUILT_OFTEN = [name for name in STRUCTURES if name not in {"torchvision.resnet50", "torchvision.convnext_tiny"}]
 """All but those of more than 20 million parameters, which are built once."""
 
 
@@ -24,7 +36,7 @@ def build(name, channels=3, seed=0):
     if name.startswith("timm."):
         pytest.importorskip("timm", reason="the extra 'timm' is not installed")
     torch.manual_seed(seed)
-    return plugins.load("models", name)(CLASSES, channels, **OPTIONS.get(name, {}))
+    return plugins.load("models", name.split()[0])(CLASSES, channels, **OPTIONS.get(name, {}))
 
 
 def images_for(network, count, size, channels=3):
@@ -34,9 +46,14 @@ def images_for(network, count, size, channels=3):
     return torch.randn(count, channels, size, size)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=STRUCTURES)
 def network(request):
     return build(request.param)
+
+
+def test_larger_networks_are_named_as_they_are():
+    """The list of those that share a structure names networks that exist."""
+    assert set(NAMES) >= LARGER | set(SIZES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,9 +74,13 @@ def test_any_input_from_8_pixels_gives_logits(name, channels, size):
     assert {feature.ndim for feature in features} in ({4}, {3})
 
 
-def test_features_go_from_shallow_to_deep(network):
+@pytest.mark.parametrize("name", [*NAMES, "resnet_cifar.resnet8 shortcut B"])
+def test_features_go_from_shallow_to_deep(name):
     """Along the taps maps never grow and channels never shrink; a transformer's tokens stay as many and as wide."""
-    features = shapes(network, images_for(network, 1, 16)).features
+    network = build(name)
+    logits, features = shapes(network, images_for(network, 1, 16))
+    assert logits.shape == (1, CLASSES)
+    assert network.classifier is [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     assert len(features) >= 2
     if features[0].ndim == 3:
         assert len({feature.shape for feature in features}) == 1
