@@ -2,6 +2,7 @@
 #
 #   make setup    installs; again only when pyproject.toml or constraints.txt has changed
 #   make demo     installs, then takes real digits through the whole chain
+#   make quick    installs, then runs the tests that answer at once: all but whole runs, exports and training
 #   make test     installs, then runs the whole test suite
 #   make check    format, lint, types, direction of imports
 #
@@ -15,7 +16,7 @@ BIN := .venv/bin
 # Twice quiet: pip then prints errors only. What is being done is said by this file.
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test check
+.PHONY: setup demo quick test check
 
 setup: .venv/installed
 
@@ -39,8 +40,11 @@ setup: .venv/installed
 demo: setup
 	@$(BIN)/compress run recipes/digits.yaml
 
+quick: setup
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
 test: setup
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup
 	@$(BIN)/ruff format --check .

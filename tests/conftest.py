@@ -1,4 +1,4 @@
-"""What every test gets: fixed seeds and threads; and the smallest recipe that takes digits through the whole chain."""
+"""What every test gets: fixed seeds and threads, the smallest recipe for the whole chain, and another order if asked."""
 
 from __future__ import annotations
 
@@ -15,6 +15,30 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer another order of the tests."""
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="shuffle the modules, and the tests within each")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say how the order can be had again."""
+    seed = config.getoption("shuffle")
+    return None if seed is None else f"order: --shuffle {seed}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle if asked to; each module stays together, for its fixtures are costly."""
+    if (seed := config.getoption("shuffle")) is None:
+        return
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    order = random.Random(seed)  # noqa: S311 (nothing secret)
+    shuffled = [order.sample(tests, len(tests)) for tests in order.sample(list(modules.values()), len(modules))]
+    items[:] = [item for tests in shuffled for item in tests]
+
 
 # What hypothesis tries is never judged by the clock: a busy machine would fail it.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
