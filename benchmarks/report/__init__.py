@@ -35,9 +35,7 @@ from benchmarks.report import (
 from benchmarks.report import (
     trade_off as _pictures,
 )
-from benchmarks.report import (
-    wording as _facts,
-)
+from benchmarks.report import wording
 from benchmarks.report.compare_runs import (
     Comparison,
     compare,
@@ -47,8 +45,9 @@ from benchmarks.report.compare_runs import (
     write_comparison,
 )
 from benchmarks.report.scores import tables as worth_tables
-from benchmarks.report.wording import MISSING, Row
+from benchmarks.report.wording import Row
 from compress.records import Epoch, Ratio, Report, StageResult, Variant, save
+from compress.text import MISSING, format_bytes, format_count, format_interval, format_number, format_percent
 
 __all__ = [
     "Comparison", "compare", "compare_students", "compare_table", "document", "table", "worth_tables", "write",
@@ -72,7 +71,7 @@ def write(report: Report, folder: Path) -> None:
 
 def table(report: Report) -> Table:
     """Return the results as a table for 100 columns or more: one row for each file, with what failed below it."""
-    rows = _facts.rows(report)
+    rows = wording.judge_rows(report)
     several = len({row.variant.device for row in rows}) > 1
     drawn = Table(
         box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, caption_justify="left", caption_style=""
@@ -84,7 +83,7 @@ def table(report: Report) -> Table:
         "top-1 %\n95 %",
         "agree\n%",
         "latency ms\n95 %",
-        f"speed-up over\n{_facts.against(report)}, 95 %",
+        f"speed-up over\n{wording.find_reference(report)}, 95 %",
         "images\nper s",
     )
     for heading in numbers:
@@ -104,16 +103,16 @@ def _cells(row: Row, *, first: bool, with_device: bool) -> list[Text]:
     cells = [
         _named(variant) if first else "",
         f"{variant.runtime}\n{file}" + (f"\n{variant.device}" if with_device else ""),
-        f"{_facts.count(variant.parameters)}\n{_facts.size(variant.size_bytes)}",
-        _bounded(f"{variant.accuracy.top1_percent:.1f}", _facts.span(variant.accuracy.ci95, 1))
+        f"{format_count(variant.parameters)}\n{format_bytes(variant.size_bytes)}",
+        _bounded(f"{variant.accuracy.top1_percent:.1f}", format_interval(variant.accuracy.ci95, 1))
         if variant.accuracy
         else MISSING,
-        _facts.percent(variant.agreement_percent).removesuffix(" %"),
-        _bounded(_facts.significant(latency.p50), "unstable" if row.unstable else _facts.span(latency.ci95))
+        format_percent(variant.agreement_percent).removesuffix(" %"),
+        _bounded(format_number(latency.p50), "unstable" if row.unstable else format_interval(latency.ci95))
         if latency
         else MISSING,
         _ratio(ratio) if ratio else MISSING,
-        _facts.count(variant.throughput_per_s and round(variant.throughput_per_s)),
+        format_count(variant.throughput_per_s and round(variant.throughput_per_s)),
     ]
     gate = MISSING if row.gate == "none" else row.gate
     return [*(Text(cell) for cell in cells), Text(gate, style=STYLES[row.gate])]
@@ -126,7 +125,7 @@ def _named(variant: Variant) -> str:
 def _ratio(ratio: Ratio) -> str:
     """Return the verdict with the ratio that it is about; a ratio that says nothing shows no interval."""
     if ratio.verdict in ("faster", "slower"):
-        return f"{_facts.significant(ratio.speedup)}× {ratio.verdict}\n{_facts.span(ratio.ci95, 2)}"
+        return f"{format_number(ratio.speedup)}× {ratio.verdict}\n{format_interval(ratio.ci95, 2)}"
     return ratio.verdict.replace(" ", "\n", 1)
 
 
@@ -135,8 +134,8 @@ def _bounded(value: str, bounds: str) -> str:
 
 
 def _caption(report: Report) -> Text:
-    verdict = _facts.verdict(report)
-    caption = Text("\n".join(_facts.protocol(report)) + "\n", style="dim")
+    verdict = wording.judge_report(report)
+    caption = Text("\n".join(wording.describe_protocol(report)) + "\n", style="dim")
     caption.append(verdict.headline + "\n", style="not dim " + STYLES[verdict.state])
     if verdict.shipped:
         caption.append(verdict.shipped + "\n", style="not dim")
@@ -147,20 +146,20 @@ def _caption(report: Report) -> Text:
 
 def _context(report: Report) -> dict[str, Any]:
     """Return what both templates show."""
-    rows = _facts.rows(report)
+    rows = wording.judge_rows(report)
     networks = dict.fromkeys((row.variant.network, row.variant.method) for row in rows)
     return {
         "report": report,
-        "verdict": _facts.verdict(report),
+        "verdict": wording.judge_report(report),
         "groups": [[row for row in rows if (row.variant.network, row.variant.method) == each] for each in networks],
         "front": _on_front(report, rows),
         "several_devices": len({row.variant.device for row in rows}) > 1,
-        "against": _facts.against(report),
-        "worth": _facts.worth(report) if not report.paired else [],
+        "against": wording.find_reference(report),
+        "worth": wording.compare_methods(report) if not report.paired else [],
         "lines": _scores.lines(report) if report.paired else [],
         "contrasts": _scores.contrasts(report.paired),
         "reading": _scores.reading(report),
-        "protocol": list(_facts.protocol(report)),
+        "protocol": list(wording.describe_protocol(report)),
         "effective": _effective(rows),
         "percentiles_missing": _percentiles_missing(rows),
         "climbs": _ladder.climbs(report),
@@ -186,7 +185,7 @@ def _effective(rows: Sequence[Row]) -> list[tuple[str, str]]:
 def _drawings(report: Report) -> dict[str, Any]:
     """Return what only the page shows."""
     points: dict[str, list[_pictures.Point]] = {variant.device: [] for variant in report.variants}
-    for row in _facts.rows(report):
+    for row in wording.judge_rows(report):
         points[row.variant.device] += filter(None, [_point(row)])
     return {
         "pictures": _pictures.pictures(points),

@@ -30,13 +30,12 @@ from benchmarks.report import (
 from benchmarks.report import (
     trade_off as _pictures,
 )
-from benchmarks.report import (
-    wording as _facts,
-)
+from benchmarks.report import wording
 from benchmarks.report.spread import Spread, of_file, seeds_of, spread, spread_text
-from benchmarks.report.wording import MISSING, Row
+from benchmarks.report.wording import Row
 from compress.errors import CompressError
 from compress.records import Paired, Report, Variant
+from compress.text import MISSING, format_bytes, format_count
 
 
 class Entry(NamedTuple):
@@ -49,7 +48,7 @@ class Entry(NamedTuple):
     accuracy: Spread | None
     latency: Spread | None
     problems: tuple[str, ...]
-    state: _facts.State
+    state: wording.State
     unstable: bool
 
 
@@ -170,7 +169,7 @@ def _seeds(report: Report, network: str = "student") -> tuple[int, ...]:
 def _entries(group: Sequence[Report]) -> list[Entry]:
     files: dict[str, list[tuple[Report, Row]]] = {}
     for report in group:
-        for row in _facts.rows(report):
+        for row in wording.judge_rows(report):
             files.setdefault(row.variant.name, []).append((report, row))
     return [_entry(_title(group), found) for found in files.values()]
 
@@ -226,7 +225,7 @@ def _cells(entry: Entry, *, trained: int | None) -> list[Text]:
         Text(run),
         Text(variant.network if variant.network == variant.method else f"{variant.network}\n{variant.method}"),
         Text(f"{variant.runtime}\n{file}"),
-        Text(f"{_facts.count(variant.parameters)}\n{_facts.size(variant.size_bytes)}"),
+        Text(f"{format_count(variant.parameters)}\n{format_bytes(variant.size_bytes)}"),
         Text(spread_text(entry.accuracy, 1)),
         Text(spread_text(entry.latency)),
         Text(gate + ("\nunstable" if entry.unstable else ""), style=style),

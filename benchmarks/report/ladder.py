@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from benchmarks.report import wording as _facts
 from benchmarks.report.svg import CHARACTER_WIDTH, Canvas
 from compress.records import Ladder, Ratio, Report, Rung, Sensitivity, Variant
+from compress.text import format_bytes, format_interval, format_number, format_percent
 
 SHOWN = 24
 """Layers in the picture and in the table; the order matters most at the worst end."""
@@ -51,7 +51,7 @@ def _outcome(ladder: Ladder) -> str:
     taken = _taken(ladder)
     if taken is None:
         return "No rung met the gate; the file is the one that came nearest, and it is marked as failed."
-    price = f", and {_facts.size(taken.size_bytes)}" if taken.size_bytes else ""
+    price = f", and {format_bytes(taken.size_bytes)}" if taken.size_bytes else ""
     return f"Taken: rung {taken.rung}, {taken.detail}{price}."
 
 
@@ -79,7 +79,7 @@ def _speed(runtime: str, ratio: Ratio) -> str:
 
 
 def _times(ratio: Ratio) -> str:
-    return f"{_facts.significant(ratio.speedup)}× ({_facts.span(ratio.ci95, 2)})"
+    return f"{format_number(ratio.speedup)}× ({format_interval(ratio.ci95, 2)})"
 
 
 def picture(shown: Sequence[Sensitivity], kept: Collection[str]) -> Markup:
@@ -110,8 +110,8 @@ def _name(layer: str) -> str:
 
 
 def _value(each: Sensitivity) -> str:
-    return "lost" if each.relative_difference > FULL else f"{_facts.significant(100 * each.relative_difference, 2)} %"
+    return "lost" if each.relative_difference > FULL else f"{format_number(100 * each.relative_difference, 2)} %"
 
 
 def _sentence(each: Sensitivity) -> str:
-    return f"{each.layer}: {_value(each)} relative difference, {_facts.percent(each.agreement_percent)} agreement"
+    return f"{each.layer}: {_value(each)} relative difference, {format_percent(each.agreement_percent)} agreement"

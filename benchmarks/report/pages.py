@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from benchmarks.report import curves as _curves
-from benchmarks.report import wording as _facts
+from benchmarks.report import curves, wording
 from compress.system.files import whole
+from compress.text import (
+    MISSING,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_interval,
+    format_number,
+    format_percent,
+    format_signed,
+)
 
 TEMPLATES = Path(__file__).with_name("templates")
 SPECIAL = re.compile(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)|^#|^[+-](?=\s)")
@@ -56,21 +66,8 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _environment(environment: Environment) -> Environment:
-    formats = (
-        _facts.count,
-        _facts.median,
-        _facts.percent,
-        _facts.signed,
-        _facts.significant,
-        _facts.size,
-        _facts.span,
-        _facts.answered,
-        _facts.distance,
-        _facts.duration,
-    )
-    environment.filters |= {each.__name__: each for each in formats}
-    environment.filters |= {"strip_chart": _curves.strip, "yaml": _yaml, "fenced": _fenced}
-    environment.globals["dash"] = _facts.MISSING
+    environment.filters |= FILTERS
+    environment.globals["dash"] = MISSING
     return environment
 
 
@@ -94,3 +91,21 @@ def _yaml(data: object) -> str:
     writer.allow_unicode, writer.sort_base_mapping_type_on_output = True, False  # type: ignore[assignment]
     writer.dump(data, stream)
     return stream.getvalue().strip()
+
+
+FILTERS: dict[str, Callable[..., object]] = {
+    "count": format_count,
+    "duration": format_duration,
+    "engine_difference": wording.describe_engine_difference,
+    "fenced": _fenced,
+    "interval": format_interval,
+    "latency": wording.format_latency,
+    "number": format_number,
+    "percent": format_percent,
+    "signed": format_signed,
+    "size": format_bytes,
+    "strip_chart": curves.strip,
+    "teacher_outputs": wording.list_teacher_outputs,
+    "yaml": _yaml,
+}
+"""How templates format values."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.report import paired
-from benchmarks.report import wording as _facts
+from benchmarks.report import paired, wording
 from benchmarks.report.spread import seeds_of
 from compress.records import Accuracy, Paired, Report, Score, Scores
 
@@ -62,7 +61,7 @@ def _pair(this: _Side, other: _Side) -> Paired:
 def _unpaired(this: _Side, other: _Side, note: str) -> Paired:
     """Compare mean accuracies by their Wilson intervals; each counts its images once, however many seeds there are."""
     one, two = (_mean(side.accuracies) for side in (this, other))
-    found = _facts.difference(one, two)
+    found = wording.compute_difference(one, two)
     return Paired(
         this=this.name, other=other.name, pairing="none", note=note,
         seeds=min(len(this.accuracies), len(other.accuracies)), images=min(one.samples, two.samples),

@@ -9,10 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.report import wording as _facts
 from benchmarks.report.spread import of_scores, spread_text
-from benchmarks.report.wording import MISSING
 from compress.records import McNemar, Paired, Report, Scores
+from compress.text import MISSING, format_signed
 
 SHOWN = 5
 """Seeds that are listed one by one."""
@@ -97,7 +96,7 @@ def _contrast(found: Paired) -> Contrast:
     pairing = {"images and seeds": f"images and {found.seeds} seeds", "images": "images", "none": f"unpaired: {found.note}"}
     return Contrast(
         names=(found.this, found.other),
-        points=_facts.signed(found.points, 2),
+        points=format_signed(found.points, 2),
         ci95=_interval(found.ci95),
         over_seeds=_interval(found.ci95_over_seeds),
         differing=_differing(found.mcnemar),
@@ -110,7 +109,7 @@ def _contrast(found: Paired) -> Contrast:
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:
-    return MISSING if bounds is None else " to ".join(_facts.signed(bound, 2) for bound in bounds)
+    return MISSING if bounds is None else " to ".join(format_signed(bound, 2) for bound in bounds)
 
 
 def _differing(tests: Sequence[McNemar]) -> str:

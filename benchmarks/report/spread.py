@@ -6,9 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.report import wording as _facts
-from benchmarks.report.wording import MISSING
 from compress.records import Report, Score, Scores, Variant
+from compress.text import MISSING, format_interval, format_number
 
 
 class Spread(NamedTuple):
@@ -63,7 +62,7 @@ def spread_text(value: Spread | None, digits: int | None = None) -> str:
     if value is None:
         return MISSING
     if value.deviation is None:
-        middle = _facts.significant(value.mean) if digits is None else f"{value.mean:.{digits}f}"
-        return f"{middle} ({_facts.span((value.low, value.high), digits)})"
-    decimals = len(_facts.significant(value.mean).partition(".")[2]) if digits is None else digits + 1
+        middle = format_number(value.mean) if digits is None else f"{value.mean:.{digits}f}"
+        return f"{middle} ({format_interval((value.low, value.high), digits)})"
+    decimals = len(format_number(value.mean).partition(".")[2]) if digits is None else digits + 1
     return f"{value.mean:.{decimals}f} ± {value.deviation:.{decimals}f}"

@@ -10,8 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from compress.records import Accuracy, EngineTrial, Latency, Ratio, Report, StageResult, Teaching, Variant
-
-MISSING = "–"
+from compress.text import (
+    MISSING,
+    counted,
+    format_number,
+    format_percent,
+)
 
 State = Literal["passed", "failed", "skipped", "none"]
 
@@ -60,7 +64,7 @@ class Verdict(NamedTuple):
     problems: tuple[str, ...]
 
 
-def rows(report: Report) -> list[Row]:
+def judge_rows(report: Report) -> list[Row]:
     """Return every variant with its judgement, in the report's order."""
     return [_row(report, variant) for variant in report.variants]
 
@@ -80,9 +84,9 @@ def _row(report: Report, variant: Variant) -> Row:
     return Row(variant, state, problem or (f"{state} without a reason" if state in ("failed", "skipped") else ""), unstable)
 
 
-def verdict(report: Report) -> Verdict:
+def judge_report(report: Report) -> Verdict:
     """Return whether the gate passed, and what may be shipped."""
-    files = [row for row in rows(report) if _may_ship(report, row)]
+    files = [row for row in judge_rows(report) if _may_ship(report, row)]
     passed = [row for row in files if row.gate == "passed"]
     if report.status == "failed" or len(passed) < len(files):
         state: State = "failed"
@@ -95,7 +99,7 @@ def verdict(report: Report) -> Verdict:
         headline += ", but heed the warning" if report.warnings else ""
     else:
         state, headline = "none", "Not gated: no file was exported, so nothing may be shipped"
-    return Verdict(state, headline, _shipped(report, passed), (*report.warnings, *_grouped(rows(report))))
+    return Verdict(state, headline, _shipped(report, passed), (*report.warnings, *_grouped(judge_rows(report))))
 
 
 def _grouped(found: Sequence[Row]) -> Iterator[str]:
@@ -114,15 +118,15 @@ def _shipped(report: Report, passed: list[Row]) -> str:
         return ""
     row = min(passed, key=lambda row: (row.unstable, row.variant.latency_ms.p50 if row.variant.latency_ms else math.inf))
     best = row.variant
-    facts = [f"{percent(best.accuracy.top1_percent)} top-1 (n={best.accuracy.samples})"] if best.accuracy else []
+    facts = [f"{format_percent(best.accuracy.top1_percent)} top-1 (n={best.accuracy.samples})"] if best.accuracy else []
     teacher = next((other for other in report.variants if other.network.startswith("teacher")), None)
     if teacher and teacher.parameters > best.parameters:
         facts.append(
-            f"{significant(teacher.parameters / best.parameters, 2)}× fewer parameters than {_called(teacher.network)}"
+            f"{format_number(teacher.parameters / best.parameters, 2)}× fewer parameters than {_called(teacher.network)}"
         )
     if best.ratio and best.latency_ms:
         rough = " (unstable, a rough figure)" if row.unstable else ""
-        facts.append(f"{_pace(report, best.ratio)}{rough} on {best.runtime}, {threads(best.latency_ms.threads)}")
+        facts.append(f"{_pace(report, best.ratio)}{rough} on {best.runtime}, {counted(best.latency_ms.threads, 'thread')}")
     if len({variant.device for variant in report.variants}) > 1:
         facts.append(f"device {best.device}")
     return f"{best.network} as {best.format} {best.precision}: {', '.join(facts)}"
@@ -132,7 +136,7 @@ def _pace(report: Report, ratio: Ratio) -> str:
     other = next((variant.network for variant in report.variants if variant.name == ratio.against), ratio.against)
     if ratio.verdict in ("faster", "slower"):
         times = ratio.speedup if ratio.verdict == "faster" else 1 / ratio.speedup
-        return f"{significant(times, 2)}× {ratio.verdict} than {_called(other)}"
+        return f"{format_number(times, 2)}× {ratio.verdict} than {_called(other)}"
     return f"latency {ratio.verdict} from {_called(other)}'s" if ratio.verdict == "not distinguishable" else "latency unstable"
 
 
@@ -141,7 +145,7 @@ def _called(network: str) -> str:
     return f"the {network}" if network.isalpha() else network
 
 
-def worth(report: Report) -> list[Worth]:
+def compare_methods(report: Report) -> list[Worth]:
     """Return what each way of training gave on the test split, the teacher first."""
     trained: dict[tuple[str, str], Variant] = {}
     for variant in sorted(report.variants, key=lambda variant: variant.format != "torch"):
@@ -153,8 +157,10 @@ def worth(report: Report) -> list[Worth]:
         Worth(
             each,
             each.accuracy,
-            difference(each.accuracy, plain) if plain and each.accuracy is not plain and not _is_teacher(each) else None,
-            difference(each.accuracy, teacher) if teacher and each.accuracy is not teacher else None,
+            compute_difference(each.accuracy, plain)
+            if plain and each.accuracy is not plain and not _is_teacher(each)
+            else None,
+            compute_difference(each.accuracy, teacher) if teacher and each.accuracy is not teacher else None,
         )
         for each in sorted(
             trained.values(), key=lambda each: (not _is_teacher(each), each.network == "student", each.method != "supervised")
@@ -163,7 +169,7 @@ def worth(report: Report) -> list[Worth]:
     ]
 
 
-def difference(this: Accuracy, other: Accuracy) -> Difference:
+def compute_difference(this: Accuracy, other: Accuracy) -> Difference:
     """Return this minus other with a 95 % interval from both Wilson intervals (Newcombe 1998, method 10).
 
     The two count as independent samples. On the same images they agree on most, so the true interval is narrower and a
@@ -175,108 +181,42 @@ def difference(this: Accuracy, other: Accuracy) -> Difference:
     return Difference(points, low, high, "better" if low > 0 else "worse" if high < 0 else "not distinguishable")
 
 
-def against(report: Report) -> str:
+def find_reference(report: Report) -> str:
     """Return the network that latencies are compared with, for a column title."""
     named = {variant.ratio.against for variant in report.variants if variant.ratio}
     networks = {variant.network for variant in report.variants if variant.name in named}
     return networks.pop() if len(networks) == 1 else "other"
 
 
-def protocol(report: Report) -> Iterator[str]:
+def describe_protocol(report: Report) -> Iterator[str]:
     """Yield how accuracy and latency were measured."""
     samples = sorted({variant.accuracy.samples for variant in report.variants if variant.accuracy})
     if samples:
         yield f"top-1 on {' and '.join(map(str, samples))} test images, Wilson 95 % interval"
     timed = [variant.latency_ms for variant in report.variants if variant.latency_ms]
     for count, batch in sorted({(latency.threads, latency.batch_size) for latency in timed}):
-        yield f"latency: median per call, {threads(count)}, batch {batch}, bootstrap 95 % interval"
+        yield f"latency: median per call, {counted(count, 'thread')}, batch {batch}, bootstrap 95 % interval"
 
 
 def _is_teacher(variant: Variant) -> bool:
     return variant.network.startswith("teacher")
 
 
-def threads(count: int) -> str:
-    """Return `1 thread` or `4 threads`."""
-    return f"{count} thread{'s' * (count != 1)}"
-
-
-def significant(value: float | None, digits: int = 3) -> str:
-    """Return a number with that many significant digits, without an exponent from 0.001 to a million."""
-    if value is None:
-        return MISSING
-    if value < 0:
-        return f"−{significant(-value, digits)}"
-    if value == 0 or not math.isfinite(value):
-        return f"{abs(value):g}"  # of −0.0 too
-    if not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.{digits - 1}e}"
-    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-
-
-def count(value: float | None) -> str:
-    """Return a large number as 78.0 k, 1.93 M or 25.6 G."""
-    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value is not None and value >= factor:
-            return significant(value / factor) + unit
-    return MISSING if value is None else f"{value:g}"
-
-
-def size(value: int | None) -> str:
-    """Return bytes as KiB, MiB or GiB."""
-    for factor, unit in ((1 << 30, " GiB"), (1 << 20, " MiB"), (1 << 10, " KiB")):
-        if value is not None and value >= factor:
-            return significant(value / factor) + unit
-    return MISSING if value is None else f"{value} B"
-
-
-def percent(value: float | None) -> str:
-    """Return a share with one decimal; 100.0 % is said only of all."""
-    if value is None:
-        return MISSING
-    return f"{value:.1f} %" if value == 100 or value < 99.95 else f"{math.floor(value * 100) / 100:.2f} %"
-
-
-def span(bounds: tuple[float, float] | None, digits: int | None = None) -> str:
-    """Return an interval; with `digits` decimals, or else three significant digits."""
-    if bounds is None:
-        return MISSING
-    return "–".join(minus(f"{bound:.{digits}f}") if digits is not None else significant(bound) for bound in bounds)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the unit that people would use."""
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length:
-            return f"{significant(seconds / length, 2)} {unit}"
-    return f"{significant(seconds, 2)} s"
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """Return a difference with its sign."""
-    return minus(f"{value:+.{digits}f}")
-
-
-def minus(number: str) -> str:
-    """Return the text of a number, one without an exponent, with a minus sign instead of the hyphen."""
-    return number.replace("-", "−")
-
-
-def median(latency: Latency | None) -> str:
+def format_latency(latency: Latency | None) -> str:
     """Return the median latency, marked where it did not settle."""
-    return MISSING if latency is None else significant(latency.p50)
+    return MISSING if latency is None else format_number(latency.p50)
 
 
-def distance(trials: Sequence[EngineTrial]) -> tuple[str, str]:
+def describe_engine_difference(trials: Sequence[EngineTrial]) -> tuple[str, str]:
     """Return how far the chosen engine of a teacher is from eager torch, and by which measure."""
     if not trials:
         return MISSING, ""
     chosen = trials[0]
     if chosen.max_logit_difference is None or chosen.agreement_percent is None:
-        return significant(chosen.relative_difference, 2), "relative rms"
-    return significant(chosen.max_logit_difference, 2), f"of a logit; {chosen.agreement_percent:.2f} % same class"
+        return format_number(chosen.relative_difference, 2), "relative rms"
+    return format_number(chosen.max_logit_difference, 2), f"of a logit; {chosen.agreement_percent:.2f} % same class"
 
 
-def answered(stages: Iterable[StageResult]) -> list[tuple[StageResult, Teaching]]:
+def list_teacher_outputs(stages: Iterable[StageResult]) -> list[tuple[StageResult, Teaching]]:
     """Return every stage with each set of answers that it read of frozen teachers."""
     return [(stage, teaching) for stage in stages for teaching in stage.teaching]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.report import paired
-from benchmarks.report import wording as _facts
 from benchmarks.report.spread import of_scores, spread_text
 from compress.records import Paired, Report, Scores
+from compress.text import format_signed
 
 YARDSTICKS = ("supervised", "kd")
 SIGNS = {"better": "better", "worse": "worse", "not distinguishable": "–"}
@@ -55,8 +55,8 @@ def _against(scores: Scores, other: Scores) -> str:
 
 
 def _points(found: Paired) -> str:
-    low, high = map(_facts.signed, found.ci95)
-    return f"{_facts.signed(found.points)} ({low} to {high}) {SIGNS[found.verdict]}"
+    low, high = map(format_signed, found.ci95)
+    return f"{format_signed(found.points)} ({low} to {high}) {SIGNS[found.verdict]}"
 
 
 def _legend(reports: Mapping[str, Report]) -> str:

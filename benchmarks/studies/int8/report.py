@@ -9,10 +9,10 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from benchmarks.report import pages as _pages
-from benchmarks.report import wording as _facts
-from benchmarks.report.wording import MISSING
+from benchmarks.report import wording
 from benchmarks.studies.int8.records import OURS, Int8, Network, Points, Row, Sabotage, Session
 from compress.records import Accuracy, Ratio, read, save
+from compress.text import MISSING, format_bytes, format_interval, format_number, format_percent, format_signed
 
 RESULT, SABOTAGE = "int8.json", "sabotage.json"
 POINTLESS = frozenset({"slower", "not distinguishable"})
@@ -98,9 +98,9 @@ def line(row: Row) -> Line:
         top1=_top1(row.accuracy),
         drop=_change(row.to_float),
         gain=_change(row.to_defaults),
-        agreement=_facts.percent(row.agreement_percent),
-        size=_facts.size(row.size_bytes),
-        latency=_facts.median(row.latency_ms),
+        agreement=format_percent(row.agreement_percent),
+        size=format_bytes(row.size_bytes),
+        latency=wording.format_latency(row.latency_ms),
         speed=_speed(row.ratio),
         rung=_rung(row),
         seconds=_seconds(row),
@@ -108,22 +108,22 @@ def line(row: Row) -> Line:
 
 
 def _top1(found: Accuracy | None) -> str:
-    return MISSING if found is None else f"{found.top1_percent:.2f} % ({_facts.span(found.ci95, 2)}), n={found.samples}"
+    return MISSING if found is None else f"{found.top1_percent:.2f} % ({format_interval(found.ci95, 2)}), n={found.samples}"
 
 
 def _change(found: Points | None) -> str:
     if found is None:
         return MISSING
     if found.only_this == found.only_other == 0:
-        return f"{_facts.signed(found.points, 2)}, right on the same images"  # a bootstrap of no difference has no width
-    low, high = (_facts.signed(bound, 2) for bound in found.ci95)
-    return f"{_facts.signed(found.points, 2)} ({low} to {high}) {found.verdict}"
+        return f"{format_signed(found.points, 2)}, right on the same images"  # a bootstrap of no difference has no width
+    low, high = (format_signed(bound, 2) for bound in found.ci95)
+    return f"{format_signed(found.points, 2)} ({low} to {high}) {found.verdict}"
 
 
 def _speed(found: Ratio | None) -> str:
     if found is None:
         return MISSING
-    return f"{_facts.significant(found.speedup)}× ({_facts.span(found.ci95, 2)}) {found.verdict}"
+    return f"{format_number(found.speedup)}× ({format_interval(found.ci95, 2)}) {found.verdict}"
 
 
 def _rung(row: Row) -> str:
@@ -202,7 +202,7 @@ def _cell(row: Row, rung: str) -> str:
         return "no file that runs"
     pace = "" if row.ratio is None else f"{row.ratio.speedup:.1f}×{' unstable' * (row.ratio.verdict == 'unstable')}"
     failed = "**gate failed**" if row.status == "failed" else ""
-    top1 = f"{row.accuracy.top1_percent:.1f} % ({_facts.signed(round(row.to_float.points, 1) + 0.0)})"  # no −0.0
+    top1 = f"{row.accuracy.top1_percent:.1f} % ({format_signed(round(row.to_float.points, 1) + 0.0)})"  # no −0.0
     return ", ".join(filter(None, [top1, rung, pace, failed]))
 
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic_core import to_json
 
 from benchmarks import report
-from benchmarks.report import wording as _facts
+from benchmarks.report import wording
 from compress.errors import CompressError
 from compress.records import Accuracy, Report, Variant
 from tests.benchmarks.reading import Page, shown
@@ -165,7 +165,7 @@ def test_what_cannot_be_paired_says_so(second: Report, why: str) -> None:
     assert (found.pairing, found.mcnemar, found.ci95_over_seeds) == ("none", (), None)
     assert why in found.note
     first, last = (Accuracy.of(round(360 * found_mean(each) / 100), 360) for each in (second, with_seeds(sample())))
-    expected = _facts.difference(first, last)
+    expected = wording.compute_difference(first, last)
     assert (found.points, found.ci95) == (pytest.approx(expected.points), pytest.approx((expected.low, expected.high)))
     assert "unpaired" in " ".join(shown(*report.compare_students([with_seeds(sample()), second]), width=200).split())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.report import wording as _facts
+from benchmarks.report import wording
 from compress.errors import Unreachable
 from compress.records import Accuracy, Analysis, EngineTrial, Report, Teaching, read
 from tests.benchmarks.reading import HOSTILE, Page, changed, html_of, shown
@@ -218,7 +218,7 @@ def test_no_tick_without_a_passed_gate(record: Report, tmp_path: Path) -> None:
     assert ticks(html_of(record.model_copy(update={"gates": {}, "status": "passed"}), tmp_path)) == 0
     broken = changed(record, "student-onnx-fp32", status="failed", reason="ran out of memory")
     assert ticks(html_of(broken, tmp_path)) == 3
-    assert "student-onnx-fp32: ran out of memory" in _facts.verdict(broken).problems
+    assert "student-onnx-fp32: ran out of memory" in wording.judge_report(broken).problems
 
 
 def test_terminal_table_fits_and_is_whole(record: Report) -> None:

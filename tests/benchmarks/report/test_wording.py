@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.report import wording as _facts
+from benchmarks.report import wording
 from compress.records import Accuracy, Ratio, Report
 from tests.benchmarks.reading import changed
 from tests.benchmarks.sample_report import sample
@@ -21,7 +21,7 @@ def record() -> Report:
 
 def test_verdict_says_what_is_shipped(record: Report) -> None:
     """The first lines name the fastest file that passed, with images, size and pace; a passed run says passed."""
-    verdict = _facts.verdict(record)
+    verdict = wording.judge_report(record)
     assert verdict.state == "failed"
     assert verdict.headline == "Failed: 1 of 3 files must not be shipped"
     assert verdict.shipped == (
@@ -31,8 +31,8 @@ def test_verdict_says_what_is_shipped(record: Report) -> None:
     good = {name: gate for name, gate in record.gates.items() if gate.status == "passed"}
     kept = tuple(each for each in record.variants if each.name != "student-openvino-fp16")
     passed = record.model_copy(update={"gates": good, "variants": kept, "status": "passed"})
-    assert _facts.verdict(passed).headline == "Gate passed: 2 of 2 files may be shipped"
-    warned = _facts.verdict(passed.model_copy(update={"warnings": ("student: guesses",)}))
+    assert wording.judge_report(passed).headline == "Gate passed: 2 of 2 files may be shipped"
+    warned = wording.judge_report(passed.model_copy(update={"warnings": ("student: guesses",)}))
     assert warned.headline == "Gate passed: 2 of 2 files may be shipped, but heed the warning"
     assert warned.problems[0] == "student: guesses"
 
@@ -49,7 +49,7 @@ def test_verdict_claims_no_pace_that_was_not_measured(
 ) -> None:
     """Only a ratio that was called faster is praised as faster."""
     ratio = Ratio(against="teacher-onnx-fp32", speedup=speedup, ci95=(speedup / 1.2, speedup * 1.2), verdict=verdict)
-    shipped = _facts.verdict(changed(record, "student-onnx-fp32", ratio=ratio)).shipped
+    shipped = wording.judge_report(changed(record, "student-onnx-fp32", ratio=ratio)).shipped
     assert words in shipped
     assert "faster" not in shipped
 
@@ -59,7 +59,7 @@ def test_an_unstable_file_is_not_the_best(record: Report) -> None:
     latency = next(each.latency_ms for each in record.variants if each.name == "student-onnx-fp32")
     assert latency is not None
     unsettled = changed(record, "student-onnx-fp32", latency_ms=latency.model_copy(update={"stable": False}))
-    assert _facts.verdict(unsettled).shipped.startswith("student as openvino fp32")
+    assert wording.judge_report(unsettled).shipped.startswith("student as openvino fp32")
 
 
 counts = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(0, n)))
@@ -70,17 +70,17 @@ def test_differences_are_antisymmetric_and_honest(case: tuple[int, int, int]) ->
     """Swapping two networks mirrors their interval, equal networks never differ, the interval holds the difference."""
     samples, first, second = case
     one, two = Accuracy.of(first, samples), Accuracy.of(second, samples)
-    forth, back = _facts.difference(one, two), _facts.difference(two, one)
+    forth, back = wording.compute_difference(one, two), wording.compute_difference(two, one)
     assert (forth.points, forth.low, forth.high) == pytest.approx((-back.points, -back.high, -back.low), abs=1e-9)
     assert forth.low <= forth.points + 1e-9
     assert forth.points <= forth.high + 1e-9
     assert (forth.verdict == "not distinguishable") == (forth.low <= 0 <= forth.high)
-    assert _facts.difference(one, one).verdict == "not distinguishable"
+    assert wording.compute_difference(one, one).verdict == "not distinguishable"
 
 
 def test_difference_is_newcombes() -> None:
     """The published example of the hybrid score interval (56 of 70 against 48 of 80) is met to its four decimals."""
-    difference = _facts.difference(Accuracy.of(56, 70), Accuracy.of(48, 80))
+    difference = wording.compute_difference(Accuracy.of(56, 70), Accuracy.of(48, 80))
     assert (difference.low, difference.high) == pytest.approx((5.24, 33.39), abs=0.005)
     assert difference.verdict == "better"
 
@@ -88,45 +88,14 @@ def test_difference_is_newcombes() -> None:
 def test_worth_calls_small_differences_by_their_name(record: Report) -> None:
     """Against plain training, two points on 360 images are not distinguishable; against the teacher, three are worse."""
     verdicts = {
-        each.variant.method: each.to_supervised.verdict for each in _facts.worth(record) if each.to_supervised is not None
+        each.variant.method: each.to_supervised.verdict
+        for each in wording.compare_methods(record)
+        if each.to_supervised is not None
     }
     assert verdicts == {"kd": "not distinguishable", "dih(dist)": "not distinguishable"}
-    supervised = next(each for each in _facts.worth(record) if each.variant.network == "supervised")
+    supervised = next(each for each in wording.compare_methods(record) if each.variant.network == "supervised")
     assert supervised.to_teacher is not None
     assert supervised.to_teacher.verdict == "worse"
-
-
-@given(st.floats(0, 1e6, exclude_min=True), st.integers(1, 4))
-def test_below_zero_has_a_minus_sign(value: float, digits: int) -> None:
-    """A number below 0 reads as its opposite with a minus sign, never with the hyphen; 0 has no sign."""
-    assert _facts.significant(-value, digits) == f"−{_facts.significant(value, digits)}"
-    assert _facts.signed(-value, digits) == _facts.signed(value, digits).replace("+", "−")
-    assert _facts.span((-value, value), digits) == f"−{_facts.span((value, value), digits)}"
-    assert _facts.significant(-0.0, digits) == "0"
-
-
-def test_numbers_are_not_polished() -> None:
-    """100.0 % is said of all and not of nearly all; a missing number is a dash; small numbers keep three digits."""
-    assert _facts.percent(100.0) == "100.0 %"
-    assert _facts.percent(99.99) == "99.99 %"
-    assert _facts.percent(99.999) == "99.99 %"
-    assert _facts.percent(None) == _facts.size(None) == _facts.count(None) == _facts.significant(None) == "–"
-    assert [_facts.significant(value) for value in (0.1318, 12.34, 123.4, 0, 3.1e-6)] == [
-        "0.132",
-        "12.3",
-        "123",
-        "0",
-        "3.10e-06",
-    ]
-    assert [_facts.size(value) for value in (512, 2048, 3 << 20)] == ["512 B", "2.00 KiB", "3.00 MiB"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.04, "0.040 s"), (3.25, "3.2 s"), (89, "89 s"), (90, "1.5 min"), (5000, "83 min"), (9000, "2.5 h")]
-)
-def test_a_time_has_the_unit_that_people_use(seconds: float, words: str) -> None:
-    """Seconds below a minute and a half, minutes below an hour and a half."""
-    assert _facts.duration(seconds) == words
 
 
 def test_one_of_several_teachers_is_called_by_its_name(record: Report) -> None:
@@ -134,5 +103,5 @@ def test_one_of_several_teachers_is_called_by_its_name(record: Report) -> None:
     several = tuple(
         each.model_copy(update={"network": "teacher0"}) if each.network == "teacher" else each for each in record.variants
     )
-    shipped = _facts.verdict(record.model_copy(update={"variants": several})).shipped
+    shipped = wording.judge_report(record.model_copy(update={"variants": several})).shipped
     assert "6.0× fewer parameters than teacher0, 6.8× faster than teacher0 on onnxruntime" in shipped
