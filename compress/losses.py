@@ -49,8 +49,8 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float, valid: Tensor | 
     Source:
         Hinton et al., 1503.02531, section 2; HobbitLong/RepDistiller b84f547, distiller_zoo/KD.py.
     """
-    _same_shape(student, teacher, "logits")
-    return _divergence(_samples(student, valid), _samples(teacher, valid), temperature)
+    _require_same_shape(student, teacher, "logits")
+    return _compute_divergence(_flatten_samples(student, valid), _flatten_samples(teacher, valid), temperature)
 
 
 def kd_cohort(student: Tensor, teachers: Tensor, *, temperature: float) -> Tensor:
@@ -61,8 +61,8 @@ def kd_cohort(student: Tensor, teachers: Tensor, *, temperature: float) -> Tenso
         teachers: Logits, [M, N, K] or [M, N, K, H, W].
         temperature: Divides all logits before the softmax.
     """
-    _same_shape_each(student, teachers)
-    return _divergence(_samples(student), _samples(teachers, axis=2), temperature)
+    _require_same_shape_each(student, teachers)
+    return _compute_divergence(_flatten_samples(student), _flatten_samples(teachers, axis=2), temperature)
 
 
 def dist(
@@ -121,10 +121,10 @@ def dist_relations(
     (`guard=False`) agrees on rows that are exactly constant, with a gradient of up to 1e6, and correlates the rounding of the
     others. With a single sample every column is constant.
     """
-    _same_shape(student, teacher, "logits")
-    of_student = _probabilities(_samples(student, valid), temperature, activation)  # [N, K]
-    of_teacher = _probabilities(_samples(teacher, valid).detach(), temperature, activation)
-    return _relations(of_student, of_teacher, guard=guard, denominator=denominator)
+    _require_same_shape(student, teacher, "logits")
+    of_student = _compute_probabilities(_flatten_samples(student, valid), temperature, activation)  # [N, K]
+    of_teacher = _compute_probabilities(_flatten_samples(teacher, valid).detach(), temperature, activation)
+    return _compute_relations(of_student, of_teacher, guard=guard, denominator=denominator)
 
 
 def dist_cohort(
@@ -148,10 +148,10 @@ def dist_cohort(
         tau2: Multiply by temperature².
         activation: `softmax` or `sigmoid`.
     """
-    _same_shape_each(student, teachers)
-    of_student = _probabilities(_samples(student), temperature, activation)  # [N, K]
-    of_teachers = _probabilities(_samples(teachers, axis=2).detach(), temperature, activation)  # [M, N, K]
-    inter, intra = _relations(of_student, of_teachers, guard=True, denominator="product")
+    _require_same_shape_each(student, teachers)
+    of_student = _compute_probabilities(_flatten_samples(student), temperature, activation)  # [N, K]
+    of_teachers = _compute_probabilities(_flatten_samples(teachers, axis=2).detach(), temperature, activation)  # [M, N, K]
+    inter, intra = _compute_relations(of_student, of_teachers, guard=True, denominator="product")
     return (beta * inter + gamma * intra) * (temperature**2 if tau2 else 1.0)
 
 
@@ -161,9 +161,9 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
     Source:
         FitNets 1412.6550; HobbitLong/RepDistiller b84f547, distiller_zoo/FitNet.py.
     """
-    _same_shape(student, teacher, "features")
+    _require_same_shape(student, teacher, "features")
     _refuse_empty(student, "features")
-    return F.mse_loss(_wide(student), _wide(teacher).detach())
+    return F.mse_loss(_widen(student), _widen(teacher).detach())
 
 
 def factor_l1(student: Tensor, teacher: Tensor) -> Tensor:
@@ -176,10 +176,10 @@ def factor_l1(student: Tensor, teacher: Tensor) -> Tensor:
     Source:
         Factor Transfer 1802.04977; Jangho-Kim/Factor-Transfer-pytorch 19cce26, train_student.py.
     """
-    _same_shape(student, teacher, "features")
+    _require_same_shape(student, teacher, "features")
     _refuse_empty(student, "features")
-    of_student = F.normalize(_wide(student).flatten(1), dim=1, eps=NORM_FLOOR)
-    of_teacher = F.normalize(_wide(teacher).detach().flatten(1), dim=1, eps=NORM_FLOOR)
+    of_student = F.normalize(_widen(student).flatten(1), dim=1, eps=NORM_FLOOR)
+    of_teacher = F.normalize(_widen(teacher).detach().flatten(1), dim=1, eps=NORM_FLOOR)
     return F.l1_loss(of_student, of_teacher)
 
 
@@ -195,7 +195,7 @@ def attention_map(features: Tensor) -> Tensor:
     Source:
         Attention transfer 1612.03928; szagoruyko/attention-transfer 893df54, utils.py, with its smallest norm 1e-12.
     """
-    energy = _wide(features).square().mean(dim=1).flatten(1)  # [B, h·w]
+    energy = _widen(features).square().mean(dim=1).flatten(1)  # [B, h·w]
     return F.normalize(energy, dim=1, eps=NORM_FLOOR**2)  # squares, hence the floor squared
 
 
@@ -210,7 +210,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
         Attention transfer 1612.03928; szagoruyko/attention-transfer 893df54, utils.py: a mean, not the norm of the paper.
     """
     of_student, of_teacher = attention_map(student), attention_map(teacher).detach()
-    _same_shape(of_student, of_teacher, "attention maps")
+    _require_same_shape(of_student, of_teacher, "attention maps")
     _refuse_empty(of_student, "attention maps")
     return F.mse_loss(of_student, of_teacher)
 
@@ -232,8 +232,8 @@ def drift(parameters: Iterable[Tensor], anchors: Iterable[Tensor]) -> Tensor:
     if not pairs:
         raise ValueError("drift of no parameters is not defined; give at least one")
     for here, there in pairs:
-        _same_shape(here, there, "a parameter and its anchor")
-    total: Tensor = torch.stack([(_wide(here) - _wide(there).detach()).square().sum() for here, there in pairs]).sum()
+        _require_same_shape(here, there, "a parameter and its anchor")
+    total: Tensor = torch.stack([(_widen(here) - _widen(there).detach()).square().sum() for here, there in pairs]).sum()
     return total
 
 
@@ -253,10 +253,10 @@ def softmax_weights(losses: Sequence[Tensor | float] | Tensor, *, temperature: f
     stacked = losses if isinstance(losses, Tensor) else torch.stack([torch.as_tensor(loss) for loss in losses])
     if stacked.dim() != 1 or stacked.numel() == 0:
         raise ValueError(f"losses have shape {list(stacked.shape)}; give scalars, at least one, or one tensor [L]")
-    return F.softmax(_wide(stacked).detach() / temperature, dim=0)
+    return F.softmax(_widen(stacked).detach() / temperature, dim=0)
 
 
-def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def _compute_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return temperature² × the divergence of samples, [N, K] with [N, K] or a cohort's [M, N, K] -> [] or [M]."""
     _refuse_temperature(temperature)
     of_student = F.log_softmax(student / temperature, dim=-1)
@@ -265,7 +265,7 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return each.sum(dim=-1).mean(dim=-1) * temperature**2
 
 
-def _probabilities(samples: Tensor, temperature: float, activation: Activation) -> Tensor:
+def _compute_probabilities(samples: Tensor, temperature: float, activation: Activation) -> Tensor:
     if activation not in ("softmax", "sigmoid"):
         raise ValueError(f"activation {activation!r} is not known; use 'softmax' or 'sigmoid'")
     _refuse_temperature(temperature)
@@ -273,27 +273,27 @@ def _probabilities(samples: Tensor, temperature: float, activation: Activation) 
     return torch.sigmoid(softened) if activation == "sigmoid" else F.softmax(softened, dim=-1)
 
 
-def _relations(student: Tensor, teacher: Tensor, *, guard: bool, denominator: Denominator) -> tuple[Tensor, Tensor]:
+def _compute_relations(student: Tensor, teacher: Tensor, *, guard: bool, denominator: Denominator) -> tuple[Tensor, Tensor]:
     """Return inter and intra of probabilities, [N, K] with [N, K] or a cohort's [M, N, K] -> [] or [M] each."""
     inter, intra = (
-        (1 - _correlation(student, teacher, dim=dim, guard=guard, denominator=denominator)).mean(dim=-1)
+        (1 - _correlate(student, teacher, dim=dim, guard=guard, denominator=denominator)).mean(dim=-1)
         for dim in (-1, -2)  # the difference before the mean: it may be small
     )
     return inter, intra
 
 
-def _correlation(left: Tensor, right: Tensor, *, dim: int, guard: bool, denominator: Denominator = "product") -> Tensor:
+def _correlate(left: Tensor, right: Tensor, *, dim: int, guard: bool, denominator: Denominator = "product") -> Tensor:
     """Return Pearson's correlation along one dimension, which is reduced; the others broadcast."""
     u, v = left - left.mean(dim, keepdim=True), right - right.mean(dim, keepdim=True)
     u_norm, v_norm = torch.linalg.vector_norm(u, dim=dim), torch.linalg.vector_norm(v, dim=dim)
-    correlation: Tensor = (u * v).sum(dim) / _denominator(u_norm, v_norm, denominator)
+    correlation: Tensor = (u * v).sum(dim) / _compute_denominator(u_norm, v_norm, denominator)
     if not guard:
         return correlation
     constant = _is_constant(u_norm, left, dim) | _is_constant(v_norm, right, dim)
     return correlation.masked_fill(constant, 0)
 
 
-def _denominator(u_norm: Tensor, v_norm: Tensor, kind: Denominator) -> Tensor:
+def _compute_denominator(u_norm: Tensor, v_norm: Tensor, kind: Denominator) -> Tensor:
     if kind == "product":
         return u_norm * v_norm + DIST_EPSILON
     if kind == "norms":
@@ -306,7 +306,7 @@ def _is_constant(centred_norm: Tensor, vectors: Tensor, dim: int) -> Tensor:
     return constant
 
 
-def _samples(logits: Tensor, valid: Tensor | None = None, *, axis: int = 1) -> Tensor:
+def _flatten_samples(logits: Tensor, valid: Tensor | None = None, *, axis: int = 1) -> Tensor:
     """Return logits [..., N, K], the class axis last; of dense logits every valid pixel is a sample.
 
     Args:
@@ -318,7 +318,7 @@ def _samples(logits: Tensor, valid: Tensor | None = None, *, axis: int = 1) -> T
         kind = "[N, K] or [N, K, H, W]" if axis == 1 else "[M, N, K] or [M, N, K, H, W]"
         raise ValueError(f"logits have shape {list(logits.shape)}; give {kind}")
     _refuse_empty(logits, "logits")
-    apart = _wide(logits).movedim(axis, -1)  # [..., N, H, W, K]
+    apart = _widen(logits).movedim(axis, -1)  # [..., N, H, W, K]
     samples = apart.flatten(axis - 1, -2)
     if valid is None:
         return samples
@@ -339,16 +339,16 @@ def _refuse_empty(tensor: Tensor, what: str) -> None:
         raise ValueError(f"{what} have shape {list(tensor.shape)}, and the mean over none is not defined; skip the batch")
 
 
-def _same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
+def _require_same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
     if student.shape != teacher.shape:
         raise ValueError(f"{what}: {list(student.shape)} and {list(teacher.shape)} differ; bring them to one shape first")
 
 
-def _same_shape_each(student: Tensor, teachers: Tensor) -> None:
+def _require_same_shape_each(student: Tensor, teachers: Tensor) -> None:
     if teachers.dim() == 0 or len(teachers) == 0:
         raise ValueError("the cohort is empty; give the logits of at least one teacher")
-    _same_shape(student, teachers[0], "logits of the student and of each of the cohort")
+    _require_same_shape(student, teachers[0], "logits of the student and of each of the cohort")
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -52,7 +52,7 @@ class Mine(Method):
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the two terms."""
         student, teacher = step.student.logits, step.teacher(0).logits
-        assert Signal(0) in step.read
+        assert Signal(0) in step.signals_read
         difference = F.mse_loss(student.softmax(dim=1), teacher.softmax(dim=1))
         return {"ce": F.cross_entropy(student, step.batch.labels), "difference": self.weight * difference}
 ''',

@@ -77,14 +77,14 @@ class FromDisk(InMemory):
         def calls() -> Iterator[Callable[[], tuple[Tensor, Tensor]]]:
             for batch in batches:
                 chosen = rows[batch * self._batch : (batch + 1) * self._batch]
-                yield partial(self._gathered, chosen, offsets[chosen], mirrored[chosen])
+                yield partial(self._gather, chosen, offsets[chosen], mirrored[chosen])
 
         for images, chosen in prefetch(calls(), workers=self._workers, lead=self._workers + LEAD):
             pixels = images.to(self._device, non_blocking=True)  # [B, C, H, W]
             pixels = pixels.to(torch.float32, memory_format=self._format).mul_(self._scale).add_(self._shift)
             yield Batch(pixels, self._labels[chosen.to(self._device)], chosen, view)
 
-    def _gathered(
+    def _gather(
         self, chosen: NDArray[np.int64], offsets: NDArray[np.int64], mirrored: NDArray[np.bool_]
     ) -> tuple[Tensor, Tensor]:
         """Return the images of some rows, uint8 [B, C, H, W] with the channels last in memory, cropped and mirrored."""

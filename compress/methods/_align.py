@@ -10,7 +10,7 @@ from compress.errors import CompressError
 Size = tuple[int, int]
 
 
-def common_size(student: Tensor, teacher: Tensor, *, where: str) -> Size:
+def find_common_size(student: Tensor, teacher: Tensor, *, where: str) -> Size:
     """Return the height and width at which two feature maps [B, c, h, w] meet.
 
     Args:
@@ -27,6 +27,6 @@ def common_size(student: Tensor, teacher: Tensor, *, where: str) -> Size:
     return min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
 
 
-def pooled(features: Tensor, size: Size) -> Tensor:
+def pool_to(features: Tensor, size: Size) -> Tensor:
     """Return maps [B, c, h, w] average-pooled to a size; unchanged where they have it."""
     return features if features.shape[2:] == size else F.adaptive_avg_pool2d(features, size)

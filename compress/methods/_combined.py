@@ -13,7 +13,8 @@ from torch.nn import Parameter
 
 from compress.data import Batches
 from compress.errors import CompressError
-from compress.methods._method import Method, Setting, Step
+from compress.methods._method import Method, Setting
+from compress.methods._step import Step
 from compress.records import Analysis
 
 

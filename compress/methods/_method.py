@@ -16,15 +16,13 @@ from torch.nn import Parameter
 
 from compress.data import Batch, Batches
 from compress.errors import CompressError
-from compress.methods._step import Forward, Step, Targets
-from compress.models import Network, shapes
+from compress.methods._step import Forward, Signals, Step
+from compress.models import Network, find_shapes
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Analysis
 
-__all__ = ["Method", "Setting", "Step", "needs_teacher"]
 
-
-def _no_other(role: str) -> Network:
+def _refuse_another(role: str) -> Network:
     raise CompressError(f"{role}: this method trains fresh students; give Setting another=, which builds one")
 
 
@@ -36,7 +34,7 @@ class Setting(NamedTuple):
     image: Tensor
     """One image, [1, C, H, W], to find shapes with."""
     classes: int
-    another: Callable[[str], Network] = _no_other
+    another: Callable[[str], Network] = _refuse_another
     """Builds one more student with random weights of its own, on the device, for a named role such as `generation1`."""
 
 
@@ -117,15 +115,15 @@ class Method(nn.Module):
         *,
         phase: str = "student",
         autocast: torch.dtype | None = None,
-        targets: Targets | None = None,
+        signals: Signals | None = None,
         forward: Forward | None = None,
     ) -> Step:
         """Return one batch as this method's networks see it."""
         teachers = [teacher for teacher in self.teachers if isinstance(teacher, Network)]
-        return Step(batch, self.student, teachers, phase=phase, autocast=autocast, targets=targets, forward=forward)
+        return Step(batch, self.student, teachers, phase=phase, autocast=autocast, signals=signals, forward=forward)
 
 
-def needs_teacher(setting: Setting, method: str) -> None:
+def require_teacher(setting: Setting, method: str) -> None:
     """Refuse a method without a teacher, or with one whose classes are others.
 
     Raises:
@@ -139,7 +137,7 @@ def needs_teacher(setting: Setting, method: str) -> None:
             raise CompressError(
                 f"method.{method}: teacher {index} shares weights with the student, and would be trained; copy it"
             )
-        given = shapes(teacher, setting.image).logits.shape[1]
+        given = find_shapes(teacher, setting.image).logits.shape[1]
         if given != setting.classes:
             raise CompressError(
                 f"method.{method}: teacher {index} gives {given} classes and the data has {setting.classes}; "

@@ -19,8 +19,9 @@ from torch.nn import Parameter
 
 from compress.errors import CompressError
 from compress.freezing import evaluating
-from compress.methods._align import Size, common_size
-from compress.methods._method import Setting, Step
+from compress.methods._align import Size, find_common_size
+from compress.methods._method import Setting
+from compress.methods._step import Step
 from compress.models import Network, Outputs
 
 FinalRelu = Literal["auto", "on", "off"]
@@ -52,7 +53,7 @@ class Projected(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits."""
-        return mean(self.each(images))
+        return average_logits(self.each(images))
 
     def each(self, images: Tensor) -> list[Tensor]:
         """Return the logits of every branch."""
@@ -71,7 +72,7 @@ class Paths(NamedTuple):
     teacher_pools: nn.ModuleList
 
 
-def paths(setting: Setting, classifiers: Sequence[nn.Linear], *, where: str, factor: int, final_relu: FinalRelu) -> Paths:
+def build_paths(setting: Setting, classifiers: Sequence[nn.Linear], *, where: str, factor: int, final_relu: FinalRelu) -> Paths:
     """Return the prediction path from the student to each teacher's classifier.
 
     Args:
@@ -86,28 +87,28 @@ def paths(setting: Setting, classifiers: Sequence[nn.Linear], *, where: str, fac
             behind global average pooling.
     """
     _refuse_no_taps(setting, where)
-    backbone = without_head(setting.student, setting.image, where=where)
+    backbone = remove_head(setting.student, setting.image, where=where)
     with evaluating(backbone):
         features = backbone.outputs(setting.image).features[-1]
     branches, pools = [], nn.ModuleList()
     for index, (teacher, classifier) in enumerate(zip(setting.teachers, classifiers, strict=True)):
-        said = _answers(teacher, setting.image)
+        said = _run_teacher(teacher, setting.image)
         goal = said.features[-1]  # [B, c_t, h, w]
-        size = common_size(features, goal, where=f"method.{where}")
+        size = find_common_size(features, goal, where=f"method.{where}")
         _refuse_other_head(teacher, said, where=f"method.{where}: teacher {index}")
         relu = bool((goal >= 0).all()) if final_relu == "auto" else final_relu == "on"
-        inside = _inside(goal.shape[1], factor, where)
+        inside = _narrow(goal.shape[1], factor, where)
         branch = Branch(
-            pool(features, size, where=f"method.{where}: the student's last map"),
-            projector(features.shape[1], inside, goal.shape[1], final_relu=relu),
+            build_pool(features, size, where=f"method.{where}: the student's last map"),
+            build_projector(features.shape[1], inside, goal.shape[1], final_relu=relu),
             classifier,
         )
         branches.append(branch.to(features.device))
-        pools.append(pool(goal, size, where=f"method.{where}: the last map of teacher {index}"))
+        pools.append(build_pool(goal, size, where=f"method.{where}: the last map of teacher {index}"))
     return Paths(Projected(backbone, branches), pools)
 
 
-def projector(inputs: int, inside: int, outputs: int, *, final_relu: bool) -> nn.Sequential:
+def build_projector(inputs: int, inside: int, outputs: int, *, final_relu: bool) -> nn.Sequential:
     """Return the projector, [B, inputs, h, w] -> [B, outputs, h, w].
 
     Args:
@@ -124,7 +125,7 @@ def projector(inputs: int, inside: int, outputs: int, *, final_relu: bool) -> nn
     return nn.Sequential(*layers, *([nn.ReLU()] if final_relu else []))
 
 
-def pool(features: Tensor, size: Size, *, where: str) -> nn.Module:
+def build_pool(features: Tensor, size: Size, *, where: str) -> nn.Module:
     """Return the average pool of fixed kernel that brings maps like these, [B, c, h, w], to a size.
 
     Raises:
@@ -140,33 +141,35 @@ def pool(features: Tensor, size: Size, *, where: str) -> nn.Module:
     return nn.Identity() if kernel == (1, 1) else nn.AvgPool2d(kernel)
 
 
-def trained(shipped: Projected) -> list[Parameter]:
+def list_trained(shipped: Projected) -> list[Parameter]:
     """Return the parameters of the student up to its last tap, and those of the projectors."""
     return [*shipped.backbone.parameters(), *(p for branch in shipped.each_branch() for p in branch.projector.parameters())]
 
 
-def projections(step: Step, shipped: Projected) -> list[Tensor]:
+def project_student(step: Step, shipped: Projected) -> list[Tensor]:
     """Return for each teacher the student's last map in the shape in which the two meet, [B, c_t, h, w]."""
     features = step.student.features[-1]
-    return [step.through(branch.projector, branch.pool(features)) for branch in shipped.each_branch()]
+    return [step.apply(branch.projector, branch.pool(features)) for branch in shipped.each_branch()]
 
 
-def targets(step: Step, teacher_pools: nn.ModuleList) -> list[Tensor]:
+def pool_teachers(step: Step, teacher_pools: nn.ModuleList) -> list[Tensor]:
     """Return the last map of each teacher in that shape."""
-    return [_target(step, index, teacher_pool) for index, teacher_pool in enumerate(teacher_pools)]
+    return [_pool_teacher(step, index, teacher_pool) for index, teacher_pool in enumerate(teacher_pools)]
 
 
-def _target(step: Step, index: int, teacher_pool: nn.Module) -> Tensor:
+def _pool_teacher(step: Step, index: int, teacher_pool: nn.Module) -> Tensor:
     features = step.teacher(index).features
-    return features[-1] if isinstance(teacher_pool, nn.Identity) else step.on_teacher(teacher_pool, index, len(features) - 1)
+    return (
+        features[-1] if isinstance(teacher_pool, nn.Identity) else step.apply_to_teacher(teacher_pool, index, len(features) - 1)
+    )
 
 
-def mean(logits: Sequence[Tensor]) -> Tensor:
+def average_logits(logits: Sequence[Tensor]) -> Tensor:
     """Return the mean of logits, [B, K]; of a single one without an operator."""
     return logits[0] if len(logits) == 1 else torch.stack(list(logits)).mean(dim=0)
 
 
-def without_head(network: Network, image: Tensor, *, where: str) -> Network:
+def remove_head(network: Network, image: Tensor, *, where: str) -> Network:
     """Return a network up to its last tap: it shares every weight with the whole one and lacks those that follow.
 
     What follows without weights, such as pooling, stays where it is; nothing reads it, so that it is not exported.
@@ -180,7 +183,7 @@ def without_head(network: Network, image: Tensor, *, where: str) -> Network:
         CompressError: The network does not run without the weights that follow its last tap.
     """
     tap = network.taps[-1]
-    cut = Network(_replaced(network.module, _weights_after(network, tap, image)), taps=(tap,))
+    cut = Network(_replace_by_identity(network.module, _find_weights_after(network, tap, image)), taps=(tap,))
     try:
         with evaluating(cut):
             cut.outputs(image)
@@ -192,7 +195,7 @@ def without_head(network: Network, image: Tensor, *, where: str) -> Network:
     return cut
 
 
-def _weights_after(network: Network, tap: str, image: Tensor) -> set[str]:
+def _find_weights_after(network: Network, tap: str, image: Tensor) -> set[str]:
     """Return the names of outermost modules with weights that begin to run only when the tap has run."""
     before: set[nn.Module] = set()
     after: set[nn.Module] = set()
@@ -215,17 +218,17 @@ def _weights_after(network: Network, tap: str, image: Tensor) -> set[str]:
     return {name for name in heads if not any(name.startswith(f"{other}.") for other in heads)}
 
 
-def _replaced(module: nn.Module, names: set[str]) -> nn.Module:
+def _replace_by_identity(module: nn.Module, names: set[str]) -> nn.Module:
     """Return a module that shares everything but the named submodules, in whose place nothing happens."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     for child in {name.partition(".")[0] for name in names}:
         inside = {rest for first, _, rest in (name.partition(".") for name in names) if first == child}
-        twin._modules[child] = nn.Identity() if "" in inside else _replaced(module.get_submodule(child), inside)
+        twin._modules[child] = nn.Identity() if "" in inside else _replace_by_identity(module.get_submodule(child), inside)
     return twin
 
 
-def _answers(teacher: Network, image: Tensor) -> Outputs:
+def _run_teacher(teacher: Network, image: Tensor) -> Outputs:
     """Return what a teacher says of the image and of some noise."""
     noise = torch.randn((PROBES, *image.shape[1:]), generator=torch.Generator().manual_seed(0))
     with evaluating(teacher):
@@ -262,7 +265,7 @@ def _refuse_other_head(teacher: Network, said: Outputs, *, where: str) -> None:
         )
 
 
-def _inside(channels: int, factor: int, where: str) -> int:
+def _narrow(channels: int, factor: int, where: str) -> int:
     if factor > channels:
         raise CompressError(f"method.{where}.factor: {factor} leaves nothing of the teacher's {channels} channels; lower it")
     return channels // factor

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress import losses
 from compress.data import Batch, Batches
-from compress.methods._translators import translator
+from compress.methods._translators import build_translator
 from compress.records import Analysis
 from compress.text import counted
 
@@ -34,7 +34,7 @@ MapsOf = Callable[[Batch], Mapping[str, Maps]]
 """Gives the maps of a batch by the name of what is compared."""
 
 
-def reconstruction(maps: MapsOf, train: Batches, validation: Batches, *, epochs: int) -> Analysis:
+def measure_reconstruction(maps: MapsOf, train: Batches, validation: Batches, *, epochs: int) -> Analysis:
     """Return how well a finished student's maps give the teachers', through translators that are fitted for that alone.
 
     The analysis itself is proposed by us; all that is known of FEED's is that it reports an error of reconstruction.
@@ -48,12 +48,12 @@ def reconstruction(maps: MapsOf, train: Batches, validation: Batches, *, epochs:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(SEED)  # the CPU's alone, on which modules are made
         fresh = {
-            (name, distance): translator(given.student.shape[1], given.teacher.shape[1]).to(given.student.device)
+            (name, distance): build_translator(given.student.shape[1], given.teacher.shape[1]).to(given.student.device)
             for name, given in maps(next(train.epoch(0))).items()
             for distance in DISTANCES
         }
         _fit(fresh, maps, train, epochs)
-        seen, held_out = _means(fresh, maps, train, epochs), _means(fresh, maps, validation, 0)
+        seen, held_out = _average_distances(fresh, maps, train, epochs), _average_distances(fresh, maps, validation, 0)
     return Analysis(
         title="Reconstruction of the teachers' maps",
         note=(
@@ -86,11 +86,11 @@ def _fit(fresh: Fresh, maps: MapsOf, train: Batches, epochs: int) -> None:
     for epoch in range(epochs):
         for batch in train.epoch(epoch):
             optimizer.zero_grad()
-            torch.stack(list(_distances(fresh, maps(batch)).values())).sum().backward()  # no two share a parameter
+            torch.stack(list(_compute_distances(fresh, maps(batch)).values())).sum().backward()  # no two share a parameter
             optimizer.step()
 
 
-def _distances(fresh: Fresh, maps: Mapping[str, Maps]) -> dict[tuple[str, str], Tensor]:
+def _compute_distances(fresh: Fresh, maps: Mapping[str, Maps]) -> dict[tuple[str, str], Tensor]:
     return {
         (name, distance): DISTANCES[distance](each(maps[name].student), maps[name].teacher)
         for (name, distance), each in fresh.items()
@@ -98,13 +98,15 @@ def _distances(fresh: Fresh, maps: Mapping[str, Maps]) -> dict[tuple[str, str], 
 
 
 @torch.no_grad()
-def _means(fresh: Fresh, maps: MapsOf, batches: Batches, epoch: int) -> dict[tuple[str, str], float]:
+def _average_distances(fresh: Fresh, maps: MapsOf, batches: Batches, epoch: int) -> dict[tuple[str, str], float]:
     """Return every distance, and the mean square of every teacher's map, averaged over images."""
     sums: dict[tuple[str, str], float] = {}
     images = 0
     for batch in batches.epoch(epoch):
         given = maps(batch)
-        found = _distances(fresh, given) | {(name, "energy"): pair.teacher.square().mean() for name, pair in given.items()}
+        found = _compute_distances(fresh, given) | {
+            (name, "energy"): pair.teacher.square().mean() for name, pair in given.items()
+        }
         images += len(batch.labels)
         for key, value in found.items():
             sums[key] = sums.get(key, 0.0) + float(value) * len(batch.labels)

@@ -28,7 +28,7 @@ class Signal(NamedTuple):
     """A frozen module that is applied to the map of the tap, such as a classifier head."""
 
 
-Targets = Mapping[Signal, Tensor]
+Signals = Mapping[Signal, Tensor]
 """Answers for the images of one batch, in its order."""
 
 Forward = Callable[[Tensor], Outputs]
@@ -47,7 +47,7 @@ class Step:
         teachers: The teachers.
         phase: Name of the phase that is being updated.
         autocast: The reduced precision of forward passes, or `None` for float32.
-        targets: Answers of teachers that are known already.
+        signals: Outputs of teachers that are known already.
         forward: Runs the student, in place of the student itself.
     """
 
@@ -59,18 +59,18 @@ class Step:
         *,
         phase: str,
         autocast: torch.dtype | None = None,
-        targets: Targets | None = None,
+        signals: Signals | None = None,
         forward: Forward | None = None,
     ) -> None:
         self.batch, self.phase = batch, phase
         self.observed: dict[str, Tensor] = {}
         """What `observe` was given."""
-        self.read: dict[Signal, None] = {}
+        self.signals_read: dict[Signal, None] = {}
         """What was asked of frozen teachers, in order; a target that only serves to compute another is not listed."""
         self.student_taps: set[int] = set()
         """Places of the student's taps whose maps were read."""
         self._student, self._teachers, self._autocast, self._forward = student, teachers, autocast, forward
-        self._known: dict[Signal, Tensor] = dict(targets or {})
+        self._known: dict[Signal, Tensor] = dict(signals or {})
         self._outputs: dict[int, Outputs] = {}
         self._inside = False
 
@@ -83,25 +83,25 @@ class Step:
             self.student_taps.add(place)
             return outputs.features[place]
 
-        return Outputs(outputs.logits, Features(len(outputs.features), read))
+        return Outputs(outputs.logits, LazyFeatures(len(outputs.features), read))
 
-    def teacher(self, index: int = 0) -> TeacherAnswers:
+    def teacher(self, index: int = 0) -> LazyOutputs:
         """Logits and features of one teacher on this batch, each computed when it is read."""
-        place = _place("teacher", index, len(self._teachers))
-        return TeacherAnswers(self, place, len(self._teachers[place].taps))
+        place = _count_from_front("teacher", index, len(self._teachers))
+        return LazyOutputs(self, place, len(self._teachers[place].taps))
 
-    def on_teacher(self, module: nn.Module, index: int, tap: int) -> Tensor:
+    def apply_to_teacher(self, module: nn.Module, index: int, tap: int) -> Tensor:
         """Return `module` of the map at one tap of a teacher.
 
         Of a frozen teacher and a frozen module this is an answer like the logits: it is stored instead of the map. A module
         that is being trained gets the map, in the step's precision.
         """
-        if _moves(module):
-            return self.through(module, self.teacher(index).features[tap])
-        place = _place("teacher", index, len(self._teachers))
-        return self.answer(Signal(place, _place("tap", tap, len(self._teachers[place].taps)), module))
+        if _is_trained(module):
+            return self.apply(module, self.teacher(index).features[tap])
+        place = _count_from_front("teacher", index, len(self._teachers))
+        return self.compute(Signal(place, _count_from_front("tap", tap, len(self._teachers[place].taps)), module))
 
-    def through(self, module: nn.Module, tensor: Tensor) -> Tensor:
+    def apply(self, module: nn.Module, tensor: Tensor) -> Tensor:
         """Return `module(tensor)` in the step's precision, without gradient to the module where it is frozen."""
         with self._precision(tensor):
             result: Tensor = module(tensor)
@@ -111,19 +111,19 @@ class Step:
         """Log a number that is not a loss, such as a weight; its mean over the epoch stands beside the losses."""
         self.observed[name] = value.detach()
 
-    def answer(self, signal: Signal) -> Tensor:
+    def compute(self, signal: Signal) -> Tensor:
         """Return one answer of a teacher."""
-        frozen = not _moves(self._teachers[signal.teacher])
+        frozen = not _is_trained(self._teachers[signal.teacher])
         if frozen and not self._inside:
-            self.read[signal] = None
+            self.signals_read[signal] = None
         if not frozen or signal not in self._known:
-            self._known[signal] = self._computed(signal)
+            self._known[signal] = self._run(signal)
         return self._known[signal]
 
-    def _computed(self, signal: Signal) -> Tensor:
+    def _run(self, signal: Signal) -> Tensor:
         if signal.module is not None:
-            with self._within(), nullcontext() if _moves(self._teachers[signal.teacher]) else torch.no_grad():
-                return self.through(signal.module, self.answer(signal._replace(module=None)))
+            with self._within(), nullcontext() if _is_trained(self._teachers[signal.teacher]) else torch.no_grad():
+                return self.apply(signal.module, self.compute(signal._replace(module=None)))
         if signal.teacher not in self._outputs:
             self._outputs[signal.teacher] = self._outputs_of(self._teachers[signal.teacher])
         outputs = self._outputs[signal.teacher]
@@ -138,14 +138,14 @@ class Step:
             self._inside = before
 
     def _outputs_of(self, network: Network, forward: Forward | None = None) -> Outputs:
-        with nullcontext() if _moves(network) else torch.no_grad(), self._precision(self.batch.images):
+        with nullcontext() if _is_trained(network) else torch.no_grad(), self._precision(self.batch.images):
             return (forward or network.outputs)(self.batch.images)
 
     def _precision(self, tensor: Tensor) -> torch.autocast:
         return torch.autocast(tensor.device.type, dtype=self._autocast or torch.bfloat16, enabled=self._autocast is not None)
 
 
-class TeacherAnswers:
+class LazyOutputs:
     """What one teacher says of a batch."""
 
     def __init__(self, step: Step, index: int, taps: int) -> None:
@@ -154,15 +154,15 @@ class TeacherAnswers:
     @property
     def logits(self) -> Tensor:
         """Logits, [B, K]."""
-        return self._step.answer(Signal(self._index))
+        return self._step.compute(Signal(self._index))
 
     @property
     def features(self) -> Sequence[Tensor]:
         """One map per tap, shallow to deep, [B, c, h, w]; only those that are read are computed or fetched."""
-        return Features(self._taps, lambda place: self._step.answer(Signal(self._index, place)))
+        return LazyFeatures(self._taps, lambda place: self._step.compute(Signal(self._index, place)))
 
 
-class Features(Sequence[Tensor]):
+class LazyFeatures(Sequence[Tensor]):
     """One map per tap, each looked up when it is read.
 
     Args:
@@ -183,15 +183,15 @@ class Features(Sequence[Tensor]):
     def __getitem__(self, place: int | slice) -> Tensor | Sequence[Tensor]:
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(self._count))]
-        return self._read(_place("tap", place, self._count))
+        return self._read(_count_from_front("tap", place, self._count))
 
 
-def _place(what: str, index: int, count: int) -> int:
+def _count_from_front(what: str, index: int, count: int) -> int:
     """Return an index counted from the front, so that one answer has one signal."""
     if not -count <= index < count:
         raise IndexError(f"{what} {index} of {count}")
     return index % count
 
 
-def _moves(module: nn.Module) -> bool:
+def _is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from compress.errors import CompressError
-from compress.methods._align import Size, common_size
+from compress.methods._align import Size, find_common_size
 from compress.methods._method import Setting
-from compress.models import Network, shapes
+from compress.models import Network, find_shapes
 from compress.text import name_teacher
 
 SLOPE = 0.1
@@ -32,7 +32,7 @@ class Pair(NamedTuple):
     teacher_channels: int
 
 
-def pairs_of(
+def pair_taps(
     setting: Setting, student_taps: tuple[str, ...] | None, teacher_taps: tuple[str, ...] | None, *, where: str
 ) -> list[Pair]:
     """Return every pair of a tap of the student and one of a teacher, teacher by teacher.
@@ -46,27 +46,27 @@ def pairs_of(
     Raises:
         CompressError: A tap does not exist or gives no feature map, or the two do not pair up.
     """
-    own = _places(setting.student, student_taps, f"{where}.student_taps: the student")
+    own = _find_taps(setting.student, student_taps, f"{where}.student_taps: the student")
     if len(set(own)) != len(own):
         raise CompressError(f"{where}.student_taps: names a tap twice ({', '.join(student_taps or ())}); name each once")
-    of_student = shapes(setting.student, setting.image).features
+    of_student = find_shapes(setting.student, setting.image).features
     pairs = []
     for index, teacher in enumerate(setting.teachers):
-        others = _places(teacher, teacher_taps, f"{where}.teacher_taps: teacher {index}")
+        others = _find_taps(teacher, teacher_taps, f"{where}.teacher_taps: teacher {index}")
         if len(others) != len(own):
             raise CompressError(
                 f"{where}.teacher_taps: there are {len(others)} for {len(own)} of student_taps; name one for each"
             )
-        of_teacher = shapes(teacher, setting.image).features
+        of_teacher = find_shapes(teacher, setting.image).features
         for mine, theirs in zip(own, others, strict=True):
-            size = common_size(of_student[mine], of_teacher[theirs], where=where)
+            size = find_common_size(of_student[mine], of_teacher[theirs], where=where)
             name = name_teacher(index, len(setting.teachers)) + (f"_tap{mine}" if len(own) > 1 else "")
             channels = of_student[mine].shape[1], of_teacher[theirs].shape[1]
             pairs.append(Pair(name, index, theirs, mine, size, *channels))
     return pairs
 
 
-def _places(network: Network, wanted: tuple[str, ...] | None, who: str) -> list[int]:
+def _find_taps(network: Network, wanted: tuple[str, ...] | None, who: str) -> list[int]:
     """Return the places of taps among those of a network; of its last, if none are named."""
     if not network.taps:
         raise CompressError(f"{who} has no taps; name the layers that give feature maps: Network(module, taps=[...])")
@@ -77,13 +77,13 @@ def _places(network: Network, wanted: tuple[str, ...] | None, who: str) -> list[
     return [network.taps.index(name) for name in names]
 
 
-def translator(inputs: int, outputs: int) -> nn.Sequential:
+def build_translator(inputs: int, outputs: int) -> nn.Sequential:
     """Return three 3 × 3 convolutions with bias, each followed by LeakyReLU: [B, inputs, h, w] -> [B, outputs, h, w].
 
     Source:
         Factor Transfer 1802.04977; Jangho-Kim/Factor-Transfer-pytorch e8d6ac6, Models/FeatureProjection.py.
     """
-    return nn.Sequential(*_layers(nn.Conv2d, inputs, inputs, outputs, outputs))
+    return nn.Sequential(*_build_layers(nn.Conv2d, inputs, inputs, outputs, outputs))
 
 
 class Paraphraser(nn.Module):
@@ -99,8 +99,8 @@ class Paraphraser(nn.Module):
 
     def __init__(self, channels: int, factors: int) -> None:
         super().__init__()
-        self.encoder = translator(channels, factors)
-        self.decoder = nn.Sequential(*_layers(nn.ConvTranspose2d, factors, factors, channels, channels))
+        self.encoder = build_translator(channels, factors)
+        self.decoder = nn.Sequential(*_build_layers(nn.ConvTranspose2d, factors, factors, channels, channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the reconstruction of maps [B, channels, h, w]."""
@@ -108,7 +108,7 @@ class Paraphraser(nn.Module):
         return reconstructed
 
 
-def _layers(kind: type[nn.Conv2d | nn.ConvTranspose2d], *widths: int) -> Iterator[nn.Module]:
+def _build_layers(kind: type[nn.Conv2d | nn.ConvTranspose2d], *widths: int) -> Iterator[nn.Module]:
     for inputs, outputs in pairwise(widths):
         yield kind(inputs, outputs, kernel_size=3, stride=1, padding=1)
         yield nn.LeakyReLU(SLOPE)

@@ -35,7 +35,7 @@ from compress import losses
 from compress.data import Batches
 from compress.errors import CompressError
 from compress.freezing import evaluating
-from compress.methods import Method, Setting, Step, _projector, needs_teacher
+from compress.methods import Method, Setting, Step, _projector, require_teacher
 from compress.methods._projector import Projected
 from compress.models import Network
 from compress.recipe import Count, NonNegative, Positive, TrainSection
@@ -80,14 +80,14 @@ class Atsc(Method):
         teacher_bn: Literal["train", "frozen"] = "train",
         keep: Literal["all", "best"] = "all",
     ) -> None:
-        needs_teacher(setting, "atsc")
+        require_teacher(setting, "atsc")
         copies = tuple(copy.deepcopy(teacher) for teacher in setting.teachers)
         super().__init__(setting._replace(teachers=copies))
         self.originals = nn.ModuleList(setting.teachers)
         self.beta, self.drift_weight = beta, drift_weight
         self.classifier_update, self.teacher_bn = classifier_update, teacher_bn
         classifiers = [network.classifier for network in copies]
-        paths = _projector.paths(setting, classifiers, where="atsc", factor=factor, final_relu=final_relu)
+        paths = _projector.build_paths(setting, classifiers, where="atsc", factor=factor, final_relu=final_relu)
         self.teacher_pools = paths.teacher_pools
         self.adapted = _Adapted(paths.shipped, self.teachers)
         self.keeps_best = keep == "best" and len(copies) > 1
@@ -110,29 +110,29 @@ class Atsc(Method):
 
     def phases(self) -> dict[str, list[Parameter]]:
         """Return student, projectors and copies of the teachers; then what the labels train of their classifiers."""
-        moved = [weight for network in self._networks() for weight in self._moved(network).values()]
-        fitted = [weight for network in self._networks() for weight in self._fitted(network)]
-        return {"projection": [*_projector.trained(self.adapted.shipped), *moved], "classifier": fitted}
+        moved = [weight for network in self._networks() for weight in self._find_moved(network).values()]
+        fitted = [weight for network in self._networks() for weight in self._list_fitted(network)]
+        return {"projection": [*_projector.list_trained(self.adapted.shipped), *moved], "classifier": fitted}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return difference and drift, or in the second phase the cross-entropy of the adapted teachers."""
         if step.phase == "classifier":
             answers = [step.teacher(index).logits.float() for index in range(len(self.teachers))]
             return {"ce": torch.stack([F.cross_entropy(logits, step.batch.labels) for logits in answers]).mean()}
-        ours = _projector.projections(step, self.adapted.shipped)
-        theirs = _projector.targets(step, self.teacher_pools)  # with gradient: the teacher comes to meet the student
+        ours = _projector.project_student(step, self.adapted.shipped)
+        theirs = _projector.pool_teachers(step, self.teacher_pools)  # with gradient: the teacher comes to meet the student
         each = [F.mse_loss(mine.float(), goal.float()) for mine, goal in zip(ours, theirs, strict=True)]
         terms = {"mse": self.beta * torch.stack(each).mean()}
         if self.drift_weight:
-            terms["drift"] = self.drift_weight * torch.stack(self.drifts()).mean()
+            terms["drift"] = self.drift_weight * torch.stack(self.compute_drifts()).mean()
         return terms
 
-    def drifts(self) -> list[Tensor]:
+    def compute_drifts(self) -> list[Tensor]:
         """Return for each teacher the sum of squared differences of its penalised weights from where they started."""
         found = []
         for network, original in zip(self._networks(), self.originals, strict=True):
             start = dict(original.named_parameters())
-            here = {name: weight for name, weight in self._moved(network).items() if weight.dim() > 1}
+            here = {name: weight for name, weight in self._find_moved(network).items() if weight.dim() > 1}
             found.append(losses.drift(here.values(), [start[name] for name in here]))
         return found
 
@@ -142,7 +142,7 @@ class Atsc(Method):
         return (
             {f"path{index}": logits for index, logits in enumerate(each)}
             if self.keeps_best
-            else {"student": _projector.mean(each)}
+            else {"student": _projector.average_logits(each)}
         )
 
     def choose(self, scores: Mapping[str, Accuracy]) -> dict[str, Accuracy]:
@@ -184,9 +184,9 @@ class Atsc(Method):
         """Return what adaptation did to the teachers, and how the student does with the classifier of each."""
         del train
         shipped, rows = self.adapted.shipped, []
-        for index, (drift, original) in enumerate(zip(self.drifts(), self.originals, strict=True)):
-            before, after = _top1(original, validation), _top1(self.teachers[index], validation)
-            path = _top1(Projected(shipped.backbone, [shipped.each_branch()[index]]), validation)
+        for index, (drift, original) in enumerate(zip(self.compute_drifts(), self.originals, strict=True)):
+            before, after = _measure_top1(original, validation), _measure_top1(self.teachers[index], validation)
+            path = _measure_top1(Projected(shipped.backbone, [shipped.each_branch()[index]]), validation)
             name = name_teacher(index, len(self.teachers))
             if after < before - COLLAPSE_POINTS:
                 log.warning(
@@ -198,7 +198,7 @@ class Atsc(Method):
             rows.append((name, *figures))
         if len(self.teachers) > 1:
             which = name_teacher(int(self.adapted.chosen), len(self.teachers)) if self.keeps_best else "mean of all"
-            rows.append((f"shipped ({which})", "", "", "", "", f"{_top1(self.deployable(), validation):.2f}"))
+            rows.append((f"shipped ({which})", "", "", "", "", f"{_measure_top1(self.deployable(), validation):.2f}"))
         return (
             Analysis(
                 title="Adaptation of the teachers",
@@ -215,14 +215,14 @@ class Atsc(Method):
         """Return the copies of the teachers."""
         return [network for network in self.teachers if isinstance(network, Network)]
 
-    def _fitted(self, network: Network) -> list[Parameter]:
+    def _list_fitted(self, network: Network) -> list[Parameter]:
         """Return what the labels train of a copy."""
         classifier = network.classifier
         return [classifier.bias] if self.classifier_update == "bias" else list(classifier.parameters())
 
-    def _moved(self, network: Network) -> dict[str, Parameter]:
+    def _find_moved(self, network: Network) -> dict[str, Parameter]:
         """Return what the difference of the maps and the drift train of a copy, by name."""
-        others = {id(parameter) for parameter in self._fitted(network)}
+        others = {id(parameter) for parameter in self._list_fitted(network)}
         if self.teacher_bn == "frozen":  # without trained scale and shift it is held in evaluation mode
             norms = [module for module in network.modules() if _is_batch_norm(module)]
             others |= {id(parameter) for norm in norms for parameter in norm.parameters()}
@@ -244,7 +244,7 @@ def _is_batch_norm(module: nn.Module) -> bool:
     return isinstance(getattr(module, "running_mean", None), Tensor)
 
 
-def _top1(network: nn.Module, batches: Batches) -> float:
+def _measure_top1(network: nn.Module, batches: Batches) -> float:
     """Return the top-1 accuracy in percent."""
     hits = samples = 0
     with evaluating(network):

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, needs_teacher
-from compress.methods._align import Size, common_size, pooled
-from compress.models import Network, shapes
+from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods._align import Size, find_common_size, pool_to
+from compress.models import Network, find_shapes
 from compress.recipe import Listing, NonNegative, Positive, Text
 
 
@@ -69,10 +69,10 @@ class AttentionTransfer(Method):
         temperature: Positive = 4.0,
     ) -> None:
         super().__init__(setting)
-        needs_teacher(setting, "attention_transfer")
+        require_teacher(setting, "attention_transfer")
         self.beta, self.ce_weight, self.kd_weight, self.temperature = beta, ce_weight, kd_weight, temperature
-        self.pairs = _pairs(setting, student_taps, teacher_taps)
-        self.attentions = nn.ModuleDict({_name(pair.size): _Attention(pair.size) for pair in self.pairs})
+        self.pairs = _pair_taps(setting, student_taps, teacher_taps)
+        self.attentions = nn.ModuleDict({_name_size(pair.size): _Attention(pair.size) for pair in self.pairs})
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy, the difference of attention at each tap, and the divergence if it is wanted."""
@@ -89,9 +89,9 @@ class AttentionTransfer(Method):
 
     def _difference(self, step: Step, pair: _Pair) -> Tensor:
         """Return `losses.attention_transfer` of the pooled maps, from the teacher's attention alone, which may be stored."""
-        attention = self.attentions[_name(pair.size)]
-        of_student = step.through(attention, step.student.features[pair.student_tap])  # [B, h·w]
-        return losses.feature_mse(of_student, step.on_teacher(attention, pair.teacher, pair.teacher_tap))
+        attention = self.attentions[_name_size(pair.size)]
+        of_student = step.apply(attention, step.student.features[pair.student_tap])  # [B, h·w]
+        return losses.feature_mse(of_student, step.apply_to_teacher(attention, pair.teacher, pair.teacher_tap))
 
 
 class _Attention(nn.Module):
@@ -102,45 +102,45 @@ class _Attention(nn.Module):
         self.size = size
 
     def forward(self, features: Tensor) -> Tensor:
-        return losses.attention_map(pooled(features, self.size))
+        return losses.attention_map(pool_to(features, self.size))
 
     def extra_repr(self) -> str:  # by this the target store tells two sizes apart
         return f"size={self.size}"
 
 
-def _name(size: Size) -> str:
+def _name_size(size: Size) -> str:
     return f"attention{size[0]}x{size[1]}"
 
 
-def _pairs(setting: Setting, student_taps: Sequence[str] | None, teacher_taps: Sequence[str] | None) -> list[_Pair]:
+def _pair_taps(setting: Setting, student_taps: Sequence[str] | None, teacher_taps: Sequence[str] | None) -> list[_Pair]:
     """Return every pair of taps with every teacher.
 
     Raises:
         CompressError: Taps are unknown or do not pair up, are no feature maps, or have a single pixel.
     """
-    own = _chosen(setting.student, student_taps, owner="the student", option="student_taps")
+    own = _choose_taps(setting.student, student_taps, owner="the student", option="student_taps")
     if len(set(own)) < len(own):
         raise CompressError(f"method.attention_transfer.student_taps: {', '.join(own)} names a tap twice; name each once")
-    guided = shapes(setting.student, setting.image).features
+    guided = find_shapes(setting.student, setting.image).features
     pairs = []
     for index, teacher in enumerate(setting.teachers):
-        theirs = _chosen(teacher, teacher_taps, owner=f"teacher {index}", option="teacher_taps")
+        theirs = _choose_taps(teacher, teacher_taps, owner=f"teacher {index}", option="teacher_taps")
         if len(own) != len(theirs):
             raise CompressError(
                 f"method.attention_transfer: {len(own)} tap(s) of the student ({', '.join(own)}) stand against {len(theirs)} "
                 f"of teacher {index} ({', '.join(theirs)}); name equally many in student_taps and teacher_taps, in one order"
             )
-        shown = shapes(teacher, setting.image).features
+        shown = find_shapes(teacher, setting.image).features
         for tap, other in zip(own, theirs, strict=True):
             at, there = setting.student.taps.index(tap), teacher.taps.index(other)
-            size = _meeting(
+            size = _find_size(
                 guided[at], shown[there], where=f"method.attention_transfer: {tap!r} with {other!r} of teacher {index}"
             )
             pairs.append(_Pair(tap, at, index, there, size))
     return pairs
 
 
-def _chosen(network: Network, taps: Sequence[str] | None, *, owner: str, option: str) -> tuple[str, ...]:
+def _choose_taps(network: Network, taps: Sequence[str] | None, *, owner: str, option: str) -> tuple[str, ...]:
     listed = ", ".join(network.taps) or "none"
     chosen = tuple(network.taps if taps is None else taps)
     unknown = [tap for tap in chosen if tap not in network.taps]
@@ -150,8 +150,8 @@ def _chosen(network: Network, taps: Sequence[str] | None, *, owner: str, option:
     return chosen
 
 
-def _meeting(student: Tensor, teacher: Tensor, *, where: str) -> Size:
-    size = common_size(student, teacher, where=where)
+def _find_size(student: Tensor, teacher: Tensor, *, where: str) -> Size:
+    size = find_common_size(student, teacher, where=where)
     if size == (1, 1):
         raise CompressError(f"{where} meet at a single pixel, whose attention is always 1; name taps with larger maps")
     return size

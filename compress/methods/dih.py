@@ -28,8 +28,8 @@ from torch.nn import Parameter
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, needs_teacher
-from compress.models import shapes
+from compress.methods import Method, Setting, Step, require_teacher
+from compress.models import find_shapes
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Share, Text, TrainSection
 from compress.text import name_teacher
 
@@ -76,11 +76,11 @@ class Dih(Method):
         heads_lr: Positive = 0.01,
     ) -> None:
         super().__init__(setting)
-        needs_teacher(setting, "dih")
+        require_teacher(setting, "dih")
         self.logit_loss, self.temperature, self.reduction, self.ce_weight = logit_loss, temperature, reduction, ce_weight
         kind = head if head != "auto" else ("flatten" if max(setting.image.shape[2:]) <= FLATTEN_UP_TO_PIXELS else "pool4")
         self.heads_stage = _Heads(setting, taps=taps, head=kind, epochs=heads_epochs, lr=heads_lr)
-        self.alpha = _alphas(self.heads_stage.chosen(members), alpha)
+        self.alpha = _weigh_members(self.heads_stage.chosen(members), alpha)
 
     def stages(self) -> list[Method]:
         """Return the training of the heads, then that of the student."""
@@ -93,7 +93,7 @@ class Dih(Method):
         ce_share = sum(1 - alpha for alpha in self.alpha.values()) / (1 if self.reduction == "sum" else count)
         each = 1 / count if self.reduction == "mean" else 1.0
         terms = {"ce": self.ce_weight * ce_share * F.cross_entropy(student.float(), step.batch.labels)}
-        taught = self._teach(student, self.heads_stage.cohort(step, self.alpha))  # [M]
+        taught = self._teach(student, self.heads_stage.compute_cohort(step, self.alpha))  # [M]
         for (name, alpha), value in zip(self.alpha.items(), taught, strict=True):
             terms[f"{self.logit_loss}.{name}"] = each * alpha * value
         return terms
@@ -103,7 +103,7 @@ class Dih(Method):
         return loss(student, torch.stack(list(cohort.values())), temperature=self.temperature)
 
 
-def _alphas(members: list[str], alpha: tuple[float, ...]) -> dict[str, float]:
+def _weigh_members(members: list[str], alpha: tuple[float, ...]) -> dict[str, float]:
     """Return the weight of each member of the cohort."""
     where = "method.dih.alpha"
     if len(alpha) not in (1, len(members)):
@@ -111,11 +111,11 @@ def _alphas(members: list[str], alpha: tuple[float, ...]) -> dict[str, float]:
     weights = dict(zip(members, alpha if len(alpha) > 1 else alpha * len(members), strict=True))
     teaching = [name for name, weight in weights.items() if weight > 0]
     if not teaching:
-        raise CompressError(f"{where}: is 0 for every member, so nobody teaches; use method 'supervised' for that")
+        raise CompressError(f"{where}: is 0 for every member, so the teachers are ignored; use method 'supervised' for that")
     if len(teaching) < len(members):
         silent = ", ".join(name for name in members if name not in teaching)
         raise CompressError(
-            f"{where}: is 0 for {silent}, which teaches nothing; leave it out by name: `members: [{', '.join(teaching)}]`, "
+            f"{where}: is 0 for {silent}, which is then ignored; leave it out by name: `members: [{', '.join(teaching)}]`, "
             "with alpha for these alone"
         )
     return weights
@@ -132,13 +132,13 @@ class _Heads(Method):
         self.heads = nn.ModuleDict()
         self.places: dict[str, tuple[int, int]] = {}
         self.owners: dict[str, int] = {}
-        wanted = _wanted(setting, taps)
+        wanted = _find_head_taps(setting, taps)
         for index, teacher in enumerate(setting.teachers):
             self.owners[name_teacher(index, len(setting.teachers))] = index
-            features = shapes(teacher, setting.image).features
+            features = find_shapes(teacher, setting.image).features
             for place in wanted[index]:
                 name = f"head{place}" if len(setting.teachers) == 1 else f"teacher{index}_head{place}"
-                self.heads[name] = _head(head, features[place], setting.classes, teacher.taps[place])
+                self.heads[name] = _build_head(head, features[place], setting.classes, teacher.taps[place])
                 self.places[name] = (index, place)
 
     def members(self) -> list[str]:
@@ -163,13 +163,13 @@ class _Heads(Method):
             )
         return wanted
 
-    def cohort(self, step: Step, names: Iterable[str]) -> dict[str, Tensor]:
+    def compute_cohort(self, step: Step, names: Iterable[str]) -> dict[str, Tensor]:
         """Return the logits of members, [B, K] each."""
         answers = {}
         for name in names:
             if name in self.places:
                 index, place = self.places[name]
-                answers[name] = step.on_teacher(self.heads[name], index, place)
+                answers[name] = step.apply_to_teacher(self.heads[name], index, place)
             else:
                 answers[name] = step.teacher(self.owners[name]).logits
         return answers
@@ -180,12 +180,12 @@ class _Heads(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy of each head."""
-        heads = self.cohort(step, self.places)
+        heads = self.compute_cohort(step, self.places)
         return {f"ce.{name}": F.cross_entropy(logits.float(), step.batch.labels) for name, logits in heads.items()}
 
     def predictions(self, step: Step) -> dict[str, Tensor]:
         """Return the logits of each head."""
-        return self.cohort(step, self.places)
+        return self.compute_cohort(step, self.places)
 
     def product(self) -> nn.Module:
         """Return the heads."""
@@ -201,7 +201,7 @@ class _Heads(Method):
         return {"heads": sorted(self.places.items()), "kind": self.kind}
 
 
-def _wanted(setting: Setting, taps: tuple[str, ...] | None) -> list[list[int]]:
+def _find_head_taps(setting: Setting, taps: tuple[str, ...] | None) -> list[list[int]]:
     """Return for each teacher the places of the taps that get a head."""
     names = [name_teacher(index, len(setting.teachers)) for index in range(len(setting.teachers))]
     owned = [
@@ -219,7 +219,7 @@ def _wanted(setting: Setting, taps: tuple[str, ...] | None) -> list[list[int]]:
     ]
 
 
-def _head(kind: str, feature: Tensor, classes: int, tap: str) -> nn.Module:
+def _build_head(kind: str, feature: Tensor, classes: int, tap: str) -> nn.Module:
     """Return a head for maps [B, c, h, w], tokens [B, t, c] or vectors [B, c], that gives logits [B, classes]."""
     side = {"flatten": None, "pool4": 4, "gap": 1, "conv": 1}[kind]
     if feature.dim() not in (2, 3, 4):

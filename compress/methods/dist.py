@@ -22,7 +22,7 @@ from torch import Tensor
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, needs_teacher
+from compress.methods import Method, Setting, Step, require_teacher
 from compress.recipe import NonNegative, Positive
 
 FEW_SAMPLES = 8
@@ -61,10 +61,11 @@ class Dist(Method):
         denominator: Literal["product", "norms"] = "product",
     ) -> None:
         super().__init__(setting)
-        needs_teacher(setting, "dist")
+        require_teacher(setting, "dist")
         if inter_weight == intra_weight == 0:
             raise CompressError(
-                "method.dist: inter_weight and intra_weight are 0, so nobody teaches; raise one, or use method 'supervised'"
+                "method.dist: inter_weight and intra_weight are 0, so the teacher is ignored; raise one, or use method "
+                "'supervised'"
             )
         self.temperature, self.ce_weight = temperature, ce_weight
         self.activation, self.guard, self.denominator = activation, guard, denominator

@@ -27,9 +27,9 @@ from torch.nn import Parameter
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, needs_teacher
-from compress.methods._align import Size, common_size, pooled
-from compress.models import Network, shapes
+from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods._align import Size, find_common_size, pool_to
+from compress.models import Network, find_shapes
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Text
 
 
@@ -83,19 +83,19 @@ class Dskd(Method):
         adapter_channels: Count | None = None,
     ) -> None:
         super().__init__(setting)
-        needs_teacher(setting, "dskd")
+        require_teacher(setting, "dskd")
         if alpha == 0 and beta == 0:
             raise CompressError("method.dskd: alpha and beta are 0, so nothing supervises shallow layers; use method 'kd'")
         self.logit_loss, self.temperature = logit_loss, temperature
         self.ce_weight, self.kd_weight, self.alpha, self.beta = ce_weight, kd_weight, alpha, beta
         self.weighting, self.weight_temperature = weighting, weight_temperature
-        self.places = _places(setting, _shallow(setting.student, taps))
+        self.places = _find_places(setting, _choose_taps(setting.student, taps))
         self.adapters = nn.ModuleList(
-            _adapter(place.student_channels, adapter_channels or 2 * place.teacher_channels, place.teacher_channels)
+            _build_adapter(place.student_channels, adapter_channels or 2 * place.teacher_channels, place.teacher_channels)
             for place in self.places
         )
         self.classifiers = nn.ModuleList(
-            _classifier(place.teacher_channels, setting.classes) for place in self.places if alpha > 0
+            _build_classifier(place.teacher_channels, setting.classes) for place in self.places if alpha > 0
         )
 
     def phases(self) -> dict[str, list[Parameter]]:
@@ -110,41 +110,41 @@ class Dskd(Method):
         if self.kd_weight > 0:
             each = [self._teach(student, step.teacher(i).logits) for i in range(len(self.teachers))]
             terms[self.logit_loss] = self.kd_weight * torch.stack(each).mean()
-        adapted = self._adapted(step)
+        adapted = self._adapt(step)
         if self.alpha > 0:
-            shares = self._shares(step, "class", self._class_losses(step, adapted))
+            shares = self._weigh(step, "class", self._compute_class_losses(step, adapted))
             terms |= {f"{self.logit_loss}.{tap}": self.alpha * value for tap, value in shares.items()}
         if self.beta > 0:
-            shares = self._shares(step, "feature", self._feature_losses(step, adapted))
+            shares = self._weigh(step, "feature", self._compute_feature_losses(step, adapted))
             terms |= {f"mse.{tap}": self.beta * value for tap, value in shares.items()}
         return terms
 
-    def _adapted(self, step: Step) -> list[Tensor]:
+    def _adapt(self, step: Step) -> list[Tensor]:
         """Return the student's map in the shape of the teacher's for each place, [B, c, h, w]."""
-        maps = [pooled(step.student.features[place.student_tap], place.size) for place in self.places]
-        return [step.through(adapter, features) for adapter, features in zip(self.adapters, maps, strict=True)]
+        maps = [pool_to(step.student.features[place.student_tap], place.size) for place in self.places]
+        return [step.apply(adapter, features) for adapter, features in zip(self.adapters, maps, strict=True)]
 
-    def _class_losses(self, step: Step, adapted: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _compute_class_losses(self, step: Step, adapted: Sequence[Tensor]) -> dict[str, Tensor]:
         each = []
         for place, classifier, features in zip(self.places, self.classifiers, adapted, strict=True):
-            each.append(self._teach(step.through(classifier, features), step.teacher(place.teacher).logits))
-        return self._over_teachers(each)
+            each.append(self._teach(step.apply(classifier, features), step.teacher(place.teacher).logits))
+        return self._average_over_teachers(each)
 
-    def _feature_losses(self, step: Step, adapted: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _compute_feature_losses(self, step: Step, adapted: Sequence[Tensor]) -> dict[str, Tensor]:
         each = []
         for place, features in zip(self.places, adapted, strict=True):
-            target = pooled(step.teacher(place.teacher).features[-1], place.size)
+            target = pool_to(step.teacher(place.teacher).features[-1], place.size)
             each.append(losses.feature_mse(features, target))
-        return self._over_teachers(each)
+        return self._average_over_teachers(each)
 
-    def _over_teachers(self, each: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _average_over_teachers(self, each: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return for each tap the mean over its places."""
         by_tap: dict[str, list[Tensor]] = {}
         for place, value in zip(self.places, each, strict=True):
             by_tap.setdefault(place.tap, []).append(value)
         return {tap: torch.stack(values).mean() for tap, values in by_tap.items()}
 
-    def _shares(self, step: Step, group: str, by_tap: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _weigh(self, step: Step, group: str, by_tap: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return each tap's loss times its weight within the group; the weights are logged and carry no gradient."""
         weights = self._weights(torch.stack(list(by_tap.values())))
         for tap, weight in zip(by_tap, weights, strict=True):
@@ -163,7 +163,7 @@ class Dskd(Method):
         return loss(student, teacher, temperature=self.temperature)
 
 
-def _shallow(student: Network, taps: Sequence[str] | None) -> Sequence[str]:
+def _choose_taps(student: Network, taps: Sequence[str] | None) -> Sequence[str]:
     """Return the names of the supervised taps.
 
     Raises:
@@ -184,14 +184,14 @@ def _shallow(student: Network, taps: Sequence[str] | None) -> Sequence[str]:
     return chosen
 
 
-def _places(setting: Setting, taps: Sequence[str]) -> list[_Place]:
+def _find_places(setting: Setting, taps: Sequence[str]) -> list[_Place]:
     """Return every shallow tap with every teacher, tap by tap.
 
     Raises:
         CompressError: A teacher has no tap, or what is tapped is no feature map.
     """
-    own = shapes(setting.student, setting.image).features
-    answers = [shapes(teacher, setting.image).features for teacher in setting.teachers]
+    own = find_shapes(setting.student, setting.image).features
+    answers = [find_shapes(teacher, setting.image).features for teacher in setting.teachers]
     places = []
     for tap in taps:
         at = setting.student.taps.index(tap)
@@ -200,12 +200,12 @@ def _places(setting: Setting, taps: Sequence[str]) -> list[_Place]:
                 raise CompressError(
                     f"method.dskd: teacher {index} has no tap, and its last map is needed; name its last map as a tap"
                 )
-            size = common_size(own[at], features[-1], where=f"method.dskd: student's tap {tap!r}, teacher {index}")
+            size = find_common_size(own[at], features[-1], where=f"method.dskd: student's tap {tap!r}, teacher {index}")
             places.append(_Place(tap, at, index, size, own[at].shape[1], features[-1].shape[1]))
     return places
 
 
-def _adapter(inputs: int, inside: int, outputs: int) -> nn.Sequential:
+def _build_adapter(inputs: int, inside: int, outputs: int) -> nn.Sequential:
     """Return a bottleneck that ends without activation, so that it can give any map: [B, inputs, h, w] -> [B, outputs, h, w].
 
     Source:
@@ -218,6 +218,6 @@ def _adapter(inputs: int, inside: int, outputs: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def _classifier(channels: int, classes: int) -> nn.Sequential:
+def _build_classifier(channels: int, classes: int) -> nn.Sequential:
     """Return global average pooling and a linear layer, [B, channels, h, w] -> [B, classes]."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))

@@ -27,10 +27,10 @@ from torch.nn import Parameter
 from compress import losses
 from compress.data import Batch, Batches
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, needs_teacher
-from compress.methods._align import pooled
-from compress.methods._reconstruction import Maps, reconstruction
-from compress.methods._translators import Pair, Paraphraser, pairs_of, translator
+from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods._align import pool_to
+from compress.methods._reconstruction import Maps, measure_reconstruction
+from compress.methods._translators import Pair, Paraphraser, build_translator, pair_taps
 from compress.recipe import Count, Listing, NonNegative, Positive, Text, TrainSection, WholeNumber
 from compress.records import Analysis
 from compress.text import name_teacher
@@ -76,22 +76,22 @@ class Feed(Method):
         analysis_epochs: WholeNumber = 3,
     ) -> None:
         super().__init__(setting)
-        needs_teacher(setting, self.method_name)
+        require_teacher(setting, self.method_name)
         self.ce_weight, self.analysis_epochs = ce_weight, analysis_epochs
-        self.pairs = pairs_of(setting, student_taps, teacher_taps, where=f"method.{self.method_name}")
+        self.pairs = pair_taps(setting, student_taps, teacher_taps, where=f"method.{self.method_name}")
         self.paraphrasers_stage = (
             None
             if paraphrase is None
             else _Paraphrasers(setting, self.pairs, rate=paraphrase, epochs=paraphrasers_epochs, lr=paraphrasers_lr)
         )
-        self.translators = nn.ModuleList(translator(pair.student_channels, self._channels(pair)) for pair in self.pairs)
+        self.translators = nn.ModuleList(build_translator(pair.student_channels, self._channels(pair)) for pair in self.pairs)
         share = 1 / len(self.pairs) * (len(setting.teachers) if teacher_reduction == "sum" else 1)
         self.weights = [beta * share * (self._scale(pair) if scale_beta else 1) for pair in self.pairs]
 
     def _channels(self, pair: Pair) -> int:
         """Return the channels of what the student's map is translated to."""
         stage = self.paraphrasers_stage
-        return pair.teacher_channels if stage is None else _factors(pair, stage.rate)
+        return pair.teacher_channels if stage is None else _count_factors(pair, stage.rate)
 
     def _scale(self, pair: Pair) -> float:
         return math.sqrt(self._channels(pair) * math.prod(pair.size) / REFERENCE_ELEMENTS)
@@ -109,7 +109,7 @@ class Feed(Method):
         terms = {"ce": self.ce_weight * F.cross_entropy(step.student.logits.float(), step.batch.labels)}
         for pair, translate, weight in zip(self.pairs, self.translators, self.weights, strict=True):
             maps = self._maps(step, pair)
-            terms[f"l1.{pair.name}"] = weight * losses.factor_l1(step.through(translate, maps.student), maps.teacher)
+            terms[f"l1.{pair.name}"] = weight * losses.factor_l1(step.apply(translate, maps.student), maps.teacher)
         return terms
 
     def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
@@ -121,17 +121,17 @@ class Feed(Method):
             step = self.step(batch)
             return {pair.name: self._maps(step, pair) for pair in self.pairs}
 
-        return (reconstruction(maps, train, validation, epochs=self.analysis_epochs),)
+        return (measure_reconstruction(maps, train, validation, epochs=self.analysis_epochs),)
 
     def _maps(self, step: Step, pair: Pair) -> Maps:
         """Return the student's map, and the teacher's or its factors, at one height and width."""
-        student = pooled(step.student.features[pair.student_tap], pair.size)
+        student = pool_to(step.student.features[pair.student_tap], pair.size)
         stage = self.paraphrasers_stage
         if stage is None:
             teacher = step.teacher(pair.teacher).features[pair.teacher_tap]
         else:
-            teacher = step.on_teacher(stage.encoder(pair), pair.teacher, pair.teacher_tap)
-        return Maps(student, pooled(teacher, pair.size))
+            teacher = step.apply_to_teacher(stage.encoder(pair), pair.teacher, pair.teacher_tap)
+        return Maps(student, pool_to(teacher, pair.size))
 
 
 class _Paraphrasers(Method):
@@ -145,9 +145,9 @@ class _Paraphrasers(Method):
         narrowest = min(pair.teacher_channels for pair in pairs)
         if round(rate * narrowest) < 1:
             raise CompressError(f"method.feed.paraphrase: {rate:g} leaves nothing of {narrowest} channels; raise it")
-        self.places = {_map_name(setting, pair): (pair.teacher, pair.teacher_tap) for pair in pairs}
+        self.places = {_name_map(setting, pair): (pair.teacher, pair.teacher_tap) for pair in pairs}
         self._by_place = {
-            (pair.teacher, pair.teacher_tap): Paraphraser(pair.teacher_channels, _factors(pair, rate)) for pair in pairs
+            (pair.teacher, pair.teacher_tap): Paraphraser(pair.teacher_channels, _count_factors(pair, rate)) for pair in pairs
         }
         self._networks = setting.teachers
         self.paraphrasers = nn.ModuleDict({name: self._by_place[place] for name, place in self.places.items()})
@@ -165,7 +165,7 @@ class _Paraphrasers(Method):
         terms = {}
         for name, (teacher, tap) in self.places.items():
             original = step.teacher(teacher).features[tap]
-            terms[f"l1.{name}"] = F.l1_loss(step.through(self.paraphrasers[name], original).float(), original.float())
+            terms[f"l1.{name}"] = F.l1_loss(step.apply(self.paraphrasers[name], original).float(), original.float())
         return terms
 
     def predictions(self, step: Step) -> dict[str, Tensor]:
@@ -197,9 +197,9 @@ class _Paraphrasers(Method):
         return logits
 
 
-def _factors(pair: Pair, rate: float) -> int:
+def _count_factors(pair: Pair, rate: float) -> int:
     return round(rate * pair.teacher_channels)
 
 
-def _map_name(setting: Setting, pair: Pair) -> str:
+def _name_map(setting: Setting, pair: Pair) -> str:
     return f"{name_teacher(pair.teacher, len(setting.teachers))}_tap{pair.teacher_tap}"

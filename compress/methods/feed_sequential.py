@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from compress.data import Batches
-from compress.methods import Method, Setting, needs_teacher
+from compress.methods import Method, Setting, require_teacher
 from compress.methods.feed import Feed
 from compress.models import Network
 from compress.recipe import Count, Listing, NonNegative, Positive, Text, WholeNumber
@@ -58,7 +58,7 @@ class FeedSequential(Method):
         analysis_epochs: WholeNumber = 0,
     ) -> None:
         super().__init__(setting)
-        needs_teacher(setting, "feed_sequential")
+        require_teacher(setting, "feed_sequential")
         names = [*(f"generation{number}" for number in range(1, generations)), "student"]
         students = [*(setting.another(name) for name in names[:-1]), setting.student]
         self._stages: list[_Generation] = []
@@ -106,7 +106,7 @@ class _Generation(Feed):
         tables = super().analyse(train, validation)
         if not self.line:
             return tables
-        found = [_accuracy(network, validation) for network in self.line]
+        found = [_measure_accuracy(network, validation) for network in self.line]
         rows = [
             (str(number), f"{score.top1_percent:.2f}", f"{score.ci95[0]:.1f} to {score.ci95[1]:.1f}", str(score.samples))
             for number, score in enumerate(found, 1)
@@ -117,7 +117,7 @@ class _Generation(Feed):
 
 
 @torch.no_grad()
-def _accuracy(network: Network, batches: Batches) -> Accuracy:
+def _measure_accuracy(network: Network, batches: Batches) -> Accuracy:
     """Return the top-1 accuracy of a frozen network."""
     correct = samples = 0
     for batch in batches.epoch(0):

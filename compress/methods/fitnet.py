@@ -24,9 +24,9 @@ from torch.nn import Parameter
 from compress import losses
 from compress.errors import CompressError
 from compress.freezing import evaluating
-from compress.methods import Method, Setting, Step, needs_teacher
-from compress.methods._align import Size, common_size, pooled
-from compress.models import Network, shapes
+from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods._align import Size, find_common_size, pool_to
+from compress.models import Network, find_shapes
 from compress.recipe import NonNegative, Positive, Text
 
 
@@ -58,13 +58,13 @@ class Fitnet(Method):
         final_relu: Literal["auto", "on", "off"] = "auto",
     ) -> None:
         super().__init__(setting)
-        needs_teacher(setting, "fitnet")
+        require_teacher(setting, "fitnet")
         self.weight, self.ce_weight, self.kd_weight, self.temperature = weight, ce_weight, kd_weight, temperature
-        self.student_tap = _place(setting.student, student_tap, owner="the student", option="student_tap")
-        self.hints = _hints(setting, self.student_tap, teacher_tap)
-        channels = shapes(setting.student, setting.image).features[self.student_tap].shape[1]
+        self.student_tap = _find_tap(setting.student, student_tap, owner="the student", option="student_tap")
+        self.hints = _find_hints(setting, self.student_tap, teacher_tap)
+        channels = find_shapes(setting.student, setting.image).features[self.student_tap].shape[1]
         self.regressors = nn.ModuleList(
-            _regressor(channels, hint, final_relu=hint.never_negative if final_relu == "auto" else final_relu == "on")
+            _build_regressor(channels, hint, final_relu=hint.never_negative if final_relu == "auto" else final_relu == "on")
             for hint in self.hints
         )
 
@@ -89,8 +89,8 @@ class Fitnet(Method):
         """Return the mean squared difference from each teacher's map."""
         each = []
         for index, (hint, regressor) in enumerate(zip(self.hints, self.regressors, strict=True)):
-            regressed = step.through(regressor, pooled(step.student.features[self.student_tap], hint.reads))
-            target = pooled(step.teacher(index).features[hint.tap], hint.gives)
+            regressed = step.apply(regressor, pool_to(step.student.features[self.student_tap], hint.reads))
+            target = pool_to(step.teacher(index).features[hint.tap], hint.gives)
             each.append(losses.feature_mse(regressed, target))
         return each
 
@@ -108,19 +108,19 @@ class _Hint(NamedTuple):
     """Whether the map of the setting's image is."""
 
 
-def _hints(setting: Setting, student_tap: int, teacher_tap: str | None) -> list[_Hint]:
-    guided = shapes(setting.student, setting.image).features[student_tap]
+def _find_hints(setting: Setting, student_tap: int, teacher_tap: str | None) -> list[_Hint]:
+    guided = find_shapes(setting.student, setting.image).features[student_tap]
     hints = []
     for index, teacher in enumerate(setting.teachers):
-        tap = _place(teacher, teacher_tap, owner=f"teacher {index}", option="teacher_tap")
+        tap = _find_tap(teacher, teacher_tap, owner=f"teacher {index}", option="teacher_tap")
         with evaluating(teacher):
             target = teacher.outputs(setting.image).features[tap]
-        reads, gives = _sizes(guided, target, where=f"method.fitnet: teacher {index}")
+        reads, gives = _choose_sizes(guided, target, where=f"method.fitnet: teacher {index}")
         hints.append(_Hint(tap, target.shape[1], reads, gives, bool((target >= 0).all())))
     return hints
 
 
-def _place(network: Network, tap: str | None, *, owner: str, option: str) -> int:
+def _find_tap(network: Network, tap: str | None, *, owner: str, option: str) -> int:
     """Return the place of a named tap, or of the middle one.
 
     Raises:
@@ -135,18 +135,18 @@ def _place(network: Network, tap: str | None, *, owner: str, option: str) -> int
     return network.taps.index(tap)
 
 
-def _sizes(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Size, Size]:
+def _choose_sizes(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Size, Size]:
     """Return the sizes that a regressor reads and gives: those of the maps, where one is the other or twice it."""
-    common = common_size(student, teacher, where=where)
+    common = find_common_size(student, teacher, where=where)
     reads, gives = (student.shape[2], student.shape[3]), (teacher.shape[2], teacher.shape[3])
-    return (reads, gives) if reads == _doubled(gives) or gives == _doubled(reads) else (common, common)
+    return (reads, gives) if reads == _double(gives) or gives == _double(reads) else (common, common)
 
 
-def _doubled(size: Size) -> Size:
+def _double(size: Size) -> Size:
     return 2 * size[0], 2 * size[1]
 
 
-def _regressor(inputs: int, hint: _Hint, *, final_relu: bool) -> nn.Sequential:
+def _build_regressor(inputs: int, hint: _Hint, *, final_relu: bool) -> nn.Sequential:
     """Return a convolution with batch-norm: [B, inputs, *hint.reads] -> [B, hint.channels, *hint.gives].
 
     Source:
@@ -156,7 +156,7 @@ def _regressor(inputs: int, hint: _Hint, *, final_relu: bool) -> nn.Sequential:
     convolution: nn.Module
     if hint.reads == hint.gives:
         convolution = nn.Conv2d(inputs, hint.channels, 1, bias=False)
-    elif hint.reads == _doubled(hint.gives):
+    elif hint.reads == _double(hint.gives):
         convolution = nn.Conv2d(inputs, hint.channels, 3, stride=2, padding=1, bias=False)
     else:
         convolution = nn.ConvTranspose2d(inputs, hint.channels, 4, stride=2, padding=1, bias=False)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, needs_teacher
+from compress.methods import Method, Setting, Step, require_teacher
 from compress.recipe import NonNegative, Positive
 
 PRESETS = {
@@ -55,13 +55,16 @@ class Kd(Method):
         kd_weight: NonNegative | None = None,
     ) -> None:
         super().__init__(setting)
-        needs_teacher(setting, "kd")
+        require_teacher(setting, "kd")
         given = (ce_weight, kd_weight, temperature)
         self.ce_weight, self.kd_weight, self.temperature = (
             preset_value if value is None else value for value, preset_value in zip(given, PRESETS[preset], strict=True)
         )
         if self.kd_weight == 0:
-            raise CompressError("method.kd.kd_weight: is 0, so nobody teaches; raise it, or use method 'supervised'")
+            raise CompressError(
+                "method.kd.kd_weight: the distillation weight is 0, so the teacher is ignored; raise it, or use method "
+                "'supervised'"
+            )
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy and the divergence."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress import losses
-from compress.methods import Method, Setting, Step, _projector, needs_teacher
+from compress.methods import Method, Setting, Step, _projector, require_teacher
 from compress.recipe import Count
 
 
@@ -37,19 +37,19 @@ class Simkd(Method):
 
     def __init__(self, setting: Setting, *, factor: Count = 2, final_relu: Literal["auto", "on", "off"] = "auto") -> None:
         super().__init__(setting)
-        needs_teacher(setting, "simkd")
+        require_teacher(setting, "simkd")
         classifiers = [copy.deepcopy(teacher.classifier) for teacher in setting.teachers]
-        paths = _projector.paths(setting, classifiers, where="simkd", factor=factor, final_relu=final_relu)
+        paths = _projector.build_paths(setting, classifiers, where="simkd", factor=factor, final_relu=final_relu)
         self.shipped, self.teacher_pools = paths.shipped, paths.teacher_pools
 
     def phases(self) -> dict[str, list[Parameter]]:
         """Return the student without its classifier, and the projectors."""
-        return {"student": _projector.trained(self.shipped)}
+        return {"student": _projector.list_trained(self.shipped)}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the squared difference, the mean over teachers."""
-        ours = _projector.projections(step, self.shipped)
-        theirs = _projector.targets(step, self.teacher_pools)
+        ours = _projector.project_student(step, self.shipped)
+        theirs = _projector.pool_teachers(step, self.teacher_pools)
         return {"mse": torch.stack([losses.feature_mse(mine, goal) for mine, goal in zip(ours, theirs, strict=True)]).mean()}
 
     def deployable(self) -> nn.Module:

@@ -99,7 +99,7 @@ class Network(nn.Module):
         return layer
 
 
-def shapes(network: Network, image: Tensor) -> Outputs:
+def find_shapes(network: Network, image: Tensor) -> Outputs:
     """Return the shapes of one pass as meta tensors, leaving batch-norm statistics and modes as they were.
 
     Args:

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError
-from compress.models import Network, shapes
+from compress.models import Network, find_shapes
 from compress.models._adapted import Sized, keep_size
 from compress.recipe import Count, Listing, Share, Text
 
@@ -162,7 +162,7 @@ def any(  # noqa: A001 (as a recipe says it: timm.any)
     exactly = side if fixed else None
     network = Sized(module, taps=names, classifier=_classifier(module), smallest=exactly or 1, largest=exactly)
     with _explained(architecture, channels, side):
-        shapes(network, torch.zeros(1, channels, side, side))
+        find_shapes(network, torch.zeros(1, channels, side, side))
     return network
 
 

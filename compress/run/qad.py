@@ -26,7 +26,7 @@ from torch.nn import Parameter
 from compress.data import Batch
 from compress.errors import CompressError
 from compress.fingerprint import hash_plugin
-from compress.methods import Forward, Method, Setting, Step, Targets
+from compress.methods import Forward, Method, Setting, Signals, Step
 from compress.models import Network
 from compress.quantization import fake_quantize
 from compress.quantization.fake_quantize import FakeQuantiser
@@ -189,11 +189,11 @@ class _Continued(Method):
         *,
         phase: str = "student",
         autocast: torch.dtype | None = None,
-        targets: Targets | None = None,
+        signals: Signals | None = None,
         forward: Forward | None = None,
     ) -> Step:
         """Return the step of the method on a batch, its images [B, C, H, W] and labels [B]."""
-        return self.method.step(batch, phase=phase, autocast=autocast, targets=targets, forward=forward)
+        return self.method.step(batch, phase=phase, autocast=autocast, signals=signals, forward=forward)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the losses of the method, each []."""

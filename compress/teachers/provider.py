@@ -24,7 +24,7 @@ from compress.data import Batch, InMemory
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.fingerprint import describe_training, make_key
-from compress.methods import Method, Signal, Targets
+from compress.methods import Method, Signal, Signals
 from compress.models import Network
 from compress.recipe import TargetsSection
 from compress.records import EngineTrial, EngineTrials, Teaching
@@ -157,7 +157,7 @@ class Teachers:
         except (Unreachable, OSError) as error:
             self._events.say(f"{error}; the teachers stay in memory")
 
-    def of(self, batch: Batch) -> Targets:
+    def of(self, batch: Batch) -> Signals:
         """Return the answers for a batch."""
         if self._why_not:
             begun = time.monotonic()

@@ -20,7 +20,7 @@ def validated_by(method: Method, batch: Batch) -> list[Signal]:
         step = method.step(batch)
         method.predictions(step)
     freeze_all_but(method, ())
-    return list(step.read)
+    return list(step.signals_read)
 
 
 class Looked(NamedTuple):
@@ -52,7 +52,7 @@ def looked_at(method: Method, batch: Batch) -> Looked:
         for phase in phases:
             step = method.step(batch, phase=phase)
             method(step)
-            found |= step.read
+            found |= step.signals_read
             taps |= step.student_taps
     for name, value in method.named_buffers():
         value.copy_(buffers[name])

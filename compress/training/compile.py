@@ -27,7 +27,7 @@ from compress.data import Batch
 from compress.errors import CompressError
 from compress.events import Events
 from compress.freezing import freeze_all_but, trained_parameters
-from compress.methods import Features, Forward, Method
+from compress.methods import Forward, LazyFeatures, Method
 from compress.models import Network, Outputs
 from compress.records import EngineTrial, EngineTrials
 from compress.teachers.engines import decided
@@ -166,7 +166,7 @@ class _Compiled:
                 raise CompressError(f"train.engine: tap {place} was not read when the method was looked at; use eager")
             return found[place]
 
-        return Outputs(logits, Features(len(self._network.taps), read))
+        return Outputs(logits, LazyFeatures(len(self._network.taps), read))
 
     def _refuse_apart(self) -> None:
         """Refuse a network that changes more in a pass than numbers in its tensors: the copy has that, the network has not."""

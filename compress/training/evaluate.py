@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compress.data import Batch, Batches
 from compress.freezing import evaluating
-from compress.methods import Method, Targets
+from compress.methods import Method, Signals
 from compress.records import Accuracy
 
 Logits = NDArray[np.float32]
@@ -38,7 +38,7 @@ def labels(batches: Batches) -> NDArray[np.int64]:
 
 
 def validate(
-    method: Method, batches: Batches, answers: Callable[[Batch], Targets | None] = lambda _batch: None
+    method: Method, batches: Batches, answers: Callable[[Batch], Signals | None] = lambda _batch: None
 ) -> dict[str, Accuracy]:
     """Return the accuracy of everybody whose predictions the method validates, in evaluation mode; modes are restored.
 
@@ -52,7 +52,7 @@ def validate(
     with evaluating(method):
         for batch in batches.epoch(0):
             samples += len(batch.labels)
-            for name, given in method.predictions(method.step(batch, targets=answers(batch))).items():
+            for name, given in method.predictions(method.step(batch, signals=answers(batch))).items():
                 hits[name] = hits.get(name, 0) + int((given.argmax(dim=1) == batch.labels).sum())
     return {name: Accuracy.of(count, samples) for name, count in hits.items()}
 

@@ -19,7 +19,7 @@ from compress.data import Batch, Batches
 from compress.errors import CompressError, Interrupted
 from compress.events import Events, Task
 from compress.freezing import find_moving_tensors, freeze_all_but, train_only, trained_parameters
-from compress.methods import Forward, Method, Targets
+from compress.methods import Forward, Method, Signals
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Epoch
 from compress.teachers.provider import Teachers
@@ -182,7 +182,7 @@ class _Run:
             self.save()
             self.saved = time.monotonic()
 
-    def batches(self) -> Iterator[tuple[Batch, Targets | None]]:
+    def batches(self) -> Iterator[tuple[Batch, Signals | None]]:
         """Yield the rest of the epoch's batches with what frozen teachers say of them, and count the time of both."""
         self._taught(lambda teachers: teachers.begin(self.epoch, self.stopped))
         begun = time.perf_counter()
@@ -199,7 +199,7 @@ class _Run:
         self.teaching += time.perf_counter() - begun
         return answer
 
-    def advance(self, batch: Batch, targets: Targets | None, task: Task) -> None:
+    def advance(self, batch: Batch, targets: Signals | None, task: Task) -> None:
         """Do one step: all phases, in order, each with a fresh forward pass."""
         begun = time.perf_counter()
         rate = descent.learning_rate(self.settings, self.done, self.steps)
@@ -207,7 +207,7 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with train_only(self.phases, phase):
-                step = self.method.step(batch, phase=phase, autocast=self.autocast, targets=targets, forward=self.forward)
+                step = self.method.step(batch, phase=phase, autocast=self.autocast, signals=targets, forward=self.forward)
                 terms = self.method(step)
                 self._descend(terms, optimizer, phase)
             self._count(terms, step.observed, phase)

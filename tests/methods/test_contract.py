@@ -297,7 +297,7 @@ def test_a_classifier_that_no_term_trains_is_refused(name: str, options: dict[st
 )
 def test_weights_of_zero_that_leave_nobody_to_teach_are_refused(name: str, options: dict[str, float]) -> None:
     """A method without its own term would silently be plain training."""
-    with pytest.raises(CompressError, match=r"so nobody teaches; raise .*, or use method 'supervised'"):
+    with pytest.raises(CompressError, match=r"so the teacher is ignored; raise .*, or use method 'supervised'"):
         plugins.load("methods", name)(setting(), **options)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compress import freezing
 from compress.errors import CompressError
 from compress.methods import Setting
-from compress.methods.dih import Dih, _head
+from compress.methods.dih import Dih, _build_head
 from compress.models import Network
 from compress.recipe import TrainSection
 from compress.training import loop as trainer
@@ -74,7 +74,7 @@ def test_every_reduction_is_that_of_the_equation(
     step = method.step(data)
     terms = method(step)
     student = array(step.student.logits)
-    cohort = {name: array(logits) for name, logits in method.heads_stage.cohort(step, method.alpha).items()}
+    cohort = {name: array(logits) for name, logits in method.heads_stage.compute_cohort(step, method.alpha).items()}
     weights = dict(zip(cohort, given if len(given) > 1 else given * len(cohort), strict=True))
     own = reference.kd if logit_loss == "kd" else reference.dist
     expected = {f"{logit_loss}.{name}": weights[name] * own(student, logits, 3.0) for name, logits in cohort.items()}
@@ -105,7 +105,7 @@ def test_members_are_chosen_by_name_and_take_their_share_of_the_labels_with_them
     assert method.alpha == {"head1": 0.4, "teacher": 0.2}
     expected = (0.6 + 0.8) * cross_entropy(array(step.student.logits), data.labels)
     assert terms["ce"].item() == pytest.approx(expected, rel=1e-5)
-    assert [(signal.teacher, signal.tap) for signal in step.read] == [(0, 1), (0, None)]
+    assert [(signal.teacher, signal.tap) for signal in step.signals_read] == [(0, 1), (0, None)]
 
 
 def test_heads_that_do_not_teach_are_trained_and_reported_all_the_same() -> None:
@@ -162,7 +162,7 @@ def test_the_first_stage_trains_heads_and_runs_no_student() -> None:
     method.student.register_forward_hook(lambda *_: pytest.fail("the student ran"))
     step = heads.step(batch())
     assert set(heads(step)) == {"ce.head0", "ce.head1"}
-    assert [(signal.teacher, signal.tap) for signal in step.read] == [(0, 0), (0, 1)]
+    assert [(signal.teacher, signal.tap) for signal in step.signals_read] == [(0, 0), (0, 1)]
 
 
 @pytest.mark.parametrize("teachers", [1, 2])
@@ -174,13 +174,13 @@ def test_kept_logits_of_teacher_and_heads_teach_like_live_ones(logit_loss: Liter
     terms = method(live)
     weight = method.student.module.linear.weight
     (gradient,) = torch.autograd.grad(sum(terms.values()), weight)
-    targets = {signal: live.answer(signal).clone() for signal in live.read}
+    targets = {signal: live.compute(signal).clone() for signal in live.signals_read}
     heads = set(method.heads_stage.heads.children())
     assert [signal.module in heads for signal in targets] == teachers * [False, True, True]
     ran: list[nn.Module] = []
     for module in [*method.heads_stage.teachers.modules(), *method.heads_stage.heads.modules()]:
         module.register_forward_hook(lambda module, *_: ran.append(module))
-    kept = method(method.step(data, targets=targets))
+    kept = method(method.step(data, signals=targets))
     (again,) = torch.autograd.grad(sum(kept.values()), weight)
     assert not ran
     assert torch.equal(gradient, again)
@@ -234,7 +234,7 @@ def test_a_teacher_in_front_of_a_tap_means_that_teacher_alone() -> None:
 )
 def test_a_head_is_one_linear_layer(kind: str, feature: tuple[int, ...], inputs: int) -> None:
     """A head flattens or pools maps, tokens or vectors, and then is linear; pooling never enlarges."""
-    head = _head(kind, torch.zeros(1, *feature), 10, "tap")
+    head = _build_head(kind, torch.zeros(1, *feature), 10, "tap")
     linear = [module for module in head.modules() if isinstance(module, nn.Linear)]
     assert [layer.in_features for layer in linear] == [inputs]
     assert head(torch.zeros(2, *feature)).shape == (2, 10)
@@ -243,7 +243,7 @@ def test_a_head_is_one_linear_layer(kind: str, feature: tuple[int, ...], inputs:
 @pytest.mark.parametrize("feature", [(6, 5, 7), (20, 6)])
 def test_a_pooled_head_reads_the_mean_of_each_channel(feature: tuple[int, ...]) -> None:
     """`gap` averages over pixels or tokens, not over channels."""
-    head = _head("gap", torch.zeros(1, *feature), 3, "tap")
+    head = _build_head("gap", torch.zeros(1, *feature), 3, "tap")
     features = torch.randn(2, *feature)
     means = features.mean(dim=(2, 3)) if features.dim() == 4 else features.mean(dim=1)
     linear = next(module for module in head.modules() if isinstance(module, nn.Linear))
@@ -260,7 +260,7 @@ def test_auto_flattens_up_to_32_pixels(pixels: int, kind: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha": (0.0,)}, "alpha: is 0 for every member, so nobody teaches; use method 'supervised'"),
+        ({"alpha": (0.0,)}, "alpha: is 0 for every member, so the teachers are ignored; use method 'supervised'"),
         ({"alpha": (0.2, 0.0, 0.4)}, r"alpha: is 0 for head0, .* leave it out by name: `members: \[teacher, head1\]`"),
         ({"alpha": (0.1, 0.2)}, "alpha: has 2 numbers; give one, or one for each of: teacher, head0, head1"),
         ({"members": ("head0",), "alpha": (0.1, 0.2)}, "has 2 numbers; give one, or one for each of: head0$"),
@@ -289,7 +289,7 @@ def test_an_unknown_tap_lists_those_of_every_teacher() -> None:
 def test_a_tap_that_no_head_can_read_is_refused() -> None:
     """What is neither map, tokens nor vector is named with its shape."""
     with pytest.raises(CompressError, match=r"'volume' gives \[1, 2, 3, 4, 5\]; name taps with maps"):
-        _head("gap", torch.zeros(1, 2, 3, 4, 5), 10, "volume")
+        _build_head("gap", torch.zeros(1, 2, 3, 4, 5), 10, "volume")
 
 
 def test_teachers_without_taps_are_refused() -> None:

@@ -190,7 +190,7 @@ def test_a_part_with_weight_zero_is_left_out() -> None:
     predictions = Dskd(setting(), beta=0, kd_weight=0)
     step = training(predictions, batch())
     assert set(predictions(step)) == {"ce", "kd.stage1", "kd.stage2"}
-    assert list(step.read) == [Signal(0)]
+    assert list(step.signals_read) == [Signal(0)]
     for method in (features, predictions):
         preflight.structure(method, batch())
 

@@ -102,7 +102,7 @@ def test_only_the_tapped_map_of_the_teacher_is_asked_for() -> None:
     method = Fitnet(setting())
     step = training(method, batch())
     method(step)
-    assert list(step.read) == [Signal(0, 1)]
+    assert list(step.signals_read) == [Signal(0, 1)]
 
 
 def test_regressors_are_trained_and_stay_behind() -> None:
@@ -188,9 +188,9 @@ def test_a_teacher_is_asked_for_its_attention_alone() -> None:
     method = AttentionTransfer(setting(), student_taps=("stage1", "stage2"), teacher_taps=("stage2", "stage3"))
     step = training(method, batch(5))
     method(step)
-    assert [(signal.teacher, signal.tap) for signal in step.read] == [(0, 1), (0, 2)]
-    assert all(signal.module in list(method.attentions.values()) for signal in step.read)
-    assert [step.answer(signal).shape for signal in step.read] == [(5, 16), (5, 4)]
+    assert [(signal.teacher, signal.tap) for signal in step.signals_read] == [(0, 1), (0, 2)]
+    assert all(signal.module in list(method.attentions.values()) for signal in step.signals_read)
+    assert [step.compute(signal).shape for signal in step.signals_read] == [(5, 16), (5, 4)]
     small, large = (AttentionTransfer(setting(), student_taps=(tap,), teacher_taps=(tap,)) for tap in ("stage1", "stage2"))
     keys = [targets.digest(next(iter(each.attentions.values()))) for each in (small, large)]
     assert keys[0] != keys[1]

@@ -21,7 +21,7 @@ from compress import freezing, plugins, recipe
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods import Combined, Method, Setting, Signal
-from compress.methods._translators import translator
+from compress.methods._translators import build_translator
 from compress.methods.feed import Feed
 from compress.methods.feed_sequential import FeedSequential
 from compress.models import Network
@@ -119,7 +119,7 @@ def test_the_loss_is_that_of_the_equations(
 
 def test_a_translator_is_three_convolutions_with_bias_and_leaky_relu_each() -> None:
     """Factor Transfer's translator: c_s to c_s to c_t to c_t, no batch norm, the activation after the last one too."""
-    layers = list(translator(3, 5))
+    layers = list(build_translator(3, 5))
     assert [type(layer) for layer in layers] == [nn.Conv2d, nn.LeakyReLU] * 3
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     assert [(layer.in_channels, layer.out_channels) for layer in convolutions] == [(3, 3), (3, 5), (5, 5)]
@@ -230,9 +230,9 @@ def test_the_student_is_translated_to_the_factors() -> None:
     freezing.freeze_all_but(method, ())
     step = method.step(batch())
     terms = method(step)
-    (signal,) = step.read
+    (signal,) = step.signals_read
     assert signal == Signal(0, 1, method.paraphrasers_stage.encoder(method.pairs[0]))
-    factors = step.answer(signal)
+    factors = step.compute(signal)
     assert factors.shape == (16, 8, 4, 4)
     own = translated(array(step.student.features[-1]), method.translators[0])
     assert float(terms["l1.teacher"].detach()) == pytest.approx(

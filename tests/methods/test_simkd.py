@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from compress import freezing
 from compress.data import Batch
 from compress.errors import CompressError
-from compress.methods._projector import projector
+from compress.methods._projector import build_projector
 from compress.methods.simkd import Simkd
 from compress.models import Network
 from compress.training import checkpoint, evaluate
@@ -42,7 +42,7 @@ def evaluated(method: Simkd) -> Simkd:
 )
 def test_the_projector_has_the_size_that_is_known_of_it(channels: tuple[int, int], factor: int, parameters: int) -> None:
     """Parameters of the projectors of known pairs of networks, counted from the layers of the released code."""
-    made = projector(channels[0], channels[1] // factor, channels[1], final_relu=True)
+    made = build_projector(channels[0], channels[1] // factor, channels[1], final_relu=True)
     assert evaluate.parameters(made) == parameters
     assert not any(module.bias is not None for module in made.modules() if isinstance(module, nn.Conv2d))
 
@@ -126,7 +126,7 @@ class ByHand(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(1, 3, 3, padding=1, stride=2 // kernel, bias=False), nn.BatchNorm2d(3)
         self.pool = nn.AvgPool2d(kernel)
-        self.projector = projector(3, 3, 6, final_relu=True)
+        self.projector = build_projector(3, 3, 6, final_relu=True)
         self.head = nn.Linear(6, 4)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def test_a_frozen_teacher_is_asked_for_one_map_at_the_size_that_is_compared() ->
         freezing.freeze_all_but(method, method.phases()["student"])
         step = method.step(batch())
         method(step)
-        return [(signal.tap, signal.module) for signal in step.read]
+        return [(signal.tap, signal.module) for signal in step.signals_read]
 
     larger = Simkd(between(small(3, 2), small(6)))
     assert read(larger) == [(0, larger.teacher_pools[0])]

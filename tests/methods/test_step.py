@@ -46,20 +46,20 @@ def test_only_what_is_asked_is_listed_in_order_and_once() -> None:
     """A head's logits are listed and not the map under them; what is asked twice is listed once."""
     one, other, probe = teacher(), teacher(4), frozen(head())
     step = Step(batch(), tiny(2), [one, other], phase="student")
-    step.on_teacher(probe, 0, 0)
+    step.apply_to_teacher(probe, 0, 0)
     step.teacher(1).logits  # noqa: B018  (asked for its effect)
-    step.on_teacher(probe, 0, 0)
-    assert list(step.read) == [Signal(0, 0, probe), Signal(1)]
+    step.apply_to_teacher(probe, 0, 0)
+    assert list(step.signals_read) == [Signal(0, 0, probe), Signal(1)]
     step.teacher(0).features[0]  # now somebody asks for the map itself
-    assert list(step.read) == [Signal(0, 0, probe), Signal(1), Signal(0, 0)]
+    assert list(step.signals_read) == [Signal(0, 0, probe), Signal(1), Signal(0, 0)]
 
 
 def test_a_module_that_is_trained_gets_the_map_and_the_map_is_listed() -> None:
     """The answer of a head that still moves is never kept; what it reads is."""
     probe = head()
     step = Step(batch(), tiny(2), [teacher()], phase="heads")
-    answer = step.on_teacher(probe, 0, -2)
-    assert list(step.read) == [Signal(0, 0)]
+    answer = step.apply_to_teacher(probe, 0, -2)
+    assert list(step.signals_read) == [Signal(0, 0)]
     assert answer.requires_grad
 
 
@@ -68,7 +68,12 @@ def test_all_answers_come_from_one_pass_of_each_network() -> None:
     asked, silent, probe = teacher(), teacher(), frozen(head())
     step = Step(batch(), tiny(2), [asked, silent], phase="student")
     with counted(asked, silent, probe) as calls:
-        step.teacher(0).logits, step.teacher(0).features[1], step.on_teacher(probe, 0, 0), step.on_teacher(probe, 0, 0)
+        (
+            step.teacher(0).logits,
+            step.teacher(0).features[1],
+            step.apply_to_teacher(probe, 0, 0),
+            step.apply_to_teacher(probe, 0, 0),
+        )
     assert calls == [1, 0, 1]
 
 
@@ -76,9 +81,9 @@ def test_the_teacher_does_not_run_when_its_answers_are_known() -> None:
     """Given targets, neither the teacher nor its frozen head runs, and the step gives exactly the targets."""
     network, probe, data = teacher(), frozen(head()), batch()
     targets = {Signal(0): torch.randn(16, 4), Signal(0, 1): torch.randn(16, 16, 4, 4), Signal(0, 0, probe): torch.randn(16, 4)}
-    step = Step(data, tiny(2), [network], phase="student", targets=targets)
+    step = Step(data, tiny(2), [network], phase="student", signals=targets)
     with counted(network, probe) as calls:
-        answers = step.teacher().logits, step.teacher().features[-1], step.on_teacher(probe, 0, -2)
+        answers = step.teacher().logits, step.teacher().features[-1], step.apply_to_teacher(probe, 0, -2)
     assert calls == [0, 0]
     assert all(torch.equal(answer, target) for answer, target in zip(answers, targets.values(), strict=True))
 
@@ -87,9 +92,9 @@ def test_what_is_missing_from_the_targets_is_computed() -> None:
     """A head over a known map runs alone; an unknown map runs the teacher, and is the map that it gives."""
     network, probe, data = teacher(), frozen(head()), batch()
     known = torch.randn(16, 8, 8, 8)
-    step = Step(data, tiny(2), [network], phase="student", targets={Signal(0, 0): known})
+    step = Step(data, tiny(2), [network], phase="student", signals={Signal(0, 0): known})
     with counted(network) as calls, torch.no_grad():
-        assert torch.equal(step.on_teacher(probe, 0, 0), probe(known))
+        assert torch.equal(step.apply_to_teacher(probe, 0, 0), probe(known))
         assert calls == [0]
         assert torch.equal(step.teacher().features[1], network.outputs(data.images).features[1])
 
@@ -99,24 +104,24 @@ def test_a_moving_teacher_is_never_taken_from_targets_nor_listed() -> None:
     network, probe, data = teacher(), frozen(head()), batch()
     network.classifier.requires_grad_(True)
     stale = {Signal(0): torch.zeros(16, 4), Signal(0, 0, probe): torch.zeros(16, 4), Signal(0, 1): torch.zeros(16, 16, 4, 4)}
-    step = Step(data, tiny(2), [network], phase="student", targets=stale)
+    step = Step(data, tiny(2), [network], phase="student", signals=stale)
     with counted(network) as calls:
         outputs = step.teacher()
-        logits, deep, through = outputs.logits, outputs.features[1], step.on_teacher(probe, 0, 0)
+        logits, deep, through = outputs.logits, outputs.features[1], step.apply_to_teacher(probe, 0, 0)
     assert calls == [1]
     fresh = network.outputs(data.images)
     assert torch.equal(logits, fresh.logits)
     assert logits.requires_grad
     assert torch.equal(deep, fresh.features[1])
     assert torch.equal(through, probe(fresh.features[0]))
-    assert not step.read
+    assert not step.signals_read
 
 
 def test_a_module_over_a_moving_teacher_gives_gradient_to_the_teacher() -> None:
     """A pool without weights, or a frozen head, stands in no gradient's way."""
     network, probe = tiny(8), frozen(head())
     step = Step(batch(), tiny(2), [network], phase="projection")
-    (step.on_teacher(probe, 0, 0).sum() + step.on_teacher(nn.AvgPool2d(2), 0, 1).sum()).backward()
+    (step.apply_to_teacher(probe, 0, 0).sum() + step.apply_to_teacher(nn.AvgPool2d(2), 0, 1).sum()).backward()
     assert all(parameter.grad is not None for parameter in network.module.first.parameters())
     assert all(parameter.grad is None for parameter in probe.parameters())
 
@@ -125,7 +130,9 @@ def test_frozen_teachers_give_answers_without_gradient() -> None:
     """No loss can reach a frozen teacher or a frozen head on it."""
     network, probe = teacher(), frozen(head())
     step = Step(batch(), tiny(2), [network], phase="student")
-    assert not any(t.requires_grad for t in (step.teacher().logits, *step.teacher().features, step.on_teacher(probe, 0, 0)))
+    assert not any(
+        t.requires_grad for t in (step.teacher().logits, *step.teacher().features, step.apply_to_teacher(probe, 0, 0))
+    )
 
 
 def test_indices_count_from_either_end_and_mean_one_answer() -> None:
@@ -137,8 +144,8 @@ def test_indices_count_from_either_end_and_mean_one_answer() -> None:
     assert [tensor is features[place] for place, tensor in enumerate(features[:])] == [True, True]
     assert [tensor.shape[1] for tensor in features] == [4, 8]
     probe = frozen(nn.Flatten())
-    assert step.on_teacher(probe, -1, -1) is step.on_teacher(probe, 1, 1)
-    assert list(step.read) == [Signal(1, 1), Signal(1, 0), Signal(1, 1, probe)]
+    assert step.apply_to_teacher(probe, -1, -1) is step.apply_to_teacher(probe, 1, 1)
+    assert list(step.signals_read) == [Signal(1, 1), Signal(1, 0), Signal(1, 1, probe)]
 
 
 @pytest.mark.parametrize("tap", [2, -3])
@@ -148,11 +155,11 @@ def test_a_tap_or_teacher_that_is_not_there_is_an_index_error(tap: int) -> None:
     with pytest.raises(IndexError, match=f"tap {tap} of 2"):
         step.teacher().features[tap]
     with pytest.raises(IndexError, match=f"tap {tap} of 2"):
-        step.on_teacher(frozen(nn.Flatten()), 0, tap)
+        step.apply_to_teacher(frozen(nn.Flatten()), 0, tap)
     with pytest.raises(IndexError, match=f"teacher {tap} of 1"):
         step.teacher(tap)
     with pytest.raises(IndexError, match=f"teacher {tap} of 1"):
-        step.on_teacher(frozen(nn.Flatten()), tap, 0)
+        step.apply_to_teacher(frozen(nn.Flatten()), tap, 0)
 
 
 def test_what_is_observed_carries_no_gradient() -> None:
@@ -167,7 +174,7 @@ def test_the_reduced_precision_of_the_step_holds_for_everything_in_it() -> None:
     probe, trained = frozen(head()), nn.Conv2d(8, 3, 1)
     step = Step(batch(), tiny(2), [teacher()], phase="student", autocast=torch.bfloat16)
     answers = (
-        step.student.logits, step.teacher().logits, step.on_teacher(probe, 0, 0), step.on_teacher(trained, 0, 0),
-        step.through(trained, torch.randn(2, 8, 4, 4)),
+        step.student.logits, step.teacher().logits, step.apply_to_teacher(probe, 0, 0), step.apply_to_teacher(trained, 0, 0),
+        step.apply(trained, torch.randn(2, 8, 4, 4)),
     )  # fmt: skip
     assert {answer.dtype for answer in answers} == {torch.bfloat16}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from compress import plugins
-from compress.models import shapes
+from compress.models import find_shapes
 
 NAMES = plugins.names("models")
 CLASSES = 7
@@ -69,7 +69,7 @@ def test_the_summary_and_every_option_are_described(name):
 def test_any_input_from_8_pixels_gives_logits(name, channels, size):
     """Gray and RGB, even and odd sizes: one logit per class and image; a transformer says which size it takes."""
     network = build(name, channels)
-    logits, features = shapes(network, images_for(network, 1, size, channels))
+    logits, features = find_shapes(network, images_for(network, 1, size, channels))
     assert logits.shape == (1, CLASSES)
     assert {feature.ndim for feature in features} in ({4}, {3})
 
@@ -78,7 +78,7 @@ def test_any_input_from_8_pixels_gives_logits(name, channels, size):
 def test_features_go_from_shallow_to_deep(name):
     """Along the taps maps never grow and channels never shrink; a transformer's tokens stay as many and as wide."""
     network = build(name)
-    logits, features = shapes(network, images_for(network, 1, 16))
+    logits, features = find_shapes(network, images_for(network, 1, 16))
     assert logits.shape == (1, CLASSES)
     assert network.classifier is [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     assert len(features) >= 2
@@ -151,12 +151,12 @@ def test_a_first_batch_has_healthy_numbers(name):
 
 
 def test_shapes_leaves_statistics_and_modes_alone(network):
-    """Asking for shapes trains nothing: batch-norm buffers, train and eval modes stay."""
+    """Asking for find_shapes trains nothing: batch-norm buffers, train and eval modes stay."""
     network.train()
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     first.eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    shapes(network, images_for(network, 1, 16))
+    find_shapes(network, images_for(network, 1, 16))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert network.training
     assert not first.training

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from compress.models import resnet_cifar, shapes, wide_resnet
+from compress.models import find_shapes, resnet_cifar, wide_resnet
 from compress.training.checkpoint import load_weights
 
 SHARED_DATA = os.environ.get("COMPRESS_TEST_DATA", "")
@@ -87,7 +87,7 @@ def test_the_exported_graph_is_plain(build, extra):
 
 def test_large_images_work():
     """The taps of a 32 pixel image are 32, 16 and 8 wide."""
-    features = shapes(resnet_cifar.resnet8(10, 3), torch.zeros(1, 3, 32, 32)).features
+    features = find_shapes(resnet_cifar.resnet8(10, 3), torch.zeros(1, 3, 32, 32)).features
     assert [tuple(feature.shape) for feature in features] == [(1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError
-from compress.models import Network, shapes
+from compress.models import Network, find_shapes
 
 
 def sequence(*layers):
@@ -63,5 +63,5 @@ def test_maps_with_channels_last_are_refused():
     image = torch.zeros(1, 3, 8, 8)
     last = Network(nn.Sequential(nn.Conv2d(3, 4, 3), _Moved(2, 3, 1), nn.Flatten(), nn.LazyLinear(2)), taps=["1"])
     with pytest.raises(CompressError, match=r"tap '1' gives maps \[1, 6, 6, 4\], which have their channels last"):
-        shapes(last, image)
-    assert shapes(Network(last.module, taps=["0"]), image).features[0].shape == (1, 4, 6, 6)
+        find_shapes(last, image)
+    assert find_shapes(Network(last.module, taps=["0"]), image).features[0].shape == (1, 4, 6, 6)

@@ -9,7 +9,7 @@ import torch
 
 from compress import plugins
 from compress.errors import CompressError
-from compress.models import Network, shapes
+from compress.models import Network, find_shapes
 from compress.training.checkpoint import load_weights
 
 timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")
@@ -43,14 +43,14 @@ def test_the_network_is_timms(name, tmp_path):
 def test_small_images_keep_a_map(name, output_stride, channels):
     """A 32 pixel image has as many cells in the last map as the output stride says, and the first map is as much larger."""
     network = getattr(family, name)(10, channels, output_stride=output_stride)
-    features = shapes(network, torch.zeros(1, channels, 32, 32)).features
+    features = find_shapes(network, torch.zeros(1, channels, 32, 32)).features
     assert [feature.shape[2] for feature in features] == [8 * 32 // output_stride // 2**stage for stage in range(4)]
 
 
 def test_a_transformer_takes_small_images():
     """Patches of 4 pixels make 64 tokens and the class token of a CIFAR image; another size is refused with what to change."""
     network = family.deit_tiny_patch16_224(10, 1, image_size=32, patch_size=4)
-    assert {feature.shape for feature in shapes(network, torch.zeros(1, 1, 32, 32)).features} == {(1, 65, 192)}
+    assert {feature.shape for feature in find_shapes(network, torch.zeros(1, 1, 32, 32)).features} == {(1, 65, 192)}
     with pytest.raises(CompressError, match=r"VisionTransformer: takes images of 32 × 32 pixels, not of 64 × 64; change data"):
         network(torch.zeros(1, 1, 64, 64))
     with pytest.raises(CompressError, match="patch_size 16 does not divide image_size 40"):
@@ -72,7 +72,7 @@ def test_any_network_finds_its_stages(architecture, size, taps, classifier):
     assert network.taps == taps
     assert network.classifier_name == classifier
     side = size or 160  # what timm names for its test networks
-    assert shapes(network, torch.zeros(1, 1, side, side)).logits.shape == (1, 5)
+    assert find_shapes(network, torch.zeros(1, 1, side, side)).logits.shape == (1, 5)
 
 
 def test_any_network_takes_named_taps_or_none():

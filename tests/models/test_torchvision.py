@@ -9,7 +9,7 @@ from torch import nn
 
 from compress import plugins
 from compress.errors import CompressError
-from compress.models import shapes
+from compress.models import find_shapes
 from compress.models import torchvision as family
 from compress.training.checkpoint import load_weights, save_weights
 
@@ -39,7 +39,7 @@ def test_the_network_is_torchvisions(name):
 def test_small_images_keep_a_map(name, output_stride, channels):
     """A 32 pixel image has as many cells in the last map as the output stride says, and the first map is as much larger."""
     network = getattr(family, name)(10, channels, output_stride=output_stride)
-    features = shapes(network, torch.zeros(1, channels, 32, 32)).features
+    features = find_shapes(network, torch.zeros(1, channels, 32, 32)).features
     assert features[-1].shape[2:] == (32 // output_stride, 32 // output_stride)
     usual = 8 if name.startswith("shufflenet") else 4  # of its first tap
     assert features[0].shape[2] == 32 * 32 // output_stride // usual

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from compress.errors import CompressError
 from compress.freezing import find_moving_tensors, freeze_all_but
-from compress.methods._projector import Branch, Projected, projector
+from compress.methods._projector import Branch, Projected, build_projector
 from compress.models import Network
 from compress.models.resnet_cifar import resnet8
 from compress.quantization.fake_quantize import (
@@ -270,7 +270,7 @@ def test_every_weight_gets_the_gradient_of_the_rounded_network() -> None:
 def test_only_layers_that_run_are_rounded() -> None:
     """With the prediction path of SimKD, the student's own classifier, which is not shipped, is left alone."""
     student = tiny(2)
-    shipped = Projected(student, [Branch(nn.Identity(), projector(4, 4, 8, final_relu=True), nn.Linear(8, 4))])
+    shipped = Projected(student, [Branch(nn.Identity(), build_projector(4, 4, 8, final_relu=True), nn.Linear(8, 4))])
     student.classifier.weight.data.fill_(7)
     quantiser = FakeQuantiser(shipped, lambda chunk: [shipped.branches[0](student.outputs(chunk).features[-1])], images())
     assert "branches.0.classifier" in quantiser.layers

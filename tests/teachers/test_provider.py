@@ -117,7 +117,7 @@ def test_every_row_of_every_batch_gets_its_own_answer(tmp_path: Path) -> None:
         for batch in batches.epoch(epoch):
             step = method.step(batch)
             for signal, answer in kept.of(batch).items():
-                torch.testing.assert_close(answer, step.answer(signal), rtol=0, atol=0)
+                torch.testing.assert_close(answer, step.compute(signal), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("rows", [49, 64, 65])
@@ -197,7 +197,7 @@ def test_another_student_and_another_seed_find_the_answers(tmp_path: Path) -> No
     for epoch in range(4):
         other.begin(epoch)
         for batch in data(seed=99).epoch(epoch):
-            second(second.step(batch, targets=other.of(batch)))
+            second(second.step(batch, signals=other.of(batch)))
     handle.remove()
     assert calls == []
     assert (one.summary().views_made, other.summary().views_made) == (2, 0)
@@ -651,7 +651,7 @@ def test_the_report_says_how_the_answers_came(tmp_path: Path) -> None:
     for view in range(2):
         for batch in batches.read_view(view):
             step = method.step(batch)
-            exact = [step.answer(signal).numpy().astype(np.float64) for signal in second._signals]
+            exact = [step.compute(signal).numpy().astype(np.float64) for signal in second._signals]
             errors += [np.abs(answer - answer.astype(np.float16)).max() for answer in exact]
             answers.append(exact)
     assert found.max_abs_error == pytest.approx(max(errors), rel=1e-3)  # a last bit of float32 may move a rounding
