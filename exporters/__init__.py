@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from compress import plugins
 from compress.errors import CompressError
 from compress.recipe import ExportSection
+from exporters._onnx.reuse import reuse_graphs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from exporters._exporter import About, Exporter, Quantiser
     from exporters.verification.gate import gate
 
-__all__ = ["About", "export", "gate", "load"]
+__all__ = ["About", "export", "gate", "load", "reuse_graphs"]
 
 
 def export(

@@ -29,6 +29,7 @@ from exporters._exporter import INPUT, OUTPUT, About, only_batch
 from exporters._onnx import graph as _onnx_graph
 from exporters._onnx.fp16 import to_half
 from exporters._onnx.int8 import STATISTICS, QuantisableOnnx
+from exporters._onnx.reuse import find_or_convert
 from exporters._torch.calibration_images import check_images
 from exporters._torch.trace import tensors, trace
 
@@ -148,6 +149,10 @@ class Onnx:
         Raises:
             CompressError: The network cannot be held in one ONNX file; the message names the operator or weight.
         """
+        options = (self.opset, self.batch_size, tuple(example.shape))
+        return find_or_convert(module, options, lambda: self._convert(module, example))
+
+    def _convert(self, module: nn.Module, example: Tensor) -> ModelProto:
         name = type(module).__name__
         size_bytes = sum(4 * tensor.numel() for _, tensor in tensors(module))
         if size_bytes > MAX_BYTES:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+import exporters
 from compress import plugins
 from compress.data import Batch, Split
 from compress.errors import CompressError
@@ -92,7 +93,7 @@ def check_exports(run: Run) -> None:
     told = About("student", run.data.classes, run.data.preprocess, {})
     wanted = [(section.format, _replace_int8(section)) for section in run.recipe.exports]
     distinct = [each for place, each in enumerate(wanted) if each not in wanted[:place]]
-    with run.events.task("rehearse exports", total=len(distinct)) as task:
+    with exporters.reuse_graphs(), run.events.task("rehearse exports", total=len(distinct)) as task:
         for name, options in distinct:
             exporter: Exporter = plugins.load("exporters", name)(**options)
             with TemporaryDirectory(prefix="edge-compress-") as folder:

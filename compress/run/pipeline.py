@@ -103,9 +103,10 @@ def _export_all(
 ) -> tuple[list[ExportedFile], list[str]]:
     """Export the student, and the teachers like it to compare with; return the teachers' files first, and notes."""
     sections = [ExportSection(format=TORCH), *run.recipe.exports]
-    own = [export_file(run, shipped, section, logits[shipped.name], teachers=tuple(teachers)) for section in sections]
     compared = sections if run.recipe.measure.against == "teacher" else sections[:1]
-    files, notes = _export_for_comparison(run.use_recipe_seed(), teachers, compared, logits)
+    with exporters.reuse_graphs():
+        own = [export_file(run, shipped, section, logits[shipped.name], teachers=tuple(teachers)) for section in sections]
+        files, notes = _export_for_comparison(run.use_recipe_seed(), teachers, compared, logits)
     return [*files, *own], notes
 
 

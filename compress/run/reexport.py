@@ -59,7 +59,8 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
         logits = compute_logits(run, shipped)
         is_int8 = any(exporters.load(section).precision == "int8" for section in sections)
         teachers = reload.load_teachers(run) if is_int8 and recipe.int8.rung in DISTILLED_RUNGS else NO_TEACHERS
-        files = [export_file(run, shipped, section, logits, teachers=teachers) for section in sections]
+        with exporters.reuse_graphs():
+            files = [export_file(run, shipped, section, logits, teachers=teachers) for section in sections]
         gates = {item.variant.name: _note_skipped_distillation(item) for item in files}
         made_in = environment()
         for item in files:
