@@ -40,7 +40,9 @@ def climbs(report: Report) -> list[Climb]:
 def _climb(variant: Variant, ladder: Ladder) -> Climb:
     taken = _taken(ladder)
     shown = ladder.sensitivity[:SHOWN]
-    return Climb(variant, ladder, _outcome(ladder), _pays(variant, ladder), shown, frozenset(taken.kept if taken else ()))
+    return Climb(
+        variant, ladder, _outcome(ladder), _pays(variant, ladder), shown, frozenset(taken.float_layers if taken else ())
+    )
 
 
 def _taken(ladder: Ladder) -> Rung | None:

@@ -11,7 +11,7 @@ from re import fullmatch
 import numpy as np
 
 from compress.errors import CompressError
-from compress.records import McNemar, Paired, Score, Scores
+from compress.records import McNemar, Paired, Scores, SeedScore
 from compress.statistics.paired import Correct, interval_over_images_and_seeds, interval_over_seeds, judge_difference, mcnemar
 
 
@@ -20,7 +20,7 @@ def pack(correct: Correct) -> str:
     return base64.b64encode(np.packbits(correct).tobytes()).decode("ascii")
 
 
-def unpack(score: Score) -> Correct:
+def unpack(score: SeedScore) -> Correct:
     """Return which test images a network got right, [N].
 
     Raises:
@@ -73,7 +73,7 @@ def pair(this: Scores, other: Scores, *, names: tuple[str, str] | None = None) -
     )
 
 
-def _pairs(this: Scores, other: Scores) -> list[tuple[Score, Score]]:
+def _pairs(this: Scores, other: Scores) -> list[tuple[SeedScore, SeedScore]]:
     mine, theirs = this.seeds, other.seeds
     counts = mine[0].accuracy.samples, theirs[0].accuracy.samples
     if counts[0] != counts[1]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from benchmarks.report import paired, wording
 from benchmarks.report.spread import seeds_of
-from compress.records import Accuracy, Paired, Report, Score, Scores
+from compress.records import Accuracy, Paired, Report, Scores, SeedScore
 
 STUDENT = "student"
 
@@ -19,7 +19,7 @@ class _Side(NamedTuple):
     """The student of one run, or of several that differ in their seed."""
 
     name: str
-    scores: tuple[Score, ...]
+    scores: tuple[SeedScore, ...]
     """Empty where a report keeps none."""
     accuracies: tuple[Accuracy, ...]
     test_keys: frozenset[str]

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from compress.records import Report, Score, Scores, Variant
+from compress.records import Report, Scores, SeedScore, Variant
 from compress.text import MISSING, format_interval, format_number
 
 
@@ -31,7 +31,7 @@ def spread(values: Sequence[tuple[float, float, float]]) -> Spread | None:
     return Spread(mean, mean - deviation, mean + deviation, deviation)
 
 
-def of_scores(scores: Sequence[Score]) -> Spread | None:
+def of_scores(scores: Sequence[SeedScore]) -> Spread | None:
     """Return top-1 on the test split over seeds."""
     return spread([(score.accuracy.top1_percent, *score.accuracy.ci95) for score in scores])
 
@@ -51,7 +51,7 @@ def of_file(report: Report, variant: Variant) -> list[tuple[float, float, float]
     return [(value, value, value) for value in shifted]
 
 
-def seeds_of(report: Report, network: str) -> tuple[Score, ...]:
+def seeds_of(report: Report, network: str) -> tuple[SeedScore, ...]:
     """Return the scores of a network, empty where the report keeps none."""
     found: Scores | None = next((scores for scores in report.scores if scores.network == network), None)
     return found.seeds if found else ()

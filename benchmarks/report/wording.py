@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from compress.records import Accuracy, EngineTrial, Latency, Ratio, Report, StageResult, Teaching, Variant
+from compress.records import Accuracy, EngineTrial, Latency, Ratio, Report, StageResult, TeacherOutputsResult, Variant
 from compress.text import (
     MISSING,
     counted,
@@ -217,6 +217,6 @@ def describe_engine_difference(trials: Sequence[EngineTrial]) -> tuple[str, str]
     return format_number(chosen.max_logit_difference, 2), f"of a logit; {chosen.agreement_percent:.2f} % same class"
 
 
-def list_teacher_outputs(stages: Iterable[StageResult]) -> list[tuple[StageResult, Teaching]]:
+def list_teacher_outputs(stages: Iterable[StageResult]) -> list[tuple[StageResult, TeacherOutputsResult]]:
     """Return every stage with each set of answers that it read of frozen teachers."""
-    return [(stage, teaching) for stage in stages for teaching in stage.teaching]
+    return [(stage, teaching) for stage in stages for teaching in stage.teacher_outputs]

@@ -81,8 +81,8 @@ def _find_augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
         yield CompressError("data.views: has no effect without crop_padding or flip, as all views are the same; remove it")
     if recipe.data.augmentation_seed >= 2**63:
         yield CompressError(f"data.augmentation_seed: {recipe.data.augmentation_seed} is not below 2^63; choose a smaller one")
-    if recipe.train.device == "cpu" and recipe.targets.engine == "fp16":
-        yield CompressError("targets.engine: 'fp16' runs on a GPU only, and train.device is cpu; use auto")
+    if recipe.train.device == "cpu" and recipe.teacher_outputs.engine == "fp16":
+        yield CompressError("teacher_outputs.engine: 'fp16' runs on a GPU only, and train.device is cpu; use auto")
     if recipe.data.crop_padding >= recipe.data.image_size:
         yield CompressError(
             f"data.crop_padding: {recipe.data.crop_padding} is not less than data.image_size {recipe.data.image_size}; "

@@ -183,7 +183,7 @@ def _count_work(epochs: int, batch_size: int, images: int, teachers: int = 0, vi
 
 def count_views(recipe: Recipe) -> int | None:
     """Return how many views of the training images there are, if answers to them are kept; `None` for a new one every epoch."""
-    if recipe.targets.store == "off":
+    if recipe.teacher_outputs.store == "off":
         return None
     return recipe.data.views if recipe.data.crop_padding or recipe.data.flip else 1
 

@@ -240,7 +240,7 @@ class LadderSearch(Generic[B]):
         record = Rung(
             rung=rung, detail=detail, status=gate.status, reason=gate.reason, validation=accuracy,
             agreement_percent=gate.agreement_percent, top1_drop_points=gate.top1_drop_points,
-            size_bytes=backend.count_bytes(path), seconds=self._clock() - begun, kept=quantisation.keep,
+            size_bytes=backend.count_bytes(path), seconds=self._clock() - begun, float_layers=quantisation.keep,
         )  # fmt: skip
         self._record(record)
         self._candidates[number] = Candidate(record, gate, quantisation, backend, path)
@@ -251,7 +251,7 @@ class LadderSearch(Generic[B]):
 
     def _record_failed(self, rung: Name, detail: str, reason: str, begun: float, *, kept: tuple[str, ...] = ()) -> None:
         seconds = self._clock() - begun
-        self._record(Rung(rung=rung, detail=detail, status="failed", reason=reason, seconds=seconds, kept=kept))
+        self._record(Rung(rung=rung, detail=detail, status="failed", reason=reason, seconds=seconds, float_layers=kept))
 
     def _record(self, rung: Rung) -> None:
         self._rungs.append(rung)

@@ -21,7 +21,7 @@ from compress.recipe.sections import (
     ModelSection,
     Recipe,
     StudentSection,
-    TargetsSection,
+    TeacherOutputsSection,
     TeacherSection,
     TrainSection,
 )
@@ -43,7 +43,7 @@ from compress.recipe.types import (
 __all__ = [
     "Count", "DataSection", "DeviceSection", "ExportSection", "Fraction", "GateSection", "Int8Section", "Listing", "Literal",
     "LogitLoss", "MeasureSection", "MethodSection", "ModelSection", "NonNegative", "PluginSection", "Positive",
-    "Recipe", "Section", "Sha256", "Share", "StudentSection", "TargetsSection", "TeacherSection", "Text", "TrainSection",
+    "Recipe", "Section", "Sha256", "Share", "StudentSection", "TeacherOutputsSection", "TeacherSection", "Text", "TrainSection",
     "WholeNumber",
     "canonical", "dump", "json_schema", "load", "parse", "schema",
 ]  # fmt: skip

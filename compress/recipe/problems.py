@@ -34,6 +34,10 @@ _MUST_BE: Mapping[str, str] = {
 """By pydantic's type of error: those that the types of `compress.recipe.types` can give."""
 
 
+RENAMED: Mapping[tuple[str, str], str] = {("Recipe", "targets"): "teacher_outputs"}
+"""By section and former name of a field: its name."""
+
+
 class _Spot(NamedTuple):
     place: Place
     section: type[BaseModel]
@@ -86,7 +90,7 @@ def _sentence(error: ErrorDetails, spot: _Spot) -> str:
         case "missing":
             sentence = "is missing"
         case "extra_forbidden":
-            sentence = f"unknown field; {plugins.suggestion(str(spot.place[-1]), list(spot.section.model_fields))}"
+            sentence = _say_unknown(str(spot.place[-1]), spot.section)
         case "union_tag_not_found":
             sentence = f"is missing; there are: {', '.join(names)}"
         case "union_tag_invalid":
@@ -98,6 +102,13 @@ def _sentence(error: ErrorDetails, spot: _Spot) -> str:
             wanted = _MUST_BE[kind].format_map(context) if kind in _MUST_BE else error["msg"]
             sentence = f"must be {wanted}, not {_shown(value)}"
     return sentence
+
+
+def _say_unknown(field: str, section: type[BaseModel]) -> str:
+    """Return what is wrong with a field that a section does not have."""
+    if (section.__name__, field) in RENAMED:
+        return f"is now called {RENAMED[section.__name__, field]!r}; rename it"
+    return f"unknown field; {plugins.suggestion(field, list(section.model_fields))}"
 
 
 def _no_such(value: object, known: list[str]) -> str:

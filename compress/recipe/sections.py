@@ -45,9 +45,9 @@ class DataSection(PluginSection):
     """Augmentation: mirror half of the images left to right."""
     views: Count | None = None
     """How many differently augmented views of the training split there are; epochs go through them in turn, and a teacher's
-    answers to a view are kept. Default: a new view every epoch."""
+    outputs for a view are kept. Default: a new view every epoch."""
     augmentation_seed: WholeNumber = 0
-    """Seed of the views: runs that differ in `seed` alone see the same views, in other orders, and share the answers."""
+    """Seed of the views: runs that differ in `seed` alone see the same views, in other orders, and share these outputs."""
     storage: Literal["auto", "memory", "disk"] = "auto"
     """Where decoded images are held: in memory, or in a file of the runs' cache from which threads read ahead; `auto` is memory
     as long as they take no more than a quarter of what is free. Nothing else depends on it."""
@@ -99,8 +99,8 @@ class TrainSection(Section):
     """Which epoch is kept: the best top-1 on the validation split, or the last."""
 
 
-class TargetsSection(Section):
-    """How the answers of frozen teachers are computed and kept."""
+class TeacherOutputsSection(Section):
+    """How the outputs of frozen teachers are computed and kept."""
 
     store: Literal["auto", "on", "off"] = "auto"
     """Keep them on disk, to be read again by every epoch, student and run that sees the same view of the same images: where it
@@ -108,7 +108,7 @@ class TargetsSection(Section):
     precision: Literal["fp16", "fp32"] = "fp16"
     """How they are kept; the largest rounding error is in the report."""
     max_gib: Positive = 4.0
-    """The most that one stage may keep, in GiB. Answers that need more are computed at every step; several students that need
+    """The most that one stage may keep, in GiB. Outputs that need more are computed at every step; several students that need
     the same (`--seeds`, baselines) train in turns, an epoch each, if those to one view are fewer, they are much work for the
     teachers, and `store` and `train.engine` are at their defaults."""
     engine: Literal[
@@ -117,7 +117,7 @@ class TargetsSection(Section):
     """What runs the teachers; `auto` is the fastest in a short trial that is close enough to eager float32. The trial leaves
     out `compile` and `openvino_int8`, which take long to start; the latter is coarse, so it needs a larger `tolerance`."""
     tolerance: Positive = 0.03
-    """Close enough: root mean square of the difference from eager float32, relative to that of the answer."""
+    """Close enough: root mean square of the difference from eager float32, relative to that of the output."""
 
 
 class ModelSection(PluginSection):
@@ -236,8 +236,8 @@ class Recipe(Section):
     """Methods with which the same student is trained once more, for comparison."""
     train: TrainSection = TrainSection()
     """How the student is trained."""
-    targets: TargetsSection = TargetsSection()
-    """What becomes of the answers of frozen teachers: which engine gives them, and where they are kept."""
+    teacher_outputs: TeacherOutputsSection = TeacherOutputsSection()
+    """Outputs of frozen teachers: which engine computes them, and where they are kept."""
     exports: Listing[SerializeAsAny[ExportSection]] = Field(default=(), validate_default=False)
     """What is exported."""
     int8: Int8Section = Int8Section()

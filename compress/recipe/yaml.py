@@ -79,7 +79,9 @@ class Document:
                 raise RecipeError([f"{where}: the recipe has no place {'.'.join(map(str, keys[: index + 1]))!r}"])
             place = (*place, key)
             if index + 1 < len(keys):
-                node[key] = {} if isinstance(node, dict) and node.get(key) is None else node[key]
+                if isinstance(node, dict) and node.get(key) is None:
+                    node[key] = {}
+                    self._marks[place] = Mark(AFTER_THE_FILE, where)
                 node = node[key]
         node[keys[-1]] = new.value
         kept = {old: mark for old, mark in self._marks.items() if old[: len(place)] != place}

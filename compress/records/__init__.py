@@ -5,10 +5,19 @@ Records are frozen pydantic types; `save` and `read` move them to and from JSON.
 
 from compress.records.base import SCHEMA_VERSION, Document, Precision, Record, Status, read, save
 from compress.records.bundle import DEPTHS, PILLOW_MODES, BundleFile, Exported, Manifest, Preprocess
-from compress.records.metrics import Accuracy, McNemar, Paired, Score, Scores
+from compress.records.metrics import Accuracy, McNemar, Paired, Scores, SeedScore
 from compress.records.report import Gate, Ladder, Report, Rung, Sensitivity, Variant
 from compress.records.timing import Environment, Latency, Ratio
-from compress.records.training import METRICS, WEIGHTS, Analysis, EngineTrial, EngineTrials, Epoch, StageResult, Teaching
+from compress.records.training import (
+    METRICS,
+    WEIGHTS,
+    Analysis,
+    EngineTrial,
+    EngineTrials,
+    Epoch,
+    StageResult,
+    TeacherOutputsResult,
+)
 
 __all__ = [
     "DEPTHS",
@@ -37,12 +46,12 @@ __all__ = [
     "Record",
     "Report",
     "Rung",
-    "Score",
     "Scores",
+    "SeedScore",
     "Sensitivity",
     "StageResult",
     "Status",
-    "Teaching",
+    "TeacherOutputsResult",
     "Variant",
     "read",
     "save",

@@ -27,7 +27,7 @@ class Accuracy(Record):
         return cls(top1_percent=100 * correct / samples, samples=samples, ci95=(100 * low, 100 * high))
 
 
-class Score(Record):
+class SeedScore(Record):
     """One trained network on the test images, as torch runs it in float32."""
 
     seed: int
@@ -46,7 +46,7 @@ class Scores(Record):
     network: str
     """`teacher`, `student`, or a baseline's name."""
     method: str
-    seeds: tuple[Score, ...]
+    seeds: tuple[SeedScore, ...]
     """The first is what was exported, gated and timed."""
 
 

@@ -34,7 +34,7 @@ class Gate(Record):
 
 
 class Sensitivity(Record):
-    """What becomes of the answers when one layer alone is quantized."""
+    """Change of the outputs when one layer alone is quantized."""
 
     layer: str
     relative_difference: float
@@ -61,7 +61,7 @@ class Rung(Record):
     """Against the same network as a float32 file of this format, interleaved."""
     seconds: float
     """Making and proving it."""
-    kept: tuple[str, ...] = ()
+    float_layers: tuple[str, ...] = ()
     """Layers that stay in floating point."""
 
 

@@ -28,8 +28,8 @@ class Epoch(Record):
     seconds: float
     waiting_seconds: float = 0.0
     """Of these, spent waiting for images."""
-    teaching_seconds: float = 0.0
-    """Of these, spent on answers of frozen teachers: computed, written or read."""
+    teacher_seconds: float = 0.0
+    """Of these, spent on outputs of frozen teachers: computed, written or read."""
 
 
 class Analysis(Record):
@@ -49,7 +49,7 @@ class EngineTrial(Record):
     ms_per_batch: float
     """Median of a few interleaved runs, or one where one engine was tried; of what is trained, forward and backward."""
     relative_difference: float
-    """Root mean square of the difference of any answer over that of the answer; of what is trained, of the gradients."""
+    """Root mean square of the difference of any output over that of the output; of what is trained, of the gradients."""
     max_logit_difference: float | None = None
     agreement_percent: float | None = None
     """Share of predictions with the same top-1 class."""
@@ -61,26 +61,26 @@ class EngineTrials(Document):
     trials: tuple[EngineTrial, ...]
 
 
-class Teaching(Record):
-    """How the answers of frozen teachers came to one stage."""
+class TeacherOutputsResult(Record):
+    """How one stage obtained the outputs of its frozen teachers."""
 
     images: str = "training"
-    """Which images were answered: training or held-out."""
+    """Images that the teachers saw: training or held-out."""
     signals: tuple[str, ...]
     """What was read: logits, maps of taps, outputs of heads."""
     engine: str
     trials: tuple[EngineTrial, ...] = ()
     store: str
-    """`kept`, or why answers were not kept."""
+    """`kept`, or why outputs were not kept."""
     precision: Literal["fp16", "fp32"] | None = None
     views: int = 0
-    """Augmented views that the epochs show, whose answers were in the store when they were read."""
-    views_made: int = 0
+    """Augmented views that the epochs show, whose outputs were in the store when they were read."""
+    views_computed: int = 0
     """How many this stage had to compute; the others were there. Kept one at a time, a view that recurs is computed again."""
     bytes_per_image: int = 0
     """On disk, for each image and view."""
     max_abs_error: float = 0.0
-    """Largest difference that rounding to `precision` made to any answer."""
+    """Largest difference that rounding to `precision` made to any output."""
     seconds: float = 0.0
     """Spent computing and writing."""
 
@@ -103,7 +103,7 @@ class StageResult(Document):
     """What ran the network in training steps."""
     engine_trials: tuple[EngineTrial, ...] = ()
     """What was tried for that, the chosen engine first; empty where the recipe leaves it at eager."""
-    teaching: tuple[Teaching, ...] = ()
+    teacher_outputs: tuple[TeacherOutputsResult, ...] = ()
     """For the training images, and for the held-out ones where validation asks teachers; empty where none was asked."""
     epochs: tuple[Epoch, ...] = ()
     seconds: float

@@ -104,7 +104,7 @@ def _train_until_last_epoch(waiting: Sequence[_Waiting], teachers: Sequence[Trai
                     said = True
                     events.say(
                         f"{len(waiting)} students take turns of one epoch: what the teachers say of all views is more than "
-                        "targets.max_gib, what they say of one view serves all"
+                        "teacher_outputs.max_gib, what they say of one view serves all"
                     )
                 task.advance(min(done, student.epochs - 1) - behind[place])
                 behind[place] = done
@@ -137,7 +137,7 @@ def _empty(folder: Path) -> None:
 
 def _count_epochs_in_lockstep(run: Run, methods: Sequence[MethodSection], teachers: Sequence[Trained]) -> int:
     """Return for how many epochs a student trains if it is one that takes turns, or 0."""
-    section = run.recipe.targets
+    section = run.recipe.teacher_outputs
     wanted = section.store == "auto" and section.engine not in engines.BY_NAME_ALONE and run.recipe.train.engine == "eager"
     stage = find_shared_stage(run, methods, teachers) if wanted and run.readers > 1 else None
     if stage is None:
@@ -156,10 +156,11 @@ def _pays(run: Run, stage: Method, settings: TrainSection) -> bool:
     networks = [teacher for teacher in stage.teachers if isinstance(teacher, Network)]
     answering = engines.Answering(networks, signals)
     probe = engines.eager(answering, trainer.DTYPES[settings.precision])(some.images)
-    bytes_per_view = targets.bytes_per_image(probe, run.recipe.targets) * batches.rows
+    bytes_per_view = targets.bytes_per_image(probe, run.recipe.teacher_outputs) * batches.rows
     views, store = {batches.view(epoch) for epoch in range(settings.epochs)}, run.cache.folder / teaching.FOLDER
     all_views, one = (
-        targets.obstacle(store, run.recipe.targets, bytes_per_view=bytes_per_view, views=count) for count in (len(views), 1)
+        targets.obstacle(store, run.recipe.teacher_outputs, bytes_per_view=bytes_per_view, views=count)
+        for count in (len(views), 1)
     )
     macs = evaluate.macs(answering, some.images[:1]) * batches.rows
     return bool(all_views) and not one and macs >= WORTH_MACS[run.device.type]

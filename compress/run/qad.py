@@ -141,7 +141,7 @@ def _train(
         "calibration": hashlib.sha256(repr(calibration.shape).encode() + calibration.tobytes()).hexdigest(),
         "saturation_fix": saturation_fix,
     }
-    kept = any(each.images == "training" and each.store == "kept" for each in trained.results[-1].teaching)
+    kept = any(each.images == "training" and each.store == "kept" for each in trained.results[-1].teacher_outputs)
     name, how = f"{trained.name}-int8{'-saturation' if saturation_fix else ''}", f"{trained.method}, quantization-aware"
     with quantiser.active():
         return train_stage(run, name, continued, run.recipe.train, reads=decisive, method_name=how, shared=kept)

@@ -19,7 +19,7 @@ from benchmarks.report import paired
 from compress.fingerprint import describe_training, make_key
 from compress.plan.names import name_baselines
 from compress.recipe import MethodSection, Recipe
-from compress.records import Accuracy, Score, Scores
+from compress.records import Accuracy, Scores, SeedScore
 from compress.run.context import Run, Trained
 from compress.run.students import train_student
 from compress.run.verify import SplitLogits, compute_logits
@@ -116,8 +116,8 @@ def collect_scores(scored: Sequence[CorrectImages]) -> tuple[Scores, ...]:
     )
 
 
-def _score(scored: CorrectImages) -> Score:
-    return Score(
+def _score(scored: CorrectImages) -> SeedScore:
+    return SeedScore(
         seed=scored.seed,
         validation=Accuracy.of(int(scored.validation.sum()), len(scored.validation)),
         accuracy=Accuracy.of(int(scored.test.sum()), len(scored.test)),

@@ -17,7 +17,7 @@ from compress.freezing import freeze_all_but, trained_parameters
 from compress.methods import Method, Signal
 from compress.methods.supervised import Supervised
 from compress.recipe import TrainSection
-from compress.records import Accuracy, Analysis, StageResult, Teaching
+from compress.records import Accuracy, Analysis, StageResult, TeacherOutputsResult
 from compress.records.training import METRICS, WEIGHTS
 from compress.run import cache
 from compress.run.build import derive_seed
@@ -97,7 +97,7 @@ def _identify(
     key = make_key(
         reads=reads, train=settings.model_dump(mode="json", exclude={"device", "state_seconds"}), data=run.data.key, seed=seed,
         device=run.device.type, engine=dict(describe_training()),
-        targets=run.recipe.targets.model_dump(mode="json") if _may_use_teachers(method) else None,
+        teacher_outputs=run.recipe.teacher_outputs.model_dump(mode="json") if _may_use_teachers(method) else None,
     )  # fmt: skip
     turn = run.turn if shared and run.turn is not None and name in run.turn.students else None
     return _Stage(name, method, method_name, settings, seed, key, shared, turn)
@@ -148,7 +148,7 @@ def _provide_for_stage(
 
 def _record(
     run: Run, stage: _Stage, folder: Path, fit: Fit, running: Running, *, analyses: tuple[Analysis, ...],
-    outputs: Sequence[Teaching], begun: float,
+    outputs: Sequence[TeacherOutputsResult], begun: float,
 ) -> None:  # fmt: skip
     """Save the weights of a trained stage and what is known of its training; its state is needed no more."""
     product = stage.method.product()
@@ -160,7 +160,7 @@ def _record(
         parameters=evaluate.parameters(product if own is None else stage.method.deployable()),
         macs=None if own is None else evaluate.macs(stage.method.deployable(), image),
         best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
-        analyses=analyses, engine=running.engine, engine_trials=running.trials, teaching=tuple(outputs),
+        analyses=analyses, engine=running.engine, engine_trials=running.trials, teacher_outputs=tuple(outputs),
         epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
         files={WEIGHTS: sha256_of(folder / WEIGHTS)},
     )  # fmt: skip
@@ -204,7 +204,7 @@ def _provide_outputs(
     if not signals:
         return None
     return Teachers(
-        method, signals, batches, section=run.recipe.targets, folder=run.cache.folder / teaching.FOLDER, epochs=epochs,
+        method, signals, batches, section=run.recipe.teacher_outputs, folder=run.cache.folder / teaching.FOLDER, epochs=epochs,
         shared=shared, autocast=autocast, events=run.events, decision=decision, images=images, one_view=one_view,
     )  # fmt: skip
 
@@ -226,8 +226,10 @@ def label_stage(run: Run, name: str) -> str:
 
 def _describe(result: StageResult) -> str:
     if result.validation is not None:
-        taught, waited = _compute_share(result, "teaching_seconds"), _compute_share(result, "waiting_seconds")
-        times = f"{waited:.0%} of the time waiting for images" + (f", {taught:.0%} for teachers" if result.teaching else "")
+        taught, waited = _compute_share(result, "teacher_seconds"), _compute_share(result, "waiting_seconds")
+        times = f"{waited:.0%} of the time waiting for images" + (
+            f", {taught:.0%} for teachers" if result.teacher_outputs else ""
+        )
         return f"{percent(result.validation)} on validation, best epoch {result.best_epoch} of {len(result.epochs)}; {times}"
     return ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in result.members.items()) + " on validation"
 

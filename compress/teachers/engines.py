@@ -111,7 +111,9 @@ def openvino(answering: Answering, images: Tensor, precision: str, *, quantised:
             model = runtime.convert_model(torch.export.export(copy.deepcopy(answering).eval(), (images,)))
     except _refusals(runtime) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CompressError(f"targets.engine: OpenVINO cannot take the teacher ({reason}); choose another engine") from error
+        raise CompressError(
+            f"teacher_outputs.engine: OpenVINO cannot take the teacher ({reason}); choose another engine"
+        ) from error
     if quantised:
         model = _quantised(model, images)
     asked = {
@@ -123,10 +125,12 @@ def openvino(answering: Answering, images: Tensor, precision: str, *, quantised:
     try:
         compiled_model = runtime.Core().compile_model(model, "CPU", asked)
     except RuntimeError as error:
-        raise CompressError(f"targets.engine: OpenVINO cannot run the teacher ({error}); choose another engine") from error
+        raise CompressError(
+            f"teacher_outputs.engine: OpenVINO cannot run the teacher ({error}); choose another engine"
+        ) from error
     runs = compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if runs != precision:
-        raise CompressError(f"targets.engine: OpenVINO computes in {runs}, not in {precision}; choose another engine")
+        raise CompressError(f"teacher_outputs.engine: OpenVINO computes in {runs}, not in {precision}; choose another engine")
     request, size = compiled_model.create_infer_request(), len(images)
 
     def run(given: Tensor) -> tuple[Tensor, ...]:
@@ -145,7 +149,9 @@ def _quantised(model: Any, images: Tensor) -> Any:
             return nncf.quantize(model, nncf.Dataset([images.contiguous().numpy()]), subset_size=1)
     except (RuntimeError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CompressError(f"targets.engine: NNCF cannot quantise the teacher ({reason}); choose another engine") from error
+        raise CompressError(
+            f"teacher_outputs.engine: NNCF cannot quantise the teacher ({reason}); choose another engine"
+        ) from error
 
 
 def _refusals(runtime: Any) -> tuple[type[Exception], ...]:
@@ -184,7 +190,9 @@ def build(name: str, answering: Answering, images: Tensor, autocast: torch.dtype
         return eager(answering, autocast)  # without loading a runtime
     known = candidates(answering, images, autocast)
     if name not in known:
-        raise CompressError(f"targets.engine: {name!r} does not run on this machine; it has: {', '.join(known)}, or use auto")
+        raise CompressError(
+            f"teacher_outputs.engine: {name!r} does not run on this machine; it has: {', '.join(known)}, or use auto"
+        )
     return known[name]()
 
 

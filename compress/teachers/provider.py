@@ -26,8 +26,8 @@ from compress.events import Events
 from compress.fingerprint import describe_training, make_key
 from compress.methods import Method, Signal, Signals
 from compress.models import Network
-from compress.recipe import TargetsSection
-from compress.records import EngineTrial, EngineTrials, Teaching
+from compress.recipe import TeacherOutputsSection
+from compress.records import EngineTrial, EngineTrials, TeacherOutputsResult
 from compress.system.files import writable
 from compress.teachers import engines
 from compress.teachers import offload as paging
@@ -35,7 +35,7 @@ from compress.teachers import signals as reading
 from compress.teachers import store as targets
 from compress.teachers.engines import Answering, Engine
 
-FOLDER = "targets"
+FOLDER = "teacher_outputs"
 """Of the store, in the cache of all runs."""
 TRIAL_BATCHES = 4
 PROBE_IMAGES = 4
@@ -69,7 +69,7 @@ class Teachers:
         signals: Sequence[Signal],
         batches: InMemory,
         *,
-        section: TargetsSection,
+        section: TeacherOutputsSection,
         folder: Path,
         epochs: int,
         shared: bool,
@@ -165,13 +165,15 @@ class Teachers:
             self._seconds += time.monotonic() - begun
             return dict(zip(self._signals, answers, strict=True))
         if batch.rows is None:
-            raise CompressError("targets: the batches do not say which images they hold; set targets.store: off")
+            raise CompressError(
+                "teacher_outputs: the batches do not say which images they hold; set teacher_outputs.store: off"
+            )
         rows, found = batch.rows.numpy(), {}
         for place, (signal, answer) in enumerate(zip(self._signals, self._answers, strict=True)):
             kept = self._store.find(answer, batch.view)
             if kept is None:
                 raise CompressError(
-                    f"targets: the answers to view {batch.view} are gone from {self._store.folder}; repeat the command"
+                    f"teacher_outputs: the answers to view {batch.view} are gone from {self._store.folder}; repeat the command"
                 )
             found[signal] = self._as_run(torch.from_numpy(kept[rows]).to(batch.images.device), place)
         return found
@@ -180,12 +182,12 @@ class Teachers:
         """Return an answer in the precision in which eager torch gives it, whatever engine or store it comes from."""
         return answer.to(self._probe[place].dtype)
 
-    def summary(self) -> Teaching:
+    def summary(self) -> TeacherOutputsResult:
         """Return what was done, for the report."""
         views = [] if self._why_not else self._shown
         for view in views:  # also those that others made and read
             self._note_error(view)
-        return Teaching(
+        return TeacherOutputsResult(
             images=self._images,
             signals=tuple(answer.name for answer in self._answers),
             engine=self._engine_name,
@@ -193,7 +195,7 @@ class Teachers:
             store=self._kept(),
             precision=self._section.precision if not self._why_not else None,
             views=len(views),
-            views_made=self._made,
+            views_computed=self._made,
             bytes_per_image=0 if self._why_not else self._bytes_per_image(),
             max_abs_error=self._max_abs_error,
             seconds=self._seconds,
@@ -235,8 +237,9 @@ class Teachers:
         found = engines.compared(self._answering, self._engine_name, given, exact, milliseconds)
         if not found.relative_difference <= self._section.tolerance:
             raise CompressError(
-                f"targets.engine: {self._engine_name} differs from eager float32 by {found.relative_difference:.2g} of the "
-                f"answers' size, more than targets.tolerance {self._section.tolerance:g}; raise that, or set engine: auto"
+                f"teacher_outputs.engine: {self._engine_name} differs from eager float32 by {found.relative_difference:.2g} of "
+                f"the answers' size, more than teacher_outputs.tolerance {self._section.tolerance:g}; raise that, or set "
+                "engine: auto"
             )
         return found
 
@@ -310,9 +313,9 @@ class Teachers:
         if self._section.store == "off":
             return "off in the recipe"
         if too_much and self._section.store == "on":
-            raise CompressError(f"targets.store: on, but {too_much}, or set targets.store: auto")
+            raise CompressError(f"teacher_outputs.store: on, but {too_much}, or set teacher_outputs.store: auto")
         if too_much:
-            self._events.say(f"targets: answers of the teacher are not kept: {too_much}")
+            self._events.say(f"teacher_outputs: answers of the teacher are not kept: {too_much}")
         if not too_much and not reread and self._section.store == "auto":
             return "every view is read once"
         return too_much

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from compress import records
 from compress.errors import CompressError
 from compress.events import Events
-from compress.recipe import TargetsSection
+from compress.recipe import TeacherOutputsSection
 from compress.records import Document
 from compress.system.files import sha256_of, whole, writable
 from compress.text import counted
@@ -103,8 +103,8 @@ class Store:
                 return answers
         if path not in self._damaged:
             self._damaged.add(path)
-            self._events.say(f"targets: {path} is damaged; it is made anew")
-            self._events.emit("targets_damaged", path=str(path))
+            self._events.say(f"teacher_outputs: {path} is damaged; it is made anew")
+            self._events.emit("teacher_outputs_damaged", path=str(path))
         return None
 
     def record(self, answer: Answer, view: int) -> View | None:
@@ -190,8 +190,8 @@ class _Writer:
         exact = tensor.detach().float().cpu().numpy()
         if exact.shape[1:] != self._answer.shape[1:]:
             raise CompressError(
-                f"targets: {self._answer.name} is {list(exact.shape[1:])} for some images and {list(self._answer.shape[1:])} "
-                "for others; set targets.store: off"
+                f"teacher_outputs: {self._answer.name} is {list(exact.shape[1:])} for some images and "
+                f"{list(self._answer.shape[1:])} for others; set teacher_outputs.store: off"
             )
         with np.errstate(over="ignore"):
             kept = np.ascontiguousarray(exact, self._dtype)
@@ -203,10 +203,12 @@ class _Writer:
 
     def _refuse(self, exact: NDArray[np.float32]) -> None:
         if not np.isfinite(exact).all():
-            raise CompressError(f"targets: {self._answer.name} is not finite for some images; check the teacher's weights")
+            raise CompressError(
+                f"teacher_outputs: {self._answer.name} is not finite for some images; check the teacher's weights"
+            )
         raise CompressError(
-            f"targets: {self._answer.name} reaches {float(np.abs(exact).max()):g}, more than {self._dtype.name} holds; "
-            "set targets.precision: fp32"
+            f"teacher_outputs: {self._answer.name} reaches {float(np.abs(exact).max()):g}, more than {self._dtype.name} holds; "
+            "set teacher_outputs.precision: fp32"
         )
 
     def _put(self, data: bytes | memoryview) -> None:
@@ -218,7 +220,7 @@ class _Writer:
         self._file.close()
         if self._written != self._answer.shape[0]:
             raise CompressError(
-                f"targets: {self._answer.name}: {self._written} answers for {self._answer.shape[0]} images; report this"
+                f"teacher_outputs: {self._answer.name}: {self._written} answers for {self._answer.shape[0]} images; report this"
             )
         return self._digest.hexdigest(), self._error
 
@@ -272,18 +274,19 @@ def _source(kind: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__} {sha256_of(Path(path)) if path and Path(path).is_file() else ''}"
 
 
-def bytes_per_image(answers: Sequence[Tensor], section: TargetsSection) -> int:
+def bytes_per_image(answers: Sequence[Tensor], section: TeacherOutputsSection) -> int:
     """Return what one view of one image takes on disk, given answers [B, ...] to a few images."""
     return sum(answer[0].numel() for answer in answers) * DTYPES[section.precision].itemsize
 
 
-def obstacle(folder: Path, section: TargetsSection, *, bytes_per_view: int, views: int) -> str:
+def obstacle(folder: Path, section: TeacherOutputsSection, *, bytes_per_view: int, views: int) -> str:
     """Return why the answers to so many views cannot be kept in a folder, or nothing."""
     where, size = file_system(folder.parent), bytes_per_view * views / 2**30
     if where in NETWORK:
         return f"{folder} is on {where}, where a mapped file can change under its reader; put --runs on a local disk"
     if size > section.max_gib:
-        return f"{counted(views, 'view')} would take {size:.2g} GiB, more than targets.max_gib {section.max_gib:g}; raise it"
+        limit = f"teacher_outputs.max_gib {section.max_gib:g}"
+        return f"{counted(views, 'view')} would take {size:.2g} GiB, more than {limit}; raise it"
     return ""
 
 

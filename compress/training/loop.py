@@ -272,7 +272,7 @@ class _Run:
             validation_top1_percent=top1,
             seconds=self.seconds + self.waiting + self.teaching + time.perf_counter() - begun,
             waiting_seconds=self.waiting,
-            teaching_seconds=self.teaching,
+            teacher_seconds=self.teaching,
         )
         self.history.append(record)
         self.events.emit("epoch", **record.model_dump())

@@ -14,8 +14,8 @@ from compress.records import (
     Latency,
     Ratio,
     Report,
-    Score,
     Scores,
+    SeedScore,
     StageResult,
     Variant,
 )
@@ -79,12 +79,12 @@ def with_seeds(report: Report, *, seeds: int = 3, gain: int = 0, test_key: str =
     return report.model_copy(update={"scores": scores, "paired": paired.comparisons(scores), "test_key": test_key})
 
 
-def _score(chance: np.random.Generator, correct: int, *, seed: int) -> Score:
+def _score(chance: np.random.Generator, correct: int, *, seed: int) -> SeedScore:
     """Return answers of which about that many are right, the first images being easy and the last hard."""
     right = np.arange(360) < correct
     right[chance.integers(0, 360, size=4)] ^= True
     accuracy = Accuracy.of(int(right.sum()), 360)
-    return Score(seed=seed, validation=Accuracy.of(200, 216), accuracy=accuracy, correct=paired.pack(right))
+    return SeedScore(seed=seed, validation=Accuracy.of(200, 216), accuracy=accuracy, correct=paired.pack(right))
 
 
 def recipe(name: str, seed: int) -> dict[str, object]:

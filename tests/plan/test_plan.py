@@ -131,7 +131,7 @@ def test_work_is_counted_in_images(make) -> None:
     """Work is epochs times whole batches; a frozen teacher sees each view of an image once, or every batch if none is kept."""
     dih = ("method=[{name: dih, heads_epochs: 3}]", "train.epochs=2", "train.batch_size=100")
     for more, heads, student in (
-        (("targets={store: off}",), (3, 3000), (2, 2000)),
+        (("teacher_outputs={store: off}",), (3, 3000), (2, 2000)),
         ((), (3, 1), (2, 1)),
         (("data.flip=true", "data.views=2"), (3, 2), (2, 2)),
         (("data.flip=true",), (3, 3000), (2, 2000)),

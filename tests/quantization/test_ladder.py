@@ -175,7 +175,7 @@ def test_the_fewest_layers_that_are_enough_stay_in_floating_point(tmp_path: Path
     end = search(network, tmp_path, statistics=("default",))
     assert end.chosen.quantisation.keep == worst
     assert end.ladder.chosen is not None
-    assert end.ladder.rungs[end.ladder.chosen].kept == worst
+    assert end.ladder.rungs[end.ladder.chosen].float_layers == worst
     assert {each.layer for each in end.ladder.sensitivity[: len(worst)]} == set(worst)
     assert [each.relative_difference for each in end.ladder.sensitivity] == sorted(
         (each.relative_difference for each in end.ladder.sensitivity), reverse=True
@@ -212,7 +212,7 @@ def test_a_file_that_is_float_in_all_but_name_is_not_an_answer(tmp_path: Path) -
     """No more layers than the share that the user allows stay in floating point."""
     network = Pretended(damaged(*LAYERS))
     end = search(network, tmp_path, max_float_layers=0.25)
-    assert max(len(rung.kept) for rung in end.ladder.rungs) == 4
+    assert max(len(rung.float_layers) for rung in end.ladder.rungs) == 4
     assert end.ladder.chosen is None
     none = search(Pretended(damaged(*LAYERS)), tmp_path / "none", max_float_layers=0.05)
     assert ("mixed", "skipped") in path_of(none.ladder)

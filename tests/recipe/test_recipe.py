@@ -50,6 +50,7 @@ def changed(tiny_recipe: str) -> Callable[[str, str], str]:
 
 MISTAKES = {
     "unknown field": ("temperature: 2", "temprature: 2", "6: method.temprature: unknown field; did you mean 'temperature'?"),
+    "renamed section": ("gate:", "targets:", "10: targets: is now called 'teacher_outputs'; rename it"),
     "unknown section": ("gate:", "gates:", "10: gates: unknown field; did you mean 'gate'?"),
     "field of another plug-in": (
         "temperature: 2",
@@ -305,6 +306,8 @@ def test_override_fields(tiny_recipe: str) -> None:
     [
         ("train.epochs=0", "--set train.epochs=0: train.epochs: must be at least 1, not 0"),
         ("train.epoch=3", "--set train.epoch=3: train.epoch: unknown field; did you mean 'epochs'?"),
+        ("trian.epochs=3", "--set trian.epochs=3: trian: unknown field; did you mean 'train'?"),
+        ("targets.store=off", "--set targets.store=off: targets: is now called 'teacher_outputs'; rename it"),
         ("student={}", "--set student={}: student.model: is missing; there are: "),
         ("method.name=kdd", "--set method.name=kdd: method.name: there is no 'kdd'; did you mean 'kd'?"),
         (

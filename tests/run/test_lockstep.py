@@ -28,7 +28,7 @@ FEATURES = (
     "baselines=[kd]", "data.flip=true", "data.train_images=256", f"train.epochs={EPOCHS}", "train.batch_size=64",
 )  # fmt: skip
 """New views in every epoch: for features all of them are more than `FEW` holds, one is not; the logits all fit."""
-FEW = "targets.max_gib=0.0005"
+FEW = "teacher_outputs.max_gib=0.0005"
 SEEDS = (3, 4, 5)
 
 
@@ -88,16 +88,16 @@ def folders(where: Path) -> list[Path]:
 
 def answers(where: Path) -> list[Path]:
     """Return the files of answers that those who take turns have on disk."""
-    return list((where / ".cache" / "targets" / lockstep.ANSWERS).rglob("*.npy"))
+    return list((where / ".cache" / "teacher_outputs" / lockstep.ANSWERS).rglob("*.npy"))
 
 
 def sweeps(where: Path) -> list[int]:
     """Return how many views each student with features computed, by seed."""
-    taught = [read(folder / "student" / "metrics.json", StageResult).teaching[0] for folder in folders(where)]
+    taught = [read(folder / "student" / "metrics.json", StageResult).teacher_outputs[0] for folder in folders(where)]
     assert {each.store for each in taught} == {"kept, one view at a time"}
     assert {each.views for each in taught} == {EPOCHS}
     assert all(each.max_abs_error > 0 for each in taught)
-    return [each.views_made for each in taught]
+    return [each.views_computed for each in taught]
 
 
 def test_students_in_turns_are_those_that_trained_alone(alone: Path, tmp_path: Path, tiny_recipe: str) -> None:
@@ -159,15 +159,15 @@ def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param((FEW, "targets.store=off"), id="nothing is to be kept"),
-        pytest.param(("targets.max_gib=1e-6",), id="one view is too much as well"),
+        pytest.param((FEW, "teacher_outputs.store=off"), id="nothing is to be kept"),
+        pytest.param(("teacher_outputs.max_gib=1e-6",), id="one view is too much as well"),
         pytest.param(("method={name: kd}",), id="all views fit"),
         pytest.param((FEW, "method={name: supervised}"), id="nobody is asked"),
     ],
 )
 def test_nobody_takes_turns_for_nothing(overrides: tuple[str, ...], tmp_path: Path, tiny_recipe: str) -> None:
     """Each student trains to its end, and what an interrupted run left of its turns is gone."""
-    left = tmp_path / ".cache" / "targets" / lockstep.ANSWERS / "tiny" / "view"
+    left = tmp_path / ".cache" / "teacher_outputs" / lockstep.ANSWERS / "tiny" / "view"
     left.mkdir(parents=True)
     heard = Listening()
     run(tmp_path, tiny_recipe, "baselines=[]", *overrides, events=heard)

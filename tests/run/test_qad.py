@@ -253,7 +253,7 @@ def test_an_interruption_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], tuple[Run, Trained, list[Trained]]]:
     """A student that was trained with the answers of its teacher kept."""
-    work, teachers = begin(tmp_path_factory.mktemp("runs"), "targets.store=on")
+    work, teachers = begin(tmp_path_factory.mktemp("runs"), "teacher_outputs.store=on")
     trained = train_student(work, "student", work.recipe.method, teachers)
     return lambda: (work, trained, teachers)
 
@@ -265,9 +265,9 @@ def test_the_teachers_answers_are_found_and_not_asked_for_again(ready: Ready) ->
     """The store that the student was trained with serves this stage too."""
     work, trained, teachers = ready()
     adapted = qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
-    (teaching,) = adapted.results[-1].teaching
-    assert (teaching.store, teaching.views_made) == ("kept", 0)
-    assert teaching.signals == trained.results[-1].teaching[0].signals
+    (teaching,) = adapted.results[-1].teacher_outputs
+    assert (teaching.store, teaching.views_computed) == ("kept", 0)
+    assert teaching.signals == trained.results[-1].teacher_outputs[0].signals
 
 
 def test_the_schedule_is_short_and_its_rate_that_of_the_recipe(ready: Ready) -> None:

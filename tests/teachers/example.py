@@ -12,7 +12,7 @@ from rich.console import Console
 from compress.data import InMemory, Split
 from compress.events import Events
 from compress.methods import Method
-from compress.recipe import TargetsSection
+from compress.recipe import TeacherOutputsSection
 from compress.records import Preprocess
 from compress.teachers.provider import Teachers
 from compress.teachers.signals import read_by
@@ -23,7 +23,7 @@ ROWS, SIZE = 50, 16
 """The last batch of a sweep has two images."""
 
 
-EXACT = TargetsSection(store="on", precision="fp32", engine="eager")
+EXACT = TeacherOutputsSection(store="on", precision="fp32", engine="eager")
 
 
 def split() -> Split:
@@ -40,7 +40,7 @@ def held_out() -> InMemory:
 
 
 def teachers(
-    method: Method, folder: Path, section: TargetsSection = EXACT, *, batches: InMemory | None = None, epochs: int = 4,
+    method: Method, folder: Path, section: TeacherOutputsSection = EXACT, *, batches: InMemory | None = None, epochs: int = 4,
     shared: bool = True, autocast: torch.dtype | None = None, events: Events | None = None,
 ) -> Teachers:  # fmt: skip
     batches = batches or data()

@@ -40,7 +40,7 @@ def have_one_view(place: str, name: str) -> None:
         time.sleep(0.002)
     kept.begin(0)
     found = [kept.of(batch)[Signal(0)] for batch in data().read_view(0)]
-    report = {"made": kept.summary().views_made, "answers": torch.cat(found).tolist()}
+    report = {"made": kept.summary().views_computed, "answers": torch.cat(found).tolist()}
     (folder / f"{name}.json").write_text(json.dumps(report))
 
 

@@ -134,7 +134,7 @@ def test_a_module_that_counts_as_empty_is_applied() -> None:
 def test_an_engine_that_is_not_here_is_refused_with_those_that_are() -> None:
     """The message names what this machine has."""
     with pytest.raises(
-        CompressError, match=r"targets.engine: 'fp16' does not run on this machine; it has: eager, channels_last"
+        CompressError, match=r"teacher_outputs.engine: 'fp16' does not run on this machine; it has: eager, channels_last"
     ):
         engines.build("fp16", answering(), IMAGES, None)
 
@@ -253,5 +253,7 @@ def test_a_teacher_that_an_engine_cannot_take_is_run_by_the_others() -> None:
     assert {trial.engine for trial in trials} >= {"eager", "channels_last"}
     assert "openvino" not in {trial.engine for trial in trials}
     assert "OpenVINO cannot take the teacher (" in said.getvalue()
-    with pytest.raises(CompressError, match=r"targets.engine: OpenVINO cannot take the teacher \(.*\); choose another engine"):
+    with pytest.raises(
+        CompressError, match=r"teacher_outputs.engine: OpenVINO cannot take the teacher \(.*\); choose another engine"
+    ):
         engines.build("openvino", module, IMAGES, None)

@@ -24,7 +24,7 @@ from compress.events import Events
 from compress.freezing import freeze_all_but
 from compress.methods import Combined, Method, Setting, Signal, Step
 from compress.models import Network
-from compress.recipe import TargetsSection, TrainSection
+from compress.recipe import TeacherOutputsSection, TrainSection
 from compress.teachers import engines
 from compress.teachers import provider as teaching
 from compress.teachers.provider import Teachers
@@ -151,7 +151,7 @@ def test_a_run_that_is_stopped_continues_from_the_store_with_the_same_bytes(tmp_
         else:
             trainer.fit(method, data(), held_out(), **options)
             assert equal(plain, method.state_dict())
-        sweeps.append(kept.summary().views_made)
+        sweeps.append(kept.summary().views_computed)
     assert sweeps[1] == 2  # those before the stop are counted on
     assert sweeps[0] == (0 if stop_after == 1 else sweeps[0])  # the first batches that are counted are those of the sweep
     assert not list((tmp_path / "targets").rglob("*.partial"))
@@ -200,20 +200,20 @@ def test_another_student_and_another_seed_find_the_answers(tmp_path: Path) -> No
             second(second.step(batch, signals=other.of(batch)))
     handle.remove()
     assert calls == []
-    assert (one.summary().views_made, other.summary().views_made) == (2, 0)
+    assert (one.summary().views_computed, other.summary().views_computed) == (2, 0)
 
 
 def test_the_time_of_answers_is_part_of_the_epoch(tmp_path: Path) -> None:
-    """What sweeping and reading cost is in `teaching_seconds`, which is part of `seconds`."""
+    """What sweeping and reading cost is in `teacher_seconds`, which is part of `seconds`."""
     method = fresh("kd")
     fit = trainer.fit(method, data(), held_out(), settings=SETTINGS, teachers=teachers(method, tmp_path))
-    assert all(0 < epoch.teaching_seconds < epoch.seconds for epoch in fit.epochs)
+    assert all(0 < epoch.teacher_seconds < epoch.seconds for epoch in fit.epochs)
 
 
 # Which file is whose -------------------------------------------------------------------------------------------------------
 
 
-def keys(method: Method, folder: Path, section: TargetsSection = EXACT, **options: Any) -> list[str]:
+def keys(method: Method, folder: Path, section: TeacherOutputsSection = EXACT, **options: Any) -> list[str]:
     return [answer.key for answer in teachers(method, folder, section, **options)._answers]
 
 
@@ -377,10 +377,10 @@ def test_a_bad_store_is_made_anew_with_the_right_answers(spoil: str, tmp_path: P
     before = {other: other.stat().st_mtime_ns for other in paths[1:]}
     again = teachers(method, tmp_path, events=said.events)
     assert all(torch.equal(one, other) for one, other in zip(truth, _answers(again, batches), strict=True))
-    assert again.summary().views_made == 1
+    assert again.summary().views_computed == 1
     assert {other: other.stat().st_mtime_ns for other in paths[1:]} == before  # the others were good
     text = said.text.getvalue()
-    assert text == ("" if spoil.startswith("no") else f"targets: {path} is damaged; it is made anew\n")
+    assert text == ("" if spoil.startswith("no") else f"teacher_outputs: {path} is damaged; it is made anew\n")
 
 
 def test_answers_that_vanish_during_an_epoch_are_no_wrong_answers(tmp_path: Path) -> None:
@@ -403,19 +403,21 @@ def test_batches_that_do_not_say_their_rows_are_refused(tmp_path: Path) -> None:
     kept = teachers(fresh("kd"), tmp_path)
     kept.begin(0)
     unknown = Batch(torch.zeros(SIZE, 1, 8, 8), torch.zeros(SIZE, dtype=torch.int64))
-    with pytest.raises(CompressError, match=r"do not say which images they hold; set targets.store: off"):
+    with pytest.raises(CompressError, match=r"do not say which images they hold; set teacher_outputs.store: off"):
         kept.of(unknown)
     off = teachers(fresh("kd"), tmp_path, EXACT.model_copy(update={"store": "off"}))
     assert off.of(unknown)[Signal(0)].shape == (SIZE, 4)
 
 
-@pytest.mark.parametrize(("factor", "message"), [(1e6, r"reaches \d.*targets.precision: fp32"), (float("nan"), "not finite")])
+@pytest.mark.parametrize(
+    ("factor", "message"), [(1e6, r"reaches \d.*teacher_outputs.precision: fp32"), (float("nan"), "not finite")]
+)
 def test_a_teacher_beyond_half_precision_is_refused(factor: float, message: str, tmp_path: Path) -> None:
     """Logits of a million in fp16, or no numbers at all: the run stops before it learns from them."""
     method = fresh("kd")
     method.teachers[0].classifier.weight.data *= factor
     half = EXACT.model_copy(update={"precision": "fp16"})
-    with pytest.raises(CompressError, match=f"targets: teacher logits .*{message}"):
+    with pytest.raises(CompressError, match=f"teacher_outputs: teacher logits .*{message}"):
         teachers(method, tmp_path, half).begin(0)
     if factor == 1e6:
         teachers(method, tmp_path).begin(0)
@@ -432,7 +434,8 @@ def test_a_network_file_system_is_refused_or_not_used(fstype: str, tmp_path: Pat
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [Mount("/", fstype)])
     method, said = fresh("kd"), listening()
     with pytest.raises(
-        CompressError, match=rf"store: on, but .* is on {fstype}, .*put --runs on a local disk, or set targets.store: auto"
+        CompressError,
+        match=rf"store: on, but .* is on {fstype}, .*put --runs on a local disk, or set teacher_outputs.store: auto",
     ):
         teachers(method, tmp_path)
     auto = teachers(method, tmp_path, EXACT.model_copy(update={"store": "auto"}), events=said.events)
@@ -449,7 +452,8 @@ def test_too_much_is_refused_or_not_kept(tmp_path: Path) -> None:
     method, small = fresh("dih"), EXACT.model_copy(update={"max_gib": 1e-6})
     heads = method.stages()[0]
     with pytest.raises(
-        CompressError, match=r"store: on, but 2 views would take 0.00029 GiB, more than targets.max_gib 1e-06; raise it, or"
+        CompressError,
+        match=r"store: on, but 2 views would take 0.00029 GiB, more than teacher_outputs.max_gib 1e-06; raise it, or",
     ):
         teachers(heads, tmp_path, small)
     auto = teachers(heads, tmp_path, small.model_copy(update={"store": "auto"}))
@@ -526,7 +530,7 @@ def test_a_stage_without_frozen_teachers_reads_nothing() -> None:
 
 # Engines -------------------------------------------------------------------------------------------------------------------
 
-AUTO = TargetsSection(store="off")
+AUTO = TeacherOutputsSection(store="off")
 
 
 def _offered(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -583,7 +587,9 @@ def test_an_engine_that_is_too_inexact_for_these_answers_is_refused(tmp_path: Pa
     """What was asked for by name is held to the same tolerance, and the message says by how much it fails."""
     _offered(monkeypatch, "bf16")
     strict = EXACT.model_copy(update={"engine": "bf16", "tolerance": 1e-4})
-    with pytest.raises(CompressError, match=r"targets.engine: bf16 differs from eager float32 by 0.0.*tolerance 0.0001; raise"):
+    with pytest.raises(
+        CompressError, match=r"teacher_outputs.engine: bf16 differs from eager float32 by 0.0.*tolerance 0.0001; raise"
+    ):
         teachers(fresh("kd"), tmp_path, strict).begin(0)
     assert not list(tmp_path.rglob("*.npy"))
 
@@ -644,7 +650,7 @@ def test_the_report_says_how_the_answers_came(tmp_path: Path) -> None:
     found = second.summary()
     assert found.signals == ("teacher logits", "teacher head0 on first", "teacher head1 on second")
     assert (found.engine, found.store, found.precision) == ("eager", "kept", "fp16")
-    assert (first.summary().views_made, found.views, found.views_made) == (1, 2, 1)
+    assert (first.summary().views_computed, found.views, found.views_computed) == (1, 2, 1)
     assert found.seconds > 0
     freeze_all_but(method, ())
     errors, answers = [], []

@@ -173,7 +173,7 @@ def test_what_is_damaged_is_said_once_never_used_and_can_be_made_anew(tmp_path: 
     whole = store(tmp_path, said=said)
     assert whole.find(LOGITS, 0) is None
     assert whole.find(LOGITS, 0) is None
-    assert said.lines() == [f"targets: {path} is damaged; it is made anew"]
+    assert said.lines() == [f"teacher_outputs: {path} is damaged; it is made anew"]
     made(tmp_path)
     found = whole.find(LOGITS, 0)
     assert found is not None
@@ -245,7 +245,7 @@ def test_a_process_killed_in_the_middle_leaves_no_answers_and_no_lock(tmp_path: 
 @pytest.mark.parametrize(
     ("worst", "precision", "message"),
     [
-        (1e5, "fp16", r"teacher logits reaches 100000, more than float16 holds; set targets.precision: fp32"),
+        (1e5, "fp16", r"teacher logits reaches 100000, more than float16 holds; set teacher_outputs.precision: fp32"),
         (float("inf"), "fp16", r"teacher logits is not finite for some images; check the teacher's weights"),
         (float("nan"), "fp16", r"is not finite"),
         (float("nan"), "fp32", r"is not finite"),

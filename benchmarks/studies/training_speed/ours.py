@@ -23,7 +23,7 @@ from compress.data import InMemory, Split
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods import Method, Setting
-from compress.recipe import TargetsSection, TrainSection
+from compress.recipe import TeacherOutputsSection, TrainSection
 from compress.records import EngineTrial, Preprocess, read, save
 from compress.teachers import engines
 from compress.teachers.provider import Teachers
@@ -182,10 +182,10 @@ class Workshop:
             best = _fastest(engines.Answering(networks, signals).eval(), batches)
             engine = best.engine
             facts |= {"engine": engine, "relative difference": f"{best.relative_difference:.2g}"}
-        section = TargetsSection(
+        section = TeacherOutputsSection(
             store="on" if ours.cached else "off",
             engine=engine,  # type: ignore[arg-type]
-            tolerance=ANY if engine == INT8 else TargetsSection().tolerance,
+            tolerance=ANY if engine == INT8 else TeacherOutputsSection().tolerance,
         )
         teachers = Teachers(
             method, signals, batches, section=section, folder=self.folder / "targets", epochs=VIEWS, shared=True,
@@ -246,4 +246,4 @@ def pictures(folder: Path, pair: Pair) -> Split:
 
 def _fastest(answering: engines.Answering, batches: InMemory) -> EngineTrial:
     images = [batch.images for batch, _ in zip(batches.read_view(0), range(2), strict=False)]
-    return engines.choose(answering, images, None, tolerance=TargetsSection().tolerance)[0]
+    return engines.choose(answering, images, None, tolerance=TeacherOutputsSection().tolerance)[0]

@@ -34,7 +34,7 @@ def ladder(*, speedup: Ratio | None = None, chosen: int | None = 3) -> Ladder:
             rung("default", "failed", reason="agreement 91.20 % is below 98 %", speedup=ratio(2.75, "faster"), **judged),
             rung("statistics", "failed", reason="agreement 93.00 % is below 98 %", **judged),
             rung("saturation", "skipped", reason="this processor has avx_vnni"),
-            rung("mixed", "passed" if chosen == 3 else "failed", kept=("features.0",), speedup=speedup, **judged),
+            rung("mixed", "passed" if chosen == 3 else "failed", float_layers=("features.0",), speedup=speedup, **judged),
         ),
         chosen=chosen,
         sensitivity=tuple(

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from benchmarks.report import paired
 from compress.errors import CompressError
-from compress.records import Accuracy, Score, Scores
+from compress.records import Accuracy, Scores, SeedScore
 
 answers = st.lists(st.booleans(), min_size=1, max_size=40).map(lambda values: np.array(values, dtype=np.bool_))
 
 
-def score(correct: np.ndarray, *, seed: int = 0) -> Score:
+def score(correct: np.ndarray, *, seed: int = 0) -> SeedScore:
     accuracy = Accuracy.of(int(correct.sum()), len(correct))
-    return Score(seed=seed, validation=accuracy, accuracy=accuracy, correct=paired.pack(correct))
+    return SeedScore(seed=seed, validation=accuracy, accuracy=accuracy, correct=paired.pack(correct))
 
 
 def scores(network: str, *correct: np.ndarray, seeds: tuple[int, ...] = (), method: str = "any") -> Scores:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import report
 from benchmarks.report import wording
 from compress.errors import Unreachable
-from compress.records import Accuracy, Analysis, EngineTrial, Report, Teaching, read
+from compress.records import Accuracy, Analysis, EngineTrial, Report, TeacherOutputsResult, read
 from tests.benchmarks.reading import HOSTILE, Page, changed, html_of, shown
 from tests.benchmarks.sample_report import sample, with_seeds
 
@@ -253,12 +253,12 @@ def test_what_a_method_leaves_about_a_stage_is_shown(record: Report, tmp_path: P
             "analyses": (
                 Analysis(title="Drift", note="Of a | b.", columns=("who", "points"), rows=(("x", "+1"), ("y|z", "-2"))),
             ),
-            "teaching": (
-                Teaching(
+            "teacher_outputs": (
+                TeacherOutputsResult(
                     signals=("teacher logits",), engine="openvino_bf16", trials=trials, store="kept", precision="fp16", views=4,
-                    views_made=1, bytes_per_image=20, max_abs_error=0.002, seconds=3.0,
+                    views_computed=1, bytes_per_image=20, max_abs_error=0.002, seconds=3.0,
                 ),
-                Teaching(
+                TeacherOutputsResult(
                     images="held-out", signals=("teacher layer2",), engine="channels_last", store="off in the recipe",
                     trials=(EngineTrial(engine="channels_last", ms_per_batch=9.0, relative_difference=0.0021),),
                 ),

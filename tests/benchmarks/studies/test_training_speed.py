@@ -51,7 +51,7 @@ from compress.errors import CompressError
 from compress.events import Events
 from compress.methods import Signal
 from compress.models.resnet_cifar import resnet8
-from compress.recipe import TargetsSection
+from compress.recipe import TeacherOutputsSection
 from compress.records import read
 
 CPU = torch.device("cpu")
@@ -406,11 +406,11 @@ def test_the_fastest_engine_is_named(workshop: Workshop) -> None:
     run, facts = workshop.run(OURS["kd, fastest engine"])
     batch, targets = next(run.batches())
     assert targets is not None
-    assert float(facts["relative difference"]) <= TargetsSection().tolerance
+    assert float(facts["relative difference"]) <= TeacherOutputsSection().tolerance
     found = targets[Signal(0)]
     with torch.no_grad():
         exact = workshop.teacher(batch.images)
-    assert (found - exact).norm() <= TargetsSection().tolerance * exact.norm()
+    assert (found - exact).norm() <= TeacherOutputsSection().tolerance * exact.norm()
     assert facts["engine"]
 
 
