@@ -219,12 +219,12 @@ def _decode(path: str, cache: Path, results: multiprocessing.Queue) -> None:
 
 def test_of_two_processes_one_decodes(pictures: str, tmp_path: Path) -> None:
     """The other waits for it, and both have the same images."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork may inherit a lock that a thread of torch holds
     results = context.Queue()
     processes = [context.Process(target=_decode, args=(pictures, tmp_path / "cache", results)) for _ in range(2)]
     for process in processes:
         process.start()
-    (one, few, heard), (other, many, _) = sorted((results.get(timeout=60) for _ in processes), key=lambda each: each[1])
+    (one, few, heard), (other, many, _) = sorted((results.get(timeout=300) for _ in processes), key=lambda each: each[1])
     for process in processes:
         process.join()
     assert one == other == fingerprint(decode_to_memory(Folder(path=pictures).load_encoded(), RGB))
