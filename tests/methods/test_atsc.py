@@ -413,6 +413,7 @@ def test_what_cannot_be_updated_is_refused() -> None:
         Atsc(where._replace(classes=5))
 
 
+@pytest.mark.slow
 def test_the_exported_graph_is_that_of_simkd() -> None:
     """Adapted or not, what is shipped has the same operators: backbone, pool, projector, classifier."""
     where = setting()

@@ -136,6 +136,7 @@ class ByHand(nn.Module):
         return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [1, 2])
 def test_the_exported_graph_is_backbone_pool_projector_and_classifier(kernel: int) -> None:
     """The file has the operators of the parts put together by hand, nothing of the student's head, and the right answers."""
