@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from compress import freezing, plan, plugins
+from compress import freezing, plugins
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods import Combined, Method, Setting
+from compress.plan.method_stages import list_stages
 from compress.recipe import TrainSection
 from compress.records import Analysis
 from compress.training import checkpoint, preflight
@@ -140,7 +141,7 @@ def test_the_module_docstring_says_what_check_prints(method: Method) -> None:
     for label in ("Trained:", "Frozen:", "Shipped:", "Stages:", "Source:"):
         assert f"\n{label} " in about.docstring, label
     options = {option: described.default for option, described in about.options.items()}
-    assert [part.name for part in plan.parts(name, options)] == [stage.stage for stage in method.stages()]
+    assert [part.name for part in list_stages(name, options)] == [stage.stage for stage in method.stages()]
     for option, description in about.options.items():
         assert description.description, f"option {option} is not described"
 
