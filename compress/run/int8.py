@@ -78,12 +78,16 @@ def collect_key_parts(run: Run, inputs: Int8Inputs) -> Mapping[str, object]:
     """Return what decides which int8 file is made, beside what decides any file."""
     machine = environment()
     teachers = inputs.teachers if inputs.settings.rung in DISTILLED_RUNGS else Unavailable("")
-    is_taught = not isinstance(teachers, Unavailable)
+    if isinstance(teachers, Unavailable):
+        taught: Mapping[str, object] = {"teachers": teachers.reason}
+    else:
+        taught = {
+            "teachers": [each.key for each in teachers], "methods": [canonical(method) for method in run.recipe.method],
+        }  # fmt: skip
     return {
+        **taught,
         "settings": canonical(inputs.settings), "calibration": inputs.calibration.key,
         "for comparison": inputs.for_comparison, "machine": [machine.cpu, machine.facts["instructions"]],
-        "teachers": teachers.reason if isinstance(teachers, Unavailable) else [each.key for each in teachers],
-        "methods": [canonical(method) for method in run.recipe.method] if is_taught else [],
         "source": hash_sources("compress/quantization/*.py", "compress/run/int8.py", "compress/run/qad.py"),
     }  # fmt: skip
 
@@ -92,6 +96,15 @@ def export_int8(
     run: Run, trained: Trained, section: ExportSection, logits: SplitLogits, *, folder: Path, name: str, inputs: Int8Inputs
 ) -> WrittenFile:
     """Search for an int8 file; the chosen one is left in `folder`, the best file of each rung below it.
+
+    Args:
+        run: Run context.
+        trained: The network, on the CPU.
+        section: The format, with precision int8.
+        logits: Of the network in float32, each [N, K].
+        folder: Where the files go.
+        name: Name of the file, for progress.
+        inputs: As `collect_inputs` returns them.
 
     Raises:
         CompressError: The format cannot hold the network in int8.
