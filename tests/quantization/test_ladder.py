@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import nn
 
 import exporters
 from compress import recipe
@@ -20,12 +21,14 @@ from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.plan.plan import make_plan
 from compress.quantization import ladder
+from compress.quantization.calibration import Calibration
 from compress.quantization.candidate import LadderResult, Unavailable
 from compress.quantization.ladder import LadderSearch, describe_ladder
 from compress.quantization.saturation import explain_no_spare_bit
 from compress.recipe import GateSection, Int8Section
 from compress.records import Gate, Ladder, Preprocess
-from compress.run import int8
+from compress.run.context import Trained
+from compress.run.int8 import RunBackend
 from exporters._exporter import Quantisation
 
 LAYERS = tuple(f"conv{number}" for number in range(16))
@@ -320,7 +323,7 @@ def test_layers_are_simulated_where_files_take_long_to_write(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("slow", [False, True])
-def test_a_real_network_is_simulated_where_its_format_can(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_network_is_simulated_where_its_format_can(slow: bool) -> None:
     """Torch sees the chosen validation images normalised, and a format that writes quickly is not asked."""
 
     class Quick:
@@ -335,13 +338,15 @@ def test_a_real_network_is_simulated_where_its_format_can(slow: bool, monkeypatc
             means: NDArray[np.float32] = images.mean(axis=(2, 3))
             return means
 
-    monkeypatch.setattr(int8, "describe", lambda *_: None)
     preprocess = Preprocess(height=2, width=2, channels="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
     images = np.repeat(np.array([0, 255, 51], np.uint8), 12).reshape(3, 2, 2, 3)
-    data = SimpleNamespace(sample_image=lambda: None, validation=SimpleNamespace(images=images), preprocess=preprocess)
+    validation = SimpleNamespace(images=images)
+    data = SimpleNamespace(sample_image=lambda: None, validation=validation, preprocess=preprocess, classes=("0", "1", "2"))
     exporter: Any = SimpleNamespace(quantisable=lambda *_, **__: Slow() if slow else Quick())
-    rest: Any = SimpleNamespace(data=data, network=None, images=None)
-    backend = int8.RunBackend(rest, rest, exporter, rest, reference=np.zeros((3, 3), np.float32))
+    run: Any = SimpleNamespace(data=data)
+    trained = Trained("net", "supervised", nn.Identity(), (), "0", None)
+    calibration = Calibration(np.zeros((2, 3, 2, 2), np.float32), "0")
+    backend = RunBackend(run, trained, exporter, calibration, reference=np.zeros((3, 3), np.float32))
     found = backend.simulate(Quantisation(keep=("conv",)), np.array([1, 2]))
     if not slow:
         assert found is None
