@@ -1,13 +1,13 @@
-"""The gate: an exported file, run on its own runtime, must answer like the torch network it came from.
+"""The gate: compare the logits of an exported file, run on its own runtime, with those of the torch network it came from.
 
 Fed the same held-out images, file and network must agree on the top-1 class, on accuracy and on the logits themselves, and
-the file with itself at any number of images in a call. Every reason for failure is given, and where the numbers show a likely
-cause, that too (`causes.py`). Pure numpy: no runtime, no torch.
+the file with itself at any number of images in a call. The verdict gives every reason for failure, and likely causes where the
+numbers show any (`causes.py`). Pure numpy: no runtime, no torch.
 
 The drop. What must stay within the budget is the drop on these images. How far it may be from that on all images says its
 paired 95 % interval (`compress.statistics.paired_drop`); where so few images cannot exclude a drop beyond the budget, a note
 says so and how many could. It is a note and no failure: with 99 images even a file that changed no answer cannot exclude a drop
-of 3 points.
+of 3 points. A file that was made of a network which training adapted to int8 is compared with two networks: see `gate`.
 
 Ties. Where the network's own best logits lie closer together than float32 arithmetic decides (2e-4 of their RMS, whatever
 the precision of the file: each may move by the fp32 bound), its top-1 class is an accident. On such an image any of the tied
@@ -18,6 +18,7 @@ on every image has no opinion to compare with, and fails.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from compress.errors import CompressError
 from compress.recipe import GateSection
 from compress.records import Accuracy, Gate, Precision
 from compress.statistics.paired_drop import drop_interval, images_needed
-from exporters.verification.causes import output_causes
+from exporters.verification.causes import find_output_causes
 
 BOUNDS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 2e-1, "int8": 2.0}
 """Default bound of any logit's difference, as a multiple of the largest of 1, the RMS of all logits of the network, and the RMS
@@ -56,12 +57,12 @@ Floats = NDArray[np.floating[Any]]
 
 
 class _Comparison(NamedTuple):
-    """What file and network say about the same images."""
+    """Differences between file and network on the same N images."""
 
     differences: Floats
-    """[N], the largest of each image; infinite where the file's logits are not finite."""
+    """Largest difference of a logit on each image, [N]; infinite where the file's logits are not finite."""
     bounds: Floats
-    """[N], what each may be."""
+    """Largest difference that is allowed on each image, [N]."""
     agreement: float
     only_network: int
     """Images that the network classifies rightly and the file wrongly."""
@@ -80,16 +81,24 @@ def gate(
     settings: GateSection,
     precision: Precision,
     alone: NDArray[np.float32] | None = None,
+    original: NDArray[np.float32] | None = None,
 ) -> Gate:
     """Judge an exported file by its logits.
 
+    A file must agree with the network that it was made of, and its accuracy may drop by the budget against the network that was
+    trained. The two are one unless training adapted the network to int8: then give the logits before that as `original`, or
+    else an adaptation that cost five points would pass by comparing its file with itself.
+
     Args:
-        reference: Logits of the torch network, float32 [N, K].
-        candidate: Logits of the exported file on its own runtime for the same images.
+        reference: Logits of the torch network that the file was made of, float32 [N, K]; agreement and differences are taken
+            from it.
+        candidate: Logits of the exported file on its own runtime for the same images, float32 [N, K].
         labels: True classes, [N], each in 0 .. K - 1.
-        settings: What is accepted.
+        settings: Bounds of the gate.
         precision: Precision of the file; it sets the default bounds of difference and agreement.
-        alone: Logits of the file for the first images, each fed in a call of its own.
+        alone: Logits of the file for the first M images, each fed in a call of its own, float32 [M, K].
+        original: Logits of the torch network before it was adapted to int8, float32 [N, K]; the drop of top-1 is taken from
+            it. `None` takes it from `reference`.
 
     Returns:
         The verdict with every reason for failure.
@@ -97,18 +106,34 @@ def gate(
     Raises:
         CompressError: There is nothing to compare with: no images, a reference that is not finite, labels out of range.
     """
-    _check_reference(reference, labels)
+    for network in (reference,) if original is None else (reference, original):
+        _check_reference(network, labels)
+    if original is not None and original.shape != reference.shape:
+        shapes = f"{list(original.shape)}, not {list(reference.shape)}"
+        raise CompressError(
+            f"gate: the original's logits have another shape than the reference's: {shapes}; give the same images"
+        )
     if candidate.shape != reference.shape or candidate.dtype != np.float32:
         reason = f"it gives {candidate.dtype} {list(candidate.shape)}, not float32 {list(reference.shape)}"
         return Gate(status="failed", reason=reason, samples=len(reference))
-    bounds = _bounds(reference, precision) if settings.max_abs_diff is None else np.full(len(reference), settings.max_abs_diff)
+    bounds = (
+        _compute_bounds(reference, precision)
+        if settings.max_abs_diff is None
+        else np.full(len(reference), settings.max_abs_diff)
+    )
     seen = _compare(reference, candidate, labels, bounds)
+    before = None if original is None else _compare(original, candidate, labels, bounds)
     agreement = AGREEMENT[precision] if settings.min_agreement is None else settings.min_agreement
-    reasons = [*_reasons(seen, candidate, agreement, settings.max_top1_drop_points)]
+    budget = settings.max_top1_drop_points
+    reasons = [*_find_failures(seen, candidate, agreement, budget if before is None else math.inf)]
     if reasons:
-        reasons += (f"likely cause: {cause}" for cause in output_causes(reference, candidate, precision=precision))
+        reasons += (f"likely cause: {cause}" for cause in find_output_causes(reference, candidate, precision=precision))
     if alone is not None:
-        reasons += batches_agree(alone, candidate[: len(alone)], precision=precision)
+        reasons += find_batch_differences(alone, candidate[: len(alone)], precision=precision)
+    if before is not None and (drop := _compute_drop(before)) > budget:
+        below = f"{drop:.2f} points below the student before it was adapted to int8"
+        reasons.append(f"top-1 is {below} (gate.max_top1_drop_points {budget:g})")
+    dropped = seen if before is None else before
     largest, images = float(seen.differences.max()), len(reference)
     return Gate(
         status="failed" if reasons else "passed",
@@ -117,22 +142,22 @@ def gate(
         accuracy=Accuracy.of(seen.correct, images),
         agreement_percent=100 * seen.agreement,
         max_abs_diff=largest if np.isfinite(largest) else None,
-        top1_drop_points=_drop(seen),
-        drop_ci95=drop_interval(seen.only_network, seen.only_file, images),
-        note=_doubt(seen, settings.max_top1_drop_points),
+        top1_drop_points=_compute_drop(dropped),
+        drop_ci95=drop_interval(dropped.only_network, dropped.only_file, images),
+        note=_explain_doubt(dropped, budget),
         worst_images=tuple(int(index) for index in np.argsort(-seen.differences, kind="stable")[:WORST]),
     )
 
 
-def batches_agree(alone: NDArray[np.float32], together: NDArray[np.float32], *, precision: Precision) -> Iterator[str]:
-    """Yield what is wrong if a file's answer to an image depends on the other images of the call; nothing where it does not.
+def find_batch_differences(alone: NDArray[np.float32], together: NDArray[np.float32], *, precision: Precision) -> Iterator[str]:
+    """Yield how the logits of an image depend on the other images of its call; nothing where they do not.
 
     Kernels for another batch size add up in another order, and in int8 a sum at the edge of a step then falls into the next
-    one, so the answers may differ by a twentieth of what a precision below fp32 allows.
+    one, so the logits may differ by a twentieth of what a precision below fp32 allows.
 
     Args:
-        alone: Logits, float32 [N, K], of a call for each image.
-        together: Logits of the same file for the same images, several in a call.
+        alone: Logits of a call for each image, float32 [N, K].
+        together: Logits of the same file for the same images, several in a call, float32 [N, K].
         precision: Of the file.
     """
     if alone.shape != together.shape:
@@ -141,7 +166,7 @@ def batches_agree(alone: NDArray[np.float32], together: NDArray[np.float32], *, 
     part = 1.0 if precision == "fp32" else 0.05
     with np.errstate(invalid="ignore"):  # infinities of both sides
         differences = np.abs(alone.astype(np.float64) - together).max(axis=1)  # [N]
-    differing = ~(differences <= part * _bounds(np.nan_to_num(alone), precision))
+    differing = ~(differences <= part * _compute_bounds(np.nan_to_num(alone), precision))
     if differing.any():
         first = int(np.flatnonzero(differing)[0])
         yield (
@@ -150,15 +175,20 @@ def batches_agree(alone: NDArray[np.float32], together: NDArray[np.float32], *, 
         )
 
 
-def bound(logits: Floats, precision: Precision) -> float:
-    """Return the default bound of any logit's difference from these, on an image with logits as large as usual."""
-    return BOUNDS[precision] * max(1.0, _rms(logits))
+def compute_bound(logits: Floats, precision: Precision) -> float:
+    """Return the default bound of a logit's difference on an image with logits as large as usual.
+
+    Args:
+        logits: Of the network, [N, K].
+        precision: Of the file.
+    """
+    return BOUNDS[precision] * max(1.0, _compute_rms(logits))
 
 
-def _bounds(logits: Floats, precision: Precision) -> Floats:
+def _compute_bounds(logits: Floats, precision: Precision) -> Floats:
     """Return the default bound on each image, [N]."""
     each: Floats = BOUNDS[precision] * np.sqrt(np.square(logits, dtype=np.float64).mean(axis=1))
-    return each.clip(min=bound(logits, precision))
+    return each.clip(min=compute_bound(logits, precision))
 
 
 def _check_reference(reference: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> None:
@@ -173,7 +203,7 @@ def _check_reference(reference: NDArray[np.float32], labels: NDArray[np.integer[
         raise CompressError(f"gate: labels {list(labels.shape)} from {labels.min()} to {labels.max()}; give {wanted}")
 
 
-def _rms(logits: Floats) -> float:
+def _compute_rms(logits: Floats) -> float:
     return float(np.sqrt(np.square(logits, dtype=np.float64).mean()))
 
 
@@ -181,7 +211,7 @@ def _compare(reference: Floats, candidate: Floats, labels: NDArray[np.integer[An
     images = np.arange(len(reference))
     finite = np.isfinite(candidate).all(axis=1)
     differences = np.where(finite, np.abs(candidate.astype(np.float64) - reference).max(axis=1), np.inf)
-    tie = 2 * BOUNDS["fp32"] * _rms(reference)
+    tie = 2 * BOUNDS["fp32"] * _compute_rms(reference)
     best, answer = reference.argmax(axis=1), candidate.argmax(axis=1)
     agree = finite & (reference[images, best] - reference[images, answer] <= tie)
     answer = np.where(agree, best, answer)
@@ -198,16 +228,16 @@ def _compare(reference: Floats, candidate: Floats, labels: NDArray[np.integer[An
     )
 
 
-def _drop(seen: _Comparison) -> float:
+def _compute_drop(seen: _Comparison) -> float:
     """Return the loss of top-1 in percentage points."""
     return 100 * (seen.only_network - seen.only_file) / len(seen.differences)
 
 
-def _doubt(seen: _Comparison, budget: float) -> str:
+def _explain_doubt(seen: _Comparison, budget: float) -> str:
     """Return what the images cannot tell about the drop, or nothing."""
     images = len(seen.differences)
     low, high = drop_interval(seen.only_network, seen.only_file, images)
-    if _drop(seen) > budget:
+    if _compute_drop(seen) > budget:
         interval = f"{low:.2f} to {high:.2f}".replace("-", "−")
         likely = f"{images} images cannot exclude that the drop is within the budget (95 % interval {interval})"
         return likely if low <= budget else ""
@@ -218,7 +248,7 @@ def _doubt(seen: _Comparison, budget: float) -> str:
     return f"{images} images cannot exclude a drop of up to {high:.2f} points, beyond the budget of {budget:g}{more}"
 
 
-def _reasons(seen: _Comparison, candidate: Floats, min_agreement: float, budget: float) -> Iterator[str]:
+def _find_failures(seen: _Comparison, candidate: Floats, min_agreement: float, budget: float) -> Iterator[str]:
     broken = int((~np.isfinite(candidate)).any(axis=1).sum())
     if broken:
         yield f"its logits are not finite on {broken} of {len(candidate)} images"
@@ -226,7 +256,7 @@ def _reasons(seen: _Comparison, candidate: Floats, min_agreement: float, budget:
         yield "the network it came from ties on every image, so agreement proves nothing; was it trained?"
     if seen.agreement < min_agreement:
         yield f"agreement {100 * seen.agreement:.2f} % is below {100 * min_agreement:g} % (gate.min_agreement)"
-    drop = _drop(seen)
+    drop = _compute_drop(seen)
     if drop > budget:
         top1 = 100 * seen.correct / len(candidate)
         yield f"top-1 {top1:.2f} % is {drop:.2f} points below the network it came from (gate.max_top1_drop_points {budget:g})"

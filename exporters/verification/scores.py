@@ -1,7 +1,7 @@
-"""The class and the score that a file gives beside its logits (`postprocess: inside`) must be those of its own logits.
+"""Check of the class and the score that a file gives beside its logits (`postprocess: inside`): they must follow from these.
 
-How good the logits are is judged elsewhere (`gate.py`). What is asked here is whether an application that reads nothing but
-class and score is told the same as one that reads the logits. Pure numpy.
+How good the logits are is judged elsewhere (`gate.py`). This check makes sure that an application that reads nothing but class
+and score gets the same result as one that reads the logits. Pure numpy.
 """
 
 from __future__ import annotations
@@ -24,48 +24,50 @@ may compute it in that where the file is of that precision: a rounding is 5e-4 o
 """
 
 KINDS: Mapping[str, tuple[str, ...]] = {CLASS: ("int64", "int32"), SCORE: ("float32",)}
-"""LiteRT gives its classes as int32; formats that say what they give are held to int64 (`interface.py`)."""
+"""Types by output. LiteRT gives its classes as int32; a type that can be read from the file must be int64 (`interface.py`)."""
 
 
-class Answer(Protocol):
-    """What a file answers to images."""
+class Outputs(Protocol):
+    """Outputs of a file for N images."""
 
     @property
     def logits(self) -> NDArray[np.float32]:
-        """[N, K]."""
+        """Of all classes, [N, K]."""
 
     @property
     def further(self) -> Mapping[str, NDArray[Any]]:
-        """`class` and `score`, as far as the file gives them."""
+        """`class` and `score`, each [N], as far as the file gives them."""
 
 
-def contradictions(answer: Answer, alone: Answer | None, *, precision: Precision) -> Iterator[str]:
-    """Yield how class and score differ from what the logits beside them say; nothing where they do not.
+def find_score_errors(outputs: Outputs, alone: Outputs | None, *, precision: Precision) -> Iterator[str]:
+    """Yield each way in which class and score do not follow from the logits beside them.
 
     Args:
-        answer: Of a file that promised both.
-        alone: Of the same file to the first images, each fed in a call of its own.
+        outputs: Of a file that must give both: logits [N, K], class and score [N].
+        alone: Of the same file for the first images, each fed in a call of its own.
         precision: Of the file.
     """
-    together = [*_contradictions(answer, precision)]
+    together = [*_find_errors(outputs, precision)]
     yield from together
     if alone is not None and not together:
-        yield from (f"fed one by one, {said}" for said in _contradictions(alone, precision))
+        yield from (f"fed one by one, {error}" for error in _find_errors(alone, precision))
 
 
-def _contradictions(answer: Answer, precision: Precision) -> Iterator[str]:
-    logits = answer.logits.astype(np.float64)
+def _find_errors(outputs: Outputs, precision: Precision) -> Iterator[str]:
+    logits = outputs.logits.astype(np.float64)
     for name, kinds in KINDS.items():
-        found = answer.further.get(name)
+        found = outputs.further.get(name)
         if found is None:
-            yield f"it gives no output {name!r}, which postprocess: inside promises"
+            yield f"it gives no output {name!r}, which postprocess: inside requires"
         elif found.dtype.name not in kinds or found.shape != logits.shape[:1]:
             yield f"its output {name!r} is {found.dtype} {list(found.shape)}, not {kinds[0]} {list(logits.shape[:1])}"
         elif logits.ndim == 2 and np.isfinite(logits).all():  # what else it may be is the gate's to say
-            yield from _wrong_classes(logits, found) if name == CLASS else _wrong_scores(logits, found, BOUNDS[precision])
+            yield from (
+                _find_wrong_classes(logits, found) if name == CLASS else _find_wrong_scores(logits, found, BOUNDS[precision])
+            )
 
 
-def _wrong_classes(logits: NDArray[np.float64], classes: NDArray[np.integer[Any]]) -> Iterator[str]:
+def _find_wrong_classes(logits: NDArray[np.float64], classes: NDArray[np.integer[Any]]) -> Iterator[str]:
     """Yield if a class is not that of a largest logit; where several are largest, any of them is right."""
     known = (classes >= 0) & (classes < logits.shape[1])
     chosen = logits[np.arange(len(logits)), np.where(known, classes, 0)]
@@ -79,7 +81,7 @@ def _wrong_classes(logits: NDArray[np.float64], classes: NDArray[np.integer[Any]
         )
 
 
-def _wrong_scores(logits: NDArray[np.float64], scores: NDArray[np.float32], bound: float) -> Iterator[str]:
+def _find_wrong_scores(logits: NDArray[np.float64], scores: NDArray[np.float32], bound: float) -> Iterator[str]:
     wanted = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)  # [N]
     wrong = np.flatnonzero(~(np.abs(scores - wanted) <= bound))
     if len(wrong):

@@ -16,8 +16,8 @@ from compress.preprocess import normalise
 from compress.recipe import GateSection
 from compress.records import Accuracy, Preprocess
 from compress.statistics.paired_drop import drop_interval
-from exporters.verification.causes import input_causes, output_causes
-from exporters.verification.gate import AGREEMENT, BOUNDS, batches_agree, gate
+from exporters.verification.causes import find_input_causes, find_output_causes
+from exporters.verification.gate import AGREEMENT, BOUNDS, find_batch_differences, gate
 
 IMAGES, CLASSES = 200, 10
 STRICT = GateSection(max_top1_drop_points=0.0, min_agreement=1.0)
@@ -286,6 +286,45 @@ def test_a_failure_that_may_be_chance_says_so():
     assert judge(flipped(30), settings=GateSection(**lenient)).note == ""
 
 
+@pytest.mark.parametrize("changed", [0, 10, 60])
+@pytest.mark.parametrize("noise", [0.01, 3.0])
+def test_against_two_networks_each_number_is_that_of_its_own_network(changed, noise):
+    """Agreement and differences are those of a gate against the network it was made of, the drop that against the original."""
+    original, labels = trained()
+    reference = original.copy()
+    reference[:changed] = np.roll(reference[:changed], 1, axis=1)
+    candidate = (reference + np.random.default_rng(2).normal(scale=noise, size=reference.shape)).astype(np.float32)
+    accepted = GateSection(max_top1_drop_points=2.0)
+    both = gate(reference, candidate, labels, settings=accepted, precision="int8", original=original)
+    no_drop = accepted.model_copy(update={"max_top1_drop_points": 100.0})
+    own = gate(reference, candidate, labels, settings=no_drop, precision="int8")
+    drop = gate(original, candidate, labels, settings=accepted, precision="int8")
+    expected = {"top1_drop_points": drop.top1_drop_points, "drop_ci95": drop.drop_ci95, "note": drop.note}
+    failures = [own.reason] if own.reason else []
+    if drop.top1_drop_points > 2:
+        below = f"{drop.top1_drop_points:.2f} points below the student before it was adapted to int8"
+        failures.append(f"top-1 is {below} (gate.max_top1_drop_points 2)")
+    expected |= {"reason": "; ".join(failures), "status": "failed" if failures else "passed"}
+    assert both == own.model_copy(update=expected)
+
+
+def test_without_an_adaptation_the_original_changes_no_number():
+    """A network that is its own original is judged as one without: the same numbers, bounds and verdict."""
+    candidate = (LOGITS + 0.02).astype(np.float32)
+    alone = gate(LOGITS, candidate, LABELS, settings=STRICT, precision="fp16")
+    assert gate(LOGITS, candidate, LABELS, settings=STRICT, precision="fp16", original=LOGITS) == alone
+
+
+def test_an_original_of_another_shape_is_an_error_not_a_verdict():
+    """Logits of other images or classes are refused as the reference's would be."""
+    with pytest.raises(
+        CompressError, match=r"gate: labels \[200\] from 0 to 9; give one label in 0 \.\. 9 for each of 199 images"
+    ):
+        gate(LOGITS, LOGITS, LABELS, settings=STRICT, precision="fp32", original=LOGITS[1:])
+    with pytest.raises(CompressError, match="the original's logits have another shape"):
+        gate(LOGITS, LOGITS, LABELS, settings=STRICT, precision="fp32", original=np.concatenate([LOGITS, LOGITS], axis=1))
+
+
 def test_accuracy_is_that_of_the_file():
     """It counts the file's right answers, with their Wilson interval."""
     right = int((LOGITS.argmax(axis=1) == LABELS).sum())
@@ -317,21 +356,23 @@ def test_a_class_order_is_named_through_the_noise_of_int8():
     """Quantization noise of a fifth of the logits does not hide that two classes were exchanged."""
     order = np.array([1, 0, *range(2, CLASSES)])
     noisy = LOGITS[:, order] + 0.2 * 4 * np.random.default_rng(2).normal(size=LOGITS.shape)
-    assert [*output_causes(LOGITS, noisy, precision="int8")] == ["the classes come in another order (2 moved: 0 is found at 1)"]
+    assert [*find_output_causes(LOGITS, noisy, precision="int8")] == [
+        "the classes come in another order (2 moved: 0 is found at 1)"
+    ]
 
 
 def test_unrelated_logits_are_called_so():
     """Where nothing explains the difference, other weights or another input are suspected; never of a mere rounding."""
     noise = np.random.default_rng(3).normal(size=LOGITS.shape)
-    assert "little in common" in next(output_causes(LOGITS, noise))
-    assert [*output_causes(LOGITS, LOGITS + 0.01 * noise)] == []
+    assert "little in common" in next(find_output_causes(LOGITS, noise))
+    assert [*find_output_causes(LOGITS, LOGITS + 0.01 * noise)] == []
 
 
 @pytest.mark.parametrize(("precision", "step", "accused"), [("fp32", 0.05, True), ("int8", 0.05, False), ("int8", 1.0, True)])
 def test_rounded_logits_are_a_cause_unless_an_int8_file_rounds_them_finely(precision, step, accused):
     """Some formats round the logits of every int8 file to 256 values, which costs nothing while the steps are small."""
     logits = np.random.default_rng(0).normal(size=(2000, 10))
-    causes = [*output_causes(logits, np.round(logits / step) * step, precision=precision)]
+    causes = [*find_output_causes(logits, np.round(logits / step) * step, precision=precision)]
     assert any("different values, as if they were quantized" in cause for cause in causes) is accused
 
 
@@ -341,12 +382,12 @@ def test_rounded_logits_are_a_cause_unless_an_int8_file_rounds_them_finely(preci
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_batches_must_agree(precision):
     """The same answers alone and together pass at any precision; an answer that depends on its neighbours fails."""
-    assert [*batches_agree(LOGITS, LOGITS + np.float32(1e-6), precision=precision)] == []
+    assert [*find_batch_differences(LOGITS, LOGITS + np.float32(1e-6), precision=precision)] == []
     together = LOGITS.copy()
     together[3] = LOGITS[2]
-    (said,) = batches_agree(LOGITS, together, precision=precision)
+    (said,) = find_batch_differences(LOGITS, together, precision=precision)
     assert said.startswith("1 of 200 images are answered otherwise alone than in a batch (image 3 by ")
-    (said,) = batches_agree(LOGITS[:5], LOGITS[:4], precision=precision)
+    (said,) = find_batch_differences(LOGITS[:5], LOGITS[:4], precision=precision)
     assert "[5, 10] for images fed one by one and [4, 10]" in said
 
 
@@ -395,7 +436,7 @@ WANTS = {
 @pytest.mark.parametrize("cause", WANTS)
 def test_the_input_that_a_file_wants_is_found(cause):
     """For every mistake of preprocessing the altered input that undoes it is named first, of a network that sees all pixels."""
-    causes = input_causes(WANTS[cause], network(NORMAL), NORMAL, PREPROCESS, precision="fp32")
+    causes = find_input_causes(WANTS[cause], network(NORMAL), NORMAL, PREPROCESS, precision="fp32")
     assert causes
     assert cause in causes[0]
 
@@ -408,11 +449,13 @@ def test_pixels_are_altered_where_the_file_preprocesses():
         seen.append(pixels.dtype)
         return network(normalise(np.ascontiguousarray(pixels[..., ::-1]), PREPROCESS))
 
-    causes = input_causes(run, network(NORMAL), PIXELS, PREPROCESS, precision="fp32")
+    causes = find_input_causes(run, network(NORMAL), PIXELS, PREPROCESS, precision="fp32")
     assert causes == ["it agrees with the network when the channels are fed in BGR order"]
     assert seen == [np.uint8]
 
 
 def test_no_input_is_accused_where_none_helps():
     """A file with other weights agrees with no altered input."""
-    assert input_causes(lambda images: -(network(images) ** 3), network(NORMAL), NORMAL, PREPROCESS, precision="int8") == []
+    assert (
+        find_input_causes(lambda images: -(network(images) ** 3), network(NORMAL), NORMAL, PREPROCESS, precision="int8") == []
+    )

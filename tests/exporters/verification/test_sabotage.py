@@ -25,7 +25,7 @@ from compress.records import Gate
 from compress.system import quiet as _quiet
 from compress.system.files import sha256_of
 from exporters.bundle import bundle as _bundle
-from exporters.verification.interface import Promise, broken, read_face
+from exporters.verification.interface import ExpectedInterface, find_violations, read_interface
 from exporters.verification.judge import judge
 from tests.exporters import coloured
 from tests.exporters.coloured import File
@@ -77,7 +77,7 @@ def judged(file: File, run: Callable[[Any, int | None], Any] | None = None) -> G
     known = coloured.data(file.task)
     return judge(
         file.path,
-        Promise(known.preprocess, known.classes, takes_pixels=file.takes_pixels, gives_class=file.gives_class),
+        ExpectedInterface(known.preprocess, known.classes, takes_pixels=file.takes_pixels, gives_class=file.gives_class),
         run or here(file.path),
         file.fed,
         reference=coloured.logits(coloured.trained(file.task, file.seed), known.images),
@@ -95,9 +95,9 @@ def refused(file: File) -> tuple[str, str]:
         return "runtime", str(error)
     if verdict.status == "passed":
         return "", ""
-    known, face = coloured.data(file.task), read_face(file.path)
-    promised = Promise(known.preprocess, known.classes, takes_pixels=file.takes_pixels, gives_class=file.gives_class)
-    promises = [*broken(face, promised)] if face else []
+    known, face = coloured.data(file.task), read_interface(file.path)
+    promised = ExpectedInterface(known.preprocess, known.classes, takes_pixels=file.takes_pixels, gives_class=file.gives_class)
+    promises = [*find_violations(face, promised)] if face else []
     return "promise" if verdict.reason == "; ".join(promises) else "gate", verdict.reason
 
 
@@ -162,9 +162,9 @@ def test_outputs_are_those_that_are_promised(gives_class: bool, folder: Path) ->
     file = coloured.export(folder, "rgb", "onnx", gives_class=not gives_class)
     said = refused(file._replace(gives_class=gives_class))[1]
     if gives_class:
-        assert "it gives no output 'class', which postprocess: inside promises" in said
+        assert "it gives no output 'class', which postprocess: inside requires" in said
     else:
-        assert "has 3 outputs (logits, class, score); one is promised" in said
+        assert "has 3 outputs (logits, class, score); one is expected" in said
 
 
 @pytest.mark.parametrize("kind", [
@@ -323,7 +323,9 @@ def accepted(folder: Path) -> None:
     samples = _bundle.read_samples(folder, manifest)
     for entry in manifest.files:
         path = folder / entry.path
-        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class)
+        promise = ExpectedInterface(
+            manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class
+        )
         fed = samples.images if entry.takes_pixels else normalise(samples.images, manifest.preprocess)
         verdict = judge(
             path, promise, here(path), fed, reference=samples.logits, labels=samples.labels,

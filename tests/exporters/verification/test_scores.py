@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from compress.records import Precision
-from exporters.verification.scores import BOUNDS, contradictions
+from exporters.verification.scores import BOUNDS, find_score_errors
 
 IMAGES, CLASSES = 20, 7
 
@@ -30,7 +30,7 @@ def answer(seed: int = 0, scale: float = 3.0) -> Said:
 
 
 def complaints(said: Said, precision: Precision = "fp32", alone: Said | None = None) -> list[str]:
-    return [*contradictions(said, alone, precision=precision)]
+    return [*find_score_errors(said, alone, precision=precision)]
 
 
 @given(seed=st.integers(0, 10_000), scale=st.sampled_from([1e-3, 1.0, 100.0]), precision=st.sampled_from(sorted(BOUNDS)))
@@ -81,7 +81,7 @@ def test_a_score_may_be_off_by_the_bound_and_no_more(precision: Precision) -> No
 @pytest.mark.parametrize(
     ("further", "said"),
     [
-        ({}, "it gives no output 'class', which postprocess: inside promises"),
+        ({}, "it gives no output 'class', which postprocess: inside requires"),
         ({"class": np.zeros(IMAGES, np.float32)}, "its output 'class' is float32 [20], not int64 [20]"),
         ({"class": np.zeros((IMAGES, 1), np.int64)}, "its output 'class' is int64 [20, 1], not int64 [20]"),
         ({"score": np.zeros(IMAGES, np.float64)}, "its output 'score' is float64 [20], not float32 [20]"),
