@@ -64,7 +64,7 @@ def export(
         if option not in known:
             raise CompressError(f"exporters/{format}: there is no option {option!r}; {plugins.suggestion(option, list(known))}")
     exporter: Exporter = plugins.load("exporters", format)(**options)
-    suffix = exporter.path(path.parent, path.stem).suffix
+    suffix = exporter.name_file(path.parent, path.stem).suffix
     if path.suffix != suffix:
         raise CompressError(f"{path}: a file of format {format!r} ends in {suffix!r}; name it {path.with_suffix(suffix).name}")
     if calibration is None:
@@ -75,7 +75,7 @@ def export(
         from exporters._exporter import Quantisation
 
         quantiser = cast("Quantiser", exporter)  # every exporter that offers int8 is one
-        quantiser.quantisable(module, image, calibration, about=about).write(path, Quantisation())
+        quantiser.prepare_int8(module, image, calibration, about=about).write(path, Quantisation())
     return path
 
 

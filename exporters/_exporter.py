@@ -1,8 +1,8 @@
 """The contract of a deployment format.
 
 An exporter is a class named after its file whose keyword-only arguments, each with a default, are its options in the recipe. It
-turns a torch module into one self-contained file and nothing else: proving the file is the work of `verification/gate.py`,
-running it the runner's. Input and output are named `images` and `logits` in every format; logits are float32 [batch, classes],
+turns a torch module into one self-contained file and nothing else: the gate (`verification/gate.py`) judges the file, the
+benchmark runner runs it. Input and output are named `images` and `logits` in every format; logits are float32 [batch, classes],
 images float32 [batch, channels, height, width], normalised, or, where an exporter was asked for `preprocess: inside`, uint8
 [batch, height, width, channels] as they are decoded. Asked for `postprocess: inside`, a file gives two more outputs behind the
 logits: `class`, int64 [batch], which logit is the largest, and `score`, float32 [batch], its share of the softmax. Heavy
@@ -14,7 +14,7 @@ also a `Quantiser`: it traces the network and collects statistics once, and then
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -33,24 +33,24 @@ CLASS, SCORE = "class", "score"
 
 
 class About(NamedTuple):
-    """What a file says of itself, where its format has room for it."""
+    """Metadata of a file, written where its format has room for them."""
 
     name: str
-    """What the network is called."""
+    """Name of the network."""
     classes: tuple[str, ...]
     """Names in label order."""
     preprocess: Preprocess
-    """What happens to an image before the network sees it; carried out by the file itself with `preprocess: inside`."""
+    """Preprocessing of an image; carried out by the file itself with `preprocess: inside`."""
     provenance: Mapping[str, str]
-    """Where the network comes from."""
+    """Origin of the network: tool, method, stage."""
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How a network becomes int8: one rung of the ladder."""
+    """Settings of int8 quantization: one rung of the ladder."""
 
     statistics: str = "default"
-    """How ranges and biases are estimated; one of the quantiser's `statistics`."""
+    """Estimator of ranges and biases; one of the quantiser's `statistics`."""
     saturation_fix: bool = False
     """Leave a bit of the weights unused, for processors whose int8 products saturate at 16 bits (x86 without VNNI)."""
     keep: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Quantisation:
 
 
 class Exporter(Protocol):
-    """What every exporter does."""
+    """A deployment format with its options."""
 
     runtime: ClassVar[str]
     """The runtime (`benchmarks/runtimes`) on which its files are gated."""
@@ -73,10 +73,10 @@ class Exporter(Protocol):
     gives_class: bool
     """Whether the file carries the postprocessing, and so also gives `class` and `score`."""
 
-    def path(self, folder: Path, stem: str) -> Path:
+    def name_file(self, folder: Path, stem: str) -> Path:
         """Return the path of the file that the runtime opens, for example `folder/student-fp32.onnx`."""
 
-    def parts(self, path: Path) -> tuple[Path, ...]:
+    def list_parts(self, path: Path) -> tuple[Path, ...]:
         """Return every file that belongs to `path`, itself included."""
 
     def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
@@ -85,8 +85,8 @@ class Exporter(Protocol):
         Args:
             module: Maps images [batch, channels, height, width] to logits [batch, classes]; left as it was.
             example: One image, [1, channels, height, width]; only its shape is used.
-            path: As `path` returns it.
-            about: What the file says of itself; needed where it carries the preprocessing.
+            path: As `name_file` returns it.
+            about: Metadata of the file; needed where it carries the preprocessing.
 
         Raises:
             CompressError: The format cannot hold this network; the message names the operator or weight. Or the precision is
@@ -96,10 +96,10 @@ class Exporter(Protocol):
 
 
 class Quantisable(Protocol):
-    """A traced network whose activations were seen on real images; int8 files of it are made quickly."""
+    """A traced network with calibration images, of which several int8 files can be written."""
 
     layers: tuple[str, ...]
-    """What can be kept in floating point, from input to output."""
+    """Names of the layers that can be kept in floating point, from input to output."""
 
     def write(self, path: Path, quantisation: Quantisation) -> None:
         """Write the int8 file, whole or not at all.
@@ -112,16 +112,19 @@ class Quantisable(Protocol):
 
 @runtime_checkable
 class Simulated(Quantisable, Protocol):
-    """A traced network whose files take long to write, and which can tell in torch how they would answer."""
+    """A quantisable network whose files take long to write, so that their logits can be simulated in torch."""
 
     def simulate(self, quantisation: Quantisation, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits of the file that `write` would write, as far as torch computes the same, [N, K].
+        """Compute in torch, approximately, the logits of the file that `write` would write.
 
-        Good for comparing layers; a file is judged by what its own runtime says.
+        Good for comparing layers; a file itself is judged by the logits on its own runtime.
 
         Args:
             quantisation: As for `write`.
             images: Normalised, float32 [N, C, H, W].
+
+        Returns:
+            Logits, float32 [N, K].
 
         Raises:
             CompressError: As `write`.
@@ -132,11 +135,11 @@ class Quantiser(Exporter, Protocol):
     """An exporter that also makes int8 files."""
 
     statistics: ClassVar[tuple[str, ...]]
-    """Names of the ways to estimate ranges and biases: first `default`, then those that are worth a trial, best bet first."""
+    """Names of the estimators of ranges and biases: first `default`, then those that are worth a trial, the likeliest first."""
     no_spare_bit: ClassVar[str]
-    """Why its runtime never needs `Quantisation.saturation_fix`, which is then refused; empty where it may need it."""
+    """Reason why its runtime never needs `Quantisation.saturation_fix`, which is then refused; empty where it may need it."""
 
-    def quantisable(
+    def prepare_int8(
         self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
     ) -> Quantisable:
         """Trace the network and keep the images for calibration.
@@ -152,12 +155,41 @@ class Quantiser(Exporter, Protocol):
         """
 
 
-def only_batch(where: str, batch: str | int) -> int | None:
-    """Return the only number of images that the files of an exporter take in a call; `None` takes any.
+def check_option(where: str, option: str, value: str, offered: Sequence[str]) -> None:
+    """Refuse a value that an exporter does not offer.
 
     Args:
         where: The exporter, for the message.
-        batch: As it was asked for.
+        option: Name of the option.
+        value: Its value in the recipe.
+        offered: All values that are offered.
+
+    Raises:
+        CompressError: It is none of these.
+    """
+    if value not in offered:
+        *others, last = map(repr, offered)
+        choices = f"{', '.join(others)} or {last}" if others else last
+        raise CompressError(f"{where}: {option} {value!r} is not offered; use {choices}")
+
+
+def parse_places(where: str, preprocess: str, postprocess: str) -> tuple[bool, bool]:
+    """Return `takes_pixels` and `gives_class` of an exporter, from its options `preprocess` and `postprocess`.
+
+    Raises:
+        CompressError: One of them is neither `outside` nor `inside`.
+    """
+    for option, value in (("preprocess", preprocess), ("postprocess", postprocess)):
+        check_option(where, option, value, ("outside", "inside"))
+    return preprocess == "inside", postprocess == "inside"
+
+
+def parse_batch(where: str, batch: str | int) -> int | None:
+    """Return `batch_size` of an exporter, from its option `batch`.
+
+    Args:
+        where: The exporter, for the message.
+        batch: As in the recipe.
 
     Raises:
         CompressError: It is neither `dynamic` nor a number of images.

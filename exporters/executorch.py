@@ -12,30 +12,23 @@ weights; other backends may take compiled code, which is why `benchmarks/runtime
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from compress.errors import CompressError
 from compress.recipe import Count
-from compress.records import Precision
-from compress.system.files import whole
-from exporters._exporter import About
-from exporters._torch import pt2e as _pt2e
-from exporters._torch.ends import Ends, ends, with_ends
-from exporters._torch.trace import trace
+from exporters._exporter import parse_batch
+from exporters._torch.ends import Ends, add_ends
+from exporters._torch.pt2e import Pt2eExporter, choose_observers, trace_bounded
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-WHERE = "exporters/executorch"
 LARGEST_BATCH = 128
-"""What XNNPACK does not take over is planned for so many images; pages that are not touched cost nothing."""
+"""XNNPACK takes any batch; memory for the other operators is planned for so many images, and pages that are not touched cost
+nothing."""
 
 
-class Executorch:
+class Executorch(Pt2eExporter):
     """Writes a `.pte` file for XNNPACK; needs `pip install 'edge-compress[executorch]'`.
 
     Args:
@@ -47,8 +40,10 @@ class Executorch:
 
     runtime: ClassVar[str] = "executorch"
     inert: ClassVar[bool] = True
-    statistics: ClassVar[tuple[str, ...]] = _pt2e.STATISTICS
-    no_spare_bit: ClassVar[str] = _pt2e.NO_SPARE_BIT
+    where: ClassVar[str] = "exporters/executorch"
+    suffix: ClassVar[str] = ".pte"
+    usual_batch_size: ClassVar[int | None] = None
+    fold: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -58,70 +53,22 @@ class Executorch:
         preprocess: Literal["outside", "inside"] = "outside",
         postprocess: Literal["outside", "inside"] = "outside",
     ) -> None:
-        if precision not in {"fp32", "int8"}:
-            raise CompressError(f"{WHERE}: precision {precision!r} is not offered; use 'fp32' or 'int8'")
-        for option, value in (("preprocess", preprocess), ("postprocess", postprocess)):
-            if value not in {"outside", "inside"}:
-                raise CompressError(f"{WHERE}: {option} {value!r} is not offered; use 'outside' or 'inside'")
-        self.precision: Precision = precision
-        self.takes_pixels, self.gives_class = preprocess == "inside", postprocess == "inside"
-        self.batch_size: int | None = None if batch == "dynamic" else batch
+        batch_size = parse_batch(self.where, batch)
+        super().__init__(precision=precision, batch_size=batch_size, preprocess=preprocess, postprocess=postprocess)
 
-    def path(self, folder: Path, stem: str) -> Path:
-        """Return `folder/STEM-PRECISION.pte`, with what differs from the default options in its name."""
-        batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
-        return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.takes_pixels}{'-scores' * self.gives_class}.pte"
+    def lower(self, graph: nn.Module, shape: tuple[int, ...], name: str, carried: Ends) -> bytes:
+        """Lower a traced network; operators that XNNPACK lacks are left to ExecuTorch's portable ones.
 
-    def parts(self, path: Path) -> tuple[Path, ...]:
-        """Return the file itself."""
-        return (path,)
-
-    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
-        """Write the network; see the contract in `_exporter.py`."""
-        name = type(module).__name__
-        if self.precision == "int8":
-            raise CompressError(f"export of {name}: precision int8 needs images to estimate ranges; give calibration images")
-        carried = self._ends(about, example, name)
-        program = trace(module, example, batch=self.batch_size)
-        self._save(program.module(), tuple(example.shape[1:]), path, name, carried)
-
-    def quantisable(
-        self,
-        module: nn.Module,
-        example: Tensor,
-        images: NDArray[np.float32],
-        *,
-        about: About | None = None,
-    ) -> _pt2e.Pt2e:
-        """Trace the network and keep the images for calibration; see the contract in `_exporter.py`."""
-        name, shape = type(module).__name__, tuple(example.shape[1:])
-        carried = self._ends(about, example, name)
-        return _pt2e.Pt2e(
-            where=WHERE,
-            traced=_pt2e.traced(module, example, images, self.batch_size),
-            images=images,
-            batch_size=self.batch_size,
-            quantizer=_quantizer,
-            save=lambda graph, path: self._save(graph, shape, path, name, carried),
-            fold=True,
-        )
-
-    def _ends(self, about: About | None, example: Tensor, name: str) -> Ends:
-        return ends(about, example, takes_pixels=self.takes_pixels, gives_class=self.gives_class, where=f"export of {name}")
-
-    def _save(self, graph: nn.Module, shape: tuple[int, ...], path: Path, name: str, carried: Ends) -> None:
-        """Lower a traced network and write it; what XNNPACK cannot do is left to ExecuTorch's portable operators."""
-        with whole(path) as temporary, _pt2e.foreign(WHERE):  # lowering itself needs room on the disk
-            temporary.write_bytes(self._lowered(graph, shape, name, carried))
-
-    def _lowered(self, graph: nn.Module, shape: tuple[int, ...], name: str, carried: Ends) -> bytes:
+        Raises:
+            CompressError: ExecuTorch lacks an operator of the network.
+        """
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
         from executorch.exir.error import ExportError, InternalError
         from executorch.exir.passes import MemoryPlanningPass
 
-        zeros = carried.example(self.batch_size or LARGEST_BATCH, shape)
-        program = _pt2e.bounded(with_ends(graph, carried), zeros, batch_size=self.batch_size, largest=LARGEST_BATCH)
+        zeros = carried.make_example(self.batch_size or LARGEST_BATCH, shape)
+        program = trace_bounded(add_ends(graph, carried), zeros, batch_size=self.batch_size, largest=LARGEST_BATCH)
         planned = ExecutorchBackendConfig(
             memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),  # the caller's own images are used
         )
@@ -134,9 +81,9 @@ class Executorch:
                 f"export of {name}: ExecuTorch cannot hold this network ({reason}); replace that operator, or use format onnx"
             ) from error
 
+    def make_quantizer(self, statistics: str) -> Any:
+        """Make ExecuTorch's quantizer for XNNPACK."""
+        from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
 
-def _quantizer(statistics: str) -> Any:
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
-
-    config = get_symmetric_quantization_config(is_per_channel=True)
-    return XNNPACKQuantizer().set_global(_pt2e.with_statistics(config, statistics))
+        config = get_symmetric_quantization_config(is_per_channel=True)
+        return XNNPACKQuantizer().set_global(choose_observers(config, statistics))

@@ -2,12 +2,12 @@
 
 Written by torch's dynamo exporter, then stripped: it leaves stack traces with absolute source paths in the metadata, and
 shapes of initializers (`value_info`) on which later quantization stumbles. Batch norms are folded into the convolutions before
-them, and means over height and width become pools. What is left depends on nothing but the network and what is said of it
-(`_onnx_graph.describe`), so that the same network always gives the same bytes.
+them, and means over height and width become pools. The result depends on nothing but the network and its metadata
+(`write_metadata`), so that the same network always gives the same bytes.
 
 fp16 (`_onnx/fp16.py`) and int8 (`_onnx/int8.py`) are made of that float32 graph; the normalisation of `preprocess: inside` is
-put in front of the finished one (`_onnx_graph.take_pixels`), class and score of `postprocess: inside` are put behind it
-(`give_answer`).
+put in front of the finished one (`add_normalisation`), class and score of `postprocess: inside` are put behind it
+(`add_class_and_score`).
 """
 
 from __future__ import annotations
@@ -23,21 +23,32 @@ from compress import __version__
 from compress.errors import CompressError
 from compress.recipe import Count
 from compress.records import Precision
-from compress.system import quiet as _quiet
+from compress.system import quiet
 from compress.system.files import whole
-from exporters._exporter import INPUT, OUTPUT, About, only_batch
-from exporters._onnx import graph as _onnx_graph
-from exporters._onnx.fp16 import to_half
+from exporters._exporter import INPUT, OUTPUT, About, check_option, parse_batch, parse_places
+from exporters._onnx.fp16 import convert_to_fp16
+from exporters._onnx.graph import (
+    add_class_and_score,
+    add_normalisation,
+    check_graph,
+    check_preprocess,
+    restore_names,
+    restore_pools,
+    strip,
+    strip_nodes,
+    write_metadata,
+)
 from exporters._onnx.int8 import STATISTICS, QuantisableOnnx
 from exporters._onnx.reuse import find_or_convert
 from exporters._torch.calibration_images import check_images
-from exporters._torch.trace import tensors, trace
+from exporters._torch.trace import list_tensors, trace
 
 if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
+WHERE = "exporters/onnx"
 OPSETS = range(18, 25)
 """Below 18 torch's exporter writes 18 without a word; above 24 it refuses."""
 MAX_BYTES = (1 << 31) - (1 << 20)
@@ -71,27 +82,22 @@ class Onnx:
         preprocess: Literal["outside", "inside"] = "outside",
         postprocess: Literal["outside", "inside"] = "outside",
     ) -> None:
-        if precision not in {"fp32", "fp16", "int8"}:
-            raise CompressError(f"exporters/onnx: precision {precision!r} is not offered; use 'fp32', 'fp16' or 'int8'")
+        check_option(WHERE, "precision", precision, ("fp32", "fp16", "int8"))
         if opset not in OPSETS:
-            raise CompressError(f"exporters/onnx: opset {opset} cannot be written; use {OPSETS[0]} to {OPSETS[-1]}")
-        if preprocess not in {"outside", "inside"}:
-            raise CompressError(f"exporters/onnx: preprocess {preprocess!r} is not offered; use 'outside' or 'inside'")
-        if postprocess not in {"outside", "inside"}:
-            raise CompressError(f"exporters/onnx: postprocess {postprocess!r} is not offered; use 'outside' or 'inside'")
+            raise CompressError(f"{WHERE}: opset {opset} cannot be written; use {OPSETS[0]} to {OPSETS[-1]}")
         self.precision: Precision = precision
         self.opset = opset
-        self.takes_pixels, self.gives_class = preprocess == "inside", postprocess == "inside"
-        self.batch_size = only_batch("exporters/onnx", batch)
+        self.takes_pixels, self.gives_class = parse_places(WHERE, preprocess, postprocess)
+        self.batch_size = parse_batch(WHERE, batch)
 
-    def path(self, folder: Path, stem: str) -> Path:
+    def name_file(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.onnx`, with what differs from the default options in its name."""
         opset = "" if self.opset == 20 else f"-opset{self.opset}"
         batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
         ends = "-pixels" * self.takes_pixels + "-scores" * self.gives_class
         return folder / f"{stem}-{self.precision}{opset}{batch}{ends}.onnx"
 
-    def parts(self, path: Path) -> tuple[Path, ...]:
+    def list_parts(self, path: Path) -> tuple[Path, ...]:
         """Return the file itself."""
         return (path,)
 
@@ -104,9 +110,9 @@ class Onnx:
             )
         self._check_about(name, example, about)
         model = self.convert(module, example)
-        self._save(to_half(model, f"export of {name}") if self.precision == "fp16" else model, path, about)
+        self._save(convert_to_fp16(model, f"export of {name}") if self.precision == "fp16" else model, path, about)
 
-    def quantisable(
+    def prepare_int8(
         self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
     ) -> QuantisableOnnx:
         """Trace the network and keep the images for calibration; see the contract in `_exporter.py`."""
@@ -125,22 +131,22 @@ class Onnx:
             raise CompressError(
                 f"export of {name}: preprocess: inside needs the preprocessing, which was not given; say `about`"
             )
-        _onnx_graph.check_pixels(about.preprocess, tuple(example.shape), f"export of {name}")
+        check_preprocess(about.preprocess, tuple(example.shape), f"export of {name}")
 
     def _save(self, model: ModelProto, path: Path, about: About | None) -> None:
         """Write a graph of normalised images as the file that was asked for."""
         if self.takes_pixels and about is not None:
-            _onnx_graph.take_pixels(model, about.preprocess)
+            add_normalisation(model, about.preprocess)
         if self.gives_class:
-            _onnx_graph.give_answer(model)
+            add_class_and_score(model)
         model.producer_name, model.producer_version = "edge-compress", __version__
-        _onnx_graph.describe(model, about, takes_pixels=self.takes_pixels)
+        write_metadata(model, about, takes_pixels=self.takes_pixels)
         content = model.SerializeToString(deterministic=True)
         with whole(path) as temporary:
             temporary.write_bytes(content)
 
     def convert(self, module: nn.Module, example: Tensor) -> ModelProto:
-        """Return the checked and stripped ONNX graph of a network.
+        """Convert a network to a checked and stripped ONNX graph.
 
         Args:
             module: Maps images [batch, channels, height, width] to logits [batch, classes]; left as it was.
@@ -154,22 +160,22 @@ class Onnx:
 
     def _convert(self, module: nn.Module, example: Tensor) -> ModelProto:
         name = type(module).__name__
-        size_bytes = sum(4 * tensor.numel() for _, tensor in tensors(module))
+        size_bytes = sum(4 * tensor.numel() for _, tensor in list_tensors(module))
         if size_bytes > MAX_BYTES:
             size = f"{size_bytes / 1e9:.1f} GB"
             raise CompressError(f"export of {name}: {size} of weights exceed the 2 GB of one ONNX file; use a smaller network")
         model = self._translate(trace(module, example, batch=self.batch_size), name)
         self._finish(model)
-        _onnx_graph.restore_names(model, {key: tensor.detach().float().numpy(force=True) for key, tensor in tensors(module)})
-        _onnx_graph.restore_pools(model)
-        _onnx_graph.check(model, f"export of {name}", "try another opset")
+        restore_names(model, {key: tensor.detach().float().numpy(force=True) for key, tensor in list_tensors(module)})
+        restore_pools(model)
+        check_graph(model, f"export of {name}", "try another opset")
         return model
 
     def _translate(self, program: ExportedProgram, name: str) -> ModelProto:
         import torch
 
         try:
-            with _quiet.tracer():
+            with quiet.tracer():
                 exported = torch.onnx.export(
                     program,
                     input_names=[INPUT],
@@ -179,7 +185,7 @@ class Onnx:
                     verbose=False,
                 )
         except torch.onnx.errors.OnnxExporterError as error:
-            missing = _culprit(error)
+            missing = _find_operator(error)
             raise CompressError(
                 f"export of {name}: ONNX opset {self.opset} has no {missing}; replace it in the network"
             ) from error
@@ -189,12 +195,12 @@ class Onnx:
     def _finish(self, model: ModelProto) -> None:
         written = next(item.version for item in model.opset_import if item.domain in {"", "ai.onnx"})
         if written != self.opset:
-            raise CompressError(f"exporters/onnx: asked for opset {self.opset}, torch wrote {written}; ask for that one")
-        _onnx_graph.strip(model.graph)
+            raise CompressError(f"{WHERE}: asked for opset {self.opset}, torch wrote {written}; ask for that one")
+        strip(model.graph)
         for function in model.functions:
             del function.value_info[:], function.metadata_props[:]
             function.doc_string = ""
-            _onnx_graph.strip_nodes(function.node)
+            strip_nodes(function.node)
         del model.metadata_props[:]
         model.doc_string = ""
         model.producer_name, model.producer_version = "edge-compress", __version__
@@ -203,7 +209,7 @@ class Onnx:
                 value.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
-def _culprit(error: BaseException) -> str:
+def _find_operator(error: BaseException) -> str:
     """Return the operator at the root of a failed conversion."""
     while error.__cause__ is not None:
         error = error.__cause__

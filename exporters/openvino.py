@@ -21,17 +21,18 @@ from numpy.typing import NDArray
 from compress.errors import CompressError
 from compress.recipe import Count
 from compress.records import Precision, Preprocess
-from exporters._exporter import About, only_batch
-from exporters._onnx.graph import check_pixels
-from exporters._openvino import file as _openvino_file
-from exporters._openvino import graph as _openvino_graph
-from exporters._openvino.int8 import ESTIMATIONS, Calibrated
+from exporters._exporter import About, check_option, parse_batch, parse_places
+from exporters._onnx.graph import check_preprocess
+from exporters._openvino.file import list_parts, write_files
+from exporters._openvino.graph import find_constants, find_layers, translate, write_metadata
+from exporters._openvino.int8 import ESTIMATIONS, QuantisableOpenvino
 from exporters._torch.calibration_images import check_images
 from exporters.onnx import Onnx
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+WHERE = "exporters/openvino"
 LARGEST_FP16 = 65504.0
 _STORED = {"fp32": "f32", "fp16": "f16"}
 _TOLERATED = {"fp32": 0.0, "fp16": 0.01}
@@ -61,42 +62,38 @@ class Openvino:
         preprocess: Literal["outside", "inside"] = "outside",
         postprocess: Literal["outside", "inside"] = "outside",
     ) -> None:
-        if precision not in {"fp32", "fp16", "int8"}:
-            raise CompressError(f"exporters/openvino: precision {precision!r} is not offered; use 'fp32', 'fp16' or 'int8'")
-        for option, value in (("preprocess", preprocess), ("postprocess", postprocess)):
-            if value not in {"outside", "inside"}:
-                raise CompressError(f"exporters/openvino: {option} {value!r} is not offered; use 'outside' or 'inside'")
+        check_option(WHERE, "precision", precision, ("fp32", "fp16", "int8"))
         self.precision: Precision = precision
-        self.takes_pixels, self.gives_class = preprocess == "inside", postprocess == "inside"
-        self.batch_size = only_batch("exporters/openvino", batch)
+        self.takes_pixels, self.gives_class = parse_places(WHERE, preprocess, postprocess)
+        self.batch_size = parse_batch(WHERE, batch)
 
-    def path(self, folder: Path, stem: str) -> Path:
+    def name_file(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.xml`, with what differs from the default options in its name."""
         batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
         return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.takes_pixels}{'-scores' * self.gives_class}.xml"
 
-    def parts(self, path: Path) -> tuple[Path, Path]:
+    def list_parts(self, path: Path) -> tuple[Path, Path]:
         """Return the graph and its weights."""
-        return _openvino_file.parts(path)
+        return list_parts(path)
 
     def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
         """Write the network in fp32 or fp16; see the contract in `_exporter.py`."""
         if self.precision == "int8":
-            raise CompressError(f"{path}: int8 needs images to estimate ranges on: `quantisable` takes them, `export` does not")
-        pixels = self._pixels(module, example, about)
+            raise CompressError(f"{path}: int8 needs images to estimate ranges: `prepare_int8` takes them, `export` does not")
+        pixels = self._choose_preprocess(module, example, about)
         content = Onnx(batch=self.batch_size or "dynamic").convert(module, example).SerializeToString(deterministic=True)
-        model = _openvino_graph.translate(content)
+        model = translate(content)
         if self.precision == "fp16":
             _refuse_beyond_fp16(model, path)
-        _openvino_graph.describe(model, about, takes_pixels=self.takes_pixels)
-        _openvino_file.write(
-            model, path, judge=lambda stored: self._judge(stored, path), half=self.precision == "fp16", pixels=pixels,
+        write_metadata(model, about, takes_pixels=self.takes_pixels)
+        write_files(
+            model, path, check=lambda stored: self._check_stored(stored, path), half=self.precision == "fp16", pixels=pixels,
             gives_class=self.gives_class,
         )  # fmt: skip
 
-    def quantisable(
+    def prepare_int8(
         self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
-    ) -> Calibrated:
+    ) -> QuantisableOpenvino:
         """Translate the network and keep the images for calibration; see the contract in `_exporter.py`.
 
         A fixed batch is set on the finished graphs: calibrated image by image, they have the ranges of a dynamic one.
@@ -105,33 +102,35 @@ class Openvino:
             CompressError: Besides what the contract says: no layer has weights to quantise.
         """
         if self.precision != "int8":
-            raise CompressError(f"exporters/openvino: precision is {self.precision!r}; only 'int8' is quantised")
+            raise CompressError(f"{WHERE}: precision is {self.precision!r}; only 'int8' is quantised")
         name = type(module).__name__
-        pixels = self._pixels(module, example, about)
+        pixels = self._choose_preprocess(module, example, about)
         check_images(images, tuple(example.shape[1:]), f"export of {name}")
         content = Onnx().convert(module, example).SerializeToString(deterministic=True)
-        model = _openvino_graph.translate(content)
-        layers = _openvino_graph.layers(model, content, {weight for weight, _ in module.named_parameters()})
+        model = translate(content)
+        layers = find_layers(model, content, {weight for weight, _ in module.named_parameters()})
         if not layers:
             raise CompressError(
                 f"export of {name}: no convolution or linear layer has weights to quantise; use precision: fp32"
             )
-        _openvino_graph.describe(model, about, takes_pixels=self.takes_pixels)
-        return Calibrated(model, layers, images, batch_size=self.batch_size, pixels=pixels, gives_class=self.gives_class)
+        write_metadata(model, about, takes_pixels=self.takes_pixels)
+        return QuantisableOpenvino(
+            model, layers, images, batch_size=self.batch_size, pixels=pixels, gives_class=self.gives_class
+        )
 
-    def _pixels(self, module: nn.Module, example: Tensor, about: About | None) -> Preprocess | None:
+    def _choose_preprocess(self, module: nn.Module, example: Tensor, about: About | None) -> Preprocess | None:
         """Return the preprocessing that goes into the file, if any."""
         if not self.takes_pixels:
             return None
         name = type(module).__name__
         if about is None:
             raise CompressError(f"export of {name}: preprocess: inside needs to know the preprocessing; give `about`")
-        check_pixels(about.preprocess, tuple(example.shape), f"export of {name}")
+        check_preprocess(about.preprocess, tuple(example.shape), f"export of {name}")
         return about.preprocess
 
-    def _judge(self, stored: Any, path: Path) -> None:
+    def _check_stored(self, stored: Any, path: Path) -> None:
         """Refuse a file that is not of the precision that its name says."""
-        elements = _elements(stored)
+        elements = _count_elements(stored)
         total, kept = sum(elements.values()), elements[_STORED[self.precision]]
         if total - kept > _TOLERATED[self.precision] * total:
             raise CompressError(
@@ -139,16 +138,16 @@ class Openvino:
             )
 
 
-def _elements(model: Any) -> Counter[str]:
+def _count_elements(model: Any) -> Counter[str]:
     """Count the stored weights by their type."""
     elements: Counter[str] = Counter()
-    for constant in _openvino_graph.constants(model):
+    for constant in find_constants(model):
         elements[constant.get_element_type().get_type_name()] += constant.get_byte_size() // constant.get_element_type().size
     return elements
 
 
 def _refuse_beyond_fp16(model: Any, path: Path) -> None:
-    for constant in _openvino_graph.constants(model):
+    for constant in find_constants(model):
         largest = float(abs(constant.get_data()).max(initial=0))
         if largest > LARGEST_FP16:
             name = constant.get_friendly_name()

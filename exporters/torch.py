@@ -12,11 +12,10 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from compress.errors import CompressError
 from compress.records import Precision
-from compress.system import quiet as _quiet
+from compress.system import quiet
 from compress.system.files import whole
-from exporters._exporter import About
+from exporters._exporter import About, check_option
 from exporters._torch.trace import trace
 
 if TYPE_CHECKING:
@@ -34,17 +33,16 @@ class Torch:
     inert: ClassVar[bool] = False
 
     def __init__(self, *, precision: Literal["fp32"] = "fp32") -> None:
-        if precision != "fp32":
-            raise CompressError(f"exporters/torch: precision {precision!r} is not offered; use 'fp32'")
+        check_option("exporters/torch", "precision", precision, ("fp32",))
         self.precision: Precision = precision
         self.takes_pixels = self.gives_class = False
         self.batch_size: int | None = None
 
-    def path(self, folder: Path, stem: str) -> Path:
+    def name_file(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-fp32.pt2`."""
         return folder / f"{stem}-{self.precision}.pt2"
 
-    def parts(self, path: Path) -> tuple[Path, ...]:
+    def list_parts(self, path: Path) -> tuple[Path, ...]:
         """Return the file itself."""
         return (path,)
 
@@ -55,7 +53,7 @@ class Torch:
         # through memory: an archive that is written by name repeats that name inside, here a random temporary one
         archive = io.BytesIO()
         program = trace(module, example)
-        with _quiet.tracer():
+        with quiet.tracer():
             torch.export.save(program, archive)
         with whole(path) as temporary:
             temporary.write_bytes(archive.getvalue())

@@ -98,7 +98,7 @@ def _find_export_problems(recipe: Recipe) -> Iterator[CompressError]:
     for index, section in enumerate(recipe.exports):
         try:
             exporter = exporters.load(section)
-            name = exporter.path(Path(), "student").name
+            name = exporter.name_file(Path(), "student").name
         except CompressError as error:
             yield type(error)(f"exports.{index}: {error}")
             continue

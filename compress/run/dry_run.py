@@ -97,7 +97,7 @@ def check_exports(run: Run) -> None:
         for name, options in distinct:
             exporter: Exporter = plugins.load("exporters", name)(**options)
             with TemporaryDirectory(prefix="edge-compress-") as folder:
-                path = exporter.path(Path(folder), "student")
+                path = exporter.name_file(Path(folder), "student")
                 try:
                     exporter.export(student.eval(), run.data.sample_image(), path, about=told)
                 except CompressError as error:

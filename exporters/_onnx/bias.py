@@ -1,7 +1,7 @@
 """Bias correction: move each quantized layer's bias by the mean error of its output, so that the mean is right again.
 
-Rounding weights and clipping activations shifts what a channel gives on average, and shifts add up from layer to layer. Here
-each layer is corrected on what the corrected layers before it really give. The quantized graph is run in parts, each
+Rounding weights and clipping activations shifts the mean output of a channel, and shifts add up from layer to layer. Here each
+layer is corrected on the outputs of the corrected layers before it. The quantized graph is run in parts, each
 from what was kept of the parts before it to the next layer, so that every node runs once.
 
 Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv:1906.04721, in the variant
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters._exporter import INPUT
-from exporters._onnx.calibration import batch_size_of, batches, start, with_outputs
-from exporters._onnx.graph import layers, reads, sort, weights
+from exporters._onnx.calibration import read_batch_size, replace_outputs, split_batches, start_session
+from exporters._onnx.graph import find_layers, find_reads, read_weights, sort_nodes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -28,7 +28,7 @@ IMAGES = 128
 
 
 class Slot(NamedTuple):
-    """Where a layer's bias is, and the output that it moves."""
+    """The bias of a layer, and the output that it moves."""
 
     node: str
     output: str
@@ -38,8 +38,8 @@ class Slot(NamedTuple):
     """Of the channels in the output."""
 
 
-def some(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return `IMAGES` of the images, evenly spread over their order, or all where there are fewer."""
+def select_images(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Select `IMAGES` of the images [N, C, H, W], evenly spread over their order, or all where there are fewer."""
     count = min(IMAGES, len(images))
     return images[np.arange(count) * len(images) // count]
 
@@ -48,8 +48,8 @@ def give_biases(model: ModelProto) -> None:
     """Give every convolution and linear layer a bias of its own: zeros where it has none, a copy where it shares one."""
     from onnx import numpy_helper
 
-    constants, taken = weights(model), set[str]()
-    weighted = {name: layer for layer in layers(model) for name in layer.nodes}
+    constants, taken = read_weights(model), set[str]()
+    weighted = {name: layer for layer in find_layers(model) for name in layer.nodes}
     for node in model.graph.node:
         layer = weighted.get(node.name)
         if layer is None or node.op_type not in {"Conv", "Gemm"}:
@@ -58,7 +58,7 @@ def give_biases(model: ModelProto) -> None:
         if bias and bias not in constants:
             continue
         if not bias or bias in taken:
-            channels = constants[layer.weight].shape[0 if node.op_type == "Conv" or _transposed(node) else 1]
+            channels = constants[layer.weight].shape[0 if node.op_type == "Conv" or _is_transposed(node) else 1]
             values = constants[bias] if bias else np.zeros(channels, np.float32)
             own = f"{node.name}.bias"
             model.graph.initializer.append(numpy_helper.from_array(values, own))
@@ -67,18 +67,18 @@ def give_biases(model: ModelProto) -> None:
         taken.add(bias)
 
 
-def _transposed(node: NodeProto) -> bool:
+def _is_transposed(node: NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
-def slots(model: ModelProto) -> list[Slot]:
-    """Return the biases of layers, in the order of the graph."""
-    floats = {name for name, array in weights(model).items() if array.dtype == np.float32 and array.ndim == 1}
+def find_slots(model: ModelProto) -> list[Slot]:
+    """Find the biases of layers, in the order of the graph."""
+    floats = {name for name, array in read_weights(model).items() if array.dtype == np.float32 and array.ndim == 1}
     readers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    nodes = {name for layer in layers(model) for name in layer.nodes}
+    nodes = {name for layer in find_layers(model) for name in layer.nodes}
     found = []
     for node in model.graph.node:
         if node.name not in nodes:
@@ -93,18 +93,31 @@ def slots(model: ModelProto) -> list[Slot]:
     return found
 
 
-def means(model: ModelProto, wanted: Sequence[Slot], images: NDArray[np.float32], where: str) -> dict[str, NDArray[np.float64]]:
-    """Return the mean of each channel of each slot's output in a float graph, by node."""
-    session, names = start(with_outputs(model, [slot.output for slot in wanted]), where), [slot.output for slot in wanted]
+def measure_means(
+    model: ModelProto, wanted: Sequence[Slot], images: NDArray[np.float32], where: str
+) -> dict[str, NDArray[np.float64]]:
+    """Measure the mean of each channel of the layers' outputs in a float graph.
+
+    Args:
+        model: The float graph.
+        wanted: The layers' biases.
+        images: Normalised, float32 [N, C, H, W].
+        where: What is exported, for messages.
+
+    Returns:
+        Means [channels] by node.
+    """
+    names = [slot.output for slot in wanted]
+    session = start_session(replace_outputs(model, names), where)
     parts: dict[str, list[NDArray[np.float64]]] = {slot.node: [] for slot in wanted}
-    for chunk in batches(images, batch_size_of(model)):
+    for chunk in split_batches(images, read_batch_size(model)):
         for slot, array in zip(wanted, session.run(names, {INPUT: chunk}), strict=True):
-            parts[slot.node].append(_mean(array, slot.axis) * len(chunk))
-    count = sum(len(chunk) for chunk in batches(images, batch_size_of(model)))
+            parts[slot.node].append(_average_channels(array, slot.axis) * len(chunk))
+    count = sum(len(chunk) for chunk in split_batches(images, read_batch_size(model)))
     return {node: np.sum(sums, axis=0) / count for node, sums in parts.items()}
 
 
-def correct(
+def correct_biases(
     model: ModelProto,
     wanted: Sequence[Slot],
     means: Mapping[str, NDArray[np.float64]],
@@ -116,31 +129,31 @@ def correct(
     Args:
         model: The quantized graph; its biases are changed.
         wanted: The quantized layers' biases.
-        means: What `means` gives for the float graph.
-        images: Those on which these means were taken.
+        means: Of the float graph, from `measure_means`: [channels] by node.
+        images: Those on which these means were taken, float32 [N, C, H, W].
         where: What is exported, for messages.
     """
-    chunks = list(batches(images, batch_size_of(model)))
-    sort(model.graph)  # the quantizer appends what it adds
-    run = _Parts(model, chunks, where)
+    chunks = list(split_batches(images, read_batch_size(model)))
+    sort_nodes(model.graph)  # the quantizer appends what it adds
+    run = _PartialRun(model, chunks, where)
     nodes = {node.name: node for node in model.graph.node}
     for slot in wanted:
         output = nodes[slot.node].output[0]  # its name changes where the quantizer takes away the ReLU behind it
-        arrays = run.until(output)
-        seen = np.sum([_mean(array, slot.axis) * len(array) for array in arrays], axis=0) / sum(map(len, arrays))
-        moved = _move(model, slot.bias, means[slot.node] - seen)
+        arrays = run.run_until(output)
+        seen = np.sum([_average_channels(array, slot.axis) * len(array) for array in arrays], axis=0) / sum(map(len, arrays))
+        moved = _shift_bias(model, slot.bias, means[slot.node] - seen)
         if slot.axis == 1:  # the bias of a product is added by the node after it
             run.shift(output, moved)
 
 
-def _mean(array: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
+def _average_channels(array: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
     others = tuple(other for other in range(array.ndim) if other != axis % array.ndim)
     mean: NDArray[np.float64] = array.mean(axis=others, dtype=np.float64)
     return mean
 
 
-def _move(model: ModelProto, bias: str, shift: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Add a shift to a bias as it is stored, and return what was really added."""
+def _shift_bias(model: ModelProto, bias: str, shift: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Add a shift [channels] to a bias as it is stored, and return what was really added."""
     from onnx import numpy_helper
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -157,10 +170,10 @@ def _move(model: ModelProto, bias: str, shift: NDArray[np.float64]) -> NDArray[n
     return (counted - stored) * scale
 
 
-class _Parts:
+class _PartialRun:
     """Runs a sorted graph from its input to one tensor after another, and every node once.
 
-    What a part leaves for later ones is kept for all images; what no later node reads is let go.
+    Tensors that a later node reads are kept for all images; the others are dropped.
     """
 
     def __init__(self, model: ModelProto, chunks: Sequence[NDArray[np.float32]], where: str) -> None:
@@ -168,14 +181,14 @@ class _Parts:
         self._waiting = {node.name: node for node in model.graph.node}
         self._values: list[dict[str, NDArray[Any]]] = [{INPUT: chunk} for chunk in chunks]
 
-    def until(self, tensor: str) -> list[NDArray[np.float32]]:
-        """Return a tensor's value for each chunk of images."""
-        needed = self._before(tensor)
+    def run_until(self, tensor: str) -> list[NDArray[np.float32]]:
+        """Run the graph up to a tensor and return its value for each batch of images."""
+        needed = self._find_needed(tensor)
         for node in needed:
             del self._waiting[node.name]
-        later = set[str]().union(*(reads(node) for node in self._waiting.values()))
+        later = set[str]().union(*(find_reads(node) for node in self._waiting.values()))
         made = [name for node in needed for name in node.output if name in later or name == tensor]
-        session = start(self._part(needed, made), self._where)
+        session = start_session(self._build_part(needed, made), self._where)
         entries = [entry.name for entry in session.get_inputs()]
         for values in self._values:
             values.update(zip(made, session.run(made, {name: values[name] for name in entries}), strict=True))
@@ -189,19 +202,19 @@ class _Parts:
             trailing = (1,) * (values[tensor].ndim - 2)
             values[tensor] = (values[tensor] + amount.reshape(-1, *trailing)).astype(np.float32)
 
-    def _before(self, tensor: str) -> list[NodeProto]:
-        """Return what has to run for a tensor, in order."""
+    def _find_needed(self, tensor: str) -> list[NodeProto]:
+        """Find the nodes that have to run for a tensor, in order."""
         wanted, found = {tensor}, []
         for node in reversed(self._waiting.values()):
             if wanted.intersection(node.output):
-                wanted |= reads(node)
+                wanted |= find_reads(node)
                 found.append(node)
         return found[::-1]
 
-    def _part(self, nodes: list[NodeProto], made: list[str]) -> ModelProto:
+    def _build_part(self, nodes: list[NodeProto], made: list[str]) -> ModelProto:
         from onnx import ValueInfoProto, helper
 
-        read = set[str]().union(*(reads(node) for node in nodes))
+        read = set[str]().union(*(find_reads(node) for node in nodes))
         known = {name: array for name, array in self._values[0].items() if name in read}
         entries = [
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim)

@@ -1,4 +1,4 @@
-"""What the activations of an ONNX graph look like on real images: ranges for quantization.
+"""Measure the activations of an ONNX graph on calibration images, and choose their ranges for quantization.
 
 The graph is run by onnxruntime with its activations as further outputs, some images at a time, so memory does not grow with
 their number. onnxruntime's own calibrators do the same through files and standard output, and keep the activations of every
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 CHUNK = 8
-"""Images in a run: the activations of so many are in memory at once."""
+"""Images in a run: their activations are in memory at once."""
 BINS = 2048
-"""Of a histogram; the levels of uint8 are eight times as wide."""
+"""Bins of a histogram; the levels of uint8 are eight times as wide."""
 PERCENTILE = 99.99
 """Share of an activation's values that statistics `percentile` represents, in percent."""
 _SHRUNK = np.linspace(1.0, 0.2, 81)
@@ -30,14 +30,14 @@ _SHRUNK = np.linspace(1.0, 0.2, 81)
 
 
 class Range(NamedTuple):
-    """What uint8 shall represent of an activation; zero lies inside or at the border."""
+    """Range of an activation that uint8 represents; zero lies inside or at the border."""
 
     lowest: float
     highest: float
 
 
-def start(model: ModelProto, where: str) -> Any:
-    """Return an onnxruntime session on one thread, so that sums do not depend on the machine's number of cores.
+def start_session(model: ModelProto, where: str) -> Any:
+    """Start an onnxruntime session on one thread, so that sums do not depend on the machine's number of cores.
 
     Raises:
         CompressError: onnxruntime cannot run the graph; the message names the operator.
@@ -56,8 +56,8 @@ def start(model: ModelProto, where: str) -> Any:
         raise CompressError(f"{where}: onnxruntime cannot run its graph ({reason}); export with precision: fp32") from error
 
 
-def with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
-    """Return a copy whose outputs are these tensors."""
+def replace_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """Return a copy of a graph whose outputs are these tensors."""
     import onnx
 
     copy = onnx.ModelProto()
@@ -67,8 +67,8 @@ def with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
     return copy
 
 
-def batches(images: NDArray[np.float32], batch_size: int | None) -> Iterator[NDArray[np.float32]]:
-    """Yield all images in order; where the batch is fixed, the last is filled up with the first ones."""
+def split_batches(images: NDArray[np.float32], batch_size: int | None) -> Iterator[NDArray[np.float32]]:
+    """Yield images [N, C, H, W] in batches [B, C, H, W]; a last one that must be full is filled up with the first images."""
     size = batch_size or CHUNK
     for begin in range(0, len(images), size):
         chunk = images[begin : begin + size]
@@ -77,20 +77,26 @@ def batches(images: NDArray[np.float32], batch_size: int | None) -> Iterator[NDA
         yield chunk
 
 
-def batch_size_of(model: ModelProto) -> int | None:
-    """Return the fixed batch size of a graph, or `None`."""
+def read_batch_size(model: ModelProto) -> int | None:
+    """Read the fixed batch size of a graph; `None` if it is dynamic."""
     (entry,) = (value for value in model.graph.input if value.name == INPUT)
     return entry.type.tensor_type.shape.dim[0].dim_value or None
 
 
-def extremes(model: ModelProto, names: Sequence[str], images: NDArray[np.float32], where: str) -> dict[str, Range]:
-    """Return the smallest and the largest value of activations.
+def measure_extremes(model: ModelProto, names: Sequence[str], images: NDArray[np.float32], where: str) -> dict[str, Range]:
+    """Measure the smallest and the largest value of activations.
+
+    Args:
+        model: The float32 graph.
+        names: The activations.
+        images: Normalised, float32 [N, C, H, W].
+        where: What is exported, for messages.
 
     Raises:
         CompressError: An activation is not finite.
     """
     found: dict[str, Range] = {}
-    for values in _watch(model, names, images, where):
+    for values in _run_batches(model, names, images, where):
         for name, array in values.items():
             low, high = float(array.min(initial=0)), float(array.max(initial=0))
             if not np.isfinite(low + high):
@@ -102,27 +108,42 @@ def extremes(model: ModelProto, names: Sequence[str], images: NDArray[np.float32
     return found
 
 
-def histograms(
+def count_values(
     model: ModelProto, ranges: Mapping[str, Range], images: NDArray[np.float32], where: str
 ) -> dict[str, NDArray[np.int64]]:
-    """Return how often values lie in each of `BINS` equal parts of each activation's range."""
+    """Count the values of activations in `BINS` equal parts of their ranges.
+
+    Args:
+        model: The float32 graph.
+        ranges: Of the activations.
+        images: Normalised, float32 [N, C, H, W].
+        where: What is exported, for messages.
+
+    Returns:
+        The counts of each activation, [BINS].
+    """
     counts = {name: np.zeros(BINS, np.int64) for name in ranges}
-    for values in _watch(model, [*ranges], images, where):
+    for values in _run_batches(model, [*ranges], images, where):
         for name, array in values.items():
             counts[name] += np.histogram(array, BINS, range=ranges[name])[0]
     return counts
 
 
-def _watch(
+def _run_batches(
     model: ModelProto, names: Sequence[str], images: NDArray[np.float32], where: str
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    session = start(with_outputs(model, names), where)
-    for chunk in batches(images, batch_size_of(model)):
+    session = start_session(replace_outputs(model, names), where)
+    for chunk in split_batches(images, read_batch_size(model)):
         yield dict(zip(names, session.run(list(names), {INPUT: chunk}), strict=True))
 
 
-def percentile(counts: NDArray[np.int64], full: Range) -> Range:
-    """Return the range that leaves out equally many of the values on both sides, and holds `PERCENTILE` of them."""
+def choose_percentile_range(counts: NDArray[np.int64], full: Range) -> Range:
+    """Choose the range that holds `PERCENTILE` of the values and leaves out equally many on both sides.
+
+    Args:
+        counts: Of the values in equal parts of the full range, [bins].
+        full: The full range.
+    """
     edges = np.linspace(full.lowest, full.highest, len(counts) + 1)
     share, cut = np.cumsum(counts) / max(counts.sum(), 1), (1 - PERCENTILE / 100) / 2
     low = edges[np.searchsorted(share, cut, side="right")]
@@ -130,8 +151,12 @@ def percentile(counts: NDArray[np.int64], full: Range) -> Range:
     return Range(min(float(low), 0.0), max(float(high), 0.0))
 
 
-def least_squares(counts: NDArray[np.int64], full: Range) -> Range:
-    """Return the range, a share of the full one, whose 256 levels give the smallest mean squared error.
+def choose_least_squares_range(counts: NDArray[np.int64], full: Range) -> Range:
+    """Choose the range, a share of the full one, whose 256 levels give the smallest mean squared error.
+
+    Args:
+        counts: Of the values in equal parts of the full range, [bins].
+        full: The full range.
 
     Source: Nagel et al., "A White Paper on Neural Network Quantization", arXiv:2106.08295 (ranges by squared error).
     """

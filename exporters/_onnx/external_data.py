@@ -1,4 +1,4 @@
-"""ONNX files that keep weights in other files: refused, for those files could lie anywhere."""
+"""Refuse ONNX files that keep weights in other files, for those files could lie anywhere."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def refuse_external_data(path: Path) -> None:
         model = onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
         raise CompressError(f"{path}: is not an ONNX file ({error}); get the bundle again") from error
-    for tensor in _tensors(model):
+    for tensor in _walk_tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise CompressError(
                 f"{path}: tensor {tensor.name!r} lies in another file; a bundle's ONNX files hold all their weights"
             )
 
 
-def _tensors(message: Any) -> Iterator[Any]:
+def _walk_tensors(message: Any) -> Iterator[Any]:
     """Yield every tensor of a protobuf message, however deep: initializers, attributes, subgraphs, functions."""
     if message.DESCRIPTOR.name == "TensorProto":
         yield message
@@ -37,4 +37,4 @@ def _tensors(message: Any) -> Iterator[Any]:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for item in (value,) if hasattr(value, "DESCRIPTOR") else value:
-                yield from _tensors(item)
+                yield from _walk_tensors(item)

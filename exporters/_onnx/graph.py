@@ -1,4 +1,4 @@
-"""What is done to an ONNX graph whatever its precision: names, pools, the front part, and what the file says of itself.
+"""Read and change ONNX graphs, whatever their precision: names, pools, normalisation, class and score, metadata.
 
 Everything here works on a protobuf in memory and depends on nothing but its content, so equal networks give equal bytes.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from compress.records import Preprocess
 
 FORMAT_VERSION = "1"
-"""Of the metadata that `describe` writes; raised when a key changes its meaning."""
+"""Version of the metadata that `write_metadata` writes; raised when a key changes its meaning."""
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 """Operators with an integer kernel that multiply their first input with a weight, their second."""
 _NORMALISED = "images_normalised"
@@ -37,15 +37,15 @@ class Layer(NamedTuple):
     nodes: tuple[str, ...]
 
 
-def weights(model: ModelProto) -> dict[str, NDArray[Any]]:
-    """Return all initializers by name."""
+def read_weights(model: ModelProto) -> dict[str, NDArray[Any]]:
+    """Read all initializers, each of its own shape, by name."""
     from onnx import numpy_helper
 
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def layers(model: ModelProto) -> tuple[Layer, ...]:
-    """Return what multiplies activations with a float32 weight, from input to output.
+def find_layers(model: ModelProto) -> tuple[Layer, ...]:
+    """Find the layers of a graph: whatever multiplies activations with a float32 weight, from input to output.
 
     A weight that several nodes share makes one layer of them: it is quantized for all or for none.
     """
@@ -58,10 +58,10 @@ def layers(model: ModelProto) -> tuple[Layer, ...]:
     for node in model.graph.node:
         if node.op_type in _WEIGHTED and node.input[1] in matrices and node.input[0] not in matrices:
             users.setdefault(node.input[1], []).append(node.name)
-    return tuple(Layer(_layer_name(weight), weight, tuple(nodes)) for weight, nodes in users.items())
+    return tuple(Layer(_name_layer(weight), weight, tuple(nodes)) for weight, nodes in users.items())
 
 
-def _layer_name(weight: str) -> str:
+def _name_layer(weight: str) -> str:
     return weight.removesuffix(".weight").removeprefix("module.")  # models of this project hold the network as `module`
 
 
@@ -88,14 +88,14 @@ def strip_nodes(nodes: Iterable[NodeProto]) -> None:
 
 def restore_names(model: ModelProto, parameters: Mapping[str, NDArray[Any]]) -> None:
     """Give a transposed weight its name again: torch's exporter folds the transposition and calls the result `val_7`."""
-    found = weights(model)
+    found = read_weights(model)
     originals: dict[tuple[str, tuple[int, ...], bytes], list[str]] = {}
     for name, array in parameters.items():
         if array.ndim == 2 and name not in found:
-            originals.setdefault(_content(array.T), []).append(name)
+            originals.setdefault(_read_content(array.T), []).append(name)
     renamed: dict[str, str] = {}
     for name, array in found.items():
-        if name not in parameters and (names := originals.get(_content(array))):
+        if name not in parameters and (names := originals.get(_read_content(array))):
             renamed[name] = names.pop(0)
     for tensor in model.graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
@@ -103,7 +103,7 @@ def restore_names(model: ModelProto, parameters: Mapping[str, NDArray[Any]]) -> 
         node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
-def _content(array: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
+def _read_content(array: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
     return str(array.dtype), array.shape, array.tobytes()
 
 
@@ -111,12 +111,12 @@ def restore_pools(model: ModelProto) -> None:
     """Turn means over height and width into global average pooling, which runtimes know in int8, too."""
     import onnx
 
-    constants = weights(model)
+    constants = read_weights(model)
     inferred = onnx.shape_inference.infer_shapes(model).graph
     rank = {value.name: len(value.type.tensor_type.shape.dim) for value in (*inferred.value_info, *inferred.input)}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
-        nodes += _pool(node) if _is_pool(node, constants, rank) else [node]
+        nodes += _build_pool(node) if _is_pool(node, constants, rank) else [node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     drop_unused(model.graph)
@@ -129,7 +129,7 @@ def _is_pool(node: NodeProto, constants: Mapping[str, NDArray[Any]], rank: Mappi
     return axes is not None and sorted(int(axis) % 4 for axis in axes.reshape(-1)) == [2, 3]
 
 
-def _pool(node: NodeProto) -> list[NodeProto]:
+def _build_pool(node: NodeProto) -> list[NodeProto]:
     from onnx import helper
 
     source, result = node.input[0], node.output[0]
@@ -143,24 +143,24 @@ def _pool(node: NodeProto) -> list[NodeProto]:
 
 
 def drop_unused(graph: GraphProto) -> None:
-    """Remove initializers that nobody reads."""
-    used = {output.name for output in graph.output}.union(*(reads(node) for node in graph.node))
+    """Remove initializers that no node reads."""
+    used = {output.name for output in graph.output}.union(*(find_reads(node) for node in graph.node))
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 
 
-def reads(node: NodeProto) -> set[str]:
-    """Return what a node and its subgraphs read, names that a subgraph makes for itself included."""
+def find_reads(node: NodeProto) -> set[str]:
+    """Find the names that a node and its subgraphs read, those that a subgraph makes for itself included."""
     found = set(node.input)
     for attribute in node.attribute:
         for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
             found.update(output.name for output in graph.output)
-            found.update(*(reads(inner) for inner in graph.node))
+            found.update(*(find_reads(inner) for inner in graph.node))
     return found
 
 
-def sort(graph: GraphProto) -> None:
+def sort_nodes(graph: GraphProto) -> None:
     """Put every node after those whose results it reads; nodes in order keep their places."""
     waiting: list[NodeProto] = list(graph.node)
     ordered: list[NodeProto] = []
@@ -168,7 +168,7 @@ def sort(graph: GraphProto) -> None:
     while waiting:
         blocked: list[NodeProto] = []
         for node in waiting:
-            if pending.isdisjoint(reads(node) - set(node.output)):
+            if pending.isdisjoint(find_reads(node) - set(node.output)):
                 ordered.append(node)
                 pending.difference_update(node.output)
             else:
@@ -178,8 +178,8 @@ def sort(graph: GraphProto) -> None:
     graph.node.extend(ordered)
 
 
-def check_pixels(preprocess: Preprocess, shape: tuple[int, ...], where: str) -> None:
-    """Prove that a preprocessing makes what a network takes.
+def check_preprocess(preprocess: Preprocess, shape: tuple[int, ...], where: str) -> None:
+    """Check that a preprocessing makes images of the shape that a network takes.
 
     Args:
         preprocess: Size and channels.
@@ -198,8 +198,8 @@ def check_pixels(preprocess: Preprocess, shape: tuple[int, ...], where: str) -> 
         )
 
 
-def take_pixels(model: ModelProto, preprocess: Preprocess) -> None:
-    """Put the normalisation in front: the graph then takes uint8 [batch, height, width, channels].
+def add_normalisation(model: ModelProto, preprocess: Preprocess) -> None:
+    """Put the normalisation in front of a graph: it then takes uint8 [batch, height, width, channels].
 
     It comes last, on finished graphs: in int8 the two float operations would cost more than they do in float. The transposition
     stands before the arithmetic, because multiplying along a last axis of three is slow. The product and the sum are two
@@ -235,14 +235,14 @@ def take_pixels(model: ModelProto, preprocess: Preprocess) -> None:
     ])  # fmt: skip
 
 
-def give_answer(model: ModelProto) -> None:
-    """Put class and score behind: the graph then also gives `class`, int64 [batch], and `score`, float32 [batch].
+def add_class_and_score(model: ModelProto) -> None:
+    """Put class and score behind a graph: it then also gives `class`, int64 [batch], and `score`, float32 [batch].
 
     It comes last, on finished graphs, so in every precision both are computed in float32 from the logits that the file gives.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    _make_room(model.graph, frozenset({CLASS, SCORE, "back_shares", "back_axes"}))
+    _rename_clashes(model.graph, frozenset({CLASS, SCORE, "back_shares", "back_axes"}))
     batch = next(value for value in model.graph.output if value.name == OUTPUT).type.tensor_type.shape.dim[0]
     sizes = [batch.dim_param or batch.dim_value]
     model.graph.node.extend([
@@ -257,8 +257,8 @@ def give_answer(model: ModelProto) -> None:
     ])  # fmt: skip
 
 
-def _make_room(graph: GraphProto, names: frozenset[str]) -> None:
-    """Rename what a network itself calls so: a parameter, say."""
+def _rename_clashes(graph: GraphProto, names: frozenset[str]) -> None:
+    """Rename tensors of the network that have one of these names: a parameter, say."""
     for tensor in graph.initializer:
         tensor.name = f"{tensor.name}_inner" if tensor.name in names else tensor.name
     for node in graph.node:
@@ -266,8 +266,8 @@ def _make_room(graph: GraphProto, names: frozenset[str]) -> None:
             listed[:] = [f"{name}_inner" if name in names else name for name in listed]
 
 
-def describe(model: ModelProto, about: About | None, *, takes_pixels: bool) -> None:
-    """Write what the file says of itself; nothing where nothing is known.
+def write_metadata(model: ModelProto, about: About | None, *, takes_pixels: bool) -> None:
+    """Write the metadata of a file; nothing where nothing is known.
 
     `metadata_props` then holds `name`; `classes`, a JSON list in label order; `preprocess`, the JSON object of
     `records.Preprocess`; `preprocess_by`, `file` or `caller`; `provenance`, a JSON object; and `format_version`.
@@ -289,11 +289,11 @@ def describe(model: ModelProto, about: About | None, *, takes_pixels: bool) -> N
     )
 
 
-def check(model: ModelProto, where: str, advice: str) -> None:
-    """Prove that a graph is a valid one.
+def check_graph(model: ModelProto, where: str, advice: str) -> None:
+    """Check that a graph is valid: names, operators, types and shapes.
 
     Raises:
-        CompressError: It is not; names and shapes are said.
+        CompressError: It is not; the message names the node or shape.
     """
     import onnx
 

@@ -1,10 +1,10 @@
-"""int8: an ONNX graph with quantize-dequantize pairs (QDQ) as onnxruntime's own static quantizer writes it.
+"""Quantise an ONNX graph to int8 with quantize-dequantize pairs (QDQ), by onnxruntime's own static quantizer.
 
 Activations are unsigned, weights signed with one scale for each output channel: signed activations run two to three times
-slower on x86, and one scale for a whole weight ruins depthwise convolutions. What is quantized is decided here:
+slower on x86, and one scale for a whole weight ruins depthwise convolutions. This module chooses the nodes to quantize:
 
 * Layers (convolutions and products with a weight), all but those that are to be kept.
-* What lies between them and has an integer kernel, but only where all that it reads is quantized anyway. So with every layer
+* Nodes between them that have an integer kernel, but only where all that they read is quantized anyway. So with every layer
   kept the graph is the float one, and a kept layer takes no more of its surroundings into floating point than it must.
 * Products are not quantized where they leave a layer: the logits stay float32 instead of snapping to 256 levels.
 * In networks with layer normalisation (transformers) only the layers: what the default does to attention ruins them.
@@ -22,12 +22,17 @@ from numpy.typing import NDArray
 
 from compress.errors import CompressError
 from compress.plugins import suggestion
-from compress.system import quiet as _quiet
+from compress.system import quiet
 from exporters._exporter import Quantisation
-from exporters._onnx import bias as _onnx_bias
-from exporters._onnx import calibration as _onnx_calibration
-from exporters._onnx import graph as _onnx_graph
-from exporters._onnx.calibration import Range
+from exporters._onnx.bias import correct_biases, find_slots, give_biases, measure_means, select_images
+from exporters._onnx.calibration import (
+    Range,
+    choose_least_squares_range,
+    choose_percentile_range,
+    count_values,
+    measure_extremes,
+)
+from exporters._onnx.graph import check_graph, drop_unused, find_layers, sort_nodes, strip
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -50,7 +55,7 @@ class QuantisableOnnx:
 
     Args:
         model: With input `images`, float32 [batch, channels, height, width]; it is changed.
-        images: Such as `_calibration.check_images` lets pass.
+        images: Normalised, float32 [N, C, H, W]; `check_images` has accepted them.
         where: What is exported, for messages.
         save: Writes a finished graph to a path.
 
@@ -65,10 +70,10 @@ class QuantisableOnnx:
     ) -> None:
         import onnx
 
-        found = _onnx_graph.layers(model)
+        found = find_layers(model)
         if not found:
             raise CompressError(f"{where}: the network has no convolution and no linear layer to quantize; use precision: fp32")
-        _onnx_bias.give_biases(model)
+        give_biases(model)
         self._model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         self._layers = {layer.name: layer for layer in found}
         self.layers = tuple(self._layers)
@@ -81,7 +86,11 @@ class QuantisableOnnx:
         self._save(self.quantise(quantisation), path)
 
     def quantise(self, quantisation: Quantisation) -> ModelProto:
-        """Return the quantized graph."""
+        """Return the quantized graph.
+
+        Raises:
+            CompressError: There are no such statistics or layers, or onnxruntime cannot quantize the graph.
+        """
         if quantisation.statistics not in STATISTICS:
             near = suggestion(quantisation.statistics, list(STATISTICS))
             raise CompressError(f"{self._where}: there are no statistics {quantisation.statistics!r}; {near}")
@@ -91,47 +100,47 @@ class QuantisableOnnx:
         layers = [self._layers[name] for name in self.layers if name not in quantisation.keep]
         nodes = {node for layer in layers for node in layer.nodes}
         corrected = quantisation.statistics == "bias_correction"
-        ranges = self._range("default" if corrected else quantisation.statistics)
+        ranges = self._estimate_ranges("default" if corrected else quantisation.statistics)
         try:
-            model = _with_pairs(self._model, ranges, _chosen(self._model, nodes), spare_bit=quantisation.saturation_fix)
+            model = _insert_pairs(self._model, ranges, _choose_nodes(self._model, nodes), spare_bit=quantisation.saturation_fix)
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CompressError(
                 f"{self._where}: onnxruntime cannot quantize its graph ({reason}); keep that layer in floating point"
             ) from error
         if corrected:
-            self._correct(model, nodes)
+            self._correct_biases(model, nodes)
         _keep_output_float(model)
-        _onnx_graph.strip(model.graph)
+        strip(model.graph)
         del model.metadata_props[:]
-        _onnx_graph.sort(model.graph)
-        _onnx_graph.drop_unused(model.graph)
-        _onnx_graph.check(model, self._where, "keep its layers in floating point, or use precision: fp32")
+        sort_nodes(model.graph)
+        drop_unused(model.graph)
+        check_graph(model, self._where, "keep its layers in floating point, or use precision: fp32")
         return model
 
-    def _range(self, statistics: str) -> dict[str, Range]:
-        """Return the range of every activation; estimated when it is first asked for."""
+    def _estimate_ranges(self, statistics: str) -> dict[str, Range]:
+        """Estimate the range of every activation, once for each kind of statistics."""
         if statistics not in self._ranges:
-            full = self._range("default") if statistics != "default" else {}
-            estimate = {"mse": _onnx_calibration.least_squares, "percentile": _onnx_calibration.percentile}.get(statistics)
+            full = self._estimate_ranges("default") if statistics != "default" else {}
+            estimate = {"mse": choose_least_squares_range, "percentile": choose_percentile_range}.get(statistics)
             if estimate is None:
-                names = _activations(self._model)
-                self._ranges[statistics] = _onnx_calibration.extremes(self._model, names, self._images, self._where)
+                names = _find_activations(self._model)
+                self._ranges[statistics] = measure_extremes(self._model, names, self._images, self._where)
             else:
-                counts = _onnx_calibration.histograms(self._model, full, self._images, self._where)
+                counts = count_values(self._model, full, self._images, self._where)
                 self._ranges[statistics] = {name: estimate(counts[name], full[name]) for name in full}
         return self._ranges[statistics]
 
-    def _correct(self, quantised: ModelProto, nodes: set[str]) -> None:
-        images = _onnx_bias.some(self._images)
-        slots = _onnx_bias.slots(self._model)
+    def _correct_biases(self, quantised: ModelProto, nodes: set[str]) -> None:
+        images = select_images(self._images)
+        slots = find_slots(self._model)
         if not self._means:
-            self._means = _onnx_bias.means(self._model, slots, images, self._where)
-        _onnx_bias.correct(quantised, [slot for slot in slots if slot.node in nodes], self._means, images, self._where)
+            self._means = measure_means(self._model, slots, images, self._where)
+        correct_biases(quantised, [slot for slot in slots if slot.node in nodes], self._means, images, self._where)
 
 
-def _activations(model: ModelProto) -> list[str]:
-    """Return the float32 tensors that layers and what lies between them read or write."""
+def _find_activations(model: ModelProto) -> list[str]:
+    """Find the float32 tensors that layers and the nodes between them read or write."""
     from onnx import TensorProto
 
     graph = model.graph
@@ -140,18 +149,18 @@ def _activations(model: ModelProto) -> list[str]:
         for value in (*graph.input, *graph.value_info, *graph.output)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
-    near = [node for node in graph.node if node.op_type in _BETWEEN or node.name in _layer_nodes(model)]
+    near = [node for node in graph.node if node.op_type in _BETWEEN or node.name in _find_layer_nodes(model)]
     names = dict.fromkeys(name for node in near for name in (*node.input, *node.output))
     constants = {tensor.name for tensor in graph.initializer}
     return [name for name in names if name in floats and name not in constants]
 
 
-def _layer_nodes(model: ModelProto) -> set[str]:
-    return {node for layer in _onnx_graph.layers(model) for node in layer.nodes}
+def _find_layer_nodes(model: ModelProto) -> set[str]:
+    return {node for layer in find_layers(model) for node in layer.nodes}
 
 
-def _chosen(model: ModelProto, layers: set[str]) -> list[str]:
-    """Return the nodes to quantize, in order: these layers, and what lies between and reads quantized tensors only."""
+def _choose_nodes(model: ModelProto, layers: set[str]) -> list[str]:
+    """Choose the nodes to quantize, in order: these layers, and nodes between them that read quantized tensors only."""
     nodes = [node for node in model.graph.node if node.name in layers]
     quantised = {node.input[0] for node in nodes}
     quantised |= {node.output[0] for node in nodes if node.op_type not in _PRODUCTS}
@@ -160,17 +169,17 @@ def _chosen(model: ModelProto, layers: set[str]) -> list[str]:
     for node in model.graph.node:
         if node.name in layers:
             chosen.append(node.name)
-        elif node.op_type in _BETWEEN and not transformer and quantised.issuperset(_data(node)):
+        elif node.op_type in _BETWEEN and not transformer and quantised.issuperset(_list_data_inputs(node)):
             chosen.append(node.name)
             quantised.update(node.output)
     return chosen
 
 
-def _data(node: NodeProto) -> list[str]:
+def _list_data_inputs(node: NodeProto) -> list[str]:
     return [*node.input] if node.op_type in _ELEMENTWISE else [node.input[0]]
 
 
-def _with_pairs(model: ModelProto, ranges: dict[str, Range], nodes: list[str], *, spare_bit: bool) -> ModelProto:
+def _insert_pairs(model: ModelProto, ranges: dict[str, Range], nodes: list[str], *, spare_bit: bool) -> ModelProto:
     """Return a copy with these nodes quantized."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
@@ -186,7 +195,7 @@ def _with_pairs(model: ModelProto, ranges: dict[str, Range], nodes: list[str], *
         name: TensorData(lowest=np.float32(found.lowest), highest=np.float32(found.highest)) for name, found in ranges.items()
     }
     kinds = {node.op_type for node in copy.graph.node if node.name in set(nodes)}
-    with _quiet.root_logger():
+    with quiet.root_logger():
         quantizer = QDQQuantizer(
             copy,
             per_channel=True,

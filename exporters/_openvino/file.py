@@ -1,4 +1,4 @@
-"""How an OpenVINO graph becomes two files: saved, read again, judged, and only then put in their places, both or neither."""
+"""Write an OpenVINO graph as two files: saved, read again, checked, and only then put in their places, both or neither."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import Unreachable
-from compress.system import quiet as _quiet
+from compress.system import quiet
 from compress.system.files import writable
-from exporters._openvino.graph import give_answer, name_steadily, reason, take_pixels
+from exporters._openvino.graph import add_class_and_score, add_normalisation, extract_reason, name_steadily
 
 if TYPE_CHECKING:
     from compress.records import Preprocess
 
 
-def parts(path: Path) -> tuple[Path, Path]:
+def list_parts(path: Path) -> tuple[Path, Path]:
     """Return the graph and its weights."""
     return (path, path.with_suffix(".bin"))
 
 
-def write(
-    model: Any, path: Path, *, judge: Callable[[Any], None], half: bool = False, pixels: Preprocess | None = None,
+def write_files(
+    model: Any, path: Path, *, check: Callable[[Any], None], half: bool = False, pixels: Preprocess | None = None,
     gives_class: bool = False,
 ) -> None:  # fmt: skip
     """Write graph and weights, whole or not at all.
@@ -31,27 +31,27 @@ def write(
     Args:
         model: The finished graph; its nodes are renamed.
         path: Of the graph.
-        judge: Raises if the graph that was read from the saved files is not what the name promises.
+        check: Raises if the graph that was read from the saved files has not the precision of its name.
         half: Store the weights in fp16.
         pixels: The preprocessing to put in front; its constants stay in fp32.
         gives_class: Put class and score behind, which stay in fp32 as well.
 
     Raises:
-        CompressError: `judge` does not accept what was stored.
+        CompressError: `check` does not accept what was stored.
         Unreachable: The disk is full or the folder cannot be written.
     """
-    with _together(parts(path)) as temporary:
+    with _replace_together(list_parts(path)) as temporary:
         finished = pixels is None and not gives_class
         stored = _save(model, temporary if finished else temporary.with_name("plain.xml"), path, half=half)
-        judge(stored)
+        check(stored)
         if not finished:
-            fed = stored if pixels is None else take_pixels(stored, pixels)
-            _save(give_answer(fed) if gives_class else fed, temporary, path, half=False)
+            fed = stored if pixels is None else add_normalisation(stored, pixels)
+            _save(add_class_and_score(fed) if gives_class else fed, temporary, path, half=False)
 
 
 def _save(model: Any, temporary: Path, path: Path, *, half: bool) -> Any:
     """Save a graph and return what is read again, for a full disk can go unnoticed."""
-    openvino = _quiet.openvino()
+    openvino = quiet.openvino()
     name_steadily(model)
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # the files will be moved
@@ -59,11 +59,12 @@ def _save(model: Any, temporary: Path, path: Path, *, half: bool) -> Any:
         openvino.save_model(model, temporary, compress_to_fp16=half)
         return core.read_model(temporary)
     except RuntimeError as error:
-        raise Unreachable(f"{path}: cannot be written ({reason(error)}); free space or choose another folder") from error
+        reason = extract_reason(error)
+        raise Unreachable(f"{path}: cannot be written ({reason}); free space or choose another folder") from error
 
 
 @contextmanager
-def _together(places: tuple[Path, Path]) -> Iterator[Path]:
+def _replace_together(places: tuple[Path, Path]) -> Iterator[Path]:
     """Give a temporary path for the graph; graph and weights take their places together, or neither does.
 
     An older graph is removed before the weights change, so a graph that is there always fits the weights beside it.

@@ -1,4 +1,4 @@
-"""What is asked of and done to an OpenVINO graph whatever its precision: weights, layers, names, the front part, metadata."""
+"""Read and change OpenVINO graphs, whatever their precision: weights, layers, names, normalisation, class, score, metadata."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress.errors import CompressError
-from compress.system import quiet as _quiet
+from compress.system import quiet
 from exporters._exporter import CLASS, SCORE, About
 from exporters._onnx.graph import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from compress.records import Preprocess
 
-SAID = "edge_compress"
-"""Under this key of the graph's `rt_info` a file says what it is."""
+METADATA = "edge_compress"
+"""Key of the graph's `rt_info` under which the metadata lie."""
 _WEIGHTED = frozenset({"Convolution", "GroupConvolution", "MatMul"})
 _UNPACKING = frozenset({"Convert", "FakeQuantize", "Multiply", "Reshape", "Squeeze", "Subtract", "Transpose", "Unsqueeze"})
-"""What may lie between a stored weight and the layer that multiplies with it."""
+"""Operators that may lie between a stored weight and the layer that multiplies with it."""
 
 
 class Layer(NamedTuple):
@@ -31,7 +31,7 @@ class Layer(NamedTuple):
 
 
 def translate(content: bytes) -> Any:
-    """Return the OpenVINO graph of an ONNX graph.
+    """Translate an ONNX graph to OpenVINO.
 
     The converter, unlike the mere reader of ONNX files, folds the shape arithmetic around biases into constants. Without that
     nncf sees no biases, and corrects none.
@@ -39,21 +39,21 @@ def translate(content: bytes) -> Any:
     Raises:
         CompressError: OpenVINO has no form for an operator; the message names it.
     """
-    openvino = _quiet.openvino()
+    openvino = quiet.openvino()
     from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure
 
     try:
         model = openvino.convert_model(BytesIO(content))
     except (GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure, RuntimeError) as error:
         raise CompressError(
-            f"exporters/openvino: the network cannot be translated ({reason(error)}); use format: onnx"
+            f"exporters/openvino: the network cannot be translated ({extract_reason(error)}); use format: onnx"
         ) from error
     name_steadily(model)
     return model
 
 
-def reason(error: Exception) -> str:
-    """Return the line that matters of an error of OpenVINO or NNCF: the first of a list, or else the last."""
+def extract_reason(error: Exception) -> str:
+    """Return the line of an error of OpenVINO or NNCF that names the cause: the first of a list, or else the last."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     return next((line.removeprefix("-- ") for line in lines if line.startswith("-- ")), lines[-1])
 
@@ -65,62 +65,62 @@ def name_steadily(model: Any) -> None:
             node.set_friendly_name(f"{node.get_type_name()}_{index}")
 
 
-def constants(model: Any) -> Iterator[Any]:
-    """Yield the constants that hold numbers with a fraction."""
+def find_constants(model: Any) -> Iterator[Any]:
+    """Yield the floating-point constants of a graph."""
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Constant" and node.get_element_type().is_real():
             yield node
 
 
-def weighted(model: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield what multiplies activations with a weight, from input to output: the node, and the constant of the weight."""
+def find_weighted_nodes(model: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each node that multiplies activations with a weight, from input to output, with the constant of that weight."""
     for node in model.get_ordered_ops():
-        weight = _weight(node)
+        weight = _find_weight(node)
         if weight is not None:
             yield node, weight
 
 
-def _weight(node: Any) -> Any | None:
+def _find_weight(node: Any) -> Any | None:
     """Return the constant with which a node multiplies activations, if it does."""
     if node.get_type_name() not in _WEIGHTED:
         return None
-    found = (_unpacked(node.input_value(port).get_node()) for port in (1, 0))
+    found = (_unpack_constant(node.input_value(port).get_node()) for port in (1, 0))
     return next((weight for weight in found if weight is not None), None)
 
 
-def _unpacked(node: Any) -> Any | None:
+def _unpack_constant(node: Any) -> Any | None:
     """Return the constant that a node unpacks; nothing where it depends on the image."""
     if node.get_type_name() == "Constant":
         return node
     if node.get_type_name() not in _UNPACKING:
         return None
-    sources = [_unpacked(node.input_value(port).get_node()) for port in range(node.get_input_size())]
+    sources = [_unpack_constant(node.input_value(port).get_node()) for port in range(node.get_input_size())]
     return None if any(source is None for source in sources) else sources[0]  # `in` would compare nodes, which makes new ones
 
 
-def layers(model: Any, content: bytes, weights: set[str]) -> tuple[Layer, ...]:
-    """Return what multiplies activations with a weight, from input to output.
+def find_layers(model: Any, content: bytes, weights: set[str]) -> tuple[Layer, ...]:
+    """Find the layers of a graph: whatever multiplies activations with a weight, from input to output.
 
-    A layer is called as in the module where the graph still knows, and by its node otherwise. Nodes that share a weight are one
-    layer: it is quantised for all or for none.
+    A layer has its name in the module where the graph still knows it, and that of its node otherwise. Nodes that share a weight
+    are one layer: it is quantised for all or for none.
 
     Args:
         model: The translated graph.
         content: The ONNX graph that it comes from; translation loses the names of transposed weights.
         weights: Names of the module's parameters.
     """
-    read = _quiet.openvino().Core().read_model(content)
-    known = {node.get_friendly_name(): _source(node) for node in read.get_ops() if node.get_type_name() in _WEIGHTED}
+    read = quiet.openvino().Core().read_model(content)
+    known = {node.get_friendly_name(): _name_weight(node) for node in read.get_ops() if node.get_type_name() in _WEIGHTED}
     nodes: dict[str, list[str]] = {}
-    for node, _ in weighted(model):
+    for node, _ in find_weighted_nodes(model):
         name = node.get_friendly_name()
         weight = known.get(name, "")
         nodes.setdefault(weight.removesuffix(".weight") if weight in weights else name, []).append(name)
     return tuple(Layer(name, tuple(users)) for name, users in nodes.items())
 
 
-def _source(node: Any) -> str:
-    """Return the name of what a node's weight is made of; shapes on the way may still be computed."""
+def _name_weight(node: Any) -> str:
+    """Return the name of the constant from which a node's weight is made; shapes on the way may still be computed."""
     node = node.input_value(1).get_node()
     while node.get_type_name() in _UNPACKING:
         node = node.input_value(0).get_node()
@@ -133,19 +133,21 @@ def has_attention(model: Any) -> bool:
     found = [node for node in model.get_ordered_ops() if node.get_type_name() in {"MatMul", "Softmax"}]
     fused = any(node.get_type_name() == "ScaledDotProductAttention" for node in model.get_ordered_ops())
     softmax = any(node.get_type_name() == "Softmax" for node in found)
-    return fused or (softmax and any(node.get_type_name() == "MatMul" and _weight(node) is None for node in found))
+    return fused or (softmax and any(node.get_type_name() == "MatMul" and _find_weight(node) is None for node in found))
 
 
-def untouched(model: Any, layers: tuple[Layer, ...], keep: frozenset[str]) -> list[str]:
-    """Return the nodes that stay in floating point with the layers of `keep`: these, and what serves nothing but them.
+def find_float_nodes(model: Any, layers: tuple[Layer, ...], keep: frozenset[str]) -> list[str]:
+    """Find the nodes that stay in floating point with the layers of `keep`: these, and nodes that serve nothing but them.
 
     Without the latter, an addition or a pool among layers that are all in floating point would still round its inputs, which
-    costs accuracy and gains nothing. What no layer reads goes with the layers from which it comes.
+    costs accuracy and gains nothing. A node that no layer reads goes with the layers from which it comes.
     """
     layer = {node: each.name for each in layers for node in each.nodes}
     order = [node for node in model.get_ordered_ops() if node.get_type_name() not in {"Constant", "Parameter", "Result"}]
-    before = _nearest(order, layer, lambda node: [node.input_value(port).get_node() for port in range(node.get_input_size())])
-    after = _nearest(
+    before = _find_nearest_layers(
+        order, layer, lambda node: [node.input_value(port).get_node() for port in range(node.get_input_size())]
+    )
+    after = _find_nearest_layers(
         order[::-1], layer, lambda node: [target.get_node() for value in node.outputs() for target in value.get_target_inputs()]
     )
 
@@ -156,8 +158,8 @@ def untouched(model: Any, layers: tuple[Layer, ...], keep: frozenset[str]) -> li
     return [node.get_friendly_name() for node in order if stays(node.get_friendly_name())]
 
 
-def _nearest(order: list[Any], layer: Mapping[str, str], around: Callable[[Any], list[Any]]) -> dict[str, set[str]]:
-    """Return for each node the first layers on every way in one direction; `order` begins where the ways end."""
+def _find_nearest_layers(order: list[Any], layer: Mapping[str, str], around: Callable[[Any], list[Any]]) -> dict[str, set[str]]:
+    """Find for each node the first layers on every way in one direction; `order` begins where the ways end."""
     found: dict[str, set[str]] = {}
     for node in order:
         names = [other.get_friendly_name() for other in around(node)]
@@ -167,8 +169,8 @@ def _nearest(order: list[Any], layer: Mapping[str, str], around: Callable[[Any],
     return found
 
 
-def describe(model: Any, about: About | None, *, takes_pixels: bool) -> None:
-    """Write what the file says of itself; nothing where nothing is known.
+def write_metadata(model: Any, about: About | None, *, takes_pixels: bool) -> None:
+    """Write the metadata of a file; nothing where nothing is known.
 
     Under `edge_compress` the graph's `rt_info` then holds, as in ONNX: `name`; `classes`, a JSON list in label order;
     `preprocess`, the JSON object of `records.Preprocess`; `preprocess_by`, `file` or `caller`; `provenance`, a JSON object; and
@@ -176,7 +178,7 @@ def describe(model: Any, about: About | None, *, takes_pixels: bool) -> None:
     """
     if about is None:
         return
-    said = {
+    metadata = {
         "name": about.name,
         "classes": json.dumps(about.classes),
         "preprocess": json.dumps(about.preprocess.model_dump(mode="json"), sort_keys=True),
@@ -184,16 +186,16 @@ def describe(model: Any, about: About | None, *, takes_pixels: bool) -> None:
         "provenance": json.dumps(dict(about.provenance), sort_keys=True),
         "format_version": FORMAT_VERSION,
     }
-    for key, value in said.items():
-        model.set_rt_info(value, [SAID, key])
+    for key, value in metadata.items():
+        model.set_rt_info(value, [METADATA, key])
 
 
-def take_pixels(model: Any, preprocess: Preprocess) -> Any:
-    """Return the graph with the normalisation in front: it then takes uint8 [batch, height, width, channels].
+def add_normalisation(model: Any, preprocess: Preprocess) -> Any:
+    """Put the normalisation in front of a graph: it then takes uint8 [batch, height, width, channels].
 
     It comes last, on finished graphs: in int8 and fp16 its constants would be rounded.
     """
-    openvino = _quiet.openvino()
+    openvino = quiet.openvino()
     from openvino.preprocess import PrePostProcessor
 
     front = PrePostProcessor(model)
@@ -204,12 +206,12 @@ def take_pixels(model: Any, preprocess: Preprocess) -> Any:
     return front.build()
 
 
-def give_answer(model: Any) -> Any:
-    """Return the graph with class and score behind: `class`, int64 [batch], and `score`, float32 [batch], after the logits.
+def add_class_and_score(model: Any) -> Any:
+    """Put class and score behind a graph: `class`, int64 [batch], and `score`, float32 [batch], after the logits.
 
     It comes last, on finished graphs: in int8 and fp16 both are then computed in float32 from the logits that the file gives.
     """
-    openvino = _quiet.openvino()
+    openvino = quiet.openvino()
     from openvino import opset13 as operators
 
     logits = model.output(0).get_node().input_value(0)

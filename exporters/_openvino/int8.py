@@ -20,20 +20,20 @@ from numpy.typing import NDArray
 
 from compress import plugins
 from compress.errors import CompressError
-from compress.system import quiet as _quiet
+from compress.system import quiet
 from exporters._exporter import Quantisation
-from exporters._openvino import file as _openvino_file
-from exporters._openvino.graph import Layer, has_attention, reason, untouched, weighted
+from exporters._openvino.file import write_files
+from exporters._openvino.graph import Layer, extract_reason, find_float_nodes, find_weighted_nodes, has_attention
 
 if TYPE_CHECKING:
     from compress.records import Preprocess
 
 
 class _Estimation(NamedTuple):
-    """How ranges and biases are estimated, as NNCF spells it."""
+    """NNCF's settings for estimating ranges and biases."""
 
     full_bias_correction: bool = False
-    """Correct each bias by what the quantised layers before it really give, and not by the mean of what they gave in float."""
+    """Correct each bias with the outputs of the quantised layers before it, not with their mean outputs in float."""
     ranges: str = ""
     """Activation ranges: the extremes of all images instead of the mean of each image's."""
     alignment: bool = False
@@ -57,13 +57,13 @@ Source: openvinotoolkit/nncf, tests/post_training/data/ptq_reference_data.yaml.
 """
 
 
-class Calibrated:
+class QuantisableOpenvino:
     """A translated network with images on which its ranges are estimated, ready to be written in int8.
 
     Args:
         model: The OpenVINO graph, with a dynamic batch; left as it is.
-        layers: What can be kept in floating point.
-        images: float32 [N, C, H, W].
+        layers: The layers that can be kept in floating point.
+        images: Normalised, float32 [N, C, H, W].
         batch_size: The only number of images that the files take; `None` takes any.
         pixels: The preprocessing to put in front.
         gives_class: Whether class and score are put behind.
@@ -91,13 +91,13 @@ class Calibrated:
         """Write the int8 file; see the contract in `_exporter.py`."""
         self._check(quantisation)
         keep = frozenset(quantisation.keep)
-        model = self._quantised(quantisation, untouched(self._model, self._layers, keep), path)
+        model = self._quantise(quantisation, find_float_nodes(self._model, self._layers, keep), path)
         if self._batch_size is not None:
             model.reshape([self._batch_size, *self._images.shape[1:]])
-        _openvino_file.write(
+        write_files(
             model,
             path,
-            judge=lambda stored: self._judge(stored, keep, path),
+            check=lambda stored: self._check_stored(stored, keep, path),
             pixels=self._pixels,
             gives_class=self._gives_class,
         )
@@ -111,12 +111,12 @@ class Calibrated:
                 hint = plugins.suggestion(name, list(self.layers))
                 raise CompressError(f"exporters/openvino: keep: the network has no layer {name!r}; {hint}")
 
-    def _quantised(self, quantisation: Quantisation, ignored: list[str], path: Path) -> Any:
-        """Return the graph in int8, in which weights are stored as int8 already."""
-        nncf = _quiet.nncf()
+    def _quantise(self, quantisation: Quantisation, ignored: list[str], path: Path) -> Any:
+        """Quantise a copy of the graph; its weights are stored as int8 already."""
+        nncf = quiet.nncf()
         estimation = ESTIMATIONS[quantisation.statistics]
         try:
-            with _quiet.quantiser():
+            with quiet.quantiser():
                 return nncf.quantize(
                     self._model.clone(),
                     nncf.Dataset(self._images[:, None]),  # each item is a batch of one image
@@ -124,30 +124,32 @@ class Calibrated:
                     fast_bias_correction=not estimation.full_bias_correction,
                     model_type=nncf.ModelType.TRANSFORMER if self._attention else None,
                     ignored_scope=nncf.IgnoredScope(names=ignored),
-                    advanced_parameters=_parameters(nncf, estimation, saturation_fix=quantisation.saturation_fix),
+                    advanced_parameters=_build_parameters(nncf, estimation, saturation_fix=quantisation.saturation_fix),
                 )
         except (RuntimeError, KeyError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
             if isinstance(error, KeyError) and not estimation.alignment:
                 raise  # NNCF 3.4.0 fails so, by a defect of its own, where channel alignment finds something to align
-            why = f"KeyError: {error}" if isinstance(error, KeyError) else reason(error)
+            why = f"KeyError: {error}" if isinstance(error, KeyError) else extract_reason(error)
             raise CompressError(
                 f"{path}: NNCF cannot quantise this network ({why}); use other statistics, or precision: fp16"
             ) from error
 
-    def _judge(self, stored: Any, keep: frozenset[str], path: Path) -> None:
-        """Refuse a file in which a layer is not stored as its name and `keep` promise."""
-        kinds = {node.get_friendly_name(): weight.get_element_type().get_type_name() for node, weight in weighted(stored)}
+    def _check_stored(self, stored: Any, keep: frozenset[str], path: Path) -> None:
+        """Refuse a file in which a layer is not stored in int8, or in float32 where `keep` names it."""
+        kinds = {
+            node.get_friendly_name(): weight.get_element_type().get_type_name() for node, weight in find_weighted_nodes(stored)
+        }
         for layer in self._layers:
             wanted = {"f32"} if layer.name in keep else {"i8", "u8"}
             found = {kinds.get(node, "no constant") for node in layer.nodes}
             if not found <= wanted:
-                shown, promised = ", ".join(sorted(found - wanted)), " or ".join(sorted(wanted))
+                shown, expected = ", ".join(sorted(found - wanted)), " or ".join(sorted(wanted))
                 raise CompressError(
-                    f"{path}: the weights of layer {layer.name!r} were stored as {shown}, not {promised}; keep that layer"
+                    f"{path}: the weights of layer {layer.name!r} were stored as {shown}, not {expected}; keep that layer"
                 )
 
 
-def _parameters(nncf: Any, estimation: _Estimation, *, saturation_fix: bool) -> Any:
+def _build_parameters(nncf: Any, estimation: _Estimation, *, saturation_fix: bool) -> Any:
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     options: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Images on which ranges are estimated, whatever the format: the check that they are fit for it."""
+"""Check of calibration images: the images on which int8 ranges are estimated, whatever the format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from compress.errors import CompressError
 
 
 def check_images(images: NDArray[np.float32], shape: tuple[int, ...], where: str) -> None:
-    """Prove that images can calibrate a network.
+    """Check that images can calibrate a network.
 
     Args:
         images: Normalised, float32 [N, C, H, W].

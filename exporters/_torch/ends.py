@@ -1,4 +1,4 @@
-"""What the formats that torch lowers by itself put around a traced network: normalisation in front, class and score behind.
+"""Put normalisation in front of a traced network, and class and score behind it; for formats that torch lowers by itself.
 
 Both are put around the finished graph, behind quantization, so they are computed in float32 whatever the precision.
 """
@@ -11,26 +11,26 @@ from compress.errors import CompressError
 from compress.preprocess import scale_shift
 from compress.records import Preprocess
 from exporters._exporter import About
-from exporters._onnx.graph import check_pixels
+from exporters._onnx.graph import check_preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 class Ends(NamedTuple):
-    """What a file carries beside its network."""
+    """Normalisation, class and score that a file carries beside its network."""
 
     pixels: Preprocess | None
     """The preprocessing to put in front; the file then takes uint8 [batch, height, width, channels]."""
     gives_class: bool
     """Put class and score behind; the file then gives logits, class [batch], and score [batch]."""
 
-    def example(self, batch: int, shape: tuple[int, ...]) -> Tensor:
-        """Return an input for tracing.
+    def make_example(self, batch: int, shape: tuple[int, ...]) -> Tensor:
+        """Make an input for tracing: zeros, float32 [batch, C, H, W], or uint8 [batch, H, W, C] where the file normalises.
 
         Args:
-            batch: Images in it.
-            shape: Of a normalised image, [channels, height, width].
+            batch: Number of images.
+            shape: Of a normalised image, (C, H, W).
         """
         import torch
 
@@ -40,11 +40,11 @@ class Ends(NamedTuple):
         return torch.zeros(batch, height, width, channels, dtype=torch.uint8)
 
 
-def ends(about: About | None, example: Tensor, *, takes_pixels: bool, gives_class: bool, where: str) -> Ends:
-    """Return what a file shall carry.
+def choose_ends(about: About | None, example: Tensor, *, takes_pixels: bool, gives_class: bool, where: str) -> Ends:
+    """Choose what a file carries beside its network.
 
     Args:
-        about: What is known of the preprocessing.
+        about: Holds the preprocessing.
         example: One image, [1, channels, height, width].
         takes_pixels: Whether the file shall normalise by itself.
         gives_class: Whether it shall give class and score.
@@ -57,16 +57,16 @@ def ends(about: About | None, example: Tensor, *, takes_pixels: bool, gives_clas
         return Ends(None, gives_class)
     if about is None:
         raise CompressError(f"{where}: preprocess: inside needs to know the preprocessing; give `about`")
-    check_pixels(about.preprocess, tuple(example.shape), where)
+    check_preprocess(about.preprocess, tuple(example.shape), where)
     return Ends(about.preprocess, gives_class)
 
 
-def with_ends(graph: nn.Module, carried: Ends) -> nn.Module:
-    """Return a network with what its file shall carry: it gives logits, or a tuple of logits, class and score.
+def add_ends(graph: nn.Module, carried: Ends) -> nn.Module:
+    """Put the ends around a network: it then gives logits, or a tuple of logits, class and score.
 
     Args:
         graph: Maps images [batch, channels, height, width] to logits [batch, classes].
-        carried: What that is.
+        carried: The ends.
     """
     import torch
 

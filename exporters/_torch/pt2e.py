@@ -1,7 +1,8 @@
-"""int8 by PT2E: torchao observes the activations of a traced network on images and rounds weights and activations.
+"""Common part of the formats that torch lowers by itself (ExecuTorch, LiteRT): tracing, ends, and int8 by PT2E.
 
-ExecuTorch and LiteRT each bring a quantizer of their own, which knows what their kernels can do in int8 and marks the operators
-accordingly; all the rest is torchao's and the same for both. Weights get a scale for each output channel.
+For int8 torchao observes the activations of a traced network on images and rounds weights and activations. ExecuTorch and
+LiteRT each bring a quantizer of their own, which knows what their kernels can do in int8 and marks the operators accordingly;
+all the rest is torchao's and the same for both. Weights get a scale for each output channel.
 
 The observers sit where operators are marked, and a layer that stays in floating point is not marked. So each file observes the
 images anew: a few seconds, beside which lowering takes long.
@@ -15,16 +16,19 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress import plugins
 from compress.errors import CompressError, Unreachable
-from compress.system import quiet as _quiet
-from exporters._exporter import Quantisation
+from compress.records import Precision
+from compress.system import quiet
+from compress.system.files import whole
+from exporters._exporter import About, Quantisation, check_option, parse_places
 from exporters._torch.calibration_images import check_images
+from exporters._torch.ends import Ends, choose_ends
 from exporters._torch.trace import trace
 
 if TYPE_CHECKING:
@@ -36,20 +40,20 @@ STATISTICS = ("default", "minmax")
 """`default` is the quantizer's own: a histogram, cut where the error of rounding is least. `minmax` represents the extremes."""
 NO_SPARE_BIT = "XNNPACK widens int8 before it multiplies, so nothing saturates"
 CHUNK = 32
-"""Images observed in a call where the batch is dynamic: the activations of so many are in memory at once."""
+"""Images observed in a call where the batch is dynamic: their activations are in memory at once."""
 ANNOTATION = "quantization_annotation"
-"""Where torchao looks for what a quantizer marked."""
+"""Key of a node under which torchao finds the mark of a quantizer."""
 
 
 @contextmanager
-def foreign(where: str) -> Iterator[None]:
-    """Quieten the optional packages, which log and warn of each other, and say what to install where one is missing.
+def quieten_packages(where: str) -> Iterator[None]:
+    """Silence the optional packages, which log and warn of each other, and say what to install where one is missing.
 
     Raises:
         Unreachable: A package is not installed.
     """
     try:
-        with _quiet.tracer(), warnings.catch_warnings():
+        with quiet.tracer(), warnings.catch_warnings():
             # deprecations among torch, torchao and the lowering packages, and their notes that they are experimental
             warnings.simplefilter("ignore")
             yield
@@ -57,14 +61,119 @@ def foreign(where: str) -> Iterator[None]:
         raise Unreachable(plugins.missing_package(where, error)) from error
 
 
+class Pt2eExporter:
+    """Base of the exporters of ExecuTorch and LiteRT.
+
+    Args:
+        precision: Precision of weights and arithmetic; int8 is made from images.
+        batch_size: Images in every call; `None` takes any number.
+        preprocess: Where images are normalised.
+        postprocess: Where logits become class and score.
+    """
+
+    where: ClassVar[str]
+    """The exporter, for messages."""
+    suffix: ClassVar[str]
+    """Of its files."""
+    usual_batch_size: ClassVar[int | None]
+    """The batch size that the name of a file does not mention."""
+    fold: ClassVar[bool]
+    """Whether the format takes weights as int8, or in float with a quantize operator behind them."""
+    statistics: ClassVar[tuple[str, ...]] = STATISTICS
+    no_spare_bit: ClassVar[str] = NO_SPARE_BIT
+
+    def __init__(
+        self,
+        *,
+        precision: Literal["fp32", "int8"],
+        batch_size: int | None,
+        preprocess: Literal["outside", "inside"],
+        postprocess: Literal["outside", "inside"],
+    ) -> None:
+        check_option(self.where, "precision", precision, ("fp32", "int8"))
+        self.precision: Precision = precision
+        self.takes_pixels, self.gives_class = parse_places(self.where, preprocess, postprocess)
+        self.batch_size = batch_size
+
+    def lower(self, graph: nn.Module, shape: tuple[int, ...], name: str, carried: Ends) -> bytes:
+        """Convert a traced network to the content of a file.
+
+        Args:
+            graph: Maps images [batch, channels, height, width] to logits [batch, classes].
+            shape: Of a normalised image, (C, H, W).
+            name: Of the network, for messages.
+            carried: Normalisation, class and score to put around it.
+
+        Raises:
+            CompressError: The format cannot hold this network.
+        """
+        raise NotImplementedError
+
+    def make_quantizer(self, statistics: str) -> Any:
+        """Make the format's own quantizer, for one of `STATISTICS`."""
+        raise NotImplementedError
+
+    def name_file(self, folder: Path, stem: str) -> Path:
+        """Return `folder/STEM-PRECISION` with the suffix, and with options that are not the default in its name."""
+        batch = "" if self.batch_size == self.usual_batch_size else f"-batch{self.batch_size}"
+        ends = "-pixels" * self.takes_pixels + "-scores" * self.gives_class
+        return folder / f"{stem}-{self.precision}{batch}{ends}{self.suffix}"
+
+    def list_parts(self, path: Path) -> tuple[Path, ...]:
+        """Return the file itself."""
+        return (path,)
+
+    def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
+        """Write the network; see the contract in `_exporter.py`.
+
+        Raises:
+            CompressError: As in the contract.
+        """
+        name = type(module).__name__
+        if self.precision == "int8":
+            raise CompressError(f"export of {name}: precision int8 needs images to estimate ranges; give calibration images")
+        carried = self._choose_ends(about, example, name)
+        program = trace(module, example, batch=self.batch_size)
+        self._save(program.module(), tuple(example.shape[1:]), path, name, carried)
+
+    def prepare_int8(
+        self,
+        module: nn.Module,
+        example: Tensor,
+        images: NDArray[np.float32],
+        *,
+        about: About | None = None,
+    ) -> QuantisablePt2e:
+        """Trace the network and keep the images [N, C, H, W] for calibration; see the contract in `_exporter.py`."""
+        name, shape = type(module).__name__, tuple(example.shape[1:])
+        carried = self._choose_ends(about, example, name)
+        return QuantisablePt2e(
+            where=self.where,
+            traced=trace_for_int8(module, example, images, self.batch_size),
+            images=images,
+            batch_size=self.batch_size,
+            quantizer=self.make_quantizer,
+            save=lambda graph, path: self._save(graph, shape, path, name, carried),
+            fold=self.fold,
+        )
+
+    def _choose_ends(self, about: About | None, example: Tensor, name: str) -> Ends:
+        where = f"export of {name}"
+        return choose_ends(about, example, takes_pixels=self.takes_pixels, gives_class=self.gives_class, where=where)
+
+    def _save(self, graph: nn.Module, shape: tuple[int, ...], path: Path, name: str, carried: Ends) -> None:
+        with whole(path) as temporary, quieten_packages(self.where):  # lowering itself needs room on the disk
+            temporary.write_bytes(self.lower(graph, shape, name, carried))
+
+
 @dataclass(frozen=True)
-class Pt2e:
+class QuantisablePt2e:
     """A traced network with images on which its ranges are estimated, ready to be written in int8.
 
     Args:
         where: Of messages, for example `exporters/executorch`.
         traced: The network.
-        images: float32 [N, C, H, W].
+        images: Normalised, float32 [N, C, H, W].
         batch_size: Images in every call; `None` where it is dynamic.
         quantizer: Makes the format's quantizer from the statistics.
         save: Writes a graph with quantize and dequantize operators.
@@ -82,19 +191,19 @@ class Pt2e:
     @property
     def layers(self) -> tuple[str, ...]:
         """The convolutions and linear layers, by the names of the user's modules."""
-        return tuple(dict.fromkeys(self.traced.weighted.values()))
+        return tuple(dict.fromkeys(self.traced.layers.values()))
 
     def write(self, path: Path, quantisation: Quantisation) -> None:
         """Write the int8 file; see the contract in `_exporter.py`."""
-        self.save(self._quantised(quantisation), path)
+        self.save(self._quantise(quantisation), path)
 
     def simulate(self, quantisation: Quantisation, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what the graph says that would be written; see the contract in `_exporter.py`."""
+        """Compute the logits of the graph that would be written, float32 [N, K]; see the contract in `_exporter.py`."""
         import torch
 
-        graph = self._quantised(quantisation)
+        graph = self._quantise(quantisation)
         with torch.no_grad():
-            return np.concatenate([graph(batch).numpy() for batch in self._batches(images)])[: len(images)]
+            return np.concatenate([graph(batch).numpy() for batch in self._split_batches(images)])[: len(images)]
 
     def _check(self, quantisation: Quantisation) -> None:
         if quantisation.statistics not in STATISTICS:
@@ -107,25 +216,25 @@ class Pt2e:
                 hint = plugins.suggestion(name, list(self.layers))
                 raise CompressError(f"{self.where}: keep: the network has no layer {name!r}; {hint}")
 
-    def _quantised(self, quantisation: Quantisation) -> GraphModule:
-        """Return the graph in which quantize and dequantize operators surround what runs in int8."""
+    def _quantise(self, quantisation: Quantisation) -> GraphModule:
+        """Return the graph with quantize and dequantize operators around the operators that run in int8."""
         self._check(quantisation)
-        kept = {node for node, layer in self.traced.weighted.items() if layer in quantisation.keep}
-        with foreign(self.where):
-            return self._converted(quantisation.statistics, kept)
+        kept = {node for node, layer in self.traced.layers.items() if layer in quantisation.keep}
+        with quieten_packages(self.where):
+            return self._convert(quantisation.statistics, kept)
 
-    def _converted(self, statistics: str, kept: Collection[str]) -> GraphModule:
+    def _convert(self, statistics: str, kept: Collection[str]) -> GraphModule:
         import torch
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-        prepared = prepare_pt2e(copy.deepcopy(self.traced.graph), _Keeping(self.quantizer(statistics), kept))
+        prepared = prepare_pt2e(copy.deepcopy(self.traced.graph), _KeepingQuantizer(self.quantizer(statistics), kept))
         with torch.no_grad():
-            for batch in self._batches(self.images):
+            for batch in self._split_batches(self.images):
                 prepared(batch)
         graph: GraphModule = convert_pt2e(prepared, fold_quantize=self.fold)
         return graph
 
-    def _batches(self, images: NDArray[np.float32]) -> Iterator[Tensor]:
+    def _split_batches(self, images: NDArray[np.float32]) -> Iterator[Tensor]:
         """Yield images in batches that the graph takes; a last one that must be full is filled up with the first images."""
         import torch
 
@@ -135,8 +244,8 @@ class Pt2e:
             yield torch.from_numpy(images[np.arange(start, stop) % count])
 
 
-class _Keeping:
-    """A quantizer that leaves some layers alone: what is marked already, it does not mark again.
+class _KeepingQuantizer:
+    """A quantizer that leaves some layers alone: it marks these itself, for no operator is marked twice.
 
     Args:
         quantizer: The format's.
@@ -162,14 +271,14 @@ class _Keeping:
 
 @dataclass(frozen=True)
 class Traced:
-    """A network as a graph of operators, with what quantizers ask of it: which call of the source made each."""
+    """A network as a graph of operators that remember, for quantizers, which call of the source made them."""
 
     graph: GraphModule
-    weighted: dict[str, str]
-    """Names of the nodes that multiply by weights, each with the user's module that holds these."""
+    layers: dict[str, str]
+    """Layers by node: the user's module that holds the weights, for each node that multiplies by weights."""
 
 
-def traced(module: nn.Module, example: Tensor, images: NDArray[np.float32], batch_size: int | None) -> Traced:
+def trace_for_int8(module: nn.Module, example: Tensor, images: NDArray[np.float32], batch_size: int | None) -> Traced:
     """Trace a network for quantization.
 
     Args:
@@ -183,20 +292,20 @@ def traced(module: nn.Module, example: Tensor, images: NDArray[np.float32], batc
     """
     import torch
 
-    trace(module, example, batch=batch_size)  # what is wrong with the network is said here
+    trace(module, example, batch=batch_size)  # for its clear errors
     check_images(images, tuple(example.shape[1:]), f"export of {type(module).__name__}")
     network = copy.deepcopy(module).eval().requires_grad_(requires_grad=False)
     network.to("cpu", torch.float32).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch
     zeros = torch.zeros(batch_size or 2, *example.shape[1:])
     dynamic = None if batch_size is not None else ({0: torch.export.Dim("batch")},)
-    with _quiet.tracer():
+    with quiet.tracer():
         graph: Any = torch.export.export(network, (zeros,), dynamic_shapes=dynamic, strict=False).module()
     _drop_dropout(graph)
-    return Traced(graph, weighted(graph))
+    return Traced(graph, find_weighted_nodes(graph))
 
 
 def _drop_dropout(graph: Any) -> None:
-    """Take out what does nothing in evaluation.
+    """Remove dropout, which does nothing in evaluation.
 
     Quantizers do not know dropout, so the layer behind it would get a range of its own; litert-torch 0.10 then loses the step
     between the two ranges, and the layer's bias is off by their ratio.
@@ -210,8 +319,8 @@ def _drop_dropout(graph: Any) -> None:
     graph.recompile()
 
 
-def weighted(graph: Any) -> dict[str, str]:
-    """Return the nodes that multiply by weights, each with the user's module that holds these, from input to output."""
+def find_weighted_nodes(graph: Any) -> dict[str, str]:
+    """Find the nodes that multiply by weights, from input to output, each with the user's module that holds these."""
     import torch
 
     aten = torch.ops.aten
@@ -223,8 +332,8 @@ def weighted(graph: Any) -> dict[str, str]:
     }
 
 
-def with_statistics(config: Any, statistics: str) -> Any:
-    """Return a quantizer's configuration in which activations are observed as the statistics say."""
+def choose_observers(config: Any, statistics: str) -> Any:
+    """Return a quantizer's configuration with the observers of activations that belong to the statistics."""
     from torchao.quantization.pt2e.observer import MinMaxObserver
 
     if statistics == "default":
@@ -234,17 +343,17 @@ def with_statistics(config: Any, statistics: str) -> Any:
     return replace(config, input_activation=activation, output_activation=activation)
 
 
-def bounded(graph: nn.Module, example: Tensor, *, batch_size: int | None, largest: int) -> ExportedProgram:
-    """Trace a graph once more, with a largest batch.
+def trace_bounded(graph: nn.Module, example: Tensor, *, batch_size: int | None, largest: int) -> ExportedProgram:
+    """Trace a graph once more, with an upper bound of the batch.
 
     It is traced with that many images: whenever torch 2.13 looks at a convolution of fewer than 16 to choose its own kernel, it
-    bounds a dynamic batch by 15, without a word.
+    bounds a dynamic batch by 15, silently.
 
     Args:
         graph: A traced network.
-        example: An input of `batch_size` or `largest` images.
+        example: An input of `batch_size` or `largest` images: float32 [B, C, H, W], or uint8 [B, H, W, C].
         batch_size: Images in every call; `None` leaves 1 to `largest`.
-        largest: Images in a call, at most.
+        largest: Upper bound of the images in a call.
     """
     import torch
 

@@ -1,6 +1,6 @@
-"""From the user's module to a traced program: the first step of every exporter.
+"""Trace the user's module: the first step of every exporter.
 
-The module itself is never touched: what is traced is a deep copy in evaluation mode, float32, on the CPU, in contiguous
+The module itself is never changed: a deep copy is traced, in evaluation mode, float32, on the CPU, in contiguous
 format (a channels-last network would be traced with its strides, and its pooling would decompose into dozens of shape
 operators). It is traced on zeros, so that no image of the user ends up in a file.
 """
@@ -13,7 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from compress.errors import CompressError
-from compress.system import quiet as _quiet
+from compress.system import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +24,7 @@ _DYNAMIC_TRACE_BATCH = 2
 
 
 def trace(module: nn.Module, example: Tensor, *, batch: int | None = None) -> ExportedProgram:
-    """Return the program of one forward pass, without paths or names of the user's source.
+    """Trace one forward pass; the program holds no paths or names of the user's source.
 
     Args:
         module: Maps images [batch, channels, height, width] to logits [batch, classes]; left as it was.
@@ -46,15 +46,15 @@ def trace(module: nn.Module, example: Tensor, *, batch: int | None = None) -> Ex
     _run(network, images, name)
     dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
     try:
-        with _quiet.tracer():
+        with quiet.tracer():
             program = torch.export.export(network, (images,), dynamic_shapes=dynamic, strict=False)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise CompressError(f"export of {name}: its forward pass cannot be traced: {_untraceable(error)}") from error
+        raise CompressError(f"export of {name}: its forward pass cannot be traced: {_explain_failure(error)}") from error
     _forget_source(program)
     return program
 
 
-def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def list_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield all parameters and buffers with their names."""
     yield from chain(module.named_parameters(), module.named_buffers())
 
@@ -73,7 +73,7 @@ def _copy(module: nn.Module) -> nn.Module:
     network.eval().requires_grad_(requires_grad=False)
     network.to("cpu", torch.float32)
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch's overloads
-    for weight, tensor in tensors(network):
+    for weight, tensor in list_tensors(network):
         surplus = int((~torch.isfinite(tensor)).sum())
         if surplus:
             raise CompressError(
@@ -84,7 +84,7 @@ def _copy(module: nn.Module) -> nn.Module:
 
 
 def _run(network: nn.Module, images: Tensor, name: str) -> None:
-    """Find out by one plain pass what would be a riddle in a traced one."""
+    """Run one plain forward pass, whose errors are clearer than those of a traced one."""
     import torch
 
     shape = list(images.shape)
@@ -100,7 +100,7 @@ def _run(network: nn.Module, images: Tensor, name: str) -> None:
         raise CompressError(f"export of {name}: images {shape} give logits {list(logits.shape)}, not [{len(images)}, classes]")
 
 
-def _untraceable(error: Exception) -> str:
+def _explain_failure(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if "Constraints violated" in lines[0]:
         return "its code fixes the batch size; use -1 or images.shape[0] where it reshapes, or export with a fixed batch"

@@ -198,7 +198,7 @@ def _write_documents(folder: Path, manifest: Manifest, background: Background | 
 
 
 def _copy(file: Deployable, number: int, folder: Path) -> BundleFile:
-    parts = file.exporter.parts(file.path)
+    parts = file.exporter.list_parts(file.path)
     if file.gate.status != "passed":
         raise CompressError(f"{file.path}: its gate {file.gate.status} ({file.gate.reason}); a bundle holds only what passed")
     for part in parts:
@@ -258,7 +258,7 @@ def _check_file(folder: Path, file: BundleFile) -> None:
     exporter: Exporter = plugins.load("exporters", file.format)()
     if not exporter.inert:
         raise CompressError(f"{path}: loading a file of format {file.format!r} can run code, so a bundle must not hold one")
-    suffix, parts = exporter.path(folder, "x").suffix, {part.name for part in exporter.parts(path)}
+    suffix, parts = exporter.name_file(folder, "x").suffix, {part.name for part in exporter.list_parts(path)}
     if path.suffix != suffix or set(file.parts) != parts or file.runtime != exporter.runtime:
         wanted = f"{', '.join(sorted(parts))} ending in {suffix!r} for {exporter.runtime}"
         raise CompressError(f"{path}: a file of format {file.format!r} is {wanted}; the manifest says otherwise")

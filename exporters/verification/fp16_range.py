@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.system import quiet as _quiet
-from exporters._onnx import calibration as _onnx_calibration
+from compress.system import quiet
+from exporters._onnx.calibration import replace_outputs, split_batches, start_session
 from exporters._onnx.fp16 import LARGEST_FP16
 from exporters.verification.intermediates import Tensor, find_computed_nodes, name_openvino_tensor, open_graph
 
@@ -98,7 +98,7 @@ def _measure_onnx(path: Path, images: NDArray[Any], batch_size: int | None) -> d
     names = [value.name for value in inferred.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16]
     widened = _copy_widened(model)
     outputs = _add_maxima(widened, names)
-    session = _onnx_calibration.start(_onnx_calibration.with_outputs(widened, outputs), str(path))
+    session = start_session(replace_outputs(widened, outputs), str(path))
     entry = session.get_inputs()[0].name
     return _find_largest(names, lambda chunk: session.run(outputs, {entry: chunk}), images, batch_size)
 
@@ -153,7 +153,7 @@ def _add_maxima(model: ModelProto, names: Sequence[str]) -> list[str]:
 
 def _measure_openvino(path: Path, images: NDArray[Any], batch_size: int | None) -> dict[str, float]:
     """Return the largest absolute value of every tensor with a fraction of an OpenVINO file, computed in float32."""
-    openvino = _quiet.openvino()
+    openvino = quiet.openvino()
     from openvino import opset13
 
     core = openvino.Core()
@@ -181,6 +181,6 @@ def _find_largest(
 ) -> dict[str, float]:
     """Return the largest values over all images, by name, where `run` gives those of a batch."""
     found: Mapping[str, float] = dict.fromkeys(names, 0.0)
-    for chunk in _onnx_calibration.batches(images, batch_size):
+    for chunk in split_batches(images, batch_size):
         found = {name: max(known, float(peak)) for (name, known), peak in zip(found.items(), run(chunk), strict=True)}
     return dict(found)

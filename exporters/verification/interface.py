@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from compress.errors import CompressError
 from compress.records import Preprocess
-from compress.system import quiet as _quiet
+from compress.system import quiet
 from exporters._exporter import CLASS, INPUT, OUTPUT, SCORE
-from exporters._openvino.graph import SAID
+from exporters._openvino.graph import METADATA
 
 _COMPARED_KEYS = ("classes", "preprocess", "preprocess_by")
 """Metadata that are compared with the manifest."""
@@ -160,11 +160,11 @@ def _describe_onnx_port(value: Any) -> Port:
 
 def _read_openvino(path: Path) -> Interface:
     try:
-        model = _quiet.openvino().Core().read_model(path)
+        model = quiet.openvino().Core().read_model(path)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CompressError(f"{path}: is not OpenVINO IR with its weights beside it ({reason}); export it again") from error
-    about = {key: str(model.get_rt_info([SAID, key]).value) for key in _COMPARED_KEYS if model.has_rt_info([SAID, key])}
+    about = {key: str(model.get_rt_info([METADATA, key]).value) for key in _COMPARED_KEYS if model.has_rt_info([METADATA, key])}
     return Interface(
         tuple(map(_describe_openvino_port, model.inputs)), tuple(map(_describe_openvino_port, model.outputs)), about
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import CompressError
-from compress.system import quiet as _quiet
+from compress.system import quiet
 from exporters._exporter import OUTPUT
 
 Values = NDArray[np.float64]
@@ -111,7 +111,7 @@ def _run_onnx(content: bytes, images: NDArray[Any]) -> dict[str, Values]:
 
 
 def _open_openvino(path: Path) -> Graph:
-    core = _quiet.openvino().Core()
+    core = quiet.openvino().Core()
     model = core.read_model(path)
     tensors, rounded = [Tensor(model.input(0).any_name, "Input", "input", "")], {}
     names = {node.get_friendly_name(): name_openvino_tensor(node) for node in find_computed_nodes(model)}

@@ -147,11 +147,11 @@ def export(
     if asked not in _exported or not _exported[asked].path.is_file():
         known, network = data(task), trained(task, seed)
         exporter = _exporter(name, precision, takes_pixels=takes_pixels, gives_class=gives_class)
-        path, example = exporter.path(folder, f"{task}{seed}"), torch.zeros(1, *known.images.shape[1:])
+        path, example = exporter.name_file(folder, f"{task}{seed}"), torch.zeros(1, *known.images.shape[1:])
         about = About("student", known.classes, known.preprocess, {"made by": "a test"})
         if precision == "int8":
             images = normalise(known.pixels[:100], known.preprocess)
-            exporter.quantisable(network, example, images, about=about).write(path, Quantisation())
+            exporter.prepare_int8(network, example, images, about=about).write(path, Quantisation())
         else:
             exporter.export(network, example, path, about=about)
         _exported[asked] = File(path, task, seed, precision, takes_pixels, gives_class)

@@ -30,8 +30,8 @@ def calibration():
 
 def test_names_say_precision_and_a_fixed_batch(tmp_path):
     """Files of different options do not overwrite each other, and a fixed batch is told to whoever feeds it."""
-    assert Executorch().path(tmp_path, "s") == tmp_path / "s-fp32.pte"
-    assert Executorch(precision="int8", batch=4).path(tmp_path, "s") == tmp_path / "s-int8-batch4.pte"
+    assert Executorch().name_file(tmp_path, "s") == tmp_path / "s-fp32.pte"
+    assert Executorch(precision="int8", batch=4).name_file(tmp_path, "s") == tmp_path / "s-int8-batch4.pte"
     assert (Executorch().batch_size, Executorch(batch=4).batch_size) == (None, 4)
 
 
@@ -57,7 +57,7 @@ def test_missing_package_is_one_message(network, image, tmp_path, monkeypatch):
 )
 def test_what_is_not_offered_is_refused_at_once(quantisation, said, network, image, calibration, tmp_path):
     """A rung that this quantiser has not is a message, before anything is computed."""
-    quantisable = Executorch(precision="int8").quantisable(network, image, calibration)
+    quantisable = Executorch(precision="int8").prepare_int8(network, image, calibration)
     with pytest.raises(CompressError, match=f"exporters/executorch: {said}"):
         quantisable.write(tmp_path / "s.pte", quantisation)
     assert list(tmp_path.iterdir()) == []
@@ -65,7 +65,7 @@ def test_what_is_not_offered_is_refused_at_once(quantisation, said, network, ima
 
 def test_layers_are_the_users_modules_from_input_to_output(network, image, calibration):
     """Whoever keeps a layer in floating point names it as in the network's own code."""
-    assert Executorch(precision="int8").quantisable(network, image, calibration).layers == LAYERS
+    assert Executorch(precision="int8").prepare_int8(network, image, calibration).layers == LAYERS
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_layers_are_the_users_modules_from_input_to_output(network, image, calib
 def test_images_that_tell_nothing_are_refused(images, said, network, image):
     """Ranges are estimated on real images of the right shape, or not at all."""
     with pytest.raises(CompressError, match=said):
-        Executorch(precision="int8").quantisable(network, image, images)
+        Executorch(precision="int8").prepare_int8(network, image, images)
 
 
 def test_work_for_another_backend_is_refused_by_name(tmp_path):
@@ -96,9 +96,9 @@ def test_work_for_another_backend_is_refused_by_name(tmp_path):
 def test_files_pass_the_gate_through_the_runner(network, image, images, calibration, answers, tmp_path):
     """fp32 and int8, on the file's own runtime in a process of its own, with the threads that were asked for."""
     whole, quantised = Executorch(), Executorch(precision="int8")
-    paths = [exporter.path(tmp_path, "s") for exporter in (whole, quantised)]
+    paths = [exporter.name_file(tmp_path, "s") for exporter in (whole, quantised)]
     whole.export(network, image, paths[0])
-    quantised.quantisable(network, image, calibration).write(paths[1], Quantisation())
+    quantised.prepare_int8(network, image, calibration).write(paths[1], Quantisation())
     wanted = answers(network, images)
     for exporter, path in zip((whole, quantised), paths, strict=True):
         found = evaluate(Subject("s", path, "executorch"), images, batch_size=4, threads=2)
@@ -112,7 +112,7 @@ def test_files_pass_the_gate_through_the_runner(network, image, images, calibrat
 @installed
 def test_layers_that_are_kept_are_as_exact_as_float(network, image, images, calibration, answers, run, tmp_path):
     """With every layer kept, only the rounding of what lies between is left; with none, the file is further off."""
-    quantisable = Executorch(precision="int8").quantisable(network, image, calibration)
+    quantisable = Executorch(precision="int8").prepare_int8(network, image, calibration)
     off = {}
     for keep in ((), LAYERS):
         path = tmp_path / f"{len(keep)}.pte"
@@ -124,7 +124,7 @@ def test_layers_that_are_kept_are_as_exact_as_float(network, image, images, cali
 @installed
 def test_what_is_simulated_is_what_the_file_says(network, image, images, calibration, answers, run, tmp_path):
     """One layer in int8 moves the answers alike in torch and in the file, so the order of layers is the same."""
-    quantisable = Executorch(precision="int8").quantisable(network, image, calibration)
+    quantisable = Executorch(precision="int8").prepare_int8(network, image, calibration)
     exact = answers(network, images)
     for layer in ("stem", "classifier"):
         alone = Quantisation(keep=tuple(name for name in LAYERS if name != layer))

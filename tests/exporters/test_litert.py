@@ -28,8 +28,8 @@ def calibration():
 
 def test_names_say_precision_and_another_batch_than_one(tmp_path):
     """Files of different options do not overwrite each other, and the batch is told to whoever feeds it."""
-    assert Litert().path(tmp_path, "s") == tmp_path / "s-fp32.tflite"
-    assert Litert(precision="int8", batch=4).path(tmp_path, "s") == tmp_path / "s-int8-batch4.tflite"
+    assert Litert().name_file(tmp_path, "s") == tmp_path / "s-fp32.tflite"
+    assert Litert(precision="int8", batch=4).name_file(tmp_path, "s") == tmp_path / "s-int8-batch4.tflite"
     assert (Litert().batch_size, Litert(batch=4).batch_size) == (1, 4)
 
 
@@ -46,7 +46,7 @@ def test_missing_package_is_one_message(network, image, tmp_path, monkeypatch):
 def test_saturation_does_not_apply(network, image, calibration, tmp_path):
     """XNNPACK runs these files, so the ladder skips the rung against saturation, and who asks for it is told why."""
     assert "nothing saturates" in Litert.no_spare_bit
-    quantisable = Litert(precision="int8").quantisable(network, image, calibration)
+    quantisable = Litert(precision="int8").prepare_int8(network, image, calibration)
     with pytest.raises(CompressError, match="exporters/litert: the saturation fix does not apply"):
         quantisable.write(tmp_path / "s.tflite", Quantisation(saturation_fix=True))
 
@@ -76,9 +76,9 @@ def test_a_file_that_takes_something_else_is_refused():
 def test_files_pass_the_gate_through_the_runner(network, image, images, calibration, answers, tmp_path):
     """fp32 and int8, on the file's own runtime in a process of its own, with the threads that were asked for."""
     whole, quantised = Litert(), Litert(precision="int8")
-    paths = [exporter.path(tmp_path, "s") for exporter in (whole, quantised)]
+    paths = [exporter.name_file(tmp_path, "s") for exporter in (whole, quantised)]
     whole.export(network, image, paths[0])
-    quantised.quantisable(network, image, calibration).write(paths[1], Quantisation())
+    quantised.prepare_int8(network, image, calibration).write(paths[1], Quantisation())
     wanted = answers(network, images)
     for exporter, path in zip((whole, quantised), paths, strict=True):
         found = evaluate(Subject("s", path, "litert", batch_size=1), images, threads=2)
@@ -96,9 +96,9 @@ def test_interface_has_names_and_says_how_to_round(precision, dtype, network, im
     from ai_edge_litert.interpreter import Interpreter
 
     exporter = Litert(precision=precision)
-    path = exporter.path(tmp_path, "s")
+    path = exporter.name_file(tmp_path, "s")
     if precision == "int8":
-        exporter.quantisable(network, image, calibration).write(path, Quantisation())
+        exporter.prepare_int8(network, image, calibration).write(path, Quantisation())
     else:
         exporter.export(network, image, path)
     interpreter = Interpreter(model_path=str(path))
@@ -111,7 +111,7 @@ def test_interface_has_names_and_says_how_to_round(precision, dtype, network, im
 @installed
 def test_int8_file_computes_what_was_observed(network, image, images, calibration, run, tmp_path):
     """The file's own int8 arithmetic agrees with torchao's graph of rounded floats; dropout in between loses no bias."""
-    quantisable = Litert(precision="int8").quantisable(network, image, calibration)
+    quantisable = Litert(precision="int8").prepare_int8(network, image, calibration)
     quantisable.write(tmp_path / "s.tflite", Quantisation())
     wanted = quantisable.simulate(Quantisation(), images)
     steps = np.unique(np.abs(np.diff(np.sort(wanted, axis=None))).round(6))

@@ -96,7 +96,7 @@ def test_memory_format_and_dtype_do_not_matter(network, image):
 def test_opset_is_what_was_asked_for_and_runs(opset, network, image, images, answers, run, tmp_path):
     """The oldest and the newest operator set are written as such, and onnxruntime runs both."""
     exporter = Onnx(opset=opset)
-    path = exporter.path(tmp_path, "student")
+    path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
     assert path.name == f"student-fp32-opset{opset}.onnx"
     assert onnx.load(path).opset_import[0].version == opset
@@ -113,7 +113,7 @@ def test_opset_that_torch_would_replace_is_refused(opset):
 def test_fixed_batch_is_fixed(network, image, images, answers, run, tmp_path):
     """With a fixed batch, the file takes exactly that many images, and says so in its name."""
     exporter = Onnx(batch=3)
-    path = exporter.path(tmp_path, "student")
+    path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
     assert path.name == "student-fp32-batch3.onnx"
     assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3

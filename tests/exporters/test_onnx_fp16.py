@@ -13,14 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from compress.errors import CompressError
-from exporters._onnx.fp16 import to_half
+from exporters._onnx.fp16 import convert_to_fp16
 from exporters.onnx import Onnx
 
 
 def test_weights_are_halves_and_the_outside_is_float(network, image, images, answers, run, tmp_path):
     """Every weight is float16, the file is half as large, input and output stay float32, and the logits are near."""
     exporter = Onnx(precision="fp16")
-    path = exporter.path(tmp_path, "student")
+    path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
     model, wanted = onnx.load(path), answers(network, images)
     assert path.name == "student-fp16.onnx"
@@ -42,7 +42,7 @@ def test_weight_beyond_fp16_is_refused(network, image, tmp_path):
         CompressError,
         match=r"TinyNet: weight 'classifier\.weight' reaches 1e\+06, beyond the 65504 of fp16; export with precision: fp32",
     ):
-        exporter.export(network, image, exporter.path(tmp_path, "student"))
+        exporter.export(network, image, exporter.name_file(tmp_path, "student"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -61,7 +61,7 @@ def test_arithmetic_is_half():
     graph = helper.make_graph(nodes, "graph", [entry], [answer], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     (exact,) = ReferenceEvaluator(model).run(None, {"images": np.ones((1, 4), np.float32)})
-    (half,) = ReferenceEvaluator(to_half(model, "a test")).run(None, {"images": np.ones((1, 4), np.float32)})
+    (half,) = ReferenceEvaluator(convert_to_fp16(model, "a test")).run(None, {"images": np.ones((1, 4), np.float32)})
     assert np.isfinite(exact).all()
     assert np.isinf(half).all()
 
@@ -86,7 +86,7 @@ def test_transposed_products_load_and_are_the_same(tmp_path):
     """On such a pair in float16 onnxruntime 1.31 crashes, process and all; ours it loads, and the numbers are the same."""
     model, images = attention_like(), np.random.default_rng(1).normal(size=(2, 3, 4)).astype(np.float32)
     (wanted,) = ReferenceEvaluator(model).run(None, {"images": images})
-    half = to_half(model, "a test")
+    half = convert_to_fp16(model, "a test")
     (found,) = ReferenceEvaluator(half).run(None, {"images": images})
     assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
     onnx.save(half, tmp_path / "half.onnx")

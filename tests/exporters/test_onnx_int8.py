@@ -61,7 +61,7 @@ def wanted(resnet, digits):
 
 @pytest.fixture(scope="module")
 def quantisable(resnet, digits):
-    return Onnx(precision="int8").quantisable(resnet, EXAMPLE, digits[:64])
+    return Onnx(precision="int8").prepare_int8(resnet, EXAMPLE, digits[:64])
 
 
 @pytest.fixture
@@ -244,7 +244,10 @@ def test_percentile_is_that_of_numpy():
     sample = np.random.default_rng(0).normal(size=400_000)
     full = Range(float(sample.min()), float(sample.max()))
     counts = np.histogram(sample, _onnx_calibration.BINS, range=full)[0]
-    found, width = _onnx_calibration.percentile(counts, full), (full.highest - full.lowest) / _onnx_calibration.BINS
+    found, width = (
+        _onnx_calibration.choose_percentile_range(counts, full),
+        (full.highest - full.lowest) / _onnx_calibration.BINS,
+    )
     assert found == pytest.approx(np.quantile(sample, [0.00005, 0.99995]), abs=2 * width)
 
 
@@ -257,10 +260,10 @@ def test_least_squares_range_beats_the_full_one():
         return np.square(np.clip(np.round(sample / step), 0, 255) * step - sample).mean()
 
     full = Range(0.0, 20.0)
-    found = _onnx_calibration.least_squares(np.histogram(sample, _onnx_calibration.BINS, range=full)[0], full)
+    found = _onnx_calibration.choose_least_squares_range(np.histogram(sample, _onnx_calibration.BINS, range=full)[0], full)
     assert error(found.highest / 20) <= 1.05 * min(error(share) for share in np.linspace(0.2, 1, 41))  # bins are 0.01 wide
     even = np.ones(_onnx_calibration.BINS, np.int64)
-    assert _onnx_calibration.least_squares(even, Range(-1.0, 3.0)) == Range(-1.0, 3.0)
+    assert _onnx_calibration.choose_least_squares_range(even, Range(-1.0, 3.0)) == Range(-1.0, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -304,20 +307,20 @@ IMAGES = np.random.default_rng(0).normal(size=(4, 3, 6, 6)).astype(np.float32)
 def test_images_that_cannot_calibrate_are_refused(images, said):
     """What is wrong with them is said before any work."""
     with pytest.raises(CompressError, match=f"export of Pooled: .*{said}"):
-        Onnx(precision="int8").quantisable(Pooled(layer=True), torch.zeros(1, 3, 6, 6), images)
+        Onnx(precision="int8").prepare_int8(Pooled(layer=True), torch.zeros(1, 3, 6, 6), images)
 
 
 def test_network_without_layers_is_refused():
     """There is nothing to quantize; the file would be float under another name."""
     with pytest.raises(CompressError, match="export of Pooled: the network has no convolution and no linear layer"):
-        Onnx(precision="int8").quantisable(Pooled(layer=False), torch.zeros(1, 3, 6, 6), IMAGES)
+        Onnx(precision="int8").prepare_int8(Pooled(layer=False), torch.zeros(1, 3, 6, 6), IMAGES)
 
 
 def test_activation_that_overflows_is_named(tmp_path):
     """Ranges that are infinite would silently make every other value zero."""
     network = Pooled(layer=True)
     nn.init.constant_(network.linear.weight, 3e38)
-    quantisable = Onnx(precision="int8").quantisable(network, torch.zeros(1, 3, 6, 6), np.abs(IMAGES) + 10)
+    quantisable = Onnx(precision="int8").prepare_int8(network, torch.zeros(1, 3, 6, 6), np.abs(IMAGES) + 10)
     with pytest.raises(CompressError, match="activation 'logits' is not finite on the calibration images"):
         quantisable.write(tmp_path / "student.onnx", Quantisation())
     assert list(tmp_path.iterdir()) == []
@@ -340,7 +343,7 @@ def test_transformers_keep_attention_and_normalisation_float(digits):
     """Only what multiplies with a weight is quantized, under its own name; the logits stay near, with corrected biases, too."""
     torch.manual_seed(0)
     network = Attentive().eval()
-    quantisable = Onnx(precision="int8").quantisable(network, EXAMPLE, digits[:32])
+    quantisable = Onnx(precision="int8").prepare_int8(network, EXAMPLE, digits[:32])
     assert quantisable.layers == (
         "patches", "block.self_attn.in_proj_weight", "block.self_attn.out_proj", "block.linear1", "block.linear2", "head",
     )  # fmt: skip
@@ -358,8 +361,8 @@ def test_transformers_keep_attention_and_normalisation_float(digits):
 def test_opset_and_batch_are_what_was_asked_for(opset, batch, network, image, images, answers, tmp_path):
     """The oldest and the newest operator set, and a fixed batch, for which seven images are filled up to nine."""
     exporter = Onnx(precision="int8", opset=opset, batch=batch)
-    path = exporter.path(tmp_path, "student")
-    exporter.quantisable(network, image, np.concatenate([images, images[:1]])).write(path, Quantisation())
+    path = exporter.name_file(tmp_path, "student")
+    exporter.prepare_int8(network, image, np.concatenate([images, images[:1]])).write(path, Quantisation())
     model = onnx.load(path)
     assert model.opset_import[0].version == opset
     assert relative(exactly(model, images[:3]), answers(network, images[:3])) < 0.1

@@ -17,7 +17,7 @@ from compress.errors import CompressError
 from compress.records import Preprocess
 from exporters import About
 from exporters._exporter import Quantisation
-from exporters._onnx.graph import take_pixels
+from exporters._onnx.graph import add_normalisation
 from exporters.onnx import Onnx
 
 PREPROCESS = Preprocess(height=12, width=10, channels="rgb", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -30,10 +30,10 @@ def pixels():
 
 
 def written(exporter, network, image, pixels, tmp_path):
-    path = exporter.path(tmp_path, "student")
+    path = exporter.name_file(tmp_path, "student")
     if exporter.precision == "int8":
         images = preprocess.normalise(pixels, PREPROCESS)
-        exporter.quantisable(network, image, images, about=ABOUT).write(path, Quantisation())
+        exporter.prepare_int8(network, image, images, about=ABOUT).write(path, Quantisation())
     else:
         exporter.export(network, image, path, about=ABOUT)
     return path
@@ -75,7 +75,7 @@ def test_front_part_is_the_contract(contract):
         opset_imports=[onnx.helper.make_opsetid("", 20)],
         ir_version=10,
     )
-    take_pixels(model, contract)
+    add_normalisation(model, contract)
     onnx.checker.check_model(model, full_check=True)
     found = -onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"images": values})[0]
     assert np.abs(found - preprocess.normalise(values, contract)).max() <= 4e-6
@@ -104,7 +104,7 @@ def test_preprocessing_that_is_missing_or_wrong_is_refused(about, said, network,
     """Before any work, and nothing is written."""
     exporter = Onnx(preprocess="inside")
     with pytest.raises(CompressError, match=said):
-        exporter.export(network, image, exporter.path(tmp_path, "student"), about=about)
+        exporter.export(network, image, exporter.name_file(tmp_path, "student"), about=about)
     assert list(tmp_path.iterdir()) == []
 
 

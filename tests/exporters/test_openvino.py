@@ -33,7 +33,7 @@ def stored_types(path):
 def test_weights_are_stored_as_the_name_says(precision, stored, network, image, tmp_path):
     """fp32 is not silently compressed, fp16 is."""
     exporter = Openvino(precision=precision)
-    path = exporter.path(tmp_path, "student")
+    path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
     assert path.name == f"student-{precision}.xml"
     assert stored_types(path) == stored
@@ -44,15 +44,15 @@ def test_fp16_halves_the_weights(network, image, tmp_path):
     sizes = {}
     for precision in ("fp32", "fp16"):
         exporter = Openvino(precision=precision)
-        exporter.export(network, image, exporter.path(tmp_path, "student"))
-        sizes[precision] = exporter.parts(exporter.path(tmp_path, "student"))[1].stat().st_size
+        exporter.export(network, image, exporter.name_file(tmp_path, "student"))
+        sizes[precision] = exporter.list_parts(exporter.name_file(tmp_path, "student"))[1].stat().st_size
     assert sizes["fp16"] == pytest.approx(sizes["fp32"] / 2, rel=0.05)
 
 
 def test_input_and_output_keep_their_names(network, image, tmp_path):
     """`images` and `logits`, with a dynamic batch and nothing else dynamic."""
     exporter = Openvino()
-    path = exporter.path(tmp_path, "student")
+    path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
     model = _quiet.openvino().Core().read_model(path)
     assert [value.any_name for value in (*model.inputs, *model.outputs)] == ["images", "logits"]
@@ -68,7 +68,7 @@ def test_weight_beyond_fp16_is_refused(network, image, tmp_path):
         CompressError,
         match=r"weight 'classifier\.weight' reaches 1e\+06, beyond the 65504 of fp16; export with precision: fp32",
     ):
-        exporter.export(network, image, exporter.path(tmp_path, "student"))
+        exporter.export(network, image, exporter.name_file(tmp_path, "student"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,7 +81,7 @@ def test_unknown_precision_is_refused():
 def test_fixed_batch_is_in_the_name_and_in_the_file(network, image, images, answers, run, tmp_path):
     """The file takes exactly that many images and answers like the network."""
     exporter = Openvino(precision="fp32", batch=3)
-    path = exporter.path(tmp_path, "student")
+    path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
     assert path.name == "student-fp32-batch3.xml"
     model = _quiet.openvino().Core().read_model(path)
@@ -108,7 +108,7 @@ def said(path):
 
 def made(folder, preprocess, precision, network, image):
     exporter = Openvino(precision=precision, preprocess=preprocess)
-    path = exporter.path(folder, "student")
+    path = exporter.name_file(folder, "student")
     exporter.export(network, image, path, about=ABOUT)
     return path
 
@@ -156,7 +156,7 @@ def test_preprocessing_that_does_not_fit_is_refused(about, wrong, network, image
     """Before anything is written."""
     exporter = Openvino(preprocess="inside")
     with pytest.raises(CompressError, match=wrong):
-        exporter.export(network, image, exporter.path(tmp_path, "student"), about=about)
+        exporter.export(network, image, exporter.name_file(tmp_path, "student"), about=about)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,7 +24,7 @@ with torch.no_grad():
 
 def test_another_process_runs_it_without_our_code(network, image, images, answers, tmp_path):
     """With torch alone, in another folder, the program gives the network's logits at any batch size."""
-    path = Torch().path(tmp_path, "student")
+    path = Torch().name_file(tmp_path, "student")
     Torch().export(network, image, path)
     np.save(tmp_path / "in.npy", images)
     arguments = [str(path), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
@@ -34,7 +34,7 @@ def test_another_process_runs_it_without_our_code(network, image, images, answer
 
 def test_only_the_sample_inputs_are_pickled(network, image, tmp_path):
     """What we write is raw tensors and JSON; torch pickles the sample inputs, which are zeros."""
-    path = Torch().path(tmp_path, "student")
+    path = Torch().name_file(tmp_path, "student")
     Torch().export(network, image, path)
     with zipfile.ZipFile(path) as archive:
         pickled = [name for name in archive.namelist() if archive.read(name)[:2] in {b"PK", b"\x80\x02", b"\x80\x04"}]

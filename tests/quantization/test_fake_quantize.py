@@ -309,7 +309,7 @@ def test_it_foretells_what_a_file_answers(tmp_path: Path) -> None:
     """
     network, calibration, held_out = trained_like(), images(64), images(200)
     path = tmp_path / "int8.onnx"
-    quantisable = Onnx(precision="int8").quantisable(network, held_out[:1], calibration.numpy())
+    quantisable = Onnx(precision="int8").prepare_int8(network, held_out[:1], calibration.numpy())
     quantisable.write(path, Quantisation(saturation_fix=True))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     answered = torch.from_numpy(session.run(None, {"images": held_out.numpy()})[0])

@@ -50,7 +50,7 @@ def exported(tmp_path_factory):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     made = {}
     for name, exporter in {"onnx": Onnx(), "openvino": Openvino(precision="fp16"), "torch": Torch()}.items():
-        path = exporter.path(folder, "student")
+        path = exporter.name_file(folder, "student")
         exporter.export(network, torch.rand(1, 3, 6, 8), path)
         made[name] = Deployable(path, name, exporter, PASSED)
     return made

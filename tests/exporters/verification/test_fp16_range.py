@@ -31,7 +31,7 @@ def tensor(name: str) -> Tensor:
 
 def export(network, folder: Path, kind, **options) -> tuple[Path, ExpectedInterface]:
     exporter = kind(precision="fp16", **options)
-    path = exporter.path(folder, "student")
+    path = exporter.name_file(folder, "student")
     exporter.export(network, torch.zeros(1, 3, 12, 10), path, about=About("student", CLASSES, PREPROCESS, {}))
     return path, ExpectedInterface(PREPROCESS, CLASSES, exporter.batch_size, exporter.takes_pixels)
 

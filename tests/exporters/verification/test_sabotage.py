@@ -193,7 +193,7 @@ def test_activations_beyond_fp16_are_refused(name: str, tmp_path: Path) -> None:
         layer.weight.data = factor * torch.eye(3)[:, :, None, None]
     network = torch.nn.Sequential(*layers, coloured.trained("rgb", 0))
     exporter = coloured.EXPORTERS[name](precision="fp16")
-    path = exporter.path(tmp_path, "loud")
+    path = exporter.name_file(tmp_path, "loud")
     exporter.export(network, torch.zeros(1, 3, coloured.HEIGHT, coloured.WIDTH), path)
     verdict = judged(File(path, "rgb", 0, "fp16", False))
     assert verdict.agreement_percent == 100
