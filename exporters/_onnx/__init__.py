@@ -1,1 +1,1 @@
-"""Onnx."""
+"""Steps of the ONNX export: graph, calibration, bias correction, int8, fp16."""

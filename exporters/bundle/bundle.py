@@ -1,14 +1,14 @@
-"""The bundle: what is handed over to a device, and the check of one that came from a stranger.
+"""Write a bundle, and check one that came from a stranger.
 
-A bundle is a folder of model files that passed their gate, with all that is needed to run and to judge them:
+A bundle is a folder of model files that passed their gate, with all that is needed to run and to verify them:
 
     manifest.json  manifest.schema.json        everything for programs, and its JSON Schema
     README.md  MODEL_CARD.md  NOTICE.txt       everything for people (`readme.py`, `card.py`, `notice.py`)
     predict.py  cpp/                           programs that run it without this tool (`programs/`, `cpp.py`)
-    samples.npz  samples/                      images with the torch network's answers (`samples.py`)
+    samples.npz  samples/                      images with the torch network's logits (`samples.py`)
     SHA256SUMS                                 over all of these (`checksums.py`)
 
-It is written whole or not at all. `check` trusts nothing in it: no path, no checksum, no archive, and it runs no program of it.
+It is written whole or not at all. `check_bundle` trusts nothing in it: no path, no checksum, no archive. It runs no program of it.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ from compress.records import BundleFile, Gate, Manifest, Preprocess, Variant
 from compress.system.files import sha256_of, whole
 from exporters._exporter import INPUT, OUTPUT, Exporter
 from exporters._onnx.external_data import refuse_external_data
-from exporters.bundle import checksums as _seal
-from exporters.bundle import cpp as _cpp
-from exporters.bundle import samples as _samples
-from exporters.bundle.card import Background, card
-from exporters.bundle.checksums import seal
-from exporters.bundle.notice import notice
-from exporters.bundle.readme import readme
-from exporters.bundle.samples import Samples
+from exporters.bundle.card import Background, render_card
+from exporters.bundle.checksums import SUMS, check_checksum, check_checksums, list_files, write_checksums
+from exporters.bundle.cpp import BUILD, SOURCE, build_cpp
+from exporters.bundle.notice import render_notice
+from exporters.bundle.readme import render_readme
+from exporters.bundle.samples import EXPECTED, LOGITS, Samples, check_pictures, read_archive, write_archive, write_pictures
 
-__all__ = ["Background", "Deployable", "Samples", "check", "programs", "read_samples", "seal", "unfamiliar", "write"]
+__all__ = [
+    "Background", "Deployable", "Samples", "build_programs", "check_bundle", "find_unfamiliar_programs", "read_samples",
+    "write_bundle", "write_checksums",
+]  # fmt: skip
 
 MANIFEST, SCHEMA, SAMPLES, PREDICT = "manifest.json", "manifest.schema.json", "samples.npz", "predict.py"
 README, CARD, NOTICE = "README.md", "MODEL_CARD.md", "NOTICE.txt"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"  # only in the layout of the hub (`hub.py`)
 FURTHER = frozenset({
-    MANIFEST, SCHEMA, PREDICT, README, CARD, NOTICE, _seal.SUMS, _cpp.SOURCE, _cpp.BUILD, _samples.EXPECTED, CONFIG,
+    MANIFEST, SCHEMA, PREDICT, README, CARD, NOTICE, SUMS, SOURCE, BUILD, EXPECTED, CONFIG,
     PREPROCESSOR,
 })  # fmt: skip
-"""What a bundle may hold beside the files that its manifest names and the sample pictures."""
+"""Files that a bundle may hold beside those that its manifest names and the sample pictures."""
 MAX_MANIFEST_BYTES = 16 << 20
 
 
@@ -60,15 +61,15 @@ class Deployable(NamedTuple):
     path: Path
     format: str
     exporter: Exporter
-    """As it wrote the file."""
+    """The exporter that wrote the file."""
     gate: Gate
     measured: Variant | None = None
     """Its row of the report."""
     logits: NDArray[np.float32] | None = None
-    """What the network from which it was made says of the samples, [N, classes]; `None` where it is the shipped one."""
+    """Logits of the samples, float32 [N, classes], by the network it was made of; `None` where that is the shipped one."""
 
 
-def write(
+def write_bundle(
     folder: Path,
     *,
     name: str,
@@ -83,18 +84,18 @@ def write(
     """Write a bundle; one that was there is replaced.
 
     Args:
-        folder: Where it shall be.
-        name: What it is called.
+        folder: Its path.
+        name: Its name.
         classes: Names in label order.
-        preprocess: What happens to an image before the network sees it.
+        preprocess: Preprocessing of an image.
         files: The model files, each with a gate that passed.
         samples: Held-out images with labels and the torch network's logits.
-        gate: What the files were held to.
+        gate: Bounds of the gate that the files passed.
         provenance: Recipe, weights and package versions.
-        background: What is known of the network beside its files; for the model card.
+        background: Facts about the network beside its files; for the model card.
 
     Returns:
-        The manifest, as `check` read it back.
+        The manifest, as `check_bundle` read it back.
 
     Raises:
         CompressError: A file did not pass its gate, can run code when it is loaded, or does not fit the rest.
@@ -103,17 +104,17 @@ def write(
     files = tuple(files)
     if not files:
         raise CompressError(f"{folder}: no file passed its gate, so there is nothing to hand over; see why in the report")
-    further = {f"{_samples.LOGITS}_{number}": file.logits for number, file in enumerate(files) if file.logits is not None}
+    further = {f"{LOGITS}_{number}": file.logits for number, file in enumerate(files) if file.logits is not None}
     with whole(folder) as temporary:
         temporary.mkdir()
-        _samples.write(temporary / SAMPLES, samples._replace(further=further))
+        write_archive(temporary / SAMPLES, samples._replace(further=further))
         manifest = Manifest(
             name=name,
             classes=tuple(classes),
             preprocess=preprocess,
             input=INPUT,
             output=OUTPUT,
-            files=tuple(_copy(file, number, temporary) for number, file in enumerate(files)),
+            files=tuple(_copy_file(file, number, temporary) for number, file in enumerate(files)),
             gate=gate.model_dump(),
             samples=SAMPLES,
             samples_sha256=sha256_of(temporary / SAMPLES),
@@ -121,24 +122,27 @@ def write(
         )
         records.save(temporary / MANIFEST, manifest)
         _check_manifest(temporary / MANIFEST, manifest)
-        _samples.write_pictures(temporary, _samples.read(temporary / SAMPLES, manifest), manifest.classes)
+        write_pictures(temporary, read_archive(temporary / SAMPLES, manifest), manifest.classes)
         _write_documents(temporary, manifest, background)
-        seal(temporary)
-        return check(temporary)
+        write_checksums(temporary)
+        return check_bundle(temporary)
 
 
-def check(folder: Path) -> Manifest:
-    """Return the manifest of a bundle in which everything is what the manifest says, and nothing can reach outside.
+def check_bundle(folder: Path) -> Manifest:
+    """Check that a bundle holds exactly what its manifest says, and that nothing in it can reach outside.
+
+    Returns:
+        The manifest.
 
     Raises:
         CompressError: The bundle is not safe or not whole; the message names the file.
         Unreachable: A file cannot be read.
     """
-    if MANIFEST not in _seal.present(folder):
+    if MANIFEST not in list_files(folder):
         raise CompressError(f"{folder}: has no {MANIFEST}; give the folder that `compress run` or `compress export` left")
     if (folder / MANIFEST).stat().st_size > MAX_MANIFEST_BYTES:
         raise CompressError(f"{folder / MANIFEST}: is larger than {MAX_MANIFEST_BYTES >> 20} MiB; get the bundle again")
-    present = _seal.check(folder)
+    present = check_checksums(folder)
     manifest = records.read(folder / MANIFEST, Manifest)
     _check_manifest(folder / MANIFEST, manifest)
     listed = [name for file in manifest.files for name in file.parts] + [manifest.samples]
@@ -150,54 +154,54 @@ def check(folder: Path) -> Manifest:
     for file in manifest.files:
         _check_file(folder, file)
     samples = read_samples(folder, manifest)
-    pictures = _samples.check_pictures(folder, samples, manifest) if _samples.EXPECTED in present else frozenset()
+    pictures = check_pictures(folder, samples, manifest) if EXPECTED in present else frozenset()
     if surplus := sorted({*present} - {*listed} - FURTHER - pictures):
         raise CompressError(f"{folder / surplus[0]}: is not in the manifest; remove what does not belong to the bundle")
     return manifest
 
 
 def read_samples(folder: Path, manifest: Manifest) -> Samples:
-    """Return the samples of a bundle.
+    """Read the samples of a bundle.
 
     Raises:
-        CompressError: They are not what the manifest says.
+        CompressError: They do not fit the manifest.
         Unreachable: They cannot be read.
     """
     path = folder / manifest.samples
-    _seal.check_sum(path, manifest.samples_sha256, said_by="the manifest")
-    return _samples.read(path, manifest)
+    check_checksum(path, manifest.samples_sha256, source="the manifest")
+    return read_archive(path, manifest)
 
 
-def unfamiliar(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    """Return the programs of a checked bundle that are not byte for byte what this version would write into it.
+def find_unfamiliar_programs(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Find the programs of a checked bundle that are not byte for byte those that this version would write into it.
 
     They may come from another version, or from somebody who changed them; `compress` runs none of them in any case.
     """
-    written = programs(manifest)
-    there = [name for name in (PREDICT, _cpp.SOURCE, _cpp.BUILD) if (folder / name).is_file()]
+    written = build_programs(manifest)
+    there = [name for name in (PREDICT, SOURCE, BUILD) if (folder / name).is_file()]
     return tuple(name for name in there if (folder / name).read_bytes() != written.get(name))
 
 
-def programs(manifest: Manifest) -> dict[str, bytes]:
-    """Return the content of every program that this version writes into a bundle, by its path in there."""
+def build_programs(manifest: Manifest) -> dict[str, bytes]:
+    """Build every program that this version writes into a bundle, by its path in there."""
     predict = (Path(__file__).parent / "programs" / "predict.py").read_bytes()
-    return {PREDICT: predict, **{name: text.encode() for name, text in _cpp.programs(manifest).items()}}
+    return {PREDICT: predict, **{name: text.encode() for name, text in build_cpp(manifest).items()}}
 
 
 def _write_documents(folder: Path, manifest: Manifest, background: Background | None) -> None:
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
     texts = {
-        README: readme(manifest),
-        CARD: card(manifest, background),
-        NOTICE: notice(manifest, background),
+        README: render_readme(manifest),
+        CARD: render_card(manifest, background),
+        NOTICE: render_notice(manifest, background),
         SCHEMA: json.dumps(schema, indent=1) + "\n",
     }
-    for name, content in {**programs(manifest), **{name: text.encode() for name, text in texts.items()}}.items():
+    for name, content in {**build_programs(manifest), **{name: text.encode() for name, text in texts.items()}}.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
 
 
-def _copy(file: Deployable, number: int, folder: Path) -> BundleFile:
+def _copy_file(file: Deployable, number: int, folder: Path) -> BundleFile:
     parts = file.exporter.list_parts(file.path)
     if file.gate.status != "passed":
         raise CompressError(f"{file.path}: its gate {file.gate.status} ({file.gate.reason}); a bundle holds only what passed")
@@ -218,7 +222,7 @@ def _copy(file: Deployable, number: int, folder: Path) -> BundleFile:
         takes_pixels=file.exporter.takes_pixels,
         gives_class=file.exporter.gives_class,
         gate=file.gate,
-        logits=_samples.LOGITS if file.logits is None else f"{_samples.LOGITS}_{number}",
+        logits=LOGITS if file.logits is None else f"{LOGITS}_{number}",
         measured=file.measured,
     )
 
@@ -265,7 +269,7 @@ def _check_file(folder: Path, file: BundleFile) -> None:
     if file.gate.status != "passed":
         raise CompressError(f"{path}: its gate {file.gate.status} ({file.gate.reason}); export it again")
     for name, sha256 in file.parts.items():
-        _seal.check_sum(folder / name, sha256, said_by="the manifest")
+        check_checksum(folder / name, sha256, source="the manifest")
     if file.size_bytes != sum((folder / name).stat().st_size for name in file.parts):
         raise CompressError(f"{path}: has another size than the {file.size_bytes} bytes of the manifest; get the bundle again")
     if suffix == ".onnx":

@@ -1,7 +1,7 @@
-"""The model card of a bundle: how the network came about, how well it does on each class, what it must not be used for.
+"""Render the model card of a bundle: origin of the network, accuracy on each class, limits of its use.
 
-It says what the run knows. Nothing is filled in that nobody measured or stated; where a licence or a purpose is not known, the
-card says whom to ask.
+It holds facts of the run alone. Nothing is filled in that nobody measured or stated; where a licence or a purpose is not known,
+the card says whom to ask.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from compress.recipe import Recipe, Section, canonical
 from compress.records import Accuracy, Environment, Manifest, Variant
-from exporters.bundle.readme import accuracy, measured, plain, table
+from exporters.bundle.readme import escape_markdown, format_accuracy, render_measurements, render_table
 
 UNKNOWN = "unknown: ask"
 CONFUSIONS = 8
-"""How many pairs of classes are mentioned."""
+"""Number of pairs of classes that are listed."""
 
 
 class Background(NamedTuple):
-    """What is known of a network beside its files."""
+    """Facts about a network beside its files."""
 
     recipe: Recipe
     method: str
@@ -42,23 +42,23 @@ class Background(NamedTuple):
     """Where it was made."""
 
 
-def card(manifest: Manifest, background: Background | None) -> str:
-    """Return the model card as Markdown.
+def render_card(manifest: Manifest, background: Background | None) -> str:
+    """Render the model card as Markdown.
 
     Args:
         manifest: Of the bundle.
-        background: What the run knows; without it the card says that it is not known.
+        background: Facts of the run; without it the card says that they are not known.
     """
-    told = "\n\n".join(_story(manifest, background)) if background else NO_STORY
-    return f"""# Model card: {plain(manifest.name)}
+    history = "\n\n".join(_render_story(manifest, background)) if background else UNKNOWN_HISTORY
+    return f"""# Model card: {escape_markdown(manifest.name)}
 
-An image classifier: {_classes(manifest)}. Every answer is one of these.
+An image classifier: {_describe_classes(manifest)}. Every answer is one of these.
 
-{told}
+{history}
 
 ## Files
 
-{measured(manifest)}
+{render_measurements(manifest)}
 
 ## Intended use and limits
 
@@ -74,77 +74,77 @@ An image classifier: {_classes(manifest)}. Every answer is one of these.
 """
 
 
-NO_STORY = """## How it came about
+UNKNOWN_HISTORY = """## How it came about
 
 Not known: this bundle was written from files alone, without the run that trained the network."""
 
 
-def _classes(manifest: Manifest) -> str:
-    names = [plain(name) for name in manifest.classes]
+def _describe_classes(manifest: Manifest) -> str:
+    names = [escape_markdown(name) for name in manifest.classes]
     shown = ", ".join(names[:30])
     return f"{len(names)} classes ({shown}{', …' if len(names) > 30 else ''})"
 
 
-def _story(manifest: Manifest, background: Background) -> Iterator[str]:
+def _render_story(manifest: Manifest, background: Background) -> Iterator[str]:
     recipe = background.recipe
     counts = ", ".join(f"{count} {name}" for name, count in background.images.items())
     yield "## Data"
     yield (
         f"Source `{recipe.data.source}`: {counts} images. Every choice was made on the validation images, which are taken from "
         "the training split; test images were for the report alone. "
-        f"Licence of the data: {plain(background.data_licence) or UNKNOWN}."
+        f"Licence of the data: {escape_markdown(background.data_licence) or UNKNOWN}."
     )
-    yield _settings(recipe.data)
+    yield _render_settings(recipe.data)
     yield "## Network and method"
-    yield f"The network is `{recipe.student.model}`, trained by {plain(background.method)}. {_start(recipe)}"
-    yield "\n".join(f"- `{section.name}`: `{_shown(section)}`" for section in recipe.method)
+    yield f"The network is `{recipe.student.model}`, trained by {escape_markdown(background.method)}. {_describe_start(recipe)}"
+    yield "\n".join(f"- `{section.name}`: `{_format_section(section)}`" for section in recipe.method)
     yield "### Teachers"
-    yield table(("name", "network", "weights", "parameters", "top-1 %, test"), _teachers(background))
+    yield render_table(("name", "network", "weights", "parameters", "top-1 %, test"), _list_teachers(background))
     yield "## Training settings"
     yield f"Seed {manifest.provenance.get('seed', recipe.seed)}; the student was trained for {background.seconds:.0f} s."
-    yield _settings(recipe.train)
+    yield _render_settings(recipe.train)
     yield "## Accuracy on each class"
     yield "Of the torch network in float32, on the test split; the files differ from it as their agreement says."
-    yield table(("class", "right", "images", "top-1 %, 95 % interval"), _by_class(manifest, background))
+    yield render_table(("class", "right", "images", "top-1 %, 95 % interval"), _list_classes(manifest, background))
     yield "### Confusions"
-    yield "\n".join(_confusions(manifest, background))
+    yield "\n".join(_list_confusions(manifest, background))
     yield "## Environment"
-    yield "\n".join(_environment(background.environment))
+    yield "\n".join(_list_environment(background.environment))
 
 
-def _shown(section: Section) -> str:
+def _format_section(section: Section) -> str:
     return canonical(section).replace("`", "'")
 
 
-def _settings(section: Section) -> str:
+def _render_settings(section: Section) -> str:
     values = section.model_dump(mode="json")
-    return table(("setting", "value"), ((f"`{name}`", plain(str(value))) for name, value in values.items()))
+    return render_table(("setting", "value"), ((f"`{name}`", escape_markdown(str(value))) for name, value in values.items()))
 
 
-def _start(recipe: Recipe) -> str:
+def _describe_start(recipe: Recipe) -> str:
     if recipe.student.weights is None:
         return "It started from random weights."
     return "It started from weights of a file that the recipe names."
 
 
-def _teachers(background: Background) -> Iterator[tuple[str, ...]]:
+def _list_teachers(background: Background) -> Iterator[tuple[str, ...]]:
     for index, section in enumerate(background.recipe.teacher):
         found = background.teachers[index] if index < len(background.teachers) else None
         origin = "trained in this run" if section.weights is None else "from a file"
         parameters = str(found.parameters) if found else "not measured"
-        name = plain(found.network) if found else "teacher"
-        yield name, f"`{section.model}`", origin, parameters, accuracy(found.accuracy if found else None)
+        name = escape_markdown(found.network) if found else "teacher"
+        yield name, f"`{section.model}`", origin, parameters, format_accuracy(found.accuracy if found else None)
 
 
-def _by_class(manifest: Manifest, background: Background) -> Iterator[tuple[str, ...]]:
+def _list_classes(manifest: Manifest, background: Background) -> Iterator[tuple[str, ...]]:
     for label, name in enumerate(manifest.classes):
         of_class = background.labels == label
         images, right = int(of_class.sum()), int((background.answers[of_class] == label).sum())
-        shown = accuracy(Accuracy.of(right, images)) if images else "no test images"
-        yield plain(name), str(right), str(images), shown
+        shown = format_accuracy(Accuracy.of(right, images)) if images else "no test images"
+        yield escape_markdown(name), str(right), str(images), shown
 
 
-def _confusions(manifest: Manifest, background: Background) -> Iterator[str]:
+def _list_confusions(manifest: Manifest, background: Background) -> Iterator[str]:
     wrong = background.labels != background.answers
     pairs, counts = np.unique(
         np.stack([background.labels[wrong], background.answers[wrong]], axis=1), axis=0, return_counts=True
@@ -152,13 +152,13 @@ def _confusions(manifest: Manifest, background: Background) -> Iterator[str]:
     repeated = [(int(counts[row]), *map(int, pairs[row])) for row in np.argsort(-counts, kind="stable") if counts[row] > 1]
     for count, label, answer in repeated[:CONFUSIONS]:
         images = int((background.labels == label).sum())
-        these, others = plain(manifest.classes[label]), plain(manifest.classes[answer])
+        these, others = escape_markdown(manifest.classes[label]), escape_markdown(manifest.classes[answer])
         yield f"- {count} of {images} images of {these} are taken for {others}"
     if not repeated:
         yield f"No pair of classes was confused more than once among {len(background.labels)} test images."
 
 
-def _environment(environment: Environment) -> Iterator[str]:
-    yield f"- Python {environment.python}, {plain(environment.platform)}"
-    yield f"- {plain(environment.cpu)}, {environment.cores_logical} logical cores"
+def _list_environment(environment: Environment) -> Iterator[str]:
+    yield f"- Python {environment.python}, {escape_markdown(environment.platform)}"
+    yield f"- {escape_markdown(environment.cpu)}, {environment.cores_logical} logical cores"
     yield from (f"- {name} {version}" for name, version in environment.packages.items())

@@ -1,4 +1,4 @@
-"""A C++ program for OpenVINO that runs a bundle's file, and the CMake file that builds it.
+"""Render a C++ program for OpenVINO that runs a bundle's file, and the CMake file that builds it.
 
 The program is generated for one bundle, with its sizes, classes and normalisation as constants, so it needs no JSON reader. The
 same manifest always gives the same text, so that a bundle's program can be compared with what this version would write.
@@ -22,13 +22,13 @@ target_link_libraries(example PRIVATE openvino::runtime)
 """
 
 
-def programs(manifest: Manifest) -> dict[str, str]:
-    """Return the text of each file of `cpp/` by its path in the bundle; none without a file for OpenVINO."""
+def build_cpp(manifest: Manifest) -> dict[str, str]:
+    """Build the text of each file of `cpp/` by its path in the bundle; none without a file for OpenVINO."""
     files = [file for file in manifest.files if file.runtime == "openvino"]
-    return {SOURCE: _source(manifest, files[0]), BUILD: CMAKE} if files else {}
+    return {SOURCE: _render_source(manifest, files[0]), BUILD: CMAKE} if files else {}
 
 
-def _source(manifest: Manifest, file: BundleFile) -> str:
+def _render_source(manifest: Manifest, file: BundleFile) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     pre = manifest.preprocess
@@ -43,19 +43,19 @@ def _source(manifest: Manifest, file: BundleFile) -> str:
         batch=file.batch_size or 1,
         takes_pixels=file.takes_pixels,
         output=manifest.output,
-        classes=[literal(name) for name in manifest.classes],
-        scale=[_float(value) for value in scale.tolist()],
-        shift=[_float(value) for value in shift.tolist()],
+        classes=[escape_literal(name) for name in manifest.classes],
+        scale=[_format_float(value) for value in scale.tolist()],
+        shift=[_format_float(value) for value in shift.tolist()],
     )
 
 
-def literal(text: str) -> str:
-    """Return the inside of a C++ string: every byte of UTF-8 that is no letter, digit, space or hyphen as an octal escape."""
+def escape_literal(text: str) -> str:
+    """Escape a text for a C++ string literal: each byte that is no ASCII letter, digit, space, hyphen or dot becomes octal."""
     return "".join(
         chr(byte) if chr(byte).isascii() and (chr(byte).isalnum() or chr(byte) in " -_.") else f"\\{byte:03o}"
         for byte in text.encode("utf-8", errors="replace")
     )
 
 
-def _float(value: float) -> str:
+def _format_float(value: float) -> str:
     return f"{value:.9e}f"

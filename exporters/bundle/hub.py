@@ -1,7 +1,7 @@
-"""A bundle in the layout of the Hugging Face hub: one folder to upload, made without any network.
+"""Write a bundle in the layout of the Hugging Face hub: one folder to upload, made without any network.
 
 It is the bundle with `config.json` (class names), `preprocessor_config.json` (the contract of preprocessing in the hub's words)
-and a README that opens with the hub's metadata, sealed anew. So it is still a bundle, and `compress verify` takes it.
+and a README that opens with the hub's metadata, with new checksums. So it is still a bundle, and `compress verify` takes it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import CompressError
-from compress.recipe import yaml as _yaml
+from compress.recipe import yaml
 from compress.records import BundleFile, Manifest
 from compress.system.files import whole
-from exporters.bundle import bundle as _bundle
-from exporters.bundle.bundle import CARD, CONFIG, PREPROCESSOR, README
-from exporters.bundle.checksums import present, seal
+from exporters.bundle.bundle import CARD, CONFIG, PREPROCESSOR, README, build_programs, check_bundle
+from exporters.bundle.checksums import list_files, write_checksums
 
 UNKNOWN = "unknown"
 """The hub's own word for a licence that nobody stated."""
@@ -26,7 +25,7 @@ RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 """Pillow's numbers, which the hub's configurations use."""
 
 
-def write(bundle: Path, folder: Path, *, licence: str = UNKNOWN) -> None:
+def write_hub_folder(bundle: Path, folder: Path, *, licence: str = UNKNOWN) -> None:
     """Write a bundle as a folder that can be uploaded to the hub.
 
     Args:
@@ -38,31 +37,31 @@ def write(bundle: Path, folder: Path, *, licence: str = UNKNOWN) -> None:
         CompressError: The bundle is not what its manifest says, or the folder is there already.
         Unreachable: The bundle cannot be read, the disk is full, or the folder cannot be written.
     """
-    manifest = _bundle.check(bundle)
+    manifest = check_bundle(bundle)
     if folder.exists():
         raise CompressError(f"{folder}: is there already, and nothing is replaced; name a new folder")
     with whole(folder) as temporary:
         temporary.mkdir()
-        for name in present(bundle):
+        for name in list_files(bundle):
             (temporary / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(bundle / name, temporary / name)
-        for name, content in _bundle.programs(manifest).items():
+        for name, content in build_programs(manifest).items():
             (temporary / name).write_bytes(content)
-        for name, document in ((CONFIG, _config(manifest)), (PREPROCESSOR, _preprocessor(manifest))):
+        for name, document in ((CONFIG, _build_config(manifest)), (PREPROCESSOR, _build_preprocessor(manifest))):
             (temporary / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        front = f"---\n{_yaml.write(_metadata(manifest, licence))}---\n\n"
+        front = f"---\n{yaml.write(_build_metadata(manifest, licence))}---\n\n"
         body = "\n".join((bundle / name).read_text(encoding="utf-8") for name in (README, CARD) if (bundle / name).is_file())
         (temporary / README).write_text(front + body, encoding="utf-8")
-        seal(temporary)
-        _bundle.check(temporary)
+        write_checksums(temporary)
+        check_bundle(temporary)
 
 
-def _config(manifest: Manifest) -> dict[str, Any]:
+def _build_config(manifest: Manifest) -> dict[str, Any]:
     labels = {str(index): name for index, name in enumerate(manifest.classes)}
     return {"num_labels": len(labels), "id2label": labels, "label2id": {name: int(index) for index, name in labels.items()}}
 
 
-def _preprocessor(manifest: Manifest) -> dict[str, Any]:
+def _build_preprocessor(manifest: Manifest) -> dict[str, Any]:
     pre = manifest.preprocess
     return {
         "do_convert_rgb": pre.channels == "rgb",
@@ -77,8 +76,8 @@ def _preprocessor(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _metadata(manifest: Manifest, licence: str) -> dict[str, Any]:
-    results = [result for file in manifest.files for result in _results(manifest, file)]
+def _build_metadata(manifest: Manifest, licence: str) -> dict[str, Any]:
+    results = [result for file in manifest.files for result in _list_results(manifest, file)]
     tags = ["image-classification", *dict.fromkeys(file.format for file in manifest.files), "edge-compress"]
     metadata: dict[str, Any] = {
         "license": licence,
@@ -89,7 +88,7 @@ def _metadata(manifest: Manifest, licence: str) -> dict[str, Any]:
     return metadata | ({"model-index": [{"name": manifest.name, "results": results}]} if results else {})
 
 
-def _results(manifest: Manifest, file: BundleFile) -> Iterator[dict[str, Any]]:
+def _list_results(manifest: Manifest, file: BundleFile) -> Iterator[dict[str, Any]]:
     """Yield the test accuracy of a file, where it was measured, as a share: the hub's unit."""
     found = file.measured.accuracy if file.measured else None
     if found is not None:

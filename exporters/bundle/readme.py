@@ -1,4 +1,4 @@
-"""The README of a bundle: what is inside, how well it did, and how to use it with or without this tool."""
+"""Render the README of a bundle: its files, their measurements, and how to use them with or without this tool."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ PREDICTED = ("onnxruntime", "openvino")
 """Runtimes that `predict.py` knows."""
 
 
-def readme(manifest: Manifest) -> str:
-    """Return the Markdown text that describes a bundle to people."""
-    return f"""# {plain(manifest.name)}
+def render_readme(manifest: Manifest) -> str:
+    """Render the README as Markdown."""
+    return f"""# {escape_markdown(manifest.name)}
 
 An image classifier with {len(manifest.classes)} classes, ready to run. `manifest.json` says everything below to programs
 (`manifest.schema.json` is its JSON Schema), `MODEL_CARD.md` how the network came about and where it errs, `NOTICE.txt` what
 is known of licences.
 
-{measured(manifest)}
+{render_measurements(manifest)}
 
 ## On a device
 
-With Python from 3.9, NumPy, Pillow from 9.1, and one runtime ({_runtimes(manifest)}):
+With Python from 3.9, NumPy, Pillow from 9.1, and one runtime ({_list_runtimes(manifest)}):
 
     sha256sum -c SHA256SUMS
     python predict.py --self-test
@@ -40,82 +40,82 @@ answers with that. `{manifest.samples}` holds more images with logits, so that e
 Checksums show damage, not forgery: run programs from a bundle, `predict.py` and `cpp/`, only if you trust who gave it to you.
 `compress` itself never runs them.
 
-{_by_hand(manifest)}
+{_render_by_hand(manifest)}
 
-{_in_cpp(manifest)}
+{_render_cpp(manifest)}
 
-{_handed_over(manifest)}
+{_render_conversion(manifest)}
 """
 
 
-def measured(manifest: Manifest) -> str:
-    """Return the table of the files, and how to read it."""
-    rows = (_row(file) for file in manifest.files)
+def render_measurements(manifest: Manifest) -> str:
+    """Render the table of the files, with an explanation."""
+    rows = (_build_row(file) for file in manifest.files)
     header = (
         "file", "runtime", "precision", "int8 by", "bytes", "top-1 %, test", "agreement %, test", "latency, ms", "speed-up",
         "top-1 drop, points", "max-abs-diff", "gate",
     )  # fmt: skip
-    return f"""{table(header, rows)}
+    return f"""{render_table(header, rows)}
 
 Each file was run on its own runtime and compared with the torch network that it came from. Top-1 and agreement are of the
 test split, which no choice has seen; intervals are 95 %, Wilson's for top-1, a bootstrap for latency. Latency is the median of
-a call on the machine on which the bundle was made ({_machine(manifest)}), the speed-up is
+a call on the machine on which the bundle was made ({_name_machine(manifest)}), the speed-up is
 against the file named there, in the same interleaved rounds. The drop, max-abs-diff and gate are of the validation split."""
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table."""
+def render_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Render a Markdown table."""
     lines = [tuple(header), *(tuple(row) for row in rows)]
     ruled = [lines[0], ("---",) * len(lines[0]), *lines[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
 
 
-def plain(text: str) -> str:
-    """Return a name from a user's data as one line of Markdown that means nothing but itself."""
+def escape_markdown(text: str) -> str:
+    """Escape a name from a user's data: one line of Markdown without any mark-up."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", line)
 
 
-def accuracy(found: Accuracy | None) -> str:
-    """Return an accuracy with its interval and number of images."""
+def format_accuracy(found: Accuracy | None) -> str:
+    """Format an accuracy with its interval and number of images."""
     if found is None:
         return NOT_MEASURED
     return f"{found.top1_percent:.2f} ({found.ci95[0]:.2f}–{found.ci95[1]:.2f}, n={found.samples})"
 
 
-def figure(value: float | None, form: str) -> str:
-    """Return a number, or that there is none."""
+def format_number(value: float | None, form: str) -> str:
+    """Format a number, or say that it was not measured."""
     return NOT_MEASURED if value is None else re.sub("^-", "−", format(value, form))
 
 
-def rung(variant: Variant | None) -> str:
-    """Return by which rung of the ladder a file became int8."""
+def describe_rung(variant: Variant | None) -> str:
+    """Describe the rung of the ladder by which a file became int8."""
     ladder = variant.ladder if variant else None
     if ladder is None or ladder.chosen is None:
         return "–"
-    taken = ladder.rungs[ladder.chosen]
-    return plain(f"{taken.rung}: {taken.detail}" if taken.detail else taken.rung)
+    chosen = ladder.rungs[ladder.chosen]
+    return escape_markdown(f"{chosen.rung}: {chosen.detail}" if chosen.detail else chosen.rung)
 
 
-def _row(file: BundleFile) -> tuple[str, ...]:
+def _build_row(file: BundleFile) -> tuple[str, ...]:
     gate, found = file.gate, file.measured
     return (
         f"`{file.path}`",
-        plain(file.runtime),
+        escape_markdown(file.runtime),
         file.precision,
-        rung(found),
+        describe_rung(found),
         str(file.size_bytes),
-        accuracy(found.accuracy if found else None),
-        figure(found.agreement_percent if found else None, ".2f"),
-        _latency(found),
-        _speedup(found),
-        figure(gate.top1_drop_points, ".2f"),
-        figure(gate.max_abs_diff, ".2g"),
+        format_accuracy(found.accuracy if found else None),
+        format_number(found.agreement_percent if found else None, ".2f"),
+        _format_latency(found),
+        _format_speedup(found),
+        format_number(gate.top1_drop_points, ".2f"),
+        format_number(gate.max_abs_diff, ".2g"),
         f"{gate.status} on {gate.samples} images",
     )
 
 
-def _latency(found: Variant | None) -> str:
+def _format_latency(found: Variant | None) -> str:
     if found is None or found.latency_ms is None:
         return NOT_MEASURED
     latency = found.latency_ms
@@ -124,26 +124,27 @@ def _latency(found: Variant | None) -> str:
     return f"{latency.p50:.3f} ({latency.ci95[0]:.3f}–{latency.ci95[1]:.3f}; {threads}{mark})"
 
 
-def _speedup(found: Variant | None) -> str:
+def _format_speedup(found: Variant | None) -> str:
     if found is None or found.ratio is None:
         return NOT_MEASURED
     ratio = found.ratio
-    return f"{ratio.speedup:.2f}× ({ratio.ci95[0]:.2f}–{ratio.ci95[1]:.2f}), {ratio.verdict}; against {plain(ratio.against)}"
+    against = escape_markdown(ratio.against)
+    return f"{ratio.speedup:.2f}× ({ratio.ci95[0]:.2f}–{ratio.ci95[1]:.2f}), {ratio.verdict}; against {against}"
 
 
-def _machine(manifest: Manifest) -> str:
-    return plain(manifest.provenance.get("machine", "which is not recorded"))
+def _name_machine(manifest: Manifest) -> str:
+    return escape_markdown(manifest.provenance.get("machine", "which is not recorded"))
 
 
-def _runtimes(manifest: Manifest) -> str:
-    """Return the runtimes that `predict.py` can use, and which files are not for it."""
+def _list_runtimes(manifest: Manifest) -> str:
+    """List the runtimes that `predict.py` can use, and the files that it cannot run."""
     known = dict.fromkeys(file.runtime for file in manifest.files if file.runtime in PREDICTED)
     others = ", ".join(f"`{file.path}`" for file in manifest.files if file.runtime not in PREDICTED)
     named = " or ".join(f"`{name}`" for name in known) or "none of this bundle's"
     return f"{named}; `predict.py` does not run {others}" if others else named
 
 
-def _by_hand(manifest: Manifest) -> str:
+def _render_by_hand(manifest: Manifest) -> str:
     pre = manifest.preprocess
     mode = PILLOW_MODES[pre.channels]
     inside = [f"`{file.path}`" for file in manifest.files if file.takes_pixels]
@@ -189,7 +190,7 @@ and the class is `classes[logits.argmax()]` with `classes` from `manifest.json`.
 `predict.py` also turns pictures as EXIF says, lays transparency over white and keeps the upper byte of 16 bits.{unlike}"""
 
 
-def _in_cpp(manifest: Manifest) -> str:
+def _render_cpp(manifest: Manifest) -> str:
     pre = manifest.preprocess
     suffix = "pgm" if pre.channels == "gray" else "ppm"
     if not any(file.runtime == "openvino" for file in manifest.files):
@@ -211,8 +212,8 @@ It takes binary {suffix.upper()} pictures of {pre.width} × {pre.height} pixels;
     python -c 'import sys, PIL.Image; PIL.Image.open(sys.argv[1]).save(sys.argv[2])' samples/PICTURE.png picture.{suffix}"""
 
 
-def _handed_over(manifest: Manifest) -> str:
-    """Return how to go on to runtimes whose files are built elsewhere; ONNX is what they start from."""
+def _render_conversion(manifest: Manifest) -> str:
+    """Explain how to go on to runtimes whose files are built elsewhere from ONNX."""
     pre = manifest.preprocess
     files = [file for file in manifest.files if file.runtime == "onnxruntime" and file.precision != "int8"]
     if not files:

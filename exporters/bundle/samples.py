@@ -1,8 +1,8 @@
-"""The sample images of a bundle: an archive for programs, a few PNG pictures with the expected answers for people.
+"""Write and check the sample images of a bundle: an archive for programs, and a few PNG pictures for people.
 
-`samples.npz` holds images, labels and the torch network's logits, so that the files can be proved anywhere. `samples/` holds
-the first image of each class, at most `MAX_PICTURES`, and `samples/expected.json` what the torch network says of them. What is
-read back is not believed: archives must be stored uncompressed, and every picture must be the image that it claims to be.
+`samples.npz` holds images, labels and the torch network's logits, so that the files can be verified anywhere. `samples/` holds
+the first image of each class, at most `MAX_PICTURES`, and `samples/expected.json` the torch network's outputs for them. What is
+read back is not trusted: archives must be stored uncompressed, and every picture must be the image that it claims to be.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Samples(NamedTuple):
     images: NDArray[np.uint8]
     """[N, H, W, C], before normalisation."""
     labels: NDArray[np.int64]
-    """[N]"""
+    """Classes, [N]."""
     logits: NDArray[np.float32]
-    """[N, classes], of the torch network."""
+    """Of the torch network, [N, classes]."""
     further: Mapping[str, NDArray[np.float32]] = {}
-    """The same of networks that were adapted to int8, by the name that their files' entries give."""
+    """Logits of networks that were adapted to int8, [N, classes], by the name in the entries of their files."""
 
-    def of(self, file: BundleFile) -> NDArray[np.float32]:
-        """Return the logits of the network from which a file was made."""
+    def get_logits(self, file: BundleFile) -> NDArray[np.float32]:
+        """Return the logits [N, classes] of the network from which a file was made."""
         return self.logits if file.logits == LOGITS else self.further[file.logits]
 
 
 class Picture(Record):
-    """A sample picture and what the torch network says of it."""
+    """A sample picture and the torch network's outputs for it."""
 
     file: str
     """PNG in the folder `samples`, of the size that the network sees."""
@@ -70,26 +70,26 @@ class Expected(Document):
     pictures: tuple[Picture, ...]
 
 
-def write(path: Path, samples: Samples) -> None:
-    """Write the archive, uncompressed."""
+def write_archive(path: Path, samples: Samples) -> None:
+    """Write the archive, uncompressed: images [N, H, W, C], labels [N], logits [N, classes]."""
     arrays: dict[str, Any] = {"images": samples.images, "labels": samples.labels, LOGITS: samples.logits, **samples.further}
     np.savez(path, allow_pickle=False, **arrays)
 
 
 def write_pictures(bundle: Path, samples: Samples, classes: tuple[str, ...]) -> None:
-    """Write the first image of each class as PNG, and what is expected of them."""
+    """Write the first image of each class as PNG, and the expected outputs."""
     (bundle / FOLDER).mkdir()
     pictures = []
     rows = [int(np.flatnonzero(samples.labels == label)[0]) for label in np.unique(samples.labels)[:MAX_PICTURES]]
     for number, row in enumerate(rows):
-        picture = _picture(number, row, samples, classes)
+        picture = _describe_picture(number, row, samples, classes)
         pixels = samples.images[row]
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(bundle / FOLDER / picture.file, "PNG")
         pictures.append(picture)
     records.save(bundle / EXPECTED, Expected(pictures=tuple(pictures)))
 
 
-def _picture(number: int, row: int, samples: Samples, classes: tuple[str, ...]) -> Picture:
+def _describe_picture(number: int, row: int, samples: Samples, classes: tuple[str, ...]) -> Picture:
     logits, label = samples.logits[row], classes[samples.labels[row]]
     shares = np.exp(logits.astype(np.float64) - float(logits.max()))
     plain = re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-")[:40]
@@ -104,10 +104,13 @@ def _picture(number: int, row: int, samples: Samples, classes: tuple[str, ...]) 
 
 
 def check_pictures(bundle: Path, samples: Samples, manifest: Manifest) -> frozenset[str]:
-    """Return the paths below the bundle of all sample pictures, each of which is the image that it claims to be.
+    """Check that every sample picture is the image of `samples.npz` that it claims to be.
+
+    Returns:
+        Their paths below the bundle.
 
     Raises:
-        CompressError: A picture or its expected answer is another than that of `samples.npz`.
+        CompressError: A picture or its expected output differs from `samples.npz`.
         Unreachable: A file cannot be read.
     """
     path = bundle / EXPECTED
@@ -115,15 +118,15 @@ def check_pictures(bundle: Path, samples: Samples, manifest: Manifest) -> frozen
         raise CompressError(f"{path}: is larger than {MAX_EXPECTED_BYTES >> 20} MiB; get the bundle again")
     expected = records.read(path, Expected)
     for number, picture in enumerate(expected.pictures):
-        if not 0 <= picture.row < len(samples.labels) or not _same(
-            picture, _picture(number, picture.row, samples, manifest.classes)
+        if not 0 <= picture.row < len(samples.labels) or not _is_same(
+            picture, _describe_picture(number, picture.row, samples, manifest.classes)
         ):
             raise CompressError(f"{path}: {picture.file!r} is not what {manifest.samples} says; get the bundle again")
         _check_picture(bundle / FOLDER / picture.file, samples.images[picture.row], manifest)
     return frozenset(f"{FOLDER}/{picture.file}" for picture in expected.pictures)
 
 
-def _same(this: Picture, other: Picture) -> bool:
+def _is_same(this: Picture, other: Picture) -> bool:
     return this == other.model_copy(update={"score": this.score}) and math.isclose(this.score, other.score, rel_tol=1e-6)
 
 
@@ -134,15 +137,15 @@ def _check_picture(path: Path, pixels: NDArray[np.uint8], manifest: Manifest) ->
         raise CompressError(f"{path}: is not the image that {manifest.samples} holds; get the bundle again")
 
 
-def read(path: Path, manifest: Manifest) -> Samples:
-    """Return the samples of a bundle.
+def read_archive(path: Path, manifest: Manifest) -> Samples:
+    """Read the samples of a bundle.
 
     Args:
         path: The npz, whose checksum was compared.
-        manifest: What it must fit.
+        manifest: It says which shapes the arrays must have.
 
     Raises:
-        CompressError: They are not what the manifest says.
+        CompressError: They do not fit the manifest.
     """
     try:
         with zipfile.ZipFile(path) as archive:

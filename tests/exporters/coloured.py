@@ -176,7 +176,7 @@ def write_bundle(folder: Path, files: Sequence[File]) -> Path:
         name = {".onnx": "onnx", ".xml": "openvino"}[file.path.suffix]
         exporter = _exporter(name, file.precision, takes_pixels=file.takes_pixels, gives_class=file.gives_class)
         deployable.append(_bundle.Deployable(file.path, name, exporter, PASSED))
-    _bundle.write(
+    _bundle.write_bundle(
         folder, name="coloured digits", classes=known.classes, preprocess=known.preprocess, files=deployable,
         samples=_bundle.Samples(known.held_pixels[:100], known.held_labels[:100], answers[:100]), gate=GateSection(),
         provenance={},

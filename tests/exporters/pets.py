@@ -56,7 +56,7 @@ def files(folder: Path) -> list[Deployable]:
 
 
 def write(folder: Path, deployables: list[Deployable], *, provenance: Mapping[str, str] = PROVENANCE, **further: Any) -> Path:
-    _bundle.write(
+    _bundle.write_bundle(
         folder, name="pets", classes=CLASSES, preprocess=PREPROCESS, files=deployables, samples=samples(), gate=GateSection(),
         provenance=provenance, **further,
     )  # fmt: skip

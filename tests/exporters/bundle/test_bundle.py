@@ -57,7 +57,7 @@ def exported(tmp_path_factory):
 
 
 def write(folder, files, *, samples=SAMPLES, classes=("cat", "dog"), preprocess=PREPROCESS):
-    return _bundle.write(
+    return _bundle.write_bundle(
         folder,
         name="pets",
         classes=classes,
@@ -81,7 +81,7 @@ def edit(folder, change):
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
-    _bundle.seal(folder)
+    _bundle.write_checksums(folder)
 
 
 def contents(bundle):
@@ -120,7 +120,7 @@ def test_bundle_holds_all_that_a_device_needs(bundle):
         "student-fp16.xml",
         "student-fp32.onnx",
     ]
-    manifest = _bundle.check(bundle)
+    manifest = _bundle.check_bundle(bundle)
     assert [(file.path, file.runtime, file.precision) for file in manifest.files] == [
         ("student-fp32.onnx", "onnxruntime", "fp32"),
         ("student-fp16.xml", "openvino", "fp16"),
@@ -158,38 +158,38 @@ def test_readme_tells_how_to_preprocess_by_hand(bundle):
 
 def test_readme_says_which_files_take_and_give_int8(bundle):
     """A whole-integer LiteRT file has another interface than the rest, and the README names it."""
-    manifest = _bundle.check(bundle)
-    assert "take and give int8" not in _readme.readme(manifest)
+    manifest = _bundle.check_bundle(bundle)
+    assert "take and give int8" not in _readme.render_readme(manifest)
     first, *others = manifest.files
     whole = first.model_copy(update={"path": "whole.tflite", "runtime": "litert", "precision": "int8"})
-    told = _readme.readme(manifest.model_copy(update={"files": (whole, *others)}))
+    told = _readme.render_readme(manifest.model_copy(update={"files": (whole, *others)}))
     assert "`whole.tflite` take and give int8" in told
     for changes, said in (({"gives_class": True}, "take int8"), ({"takes_pixels": True}, "give int8")):
-        told = _readme.readme(manifest.model_copy(update={"files": (whole.model_copy(update=changes), *others)}))
+        told = _readme.render_readme(manifest.model_copy(update={"files": (whole.model_copy(update=changes), *others)}))
         assert f"`whole.tflite` {said}" in told
     floating = whole.model_copy(update={"takes_pixels": True, "gives_class": True})
-    assert " int8: the scales" not in _readme.readme(manifest.model_copy(update={"files": (floating, *others)}))
+    assert " int8: the scales" not in _readme.render_readme(manifest.model_copy(update={"files": (floating, *others)}))
 
 
 def test_readme_speaks_of_one_file_in_the_singular(bundle):
     """One file that normalises takes pixels by itself; two take them by themselves."""
-    first, second, *others = _bundle.check(bundle).files
+    first, second, *others = _bundle.check_bundle(bundle).files
     inside = [each.model_copy(update={"takes_pixels": True, "gives_class": True}) for each in (first, second)]
-    manifest = _bundle.check(bundle)
-    one = _readme.readme(manifest.model_copy(update={"files": (inside[0], second, *others)}))
+    manifest = _bundle.check_bundle(bundle)
+    one = _readme.render_readme(manifest.model_copy(update={"files": (inside[0], second, *others)}))
     assert f"Except for `{first.path}`: it normalises by itself, and takes" in one
-    two = _readme.readme(manifest.model_copy(update={"files": (*inside, *others)}))
+    two = _readme.render_readme(manifest.model_copy(update={"files": (*inside, *others)}))
     assert f"Except for `{first.path}`, `{second.path}`: they normalise by themselves, and take" in two
     assert f"`{second.path}` also give `class`" in two
 
 
 def test_readme_says_which_files_give_class_and_score(bundle):
     """Whoever wants no more than the class is told which file says it."""
-    manifest = _bundle.check(bundle)
-    assert "also give" not in _readme.readme(manifest)
+    manifest = _bundle.check_bundle(bundle)
+    assert "also give" not in _readme.render_readme(manifest)
     first, *others = manifest.files
     scored = first.model_copy(update={"gives_class": True})
-    told = _readme.readme(manifest.model_copy(update={"files": (scored, *others)}))
+    told = _readme.render_readme(manifest.model_copy(update={"files": (scored, *others)}))
     assert f"`{first.path}` also gives `class` [batch]" in told
 
 
@@ -258,7 +258,7 @@ def set_path(name):
 def manifest_as_model(bundle):
     set_path("manifest.json")(bundle)
     (bundle / "student-fp32.onnx").unlink()
-    _bundle.seal(bundle)
+    _bundle.write_checksums(bundle)
 
 
 def external_data(bundle):
@@ -318,12 +318,12 @@ def lie_about_a_shape(bundle):
 
 def add_a_picture(bundle):
     shutil.copy(bundle / "samples/00-cat.png", bundle / "samples/x.png")
-    _bundle.seal(bundle)
+    _bundle.write_checksums(bundle)
 
 
 def swap_pictures(bundle):
     shutil.copy(bundle / "samples/01-dog.png", bundle / "samples/00-cat.png")
-    _bundle.seal(bundle)
+    _bundle.write_checksums(bundle)
 
 
 def expect(**other):
@@ -334,7 +334,7 @@ def expect(**other):
         document = json.loads(path.read_text())
         document["pictures"][0].update(other)
         path.write_text(json.dumps(document))
-        _bundle.seal(bundle)
+        _bundle.write_checksums(bundle)
 
     return change
 
@@ -343,7 +343,7 @@ ATTACKS = {
     "changed weights": (flip_a_byte, r"student-fp16\.bin: has sha256 .*it was changed or damaged"),
     "changed samples": (lambda bundle: (bundle / "samples.npz").write_bytes(b""), r"samples\.npz: has sha256"),
     "changed samples, sealed anew": (
-        lambda bundle: ((bundle / "samples.npz").write_bytes(b""), _bundle.seal(bundle)),
+        lambda bundle: ((bundle / "samples.npz").write_bytes(b""), _bundle.write_checksums(bundle)),
         r"samples\.npz: has sha256 .*the manifest says",
     ),
     "no checksums": (lambda bundle: (bundle / "SHA256SUMS").unlink(), "SHA256SUMS: is not there"),
@@ -365,15 +365,15 @@ ATTACKS = {
     "surplus picture": (add_a_picture, r"samples/x\.png: is not in the manifest"),
     "another picture": (swap_pictures, r"00-cat\.png: is not the image"),
     "picture that is none": (
-        lambda bundle: ((bundle / "samples/00-cat.png").write_text("no"), _bundle.seal(bundle)),
+        lambda bundle: ((bundle / "samples/00-cat.png").write_text("no"), _bundle.write_checksums(bundle)),
         r"00-cat\.png: cannot be decoded",
     ),
     "huge picture": (
-        lambda bundle: (os.truncate(bundle / "samples/00-cat.png", 1 << 20), _bundle.seal(bundle)),
+        lambda bundle: (os.truncate(bundle / "samples/00-cat.png", 1 << 20), _bundle.write_checksums(bundle)),
         r"00-cat\.png: is not there, or too large",
     ),
     "missing picture": (
-        lambda bundle: ((bundle / "samples/00-cat.png").unlink(), _bundle.seal(bundle)),
+        lambda bundle: ((bundle / "samples/00-cat.png").unlink(), _bundle.write_checksums(bundle)),
         r"00-cat\.png: is not there",
     ),
     "picture elsewhere": (expect(file="../../x.png"), "is not what samples.npz says"),
@@ -382,7 +382,7 @@ ATTACKS = {
     "other score": (expect(score=0.5), "is not what samples.npz says"),
     "no expectation": (expect(label=None), "is not a Expected"),
     "surplus program": (
-        lambda bundle: ((bundle / "setup.py").write_text("print()"), _bundle.seal(bundle)),
+        lambda bundle: ((bundle / "setup.py").write_text("print()"), _bundle.write_checksums(bundle)),
         r"setup\.py: is not in the manifest",
     ),
     "link": (link_outside, r"student-fp16\.bin: is not a plain file"),
@@ -390,15 +390,18 @@ ATTACKS = {
     "pipe": (lambda bundle: os.mkfifo(bundle / "pipe"), "pipe: is not a plain file"),
     "folder": (lambda bundle: (bundle / "folder").mkdir(), "folder: is a folder; a bundle has only cpp and samples"),
     "surplus model": (
-        lambda bundle: (shutil.copy(bundle / "student-fp32.onnx", bundle / "b.onnx"), _bundle.seal(bundle)),
+        lambda bundle: (shutil.copy(bundle / "student-fp32.onnx", bundle / "b.onnx"), _bundle.write_checksums(bundle)),
         r"b\.onnx: is not in the manifest",
     ),
     "missing part": (
-        lambda bundle: ((bundle / "student-fp16.bin").unlink(), _bundle.seal(bundle)),
+        lambda bundle: ((bundle / "student-fp16.bin").unlink(), _bundle.write_checksums(bundle)),
         r"student-fp16\.bin: the manifest lists it",
     ),
     "missing manifest": (lambda bundle: (bundle / "manifest.json").unlink(), r"has no manifest\.json"),
-    "not a manifest": (lambda bundle: ((bundle / "manifest.json").write_text("{}"), _bundle.seal(bundle)), "is not a Manifest"),
+    "not a manifest": (
+        lambda bundle: ((bundle / "manifest.json").write_text("{}"), _bundle.write_checksums(bundle)),
+        "is not a Manifest",
+    ),
     "huge manifest": (lambda bundle: os.truncate(bundle / "manifest.json", 20 << 20), "is larger than 16 MiB"),
     "path upwards": (set_path("../student.onnx"), "'../student.onnx' is not a plain file name"),
     "absolute path": (set_path("/etc/passwd"), "'/etc/passwd' is not a plain file name"),
@@ -444,15 +447,15 @@ def test_bundle_that_is_not_what_it_says_is_refused(attack, bundle):
     change, said = ATTACKS[attack]
     change(bundle)
     with pytest.raises(CompressError, match=said):
-        _bundle.check(bundle)
+        _bundle.check_bundle(bundle)
     assert not Path("/tmp/the-bundle-ran-code").exists()  # noqa: S108 (see Payload)
 
 
 def test_resigning_alone_changes_nothing(bundle):
     """The attacks above are refused for what they do, not for how the test rewrites the manifest."""
-    before = _bundle.check(bundle)
+    before = _bundle.check_bundle(bundle)
     resign(bundle)
-    assert _bundle.check(bundle) == before
+    assert _bundle.check_bundle(bundle) == before
 
 
 def test_one_changed_byte_in_any_file_is_noticed(bundle):
@@ -463,9 +466,9 @@ def test_one_changed_byte_in_any_file_is_noticed(bundle):
             damaged[place] ^= 1
             (bundle / name).write_bytes(damaged)
             with pytest.raises(CompressError, match=re.escape(name)):
-                _bundle.check(bundle)
+                _bundle.check_bundle(bundle)
         (bundle / name).write_bytes(content)
-    _bundle.check(bundle)
+    _bundle.check_bundle(bundle)
 
 
 def test_checksums_are_those_of_sha256sum(bundle):
@@ -523,11 +526,11 @@ def test_gray_samples_and_many_classes(exported, tmp_path):
 
 def test_programs_that_somebody_changed_are_told(bundle):
     """What this version writes is familiar; another predict.py or C++ program is named and still is only data to us."""
-    assert _bundle.unfamiliar(bundle, _bundle.check(bundle)) == ()
+    assert _bundle.find_unfamiliar_programs(bundle, _bundle.check_bundle(bundle)) == ()
     for name in ("predict.py", "cpp/example.cpp"):
         (bundle / name).write_text("raise SystemExit('never run')\n")
-    _bundle.seal(bundle)
-    assert _bundle.unfamiliar(bundle, _bundle.check(bundle)) == ("predict.py", "cpp/example.cpp")
+    _bundle.write_checksums(bundle)
+    assert _bundle.find_unfamiliar_programs(bundle, _bundle.check_bundle(bundle)) == ("predict.py", "cpp/example.cpp")
 
 
 def test_a_file_of_an_adapted_network_carries_its_own_reference(exported, tmp_path):
@@ -536,8 +539,8 @@ def test_a_file_of_an_adapted_network_carries_its_own_reference(exported, tmp_pa
     manifest = write(tmp_path / "bundle", [exported["onnx"]._replace(logits=own), exported["openvino"]])
     found = _bundle.read_samples(tmp_path / "bundle", manifest)
     assert [file.logits for file in manifest.files] == ["logits_0", "logits"]
-    np.testing.assert_array_equal(found.of(manifest.files[0]), own)
-    np.testing.assert_array_equal(found.of(manifest.files[1]), SAMPLES.logits)
+    np.testing.assert_array_equal(found.get_logits(manifest.files[0]), own)
+    np.testing.assert_array_equal(found.get_logits(manifest.files[1]), SAMPLES.logits)
 
 
 @pytest.mark.parametrize(("name", "said"), [("labels", "must be a name such as logits"), ("logits_7", "is not an npz with")])
@@ -545,4 +548,4 @@ def test_a_reference_that_is_none_is_refused(bundle, name, said):
     """A manifest cannot point a file at the images or at an array that is not there."""
     edit(bundle, lambda manifest: manifest["files"][0].update(logits=name))
     with pytest.raises(CompressError, match=said):
-        _bundle.check(bundle)
+        _bundle.check_bundle(bundle)

@@ -13,7 +13,7 @@ from compress.records import Accuracy, Environment, Ladder, Latency, Manifest, R
 from exporters.bundle import bundle as _bundle
 from exporters.bundle.bundle import Background
 from exporters.bundle.programs import predict as _predict
-from exporters.bundle.readme import PREDICTED, readme
+from exporters.bundle.readme import PREDICTED, render_readme
 from exporters.onnx import Onnx
 from tests.exporters import pets
 
@@ -94,7 +94,7 @@ def test_a_file_better_than_its_network_has_a_minus_sign(file: _bundle.Deployabl
 
 def test_manifest_carries_what_was_measured(bundle: Path) -> None:
     """Programs find the same row of the report, whole."""
-    assert _bundle.check(bundle).files[0].measured == STUDENT
+    assert _bundle.check_bundle(bundle).files[0].measured == STUDENT
 
 
 def test_card_tells_how_the_network_came_about(bundle: Path) -> None:
@@ -172,7 +172,7 @@ def test_names_from_data_mean_only_themselves(bundle: Path) -> None:
 
 def test_older_manifests_are_still_read(bundle: Path) -> None:
     """Fields that came later have defaults, so a manifest without them is one."""
-    manifest = _bundle.check(bundle)
+    manifest = _bundle.check_bundle(bundle)
     document = manifest.model_dump(mode="json")
     for entry in document["files"]:
         del entry["measured"], entry["takes_pixels"], entry["gives_class"]
@@ -181,9 +181,9 @@ def test_older_manifests_are_still_read(bundle: Path) -> None:
 
 def test_readme_tells_which_files_predict_py_does_not_run(bundle: Path) -> None:
     """A file for a runtime that predict.py does not know is named as such, and the runtimes are those that it does know."""
-    manifest = _bundle.check(bundle)
+    manifest = _bundle.check_bundle(bundle)
     other = manifest.files[0].model_copy(update={"path": "student.tflite", "runtime": "litert"})
-    text = readme(manifest.model_copy(update={"files": (*manifest.files, other)}))
+    text = render_readme(manifest.model_copy(update={"files": (*manifest.files, other)}))
     assert "(`onnxruntime`; `predict.py` does not run `student.tflite`)" in text
     assert set(PREDICTED) == set(_predict.LOADERS)
 
@@ -197,7 +197,7 @@ def test_readme_tells_what_to_hand_to_tensorrt_and_core_ml(bundle: Path) -> None
     assert f"    {command} {shapes}\n" in (bundle / "README.md").read_text()
 
     def told(**changes: object) -> str:
-        return readme(manifest.model_copy(update={"files": (file.model_copy(update=changes),)}))
+        return render_readme(manifest.model_copy(update={"files": (file.model_copy(update=changes),)}))
 
     assert f"    {command}\n" in told(batch_size=4)
     assert "--maxShapes=images:32x6x8x3" in told(takes_pixels=True)

@@ -139,7 +139,7 @@ def test_the_same_pictures_are_refused(refused: list[Path]) -> None:
 @pytest.mark.parametrize(("number", "without"), [(0, "openvino"), (1, "openvino"), (2, "onnxruntime"), (3, "onnxruntime")])
 def test_every_kind_of_file_gives_the_expected_answers(bundle: Path, number: int, without: str) -> None:
     """Alone with one runtime: normalised or not, in any number or two by two, the logits are those of the trained network."""
-    name = _bundle.check(bundle).files[number].path
+    name = _bundle.check_bundle(bundle).files[number].path
     found = run(bundle, *sorted((bundle / "samples").glob("*.png")), "--file", name, "--json", without=f"{WITHOUT} {without}")
     assert (found.returncode, found.stderr) == (0, "")
     expected = json.loads((bundle / "samples" / "expected.json").read_text())["pictures"]
@@ -155,7 +155,7 @@ def test_every_kind_of_file_gives_the_expected_answers(bundle: Path, number: int
 
 def test_it_says_what_compress_predict_says(bundle: Path, pictures: list[Path], refused: list[Path]) -> None:
     """On awkward pictures class and score are those of `compress predict`; unreadable ones stop no other and end in 2."""
-    name = _bundle.check(bundle).files[0].path
+    name = _bundle.check_bundle(bundle).files[0].path
     found = run(bundle, *pictures, refused[0], "--top", 3, "--json")
     ours = classify_pictures(bundle, [*pictures, refused[0]], file=name, top=3, events=Events())
     assert found.returncode == 2
@@ -198,7 +198,7 @@ def sign(bundle: Path, change: Callable[[dict[str, Any]], object] = len) -> None
     for file in manifest["files"]:
         file["parts"] = {name: sha256_of(bundle / name) for name in file["parts"] if (bundle / name).is_file()}
     path.write_text(json.dumps(manifest))
-    _bundle.seal(bundle)
+    _bundle.write_checksums(bundle)
 
 
 def flip(bundle: Path) -> None:
@@ -301,7 +301,7 @@ def test_self_test_takes_a_file_by_the_network_that_it_was_made_of(tmp_path: Pat
     """A file of a network that was adapted to int8 is held to that network's answers, not to those of the one before."""
     file = pets.export(tmp_path, Onnx())
     before = pets.samples()._replace(logits=pets.samples().logits + np.float32(1))
-    _bundle.write(
+    _bundle.write_bundle(
         tmp_path / "bundle", name="pets", classes=pets.CLASSES, preprocess=pets.PREPROCESS, samples=before, gate=GateSection(),
         files=[file._replace(logits=pets.samples().logits)], provenance={},
     )  # fmt: skip

@@ -319,7 +319,7 @@ def accepted(folder: Path) -> None:
     Raises:
         CompressError: With the name of the file.
     """
-    manifest = _bundle.check(folder)
+    manifest = _bundle.check_bundle(folder)
     samples = _bundle.read_samples(folder, manifest)
     for entry in manifest.files:
         path = folder / entry.path
@@ -341,7 +341,7 @@ def edit(folder: Path, change: Change, *, reseal: bool) -> None:
     change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     if reseal:
-        _bundle.seal(folder)
+        _bundle.write_checksums(folder)
 
 
 def put(path: str, value: Any) -> Change:
@@ -452,7 +452,7 @@ def test_a_manifest_of_another_bundle_is_noticed(bundle: Path, folder: Path, tmp
     """Files of one network under the manifest of another are found."""
     other = coloured.write_bundle(tmp_path / "other", [coloured.export(folder, "gray", "onnx")])
     shutil.copy(other / "manifest.json", bundle)
-    _bundle.seal(bundle)
+    _bundle.write_checksums(bundle)
     with pytest.raises(CompressError, match=str(bundle)):
         accepted(bundle)
 
