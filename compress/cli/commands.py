@@ -192,14 +192,14 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     gates = reexport.export(run, sections, out=target, events=terminal.events())
     terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
     refuse_failures(gates)
-    terminal.hint(_typed("bench", *(exporters.load(section).path(target, "student") for section in sections)))
+    terminal.hint(_typed("bench", *(exporters.load(section).name_file(target, "student") for section in sections)))
 
 
 def _hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
     from compress.deployed.files import find_bundle
     from exporters.bundle import hub as _hub
 
-    _hub.write(find_bundle(run), hub, licence=licence)
+    _hub.write_hub_folder(find_bundle(run), hub, licence=licence)
     terminal.answer({"hub": str(hub)}, f"{hub} can be uploaded; nothing was sent")
     terminal.hint(_typed("verify", hub))
 

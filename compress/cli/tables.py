@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from compress.deployed.bench import FileTiming
     from compress.deployed.predict import Prediction
     from compress.plan.plan import Plan, Stage
-    from exporters.verification.bisect import Located
+    from exporters.verification.bisect import LayerComparison
 
 COLOURS = {
     "passed": "green",
@@ -142,17 +142,20 @@ def predictions(results: Sequence[Prediction]) -> Table:
     return table
 
 
-def layers(results: Mapping[str, Located]) -> list[Table | str]:
+def layers(results: Mapping[str, LayerComparison]) -> list[Table | str]:
     """Return for each file what was found, and its layers where it parts."""
     shown: list[Table | str] = []
     for name, located in results.items():
         shown.append(located.verdict)
-        if located.parted is None:
+        if located.first_different is None:
             continue
         drawn = plain(f"layer of {name}", "operator", "difference", "", right=("difference",))
         for number, layer in enumerate(located.layers):
             figure = layer.problem or f"{layer.relative_difference:.2g}"
-            marks = ("first beyond the tolerance", number == located.parted), ("largest step", number == located.steepest)
+            marks = (
+                ("first beyond the tolerance", number == located.first_different),
+                ("largest step", number == located.steepest),
+            )
             drawn.add_row(layer.layer, layer.kind, figure, ", ".join(mark for mark, here in marks if here))
         shown.append(drawn)
     return shown

@@ -55,10 +55,10 @@ def read_bundle(path: Path) -> tuple[Path, Manifest]:
         CompressError: The bundle is not what its manifest says.
         Unreachable: There is no bundle.
     """
-    from exporters.bundle.bundle import check
+    from exporters.bundle.bundle import check_bundle
 
     folder = find_bundle(path)
-    return folder, check(folder)
+    return folder, check_bundle(folder)
 
 
 def choose_file(manifest: Manifest, file: str | None) -> BundleFile:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compress.events import Events
-    from exporters.verification.bisect import Located
+    from exporters.verification.bisect import LayerComparison
     from exporters.verification.intermediates import Graph
 
 IMAGES = 8
@@ -40,7 +40,7 @@ class _Reference(NamedTuple):
 
 def locate_divergence(
     bundle: Path, *, file: str | None = None, against: Path | None = None, events: Events
-) -> dict[str, Located]:
+) -> dict[str, LayerComparison]:
     """Compare the layers of files of a bundle with those of a good file of the same network.
 
     Args:
@@ -55,7 +55,7 @@ def locate_divergence(
     """
     folder, manifest = read_bundle(bundle)
     chosen = manifest.files if file is None else (choose_file(manifest, file),)
-    found: dict[str, Located] = {}
+    found: dict[str, LayerComparison] = {}
     alone = []
     with events.task("locate", total=len(chosen)) as task, _export_student(against, manifest, events) as made:
         for entry in chosen:
@@ -73,7 +73,9 @@ def locate_divergence(
     return found
 
 
-def _locate_in_file(folder: Path, manifest: Manifest, entry: BundleFile, made: tuple[str, Path] | None) -> Located | None:
+def _locate_in_file(
+    folder: Path, manifest: Manifest, entry: BundleFile, made: tuple[str, Path] | None
+) -> LayerComparison | None:
     """Return where a file parts from a good one; `None` where there is no good one.
 
     Args:
@@ -82,7 +84,7 @@ def _locate_in_file(folder: Path, manifest: Manifest, entry: BundleFile, made: t
         entry: The file.
         made: What a good file is called that was made anew, and where it is.
     """
-    from exporters.verification.bisect import TOLERANCE, locate
+    from exporters.verification.bisect import TOLERANCE, compare_layers
     from exporters.verification.intermediates import open_graph
 
     pictures = read_pictures(folder, manifest)
@@ -93,7 +95,7 @@ def _locate_in_file(folder: Path, manifest: Manifest, entry: BundleFile, made: t
     against, other, good, images = reference
     rounder = max(entry.precision, other, key=TOLERANCE.__getitem__)  # a reference in fp16 is itself that far off
     graph, fed = open_graph(folder / entry.path), _choose_input(entry, pictures)
-    return locate((entry.path, graph, fed[:IMAGES]), (against, good, images[:IMAGES]), precision=rounder)
+    return compare_layers((entry.path, graph, fed[:IMAGES]), (against, good, images[:IMAGES]), precision=rounder)
 
 
 def _choose_input(entry: BundleFile, pictures: Pictures) -> NDArray[Any]:
@@ -113,7 +115,7 @@ def _find_reference(folder: Path, manifest: Manifest, entry: BundleFile) -> _Ref
     floats = [other for other in manifest.files if other.precision != "int8" and other is not entry]
     for other in sorted(floats, key=lambda other: (other.precision != "fp32", other.takes_pixels)):
         graph, images = open_graph(folder / other.path), _choose_input(other, pictures)
-        logits = graph.answer(images).astype(np.float32)
+        logits = graph.run_unchanged(images).astype(np.float32)
         verdict = exporters.gate(samples.logits, logits, samples.labels, settings=GateSection(), precision=other.precision)
         if verdict.status == "passed":
             return _Reference(other.path, other.precision, graph, images)

@@ -41,7 +41,7 @@ def verify_bundle(bundle: Path, *, file: str | None = None, threads: int = 1, ev
     """
     from compress.recipe import GateSection
     from exporters.bundle.bundle import read_samples
-    from exporters.verification.interface import Promise
+    from exporters.verification.interface import ExpectedInterface
     from exporters.verification.judge import judge
 
     folder, manifest = read_bundle(bundle)
@@ -52,17 +52,19 @@ def verify_bundle(bundle: Path, *, file: str | None = None, threads: int = 1, ev
     settings = said.model_copy(update={"max_top1_drop_points": max(said.max_top1_drop_points, one_image)})
     gates = {}
     for entry in chosen:
-        promise = Promise(manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class)
+        promise = ExpectedInterface(
+            manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class
+        )
         try:
             verdict = judge(
                 folder / entry.path, promise, _make_runner(make_subject(folder, entry), threads, events),
                 samples.images if entry.takes_pixels else shown.images,
-                reference=samples.of(entry), labels=samples.labels, settings=settings, precision=entry.precision,
+                reference=samples.get_logits(entry), labels=samples.labels, settings=settings, precision=entry.precision,
             )  # fmt: skip
         except Unreachable as error:  # said by a process of its own: what this machine cannot load, it cannot kill us with
             gates[entry.path] = Gate(status="skipped", reason=str(error), samples=0)
             continue
-        if lenient := ", ".join(looser_than_default(said, samples.of(entry), entry.precision)):
+        if lenient := ", ".join(looser_than_default(said, samples.get_logits(entry), entry.precision)):
             note = "; ".join(filter(None, [verdict.note, f"the gate of this bundle allows {lenient}"]))
             verdict = verdict.model_copy(update={"note": note})
         gates[entry.path] = verdict
@@ -93,14 +95,14 @@ def looser_than_default(settings: GateSection, reference: NDArray[np.float32], p
         precision: Of the file.
     """
     from compress.recipe import GateSection
-    from exporters.verification.gate import AGREEMENT, bound
+    from exporters.verification.gate import AGREEMENT, compute_bound
 
     default = GateSection()
     if settings.max_top1_drop_points > default.max_top1_drop_points:
         yield f"a drop of {settings.max_top1_drop_points:g} points (default {default.max_top1_drop_points:g})"
     if settings.min_agreement is not None and settings.min_agreement < AGREEMENT[precision]:
         yield f"an agreement of {100 * settings.min_agreement:g} % (default {100 * AGREEMENT[precision]:g} %)"
-    usual = bound(reference, precision)
+    usual = compute_bound(reference, precision)
     if settings.max_abs_diff is not None and settings.max_abs_diff > usual:
         yield f"logits that differ by {settings.max_abs_diff:g} (default {usual:.3g})"
 
@@ -112,9 +114,9 @@ def find_unfamiliar_programs(bundle: Path) -> tuple[str, ...]:
         CompressError: The bundle is not what its manifest says.
         Unreachable: There is no bundle.
     """
-    from exporters.bundle.bundle import unfamiliar
+    from exporters.bundle.bundle import find_unfamiliar_programs
 
-    return unfamiliar(*read_bundle(bundle))
+    return find_unfamiliar_programs(*read_bundle(bundle))
 
 
 def refuse_failures(gates: Mapping[str, Gate]) -> None:

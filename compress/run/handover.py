@@ -32,7 +32,7 @@ def hand_over(run: Run, shipped: Trained, files: Sequence[ExportedFile], logits:
         shutil.rmtree(rejected, ignore_errors=True)
     for item in offered:
         if item.gate.status == "failed":
-            for part in exporters.load(item.section).parts(item.path):
+            for part in exporters.load(item.section).list_parts(item.path):
                 cache.copy(part, rejected / part.name)
             records.save(rejected / f"{item.path.name}.gate.json", item.gate)
     held = run.data.validation
@@ -49,7 +49,7 @@ def hand_over(run: Run, shipped: Trained, files: Sequence[ExportedFile], logits:
         with writable(run.folder):
             shutil.rmtree(run.folder / "bundle", ignore_errors=True)  # of an earlier run, with another student
         return
-    bundle.write(
+    bundle.write_bundle(
         run.folder / "bundle", name=run.recipe.name, classes=run.data.classes, preprocess=run.data.preprocess, files=passed,
         samples=bundle.Samples(held.images[chosen], held.labels[chosen], logits.validation[chosen]),
         gate=run.recipe.gate, provenance={

@@ -67,7 +67,7 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
             places = target, target / REJECTED
             place, other = places if item.gate.status == "passed" else places[::-1]
             verdict = f"{item.path.name}.gate.json"
-            parts = [part.name for part in exporters.load(item.section).parts(item.path)]
+            parts = [part.name for part in exporters.load(item.section).list_parts(item.path)]
             with writable(target):
                 for name in (*parts, verdict):  # an earlier export of this name may have ended otherwise
                     (other / name).unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
 def _describe_file(item: ExportedFile, gate: Gate, path: Path, target: Path) -> BundleFile:
     """Return what is known of a file that was copied to `path`, with places relative to `target`."""
     exporter = exporters.load(item.section)
-    parts = {(path.parent / part.name).relative_to(target).as_posix(): part for part in exporter.parts(item.path)}
+    parts = {(path.parent / part.name).relative_to(target).as_posix(): part for part in exporter.list_parts(item.path)}
     return BundleFile(
         path=path.relative_to(target).as_posix(), parts={name: sha256_of(part) for name, part in parts.items()},
         format=item.section.format, runtime=exporter.runtime, precision=exporter.precision,

@@ -29,9 +29,9 @@ from compress.records import Gate, Ladder, Precision, Preprocess, Variant
 from compress.run.context import Run, Trained
 from compress.training import evaluate as torch_evaluate
 from exporters._exporter import About, Exporter
-from exporters.verification.interface import Promise
-from exporters.verification.judge import accused, inspected
-from exporters.verification.scores import contradictions
+from exporters.verification.interface import ExpectedInterface
+from exporters.verification.judge import add_failures, inspect_file
+from exporters.verification.scores import find_score_errors
 
 Logits = NDArray[np.float32]
 
@@ -112,11 +112,11 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
         alone=None if alone is None else alone.logits,
     )  # fmt: skip
     if file.gives_class:
-        gate = accused(gate, contradictions(found, alone, precision=precision))
-    promise = Promise(data.preprocess, data.classes, file.batch_size, file.takes_pixels, file.gives_class)
+        gate = add_failures(gate, find_score_errors(found, alone, precision=precision))
+    promise = ExpectedInterface(data.preprocess, data.classes, file.batch_size, file.takes_pixels, file.gives_class)
     pixels = next(_slices([data.validation.images]))
     shown = pixels if file.takes_pixels else normalise(pixels, data.preprocess)
-    gate = inspected(gate, file.path, promise, shown, precision=precision)
+    gate = inspect_file(gate, file.path, promise, shown, precision=precision)
     if gate.max_abs_diff is None:  # not what was promised, so there is nothing to compare
         return row.model_copy(update={"reason": gate.reason}), gate
     return row.model_copy(
@@ -173,29 +173,12 @@ def judge(
         logits: What the file says, [N, K].
         precision: Of the file.
         reference: What the network says that the file was made of: agreement and differences are taken from it.
-        original: What that network logits before it was adapted to int8, if it was: the drop of top-1 is taken from it.
+        original: Logits of that network before it was adapted to int8, if it was: the drop of top-1 is taken from them.
         alone: What the file says of the first images, each fed in a call of its own.
     """
-    labels, settings = run.validation_labels, run.recipe.gate
-    if original is None:
-        return exporters.gate(reference, logits, labels, settings=settings, precision=precision, alone=alone)
-    no_drop = settings.model_copy(update={"max_top1_drop_points": 100.0})
-    own = exporters.gate(reference, logits, labels, settings=no_drop, precision=precision, alone=alone)
-    if own.top1_drop_points is None:  # not what was promised, so there is nothing to compare
-        return own
-    no_likeness = settings.model_copy(update={"min_agreement": 0.0, "max_abs_diff": math.inf})
-    drop = exporters.gate(original, logits, labels, settings=no_likeness, precision=precision)
-    points, budget = drop.top1_drop_points or 0.0, settings.max_top1_drop_points
-    below = (
-        f"top-1 is {points:.2f} points below the student before it was adapted to int8 (gate.max_top1_drop_points {budget:g})"
+    return exporters.gate(
+        reference, logits, run.validation_labels, settings=run.recipe.gate, precision=precision, alone=alone, original=original
     )
-    reasons = [reason for reason in (own.reason, below if points > budget else "") if reason]
-    return own.model_copy(
-        update={
-            "status": "failed" if reasons else "passed", "reason": "; ".join(reasons), "top1_drop_points": points,
-            "drop_ci95": drop.drop_ci95, "note": drop.note,
-        }
-    )  # fmt: skip
 
 
 def count_macs(run: Run, trained: Trained) -> int:

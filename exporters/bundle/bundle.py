@@ -8,7 +8,7 @@ A bundle is a folder of model files that passed their gate, with all that is nee
     samples.npz  samples/                      images with the torch network's logits (`samples.py`)
     SHA256SUMS                                 over all of these (`checksums.py`)
 
-It is written whole or not at all. `check_bundle` trusts nothing in it: no path, no checksum, no archive. It runs no program of it.
+It is written whole or not at all. `check_bundle` trusts no path, checksum or archive in it, and runs none of its programs.
 """
 
 from __future__ import annotations

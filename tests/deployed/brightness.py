@@ -50,13 +50,13 @@ def write_bundle(folder: Path, *, shift: float = 0.0) -> Path:
     files = []
     for name in FORMATS:
         exporter = plugins.load("exporters", name)()
-        path = exporter.path(folder.parent, "student")
+        path = exporter.name_file(folder.parent, "student")
         exporters.export(network, torch.zeros(1, 3, 8, 8), path, format=name)
         passed = Gate(status="passed", reason="", samples=25, agreement_percent=100, max_abs_diff=0, top1_drop_points=0)
         files.append(_bundle.Deployable(path, name, exporter, passed))
     stored = logits + np.array([shift, 0, 0], np.float32)
     samples = _bundle.Samples(images, logits.argmax(1).astype(np.int64), stored)
-    _bundle.write(
+    _bundle.write_bundle(
         folder,
         name="brightness",
         classes=CLASSES,

@@ -54,26 +54,26 @@ def produce(exporter, network, image, path):
         statistics = exporter.statistics[
             1 if exporter.runtime == "openvino" else 0
         ]  # NNCF's own bias correction flips near ties
-        exporter.quantisable(network, image, calibration).write(path, Quantisation(statistics, saturation_fix=fix))
+        exporter.prepare_int8(network, image, calibration).write(path, Quantisation(statistics, saturation_fix=fix))
     else:
         exporter.export(network, image, path)
 
 
 def content(exporter, path):
-    return [part.read_bytes() for part in exporter.parts(path)]
+    return [part.read_bytes() for part in exporter.list_parts(path)]
 
 
 @each
 def test_options_have_defaults_and_files_have_names_of_their_own(name, precision, tmp_path):
     """A format can be asked for without options; its files lie in the folder, and precisions do not overwrite each other."""
     plugins.load("exporters", name)()
-    paths = {make(name, other).path(tmp_path, "student") for other in offered(name)}
+    paths = {make(name, other).name_file(tmp_path, "student") for other in offered(name)}
     assert len(paths) == len(offered(name))
     exporter = make(name, precision)
-    path = exporter.path(tmp_path, "student")
+    path = exporter.name_file(tmp_path, "student")
     assert path.parent == tmp_path
     assert path.name.startswith("student")
-    assert path in exporter.parts(path)
+    assert path in exporter.list_parts(path)
     assert exporter.precision == precision
 
 
@@ -81,9 +81,9 @@ def test_options_have_defaults_and_files_have_names_of_their_own(name, precision
 def test_file_answers_like_the_network_at_any_batch_size(name, precision, network, image, images, answers, run, tmp_path):
     """On its own runtime, at batch 1, 3 and 6, the file gives the network's logits: the gate passes on defaults."""
     exporter = make(name, precision)
-    path = exporter.path(tmp_path, "student")
+    path = exporter.name_file(tmp_path, "student")
     produce(exporter, network, image, path)
-    assert sorted(tmp_path.iterdir()) == sorted(exporter.parts(path))
+    assert sorted(tmp_path.iterdir()) == sorted(exporter.list_parts(path))
     wanted = answers(network, images)
     assert float(np.std(wanted)) > 0.5
     for count in (1, 3, 6):
@@ -130,7 +130,7 @@ def test_class_and_score_are_those_of_the_logits(name, precision, network, image
     found = {}
     for place in ("outside", "inside"):
         exporter = plugins.load("exporters", name)(precision=precision, postprocess=place)
-        path = exporter.path(tmp_path, "student")
+        path = exporter.name_file(tmp_path, "student")
         produce(exporter, network, image, path)
         found[place] = outputs(exporter, path, images)
     assert path.stem.endswith("-scores")
@@ -151,7 +151,7 @@ def test_pixels_in_and_class_out(name, precision, network, image, answers, tmp_p
     """With both ends inside, a file takes decoded pictures and answers them as the network does normalised ones."""
     make(name, precision)
     exporter = plugins.load("exporters", name)(precision=precision, preprocess="inside", postprocess="inside")
-    path = exporter.path(tmp_path, "student")
+    path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path, about=About("s", tuple("abcde"), CONTRACT, {}))
     assert path.stem == "student-fp32-pixels-scores"
     assert (exporter.takes_pixels, exporter.gives_class) == (True, True)
@@ -175,7 +175,7 @@ def test_module_is_left_as_it_was(name, precision, network, image, tmp_path):
     before = copy.deepcopy(network)
     gradients = {weight: parameter.grad for weight, parameter in network.named_parameters()}
     exporter = make(name, precision)
-    produce(exporter, network, image, exporter.path(tmp_path, "student"))
+    produce(exporter, network, image, exporter.name_file(tmp_path, "student"))
     assert [module.training for module in network.modules()] == [module.training for module in before.modules()]
     for (weight, now), (_, then) in zip(network.named_parameters(), before.named_parameters(), strict=True):
         assert torch.equal(now, then), weight
@@ -191,7 +191,7 @@ def test_file_holds_no_trace_of_the_machine(name, precision, network, image, tmp
     """No path, source file or class name is in the bytes; a picture of the user is not either."""
     marker = image.mul_(0).add_(0.123456).numpy().tobytes()[:64]
     exporter = make(name, precision)
-    path = exporter.path(tmp_path, "student")
+    path = exporter.name_file(tmp_path, "student")
     produce(exporter, network, image, path)
     here = (
         str(Path.cwd()),
@@ -225,10 +225,10 @@ def export_all(folder, variants):
     )
     for name, precision in variants:
         exporter = plugins.load("exporters", name)(precision=precision)
-        example, path = torch.rand(1, 3, 8, 8), exporter.path(Path(folder), "student")
+        example, path = torch.rand(1, 3, 8, 8), exporter.name_file(Path(folder), "student")
         if precision == "int8":
             images = np.random.default_rng(0).normal(size=(20, 3, 8, 8)).astype(np.float32)
-            exporter.quantisable(network, example, images).write(path, Quantisation())
+            exporter.prepare_int8(network, example, images).write(path, Quantisation())
         else:
             exporter.export(network, example, path)
 """
@@ -273,9 +273,9 @@ def refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
     for name, precision in PRESENT:
         exporter = plugins.load("exporters", name)(precision=precision)
-        path = exporter.path(folder / f"{name}-{precision}", "student")
+        path = exporter.name_file(folder / f"{name}-{precision}", "student")
         path.parent.mkdir()
-        for part in exporter.parts(path):
+        for part in exporter.list_parts(path):
             part.write_bytes(b"an older export")
     command = [sys.executable, "-c", SCRIPT + FULL, str(folder), json.dumps(PRESENT)]
     return folder, json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
@@ -285,9 +285,9 @@ def refused(tmp_path_factory):
 def test_failed_export_leaves_nothing_new_and_nothing_changed(name, precision, refused):
     """On a full disk the folder holds what it held: an older export stays whole, and nothing is added."""
     exporter, (folder, said) = make(name, precision), refused
-    path = exporter.path(folder / f"{name}-{precision}", "student")
+    path = exporter.name_file(folder / f"{name}-{precision}", "student")
     assert re.search(rf"{path.name}: cannot be written .*free space", said[f"{name}-{precision}"])
-    assert sorted(path.parent.iterdir()) == sorted(exporter.parts(path))
+    assert sorted(path.parent.iterdir()) == sorted(exporter.list_parts(path))
     assert set(content(exporter, path)) == {b"an older export"}
 
 
@@ -297,7 +297,7 @@ def test_folder_that_cannot_be_made_is_said(name, precision, network, image, tmp
     (tmp_path / "file").write_text("")
     exporter = make(name, precision)
     with pytest.raises(Unreachable, match="cannot be written"):
-        exporter.export(network, image, exporter.path(tmp_path / "file", "student"))
+        exporter.export(network, image, exporter.name_file(tmp_path / "file", "student"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -308,7 +308,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(name, precision, networ
         network.block.conv.weight[0, 0, 0, 0] = torch.nan
     exporter = make(name, precision)
     with pytest.raises(CompressError, match=r"1 of 576 values of 'block\.conv\.weight' are not finite"):
-        exporter.export(network, image, exporter.path(tmp_path, "student"))
+        exporter.export(network, image, exporter.name_file(tmp_path, "student"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -355,7 +355,7 @@ def test_network_that_cannot_be_exported_is_explained(name, precision, module, s
     if exporter.batch_size is not None:
         pytest.skip("its files take a fixed number of images, so the messages name another batch")
     with pytest.raises(CompressError, match=said):
-        exporter.export(module, image, exporter.path(tmp_path, "student"))
+        exporter.export(module, image, exporter.name_file(tmp_path, "student"))
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
@@ -364,7 +364,7 @@ def test_network_that_cannot_be_exported_is_explained(name, precision, module, s
 def test_export_is_silent(name, precision, network, image, tmp_path, capfd):
     """A good export prints nothing and warns of nothing."""
     exporter = make(name, precision)
-    produce(exporter, network, image, exporter.path(tmp_path, "student"))
+    produce(exporter, network, image, exporter.name_file(tmp_path, "student"))
     assert capfd.readouterr() == ("", "")
 
 
@@ -373,7 +373,7 @@ def test_batch_of_images_is_not_an_example(name, precision, network, image, tmp_
     """The example is one image; anything else is a misunderstanding."""
     exporter = make(name, precision)
     with pytest.raises(CompressError, match=r"shape \[2, 3, 12, 10\]; give one image"):
-        exporter.export(network, image.repeat(2, 1, 1, 1), exporter.path(tmp_path, "student"))
+        exporter.export(network, image.repeat(2, 1, 1, 1), exporter.name_file(tmp_path, "student"))
 
 
 @pytest.mark.parametrize("name", [name for name, precision in VARIANTS if precision == "int8"])
@@ -381,5 +381,5 @@ def test_int8_without_images_is_refused(name, network, image, tmp_path):
     """An int8 file is never made from nothing: the message says what is missing."""
     exporter = make(name, "int8")
     with pytest.raises(CompressError, match="int8 needs images"):
-        exporter.export(network, image, exporter.path(tmp_path, "student"))
+        exporter.export(network, image, exporter.name_file(tmp_path, "student"))
     assert list(tmp_path.iterdir()) == []

@@ -17,8 +17,8 @@ from torch import nn
 from compress.errors import CompressError
 from compress.system import quiet as _quiet
 from exporters._exporter import Quantisation
-from exporters._openvino.graph import Layer, weighted
-from exporters._openvino.int8 import Calibrated
+from exporters._openvino.graph import Layer, find_weighted_nodes
+from exporters._openvino.int8 import QuantisableOpenvino
 from exporters.openvino import Openvino
 from tests.exporters.digits import ABOUT, EXAMPLE, IMAGES, PIXELS, digits_network
 
@@ -35,7 +35,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def calibrated(network):
-    return Openvino(precision="int8").quantisable(network, EXAMPLE, IMAGES[:24], about=ABOUT)
+    return Openvino(precision="int8").prepare_int8(network, EXAMPLE, IMAGES[:24], about=ABOUT)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def distance(found, wanted):
 def stored(path):
     """The integer or float weights of each node that has some."""
     model = _quiet.openvino().Core().read_model(path)
-    return {node.get_friendly_name(): weight.get_data().copy() for node, weight in weighted(model)}
+    return {node.get_friendly_name(): weight.get_data().copy() for node, weight in find_weighted_nodes(model)}
 
 
 @pytest.mark.parametrize("statistics", Openvino.statistics)
@@ -100,7 +100,7 @@ def test_a_defect_of_channel_alignment_costs_that_rung_alone(network, statistics
     def failing(*_args, **_options):
         raise KeyError(np.float32)
 
-    calibrated = Openvino(precision="int8").quantisable(network, EXAMPLE, IMAGES[:4])
+    calibrated = Openvino(precision="int8").prepare_int8(network, EXAMPLE, IMAGES[:4])
     monkeypatch.setattr(_quiet.nncf(), "quantize", failing)
     with pytest.raises(raised, match="float32") as caught:
         calibrated.write(tmp_path / "m.xml", Quantisation(statistics=statistics))
@@ -190,7 +190,7 @@ from exporters.openvino import Openvino
 from tests.exporters.digits import ABOUT, EXAMPLE, IMAGES, digits_network
 torch.set_num_threads(1)
 assert "pytest" not in sys.modules  # nncf reports nothing where it sees it
-calibrated = Openvino(precision="int8").quantisable(digits_network(), EXAMPLE, IMAGES[:24], about=ABOUT)
+calibrated = Openvino(precision="int8").prepare_int8(digits_network(), EXAMPLE, IMAGES[:24], about=ABOUT)
 calibrated.write(Path(sys.argv[1]) / "m.xml", Quantisation())
 from nncf.telemetry.decorator import telemetry
 from nncf.telemetry.wrapper import _IS_IN_PYTEST_CONTEXT
@@ -237,8 +237,8 @@ def test_file_says_what_it_is(files):
 def test_fixed_batch_of_pixels_has_the_ranges_of_the_plain_file(files, network, tmp_path):
     """uint8 [4, H, W, C] in and only so many, as the name says; normalised inside, and quantised as without."""
     exporter = Openvino(precision="int8", batch=4, preprocess="inside")
-    path = exporter.path(tmp_path, "student")
-    exporter.quantisable(network, EXAMPLE, IMAGES[:24], about=ABOUT).write(path, Quantisation())
+    path = exporter.name_file(tmp_path, "student")
+    exporter.prepare_int8(network, EXAMPLE, IMAGES[:24], about=ABOUT).write(path, Quantisation())
     assert path.name == "student-int8-batch4-pixels.xml"
     model = _quiet.openvino().Core().read_model(path)
     assert [str(value.partial_shape) for value in (*model.inputs, *model.outputs)] == ["[4,16,16,1]", "[4,10]"]
@@ -263,7 +263,7 @@ def test_fixed_batch_of_pixels_has_the_ranges_of_the_plain_file(files, network, 
 def test_images_that_tell_nothing_are_refused(images, said, network):
     """Before anything is traced."""
     with pytest.raises(CompressError, match=f"export of _ResNet: {said}"):
-        Openvino(precision="int8").quantisable(network, EXAMPLE, images)
+        Openvino(precision="int8").prepare_int8(network, EXAMPLE, images)
 
 
 @pytest.mark.parametrize(
@@ -291,12 +291,12 @@ class Mean(nn.Module):
 def test_network_without_layers_is_refused():
     """int8 of nothing would be a float file under a wrong name."""
     with pytest.raises(CompressError, match=r"export of Mean: no convolution or linear layer .*; use precision: fp32"):
-        Openvino(precision="int8").quantisable(Mean(), EXAMPLE, IMAGES)
+        Openvino(precision="int8").prepare_int8(Mean(), EXAMPLE, IMAGES)
 
 
 def test_layer_that_was_not_quantised_is_noticed(calibrated, tmp_path):
     """The file is read again before it is handed over; a name that promises more than was stored is refused."""
-    wrong = Calibrated(calibrated._model, (Layer("pool", ("node_mean",)),), IMAGES[:2], batch_size=None, pixels=None)
+    wrong = QuantisableOpenvino(calibrated._model, (Layer("pool", ("node_mean",)),), IMAGES[:2], batch_size=None, pixels=None)
     with pytest.raises(CompressError, match="weights of layer 'pool' were stored as no constant, not i8 or u8"):
         wrong.write(tmp_path / "m.xml", Quantisation())
     assert list(tmp_path.iterdir()) == []
@@ -307,7 +307,7 @@ def test_int8_is_not_exported_without_images(network, tmp_path):
     with pytest.raises(CompressError, match="int8 needs images to estimate ranges on"):
         Openvino(precision="int8").export(network, EXAMPLE, tmp_path / "m.xml")
     with pytest.raises(CompressError, match="precision is 'fp32'; only 'int8' is quantised"):
-        Openvino().quantisable(network, EXAMPLE, IMAGES)
+        Openvino().prepare_int8(network, EXAMPLE, IMAGES)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -352,7 +352,7 @@ class Twice(nn.Module):
 def test_layers_and_attention_are_found_in_other_networks(module, layers, attention, tmp_path):
     """Transposed, grouped, shared and bare weights have their names; only attention makes a transformer."""
     torch.manual_seed(0)
-    calibrated = Openvino(precision="int8").quantisable(module(), EXAMPLE, IMAGES[:4])
+    calibrated = Openvino(precision="int8").prepare_int8(module(), EXAMPLE, IMAGES[:4])
     assert calibrated.layers == layers
     assert calibrated._attention is attention
     calibrated.write(tmp_path / "m.xml", Quantisation(statistics="channel_alignment"))

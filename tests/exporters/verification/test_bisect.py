@@ -18,7 +18,7 @@ from compress.errors import CompressError
 from compress.events import Events
 from compress.records import Precision
 from exporters.verification import bisect as _locate
-from exporters.verification.bisect import Located
+from exporters.verification.bisect import LayerComparison
 from exporters.verification.intermediates import open_graph
 from tests.exporters import coloured, sabotage
 
@@ -38,9 +38,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, coloured.File]:
     }
 
 
-def located(file: coloured.File, against: coloured.File) -> Located:
+def located(file: coloured.File, against: coloured.File) -> LayerComparison:
     mine, reference = ((each.path.name, open_graph(each.path), each.fed[:IMAGES]) for each in (file, against))
-    return _locate.locate(mine, reference, precision=file.precision)
+    return _locate.compare_layers(mine, reference, precision=file.precision)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def damaged(files: dict[str, coloured.File], tmp_path: Path) -> Damaged:
 def test_good_files_part_nowhere(name: str, reference: str, files: dict[str, coloured.File]) -> None:
     """Every format and precision is compared layer by layer with either float file, and none is accused."""
     found = located(files[name], files[reference])
-    assert found.parted is None, found.verdict
+    assert found.first_different is None, found.verdict
     assert "no layer differs" in found.verdict
     assert {"stem", "down", "block", "classifier"} <= {layer.layer for layer in found.layers}
 
@@ -83,9 +83,9 @@ def test_the_damaged_layer_is_found(
 ) -> None:
     """The first layer that is named is the one that was damaged, whatever of it can be seen, and it is also the steepest."""
     found = located(damaged(edit), files[reference])
-    assert found.parted is not None
-    assert found.layers[found.parted].layer == layer
-    assert found.steepest == found.parted
+    assert found.first_different is not None
+    assert found.layers[found.first_different].layer == layer
+    assert found.steepest == found.first_different
     assert f"damaged.onnx: parts from {files[reference].path.name} in {layer}" in found.verdict
 
 
@@ -99,8 +99,8 @@ def test_a_damaged_int8_layer_is_found(files: dict[str, coloured.File], damaged:
         sabotage.change(scale, lambda values: values * np.float32(3))
 
     found = located(damaged(wrong_scale, "onnx int8"), files["onnx fp32"])
-    assert found.parted is not None
-    assert found.layers[found.parted].layer == "down"
+    assert found.first_different is not None
+    assert found.layers[found.first_different].layer == "down"
 
 
 def test_the_difference_is_that_of_the_equation(files: dict[str, coloured.File], damaged: Damaged) -> None:
@@ -126,7 +126,7 @@ def test_a_file_with_other_names_is_matched_by_its_layers(files: dict[str, colou
 
     found = located(damaged(rename), files["onnx fp32"])
     assert [layer.layer for layer in found.layers] == ["stem", "down", "block", "classifier"]
-    assert found.parted == 1
+    assert found.first_different == 1
 
 
 def test_only_files_that_can_be_looked_into(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_a_bundle_is_searched_with_what_it_holds(files: dict[str, coloured.File]
     bad = damaged(sabotage.weights(2, np.zeros_like))
     bundle = coloured.write_bundle(tmp_path / "bundle", [bad, files["openvino fp32"], files["onnx int8"]])
     found = locate_divergence(bundle, events=Events(), file=bad.path.name)[bad.path.name]
-    assert (found.against, found.parted) == (files["openvino fp32"].path.name, found.steepest)
-    assert found.layers[found.parted or 0].layer == "block"
+    assert (found.against, found.first_different) == (files["openvino fp32"].path.name, found.steepest)
+    assert found.layers[found.first_different or 0].layer == "block"
     assert list(locate_divergence(bundle, events=Events())) == [bad.path.name, files["onnx int8"].path.name]
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(*tables.layers({bad.path.name: found}))
@@ -166,8 +166,8 @@ def test_a_reference_in_fp16_accuses_nobody_and_knows_the_layers(
     bundle = coloured.write_bundle(tmp_path / "good", [files["onnx fp32"], half])
     (name,) = [path.name for path in bundle.glob("*.onnx")]
     found = locate_divergence(bundle, events=Events(), file=name)[name]
-    assert (found.against, found.parted, found.tolerance) == (half.path.name, None, _locate.TOLERANCE["fp16"])
+    assert (found.against, found.first_different, found.tolerance) == (half.path.name, None, _locate.TOLERANCE["fp16"])
     bad = damaged(sabotage.weights(2, np.zeros_like))
     bundle = coloured.write_bundle(tmp_path / "bad", [bad, half])
     found = locate_divergence(bundle, events=Events(), file=bad.path.name)[bad.path.name]
-    assert found.layers[found.parted or 0].layer == "block"
+    assert found.layers[found.first_different or 0].layer == "block"
