@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,18 @@ def openvino() -> Any:
         with _without_telemetry():
             import openvino  # noqa: F401  (returned below)
     return sys.modules["openvino"]
+
+
+def onnxruntime() -> Any:
+    """Return the package `onnxruntime`, imported without its telemetry, unless ORT_DISABLE_TELEMETRY says otherwise.
+
+    With telemetry, the package leaves a device id and a database of events in the user's cache and looks up the vendor's host.
+    Call it before anything is imported from a module of that package.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def nncf() -> Any:

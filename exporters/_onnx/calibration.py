@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import CompressError
+from compress.system import quiet
 from exporters._exporter import INPUT
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def start_session(model: ModelProto, where: str) -> Any:
     Raises:
         CompressError: onnxruntime cannot run the graph; the message names the operator.
     """
-    import onnxruntime
+    onnxruntime = quiet.onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()

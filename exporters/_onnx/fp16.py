@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compress.errors import CompressError
+from compress.system import quiet
 from exporters._onnx.graph import check_graph, drop_unused, find_reads, read_weights, sort_nodes, strip
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def convert_to_fp16(model: ModelProto, where: str) -> ModelProto:
     Raises:
         CompressError: A weight is beyond float16, or an operator has no float16 form; the message names it.
     """
+    quiet.onnxruntime()
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     _refuse_beyond_fp16(model, where)

@@ -182,6 +182,8 @@ def _list_data_inputs(node: NodeProto) -> list[str]:
 def _insert_pairs(model: ModelProto, ranges: dict[str, Range], nodes: list[str], *, spare_bit: bool) -> ModelProto:
     """Return a copy with these nodes quantized."""
     import onnx
+
+    quiet.onnxruntime()
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
     from onnxruntime.quantization.quant_utils import add_infer_metadata

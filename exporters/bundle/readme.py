@@ -30,8 +30,8 @@ With Python from 3.9, NumPy, Pillow from 9.1, and one runtime ({_list_runtimes(m
     python predict.py --self-test
     python predict.py IMAGE... [--file FILE] [--top K] [--threads N] [--json]
 
-`samples/` holds pictures, `samples/expected.json` what the trained network says of them, and `--self-test` compares a file's
-answers with that. `{manifest.samples}` holds more images with logits, so that edge-compress can repeat the whole gate:
+`samples/` holds pictures, `samples/expected.json` the trained network's outputs for them, and `--self-test` compares a file's
+outputs with those. `{manifest.samples}` holds more images with logits, so that edge-compress can repeat the whole gate:
 
     compress verify BUNDLE
     compress predict BUNDLE IMAGE...
@@ -39,6 +39,8 @@ answers with that. `{manifest.samples}` holds more images with logits, so that e
 
 Checksums show damage, not forgery: run programs from a bundle, `predict.py` and `cpp/`, only if you trust who gave it to you.
 `compress` itself never runs them.
+
+{_explain_telemetry(manifest)}
 
 {_render_by_hand(manifest)}
 
@@ -142,6 +144,23 @@ def _list_runtimes(manifest: Manifest) -> str:
     others = ", ".join(f"`{file.path}`" for file in manifest.files if file.runtime not in PREDICTED)
     named = " or ".join(f"`{name}`" for name in known) or "none of this bundle's"
     return f"{named}; `predict.py` does not run {others}" if others else named
+
+
+TELEMETRY = {
+    "onnxruntime": """\
+- ONNX Runtime: `predict.py` sets `ORT_DISABLE_TELEMETRY=1` before it imports the package, unless the variable is set. Set it in
+  your own programs too, before they load the library: with telemetry, the library stores a device id and a database of events
+  in the user's cache and looks up its vendor's host.""",
+    "openvino": """\
+- OpenVINO: the Python package reports its import where `openvino_telemetry` is installed; `predict.py` hides that package.
+  The C++ library, and so the program in `cpp/`, has no telemetry.""",
+}
+"""Explanations by runtime, of those that have telemetry."""
+
+
+def _explain_telemetry(manifest: Manifest) -> str:
+    items = [TELEMETRY[name] for name in dict.fromkeys(file.runtime for file in manifest.files) if name in TELEMETRY]
+    return "\n".join(["The programs of this bundle send no telemetry.", "", *items]).rstrip()
 
 
 def _render_by_hand(manifest: Manifest) -> str:

@@ -99,8 +99,7 @@ def _name_layer(weight: str) -> str:
 
 
 def _run_onnx(content: bytes, images: NDArray[Any]) -> dict[str, Values]:
-    import onnxruntime
-
+    onnxruntime = quiet.onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -72,3 +73,37 @@ def test_unknown_attribute_is_an_attribute_error():
     """Lazy names do not swallow typing errors."""
     with pytest.raises(AttributeError, match="has no attribute 'gaet'"):
         exporters.gaet  # noqa: B018 (the look-up is the test)
+
+
+EXPORT_AND_LOOK_INSIDE = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from torch import nn
+import exporters
+from exporters.verification.intermediates import open_graph
+
+torch.manual_seed(0)
+network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+images, folder = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32), Path(sys.argv[1])
+for precision, calibration in (("fp16", None), ("int8", images)):
+    path = folder / f"{precision}.onnx"
+    exporters.export(
+        network, torch.zeros(1, 3, 8, 8), path, format="onnx", options={"precision": precision}, calibration=calibration
+    )
+    print(len(open_graph(path).run(images)))
+"""
+
+
+@pytest.mark.slow
+def test_exporting_leaves_nothing_in_the_users_folders(tmp_path):
+    """Conversion, calibration, quantization and inspection run onnxruntime without its telemetry: no file but the exported."""
+    inherited = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    folders = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+    for name in (*folders, "made"):
+        (tmp_path / name).mkdir()
+    environment = inherited | {name: str(tmp_path / name) for name in folders}
+    command = [sys.executable, "-c", EXPORT_AND_LOOK_INSIDE, str(tmp_path / "made")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["fp16.onnx", "int8.onnx"]

@@ -139,6 +139,16 @@ def test_same_content_gives_the_same_bytes(bundle, exported, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_readme_says_how_telemetry_is_kept_off(bundle):
+    """For each runtime of the bundle that has telemetry, and for no other."""
+    text = (bundle / "README.md").read_text()
+    assert "`predict.py` sets `ORT_DISABLE_TELEMETRY=1` before it imports the package" in text
+    assert "`predict.py` hides that package" in text
+    manifest = _bundle.check_bundle(bundle)
+    alone = [file.model_copy(update={"runtime": "executorch"}) for file in manifest.files[:1]]
+    assert "ORT_DISABLE" not in _readme.render_readme(manifest.model_copy(update={"files": tuple(alone)}))
+
+
 def test_readme_tells_how_to_preprocess_by_hand(bundle):
     """Its lines of Python, executed, give the input that the manifest describes."""
     text = (bundle / "README.md").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from importlib.util import find_spec
@@ -72,6 +73,21 @@ def check_answers(bundle: Path, folder: Path) -> None:
 def test_program_gives_the_expected_answers(bundle: Path, tmp_path: Path) -> None:
     """Compiled without a warning, it says of every sample picture what the trained network says."""
     check_answers(bundle, tmp_path)
+
+
+@compiled
+def test_program_leaves_nothing_in_the_users_folders(bundle: Path, tmp_path: Path) -> None:
+    """OpenVINO's C++ library has no telemetry and writes no cache: whoever runs the program finds no file of it."""
+    folders = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+    for name in folders:
+        (tmp_path / name).mkdir()
+    sample = next((bundle / "samples").glob("*.png"))
+    with Image.open(sample) as image:
+        image.save(tmp_path / "sample.ppm")
+    command = [bundle.parent / "build" / "example", bundle, tmp_path / "sample.ppm"]
+    environment = os.environ | {name: str(tmp_path / name) for name in folders}
+    subprocess.run(list(map(str, command)), env=environment, cwd=tmp_path, capture_output=True, check=True)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["sample.ppm"]
 
 
 @compiled

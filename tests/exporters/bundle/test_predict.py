@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -102,6 +103,22 @@ def run(bundle: Path, *arguments: object, without: str = WITHOUT) -> subprocess.
     )
     command = [sys.executable, "-I", "-c", script, str(bundle / "predict.py"), *map(str, arguments)]
     return subprocess.run(command, cwd=bundle.parent, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_it_leaves_nothing_in_the_users_folders(number: int, bundle: Path, tmp_path: Path) -> None:
+    """Neither runtime's telemetry is on: no device id, no database of events, not even a cache."""
+    entry = json.loads((bundle / "manifest.json").read_text())["files"][number]
+    picture = next((bundle / "samples").glob("*.png"))
+    command = [sys.executable, "-I", bundle / "predict.py", picture, "--file", entry["path"]]
+    inherited = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    folders = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+    for name in folders:
+        (tmp_path / name).mkdir()
+    environment = inherited | {name: str(tmp_path / name) for name in folders}
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def contract(preprocess: Preprocess) -> _predict.Contract:
