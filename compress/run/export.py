@@ -118,12 +118,12 @@ def export_file(
     )  # fmt: skip
     if (known := run.cache.find(key)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
         run.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
-    name = exporter.path(Path(), f"{trained.name}-{section.format}").stem
+    name = exporter.name_file(Path(), f"{trained.name}-{section.format}").stem
 
     def make(folder: Path) -> None:
         begun = monotonic()
         if int8 is None:
-            made = _write(run, trained, exporter, logits, exporter.path(folder, trained.name))
+            made = _write(run, trained, exporter, logits, exporter.name_file(folder, trained.name))
         else:
             made = export_int8(run, trained, section, logits, folder=folder, name=name, inputs=int8)
         records.save(folder / OUTCOME, _verify(run, made, section, name, folder=folder, begun=begun))
@@ -156,10 +156,10 @@ def _verify(run: Run, made: WrittenFile, section: ExportSection, name: str, *, f
     adapted = () if made.original is None else made.trained.results
     if adapted:
         np.savez(folder / LOGITS, validation=made.logits.validation, test=made.logits.test)
-    size = sum(part.stat().st_size for part in exporter.parts(made.path))
+    size = sum(part.stat().st_size for part in exporter.list_parts(made.path))
     return Outcome(
         variant=variant.model_copy(update={"size_bytes": size, "ladder": made.ladder}), gate=gate, path=made.path.name,
-        parts={part.name: sha256_of(part) for part in exporter.parts(made.path)},
+        parts={part.name: sha256_of(part) for part in exporter.list_parts(made.path)},
         tried={number: path.relative_to(folder).as_posix() for number, path in made.tried.items()},
         float32=made.float32 and made.float32.relative_to(folder).as_posix(), adapted=adapted,
         seconds=max(0.0, monotonic() - begun - sum(result.seconds for result in adapted)),

@@ -121,7 +121,7 @@ def export_int8(
         calibration_images=len(inputs.calibration.images), folder=tried, name=name, events=run.events,
     ).search()  # fmt: skip
     chosen, backend = result.chosen.path, result.chosen.backend
-    for part in exporter.parts(chosen):
+    for part in exporter.list_parts(chosen):
         cache.copy(part, folder / part.name)
     best = {} if inputs.for_comparison else {number: each.path for number, each in result.best.items()}
     _remove_all_but(best.values(), tried)
@@ -141,7 +141,7 @@ def _remove_all_but(kept: Iterable[Path], tried: Path) -> None:
 def _export_float32(run: Run, trained: Trained, section: ExportSection, folder: Path) -> Path:
     """Write the same network in float32, with the other options as they are."""
     exporter = exporters.load(section.model_copy(update={"precision": "fp32"}))
-    path = exporter.path(folder, trained.name)
+    path = exporter.name_file(folder, trained.name)
     exporter.export(trained.network, run.data.sample_image(), path, about=describe(run, trained))
     return path
 
@@ -170,7 +170,7 @@ class RunBackend:
     @cached_property
     def _quantisable(self) -> Quantisable:
         network, image = self.trained.network, self._run.data.sample_image()
-        return self._exporter.quantisable(network, image, self._calibration.images, about=describe(self._run, self.trained))
+        return self._exporter.prepare_int8(network, image, self._calibration.images, about=describe(self._run, self.trained))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -191,13 +191,13 @@ class RunBackend:
         """
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        path = self._exporter.path(folder, self.trained.name)
+        path = self._exporter.name_file(folder, self.trained.name)
         self._quantisable.write(path, quantisation)
         return path
 
     def count_bytes(self, path: Path) -> int:
         """Return the size of all parts of a file."""
-        return sum(part.stat().st_size for part in self._exporter.parts(path))
+        return sum(part.stat().st_size for part in self._exporter.list_parts(path))
 
     def run_file(self, path: Path, images: NDArray[np.intp] | None = None) -> Logits:
         """Return the logits [N, K] of a file on its own runtime, for all images or for those with the numbers `images`, [N].

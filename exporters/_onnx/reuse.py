@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from exporters._torch.trace import tensors
+from exporters._torch.trace import list_tensors
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -71,7 +71,7 @@ def _hash_weights(module: nn.Module) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in tensors(module):
+    for name, tensor in list_tensors(module):
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy(force=True).tobytes())
     return digest.hexdigest()

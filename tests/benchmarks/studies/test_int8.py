@@ -102,7 +102,7 @@ def export(folder: Path, data: RunData) -> tuple[Path, Path]:
     plain, quantised = folder / "student-fp32.onnx", folder / "student-int8.onnx"
     Onnx().export(network, data.sample_image(), plain)
     images = calibration.select_calibration(data.train, data.preprocess, count=40, seed=1).images
-    Onnx(precision="int8").quantisable(network, data.sample_image(), images).write(quantised, Quantisation())
+    Onnx(precision="int8").prepare_int8(network, data.sample_image(), images).write(quantised, Quantisation())
     return plain, quantised
 
 
