@@ -415,6 +415,7 @@ def train(runs: Path, tiny_recipe: str) -> Callable[..., Students]:
     return go
 
 
+@pytest.mark.slow
 def test_a_run_keeps_every_generation_and_finds_it_again(train: Callable[..., Students], runs: Path) -> None:
     """Each generation is a stage with its folder, key and validation; one generation more re-uses all that came before."""
     first = train("method={name: feed_sequential, generations: 3}")
@@ -438,6 +439,7 @@ def test_a_run_keeps_every_generation_and_finds_it_again(train: Callable[..., St
     assert [stage for stage, found in other.found.items() if not found] == ["generation1", "student"]
 
 
+@pytest.mark.slow
 def test_paraphrasers_are_shared_between_students(train: Callable[..., Students]) -> None:
     """The autoencoders belong to teacher and data: another beta finds them again, and the report judges them."""
     first = train("method={name: feed, paraphrase: 0.5, paraphrasers_epochs: 1, analysis_epochs: 1}")

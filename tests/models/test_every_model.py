@@ -151,7 +151,7 @@ def test_a_first_batch_has_healthy_numbers(name):
 
 
 def test_shapes_leaves_statistics_and_modes_alone(network):
-    """Asking for find_shapes trains nothing: batch-norm buffers, train and eval modes stay."""
+    """Asking for shapes trains nothing: batch-norm buffers, train and eval modes stay."""
     network.train()
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     first.eval()
