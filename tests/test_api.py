@@ -78,10 +78,16 @@ def test_a_wrong_option_is_refused_as_in_a_recipe(
 
 
 def test_an_option_may_be_one_value_where_a_list_is_meant(teacher: nn.Module) -> None:
-    """`alpha: 0.3` means the same here as in a recipe."""
-    settings = compress.TrainSection(epochs=1)
-    method = {"dih": {"alpha": 0.3, "heads_epochs": 1}}
-    compress.distill(teacher, Tiny(2), train=loader(), validation=loader(), method=method, taps=["first"], settings=settings)
+    """`alpha: 0.3` means the same here as in a recipe, and the same as `alpha: [0.3]`."""
+    settings, data, losses = compress.TrainSection(epochs=1), loader(), []
+    for alpha in (0.3, [0.3]):
+        torch.manual_seed(0)
+        done = compress.distill(
+            teacher, Tiny(2), train=data, validation=data, method={"dih": {"alpha": alpha, "heads_epochs": 1}},
+            taps=["first"], settings=settings,
+        )  # fmt: skip
+        losses.append([epoch.losses for epoch in done.epochs])
+    assert losses[0] == losses[1]
 
 
 def test_an_untrained_teacher_is_refused() -> None:
