@@ -27,6 +27,7 @@ def python(*arguments: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_top_level_of_the_wheel(wheel: Path) -> None:
     """The wheel puts three packages into site-packages and nothing else."""
     assert wheel.name == f"edge_compress-{__version__}-py3-none-any.whl"
@@ -35,6 +36,7 @@ def test_top_level_of_the_wheel(wheel: Path) -> None:
     assert top == {"compress", "exporters", "benchmarks", f"edge_compress-{__version__}.dist-info"}
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file(wheel: Path, root: Path) -> None:
     """Every module, template and marker of the source tree is in the wheel, and so is the licence."""
     wanted = {
@@ -50,6 +52,7 @@ def test_the_wheel_holds_every_file(wheel: Path, root: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in found)
 
 
+@pytest.mark.slow
 def test_metadata(wheel: Path) -> None:
     """A stranger sees the licence, the oldest Python, the command and the extras."""
     with ZipFile(wheel) as archive:
@@ -60,6 +63,7 @@ def test_metadata(wheel: Path) -> None:
     assert "compress = compress.cli:main" in points
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_works(installed: Path, root: Path) -> None:
     """From a folder of its own, the wheel finds all its plug-ins and reads a recipe."""
     program = (

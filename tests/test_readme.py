@@ -54,6 +54,7 @@ def test_parser_of_this_test() -> None:
     assert next(line for line, _ in commands(markdown)) == 7
 
 
+@pytest.mark.slow
 def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python of the README runs as it stands: in its order, in an empty folder, warnings being errors."""
     found = list(blocks(README.read_text(encoding="utf-8"), "python"))

@@ -23,6 +23,8 @@ from benchmarks.devices.local import Local
 from compress import plugins
 from compress.errors import CompressError, Unreachable
 
+pytestmark = pytest.mark.slow
+
 RUNTIME = """
 import os, signal, subprocess, sys, time
 import numpy as np

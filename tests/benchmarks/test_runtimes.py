@@ -24,6 +24,8 @@ from compress import plugins
 from compress.errors import CompressError, Unreachable
 from tests.benchmarks.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 NEEDS = {"executorch": "executorch", "litert": "litert_torch"}
 """What writes a file for a runtime that is an extra."""
 RUNTIMES = [

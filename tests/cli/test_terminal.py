@@ -16,6 +16,8 @@ import pytest
 from compress import __version__
 from compress.cli.terminal import report_bug
 
+pytestmark = pytest.mark.slow
+
 HEAVY = "torch numpy pydantic"
 LOADS = "import sys; from compress.cli.commands import program; program(sys.argv[2:], standalone_mode=False); \
 print('loaded:', *sorted(set(sys.argv[1].split()) & set(sys.modules)), file=sys.stderr)"

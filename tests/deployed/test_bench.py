@@ -16,6 +16,8 @@ from compress.events import Events
 from compress.records import Ratio
 from tests.deployed.brightness import invoke
 
+pytestmark = pytest.mark.slow
+
 
 def test_bench_compares_files_in_one_job(bundle: Path) -> None:
     """The files of a run are measured together; all but the reference have a speed-up with its interval."""

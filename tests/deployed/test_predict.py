@@ -11,6 +11,8 @@ from compress.deployed.predict import classify_pictures
 from compress.events import Events
 from tests.deployed.brightness import invoke
 
+pytestmark = pytest.mark.slow
+
 
 def test_predict_says_what_is_in_the_picture(bundle: Path, pictures: list[Path]) -> None:
     """Pictures of any size and mode are classified by the deployed file, with scores that are the softmax."""

@@ -14,6 +14,8 @@ from compress.events import Events
 from exporters.bundle import bundle as _bundle
 from tests.deployed.brightness import invoke, write_bundle
 
+pytestmark = pytest.mark.slow
+
 
 def test_verify_passes_what_was_exported(bundle: Path) -> None:
     """Every file of a good bundle agrees on its own runtime with the stored logits; the run's folder will do."""

@@ -24,6 +24,8 @@ from compress.records import Precision, Preprocess
 from exporters import gate
 from exporters._exporter import About, Quantisation
 
+pytestmark = pytest.mark.slow
+
 
 def offered(name: str) -> list[str]:
     annotation = plugins.describe("exporters", name).options["precision"].annotation

@@ -17,6 +17,8 @@ from exporters import gate
 from exporters._exporter import Quantisation
 from exporters.executorch import LARGEST_BATCH, Executorch
 
+pytestmark = pytest.mark.slow
+
 installed = pytest.mark.skipif(
     find_spec("executorch") is None, reason="executorch is not installed: pip install 'edge-compress[executorch]'"
 )

@@ -16,6 +16,8 @@ from exporters import gate
 from exporters._exporter import Quantisation
 from exporters.litert import Litert
 
+pytestmark = pytest.mark.slow
+
 installed = pytest.mark.skipif(
     find_spec("litert_torch") is None, reason="litert_torch is not installed: pip install 'edge-compress[litert]'"
 )

@@ -81,6 +81,7 @@ def stored(model):
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
+@pytest.mark.slow
 def test_memory_format_and_dtype_do_not_matter(network, image):
     """A channels-last or float64 copy of a network gives the same bytes: no strides leak into the graph."""
     plain = Onnx().convert(network, image).SerializeToString(deterministic=True)

@@ -20,6 +20,8 @@ from exporters._exporter import Quantisation
 from exporters._onnx.graph import add_normalisation
 from exporters.onnx import Onnx
 
+pytestmark = pytest.mark.slow
+
 PREPROCESS = Preprocess(height=12, width=10, channels="rgb", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 ABOUT = About("tiny", ("Löwe", "b", "c", "d", "e"), PREPROCESS, {"recipe": "tiny", "commit": "1234"})
 

@@ -169,6 +169,7 @@ def test_operator_that_openvino_lacks_is_named():
         _openvino_graph.translate(model.SerializeToString())
 
 
+@pytest.mark.slow
 def test_export_reports_nothing_to_anyone(tmp_path):
     """A whole export opens no connection and leaves the user's home as it was."""
     script = """

@@ -22,6 +22,8 @@ from exporters._openvino.int8 import QuantisableOpenvino
 from exporters.openvino import Openvino
 from tests.exporters.digits import ABOUT, EXAMPLE, IMAGES, PIXELS, digits_network
 
+pytestmark = pytest.mark.slow
+
 LAYERS = (
     "conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2", "layer3.0.conv1", "layer3.0.conv2",
     "linear",

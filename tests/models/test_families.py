@@ -71,6 +71,7 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(network.eval()(images), network(images))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's exporter, of its own and Python's internals
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(

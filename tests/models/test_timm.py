@@ -110,6 +110,7 @@ def test_nothing_asks_for_weights(monkeypatch):
     assert not asked
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's exporter, of its own and Python's internals
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_exported_file_says_the_same(tmp_path):

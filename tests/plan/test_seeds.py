@@ -24,6 +24,8 @@ from compress.plan.plan import make_plan
 from compress.records import Manifest, Report, StageResult, read
 from compress.run import pipeline
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("baselines=[kd]", "method={name: dih, heads_epochs: 1}", "measure.seconds=0.1")
 """A preparatory stage that belongs to the teacher, one baseline, and nothing that takes long."""
 

@@ -22,6 +22,8 @@ from compress.run import stage as staging
 from compress.run.context import open_run
 from compress.run.teachers import obtain_teacher
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 4
 FEATURES = (
     "teacher={model: resnet_cifar.resnet8, train: {epochs: 6, lr: 5e-2, batch_size: 32}}", "method={name: fitnet}",

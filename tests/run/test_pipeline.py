@@ -41,6 +41,8 @@ from exporters._exporter import About
 from exporters.bundle import bundle as _bundle
 from tests.tiny import TRIED, Counted
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Report]
 
 

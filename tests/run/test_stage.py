@@ -14,6 +14,8 @@ from compress.records.training import METRICS, WEIGHTS
 from compress.run.context import Trained, open_run
 from compress.run.teachers import obtain_teacher
 
+pytestmark = pytest.mark.slow
+
 
 def teacher(where: Path, tiny_recipe: str, text: io.StringIO | None = None) -> Trained:
     parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", ("data.train_images=400", "train.batch_size=64"))

@@ -65,6 +65,7 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.double() - theirs.double()).square().mean().sqrt() / theirs.double().square().mean().sqrt())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", here())
 def test_every_engine_of_this_machine_gives_the_answers_of_eager_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits, maps and heads of several teachers, for full and smaller batches; the teachers end as they were."""

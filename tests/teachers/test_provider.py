@@ -476,6 +476,7 @@ def test_a_disk_that_is_full_stops_the_run_with_one_message(tmp_path: Path, monk
     assert equal(finished(fresh("kd"), nobody), finished(fresh("kd"), lambda stage: teachers(stage, tmp_path)))
 
 
+@pytest.mark.slow
 def test_two_processes_that_want_the_same_view_make_it_once(tmp_path: Path, root: Path) -> None:
     """Started at the same moment: one makes the view, the other waits and finds it, and both have the right answers."""
     names = ["one", "other"]

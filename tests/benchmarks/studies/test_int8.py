@@ -60,6 +60,8 @@ from exporters.onnx import Onnx
 from tests.benchmarks.sample_report import sample
 from tests.benchmarks.tiny import Tiny
 
+pytestmark = pytest.mark.slow
+
 DEFAULTS = "onnxruntime's defaults"
 
 

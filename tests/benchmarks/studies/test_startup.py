@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from benchmarks.studies import startup
 from compress.errors import CompressError
 
+pytestmark = pytest.mark.slow
+
 
 def test_each_command_is_summarised_over_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minimum, median and maximum are ordered, and the first command is nothing over itself."""

@@ -17,6 +17,8 @@ from exporters.bundle import cpp as _cpp
 from exporters.openvino import Openvino
 from tests.exporters import pets
 
+pytestmark = pytest.mark.slow
+
 MISSING = [tool for tool in ("cmake", "g++", "ninja") if shutil.which(tool) is None]
 compiled = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 

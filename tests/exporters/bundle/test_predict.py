@@ -30,6 +30,8 @@ from exporters.bundle.programs import predict as _predict
 from exporters.onnx import Onnx
 from tests.exporters import pets
 
+pytestmark = pytest.mark.slow
+
 WITHOUT = "compress exporters benchmarks torch torchvision onnx nncf pydantic"
 """Packages that a device does not have."""
 

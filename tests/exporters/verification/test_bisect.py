@@ -22,6 +22,8 @@ from exporters.verification.bisect import LayerComparison
 from exporters.verification.intermediates import open_graph
 from tests.exporters import coloured, sabotage
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 Damaged = Callable[..., coloured.File]
 IMAGES = 6

@@ -31,6 +31,8 @@ from tests.exporters import coloured
 from tests.exporters.coloured import File
 from tests.exporters.sabotage import DAMAGES, SCORED, Damage, appended, arithmetic, before, reversed_along
 
+pytestmark = pytest.mark.slow
+
 CALL = 50
 """Images in a call, where a file takes any number."""
 RUNTIMES: dict[str, Any] = {".onnx": Onnxruntime, ".xml": Openvino}
