@@ -1,10 +1,11 @@
-"""Deployment formats: one file each; `_exporter.py` is the contract, `verification/` the gate, `bundle/` what is handed over.
+"""Deployment formats: one file each. `_exporter.py` is their contract, `verification/` the gate, `bundle/` the shipped folder.
 
     from exporters import export, gate
     export(module, image, Path("student.onnx"), format="onnx", options={"opset": 20})
     export(module, image, Path("small.onnx"), format="onnx", options={"precision": "int8"}, calibration=images)
 
-Importing this package loads neither torch nor any format's package.
+A format of your own is a class that follows the protocol `Exporter`, or `Quantiser` if it offers int8. Importing this package
+loads neither torch, nor numpy, nor any format's package.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from compress import plugins
 from compress.errors import CompressError
 from compress.recipe import ExportSection
+from exporters._exporter import About, Exporter, Quantisable, Quantisation, Quantiser, Simulated
 from exporters._onnx.reuse import reuse_graphs
 
 if TYPE_CHECKING:
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from exporters._exporter import About, Exporter, Quantiser
     from exporters.verification.gate import gate
 
-__all__ = ["About", "export", "gate", "load", "reuse_graphs"]
+__all__ = [
+    "About", "Exporter", "Quantisable", "Quantisation", "Quantiser", "Simulated", "export", "gate", "load", "reuse_graphs",
+]  # fmt: skip
 
 
 def export(
@@ -48,11 +51,11 @@ def export(
         format: The format (`compress list exporters`).
         options: Its options, as in a recipe.
         calibration: For precision int8: normalised images of the training split, float32 [N, channels, height, width], from
-            which the ranges of activations are estimated. The gate tells whether that was good enough.
-        about: What the file shall say of itself, where its format has room for it; `preprocess: inside` needs it.
+            which the ranges of activations are estimated. Whether they were good enough is for the gate.
+        about: Metadata for the file, where its format has room for them; `preprocess: inside` needs them.
 
     Returns:
-        `path`, where further parts of the format lie beside it.
+        `path`; further parts of the format lie beside it.
 
     Raises:
         CompressError: There is no such format or option, the format cannot hold this network, or images are missing or in vain.
@@ -72,8 +75,6 @@ def export(
     elif exporter.precision != "int8":
         raise CompressError(f"{path}: calibration images are for precision int8, not {exporter.precision}; leave them out")
     else:
-        from exporters._exporter import Quantisation
-
         quantiser = cast("Quantiser", exporter)  # every exporter that offers int8 is one
         quantiser.prepare_int8(module, image, calibration, about=about).write(path, Quantisation())
     return path
@@ -94,8 +95,4 @@ def __getattr__(name: str) -> Any:
         from exporters.verification.gate import gate
 
         return gate
-    if name == "About":
-        from exporters._exporter import About
-
-        return About
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,8 @@ benchmark runner runs it. Input and output are named `images` and `logits` in ev
 images float32 [batch, channels, height, width], normalised, or, where an exporter was asked for `preprocess: inside`, uint8
 [batch, height, width, channels] as they are decoded. Asked for `postprocess: inside`, a file gives two more outputs behind the
 logits: `class`, int64 [batch], which logit is the largest, and `score`, float32 [batch], its share of the softmax. Heavy
-packages are imported inside functions, so that asking an exporter for a path costs nothing.
+packages are imported inside functions, so that asking an exporter for the name of a file costs nothing. What a plug-in needs is
+exported by the package: `from exporters import About, Exporter`.
 
 Precision int8 is not one algorithm but a ladder that `compress.quantization.ladder` climbs. An exporter that offers it is
 also a `Quantiser`: it traces the network and collects statistics once, and then writes as many files as there are rungs to try.
@@ -19,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from compress.errors import CompressError
 from compress.records import Precision, Preprocess
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 INPUT, OUTPUT = "images", "logits"

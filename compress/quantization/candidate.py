@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from compress.errors import CompressError, Interrupted
 from compress.recipe import GateSection
 from compress.records import Accuracy, Gate, Ladder, Rung
-from exporters._exporter import Quantisation
+from exporters import Quantisation
 from exporters.verification.gate import AGREEMENT
 
 

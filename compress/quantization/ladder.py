@@ -36,7 +36,7 @@ from compress.quantization.candidate import B, Candidate, LadderResult, Unavaila
 from compress.quantization.sensitivity import measure_layer_sensitivity
 from compress.recipe import GateSection, Int8Section
 from compress.records import Ladder, Rung, Sensitivity
-from exporters._exporter import Quantisation
+from exporters import Quantisation
 
 Name = Literal["default", "statistics", "saturation", "mixed", "distillation"]
 RUNGS: tuple[Name, ...] = ("default", "statistics", "saturation", "mixed", "distillation")

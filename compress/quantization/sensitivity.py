@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.records import Sensitivity
-from exporters._exporter import Quantisation
+from exporters import Quantisation
 
 if TYPE_CHECKING:
     from compress.quantization.candidate import QuantizationBackend

@@ -33,7 +33,7 @@ from compress.training import checkpoint, preflight
 from compress.training import compile as compiling
 from compress.training import loop as trainer
 from compress.training.device import choose_device
-from exporters._exporter import About, Exporter
+from exporters import About, Exporter
 
 IMAGES = 8
 """Random images of a rehearsal: enough for batch norm and for correlations between samples."""

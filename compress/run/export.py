@@ -35,7 +35,7 @@ from compress.run.verify import (
 )
 from compress.system.files import sha256_of
 from compress.training import evaluate as torch_evaluate
-from exporters._exporter import Exporter
+from exporters import Exporter
 
 NO_TEACHERS = Unavailable("no teachers")
 OUTCOME, LOGITS = "outcome.json", "logits.npz"

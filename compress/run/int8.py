@@ -33,7 +33,7 @@ from compress.run.context import Run, Trained
 from compress.run.verify import Logits, SplitLogits, WrittenFile, compute_logits, describe, judge, make_subject, run_file
 from compress.system.files import sha256_of, writable
 from compress.text import counted
-from exporters._exporter import Quantisable, Quantisation, Quantiser, Simulated
+from exporters import Quantisable, Quantisation, Quantiser, Simulated
 
 TRIED, SPEEDUPS = "tried", "speedups.json"
 DISTILLED_RUNGS = frozenset({"auto", "distillation"})

@@ -28,7 +28,7 @@ from compress.recipe import ExportSection
 from compress.records import Gate, Ladder, Precision, Preprocess, Variant
 from compress.run.context import Run, Trained
 from compress.training import evaluate as torch_evaluate
-from exporters._exporter import About, Exporter
+from exporters import About, Exporter
 from exporters.verification.interface import ExpectedInterface
 from exporters.verification.judge import add_failures, inspect_file
 from exporters.verification.scores import find_score_errors

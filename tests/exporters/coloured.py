@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from compress.preprocess import normalise, statistics
 from compress.recipe import GateSection
 from compress.records import Gate, Precision, Preprocess
-from exporters._exporter import About, Quantisation
+from exporters import About, Quantisation
 from exporters.bundle import bundle as _bundle
 from exporters.onnx import Onnx
 from exporters.openvino import Openvino

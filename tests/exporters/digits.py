@@ -10,7 +10,7 @@ from torch import nn
 from compress.models import resnet_cifar
 from compress.preprocess import normalise
 from compress.records import Preprocess
-from exporters._exporter import About
+from exporters import About
 
 CONTRACT = Preprocess(height=16, width=16, channels="gray", mean=(0.3,), std=(0.37,))
 ABOUT = About("student", tuple("0123456789"), CONTRACT, {"teacher": "none"})

@@ -13,7 +13,7 @@ from torch import nn
 from compress.preprocess import normalise
 from compress.recipe import GateSection
 from compress.records import Gate, Preprocess
-from exporters._exporter import About, Exporter
+from exporters import About, Exporter
 from exporters.bundle import bundle as _bundle
 from exporters.bundle.bundle import Deployable, Samples
 from exporters.onnx import Onnx

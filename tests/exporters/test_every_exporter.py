@@ -21,8 +21,7 @@ from compress import plugins
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
 from compress.records import Precision, Preprocess
-from exporters import gate
-from exporters._exporter import About, Quantisation
+from exporters import About, Quantisation, gate
 
 pytestmark = pytest.mark.slow
 
@@ -218,7 +217,7 @@ import numpy as np
 import torch
 from torch import nn
 from compress import plugins
-from exporters._exporter import Quantisation
+from exporters import Quantisation
 
 def export_all(folder, variants):
     torch.manual_seed(1)

@@ -13,8 +13,7 @@ from benchmarks.protocol import Subject, evaluate
 from benchmarks.runtimes.executorch import refuse_other_backends
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
-from exporters import gate
-from exporters._exporter import Quantisation
+from exporters import Quantisation, gate
 from exporters.executorch import LARGEST_BATCH, Executorch
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,7 @@ from benchmarks.protocol import Subject, evaluate
 from benchmarks.runtimes import litert as runtime
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
-from exporters import gate
-from exporters._exporter import Quantisation
+from exporters import Quantisation, gate
 from exporters.litert import Litert
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from torch import nn
 import exporters
 from compress.errors import CompressError
 from compress.models import resnet_cifar
-from exporters._exporter import Quantisation
+from exporters import Quantisation
 from exporters._onnx import calibration as _onnx_calibration
 from exporters._onnx.calibration import Range
 from exporters._onnx.int8 import STATISTICS, QuantisableOnnx

@@ -15,8 +15,7 @@ import exporters
 from compress import preprocess
 from compress.errors import CompressError
 from compress.records import Preprocess
-from exporters import About
-from exporters._exporter import Quantisation
+from exporters import About, Quantisation
 from exporters._onnx.graph import add_normalisation
 from exporters.onnx import Onnx
 

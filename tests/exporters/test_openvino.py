@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from compress.errors import CompressError
 from compress.records import Preprocess
 from compress.system import quiet as _quiet
-from exporters._exporter import About
+from exporters import About
 from exporters._openvino import graph as _openvino_graph
 from exporters.openvino import Openvino
 

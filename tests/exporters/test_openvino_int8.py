@@ -16,7 +16,7 @@ from torch import nn
 
 from compress.errors import CompressError
 from compress.system import quiet as _quiet
-from exporters._exporter import Quantisation
+from exporters import Quantisation
 from exporters._openvino.graph import Layer, find_weighted_nodes
 from exporters._openvino.int8 import QuantisableOpenvino
 from exporters.openvino import Openvino
@@ -187,7 +187,7 @@ opened = []
 socket.socket.connect = lambda *arguments: opened.append(arguments)
 import torch
 from pathlib import Path
-from exporters._exporter import Quantisation
+from exporters import Quantisation
 from exporters.openvino import Openvino
 from tests.exporters.digits import ABOUT, EXAMPLE, IMAGES, digits_network
 torch.set_num_threads(1)
@@ -306,7 +306,7 @@ def test_layer_that_was_not_quantised_is_noticed(calibrated, tmp_path):
 
 def test_int8_is_not_exported_without_images(network, tmp_path):
     """And float precisions are not quantised."""
-    with pytest.raises(CompressError, match="int8 needs images to estimate ranges on"):
+    with pytest.raises(CompressError, match="int8 needs images to estimate ranges"):
         Openvino(precision="int8").export(network, EXAMPLE, tmp_path / "m.xml")
     with pytest.raises(CompressError, match="precision is 'fp32'; only 'int8' is quantised"):
         Openvino().prepare_int8(network, EXAMPLE, IMAGES)

@@ -28,7 +28,7 @@ from compress.quantization.fake_quantize import (
     round_activation,
     round_weight,
 )
-from exporters._exporter import Quantisation
+from exporters import Quantisation
 from exporters.onnx import Onnx
 from tests.tiny import tiny
 

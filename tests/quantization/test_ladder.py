@@ -29,7 +29,7 @@ from compress.recipe import GateSection, Int8Section
 from compress.records import Gate, Ladder, Preprocess
 from compress.run.context import Trained
 from compress.run.int8 import RunBackend
-from exporters._exporter import Quantisation
+from exporters import Quantisation
 
 LAYERS = tuple(f"conv{number}" for number in range(16))
 IMAGES, CLASSES = 400, 5

@@ -37,7 +37,7 @@ from compress.run.export import ExportedFile
 from compress.system.files import sha256_of
 from compress.training import checkpoint
 from compress.training import compile as compiling
-from exporters._exporter import About
+from exporters import About
 from exporters.bundle import bundle as _bundle
 from tests.tiny import TRIED, Counted
 

@@ -55,7 +55,7 @@ from compress.records import (
 )
 from compress.run.data import RunData, prepare_data
 from compress.system.files import sha256_of
-from exporters._exporter import Quantisation
+from exporters import Quantisation
 from exporters.onnx import Onnx
 from tests.benchmarks.sample_report import sample
 from tests.benchmarks.tiny import Tiny

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compress.records import Gate, Preprocess
-from exporters._exporter import About
+from exporters import About
 from exporters.onnx import Onnx
 from exporters.openvino import Openvino
 from exporters.verification import fp16_range as _fp16_range
