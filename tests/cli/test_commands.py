@@ -258,6 +258,7 @@ def test_schema_describes_the_starter_recipe(tmp_path: Path) -> None:
     assert list(validator.iter_errors(recipe | {"surprise": 1})) != []
 
 
+@pytest.mark.slow
 def test_a_failed_gate_is_exit_code_3_with_the_report(failed_run: tuple[Path, Result]) -> None:
     """A run whose file fails its gate still gives its whole report as the one document, and the reason on stderr."""
     _, done = failed_run
@@ -266,6 +267,7 @@ def test_a_failed_gate_is_exit_code_3_with_the_report(failed_run: tuple[Path, Re
     assert "more than 1e-12 (gate.max_abs_diff)" in done.stderr
 
 
+@pytest.mark.slow
 def test_report_is_written_anew(failed_run: tuple[Path, Result]) -> None:
     """`compress report` makes both readable reports from report.json and prints table and paths."""
     run, _ = failed_run
@@ -278,6 +280,7 @@ def test_report_is_written_anew(failed_run: tuple[Path, Result]) -> None:
     assert (run / "report.md").is_file()
 
 
+@pytest.mark.slow
 def test_compare_writes_its_page(failed_run: tuple[Path, Result], tmp_path: Path) -> None:
     """`compress compare --out` prints the table and writes the page with the picture."""
     run, _ = failed_run
@@ -287,6 +290,7 @@ def test_compare_writes_its_page(failed_run: tuple[Path, Result], tmp_path: Path
     assert "<svg" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_export_of_a_run_keeps_to_its_gate(failed_run: tuple[Path, Result]) -> None:
     """Another format of the same student is judged by the gate of the run's recipe."""
     run, _ = failed_run
@@ -297,6 +301,7 @@ def test_export_of_a_run_keeps_to_its_gate(failed_run: tuple[Path, Result]) -> N
     assert (run / "exports" / "rejected" / "student-fp16.xml").is_file()
 
 
+@pytest.mark.slow
 def test_export_takes_the_students_weights_for_their_run_and_no_other_file(failed_run: tuple[Path, Result]) -> None:
     """A checkpoint stands for its run; a teacher's, or a file from elsewhere, is refused with what to give."""
     run, _ = failed_run
@@ -306,6 +311,7 @@ def test_export_takes_the_students_weights_for_their_run_and_no_other_file(faile
     assert "is no run" in done.stderr
 
 
+@pytest.mark.slow
 def test_export_names_unknown_formats(failed_run: tuple[Path, Result]) -> None:
     """A format that there is not is answered with a suggestion, before anything is loaded."""
     run, _ = failed_run
@@ -314,6 +320,7 @@ def test_export_names_unknown_formats(failed_run: tuple[Path, Result]) -> None:
     assert "did you mean 'onnx'?" in done.stderr
 
 
+@pytest.mark.slow
 def test_doctor_finds_this_machine_healthy(tmp_path: Path) -> None:
     """Where the tests run, every needed part works, and each runtime has done an inference."""
     done = process("doctor", "--json", "--runs", tmp_path / "runs")
@@ -323,6 +330,7 @@ def test_doctor_finds_this_machine_healthy(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_doctor_says_what_cannot_be_written() -> None:
     """A folder that cannot be written is a failure with its reason, and exit code 5."""
     done = process("doctor", "--runs", "/proc/runs")

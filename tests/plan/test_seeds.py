@@ -24,8 +24,6 @@ from compress.plan.plan import make_plan
 from compress.records import Manifest, Report, StageResult, read
 from compress.run import pipeline
 
-pytestmark = pytest.mark.slow
-
 QUICK = ("baselines=[kd]", "method={name: dih, heads_epochs: 1}", "measure.seconds=0.1")
 """A preparatory stage that belongs to the teacher, one baseline, and nothing that takes long."""
 
@@ -142,6 +140,7 @@ def keys(folder: Path) -> dict[str, str]:
     return {path.parent.name: read(path, StageResult).key for path in sorted(folder.glob("*/metrics.json"))}
 
 
+@pytest.mark.slow
 def test_seeds_share_data_teacher_and_heads_and_train_their_own_students(delivered: Result, runs: Path) -> None:
     """One teacher, one set of heads and one split serve all seeds; each student and baseline has other weights."""
     report, folder = Report.model_validate_json(delivered.stdout), runs / "tiny"
@@ -161,6 +160,7 @@ def test_seeds_share_data_teacher_and_heads_and_train_their_own_students(deliver
     assert not np.array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_the_first_seed_is_shipped_and_the_report_says_so(delivered: Result, runs: Path) -> None:
     """The one JSON document is the report; rows and bundle are of the first seed, and every method stands against another."""
     report, folder = Report.model_validate_json(delivered.stdout), runs / "tiny"
@@ -174,6 +174,7 @@ def test_the_first_seed_is_shipped_and_the_report_says_so(delivered: Result, run
     assert [(each["verdict"], each["points"]) for each in compared["paired"]] == [("not distinguishable", 0)]
 
 
+@pytest.mark.slow
 def test_one_seed_of_many_is_the_run_that_there_would_be_without_the_others(delivered: Result, run: Run, runs: Path) -> None:
     """Rows, gates and stages do not depend on how many seeds follow; all is found again, and folders of no seed disappear."""
     several = Report.model_validate_json(delivered.stdout)
@@ -222,6 +223,7 @@ class Spy(Dih):
 '''
 
 
+@pytest.mark.slow
 def test_every_seed_is_taught_by_the_trained_heads(run: Run, runs: Path, install: Callable[..., None], tmp_path: Path) -> None:
     """What belongs to the teacher is in place when a further seed's student is trained, and not only shown beside it."""
     install("methods", "spy", SPY)
@@ -234,6 +236,7 @@ def test_every_seed_is_taught_by_the_trained_heads(run: Run, runs: Path, install
     assert found[0][1] != found[1][1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_with_the_seed_that_it_was_at(
     delivered: Result, run: Run, runs: Path, tmp_path: Path
 ) -> None:

@@ -31,7 +31,10 @@ from compress.training import loop as trainer
 from compress.training.compile import Running, build, choose
 from tests.tiny import CPU, PREPROCESS, Counted, data, fresh, held_out, split, weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own use
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),  # torch's own use
+]
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch's inductor needs a C++ compiler"
 )
