@@ -15,6 +15,7 @@ import psutil
 
 from benchmarks.runner import UNAVAILABLE, read, read_all
 from compress.records import Environment
+from compress.text import format_bytes
 
 PACKAGES = (
     "edge-compress", "torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf",
@@ -108,7 +109,7 @@ def _cpu_quota() -> str:
 def _memory_limit() -> str:
     texts = [text for text, _ in _cgroup_files("memory", "memory.max", "memory.limit_in_bytes")]
     limits = [int(text) for text in texts if text != "max" and int(text) < UNLIMITED_BYTES]
-    return f"{min(limits) / 2**20:.0f} MiB" if limits else "none" if texts else ""
+    return format_bytes(min(limits)) if limits else "none" if texts else ""
 
 
 def _affinity() -> str:

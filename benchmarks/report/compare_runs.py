@@ -35,7 +35,7 @@ from benchmarks.report.spread import Spread, of_file, seeds_of, spread, spread_t
 from benchmarks.report.wording import Row
 from compress.errors import CompressError
 from compress.records import Paired, Report, Variant
-from compress.text import MISSING, format_bytes, format_count
+from compress.text import MISSING, counted, format_bytes, format_count
 
 
 class Entry(NamedTuple):
@@ -217,7 +217,7 @@ def _names(comparison: Comparison) -> dict[str, None]:
 def _cells(entry: Entry, *, trained: int | None) -> list[Text]:
     """Return a row; the first of a run says with how many seeds it was `trained`."""
     variant = entry.variant
-    run = f"{entry.run}\n{trained} seed{'s' * (trained > 1)}" if trained is not None else ""
+    run = f"{entry.run}\n{counted(trained, 'seed')}" if trained is not None else ""
     file = variant.precision if variant.format == variant.runtime else f"{variant.format} {variant.precision}"
     gate = MISSING if entry.state == "none" else entry.state
     style = "bold red" if entry.state == "failed" else "yellow" if entry.unstable else ""

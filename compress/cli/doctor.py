@@ -20,6 +20,7 @@ from typing import Literal
 from compress.cli.probes import EXTRAS, PROBES
 from compress.errors import Unreachable
 from compress.records import Record
+from compress.text import format_bytes
 
 __all__ = ["EXTRAS", "PROBES", "Finding", "examine", "refuse_broken", "within"]
 
@@ -164,7 +165,7 @@ def _machine() -> Iterator[Finding]:
     from benchmarks.runner import UNAVAILABLE
 
     here = environment()
-    cores = f"{here.cores_physical or '?'} cores, {here.cores_logical} threads, {here.memory_bytes / 2**30:.1f} GiB"
+    cores = f"{here.cores_physical or '?'} cores, {here.cores_logical} threads, {format_bytes(here.memory_bytes)}"
     yield Finding(what="processor", status="ok", found=f"{here.cpu}; {cores}")
     hidden = [name.replace("_", " ") for name, value in here.facts.items() if value == UNAVAILABLE]
     for name, value in here.facts.items():
@@ -190,6 +191,6 @@ def _disk(runs: Path) -> Iterator[Finding]:
     yield Finding(
         what="disk",
         status=status,
-        found=f"{free / 2**30:.1f} GiB free",
+        found=f"{format_bytes(free)} free",
         remedy="" if status == "ok" else "free space, or --runs on another disk",
     )

@@ -36,6 +36,7 @@ from compress.records import Document, Preprocess
 from compress.system import memory as storage
 from compress.system.files import sha256_of, whole, writable
 from compress.system.processors import processors
+from compress.text import format_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -160,8 +161,8 @@ def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise Unreachable(
-            f"{folder}: the decoded images need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of the disk is free; free "
-            "space, choose another disk with --runs, or lower data.image_size"
+            f"{folder}: the decoded images need {format_bytes(needed)}, and {format_bytes(free)} of the disk is free; "
+            "free space, choose another disk with --runs, or lower data.image_size"
         )
 
 

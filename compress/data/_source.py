@@ -23,6 +23,7 @@ from compress.data._disk_images import DiskImages
 from compress.errors import CompressError
 from compress.preprocess import Images, chunks
 from compress.records import Preprocess
+from compress.text import counted
 
 Labels = NDArray[np.int64]
 
@@ -179,7 +180,7 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]
         if len(lost):
             count = int((split.labels == lost[0]).sum())
             raise CompressError(
-                f"class {lost[0]} has {count} image{'s' * (count > 1)}, too few to hold out {fraction:g} of each class; "
+                f"class {lost[0]} has {counted(count, 'image')}, too few to hold out {fraction:g} of each class; "
                 "add images, remove the class, or change the fraction"
             )
     train, validation = (np.sort(rows) for rows in sides)

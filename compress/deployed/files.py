@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from compress import plugins
 from compress.errors import CompressError, Unreachable
 from compress.records import BundleFile, Manifest
+from compress.text import format_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,7 +165,7 @@ def _parse_shape(shape: str) -> tuple[int, ...]:
     needed = NOISE_IMAGES * 4 * math.prod(sides)
     if needed > LARGEST_BYTES:
         raise CompressError(
-            f"--shape {shape}: {NOISE_IMAGES} such images take {needed / 2**30:.0f} GiB, more than the "
-            f"{LARGEST_BYTES >> 30} GiB that are allowed; give the shape that the file takes"
+            f"--shape {shape}: {NOISE_IMAGES} such images take {format_bytes(needed)}, more than the "
+            f"{format_bytes(LARGEST_BYTES)} that are allowed; give the shape that the file takes"
         )
     return sides

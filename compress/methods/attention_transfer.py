@@ -29,6 +29,7 @@ from compress.methods import Method, Setting, Step, require_teacher
 from compress.methods._align import Size, find_common_size, pool_to
 from compress.models import Network, find_shapes
 from compress.recipe import Listing, NonNegative, Positive, Text
+from compress.text import counted
 
 
 class _Pair(NamedTuple):
@@ -127,8 +128,9 @@ def _pair_taps(setting: Setting, student_taps: Sequence[str] | None, teacher_tap
         theirs = _choose_taps(teacher, teacher_taps, owner=f"teacher {index}", option="teacher_taps")
         if len(own) != len(theirs):
             raise CompressError(
-                f"method.attention_transfer: {len(own)} tap(s) of the student ({', '.join(own)}) stand against {len(theirs)} "
-                f"of teacher {index} ({', '.join(theirs)}); name equally many in student_taps and teacher_taps, in one order"
+                f"method.attention_transfer: {counted(len(own), 'tap')} of the student ({', '.join(own)}) stand against "
+                f"{len(theirs)} of teacher {index} ({', '.join(theirs)}); name equally many in student_taps and "
+                "teacher_taps, in one order"
             )
         shown = find_shapes(teacher, setting.image).features
         for tap, other in zip(own, theirs, strict=True):

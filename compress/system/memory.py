@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import psutil
 
 from compress.errors import CompressError
+from compress.text import format_bytes
 
 Place = Literal["memory", "disk"]
 Wanted = Literal["auto", "memory", "disk"]
@@ -30,10 +31,10 @@ class Storage(NamedTuple):
     """Of memory."""
 
     def __str__(self) -> str:
-        size = _size(self.needed_bytes)
+        size = format_bytes(self.needed_bytes)
         if self.place == "memory":
             return f"{size} in memory"
-        return f"{size} decoded once to disk, read row by row ({_size(self.available_bytes)} of memory is free)"
+        return f"{size} decoded once to disk, read row by row ({format_bytes(self.available_bytes)} of memory is free)"
 
 
 def choose(wanted: Wanted, *, images: int, height: int, width: int, depth: int, can_stream: bool) -> Storage:
@@ -68,8 +69,9 @@ def require_memory(images: int, height: int, width: int, depth: int, *, can_stre
     needed, available = images * height * width * depth, available_bytes()
     if needed > available:
         raise CompressError(
-            f"data.image_size: {images} images of {height} × {width} need {_size(needed)} of memory, and {_size(available)} is "
-            f"free; {'set data.storage: disk, ' if can_stream else ''}choose a smaller size, or use fewer images"
+            f"data.image_size: {images} images of {height} × {width} need {format_bytes(needed)} of memory, and "
+            f"{format_bytes(available)} is free; {'set data.storage: disk, ' if can_stream else ''}"
+            "choose a smaller size, or use fewer images"
         )
 
 
@@ -88,7 +90,3 @@ def available_bytes(control: Path = Path("/sys/fs/cgroup")) -> int:
         return free
     cached = next((int(line.split()[1]) for line in statistics.splitlines() if line.startswith("inactive_file ")), 0)
     return max(0, min(free, int(limit) - int(used) + cached))
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"

@@ -48,7 +48,7 @@ FILES = {
     ),
     "v2 memory": (
         {"/proc/self/cgroup": "0::/box", "/sys/fs/cgroup/box/memory.max": "67108864"},
-        ("cgroup_memory_limit", "64 MiB"),
+        ("cgroup_memory_limit", "64.0 MiB"),
     ),
     "v1 memory": (
         {"/proc/self/cgroup": "3:memory:/", "/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712"},

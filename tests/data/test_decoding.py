@@ -247,7 +247,7 @@ def test_a_full_disk_is_told_before_decoding(pictures: str, tmp_path: Path, monk
     """With what is needed, what is free, and what to do."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
-    with pytest.raises(Unreachable, match=r"the decoded images need .* GiB of the disk is free; free space, choose another"):
+    with pytest.raises(Unreachable, match=r"the decoded images need .* of the disk is free; free space, choose another"):
         decode_to_disk(Folder(path=pictures).load_encoded(), RGB, tmp_path / "cache")
 
 

@@ -79,7 +79,7 @@ def test_bench_of_a_lone_file_needs_its_shape(bundle: Path, tmp_path: Path) -> N
     with pytest.raises(CompressError, match="--shape 3,8: is not channels,height,width"):
         measure_files([lone], shape="3,8", events=Events())
     for shape, said in {
-        "1,160000,160000": "16 such images take 1526 GiB, more than the 4 GiB that are allowed",
+        "1,160000,160000": "16 such images take 1526 GiB, more than the 4.00 GiB that are allowed",
         f"1,{'9' * 5000},8": "is not channels,height,width",
     }.items():
         with pytest.raises(CompressError, match=f"--shape {shape}: {said}"):

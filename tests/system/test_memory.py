@@ -14,11 +14,12 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from compress import plan, plugins, recipe
+from compress import plugins, recipe
 from compress.data import DiskImages, FromDisk, ImageFile, InMemory, Split
 from compress.errors import CompressError, Interrupted
 from compress.events import Events
 from compress.methods import Method
+from compress.plan.plan import make_plan
 from compress.recipe import TrainSection
 from compress.records import Preprocess
 from compress.run import pipeline, verify
@@ -67,7 +68,7 @@ def test_a_run_from_disk_is_the_run_from_memory(base: Path, monkeypatch: pytest.
     report = pipeline.run(parsed("data.storage=disk"), base=base, runs=base / "runs", events=events)
     assert report.status == "passed"
     assert report.images == {"train": 1077, "validation": 270, "test": 450}
-    assert "data: 0.1 MiB decoded once to disk, read row by row" in said.getvalue()
+    assert "data: 112 KiB decoded once to disk, read row by row" in said.getvalue()
     assert all(row.accuracy is None or row.accuracy.samples == 450 for row in report.variants)
     assert (base / "runs" / "own" / "bundle" / "manifest.json").is_file()
     again = pipeline.run(parsed("data.storage=memory"), base=base, runs=base / "runs", events=Events())
@@ -96,19 +97,19 @@ def test_the_plan_tells_where_images_will_be(base: Path, monkeypatch: pytest.Mon
     """`compress check` shows what `auto` means here and now, and by which figures."""
 
     def about(*overrides: str) -> str:
-        return plan.plan(parsed(*overrides), base=base, runs=base / "runs").stages[0].about
+        return make_plan(parsed(*overrides), base=base, runs=base / "runs").stages[0].about
 
-    assert about().endswith("0.1 MiB in memory")
-    assert "0.1 MiB decoded once to disk, read row by row (" in about("data.storage=disk")
+    assert about().endswith("112 KiB in memory")
+    assert "112 KiB decoded once to disk, read row by row (" in about("data.storage=disk")
     monkeypatch.setattr("compress.system.memory.available_bytes", lambda: 1 << 18)
-    assert "0.1 MiB decoded once to disk, read row by row (0.2 MiB of memory is free)" in about()
+    assert "112 KiB decoded once to disk, read row by row (256 KiB of memory is free)" in about()
 
 
 def test_a_source_that_cannot_stream_is_told_by_check(base: Path) -> None:
     """The embedded digits come all at once."""
     digits = ("data={source: digits, image_size: 8, storage: disk}",)
     with pytest.raises(CompressError, match=r"data\.storage: disk, but this source gives its images only all at once"):
-        plan.plan(parsed(*digits), base=base, runs=base / "runs")
+        make_plan(parsed(*digits), base=base, runs=base / "runs")
 
 
 def fresh() -> Method:

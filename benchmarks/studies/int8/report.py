@@ -12,7 +12,7 @@ from benchmarks.report import pages as _pages
 from benchmarks.report import wording
 from benchmarks.studies.int8.records import OURS, Int8, Network, Points, Row, Sabotage, Session
 from compress.records import Accuracy, Ratio, read, save
-from compress.text import MISSING, format_bytes, format_interval, format_number, format_percent, format_signed
+from compress.text import MISSING, counted, format_bytes, format_interval, format_number, format_percent, format_signed
 
 RESULT, SABOTAGE = "int8.json", "sabotage.json"
 POINTLESS = frozenset({"slower", "not distinguishable"})
@@ -129,7 +129,7 @@ def _speed(found: Ratio | None) -> str:
 def _rung(row: Row) -> str:
     if row.tries == 0:
         return MISSING
-    tried = f"{row.tries} file{'s' * (row.tries != 1)} tried"
+    tried = f"{counted(row.tries, 'file')} tried"
     return f"{row.rung}: {row.detail}; {tried}" if row.rung else f"none met the gate; {tried}"
 
 
