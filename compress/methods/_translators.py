@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from compress.errors import CompressError
 from compress.methods._align import Size, find_common_size
@@ -83,32 +83,11 @@ def build_translator(inputs: int, outputs: int) -> nn.Sequential:
     Source:
         Factor Transfer 1802.04977; Jangho-Kim/Factor-Transfer-pytorch e8d6ac6, Models/FeatureProjection.py.
     """
-    return nn.Sequential(*_build_layers(nn.Conv2d, inputs, inputs, outputs, outputs))
+    return nn.Sequential(*build_layers(nn.Conv2d, inputs, inputs, outputs, outputs))
 
 
-class Paraphraser(nn.Module):
-    """An autoencoder of maps [B, channels, h, w]: an `encoder` like a translator, and the mirrored `decoder`.
-
-    Args:
-        channels: Of the map.
-        factors: Channels of what the encoder keeps of it.
-
-    Source:
-        As of `translator`.
-    """
-
-    def __init__(self, channels: int, factors: int) -> None:
-        super().__init__()
-        self.encoder = build_translator(channels, factors)
-        self.decoder = nn.Sequential(*_build_layers(nn.ConvTranspose2d, factors, factors, channels, channels))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the reconstruction of maps [B, channels, h, w]."""
-        reconstructed: Tensor = self.decoder(self.encoder(features))
-        return reconstructed
-
-
-def _build_layers(kind: type[nn.Conv2d | nn.ConvTranspose2d], *widths: int) -> Iterator[nn.Module]:
+def build_layers(kind: type[nn.Conv2d | nn.ConvTranspose2d], *widths: int) -> Iterator[nn.Module]:
+    """Yield 3 × 3 convolutions between widths, each followed by LeakyReLU."""
     for inputs, outputs in pairwise(widths):
         yield kind(inputs, outputs, kernel_size=3, stride=1, padding=1)
         yield nn.LeakyReLU(SLOPE)

@@ -26,14 +26,13 @@ from torch.nn import Parameter
 
 from compress import losses
 from compress.data import Batch, Batches
-from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
 from compress.methods._align import pool_to
+from compress.methods._paraphrasers import Paraphrasers, count_factors
 from compress.methods._reconstruction import Maps, measure_reconstruction
-from compress.methods._translators import Pair, Paraphraser, build_translator, pair_taps
-from compress.recipe import Count, Listing, NonNegative, Positive, Text, TrainSection, WholeNumber
+from compress.methods._translators import Pair, build_translator, pair_taps
+from compress.recipe import Count, Listing, NonNegative, Positive, Text, WholeNumber
 from compress.records import Analysis
-from compress.text import name_teacher
 
 REFERENCE_ELEMENTS = 64 * 8 * 8
 """Elements of the map for which Factor Transfer chose beta 500; its distance shrinks with the square root of their number."""
@@ -82,7 +81,7 @@ class Feed(Method):
         self.paraphrasers_stage = (
             None
             if paraphrase is None
-            else _Paraphrasers(setting, self.pairs, rate=paraphrase, epochs=paraphrasers_epochs, lr=paraphrasers_lr)
+            else Paraphrasers(setting, self.pairs, rate=paraphrase, epochs=paraphrasers_epochs, lr=paraphrasers_lr)
         )
         self.translators = nn.ModuleList(build_translator(pair.student_channels, self._channels(pair)) for pair in self.pairs)
         share = 1 / len(self.pairs) * (len(setting.teachers) if teacher_reduction == "sum" else 1)
@@ -91,7 +90,7 @@ class Feed(Method):
     def _channels(self, pair: Pair) -> int:
         """Return the channels of what the student's map is translated to."""
         stage = self.paraphrasers_stage
-        return pair.teacher_channels if stage is None else _count_factors(pair, stage.rate)
+        return pair.teacher_channels if stage is None else count_factors(pair, stage.rate)
 
     def _scale(self, pair: Pair) -> float:
         return math.sqrt(self._channels(pair) * math.prod(pair.size) / REFERENCE_ELEMENTS)
@@ -105,7 +104,7 @@ class Feed(Method):
         return {"student": [*self.student.parameters(), *self.translators.parameters()]}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the cross-entropy and the distance to each teacher."""
+        """Return the cross-entropy and the distance to each teacher's map, each []."""
         terms = {"ce": self.ce_weight * F.cross_entropy(step.student.logits.float(), step.batch.labels)}
         for pair, translate, weight in zip(self.pairs, self.translators, self.weights, strict=True):
             maps = self._maps(step, pair)
@@ -124,7 +123,7 @@ class Feed(Method):
         return (measure_reconstruction(maps, train, validation, epochs=self.analysis_epochs),)
 
     def _maps(self, step: Step, pair: Pair) -> Maps:
-        """Return the student's map, and the teacher's or its factors, at one height and width."""
+        """Return the student's map, and the teacher's or its factors, at one height and width, [B, c, h, w] each."""
         student = pool_to(step.student.features[pair.student_tap], pair.size)
         stage = self.paraphrasers_stage
         if stage is None:
@@ -132,74 +131,3 @@ class Feed(Method):
         else:
             teacher = step.apply_to_teacher(stage.encoder(pair), pair.teacher, pair.teacher_tap)
         return Maps(student, pool_to(teacher, pair.size))
-
-
-class _Paraphrasers(Method):
-    """The stage before: an autoencoder of each teacher's map, trained to reconstruct it."""
-
-    stage = "paraphrasers"
-
-    def __init__(self, setting: Setting, pairs: list[Pair], *, rate: float, epochs: int, lr: float) -> None:
-        super().__init__(setting)
-        self.rate, self.epochs, self.lr = rate, epochs, lr
-        narrowest = min(pair.teacher_channels for pair in pairs)
-        if round(rate * narrowest) < 1:
-            raise CompressError(f"method.feed.paraphrase: {rate:g} leaves nothing of {narrowest} channels; raise it")
-        self.places = {_name_map(setting, pair): (pair.teacher, pair.teacher_tap) for pair in pairs}
-        self._by_place = {
-            (pair.teacher, pair.teacher_tap): Paraphraser(pair.teacher_channels, _count_factors(pair, rate)) for pair in pairs
-        }
-        self._networks = setting.teachers
-        self.paraphrasers = nn.ModuleDict({name: self._by_place[place] for name, place in self.places.items()})
-
-    def encoder(self, pair: Pair) -> nn.Module:
-        """Return what gives the factors of a teacher's map."""
-        return self._by_place[pair.teacher, pair.teacher_tap].encoder
-
-    def phases(self) -> dict[str, list[Parameter]]:
-        """Return the autoencoders alone."""
-        return {"paraphrasers": list(self.paraphrasers.parameters())}
-
-    def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the error of each reconstruction, averaged over all elements."""
-        terms = {}
-        for name, (teacher, tap) in self.places.items():
-            original = step.teacher(teacher).features[tap]
-            terms[f"l1.{name}"] = F.l1_loss(step.apply(self.paraphrasers[name], original).float(), original.float())
-        return terms
-
-    def predictions(self, step: Step) -> dict[str, Tensor]:
-        """Return what each teacher answers when the reconstruction stands in the place of its map."""
-        return {name: self._answer(name, step.batch.images) for name in self.places}
-
-    def product(self) -> nn.Module:
-        """Return the autoencoders."""
-        return self.paraphrasers
-
-    def schedule(self, settings: TrainSection) -> TrainSection:
-        """Return a short cosine schedule with AdamW; the last epoch, which reconstructs best, is kept."""
-        plain = {"schedule": "cosine", "optimizer": "adamw", "select": "last", "warmup_epochs": 0.0, "ema_decay": None}
-        return settings.model_copy(update={"epochs": self.epochs, "lr": self.lr, **plain})
-
-    def identity(self) -> Mapping[str, object]:
-        """Return the taps, and how many factors there are for each channel."""
-        return {"places": sorted(self.places.items()), "rate": self.rate}
-
-    def _answer(self, name: str, images: Tensor) -> Tensor:
-        index, tap = self.places[name]
-        teacher, autoencoder = self._networks[index], self.paraphrasers[name]
-        layer = teacher.module.get_submodule(teacher.taps[tap])
-        handle = layer.register_forward_hook(lambda _module, _inputs, original: autoencoder(original))
-        try:
-            logits: Tensor = teacher(images)
-        finally:
-            handle.remove()
-        return logits
-
-
-def _count_factors(pair: Pair, rate: float) -> int:
-    return round(rate * pair.teacher_channels)
-
-
-def _name_map(setting: Setting, pair: Pair) -> str:
-    return f"{name_teacher(pair.teacher, len(setting.teachers))}_tap{pair.teacher_tap}"

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from compress import freezing
 from compress.errors import CompressError
 from compress.methods import Setting
-from compress.methods.dih import Dih, _build_head
+from compress.methods._heads import build_head
+from compress.methods.dih import Dih
 from compress.models import Network
 from compress.recipe import TrainSection
 from compress.training import loop as trainer
@@ -234,7 +235,7 @@ def test_a_teacher_in_front_of_a_tap_means_that_teacher_alone() -> None:
 )
 def test_a_head_is_one_linear_layer(kind: str, feature: tuple[int, ...], inputs: int) -> None:
     """A head flattens or pools maps, tokens or vectors, and then is linear; pooling never enlarges."""
-    head = _build_head(kind, torch.zeros(1, *feature), 10, "tap")
+    head = build_head(kind, torch.zeros(1, *feature), 10, "tap")
     linear = [module for module in head.modules() if isinstance(module, nn.Linear)]
     assert [layer.in_features for layer in linear] == [inputs]
     assert head(torch.zeros(2, *feature)).shape == (2, 10)
@@ -243,7 +244,7 @@ def test_a_head_is_one_linear_layer(kind: str, feature: tuple[int, ...], inputs:
 @pytest.mark.parametrize("feature", [(6, 5, 7), (20, 6)])
 def test_a_pooled_head_reads_the_mean_of_each_channel(feature: tuple[int, ...]) -> None:
     """`gap` averages over pixels or tokens, not over channels."""
-    head = _build_head("gap", torch.zeros(1, *feature), 3, "tap")
+    head = build_head("gap", torch.zeros(1, *feature), 3, "tap")
     features = torch.randn(2, *feature)
     means = features.mean(dim=(2, 3)) if features.dim() == 4 else features.mean(dim=1)
     linear = next(module for module in head.modules() if isinstance(module, nn.Linear))
@@ -289,7 +290,7 @@ def test_an_unknown_tap_lists_those_of_every_teacher() -> None:
 def test_a_tap_that_no_head_can_read_is_refused() -> None:
     """What is neither map, tokens nor vector is named with its shape."""
     with pytest.raises(CompressError, match=r"'volume' gives \[1, 2, 3, 4, 5\]; name taps with maps"):
-        _build_head("gap", torch.zeros(1, 2, 3, 4, 5), 10, "volume")
+        build_head("gap", torch.zeros(1, 2, 3, 4, 5), 10, "volume")
 
 
 def test_teachers_without_taps_are_refused() -> None:
