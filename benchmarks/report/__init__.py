@@ -1,250 +1,32 @@
-"""The report of a run: `report.json` for machines, and the same as a page, as Markdown and as a table in the terminal.
+"""Report of a run and comparison of runs: HTML, Markdown, terminal tables, and the record for programs.
 
-    from benchmarks import report
-    report.write(record, Path("runs/digits"))
-    rich.print(report.table(record))
-    report.write_comparison([record, other], Path("comparison.html"))
-
-The page is one file that needs no network, no font and no script, follows light and dark, and prints.
+from benchmarks import report
+report.write(record, Path("runs/digits"))
+rich.print(report.make_table(record))
+report.write_comparison([record, other], Path("comparison.html"))
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from markupsafe import Markup
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-from benchmarks.report import (
-    curves as _curves,
-)
-from benchmarks.report import (
-    ladder as _ladder,
-)
-from benchmarks.report import (
-    pages as _pages,
-)
-from benchmarks.report import (
-    scores as _scores,
-)
-from benchmarks.report import (
-    trade_off as _pictures,
-)
-from benchmarks.report import wording
 from benchmarks.report.compare_runs import (
     Comparison,
     compare,
-    compare_students,
-    compare_table,
-    document,
+    make_comparison_table,
+    make_document,
+    make_student_tables,
     write_comparison,
 )
-from benchmarks.report.scores import tables as worth_tables
-from benchmarks.report.wording import Row
-from compress.records import Epoch, Ratio, Report, StageResult, Variant, save
-from compress.text import MISSING, format_bytes, format_count, format_interval, format_number, format_percent
+from benchmarks.report.report import make_table, write
+from benchmarks.report.scores import make_score_tables
 
 __all__ = [
-    "Comparison", "compare", "compare_students", "compare_table", "document", "table", "worth_tables", "write",
+    "Comparison",
+    "compare",
+    "make_comparison_table",
+    "make_document",
+    "make_score_tables",
+    "make_student_tables",
+    "make_table",
+    "write",
     "write_comparison",
-]  # fmt: skip
-
-STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow", "none": "dim"}
-
-
-def write(report: Report, folder: Path) -> None:
-    """Write `report.json`, `report.md` and `report.html` into a folder, each whole or not at all.
-
-    Raises:
-        Unreachable: The disk is full or the folder cannot be written.
-    """
-    save(folder / "report.json", report)
-    facts = _context(report)
-    _pages.save(folder / "report.md", _pages.markdown("report.md.j2", **facts))
-    _pages.save(folder / "report.html", _pages.html("report.html.j2", **facts, **_drawings(report)))
-
-
-def table(report: Report) -> Table:
-    """Return the results as a table for 100 columns or more: one row for each file, with what failed below it."""
-    rows = wording.judge_rows(report)
-    several = len({row.variant.device for row in rows}) > 1
-    drawn = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, caption_justify="left", caption_style=""
-    )
-    for heading in ("network\nmethod", "runtime\nfile"):
-        drawn.add_column(heading, overflow="fold")
-    numbers = (
-        "param.\nsize",
-        "top-1 %\n95 %",
-        "agree\n%",
-        "latency ms\n95 %",
-        f"speed-up over\n{wording.find_reference(report)}, 95 %",
-        "images\nper s",
-    )
-    for heading in numbers:
-        drawn.add_column(heading, justify="right", overflow="fold")
-    drawn.add_column("gate")
-    for network in dict.fromkeys(row.variant.network for row in rows):
-        for index, row in enumerate(each for each in rows if each.variant.network == network):
-            drawn.add_row(*_cells(row, first=index == 0, with_device=several))
-        drawn.add_section()
-    drawn.caption = _caption(report)
-    return drawn
-
-
-def _cells(row: Row, *, first: bool, with_device: bool) -> list[Text]:
-    variant, latency, ratio = row.variant, row.variant.latency_ms, row.variant.ratio
-    file = variant.precision if variant.format == variant.runtime else f"{variant.format} {variant.precision}"
-    cells = [
-        _named(variant) if first else "",
-        f"{variant.runtime}\n{file}" + (f"\n{variant.device}" if with_device else ""),
-        f"{format_count(variant.parameters)}\n{format_bytes(variant.size_bytes)}",
-        _bounded(f"{variant.accuracy.top1_percent:.1f}", format_interval(variant.accuracy.ci95, 1))
-        if variant.accuracy
-        else MISSING,
-        format_percent(variant.agreement_percent).removesuffix(" %"),
-        _bounded(format_number(latency.p50), "unstable" if row.unstable else format_interval(latency.ci95))
-        if latency
-        else MISSING,
-        _ratio(ratio) if ratio else MISSING,
-        format_count(variant.throughput_per_s and round(variant.throughput_per_s)),
-    ]
-    gate = MISSING if row.gate == "none" else row.gate
-    return [*(Text(cell) for cell in cells), Text(gate, style=STYLES[row.gate])]
-
-
-def _named(variant: Variant) -> str:
-    return variant.network if variant.network == variant.method else f"{variant.network}\n{variant.method}"
-
-
-def _ratio(ratio: Ratio) -> str:
-    """Return the verdict with the ratio that it is about; a ratio that says nothing shows no interval."""
-    if ratio.verdict in ("faster", "slower"):
-        return f"{format_number(ratio.speedup)}× {ratio.verdict}\n{format_interval(ratio.ci95, 2)}"
-    return ratio.verdict.replace(" ", "\n", 1)
-
-
-def _bounded(value: str, bounds: str) -> str:
-    return f"{value}\n{bounds}"
-
-
-def _caption(report: Report) -> Text:
-    verdict = wording.judge_report(report)
-    caption = Text("\n".join(wording.describe_protocol(report)) + "\n", style="dim")
-    caption.append(verdict.headline + "\n", style="not dim " + STYLES[verdict.state])
-    if verdict.shipped:
-        caption.append(verdict.shipped + "\n", style="not dim")
-    caption.append("\n".join(verdict.problems), style="not dim")
-    caption.rstrip()
-    return caption
-
-
-def _context(report: Report) -> dict[str, Any]:
-    """Return what both templates show."""
-    rows = wording.judge_rows(report)
-    networks = dict.fromkeys((row.variant.network, row.variant.method) for row in rows)
-    return {
-        "report": report,
-        "verdict": wording.judge_report(report),
-        "groups": [[row for row in rows if (row.variant.network, row.variant.method) == each] for each in networks],
-        "front": _on_front(report, rows),
-        "several_devices": len({row.variant.device for row in rows}) > 1,
-        "against": wording.find_reference(report),
-        "worth": wording.compare_methods(report) if not report.paired else [],
-        "lines": _scores.lines(report) if report.paired else [],
-        "contrasts": _scores.contrasts(report.paired),
-        "reading": _scores.reading(report),
-        "protocol": list(wording.describe_protocol(report)),
-        "effective": _effective(rows),
-        "percentiles_missing": _percentiles_missing(rows),
-        "climbs": _ladder.climbs(report),
-    }
-
-
-def _percentiles_missing(rows: Sequence[Row]) -> list[str]:
-    """Return each reason once why a file has no p90 or p99."""
-    timed = [row.variant.latency_ms for row in rows if row.variant.latency_ms]
-    return list(dict.fromkeys(latency.percentiles_missing for latency in timed if latency.percentiles_missing))
-
-
-def _effective(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return what runtimes say that they really did, each saying once with the variants that it holds for."""
-    said: dict[str, list[str]] = {}
-    for row in rows:
-        said.setdefault(", ".join(f"{key} {value}" for key, value in row.variant.effective.items()), []).append(
-            row.variant.name
-        )
-    return [(text, ", ".join(names)) for text, names in said.items() if text]
-
-
-def _drawings(report: Report) -> dict[str, Any]:
-    """Return what only the page shows."""
-    points: dict[str, list[_pictures.Point]] = {variant.device: [] for variant in report.variants}
-    for row in wording.judge_rows(report):
-        points[row.variant.device] += filter(None, [_point(row)])
-    return {
-        "pictures": _pictures.pictures(points),
-        "stages": [(stage, _training(stage)) for stage in report.stages if stage.epochs],
-        "sensitivity_pictures": {
-            each.variant.name: _ladder.picture(each.shown, each.kept) for each in _ladder.climbs(report) if each.shown
-        },
-    }
-
-
-def _on_front(report: Report, rows: Sequence[Row]) -> set[str]:
-    """Return the names of the variants on the Pareto front of their device."""
-    names: set[str] = set()
-    for device in {variant.device for variant in report.variants}:
-        drawn = [(row.variant.name, point) for row in rows if row.variant.device == device and (point := _point(row))]
-        fronts = _pictures.pareto([point for _, point in drawn])
-        names |= {name for (name, _), front in zip(drawn, fronts, strict=True) if front}
-    return names
-
-
-def _point(row: Row) -> _pictures.Point | None:
-    variant, accuracy, latency = row.variant, row.variant.accuracy, row.variant.latency_ms
-    if accuracy is None or latency is None:
-        return None
-    return _pictures.Point(
-        name=f"{variant.network} {variant.runtime} {variant.precision}",
-        series=_series(variant),
-        runtime=variant.runtime,
-        latency=(latency.p50, *latency.ci95),
-        accuracy=(accuracy.top1_percent, *accuracy.ci95),
-        state="good" if row.fit else "unstable" if row.gate in ("passed", "none") else "failed",
-    )
-
-
-def _series(variant: Variant) -> str:
-    return variant.network if variant.network == variant.method else f"{variant.network}: {variant.method}"
-
-
-def _training(stage: StageResult) -> list[Markup]:
-    """Return the loss terms, the validation accuracy, and what the method watches, of one stage over its epochs."""
-    terms = list(dict.fromkeys(term for epoch in stage.epochs for term in epoch.losses))
-    if len(terms) == 2:
-        terms = [term for term in terms if term != "total"]
-    lines = [_curve(term, [(epoch, epoch.losses.get(term)) for epoch in stage.epochs]) for term in terms]
-    lines = [line for line in lines if line.values]
-    drawn = [_curves.curves(lines, y_title="weighted loss", label=f"{stage.stage}: loss terms")] if lines else []
-    top1 = _curve("top-1", [(epoch, epoch.validation_top1_percent) for epoch in stage.epochs])
-    if top1.values:
-        kept = stage.best_epoch
-        best = (kept, top1.values[kept]) if kept is not None and kept in top1.values else None
-        drawn.append(
-            _curves.curves([top1], y_title="validation top-1, %", label=f"{stage.stage}: validation accuracy", best=best)
-        )
-    watched = list(dict.fromkeys(name for epoch in stage.epochs for name in epoch.observed))
-    others = [_curve(name, [(epoch, epoch.observed.get(name)) for epoch in stage.epochs]) for name in watched]
-    if others := [line for line in others if line.values]:
-        drawn.append(_curves.curves(others, y_title="mean over the epoch", label=f"{stage.stage}: what the method watches"))
-    return drawn
-
-
-def _curve(name: str, values: Sequence[tuple[Epoch, float | None]]) -> _curves.Curve:
-    return _curves.Curve(name, {epoch.epoch: value for epoch, value in values if value is not None and math.isfinite(value)})
+]

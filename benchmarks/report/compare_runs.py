@@ -1,4 +1,4 @@
-"""Many runs beside each other: one table and one picture, with mean and spread where runs differ only in their seed.
+"""Compare several runs: one table and one chart, with mean and spread where runs differ only in their seed.
 
 Runs whose recipes are equal apart from `seed` and `name` are one group, and each of its files one row; so is a run that has
 several seeds of its own. Files of different runs were never timed in the same interleaved rounds, so no verdict about their
@@ -18,20 +18,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.report import (
-    pages as _pages,
-)
-from benchmarks.report import (
-    rivals as _rivals,
-)
-from benchmarks.report import (
-    scores as _scores,
-)
-from benchmarks.report import (
-    trade_off as _pictures,
-)
-from benchmarks.report import wording
-from benchmarks.report.spread import Spread, of_file, seeds_of, spread, spread_text
+from benchmarks.report import against_others, pages, scores, trade_off, wording
+from benchmarks.report.spread import Spread, compute_spread, find_scores, format_spread, list_top1
 from benchmarks.report.wording import Row
 from compress.errors import CompressError
 from compress.records import Paired, Report, Variant
@@ -53,7 +41,7 @@ class Entry(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Runs beside each other."""
+    """Files and students of several runs."""
 
     entries: tuple[Entry, ...]
     paired: tuple[Paired, ...]
@@ -62,21 +50,21 @@ class Comparison(NamedTuple):
 
 
 def compare(reports: Sequence[Report]) -> Comparison:
-    """Return every file of every group of runs.
+    """Compare the files and the students of several runs; runs that differ only in their seed count as one.
 
     Raises:
         CompressError: There is no report.
     """
     if not reports:
         raise CompressError("compare: there is no report to compare; give the folder of at least one run that has finished")
-    groups = _groups(reports)
-    entries = [entry for group in groups for entry in _entries(group)]
-    paired = _rivals.against_first([(_title(group), group) for group in groups])
-    return Comparison(tuple(entries), paired, tuple(_warnings(reports)))
+    groups = _group_by_recipe(reports)
+    entries = [entry for group in groups for entry in _merge_files(group)]
+    paired = against_others.compare_with_first([(_name_group(group), group) for group in groups])
+    return Comparison(tuple(entries), paired, tuple(_collect_warnings(reports)))
 
 
-def document(reports: Sequence[Report]) -> dict[str, Any]:
-    """Return the comparison for machines: the reports as they are, and what only their comparison says.
+def make_document(reports: Sequence[Report]) -> dict[str, Any]:
+    """Return the comparison for programs: the unchanged reports, paired comparisons and warnings.
 
     Raises:
         CompressError: There is no report.
@@ -85,7 +73,7 @@ def document(reports: Sequence[Report]) -> dict[str, Any]:
     return {"reports": list(reports), "paired": comparison.paired, "warnings": comparison.warnings}
 
 
-def compare_table(reports: Sequence[Report]) -> Table:
+def make_comparison_table(reports: Sequence[Report]) -> Table:
     """Return the comparison as a table for 100 columns or more.
 
     Raises:
@@ -101,24 +89,24 @@ def compare_table(reports: Sequence[Report]) -> Table:
         drawn.add_column(heading, justify="right", overflow="fold")
     drawn.add_column("gate")
     last = ""
-    trained = {run: max(len(each.seeds) for each in comparison.entries if each.run == run) for run in _names(comparison)}
+    trained = {run: max(len(each.seeds) for each in comparison.entries if each.run == run) for run in _list_runs(comparison)}
     for entry in comparison.entries:
         if last and entry.run != last:
             drawn.add_section()
-        drawn.add_row(*_cells(entry, trained=trained[entry.run] if entry.run != last else None))
+        drawn.add_row(*_make_cells(entry, trained=trained[entry.run] if entry.run != last else None))
         last = entry.run
     drawn.caption = Text("\n".join(comparison.warnings))
     return drawn
 
 
-def compare_students(reports: Sequence[Report]) -> list[Table]:
+def make_student_tables(reports: Sequence[Report]) -> list[Table]:
     """Return the students against that of the first run as a table for 100 columns, none for one run.
 
     Raises:
         CompressError: There is no report.
     """
     paired = compare(reports).paired
-    return [_scores.contrasts_table(paired)] if paired else []
+    return [scores.make_contrast_table(paired)] if paired else []
 
 
 def write_comparison(reports: Sequence[Report], path: Path) -> Path:
@@ -134,58 +122,58 @@ def write_comparison(reports: Sequence[Report], path: Path) -> Path:
     """
     comparison = compare(reports)
     target = path if path.suffix == ".html" else path / "comparison.html"
-    points: dict[str, list[_pictures.Point]] = {entry.variant.device: [] for entry in comparison.entries}
+    points: dict[str, list[trade_off.Point]] = {entry.variant.device: [] for entry in comparison.entries}
     for entry in comparison.entries:
-        points[entry.variant.device] += filter(None, [_point(entry)])
-    pictures = _pictures.pictures(points)
-    page = _pages.html(
+        points[entry.variant.device] += filter(None, [_make_point(entry)])
+    pictures = trade_off.draw_pictures(points)
+    page = pages.render_html(
         "comparison.html.j2",
         comparison=comparison,
-        contrasts=_scores.contrasts(comparison.paired),
+        contrasts=scores.describe_contrasts(comparison.paired),
         pictures=pictures,
-        written=spread_text,
+        format_spread=format_spread,
     )
-    _pages.save(target, page)
+    pages.save(target, page)
     return target
 
 
-def _groups(reports: Sequence[Report]) -> list[list[Report]]:
+def _group_by_recipe(reports: Sequence[Report]) -> list[list[Report]]:
     """Return runs that differ only in their seed together; a second run of a seed is no new evidence and stands alone."""
     groups: dict[tuple[str, int, tuple[int, ...]], list[Report]] = {}
     seen: dict[tuple[str, object], int] = {}
     for report in reports:
         recipe = json.dumps({key: value for key, value in report.recipe.items() if key not in ("seed", "name")}, sort_keys=True)
         repeat = seen[recipe, report.recipe.get("seed")] = seen.get((recipe, report.recipe.get("seed")), -1) + 1
-        seeds = _seeds(report)
+        seeds = _list_seeds(report)
         groups.setdefault((recipe, repeat, seeds if len(seeds) > 1 else ()), []).append(report)
     return list(groups.values())
 
 
-def _seeds(report: Report, network: str = "student") -> tuple[int, ...]:
+def _list_seeds(report: Report, network: str = "student") -> tuple[int, ...]:
     """Return the seeds of a network; before reports kept scores, that of the recipe."""
-    return tuple(score.seed for score in seeds_of(report, network)) or (int(report.recipe.get("seed", 0)),)
+    return tuple(score.seed for score in find_scores(report, network)) or (int(report.recipe.get("seed", 0)),)
 
 
-def _entries(group: Sequence[Report]) -> list[Entry]:
+def _merge_files(group: Sequence[Report]) -> list[Entry]:
     files: dict[str, list[tuple[Report, Row]]] = {}
     for report in group:
         for row in wording.judge_rows(report):
             files.setdefault(row.variant.name, []).append((report, row))
-    return [_entry(_title(group), found) for found in files.values()]
+    return [_merge_file(_name_group(group), found) for found in files.values()]
 
 
-def _entry(run: str, found: Sequence[tuple[Report, Row]]) -> Entry:
+def _merge_file(run: str, found: Sequence[tuple[Report, Row]]) -> Entry:
     rows = [row for _, row in found]
-    seeds = tuple(seed for report, row in found for seed in _seeds(report, row.variant.network))
-    accuracies = [each for report, row in found for each in of_file(report, row.variant)]
+    seeds = tuple(seed for report, row in found for seed in _list_seeds(report, row.variant.network))
+    accuracies = [each for report, row in found for each in list_top1(report, row.variant)]
     latencies = [(time.p50, *time.ci95) for row in rows if (time := row.variant.latency_ms)]
     worst = min((row.gate for row in rows), key=("failed", "skipped", "none", "passed").index)
     problems = tuple(dict.fromkeys(row.problem for row in rows if row.problem))
     unstable = any(row.unstable for row in rows)
-    return Entry(run, seeds, rows[0].variant, spread(accuracies), spread(latencies), problems, worst, unstable)
+    return Entry(run, seeds, rows[0].variant, compute_spread(accuracies), compute_spread(latencies), problems, worst, unstable)
 
 
-def _title(group: Sequence[Report]) -> str:
+def _name_group(group: Sequence[Report]) -> str:
     names = [report.name for report in group]
     if len(set(names)) == 1:
         return names[0]
@@ -193,14 +181,14 @@ def _title(group: Sequence[Report]) -> str:
     return re.sub(r"[-_. ]+(s|seed)?[-_. ]*$", "", shared) or names[0]
 
 
-def _warnings(reports: Sequence[Report]) -> list[str]:
+def _collect_warnings(reports: Sequence[Report]) -> list[str]:
     warnings = [
         "Latencies of different runs were not timed in the same rounds: compare them only by far more than their intervals."
     ]
     machines = sorted({f"{report.environment.cpu} ({report.environment.platform})" for report in reports})
     if len(machines) > 1:
         warnings.append(f"The runs come from different machines, so their latencies do not compare: {'; '.join(machines)}.")
-    if any(len(_seeds(report)) > 1 for report in reports):
+    if any(len(_list_seeds(report)) > 1 for report in reports):
         warnings.append(
             "A run with several seeds exported the first. Its files stand at the mean over seeds of their network, less what"
             " the file lost against it on that seed; ± is the sample standard deviation over seeds."
@@ -210,11 +198,11 @@ def _warnings(reports: Sequence[Report]) -> list[str]:
     return warnings
 
 
-def _names(comparison: Comparison) -> dict[str, None]:
+def _list_runs(comparison: Comparison) -> dict[str, None]:
     return dict.fromkeys(entry.run for entry in comparison.entries)
 
 
-def _cells(entry: Entry, *, trained: int | None) -> list[Text]:
+def _make_cells(entry: Entry, *, trained: int | None) -> list[Text]:
     """Return a row; the first of a run says with how many seeds it was `trained`."""
     variant = entry.variant
     run = f"{entry.run}\n{counted(trained, 'seed')}" if trained is not None else ""
@@ -226,17 +214,17 @@ def _cells(entry: Entry, *, trained: int | None) -> list[Text]:
         Text(variant.network if variant.network == variant.method else f"{variant.network}\n{variant.method}"),
         Text(f"{variant.runtime}\n{file}"),
         Text(f"{format_count(variant.parameters)}\n{format_bytes(variant.size_bytes)}"),
-        Text(spread_text(entry.accuracy, 1)),
-        Text(spread_text(entry.latency)),
+        Text(format_spread(entry.accuracy, 1)),
+        Text(format_spread(entry.latency)),
         Text(gate + ("\nunstable" if entry.unstable else ""), style=style),
     ]
 
 
-def _point(entry: Entry) -> _pictures.Point | None:
+def _make_point(entry: Entry) -> trade_off.Point | None:
     variant, accuracy, latency = entry.variant, entry.accuracy, entry.latency
     if accuracy is None or latency is None:
         return None
-    return _pictures.Point(
+    return trade_off.Point(
         name=f"{entry.run} {variant.network} {variant.runtime} {variant.precision}",
         series=f"{entry.run}: {variant.network}",
         runtime=variant.runtime,

@@ -1,4 +1,4 @@
-"""Lines over epochs and over rounds, as small pictures of a report."""
+"""Charts of losses and accuracies over epochs, and sparklines of round medians."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from benchmarks.report.svg import TEXT_HEIGHT, Box, Canvas, Frame, Scale, colour
+from benchmarks.report.svg import TEXT_HEIGHT, Box, Canvas, Frame, Scale, choose_colour
 
 WIDTH, HEIGHT = 460, 230
 LOG_ABOVE = 30
@@ -22,20 +22,20 @@ class Curve(NamedTuple):
     """By epoch; at least one, all finite."""
 
 
-def curves(lines: Sequence[Curve], *, y_title: str, label: str, best: tuple[int, float] | None = None) -> Markup:
+def draw_curves(lines: Sequence[Curve], *, y_title: str, label: str, best: tuple[int, float] | None = None) -> Markup:
     """Return lines over epochs, each named at its end.
 
     Args:
         lines: At least one.
         y_title: What is on the vertical axis, with its unit; a logarithmic axis adds that it is one.
-        label: What a screen reader says.
+        label: Text for screen readers.
         best: Epoch and value to be marked.
     """
-    canvas = Canvas.of(WIDTH, HEIGHT, label=label)
-    frame = _frame(lines)
+    canvas = Canvas.create(WIDTH, HEIGHT, label=label)
+    frame = _make_frame(lines)
     frame.draw(canvas, x_title="epoch", y_title=y_title + (" (log scale)" if frame.up.log else ""), gap=70)
     for index, line in enumerate(lines):
-        group = canvas.group(f"curve {_style(line, index)}", tooltip=line.name)
+        group = canvas.group(f"curve {_choose_style(line, index)}", tooltip=line.name)
         at = [(frame.across(epoch), frame.up(value)) for epoch, value in line.values.items()]
         group.path(at, "line")
         if len(at) == 1:
@@ -49,11 +49,11 @@ def curves(lines: Sequence[Curve], *, y_title: str, label: str, best: tuple[int,
     return canvas.markup()
 
 
-def _style(line: Curve, index: int) -> str:
-    return "ink" if line.name == "total" else colour(index)
+def _choose_style(line: Curve, index: int) -> str:
+    return "ink" if line.name == "total" else choose_colour(index)
 
 
-def _frame(lines: Sequence[Curve]) -> Frame:
+def _make_frame(lines: Sequence[Curve]) -> Frame:
     area = Box(56, 12, WIDTH - min(170, 24 + 6.4 * max(len(line.name) for line in lines)), HEIGHT - 42)
     values = [value for line in lines for value in line.values.values()]
     epochs = [epoch for line in lines for epoch in line.values]
@@ -77,17 +77,17 @@ def _name_ends(canvas: Canvas, lines: Sequence[Curve], frame: Frame) -> None:
     for y, (end, index) in zip(at, ends, strict=True):
         right = frame.area.right
         leader = [(frame.across(max(lines[index].values)) + 2, end), (right + 10, y), (right + 14, y)]
-        canvas.group(f"curve {_style(lines[index], index)}").path(leader, "leader")
+        canvas.group(f"curve {_choose_style(lines[index], index)}").path(leader, "leader")
         canvas.text((right + 17, y + 4), lines[index].name, "label start")
 
 
-def strip(values: Sequence[float]) -> Markup:
+def draw_strip(values: Sequence[float]) -> Markup:
     """Return the medians of a file's rounds as a small line, within a quarter of their median up and down."""
-    canvas = Canvas.of(
+    canvas = Canvas.create(
         90, 18, label=f"medians of {len(values)} rounds, {min(values):.3g} to {max(values):.3g} ms", style="strip"
     )
     middle = sorted(values)[len(values) // 2]
     up, across = Scale(0.75 * middle, 1.25 * middle, 17, 1), Scale(0, max(1, len(values) - 1), 1, 89)
     canvas.path([(1, up(middle)), (89, up(middle))], "grid")
-    canvas.path([(across(index), up.clamped(value)) for index, value in enumerate(values)], "line")
+    canvas.path([(across(index), up.clamp(value)) for index, value in enumerate(values)], "line")
     return canvas.markup()

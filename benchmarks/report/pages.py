@@ -1,6 +1,6 @@
-"""Filling the templates: HTML with everything escaped, Markdown with everything escaped that Markdown would act on.
+"""Render the templates: HTML with everything escaped, Markdown with everything escaped that Markdown would act on.
 
-Names, reasons, classes and recipes come from strangers. Only what `markupsafe.Markup` marks as ours stays as it is.
+Names, reasons, classes and recipes are untrusted. Only `markupsafe.Markup` stays as it is.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ SPECIAL = re.compile(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)|^#|^[+-](?=\s)")
 ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def html(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
+def render_html(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
     """Return a filled HTML template."""
-    return _environment(Environment(autoescape=True, **_settings(folder))).get_template(template).render(**context)
+    return _add_filters(Environment(autoescape=True, **_make_settings(folder))).get_template(template).render(**context)
 
 
-def markdown(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
+def render_markdown(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
     """Return a filled Markdown template."""
-    environment = Environment(autoescape=False, finalize=_escaped, **_settings(folder))  # noqa: S701 (`finalize` escapes for Markdown)
-    return _environment(environment).get_template(template).render(**context)
+    environment = Environment(autoescape=False, finalize=_escape, **_make_settings(folder))  # noqa: S701 (`finalize` escapes for Markdown)
+    return _add_filters(environment).get_template(template).render(**context)
 
 
 def save(path: Path, text: str) -> None:
@@ -55,7 +55,7 @@ def save(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _make_settings(folder: Path) -> dict[str, Any]:
     return {
         "loader": FileSystemLoader(folder),
         "undefined": StrictUndefined,
@@ -65,26 +65,26 @@ def _settings(folder: Path) -> dict[str, Any]:
     }
 
 
-def _environment(environment: Environment) -> Environment:
+def _add_filters(environment: Environment) -> Environment:
     environment.filters |= FILTERS
     environment.globals["dash"] = MISSING
     return environment
 
 
-def _escaped(value: object) -> object:
+def _escape(value: object) -> object:
     """Return a value so that Markdown shows it as it is, on one line."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return SPECIAL.sub(lambda match: ENTITIES.get(match[0], "\\" + match[0]), re.sub(r"\s+", " ", value))
 
 
-def _fenced(text: str) -> Markup:
+def _fence(text: str) -> Markup:
     """Return a text as a code block whose fence is longer than any fence inside."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return Markup(f"{fence}\n{text}\n{fence}")  # noqa: S704 (inside its fence Markdown acts on nothing)
 
 
-def _yaml(data: object) -> str:
+def _format_yaml(data: object) -> str:
     stream = io.StringIO()
     writer = YAML(typ="safe", pure=True)
     writer.default_flow_style = False
@@ -97,15 +97,15 @@ FILTERS: dict[str, Callable[..., object]] = {
     "count": format_count,
     "duration": format_duration,
     "engine_difference": wording.describe_engine_difference,
-    "fenced": _fenced,
+    "fenced": _fence,
     "interval": format_interval,
     "latency": wording.format_latency,
     "number": format_number,
     "percent": format_percent,
     "signed": format_signed,
     "size": format_bytes,
-    "strip_chart": curves.strip,
+    "strip_chart": curves.draw_strip,
     "teacher_outputs": wording.list_teacher_outputs,
-    "yaml": _yaml,
+    "yaml": _format_yaml,
 }
 """How templates format values."""

@@ -16,12 +16,12 @@ from compress.statistics.paired import Correct, interval_over_images_and_seeds, 
 
 
 def pack(correct: Correct) -> str:
-    """Return which images are right, [N], as text; `unpack` is the inverse."""
+    """Encode which images are right, [N], as base64 text; `unpack` is the inverse."""
     return base64.b64encode(np.packbits(correct).tobytes()).decode("ascii")
 
 
 def unpack(score: SeedScore) -> Correct:
-    """Return which test images a network got right, [N].
+    """Decode which test images a network got right, [N].
 
     Raises:
         CompressError: The text is not that of the score's images.
@@ -37,20 +37,20 @@ def unpack(score: SeedScore) -> Correct:
 
 
 def pair(this: Scores, other: Scores, *, names: tuple[str, str] | None = None) -> Paired:
-    """Return this way of training against another, on the same test images.
+    """Compare two methods, paired by test image and seed.
 
-    Students are paired by their seed, or by their place where they have no seed in common. A teacher stands against each, for
-    it is given and not one of many.
+    Students are paired by their seed, or by their place where they have no seed in common. A teacher is one network and is
+    paired with each student.
 
     Args:
         this: Its scores.
         other: The scores of what it is compared with.
-        names: What to call the two; default: their networks.
+        names: Of the two in the record; default: their networks.
 
     Raises:
         CompressError: They were not tested on the same number of images.
     """
-    pairs = _pairs(this, other)
+    pairs = _match_seeds(this, other)
     mine, theirs = (np.stack([unpack(score) for score in side]) for side in zip(*pairs, strict=True))  # [seeds, images]
     differences = mine.astype(np.int8) - theirs.astype(np.int8)
     points = (100 * differences.mean(axis=1)).tolist()
@@ -73,7 +73,7 @@ def pair(this: Scores, other: Scores, *, names: tuple[str, str] | None = None) -
     )
 
 
-def _pairs(this: Scores, other: Scores) -> list[tuple[SeedScore, SeedScore]]:
+def _match_seeds(this: Scores, other: Scores) -> list[tuple[SeedScore, SeedScore]]:
     mine, theirs = this.seeds, other.seeds
     counts = mine[0].accuracy.samples, theirs[0].accuracy.samples
     if counts[0] != counts[1]:
@@ -85,16 +85,16 @@ def _pairs(this: Scores, other: Scores) -> list[tuple[SeedScore, SeedScore]]:
     return common or list(zip(mine, theirs, strict=False))
 
 
-def comparisons(scores: Sequence[Scores]) -> tuple[Paired, ...]:
-    """Return the student against each baseline and teacher, then the other baselines against the first that is plain `kd`."""
+def compare_all(scores: Sequence[Scores]) -> tuple[Paired, ...]:
+    """Compare the student with each baseline and teacher, then the other baselines against the first that is plain `kd`."""
     students = [each for each in scores if each.network == "student"]
     baselines = [each for each in scores if each.network != "student" and not is_teacher(each.network)]
     teachers = [each for each in scores if is_teacher(each.network)]
     plain = next((each for each in baselines if each.method == "kd"), None)
-    return tuple(chain(_against(students, [*baselines, *teachers]), _against(baselines, [plain] if plain else [])))
+    return tuple(chain(_pair_all(students, [*baselines, *teachers]), _pair_all(baselines, [plain] if plain else [])))
 
 
-def _against(these: Sequence[Scores], others: Sequence[Scores]) -> Iterator[Paired]:
+def _pair_all(these: Sequence[Scores], others: Sequence[Scores]) -> Iterator[Paired]:
     return (pair(this, other) for this in these for other in others if this is not other)
 
 

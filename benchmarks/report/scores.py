@@ -1,4 +1,4 @@
-"""What each method was worth, in words: every way of training over its seeds, and how they stand against each other."""
+"""Accuracy of each method over its seeds, and paired comparisons of methods, in words and as terminal tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.report.spread import of_scores, spread_text
+from benchmarks.report.spread import compute_spread_over_seeds, format_spread
 from compress.records import McNemar, Paired, Report, Scores
 from compress.text import MISSING, format_signed
 
@@ -25,17 +25,17 @@ SEVERAL = (
     "batches. The first interval is bootstrapped over images and seeds, the second is Student's t over seeds on these images; "
     "a verdict needs both. McNemar's exact test compares the two networks of one seed, on the images that only one gets right."
 )
-BEWARE_SEED = (
+ONE_SEED_NOTE = (
     "The verdict is on these networks and not on their methods, which another seed may order otherwise: run with --seeds 3."
 )
-BEWARE_TEACHER = "A teacher is one network; against it, the interval over seeds is that of the students."
-BEWARE_MANY = "Nothing is corrected for many comparisons: of twenty comparisons of equals, one may be called different."
+TEACHER_NOTE = "A teacher is one network; against it, the interval over seeds is that of the students."
+MULTIPLICITY_NOTE = "Nothing is corrected for many comparisons: of twenty comparisons of equals, one may be called different."
 
 STYLES = {"better": "green", "worse": "red", "not distinguishable": ""}
 
 
-class Line(NamedTuple):
-    """One way of training."""
+class MethodLine(NamedTuple):
+    """One method."""
 
     network: str
     method: str
@@ -51,7 +51,7 @@ class Line(NamedTuple):
 
 
 class Contrast(NamedTuple):
-    """One way of training against another."""
+    """One method against another."""
 
     names: tuple[str, str]
     points: str
@@ -66,19 +66,19 @@ class Contrast(NamedTuple):
     verdict: str
 
 
-def lines(report: Report) -> list[Line]:
-    """Return every way of training of a report, the teachers first."""
-    return [_line(scores) for scores in report.scores]
+def describe_methods(report: Report) -> list[MethodLine]:
+    """Return every method of a report, the teachers first."""
+    return [_describe_method(scores) for scores in report.scores]
 
 
-def _line(scores: Scores) -> Line:
+def _describe_method(scores: Scores) -> MethodLine:
     found = scores.seeds
     validation = sum(score.validation.top1_percent for score in found) / len(found)
     each = ", ".join(f"{score.accuracy.top1_percent:.1f}" for score in found)
-    return Line(
+    return MethodLine(
         network=scores.network,
         method=scores.method,
-        top1=spread_text(of_scores(found), 1),
+        top1=format_spread(compute_spread_over_seeds(found), 1),
         each=each if 1 < len(found) <= SHOWN else MISSING,
         seeds=", ".join(str(score.seed) for score in found),
         trained=len(found),
@@ -87,20 +87,20 @@ def _line(scores: Scores) -> Line:
     )
 
 
-def contrasts(paired: Sequence[Paired]) -> list[Contrast]:
+def describe_contrasts(paired: Sequence[Paired]) -> list[Contrast]:
     """Return comparisons as text."""
-    return [_contrast(each) for each in paired]
+    return [_describe_contrast(each) for each in paired]
 
 
-def _contrast(found: Paired) -> Contrast:
+def _describe_contrast(found: Paired) -> Contrast:
     pairing = {"images and seeds": f"images and {found.seeds} seeds", "images": "images", "none": f"unpaired: {found.note}"}
     return Contrast(
         names=(found.this, found.other),
         points=format_signed(found.points, 2),
-        ci95=_interval(found.ci95),
-        over_seeds=_interval(found.ci95_over_seeds),
-        differing=_differing(found.mcnemar),
-        p_values=_p_values([test.p_value for test in found.mcnemar]),
+        ci95=_format_signed_interval(found.ci95),
+        over_seeds=_format_signed_interval(found.ci95_over_seeds),
+        differing=_format_differing(found.mcnemar),
+        p_values=_format_p_values([test.p_value for test in found.mcnemar]),
         pairs=found.seeds,
         images=found.images,
         pairing=pairing[found.pairing],
@@ -108,63 +108,66 @@ def _contrast(found: Paired) -> Contrast:
     )
 
 
-def _interval(bounds: tuple[float, float] | None) -> str:
+def _format_signed_interval(bounds: tuple[float, float] | None) -> str:
     return MISSING if bounds is None else " to ".join(format_signed(bound, 2) for bound in bounds)
 
 
-def _differing(tests: Sequence[McNemar]) -> str:
+def _format_differing(tests: Sequence[McNemar]) -> str:
     if len(tests) > SHOWN:
         return f"{sum(test.only_this for test in tests)} : {sum(test.only_other for test in tests)} in all"
     return ", ".join(f"{test.only_this} : {test.only_other}" for test in tests) or MISSING
 
 
-def _p_values(values: Sequence[float]) -> str:
+def _format_p_values(values: Sequence[float]) -> str:
     if len(values) > SHOWN:
-        return f"{_p_value(min(values))} to {_p_value(max(values))}"
-    return ", ".join(map(_p_value, values)) or MISSING
+        return f"{_format_p_value(min(values))} to {_format_p_value(max(values))}"
+    return ", ".join(map(_format_p_value, values)) or MISSING
 
 
-def _p_value(value: float) -> str:
+def _format_p_value(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def reading(report: Report) -> list[str]:
-    """Return how the comparisons are to be read."""
+def explain_contrasts(report: Report) -> list[str]:
+    """Return the rules by which the comparisons were judged, and their limits."""
     if not report.paired:
         return []
     several = any(paired.pairing == "images and seeds" for paired in report.paired)
-    return [SEVERAL if several else SINGLE, BEWARE_TEACHER if several else BEWARE_SEED, BEWARE_MANY]
+    return [SEVERAL if several else SINGLE, TEACHER_NOTE if several else ONE_SEED_NOTE, MULTIPLICITY_NOTE]
 
 
-def tables(report: Report) -> list[Table]:
+def make_score_tables(report: Report) -> list[Table]:
     """Return what the table of files does not show, for 100 columns: accuracies over several seeds, and comparisons."""
     several = any(len(scores.seeds) > 1 for scores in report.scores)
-    return [*([_methods(report)] if several else []), *([contrasts_table(report.paired)] if report.paired else [])]
+    return [
+        *([_make_method_table(report)] if several else []),
+        *([make_contrast_table(report.paired)] if report.paired else []),
+    ]
 
 
-def _methods(report: Report) -> Table:
-    drawn = _table()
+def _make_method_table(report: Report) -> Table:
+    drawn = _make_empty_table()
     for heading in ("network", "method"):
         drawn.add_column(heading, overflow="fold")
     numbers = ("seeds", "test images", "top-1 %, mean ± std or 95 %", "each seed")
     for heading in numbers:
         drawn.add_column(heading, justify="right", overflow="fold")
-    for line in lines(report):
+    for line in describe_methods(report):
         cells = (line.network, line.method, str(line.trained), str(line.images), line.top1, line.each)
         drawn.add_row(*map(Text, cells))
     return drawn
 
 
-def contrasts_table(paired: Sequence[Paired]) -> Table:
+def make_contrast_table(paired: Sequence[Paired]) -> Table:
     """Return comparisons as a table for a terminal of 100 columns."""
     several = any(each.ci95_over_seeds for each in paired)
-    drawn = _table()
+    drawn = _make_empty_table()
     drawn.add_column("compared", overflow="fold")
     numbers = ("points\n95 %", *(["95 %\nover seeds"] if several else []), "only this : other\nMcNemar p")
     for heading in numbers:
         drawn.add_column(heading, justify="right", overflow="fold")
     drawn.add_column("verdict\npaired over", overflow="fold")
-    for each in contrasts(paired):
+    for each in describe_contrasts(paired):
         cells = (
             f"{each.names[0]}\nagainst {each.names[1]}",
             f"{each.points}\n{each.ci95}",
@@ -178,5 +181,5 @@ def contrasts_table(paired: Sequence[Paired]) -> Table:
     return drawn
 
 
-def _table() -> Table:
+def _make_empty_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, caption_justify="left")

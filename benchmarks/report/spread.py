@@ -1,4 +1,4 @@
-"""A quantity over several runs or seeds, or with its interval from one: one wording for tables, pages and pictures."""
+"""Mean and standard deviation of a quantity over seeds, or its interval from a single run, with one format for all outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Spread(NamedTuple):
     """Sample standard deviation over seeds; `None` for a single run."""
 
 
-def spread(values: Sequence[tuple[float, float, float]]) -> Spread | None:
+def compute_spread(values: Sequence[tuple[float, float, float]]) -> Spread | None:
     """Return mean and deviation of values that come with their intervals, or the only one with its own."""
     if not values:
         return None
@@ -31,19 +31,19 @@ def spread(values: Sequence[tuple[float, float, float]]) -> Spread | None:
     return Spread(mean, mean - deviation, mean + deviation, deviation)
 
 
-def of_scores(scores: Sequence[SeedScore]) -> Spread | None:
+def compute_spread_over_seeds(scores: Sequence[SeedScore]) -> Spread | None:
     """Return top-1 on the test split over seeds."""
-    return spread([(score.accuracy.top1_percent, *score.accuracy.ci95) for score in scores])
+    return compute_spread([(score.accuracy.top1_percent, *score.accuracy.ci95) for score in scores])
 
 
-def of_file(report: Report, variant: Variant) -> list[tuple[float, float, float]]:
+def list_top1(report: Report, variant: Variant) -> list[tuple[float, float, float]]:
     """Return top-1 of a file for each seed of its network, or the only one with its interval.
 
-    Only the first seed was exported. What the file lost there against its network, it is taken to lose with every seed.
+    Only the first seed was exported. What the file lost there against its network, it is assumed to lose with every seed.
     """
     if variant.accuracy is None:
         return []
-    own, seeds = variant.accuracy, seeds_of(report, variant.network)
+    own, seeds = variant.accuracy, find_scores(report, variant.network)
     if len(seeds) < 2:
         return [(own.top1_percent, *own.ci95)]
     lost = own.top1_percent - seeds[0].accuracy.top1_percent
@@ -51,13 +51,13 @@ def of_file(report: Report, variant: Variant) -> list[tuple[float, float, float]
     return [(value, value, value) for value in shifted]
 
 
-def seeds_of(report: Report, network: str) -> tuple[SeedScore, ...]:
+def find_scores(report: Report, network: str) -> tuple[SeedScore, ...]:
     """Return the scores of a network, empty where the report keeps none."""
     found: Scores | None = next((scores for scores in report.scores if scores.network == network), None)
     return found.seeds if found else ()
 
 
-def spread_text(value: Spread | None, digits: int | None = None) -> str:
+def format_spread(value: Spread | None, digits: int | None = None) -> str:
     """Return `98.2 ± 0.3` over seeds, or `98.2 (96.2–99.2)` for a single run."""
     if value is None:
         return MISSING

@@ -1,6 +1,6 @@
 """The parts of a chart as inline SVG: a canvas, scales with ticks, markers, and labels that do not overlap.
 
-Elements carry classes only, so that light, dark and print are the page's style sheet's business. Text is escaped by
+Elements carry classes only, so that the style sheet of the page alone decides about light, dark and print. Text is escaped by
 construction, because the tree is serialised by `xml.etree`.
 """
 
@@ -33,7 +33,7 @@ SERIES = 8
 """Colours of the page's style sheet: Okabe and Ito's, which colour-blind readers can tell apart, and two more."""
 
 
-def colour(index: int) -> str:
+def choose_colour(index: int) -> str:
     """Return the class of the series with this index; from the ninth on they are grey and live by their labels."""
     return f"s{index}" if index < SERIES else "other"
 
@@ -49,8 +49,8 @@ class Canvas:
         self._element = element
 
     @classmethod
-    def of(cls, width: float, height: float, *, label: str, style: str = "chart") -> Canvas:
-        """Return an empty drawing; `label` is what a screen reader says of it, nothing if empty."""
+    def create(cls, width: float, height: float, *, label: str, style: str = "chart") -> Canvas:
+        """Return an empty drawing; `label` is its text for screen readers, which skip it if empty."""
         shape = {"viewBox": f"0 0 {width:g} {height:g}", "width": f"{width:g}", "height": f"{height:g}"}
         spoken = {"role": "img", "aria-label": label} if label else {"aria-hidden": "true"}
         return cls(ET.Element("svg", {**shape, **spoken, "class": style}))
@@ -105,7 +105,7 @@ class Scale:
     whole: bool = False
     """Only whole numbers are ticks, the first of them included."""
 
-    def clamped(self, value: float) -> float:
+    def clamp(self, value: float) -> float:
         """Return the pixel of a value, or of the end beyond which it lies."""
         return self(max(self.low, min(self.high, value)))
 
@@ -122,20 +122,20 @@ class Scale:
             first = math.ceil(self.low)
             return [
                 first,
-                *(tick for tick in _linear_ticks(self.low, self.high, wanted) if tick == round(tick) and tick > first + 1),
+                *(tick for tick in _make_linear_ticks(self.low, self.high, wanted) if tick == round(tick) and tick > first + 1),
             ]
         if not self.log:
-            return _linear_ticks(self.low, self.high, wanted)
+            return _make_linear_ticks(self.low, self.high, wanted)
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), tuple(range(1, 10))):
             values = [factor * 10.0**decade for decade in decades for factor in factors]
             inside = [value for value in values if self.low <= value <= self.high]
             if len(inside) >= wanted - 2:
                 return inside
-        return _linear_ticks(self.low, self.high, wanted)
+        return _make_linear_ticks(self.low, self.high, wanted)
 
 
-def _linear_ticks(low: float, high: float, wanted: int) -> list[float]:
+def _make_linear_ticks(low: float, high: float, wanted: int) -> list[float]:
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
@@ -155,7 +155,7 @@ class Box(NamedTuple):
         """Return whether the two share a point."""
         return self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
 
-    def holds(self, other: Box) -> bool:
+    def contains(self, other: Box) -> bool:
         """Return whether the other lies inside this one."""
         inside = self.left <= other.left and other.right <= self.right
         return inside and self.top <= other.top and other.bottom <= self.bottom
@@ -182,7 +182,7 @@ class Frame(NamedTuple):
         canvas.text((14, (area.top + area.bottom) / 2), y_title, "title middle", turned=True)
 
 
-def place(
+def place_labels(
     anchors: Sequence[tuple[float, float, str]], *, hard: Sequence[Box], soft: Sequence[Box], area: Box
 ) -> list[Box | None]:
     """Return where the label of each anchor goes, nearest free place first; `None` where there is no room.
@@ -193,34 +193,34 @@ def place(
         soft: What labels had better not cover.
         area: What labels may not leave.
     """
-    taken, placed = list(hard), list[Box | None]()
+    occupied, placed = list(hard), list[Box | None]()
     for x, y, text in anchors:
         options = [
-            (distance + 22 * sum(box.overlaps(other) for other in soft) + 14 * _hits((x, y), box, hard), box)
-            for distance, box in _around(x, y, text)
-            if area.holds(box) and not any(box.overlaps(other) for other in taken)
+            (distance + 22 * sum(box.overlaps(other) for other in soft) + 14 * _count_crossed((x, y), box, hard), box)
+            for distance, box in _list_places(x, y, text)
+            if area.contains(box) and not any(box.overlaps(other) for other in occupied)
         ]
         best = min(options, default=(0.0, None), key=lambda option: option[0])[1]
         placed.append(best)
         if best is not None:
-            taken.append(best)
+            occupied.append(best)
     return placed
 
 
-def nearest(point: tuple[float, float], box: Box) -> tuple[float, float]:
+def find_nearest(point: tuple[float, float], box: Box) -> tuple[float, float]:
     """Return the point of a box that is nearest."""
     return max(box.left, min(box.right, point[0])), max(box.top, min(box.bottom, point[1]))
 
 
-def _hits(point: tuple[float, float], box: Box, others: Sequence[Box]) -> int:
+def _count_crossed(point: tuple[float, float], box: Box, others: Sequence[Box]) -> int:
     """Return how many of the others, the point's own aside, a straight leader from the point to the box would cross."""
-    end = nearest(point, box)
+    end = find_nearest(point, box)
     along = [tuple(start + share / 8 * (stop - start) for start, stop in zip(point, end, strict=True)) for share in range(1, 8)]
     foreign = [other for other in others if not other.overlaps(Box(*point, *point))]
     return sum(any(other.left < x < other.right and other.top < y < other.bottom for x, y in along) for other in foreign)
 
 
-def _around(x: float, y: float, text: str) -> list[tuple[float, Box]]:
+def _list_places(x: float, y: float, text: str) -> list[tuple[float, Box]]:
     """Return boxes for a label around a point, each with what it costs to be there: its distance."""
     width, places = CHARACTER_WIDTH * len(text), []
     for radius in (13.0, 17.0, 24.0, 36.0, 50.0, 68.0):

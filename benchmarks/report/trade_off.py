@@ -1,6 +1,6 @@
-"""The picture of a report: accuracy against latency.
+"""Chart of accuracy against latency, with error bars and the Pareto front.
 
-Colour says whose network, shape says which runtime, hollow says that it may not be used.
+Colour shows the network, shape the runtime; a hollow marker is a file that failed or whose latency is unstable.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 
-from benchmarks.report.svg import Box, Canvas, Frame, Scale, colour, nearest, place
+from benchmarks.report.svg import Box, Canvas, Frame, Scale, choose_colour, find_nearest, place_labels
 
 MARKER, RING = 5.5, 10.0
 CROWD = 16_000
@@ -32,19 +32,19 @@ class Point(NamedTuple):
 
 
 class Key(NamedTuple):
-    """What has which colour and which shape, in order; the same for all pictures of a page."""
+    """Networks and runtimes in the order of their colours and shapes; the same for all charts of a page."""
 
     series: tuple[str, ...]
     runtimes: tuple[str, ...]
 
     @classmethod
-    def of(cls, points: Sequence[Point]) -> Key:
+    def from_points(cls, points: Sequence[Point]) -> Key:
         """Return the key of all points of a page, in order of first appearance."""
         series, runtimes = dict.fromkeys(point.series for point in points), dict.fromkeys(point.runtime for point in points)
         return cls(tuple(series), tuple(runtimes))
 
 
-def pareto(points: Sequence[Point]) -> list[bool]:
+def find_front(points: Sequence[Point]) -> list[bool]:
     """Return for each point whether it did not fail and no such point is at least as fast and accurate, and better in one."""
     usable = [point for point in points if point.state != "failed"]
     return [point.state != "failed" and not any(_dominates(other, point) for other in usable) for point in points]
@@ -55,7 +55,7 @@ def _dominates(this: Point, other: Point) -> bool:
     return no_worse and (this.latency[0] < other.latency[0] or this.accuracy[0] > other.accuracy[0])
 
 
-def trade_off(points: Sequence[Point], key: Key, *, width: int, height: int, style: str = "chart") -> Markup:
+def draw_trade_off(points: Sequence[Point], key: Key, *, width: int, height: int, style: str = "chart") -> Markup:
     """Return accuracy over latency with error bars on both axes and the Pareto front.
 
     Args:
@@ -65,36 +65,40 @@ def trade_off(points: Sequence[Point], key: Key, *, width: int, height: int, sty
         height: Pixels.
         style: Class of the drawing.
     """
-    canvas = Canvas.of(width, height, label="Top-1 accuracy against latency; the table below has the same numbers", style=style)
+    canvas = Canvas.create(
+        width, height, label="Top-1 accuracy against latency; the table below has the same numbers", style=style
+    )
     if not points:
         canvas.text((width / 2, height / 2), "no file has both an accuracy and a latency", "label middle")
         return canvas.markup()
-    area, fronts = Box(56, 10, width - 14, height - 48), pareto(points)
+    area, fronts = Box(56, 10, width - 14, height - 48), find_front(points)
     frame = Frame(area, _latency_scale(points, area), _accuracy_scale(points, area))
     frame.draw(canvas, x_title="latency p50, ms (log scale; left is faster)", y_title="top-1 accuracy, %", gap=110)
-    stairs = _stairs([point for point, front in zip(points, fronts, strict=True) if front], frame)
+    stairs = _trace_front([point for point, front in zip(points, fronts, strict=True) if front], frame)
     canvas.path(stairs, "front")
     for point, front in sorted(zip(points, fronts, strict=True), key=lambda pair: pair[1]):
-        group = canvas.group(f"point {colour(key.series.index(point.series))} {point.state}", tooltip=_sentence(point, front))
+        group = canvas.group(
+            f"point {choose_colour(key.series.index(point.series))} {point.state}", tooltip=_describe_point(point, front)
+        )
         _draw(group, point, frame, shape=key.runtimes.index(point.runtime))
         if front:
-            group.circle(_center(point, frame), RING, "ring")
+            group.circle(_locate(point, frame), RING, "ring")
     _label(canvas, points, stairs, frame)
     return canvas.markup()
 
 
-def pictures(points: Mapping[str, Sequence[Point]]) -> list[tuple[str, Markup, list[tuple[str, Markup]]]]:
+def draw_pictures(points: Mapping[str, Sequence[Point]]) -> list[tuple[str, Markup, list[tuple[str, Markup]]]]:
     """Return for each device its name, its picture for wide and for narrow screens, and the legend.
 
     Args:
         points: By device; latencies of different devices do not share an axis.
     """
-    key = Key.of([point for drawn in points.values() for point in drawn])
+    key = Key.from_points([point for drawn in points.values() for point in drawn])
     drawings = []
     for device, drawn in points.items():
-        wide = trade_off(drawn, key, width=1040, height=520, style="chart wide")
-        narrow = trade_off(drawn, key, width=400, height=400, style="chart narrow")
-        drawings.append((device, wide + narrow, legend(drawn, key) if drawn else []))
+        wide = draw_trade_off(drawn, key, width=1040, height=520, style="chart wide")
+        narrow = draw_trade_off(drawn, key, width=400, height=400, style="chart narrow")
+        drawings.append((device, wide + narrow, make_legend(drawn, key) if drawn else []))
     return drawings
 
 
@@ -113,22 +117,22 @@ def _accuracy_scale(points: Sequence[Point], area: Box) -> Scale:
     return Scale(max(0.0, low - margin), min(100.0 + margin / 2, high + margin), area.bottom, area.top)
 
 
-def _center(point: Point, frame: Frame) -> tuple[float, float]:
-    return frame.across(point.latency[0]), frame.up.clamped(point.accuracy[0])
+def _locate(point: Point, frame: Frame) -> tuple[float, float]:
+    return frame.across(point.latency[0]), frame.up.clamp(point.accuracy[0])
 
 
-def _stairs(front: Sequence[Point], frame: Frame) -> list[tuple[float, float]]:
-    """Return the staircase of what can be had: at each latency, the best accuracy of all files that are at least as fast."""
+def _trace_front(front: Sequence[Point], frame: Frame) -> list[tuple[float, float]]:
+    """Return the Pareto front as a staircase: at each latency, the best accuracy of all files that are at least as fast."""
     steps: list[tuple[float, float]] = []
-    for x, y in sorted(_center(point, frame) for point in front):
+    for x, y in sorted(_locate(point, frame) for point in front):
         steps += [(x, steps[-1][1] if steps else frame.area.bottom), (x, y)]
     return [*steps, (frame.area.right, steps[-1][1])] if steps else []
 
 
 def _draw(group: Canvas, point: Point, frame: Frame, *, shape: int) -> None:
     """Draw error bars with caps, the marker, and a cross over what failed."""
-    x, y = _center(point, frame)
-    low, high = (frame.up.clamped(end) for end in point.accuracy[1:])
+    x, y = _locate(point, frame)
+    low, high = (frame.up.clamp(end) for end in point.accuracy[1:])
     left, right = (frame.across(end) for end in point.latency[1:])
     group.path([(x, low), (x, high)], "error accuracy")
     group.path([(left, y), (right, y)], "error latency")
@@ -146,7 +150,7 @@ def _cross(group: Canvas, x: float, y: float, radius: float) -> None:
         group.path([(x - radius, y - turn), (x + radius, y + turn)], "strike")
 
 
-def _sentence(point: Point, front: bool) -> str:
+def _describe_point(point: Point, front: bool) -> str:
     (ms, fast, slow), (top1, low, high) = point.latency, point.accuracy
     ends = f"{point.name}: top-1 {top1:.1f} % ({low:.1f}–{high:.1f}), {ms:.3g} ms ({fast:.3g}–{slow:.3g})"
     return ends + (f", {point.state}" if point.state != "good" else "") + (", on the Pareto front" if front else "")
@@ -154,49 +158,51 @@ def _sentence(point: Point, front: bool) -> str:
 
 def _label(canvas: Canvas, points: Sequence[Point], stairs: Sequence[tuple[float, float]], frame: Frame) -> None:
     """Write names beside markers, those on the front first; where there is no room the legend has to do."""
-    fronts, centers = pareto(points), [_center(point, frame) for point in points]
+    fronts, centers = find_front(points), [_locate(point, frame) for point in points]
     crowded = (frame.area.right - frame.area.left) * (frame.area.bottom - frame.area.top) < CROWD * len(points)
     named = [index for index, point in enumerate(points) if not crowded or fronts[index] or point.state != "good"]
     named.sort(key=lambda index: (not fronts[index], points[index].state == "good"))
-    anchors = [(*centers[index], _name(points[index], frame)) for index in named]
+    anchors = [(*centers[index], _name_point(points[index], frame)) for index in named]
     hard = [Box(x - RING, y - RING, x + RING, y + RING) for x, y in centers]
-    bars = [(x, [frame.up.clamped(end) for end in point.accuracy]) for (x, _), point in zip(centers, points, strict=True)]
+    bars = [(x, [frame.up.clamp(end) for end in point.accuracy]) for (x, _), point in zip(centers, points, strict=True)]
     soft = [Box(x - 3, min(ends), x + 3, max(ends)) for x, ends in bars]
     soft += [Box(start[0], min(start[1], stop[1]) - 1, stop[0], max(start[1], stop[1]) + 1) for start, stop in pairwise(stairs)]
-    for (x, y, name), box in zip(anchors, place(anchors, hard=hard, soft=soft, area=frame.area), strict=True):
+    for (x, y, name), box in zip(anchors, place_labels(anchors, hard=hard, soft=soft, area=frame.area), strict=True):
         if box is not None:
-            near = nearest((x, y), box)
+            near = find_nearest((x, y), box)
             if math.dist((x, y), near) > 14:
                 canvas.path([(x, y), near], "leader")
             canvas.text(((box.left + box.right) / 2, box.bottom - 3.5), name, "label middle")
 
 
-def _name(point: Point, frame: Frame) -> str:
+def _name_point(point: Point, frame: Frame) -> str:
     if point.state == "failed":
         below = f" {point.accuracy[0]:.1f} % ↓" if point.accuracy[0] < frame.up.low else ""
         return f"{point.name}{below} failed"
     return point.name if point.state == "good" else f"{point.name} unstable"
 
 
-def legend(points: Sequence[Point], key: Key) -> list[tuple[str, Markup]]:
-    """Return what each colour, shape and sign of the picture means, with a small drawing of it."""
-    used = Key.of(points)
+def make_legend(points: Sequence[Point], key: Key) -> list[tuple[str, Markup]]:
+    """Return what each colour, shape and sign of the chart means, with a small drawing of it."""
+    used = Key.from_points(points)
     states = {point.state for point in points}
     signs = [
-        (name, _sign(f"point {colour(index)} good", "line")) for index, name in enumerate(key.series) if name in used.series
+        (name, _draw_sign(f"point {choose_colour(index)} good", "line"))
+        for index, name in enumerate(key.series)
+        if name in used.series
     ]
-    signs += [(name, _sign("point ink good", index)) for index, name in enumerate(key.runtimes) if name in used.runtimes]
-    signs.append(("on the Pareto front", _sign("point ink good", "ring")))
+    signs += [(name, _draw_sign("point ink good", index)) for index, name in enumerate(key.runtimes) if name in used.runtimes]
+    signs.append(("on the Pareto front", _draw_sign("point ink good", "ring")))
     if "failed" in states:
-        signs.append(("failed, not in the front", _sign("point ink failed", "cross")))
+        signs.append(("failed, not in the front", _draw_sign("point ink failed", "cross")))
     if "unstable" in states:
-        signs.append(("unstable: a rough figure", _sign("point ink unstable", 0)))
+        signs.append(("unstable: a rough figure", _draw_sign("point ink unstable", 0)))
     return signs
 
 
-def _sign(style: str, kind: Literal["line", "ring", "cross"] | int) -> Markup:
+def _draw_sign(style: str, kind: Literal["line", "ring", "cross"] | int) -> Markup:
     """Return a drawing for the legend; a number is a marker's shape."""
-    canvas = Canvas.of(20, 16, label="", style="key")
+    canvas = Canvas.create(20, 16, label="", style="key")
     group = canvas.group(style)
     if kind == "line":
         group.path([(1, 8), (19, 8)], "swatch")

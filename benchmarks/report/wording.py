@@ -1,6 +1,6 @@
-"""What a report says, in words: one wording of each number, verdict and difference for terminal, Markdown and HTML.
+"""Judge the rows of a report and word its verdicts and differences, alike for terminal, Markdown and HTML.
 
-A missing value is a dash and never 0. A difference that its interval cannot tell from 0 is called not distinguishable.
+A difference whose interval holds 0 is called not distinguishable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ State = Literal["passed", "failed", "skipped", "none"]
 
 
 class Row(NamedTuple):
-    """A variant and how it is to be judged."""
+    """A variant with the verdict on it."""
 
     variant: Variant
     gate: State
@@ -45,8 +45,8 @@ class Difference(NamedTuple):
     verdict: Literal["better", "worse", "not distinguishable"]
 
 
-class Worth(NamedTuple):
-    """What one way of training gave."""
+class MethodResult(NamedTuple):
+    """Accuracy of one network on the test split, and its difference to plain training and to the teacher."""
 
     variant: Variant
     accuracy: Accuracy
@@ -66,10 +66,10 @@ class Verdict(NamedTuple):
 
 def judge_rows(report: Report) -> list[Row]:
     """Return every variant with its judgement, in the report's order."""
-    return [_row(report, variant) for variant in report.variants]
+    return [_judge_row(report, variant) for variant in report.variants]
 
 
-def _row(report: Report, variant: Variant) -> Row:
+def _judge_row(report: Report, variant: Variant) -> Row:
     gate = report.gates.get(variant.name)
     state: State = gate.status if gate else "none"
     reasons = [gate.reason if gate else ""]
@@ -99,10 +99,10 @@ def judge_report(report: Report) -> Verdict:
         headline += ", but heed the warning" if report.warnings else ""
     else:
         state, headline = "none", "Not gated: no file was exported, so nothing may be shipped"
-    return Verdict(state, headline, _shipped(report, passed), (*report.warnings, *_grouped(judge_rows(report))))
+    return Verdict(state, headline, _describe_shipped(report, passed), (*report.warnings, *_group_problems(judge_rows(report))))
 
 
-def _grouped(found: Sequence[Row]) -> Iterator[str]:
+def _group_problems(found: Sequence[Row]) -> Iterator[str]:
     """Yield each problem once, after the names of all that have it."""
     for problem in dict.fromkeys(row.problem for row in found if row.problem):
         yield f"{', '.join(row.variant.name for row in found if row.problem == problem)}: {problem}"
@@ -113,7 +113,7 @@ def _may_ship(report: Report, row: Row) -> bool:
     return row.variant.network == "student" and row.variant.format != "torch" and row.variant.name in report.gates
 
 
-def _shipped(report: Report, passed: list[Row]) -> str:
+def _describe_shipped(report: Report, passed: list[Row]) -> str:
     if not passed:
         return ""
     row = min(passed, key=lambda row: (row.unstable, row.variant.latency_ms.p50 if row.variant.latency_ms else math.inf))
@@ -122,31 +122,34 @@ def _shipped(report: Report, passed: list[Row]) -> str:
     teacher = next((other for other in report.variants if other.network.startswith("teacher")), None)
     if teacher and teacher.parameters > best.parameters:
         facts.append(
-            f"{format_number(teacher.parameters / best.parameters, 2)}× fewer parameters than {_called(teacher.network)}"
+            f"{format_number(teacher.parameters / best.parameters, 2)}× fewer parameters than {_name_network(teacher.network)}"
         )
     if best.ratio and best.latency_ms:
         rough = " (unstable, a rough figure)" if row.unstable else ""
-        facts.append(f"{_pace(report, best.ratio)}{rough} on {best.runtime}, {counted(best.latency_ms.threads, 'thread')}")
+        facts.append(
+            f"{_describe_speed(report, best.ratio)}{rough} on {best.runtime}, {counted(best.latency_ms.threads, 'thread')}"
+        )
     if len({variant.device for variant in report.variants}) > 1:
         facts.append(f"device {best.device}")
     return f"{best.network} as {best.format} {best.precision}: {', '.join(facts)}"
 
 
-def _pace(report: Report, ratio: Ratio) -> str:
-    other = next((variant.network for variant in report.variants if variant.name == ratio.against), ratio.against)
+def _describe_speed(report: Report, ratio: Ratio) -> str:
+    network = next((variant.network for variant in report.variants if variant.name == ratio.against), ratio.against)
+    other = _name_network(network)
     if ratio.verdict in ("faster", "slower"):
         times = ratio.speedup if ratio.verdict == "faster" else 1 / ratio.speedup
-        return f"{format_number(times, 2)}× {ratio.verdict} than {_called(other)}"
-    return f"latency {ratio.verdict} from {_called(other)}'s" if ratio.verdict == "not distinguishable" else "latency unstable"
+        return f"{format_number(times, 2)}× {ratio.verdict} than {other}"
+    return f"latency {ratio.verdict} from {other}'s" if ratio.verdict == "not distinguishable" else "latency unstable"
 
 
-def _called(network: str) -> str:
-    """Return what a sentence calls a network; of several teachers each has a number."""
+def _name_network(network: str) -> str:
+    """Return a network's name within a sentence; of several teachers each has a number."""
     return f"the {network}" if network.isalpha() else network
 
 
-def compare_methods(report: Report) -> list[Worth]:
-    """Return what each way of training gave on the test split, the teacher first."""
+def compare_methods(report: Report) -> list[MethodResult]:
+    """Compare the networks on the test split with plain training and with the teacher; the teacher comes first."""
     trained: dict[tuple[str, str], Variant] = {}
     for variant in sorted(report.variants, key=lambda variant: variant.format != "torch"):
         if variant.accuracy:
@@ -154,7 +157,7 @@ def compare_methods(report: Report) -> list[Worth]:
     teacher = next((each.accuracy for each in trained.values() if _is_teacher(each)), None)
     plain = next((each.accuracy for each in trained.values() if each.method == "supervised" and not _is_teacher(each)), None)
     return [
-        Worth(
+        MethodResult(
             each,
             each.accuracy,
             compute_difference(each.accuracy, plain)
@@ -203,7 +206,7 @@ def _is_teacher(variant: Variant) -> bool:
 
 
 def format_latency(latency: Latency | None) -> str:
-    """Return the median latency, marked where it did not settle."""
+    """Return the median latency."""
     return MISSING if latency is None else format_number(latency.p50)
 
 
@@ -218,5 +221,5 @@ def describe_engine_difference(trials: Sequence[EngineTrial]) -> tuple[str, str]
 
 
 def list_teacher_outputs(stages: Iterable[StageResult]) -> list[tuple[StageResult, TeacherOutputsResult]]:
-    """Return every stage with each set of answers that it read of frozen teachers."""
+    """Return every stage with each record of the teacher outputs that it read."""
     return [(stage, teaching) for stage in stages for teaching in stage.teacher_outputs]

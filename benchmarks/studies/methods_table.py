@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.report import paired
-from benchmarks.report.spread import of_scores, spread_text
+from benchmarks.report.spread import compute_spread_over_seeds, format_spread
 from compress.records import Paired, Report, Scores
 from compress.text import format_signed
 
@@ -42,7 +42,7 @@ def _rows(report: Report) -> dict[str, tuple[str, str, str]]:
     found = {}
     for scores in sorted(known, key=_mean, reverse=True):
         supervised, kd = (_against(scores, yardsticks[name]) for name in YARDSTICKS)
-        found[scores.method] = spread_text(of_scores(scores.seeds), 1), supervised, kd
+        found[scores.method] = format_spread(compute_spread_over_seeds(scores.seeds), 1), supervised, kd
     return found
 
 

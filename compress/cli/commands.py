@@ -305,8 +305,8 @@ def compare(terminal: Terminal, *, runs: Sequence[Path], out: Path | None) -> No
     reports = [_read_report(run) for run in runs]
     if out is not None:
         report.write_comparison(reports, out)
-    shown = (report.compare_table(reports), *report.compare_students(reports), *([f"written: {out}"] if out else []))
-    terminal.answer(report.document(reports), *shown)
+    shown = (report.make_comparison_table(reports), *report.make_student_tables(reports), *([f"written: {out}"] if out else []))
+    terminal.answer(report.make_document(reports), *shown)
     terminal.hint(_typed("report", runs[0]) if out else "the same command with --out comparison.html draws the picture")
 
 
@@ -326,7 +326,7 @@ def _show_report(terminal: Terminal, run: Path) -> None:
 
     written = _read_report(run)
     paths = f"report: {run / 'report.html'}  {run / 'report.md'}  {run / 'report.json'}"
-    terminal.answer(written, report.table(written), *report.worth_tables(written), paths)
+    terminal.answer(written, report.make_table(written), *report.make_score_tables(written), paths)
 
 
 def _read_report(run: Path) -> Any:

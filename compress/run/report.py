@@ -64,7 +64,7 @@ def build_report(run: Run, found: Findings) -> Report:
         warnings=(*(leak.text for leak in run.data.leaks if leak.is_large), *filter(None, [guesses])),
         test_key=run.data.test_key,
         scores=scores,
-        paired=paired.comparisons(scores),
+        paired=paired.compare_all(scores),
     )
 
 

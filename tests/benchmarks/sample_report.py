@@ -76,7 +76,7 @@ def with_seeds(report: Report, *, seeds: int = 3, gain: int = 0, test_key: str =
         )
         for network, correct in CORRECT.items()
     )
-    return report.model_copy(update={"scores": scores, "paired": paired.comparisons(scores), "test_key": test_key})
+    return report.model_copy(update={"scores": scores, "paired": paired.compare_all(scores), "test_key": test_key})
 
 
 def _score(chance: np.random.Generator, correct: int, *, seed: int) -> SeedScore:

@@ -65,7 +65,7 @@ def sabotage(folder: Path) -> Sabotage | None:
 def markdown(result: Int8, attempts: Sabotage | None) -> str:
     """Return the result for people."""
     added = dict.fromkeys(commands(each) for network in result.networks for each in network.further)
-    return _pages.markdown(
+    return _pages.render_markdown(
         "report.md.j2", folder=Path(__file__).parent, result=result,
         shown=[(network, [line(row) for row in _rows(network)]) for network in result.networks],
         summary=Markup("\n".join(table(result))),  # noqa: S704 (numbers, and names that recipes allow)

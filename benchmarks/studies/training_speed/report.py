@@ -263,4 +263,4 @@ def write(result: TrainingSpeed, folder: Path) -> None:
 def markdown(result: TrainingSpeed) -> str:
     """Return the result for people."""
     goals = {"memory": MEMORY_GOAL, "store": STORE_GOAL_BYTES}
-    return _pages.markdown("report.md.j2", folder=Path(__file__).parent, result=result, goals=goals)
+    return _pages.render_markdown("report.md.j2", folder=Path(__file__).parent, result=result, goals=goals)

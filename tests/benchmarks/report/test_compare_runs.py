@@ -61,7 +61,7 @@ def test_comparison_page_and_table_hold_every_run(tmp_path: Path) -> None:
     assert not re.search(r"https?:|//\w|url\(|@import|<script|<link|<img|\bsrc=|\bhref=", html)
     page = Page(html)
     assert "97.96 ± 0.16" in page.text
-    table = shown(report.compare_table(runs()))
+    table = shown(report.make_comparison_table(runs()))
     assert max(map(len, table.splitlines())) <= 100
     assert "97.96 ± 0.16" in table
     mixed = [runs()[0].model_copy(update={"gates": {}}), *runs()[1:3]]
@@ -106,7 +106,7 @@ def test_a_run_with_seeds_stands_at_their_mean_and_its_files_with_what_they_lost
     teacher = files["teacher-onnx-fp32"]
     assert teacher.accuracy is not None
     assert (teacher.seeds, teacher.accuracy.deviation) == ((0,), None)
-    assert "3 seeds" in shown(report.compare_table([record]))
+    assert "3 seeds" in shown(report.make_comparison_table([record]))
 
 
 def test_seeds_of_one_run_are_not_mixed_with_other_runs() -> None:
@@ -128,9 +128,9 @@ def test_students_of_runs_are_paired_where_they_saw_the_same_images(tmp_path: Pa
     assert [attributes["data-contrast"] for _, attributes in page.elements if "data-contrast" in attributes] == [
         "worse against digits", "alike against digits",
     ]  # fmt: skip
-    (table,) = report.compare_students(reports)
+    (table,) = report.make_student_tables(reports)
     assert max(map(len, shown(table).splitlines())) <= 100
-    document = json.loads(to_json(report.document(reports)))
+    document = json.loads(to_json(report.make_document(reports)))
     assert [Report.model_validate(each) for each in document["reports"]] == reports
     assert [each["verdict"] for each in document["paired"]] == ["worse", "not distinguishable"]
 
@@ -156,18 +156,18 @@ def _reseeded(record: Report, seed: int) -> Report:
     ("second", "why"),
     [
         (other(sample(), "elsewhere", gain=-40, test_key="other images"), "their test images differ"),
-        (other(sample(), "elsewhere").model_copy(update={"scores": ()}), "the report of elsewhere keeps no answers"),
+        (other(sample(), "elsewhere").model_copy(update={"scores": ()}), "the report of elsewhere keeps no result"),
     ],
 )
 def test_what_cannot_be_paired_says_so(second: Report, why: str) -> None:
-    """On other images, or with a report that keeps no answers, the interval is that of independent samples, and says why."""
+    """On other images, or without a result for each image, the interval is that of independent samples, and says why."""
     (found,) = report.compare([with_seeds(sample()), second]).paired
     assert (found.pairing, found.mcnemar, found.ci95_over_seeds) == ("none", (), None)
     assert why in found.note
     first, last = (Accuracy.of(round(360 * found_mean(each) / 100), 360) for each in (second, with_seeds(sample())))
     expected = wording.compute_difference(first, last)
     assert (found.points, found.ci95) == (pytest.approx(expected.points), pytest.approx((expected.low, expected.high)))
-    assert "unpaired" in " ".join(shown(*report.compare_students([with_seeds(sample()), second]), width=200).split())
+    assert "unpaired" in " ".join(shown(*report.make_student_tables([with_seeds(sample()), second]), width=200).split())
 
 
 def found_mean(record: Report) -> float:

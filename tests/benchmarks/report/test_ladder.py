@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from benchmarks import report
-from benchmarks.report import ladder as _ladder
+from benchmarks.report.ladder import SHOWN, draw_sensitivity
 from compress.records import Accuracy, Ladder, Ratio, Report, Rung, Sensitivity
 from tests.benchmarks.reading import HOSTILE, Page, changed, drawings, html_of, of_class
 from tests.benchmarks.sample_report import sample
@@ -50,12 +50,12 @@ def with_ladder(record: Ladder) -> Report:
 
 
 def test_every_rung_is_a_row_with_its_reason(tmp_path: Path) -> None:
-    """Page and Markdown show what was tried, in order, what became of it, and which was taken."""
+    """Page and Markdown show what was tried, in order, what became of it, and which was chosen."""
     html = html_of(with_ladder(ladder(speedup=ratio(2.2, "faster"))), tmp_path)
     page, markdown = Page(html), (tmp_path / "report.md").read_text(encoding="utf-8")
     assert [fields["data-rung"] for _, fields in page.elements if "data-rung" in fields] == ["0", "1", "2", "3"]
     rows = [line for line in markdown.splitlines() if re.match(r"\| (default|statistics|saturation|mixed) ", line)]
-    assert [row.split(" | ")[2] for row in rows] == ["failed", "failed", "skipped", "passed, taken"]
+    assert [row.split(" | ")[2] for row in rows] == ["failed", "failed", "skipped", "passed, chosen"]
     for text in (page.text, markdown):
         assert "this processor has avx" in text
         assert "92.6 %" in text
@@ -68,7 +68,7 @@ def test_markdown_tables_of_the_ladder_are_rectangular(tmp_path: Path) -> None:
     report.write(with_ladder(ladder()), tmp_path)
     blocks = re.findall(r"(?:^\|.*\n)+", (tmp_path / "report.md").read_text(encoding="utf-8"), re.MULTILINE)
     found = [block for block in blocks if block.startswith(("| rung", "| layer alone"))]
-    assert [len(block.splitlines()) for block in found] == [6, 2 + _ladder.SHOWN]
+    assert [len(block.splitlines()) for block in found] == [6, 2 + SHOWN]
     for block in found:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
 
@@ -82,7 +82,7 @@ def test_markdown_tables_of_the_ladder_are_rectangular(tmp_path: Path) -> None:
         (ratio(1.3, "unstable"), "is unstable: 1.30×"),
     ],
 )
-def test_what_int8_buys_is_said_with_the_number(tmp_path: Path, speedup: Ratio, words: str) -> None:
+def test_the_speed_of_int8_is_stated_with_its_number(tmp_path: Path, speedup: Ratio, words: str) -> None:
     """Where int8 is slower than float32 the report says so; the price of the rungs above the first stands beside it."""
     html_of(with_ladder(ladder(speedup=speedup)), tmp_path)
     for text in (Page((tmp_path / "report.html").read_text()).text, (tmp_path / "report.md").read_text()):
@@ -94,11 +94,11 @@ def test_nothing_is_said_of_a_speed_that_was_not_measured(tmp_path: Path) -> Non
     """No timing, no sentence about it."""
     page = Page(html_of(with_ladder(ladder()), tmp_path))
     assert "the speed of the same network" not in page.text
-    assert "Taken: rung mixed, how mixed was done, and 80.0 KiB." in page.text
+    assert "Chosen: rung mixed, how mixed was done, 80.0 KiB." in page.text
 
 
 def test_a_climb_that_failed_says_so(tmp_path: Path) -> None:
-    """No rung is marked as taken."""
+    """No rung is marked as chosen."""
     page = Page(html_of(with_ladder(ladder(chosen=None)), tmp_path))
     assert "No rung met the gate" in page.text
     assert "←" not in page.text
@@ -107,7 +107,7 @@ def test_a_climb_that_failed_says_so(tmp_path: Path) -> None:
 def test_the_picture_has_a_bar_for_each_layer_and_longer_is_worse() -> None:
     """Bars follow the relative difference; what stays in float has another colour and says so."""
     shown = ladder().sensitivity[:5]
-    (svg,) = drawings(str(_ladder.picture(shown, {"features.0"})))
+    (svg,) = drawings(str(draw_sensitivity(shown, {"features.0"})))
     bars = [of_class(svg, "marker")[index].get("d", "") for index in range(5)]
     widths = [float(re.findall(r"L([\d.]+) ", bar)[0]) - float(re.findall(r"M([\d.]+) ", bar)[0]) for bar in bars]
     assert len(of_class(svg, "marker")) == 5
@@ -120,7 +120,7 @@ def test_the_picture_has_a_bar_for_each_layer_and_longer_is_worse() -> None:
 def test_lost_answers_do_not_squeeze_the_other_bars() -> None:
     """A layer whose answers are not finite has the longest bar and no number, and the next one keeps its length."""
     shown = (Sensitivity(layer="bad", relative_difference=1e6, agreement_percent=0), *ladder().sensitivity[:2])
-    (svg,) = drawings(str(_ladder.picture(shown, ())))
+    (svg,) = drawings(str(draw_sensitivity(shown, ())))
     ends = [re.findall(r"L([\d.]+) ", bar.get("d", ""))[0] for bar in of_class(svg, "marker")]
     assert ends[0] == ends[1] != ends[2]
     assert "lost" in {text.text for text in svg.iter()}
@@ -129,7 +129,7 @@ def test_lost_answers_do_not_squeeze_the_other_bars() -> None:
 def test_the_worst_layers_are_listed_and_the_number_of_all(tmp_path: Path) -> None:
     """A deep network does not fill the page."""
     page = Page(html_of(with_ladder(ladder()), tmp_path))
-    assert f"worst {_ladder.SHOWN} of 30 layers" in page.text
+    assert f"worst {SHOWN} of 30 layers" in page.text
     assert "features.23" in page.text
     assert "features.24" not in page.text
 

@@ -115,7 +115,7 @@ def test_who_is_compared_with_whom() -> None:
     """The student against every baseline and teacher, then the other baselines against the first that is plain kd."""
     networks = [("teacher0", "given"), ("teacher1", "given"), ("student", "dih"), ("supervised", "supervised"), ("kd", "kd")]
     every = [scores(network, right(3, 9), method=method) for network, method in networks]
-    found = [(each.this, each.other) for each in paired.comparisons(every)]
+    found = [(each.this, each.other) for each in paired.compare_all(every)]
     against = ["supervised", "kd", "teacher0", "teacher1"]
     assert found == [*(("student", other) for other in against), ("supervised", "kd")]
-    assert paired.comparisons(every[2:3]) == ()
+    assert paired.compare_all(every[2:3]) == ()

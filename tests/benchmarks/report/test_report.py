@@ -69,7 +69,7 @@ def test_page_needs_nothing_else(folder: Path) -> None:
 def test_order_is_that_of_a_reader(page: Page) -> None:
     """The verdict comes first, then picture, files, worth, gates, training, cohort, how it was made."""
     parts = [
-        "1 of 3 files must not be shipped", "Accuracy against latency", "Files", "What each method was worth", "Gates",
+        "1 of 3 files must not be shipped", "Accuracy against latency", "Files", "Methods compared", "Gates",
         "Training", "Cohort", "Latency in detail", "How this was measured", "Environment", "Recipe",
     ]  # fmt: skip
     places = [page.text.index(part) for part in parts]
@@ -127,7 +127,7 @@ def test_strangers_text_stays_text(record: Report, tmp_path: Path) -> None:
     assert "](javascript" not in prose.replace("\\]", "")
     assert recipe.strip().startswith("```")
     assert recipe.strip().splitlines()[0] == recipe.strip().splitlines()[-1]
-    assert HOSTILE in shown(report.table(hostile), width=300)
+    assert HOSTILE in shown(report.make_table(hostile), width=300)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_every_seed_and_every_comparison_is_shown(seeded: Report, tmp_path: Path
     """Page, Markdown and terminal name each network with mean and deviation over seeds, and each verdict with its pairs."""
     page = Page(html_of(seeded, tmp_path))
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
-    terminal = "\n".join(shown(table) for table in report.worth_tables(seeded))
+    terminal = "\n".join(shown(table) for table in report.make_score_tables(seeded))
     assert [attributes["data-contrast"] for _, attributes in page.elements if "data-contrast" in attributes] == [
         f"{each.this} against {each.other}" for each in seeded.paired
     ]
@@ -163,15 +163,15 @@ def test_one_seed_is_paired_over_images_and_says_what_it_cannot_tell(record: Rep
     assert all(each.pairing == "images" and each.ci95_over_seeds is None for each in single.paired)
     assert "another seed may order otherwise" in page.text
     assert "over seeds 95 %" not in page.text
-    assert len(report.worth_tables(single)) == 1
-    assert report.worth_tables(record) == []
+    assert len(report.make_score_tables(single)) == 1
+    assert report.make_score_tables(record) == []
 
 
 def test_many_seeds_are_summed_up(record: Report, tmp_path: Path) -> None:
     """With more than five seeds the tables stay readable."""
     many = with_seeds(record, seeds=12)
     assert " in all" in Page(html_of(many, tmp_path)).text
-    assert max(len(line) for table in report.worth_tables(many) for line in shown(table).splitlines()) <= 100
+    assert max(len(line) for table in report.make_score_tables(many) for line in shown(table).splitlines()) <= 100
 
 
 def test_missing_values_are_dashes(record: Report, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_empty_report_is_a_page(record: Report, tmp_path: Path) -> None:
     text = Page(html_of(empty, tmp_path)).text
     assert "✓" not in text
     assert "No file was measured" in text
-    assert "Failed" in shown(report.table(empty))
+    assert "Failed" in shown(report.make_table(empty))
 
 
 def ticks(html: str) -> int:
@@ -223,7 +223,7 @@ def test_no_tick_without_a_passed_gate(record: Report, tmp_path: Path) -> None:
 
 def test_terminal_table_fits_and_is_whole(record: Report) -> None:
     """In 100 columns no cell is cut or broken, and what failed stands below."""
-    text = shown(report.table(record))
+    text = shown(report.make_table(record))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
     assert "…" not in text
@@ -271,7 +271,7 @@ def test_what_a_method_leaves_about_a_stage_is_shown(record: Report, tmp_path: P
     told = record.model_copy(update={"stages": (*record.stages[:-1], stage)})
     html = html_of(told, tmp_path)
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
-    for text in ("what the method watches", "class_weight.first", "openvino_bf16 41", "eager 160"):
+    for text in ("quantities that the method records", "class_weight.first", "openvino_bf16 41", "eager 160"):
         assert text in html, text
     for line in ("## Drift (", "| who | points |", "|---|--:|", "| x | +1 |", r"| y\|z | -2 |"):
         assert f"\n{line}" in markdown, line
@@ -282,7 +282,7 @@ def test_what_a_method_leaves_about_a_stage_is_shown(record: Report, tmp_path: P
 
 def test_what_ran_a_network_in_training_is_shown(record: Report, tmp_path: Path) -> None:
     """A stage that tried engines says which it took, how fast each was, and how far its gradients were; others say nothing."""
-    title = "What ran the networks in training"
+    title = "Engine that ran the networks in training"
     assert title not in html_of(record, tmp_path)
     assert title not in (tmp_path / "report.md").read_text(encoding="utf-8")
     trials = tuple(

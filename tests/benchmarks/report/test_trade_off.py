@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.report import trade_off as _pictures
-from benchmarks.report.svg import Box, Scale, place
+from benchmarks.report import trade_off
+from benchmarks.report.svg import Box, Scale, place_labels
 from compress.records import Report
 from tests.benchmarks.reading import Page, drawings, html_of, of_class
 from tests.benchmarks.sample_report import sample
@@ -66,7 +66,7 @@ def test_picture_marks_the_front_and_what_is_wrong(html: str) -> None:
 
 
 measured = st.builds(
-    lambda ms, top1, state: _pictures.Point("x", "s", "r", (ms, ms, ms), (top1, top1, top1), state),
+    lambda ms, top1, state: trade_off.Point("x", "s", "r", (ms, ms, ms), (top1, top1, top1), state),
     st.sampled_from([0.1, 0.2, 0.5, 1.0, 3.0]),
     st.sampled_from([10.0, 50.0, 90.0, 95.0, 99.0]),
     st.sampled_from(["good", "good", "good", "failed", "unstable"]),
@@ -74,9 +74,9 @@ measured = st.builds(
 
 
 @given(st.lists(measured, max_size=12))
-def test_front_is_what_nothing_beats(points: list[_pictures.Point]) -> None:
+def test_front_is_what_nothing_beats(points: list[trade_off.Point]) -> None:
     """What did not fail is off the front exactly when a front point is no slower, no worse, and better in one."""
-    fronts = _pictures.pareto(points)
+    fronts = trade_off.find_front(points)
     on_front = [point for point, front in zip(points, fronts, strict=True) if front]
     assert all(point.state != "failed" for point in on_front)
     for point, front in zip(points, fronts, strict=True):
@@ -92,9 +92,9 @@ def test_front_is_what_nothing_beats(points: list[_pictures.Point]) -> None:
 
 @given(st.lists(measured, max_size=12), st.sampled_from([400, 1040]))
 @settings(max_examples=40)
-def test_any_points_can_be_drawn(points: list[_pictures.Point], width: int) -> None:
+def test_any_points_can_be_drawn(points: list[trade_off.Point], width: int) -> None:
     """Every set of points, however alike, gives well-formed SVG with each of them inside the frame."""
-    svg = ET.fromstring(_pictures.trade_off(points, _pictures.Key.of(points), width=width, height=400))  # noqa: S314 (our own drawing)
+    svg = ET.fromstring(trade_off.draw_trade_off(points, trade_off.Key.from_points(points), width=width, height=400))  # noqa: S314 (our own drawing)
     assert len(of_class(svg, "point")) == len(points)
     numbers = [float(number) for path in svg.iter("path") for number in re.findall(r"-?[\d.]+", path.get("d") or "")]
     assert all(math.isfinite(number) and -1 <= number <= width + 1 for number in numbers)
@@ -105,9 +105,9 @@ def test_any_points_can_be_drawn(points: list[_pictures.Point], width: int) -> N
 def test_labels_never_overlap(anchors: list[tuple[int, int, str]]) -> None:
     """Labels cover neither one another nor what they must not, and stay inside."""
     area, hard = Box(0, 0, 400, 300), [Box(x - 9, y - 9, x + 9, y + 9) for x, y, _ in anchors]
-    boxes = [box for box in place(anchors, hard=hard, soft=[], area=area) if box is not None]
+    boxes = [box for box in place_labels(anchors, hard=hard, soft=[], area=area) if box is not None]
     for index, box in enumerate(boxes):
-        assert area.holds(box)
+        assert area.contains(box)
         assert not any(box.overlaps(other) for other in (*hard, *boxes[:index]))
 
 
