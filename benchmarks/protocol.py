@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import runner
-from benchmarks.devices._device import Device
+from benchmarks.devices import Device
 from benchmarks.devices.local import Local
 from compress import plugins
 from compress.errors import CompressError, Unreachable, Unstable

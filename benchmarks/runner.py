@@ -30,12 +30,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 CALLS_BEFORE_BLOCK = 2
 """Untimed calls when a subject's turn comes: the others have cooled its caches and put its threads to sleep."""
@@ -52,52 +51,63 @@ UNAVAILABLE = "unavailable"
 
 
 def main(folder: Path) -> None:
-    """Carry out the job in a folder."""
+    """Carry out the job in a folder.
+
+    Raises:
+        ModuleNotFoundError: numpy is not installed, or a runtime.
+        ValueError: More threads are asked for than this process may use.
+    """
+    import numpy as np
+
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if job["threads"] > available:
         raise ValueError(f"{job['threads']} threads are asked for, and this process may use {available}; ask for fewer")
-    before = snapshot()
+    before = read_machine_state()
     task = {"evaluate": evaluate, "measure": measure}[job["task"]]
     result = task(job, folder)
-    result.update(before=before, after=snapshot(), python=sys.version.split()[0], numpy=np.__version__)
+    result.update(before=before, after=read_machine_state(), python=sys.version.split()[0], numpy=np.__version__)
     write(folder / "result.json", json.dumps(result).encode())
 
 
 def evaluate(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Feed every image to one subject and keep the logits.
+    """Feed every image to one subject and save its logits [N, classes], and class and score, each [N], where it gives them.
 
     One batch of images is in memory at a time, so that the peak is the network's. It is the process's whole resident memory,
     because that is what a board must have; the baseline is Python with numpy, before the runtime is imported.
     """
+    import numpy as np
+
     size, subject = job["batch_size"], job["subjects"][0]
     source = folder / subject["images"]
     count = len(np.load(source, mmap_mode="r"))
-    baseline = memory_bytes("VmRSS")
-    answers: dict[str, list[Any]] = {}
-    with Blame(subject["name"]):
-        runtime = opener(job, subject, folder)()
+    baseline = read_memory_bytes("VmRSS")
+    batches: dict[str, list[Any]] = {}
+    with tag_errors(subject["name"]):
+        runtime = make_opener(job, subject, folder)()
         for start in range(0, count, size):
-            images = batch(source, start, size)
-            found = runtime.outputs(images) if subject.get("gives_class") else {"logits": runtime(images)}
-            for name in OUTPUTS & found.keys():
-                answers.setdefault(name, []).append(found[name][: count - start])
-            say(min(start + size, count), count, subject["name"])
-    for name, parts in answers.items():
-        whole = np.concatenate(parts)
-        keep(folder / f"{name}.npy", whole.astype(np.float32, copy=False) if name == "logits" else whole)
+            images = load_batch(source, start, size)
+            outputs = runtime.outputs(images) if subject.get("gives_class") else {"logits": runtime(images)}
+            for name in OUTPUTS & outputs.keys():
+                batches.setdefault(name, []).append(outputs[name][: count - start])
+            report_progress(min(start + size, count), count, subject["name"])
+    for name, parts in batches.items():
+        array = np.concatenate(parts)
+        save_array(folder / f"{name}.npy", array.astype(np.float32, copy=False) if name == "logits" else array)
     return {
         "effective": runtime.effective(),
-        "peak_memory_bytes": memory_bytes("VmHWM"),
+        "peak_memory_bytes": read_memory_bytes("VmHWM"),
         "baseline_memory_bytes": baseline,
     }
 
 
 def measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Time all subjects in interleaved rounds; each round runs them in another order."""
+    import numpy as np
+
     total, subjects = job["rounds"] + 1, job["subjects"]
-    fed = {name: batches_of(folder / name, job["batch_size"]) for name in sorted({subject["images"] for subject in subjects})}
-    states = [prepare(job, subject, folder, fed[subject["images"]], total) for subject in subjects]
+    fed = {name: load_batches(folder / name, job["batch_size"]) for name in sorted({subject["images"] for subject in subjects})}
+    states = [load_subject(job, subject, folder, fed[subject["images"]], total) for subject in subjects]
     share_ns = job["seconds"] * 1e9 / job["rounds"] / len(states)
     for state in states:
         state["calls"] = int(
@@ -111,21 +121,21 @@ def measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         orders.append(shuffler.permutation(len(states)).tolist())
         for index in orders[-1]:
             name, batches = subjects[index]["name"], fed[subjects[index]["images"]]
-            say(number + 1, total, name)
-            with Blame(name):
-                series(states[index]["runtime"], batches, CALLS_BEFORE_BLOCK)
-                states[index]["rounds_ns"].append(series(states[index]["runtime"], batches, states[index]["calls"]))
-    say(total, total, "")
+            report_progress(number + 1, total, name)
+            with tag_errors(name):
+                time_calls(states[index]["runtime"], batches, CALLS_BEFORE_BLOCK)
+                states[index]["rounds_ns"].append(time_calls(states[index]["runtime"], batches, states[index]["calls"]))
+    report_progress(total, total, "")
     for state in states:
         state["effective"] = state.pop("runtime").effective()
     return {"orders": orders, "subjects": {subject["name"]: state for subject, state in zip(subjects, states)}}  # noqa: B905 (Python 3.9)
 
 
-def prepare(job: dict[str, Any], subject: dict[str, Any], folder: Path, batches: list[Any], total: int) -> dict[str, Any]:
+def load_subject(job: dict[str, Any], subject: dict[str, Any], folder: Path, batches: list[Any], total: int) -> dict[str, Any]:
     """Load one subject and warm it up; what is special about the first calls is recorded apart."""
-    say(0, total, subject["name"])
-    with Blame(subject["name"]):
-        open_file = opener(job, subject, folder)
+    report_progress(0, total, subject["name"])
+    with tag_errors(subject["name"]):
+        open_file = make_opener(job, subject, folder)
         begun = time.perf_counter_ns()
         runtime = open_file()
         loaded = time.perf_counter_ns()
@@ -144,13 +154,15 @@ def prepare(job: dict[str, Any], subject: dict[str, Any], folder: Path, batches:
 
 def warm_up(runtime: Any, batches: list[Any], seconds: float) -> tuple[list[float], bool]:
     """Call until the windows' medians stop falling; return these medians and whether they did."""
+    import numpy as np
+
     limit = min(max(seconds, WARMUP_LIMIT_SECONDS[0]), WARMUP_LIMIT_SECONDS[1])
     medians: list[float] = []
     begun, calls = time.perf_counter(), CALLS_IN_BLOCK[0]
     while not is_steady(medians):
         if time.perf_counter() - begun > limit and len(medians) >= 4:
             return medians, False
-        medians.append(float(np.median(series(runtime, batches, calls))))
+        medians.append(float(np.median(time_calls(runtime, batches, calls))))
         calls = int(min(max(WARMUP_WINDOW_NS / max(medians[-1], 1.0), CALLS_IN_BLOCK[0]), CALLS_IN_BLOCK[1]))
     return medians, True
 
@@ -165,7 +177,7 @@ def is_steady(medians: list[float], *, tolerance: float = 0.03, windows: int = 3
     return min(medians[-windows:]) >= (1 - tolerance) * min(medians[:-windows])
 
 
-def series(runtime: Any, batches: list[Any], calls: int) -> list[int]:
+def time_calls(runtime: Any, batches: list[Any], calls: int) -> list[int]:
     """Return the nanoseconds of each of `calls` calls, with the garbage collector off."""
     clock, durations = time.perf_counter_ns, []
     gc.disable()
@@ -180,21 +192,29 @@ def series(runtime: Any, batches: list[Any], calls: int) -> list[int]:
     return durations
 
 
-def batches_of(path: Path, size: int) -> list[Any]:
-    """Return the batches that are fed in turn while timing."""
+def load_batches(path: Path, size: int) -> list[Any]:
+    """Return the batches that are fed in turn while timing, each [size, C, H, W] or, of pixels, [size, H, W, C]."""
+    import numpy as np
+
     images = np.load(path, mmap_mode="r")
     count = max(1, min(BATCHES, len(images), BATCHES_BYTES // (images[0].nbytes * size)))
-    return [batch(path, number * size, size) for number in range(count)]
+    return [load_batch(path, number * size, size) for number in range(count)]
 
 
-def batch(path: Path, start: int, size: int) -> Any:
-    """Return `size` images from `start` on; behind the last image the first follow, so every batch is full."""
+def load_batch(path: Path, start: int, size: int) -> Any:
+    """Return images [size, ...] from `start` on; behind the last image the first follow, so every batch is full."""
+    import numpy as np
+
     images = np.load(path, mmap_mode="r", allow_pickle=False)  # unmapped on return: its pages are not ours
     return np.ascontiguousarray(images[np.arange(start, start + size) % len(images)])
 
 
-def opener(job: dict[str, Any], subject: dict[str, Any], folder: Path) -> Callable[[], Any]:
-    """Return what opens the subject's file; its package is imported before, so that no file is charged for it."""
+def make_opener(job: dict[str, Any], subject: dict[str, Any], folder: Path) -> Callable[[], Any]:
+    """Return a function that opens the subject's file; the runtime is imported before, so that no file is charged for it.
+
+    Raises:
+        ImportError: The file of the runtime cannot be imported, or its package is not installed.
+    """
     path = folder / "runtimes" / f"{subject['runtime']}.py"
     spec = importlib.util.spec_from_file_location(f"runtime_{subject['runtime']}", path)
     if spec is None or spec.loader is None:
@@ -206,36 +226,34 @@ def opener(job: dict[str, Any], subject: dict[str, Any], folder: Path) -> Callab
     return partial(runtime, str(folder / subject["file"]), threads=job["threads"], batch_size=job["batch_size"])
 
 
-class Blame:
-    """Writes the name of the subject on whatever its runtime raises."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is not None:
-            error.__dict__["subject"] = self.name
+@contextmanager
+def tag_errors(name: str) -> Iterator[None]:
+    """Attach the name of the subject to whatever its runtime raises."""
+    try:
+        yield
+    except BaseException as error:
+        error.__dict__["subject"] = name
+        raise
 
 
-def confess(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Say on the last line of stderr, for the caller, what was raised; Python then exits with status 1."""
+def report_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Write what was raised to the last line of stderr, for the caller; Python then exits with status 1."""
     sys.__excepthook__(kind, error, trace)
-    said = {"error": str(error) or kind.__name__, "type": kind.__name__, "subject": error.__dict__.get("subject")}
+    document = {"error": str(error) or kind.__name__, "type": kind.__name__, "subject": error.__dict__.get("subject")}
     if isinstance(error, ModuleNotFoundError):
-        said["missing"] = error.name
-    print(json.dumps(said), file=sys.stderr, flush=True)
+        document["missing"] = error.name
+    print(json.dumps(document), file=sys.stderr, flush=True)
 
 
-def say(done: int, total: int, doing: str) -> None:
-    """Report progress; `doing` names the subject, so that the caller knows whose call it was if the process dies."""
+def report_progress(done: int, total: int, doing: str) -> None:
+    """Write progress to stderr; `doing` names the subject, so that the caller knows whose call it was if the process dies."""
     print(json.dumps({"done": done, "total": total, "doing": doing}), file=sys.stderr, flush=True)
 
 
-def keep(path: Path, array: Any) -> None:
-    """Write an array whole or not at all."""
+def save_array(path: Path, array: Any) -> None:
+    """Write an array of any shape whole or not at all."""
+    import numpy as np
+
     temporary = path.with_name("." + path.name)
     with temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
@@ -249,7 +267,7 @@ def write(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def memory_bytes(field: str) -> int | None:
+def read_memory_bytes(field: str) -> int | None:
     """Return `VmHWM` (peak) or `VmRSS` (now) of this process; None where there is no /proc.
 
     Not `ru_maxrss`: that is inherited through fork and exec, so under a big parent it is the parent's.
@@ -260,7 +278,7 @@ def memory_bytes(field: str) -> int | None:
     return None
 
 
-def snapshot() -> dict[str, Any]:
+def read_machine_state() -> dict[str, Any]:
     """Return what may disturb a measurement, as far as it can be read: load, clock, heat, throttling, stolen time."""
     cpu = (read("/proc/stat").split("\n", 1)[0].split() + [""] * 9)[8]
     switches = [line.replace("\t", " ") for line in read("/proc/self/status").splitlines() if "ctxt_switches" in line]
@@ -292,7 +310,7 @@ def read(path: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.excepthook = confess
+    sys.excepthook = report_error  # before numpy, so that where it is missing the caller is told
     if len(sys.argv) != 2:
         sys.exit("usage: python runner.py JOB")
     main(Path(sys.argv[1]))

@@ -1,1 +1,5 @@
-"""Places to run: one file each; `_device.py` is the contract."""
+"""Places to run: one file each; `Device` is the contract."""
+
+from benchmarks.devices._device import Device, Progress
+
+__all__ = ["Device", "Progress"]

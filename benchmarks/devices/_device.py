@@ -25,6 +25,6 @@ class Device(Protocol):
         """Run `job/runner.py` with `job` as its argument and leave its results in `job`.
 
         Raises:
-            CompressError: The runner said what is wrong with the job.
+            CompressError: The runner reported what is wrong with the job.
             Unreachable: The device did not answer, ran out of memory or time, or the runner died; the message says which.
         """

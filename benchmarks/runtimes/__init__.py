@@ -1,1 +1,5 @@
-"""Inference runtimes: one file each; `_runtime.py` is the contract."""
+"""Inference runtimes: one file each; `Runtime` is the contract."""
+
+from benchmarks.runtimes._runtime import Runtime
+
+__all__ = ["Runtime"]

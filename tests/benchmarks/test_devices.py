@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from benchmarks import runner
-from benchmarks.devices._device import Device
+from benchmarks.devices import Device
+from benchmarks.devices._runner_output import RunnerOutput
 from benchmarks.devices.local import Local
 from compress import plugins
 from compress.errors import CompressError, Unreachable
@@ -117,6 +118,18 @@ def test_a_runtime_that_fails_gives_one_clear_message(
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value)
     assert not (job / "result.json").exists()
+
+
+def test_a_python_without_numpy_is_told_from_a_broken_runner(tmp_path: Path) -> None:
+    """A board whose Python has no numpy gives the message of a missing package, not the end of a traceback."""
+    job, output = make_job(tmp_path, "pass"), RunnerOutput()
+    bare = [sys.executable, "-S", "-E", str(job / "runner.py"), str(job)]
+    done = subprocess.run(bare, capture_output=True, text=True, check=False)
+    for line in done.stderr.splitlines():
+        output.read_line(line, ignore)
+    error = output.make_error(done.returncode, None)
+    assert isinstance(error, Unreachable)
+    assert str(error).startswith("the job needs the package 'numpy', which is not installed: pip install")
 
 
 def test_a_crash_names_the_subject_that_was_running(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from rich.console import Console
 
-from benchmarks.devices._device import Progress
+from benchmarks.devices import Progress
 from benchmarks.protocol import Measurement, Subject, evaluate, measure, ratio
 from compress.errors import CompressError, Unreachable, Unstable
 from compress.events import Events

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import click
 
-from benchmarks.runner import memory_bytes, read
+from benchmarks.runner import read, read_memory_bytes
 from compress.errors import CompressError
 
 STEPS = 4
@@ -70,7 +70,7 @@ def _main(folder: Path, name: str, device: str) -> None:
     steps = subject.steps()
     for _ in range(STEPS):
         next(steps)
-    click.echo(json.dumps({"peak_bytes": memory_bytes("VmHWM"), "mapped_bytes": mapped_bytes(folder / "targets")}))
+    click.echo(json.dumps({"peak_bytes": read_memory_bytes("VmHWM"), "mapped_bytes": mapped_bytes(folder / "targets")}))
 
 
 if __name__ == "__main__":

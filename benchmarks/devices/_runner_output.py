@@ -1,0 +1,66 @@
+"""What a runner writes to stderr, read line by line; the same for every device."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.devices._device import Progress
+from compress.errors import CompressError, Unreachable
+from compress.plugins import missing_package
+
+
+@dataclass
+class RunnerOutput:
+    """Progress, the last error, and the last lines that are no document of the runner's."""
+
+    subject: str = "the runner"
+    """What was running last."""
+    error: dict[str, Any] | None = None
+    """The runner's own account of what was raised."""
+    other_lines: deque[str] = field(default_factory=lambda: deque(maxlen=5))
+    """From runtimes and the interpreter."""
+
+    def read_line(self, line: str, progress: Progress) -> None:
+        """Take in one line; those that are not the runner's come from a runtime."""
+        try:
+            document = json.loads(line)
+        except json.JSONDecodeError:
+            document = None
+        if isinstance(document, dict) and "error" in document:
+            self.error = document
+        elif isinstance(document, dict) and {"done", "total", "doing"} <= document.keys():
+            self.subject = document["doing"] or self.subject
+            progress(document["done"], document["total"], document["doing"])
+        elif line.strip():
+            self.other_lines.append(line.strip())
+
+    def make_error(self, status: int, late_after_seconds: float | None) -> CompressError:
+        """Return the exception for a runner that ended with a non-zero status.
+
+        Args:
+            status: As `subprocess` gives it: negative for a signal.
+            late_after_seconds: How long it was allowed to run, if that is why it was stopped.
+        """
+        if late_after_seconds is not None:
+            return Unreachable(f"{self.subject}: not done after {late_after_seconds:g} s, so it was stopped; allow more time")
+        if status < 0 or self.error is None:
+            return Unreachable(f"{self.subject}: {self._explain_death(status)}")
+        where = self.error["subject"] or "the job"
+        if "missing" in self.error:
+            return Unreachable(missing_package(where, ModuleNotFoundError(name=self.error["missing"])))
+        if self.error["type"] == "MemoryError":
+            return Unreachable(f"{where}: memory ran out; free some, or lower batch_size")
+        return CompressError(f"{where}: {' '.join(self.error['error'].split())}")
+
+    def _explain_death(self, status: int) -> str:
+        if status == -signal.SIGKILL:
+            return "the runner was killed, most likely because memory ran out; free some, or lower batch_size"
+        if status == -signal.SIGILL:
+            return "this processor lacks instructions that the runtime was built with (SIGILL); take a build of it for this one"
+        if status < 0:
+            return f"the runtime crashed the process ({signal.Signals(-status).name}); try the file on another version of it"
+        return f"the runner ended with status {status}: {' / '.join(self.other_lines) or 'it wrote nothing'}"
