@@ -27,9 +27,8 @@ from compress.models import Network
 from compress.recipe import MethodSection, TrainSection
 from compress.recipe.types import variants
 from compress.records import Accuracy, Epoch
-from compress.training import compile as compiling
-from compress.training import evaluate, preflight
-from compress.training import loop as trainer
+from compress.training import evaluate, loop, preflight
+from compress.training.compile import choose_engine
 from compress.training.device import choose_device
 
 Methods = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
@@ -87,7 +86,7 @@ def distill(
     given = [CheckedLoader("train", train), CheckedLoader("validation", validation)]
     modules = _modules(teacher, student)
     where = choose_device(settings.device)
-    layout = trainer.FORMATS[settings.memory_format]
+    layout = loop.FORMATS[settings.memory_format]
     batches, held_out = (FromLoader(loader, device=where, seed=seed, memory_format=layout) for loader in given)
     first = next(batches.epoch(0))
     tapped = (taps,) if isinstance(taps, str) else taps
@@ -104,7 +103,7 @@ def distill(
     whole = _method(sections, setting).to(where)
     with _flags_restored([*networks, learner]):
         _check_teachers(networks, held_out, classes)
-        preflight.structure(whole, first)
+        preflight.check_structure(whole, first)
         files = [
             None if state is None else _state_file(Path(state), stage, sections, settings, seed) for stage in whole.stages()
         ]
@@ -123,13 +122,13 @@ def distill(
 def _fit(
     stage: Method, train: FromLoader, held_out: FromLoader, first: Batch, settings: TrainSection, *, seed: int,
     state: Path | None, events: Events,
-) -> trainer.Fit:  # fmt: skip
+) -> loop.Fit:  # fmt: skip
     settings = stage.schedule(settings)
-    running = compiling.choose(
+    running = choose_engine(
         stage, first, engine=settings.engine, steps=settings.epochs * len(train),
-        autocast=trainer.DTYPES[settings.precision], events=events, decision=state and _decision(state),
+        autocast=loop.DTYPES[settings.precision], events=events, decision=state and _decision(state),
     )  # fmt: skip
-    return trainer.fit(
+    return loop.fit(
         stage, train, held_out, settings=settings, seed=seed, state=state, events=events, forward=running.forward
     )  # fmt: skip
 
@@ -141,10 +140,10 @@ def _decision(state: Path) -> Path:
 
 def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: int) -> None:
     names = [str(label) for label in range(classes)]
-    labels = evaluate.labels(held_out)
+    labels = evaluate.collect_labels(held_out)
     refuse_labels("validation", torch.from_numpy(labels), classes)
     for index, network in enumerate(networks):
-        preflight.teacher(f"teacher {index}", evaluate.logits(network, held_out), labels, names)
+        preflight.check_teacher(f"teacher {index}", evaluate.compute_logits(network, held_out), labels, names)
 
 
 def _state_file(folder: Path, stage: Method, sections: Sequence[MethodSection], settings: TrainSection, seed: int) -> Path:

@@ -13,7 +13,6 @@ import compress
 from compress.api import _another
 from compress.errors import CompressError
 from compress.methods import Forward
-from compress.training import compile as compiling
 from tests.tiny import TRIED, Counted, Tiny
 
 
@@ -120,7 +119,7 @@ def test_the_engine_of_the_settings_runs_the_student(tmp_path: Path, monkeypatch
         ran.append(Counted(network.outputs))
         return ran[-1]
 
-    monkeypatch.setattr(compiling, "build", build)
+    monkeypatch.setattr("compress.training.compile.compile_network", build)
     settings = compress.TrainSection(epochs=2, engine="compile", state_seconds=0)
     compress.distill([], Tiny(2), train=loader(), validation=loader(), method="supervised", settings=settings, state=tmp_path)
     assert [counted.steps for counted in ran] == [TRIED + 2 * len(loader())]

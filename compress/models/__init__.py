@@ -1,5 +1,6 @@
 """Model families, one file each, and their contract: `Network`, a module with named taps and a named classifier."""
 
+from compress.models._cost import count_macs, count_parameters
 from compress.models._network import Network, Outputs, find_shapes
 
-__all__ = ["Network", "Outputs", "find_shapes"]
+__all__ = ["Network", "Outputs", "count_macs", "count_parameters", "find_shapes"]

@@ -22,7 +22,7 @@ from compress.records import StageResult
 from compress.run.cache import Cache, lock_run
 from compress.run.data import RunData, prepare_data
 from compress.system.files import whole
-from compress.training import loop as trainer
+from compress.training import loop
 from compress.training.device import choose_device
 
 RECIPE, REJECTED = "recipe.yaml", "rejected"
@@ -71,7 +71,7 @@ class Run:
             flip=self.recipe.data.flip,
             views=self.recipe.data.views,
             augmentation_seed=self.recipe.data.augmentation_seed,
-            memory_format=trainer.FORMATS[settings.memory_format],
+            memory_format=loop.FORMATS[settings.memory_format],
         )
 
     @property

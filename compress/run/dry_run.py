@@ -29,9 +29,8 @@ from compress.run.build import build_method, build_network
 from compress.run.context import Run
 from compress.run.data import RunData
 from compress.text import name_teacher
-from compress.training import checkpoint, preflight
-from compress.training import compile as compiling
-from compress.training import loop as trainer
+from compress.training import checkpoint, loop, preflight
+from compress.training.compile import choose_engine, require_engine
 from compress.training.device import choose_device
 from exporters import About, Exporter
 
@@ -45,18 +44,18 @@ def check_networks(run: Run, batch: Batch) -> None:
     Raises:
         CompressError: A network, a file of weights or a method does not fit the others; the message says what to do.
     """
-    compiling.require(run.recipe.train.engine, run.device)
+    require_engine(run.recipe.train.engine, run.device)
     for index, section in enumerate(run.recipe.teacher):
         if section.train is not None:
             where = name_teacher(index, len(run.recipe.teacher), separator=".")
-            compiling.require(section.train.engine, run.device, field=f"{where}.train.engine")
+            require_engine(section.train.engine, run.device, field=f"{where}.train.engine")
     networks = [build_network(run, section, "check") for section in run.recipe.teacher]
     for network, section in zip(networks, run.recipe.teacher, strict=True):
         if section.weights is not None:  # refused here, before another teacher is trained
             checkpoint.load_weights(network, run.base / section.weights, sha256=section.sha256)
     teachers = [network for network in networks if isinstance(network, Network)]
     for methods in (run.recipe.method, *run.recipe.baselines):
-        preflight.structure(build_method(run, methods, teachers), batch)
+        preflight.check_structure(build_method(run, methods, teachers), batch)
 
 
 def check_compiles(run: Run, batch: Batch) -> None:
@@ -75,8 +74,8 @@ def check_compiles(run: Run, batch: Batch) -> None:
     networks = [build_network(run, section, "check") for section in run.recipe.teacher]
     teachers = [network for network in networks if isinstance(network, Network)]
     method = build_method(run, run.recipe.method, teachers).stages()[-1]
-    autocast = trainer.DTYPES[run.recipe.train.precision]
-    compiling.choose(method, batch, engine=engine, steps=1, autocast=autocast, events=run.events)
+    autocast = loop.DTYPES[run.recipe.train.precision]
+    choose_engine(method, batch, engine=engine, steps=1, autocast=autocast, events=run.events)
 
 
 def check_exports(run: Run) -> None:

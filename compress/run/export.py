@@ -18,6 +18,7 @@ from benchmarks.environment import environment
 from compress import records
 from compress.errors import CompressError
 from compress.fingerprint import hash_plugin, hash_sources, make_key
+from compress.models import count_macs, count_parameters
 from compress.quantization.candidate import Unavailable
 from compress.quantization.ladder import describe_ladder
 from compress.recipe import ExportSection, canonical
@@ -28,13 +29,12 @@ from compress.run.verify import (
     HARNESS,
     SplitLogits,
     WrittenFile,
-    count_macs,
     describe,
     make_subject,
     verify_file,
 )
 from compress.system.files import sha256_of
-from compress.training import evaluate as torch_evaluate
+from compress.training.evaluate import measure_accuracy
 from exporters import Exporter
 
 NO_TEACHERS = Unavailable("no teachers")
@@ -78,13 +78,14 @@ class ExportedFile(NamedTuple):
 
 def describe_unexported(run: Run, trained: Trained, logits: SplitLogits, *, shipped: Trained) -> Variant:
     """Return the row of a network that is compared as trained and not exported, beside the one that is shipped."""
-    same = count_macs(run, trained) == count_macs(run, shipped)
+    image = run.data.sample_image()
+    same = count_macs(trained.network, image) == count_macs(shipped.network, image)
     graph = "the same graph as the student's" if same else "another graph than the student's, and so another latency"
     return Variant(
         name=f"{trained.name}-torch", network=trained.name, method=trained.method, format=TORCH, runtime=TORCH,
-        precision="fp32", device="local", parameters=torch_evaluate.parameters(trained.network), macs=count_macs(run, trained),
-        accuracy=torch_evaluate.accuracy(logits.test, run.data.test.labels),
-        validation=torch_evaluate.accuracy(logits.validation, run.data.validation.labels),
+        precision="fp32", device="local", parameters=count_parameters(trained.network), macs=count_macs(trained.network, image),
+        accuracy=measure_accuracy(logits.test, run.data.test.labels),
+        validation=measure_accuracy(logits.validation, run.data.validation.labels),
         status="skipped", reason=f"not exported: {graph}",
     )  # fmt: skip
 

@@ -19,18 +19,17 @@ from typing import NamedTuple
 from compress.errors import Interrupted
 from compress.events import Events
 from compress.methods import Method
-from compress.models import Network
+from compress.models import Network, count_macs
 from compress.recipe import MethodSection, TrainSection
 from compress.run import seeds as students
 from compress.run.context import Run, Trained, Turn
 from compress.run.students import find_shared_stage, train_student
 from compress.system.files import writable
 from compress.teachers import engines
-from compress.teachers import provider as teaching
-from compress.teachers import store as targets
-from compress.teachers.signals import few, read_by
-from compress.training import evaluate
-from compress.training import loop as trainer
+from compress.teachers.provider import FOLDER
+from compress.teachers.signals import find_required_signals, take_first_images
+from compress.teachers.store import count_bytes_per_image, find_obstacle
+from compress.training import loop
 
 ANSWERS = "turns"
 WORTH_MACS = {"cpu": 3e11, "cuda": 3e14}
@@ -59,7 +58,7 @@ def train_in_lockstep(runs: Sequence[Run], teachers: Sequence[Trained]) -> Itera
         Interrupted: The user stopped; the same call continues.
     """
     first = runs[0]
-    answers = first.cache.folder / teaching.FOLDER / ANSWERS / first.folder.name
+    answers = first.cache.folder / FOLDER / ANSWERS / first.folder.name
     named = {
         name: epochs
         for name, methods in students.list_students(first.recipe)
@@ -118,7 +117,7 @@ def _train_turn(student: _Waiting, turn: Turn, teachers: Sequence[Trained]) -> i
     """Let a student have a turn, and return how many epochs it has behind it."""
     try:
         train_student(replace(student.run, turn=turn), student.name, student.methods, teachers)
-    except trainer.Paused as paused:
+    except loop.Paused as paused:
         return paused.epochs
     return student.epochs
 
@@ -149,18 +148,18 @@ def _count_epochs_in_lockstep(run: Run, methods: Sequence[MethodSection], teache
 def _pays(run: Run, stage: Method, settings: TrainSection) -> bool:
     """Return whether all views are too many for the store, one is not, and to answer it is work for the teachers."""
     batches = run.batch_shuffled(run.data.train, settings, seed=0)
-    some = few(next(batches.epoch(0)))
-    signals = read_by(stage, some)
+    some = take_first_images(next(batches.epoch(0)))
+    signals = find_required_signals(stage, some)
     if not signals:
         return False
     networks = [teacher for teacher in stage.teachers if isinstance(teacher, Network)]
-    answering = engines.Answering(networks, signals)
-    probe = engines.eager(answering, trainer.DTYPES[settings.precision])(some.images)
-    bytes_per_view = targets.bytes_per_image(probe, run.recipe.teacher_outputs) * batches.rows
-    views, store = {batches.view(epoch) for epoch in range(settings.epochs)}, run.cache.folder / teaching.FOLDER
+    answering = engines.JointTeachers(networks, signals)
+    probe = engines.build_eager(answering, loop.DTYPES[settings.precision])(some.images)
+    bytes_per_view = count_bytes_per_image(probe, run.recipe.teacher_outputs) * batches.rows
+    views, store = {batches.view(epoch) for epoch in range(settings.epochs)}, run.cache.folder / FOLDER
     all_views, one = (
-        targets.obstacle(store, run.recipe.teacher_outputs, bytes_per_view=bytes_per_view, views=count)
+        find_obstacle(store, run.recipe.teacher_outputs, bytes_per_view=bytes_per_view, views=count)
         for count in (len(views), 1)
     )
-    macs = evaluate.macs(answering, some.images[:1]) * batches.rows
+    macs = count_macs(answering, some.images[:1]) * batches.rows
     return bool(all_views) and not one and macs >= WORTH_MACS[run.device.type]

@@ -41,7 +41,7 @@ def build_report(run: Run, found: Findings) -> Report:
     stages = _collect_stages(found)
     seconds = {**found.further.seconds, **{key: stage.seconds for key, stage in stages.items()}}
     scores = students.collect_scores(found.correct)
-    guesses = preflight.guesses("student", found.shipped.validation, run.validation_labels)
+    guesses = preflight.describe_guessing("student", found.shipped.validation, run.validation_labels)
     return Report(
         name=run.recipe.name,
         recipe=run.recipe.model_dump(mode="json"),

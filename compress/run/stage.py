@@ -16,6 +16,7 @@ from compress.fingerprint import describe_training, make_key
 from compress.freezing import freeze_all_but, trained_parameters
 from compress.methods import Method, Signal
 from compress.methods.supervised import Supervised
+from compress.models import count_macs, count_parameters
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Analysis, StageResult, TeacherOutputsResult
 from compress.records.training import METRICS, WEIGHTS
@@ -24,13 +25,10 @@ from compress.run.build import derive_seed
 from compress.run.context import STATE, Run, Trained, Turn
 from compress.system.files import sha256_of
 from compress.system.signals import graceful
-from compress.teachers import provider as teaching
-from compress.teachers.provider import Teachers
-from compress.teachers.signals import few, read_by, validated_by
-from compress.training import checkpoint, evaluate, preflight
-from compress.training import compile as compiling
-from compress.training import loop as trainer
-from compress.training.compile import Running
+from compress.teachers.provider import FOLDER, TeacherOutputs
+from compress.teachers.signals import find_required_signals, find_validation_signals, take_first_images
+from compress.training import checkpoint, loop, preflight
+from compress.training.compile import StudentEngine, choose_engine
 from compress.training.loop import Fit
 
 
@@ -109,16 +107,16 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
     batches = run.batch_shuffled(run.data.train, settings, seed=stage.seed)
     batch = next(batches.epoch(0))
     if stage.turn is None or not (folder / STATE).is_file():
-        _announce(run, stage.name, method, few(batch))
+        _announce(run, stage.name, method, take_first_images(batch))
     begun = time.monotonic()
     held_out = run.batch_in_order(run.data.validation)
-    training, validating = _provide_for_stage(run, stage, folder, batches, held_out, first=few(batch))
-    running = compiling.choose(
+    training, validating = _provide_for_stage(run, stage, folder, batches, held_out, first=take_first_images(batch))
+    running = choose_engine(
         method, batch, engine=settings.engine, steps=settings.epochs * len(batches),
-        autocast=trainer.DTYPES[settings.precision], events=run.events, decision=folder / ".engine-student.json",
+        autocast=loop.DTYPES[settings.precision], events=run.events, decision=folder / ".engine-student.json",
     )  # fmt: skip
     with graceful(run.events) as stopped:
-        fit = trainer.fit(
+        fit = loop.fit(
             method, batches, held_out, settings=settings, seed=stage.seed, state=folder / STATE, stopped=stopped,
             events=run.events, description=label_stage(run, stage.name), teachers=training, validating=validating,
             forward=running.forward, until=stage.turn and stage.turn.stop_after,
@@ -131,14 +129,14 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
 
 def _provide_for_stage(
     run: Run, stage: _Stage, folder: Path, batches: InMemory, held_out: InMemory, *, first: Batch
-) -> tuple[Teachers | None, Teachers | None]:
+) -> tuple[TeacherOutputs | None, TeacherOutputs | None]:
     """Return what gives the outputs of frozen teachers to training and to validation, where a stage needs them."""
-    method, epochs, autocast = stage.method, stage.settings.epochs, trainer.DTYPES[stage.settings.precision]
+    method, epochs, autocast = stage.method, stage.settings.epochs, loop.DTYPES[stage.settings.precision]
     training = _provide_outputs(
-        run, method, read_by(method, first), batches, epochs=epochs, shared=stage.shared, autocast=autocast,
+        run, method, find_required_signals(method, first), batches, epochs=epochs, shared=stage.shared, autocast=autocast,
         decision=folder / ".engine-training.json", images="training", one_view=stage.turn and stage.turn.outputs,
     )  # fmt: skip
-    signals = validated_by(method, few(next(held_out.epoch(0))))
+    signals = find_validation_signals(method, take_first_images(next(held_out.epoch(0))))
     validating = _provide_outputs(
         run, method, signals, held_out, epochs=epochs, shared=False, autocast=None,
         decision=folder / ".engine-held-out.json", images="held-out",
@@ -147,7 +145,7 @@ def _provide_for_stage(
 
 
 def _record(
-    run: Run, stage: _Stage, folder: Path, fit: Fit, running: Running, *, analyses: tuple[Analysis, ...],
+    run: Run, stage: _Stage, folder: Path, fit: Fit, running: StudentEngine, *, analyses: tuple[Analysis, ...],
     outputs: Sequence[TeacherOutputsResult], begun: float,
 ) -> None:  # fmt: skip
     """Save the weights of a trained stage and what is known of its training; its state is needed no more."""
@@ -157,8 +155,8 @@ def _record(
     image = run.data.sample_image().to(run.device)
     result = StageResult(
         stage=stage.name, key=stage.key, method=stage.method_name,
-        parameters=evaluate.parameters(product if own is None else stage.method.deployable()),
-        macs=None if own is None else evaluate.macs(stage.method.deployable(), image),
+        parameters=count_parameters(product if own is None else stage.method.deployable()),
+        macs=None if own is None else count_macs(stage.method.deployable(), image),
         best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
         analyses=analyses, engine=running.engine, engine_trials=running.trials, teacher_outputs=tuple(outputs),
         epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
@@ -199,12 +197,12 @@ def _may_use_teachers(method: Method) -> bool:
 def _provide_outputs(
     run: Run, method: Method, signals: Sequence[Signal], batches: InMemory, *, epochs: int, shared: bool,
     autocast: torch.dtype | None, decision: Path, images: str, one_view: Path | None = None,
-) -> Teachers | None:  # fmt: skip
+) -> TeacherOutputs | None:  # fmt: skip
     """Return what answers for the frozen teachers of a stage, or nothing where it asks none."""
     if not signals:
         return None
-    return Teachers(
-        method, signals, batches, section=run.recipe.teacher_outputs, folder=run.cache.folder / teaching.FOLDER, epochs=epochs,
+    return TeacherOutputs(
+        method, signals, batches, section=run.recipe.teacher_outputs, folder=run.cache.folder / FOLDER, epochs=epochs,
         shared=shared, autocast=autocast, events=run.events, decision=decision, images=images, one_view=one_view,
     )  # fmt: skip
 
@@ -212,8 +210,8 @@ def _provide_outputs(
 def _announce(run: Run, name: str, method: Method, batch: Batch) -> None:
     """Say what is trained, what is frozen, and how much of the gradient each loss term has."""
     trained = sum(parameter.numel() for parameter in trained_parameters(method))
-    frozen = evaluate.parameters(method) - trained
-    shares = preflight.gradient_shares(method, batch)
+    frozen = count_parameters(method) - trained
+    shares = preflight.measure_gradient_shares(method, batch)
     listed = ", ".join(f"{term} {share:.0%}" for term, share in shares.items())
     run.events.say(f"{label_stage(run, name)}: trains {trained:,} parameters, {frozen:,} frozen; gradient norm: {listed}")
     run.events.emit("preflight", stage=name, seed=run.seed, trained=trained, frozen=frozen, gradient_shares=shares)

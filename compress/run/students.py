@@ -15,7 +15,7 @@ from compress.run.build import build_method
 from compress.run.context import Run, Trained
 from compress.run.stage import train_stage
 from compress.system.files import sha256_of
-from compress.teachers import store as targets
+from compress.teachers.identity import identify_class
 
 
 def train_student(run: Run, name: str, sections: Sequence[MethodSection], teachers: Sequence[Trained]) -> Trained:
@@ -86,7 +86,7 @@ def train_preparatory_stages(
     results: list[StageResult] = []
     before = [stage.stage for stage in method.stages()[:-1]]
     for index, stage in enumerate(method.stages()[:-1]):
-        reads = {"teachers": knowledge, "stage": dict(stage.identity()), "method": targets.source(type(stage))}
+        reads = {"teachers": knowledge, "stage": dict(stage.identity()), "method": identify_class(type(stage))}
         if _trains_student(stage):
             reads |= {"prepared": [result.key for result in results], "model": describe_model(run.recipe.student)}
         number = "" if before.count(stage.stage) == 1 else str(index)

@@ -20,14 +20,16 @@ import torch
 from numpy.typing import NDArray
 
 import exporters
-from benchmarks.protocol import Evaluation, Subject, evaluate
+from benchmarks import protocol
+from benchmarks.protocol import Evaluation, Subject
 from compress import __version__
 from compress.errors import CompressError
+from compress.models import count_macs, count_parameters
 from compress.preprocess import Images, normalise
 from compress.recipe import ExportSection
 from compress.records import Gate, Ladder, Precision, Preprocess, Variant
 from compress.run.context import Run, Trained
-from compress.training import evaluate as torch_evaluate
+from compress.training import evaluate
 from exporters import About, Exporter
 from exporters.verification.interface import ExpectedInterface
 from exporters.verification.judge import add_failures, inspect_file
@@ -75,7 +77,7 @@ def compute_logits(run: Run, trained: Trained) -> SplitLogits:
     """Return the logits of a network on the validation and the test split."""
     cpu = torch.device("cpu")  # where the files run; a GPU may round differently
     network, splits = trained.network.to(cpu), (run.data.validation, run.data.test)
-    return SplitLogits(*(torch_evaluate.logits(network, run.batch_in_order(split, device=cpu)) for split in splits))
+    return SplitLogits(*(evaluate.compute_logits(network, run.batch_in_order(split, device=cpu)) for split in splits))
 
 
 def make_subject(name: str, path: Path, exporter: Exporter) -> Subject:
@@ -95,8 +97,8 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
     precision, held = exporters.load(section).precision, len(data.validation.labels)
     row = Variant(
         name=file.name, network=trained.name, method=trained.method, format=section.format, runtime=file.runtime,
-        precision=precision, device="local", parameters=torch_evaluate.parameters(trained.network),
-        macs=count_macs(run, trained), status="failed",
+        precision=precision, device="local", parameters=count_parameters(trained.network),
+        macs=count_macs(trained.network, run.data.sample_image()), status="failed",
     )  # fmt: skip
     try:
         found = run_file(file, [data.validation.images, data.test.images], data.preprocess)
@@ -121,8 +123,8 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
         return row.model_copy(update={"reason": gate.reason}), gate
     return row.model_copy(
         update={
-            "accuracy": torch_evaluate.accuracy(on_test, data.test.labels),
-            "validation": torch_evaluate.accuracy(on_validation, data.validation.labels),
+            "accuracy": evaluate.measure_accuracy(on_test, data.test.labels),
+            "validation": evaluate.measure_accuracy(on_validation, data.validation.labels),
             "agreement_percent": 100 * float((on_test.argmax(axis=1) == logits.test.argmax(axis=1)).mean()),
             "max_abs_diff": float(np.abs(on_test - logits.test).max()),
             "peak_memory_bytes": found.peak_memory_bytes,
@@ -138,7 +140,10 @@ def run_file(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *,
 
     Images in memory are run by one process, images on disk by one for every `SLICE_BYTES` of them.
     """
-    parts = [evaluate(file, normalise(pixels, preprocess), pixels=pixels, batch_size=batch_size) for pixels in _slices(splits)]
+    parts = [
+        protocol.evaluate(file, normalise(pixels, preprocess), pixels=pixels, batch_size=batch_size)
+        for pixels in _slices(splits)
+    ]
     if len(parts) == 1:
         return parts[0]
     peaks = [part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None]
@@ -179,8 +184,3 @@ def judge(
     return exporters.gate(
         reference, logits, run.validation_labels, settings=run.recipe.gate, precision=precision, alone=alone, original=original
     )
-
-
-def count_macs(run: Run, trained: Trained) -> int:
-    """Return the multiply-accumulates of a network for one image."""
-    return torch_evaluate.macs(trained.network, run.data.sample_image())

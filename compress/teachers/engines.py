@@ -1,8 +1,9 @@
-"""How a frozen teacher is run: several engines give the same answers, some much faster than eager float32.
+"""Run frozen teachers: several engines give the same outputs, some much faster than eager float32.
 
-`choose` tries them on a few batches of real images, interleaved, and takes the fastest whose answers are close enough to those
-of eager float32. What was tried is kept, so that a run that continues, and every later one on this machine, takes the same.
-No engine changes a network or its mode: each but eager has a copy, and all run it in evaluation mode.
+`try_engines` runs each on a few batches of real images, in interleaved rounds, and puts first the fastest whose outputs are
+close enough to those of eager float32. The trial is kept, so that a run that continues, and every later one on this machine,
+takes the same engine; another machine, or a trial under other load, may choose another. No engine changes a network or its
+mode: each but eager has a copy, and all run it in evaluation mode.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Engine = Callable[[Tensor], tuple[Tensor, ...]]
 """Images [B, C, H, W] to one tensor [B, ...] for each signal that it was made for, in their order."""
 
 
-class Answering(nn.Module):
+class JointTeachers(nn.Module):
     """All teachers that are asked, as one frozen module from images to the tensors of some signals.
 
     Args:
@@ -64,7 +65,7 @@ class Answering(nn.Module):
         return tuple(answers)
 
 
-def eager(answering: Answering, autocast: torch.dtype | None = None) -> Engine:
+def build_eager(answering: JointTeachers, autocast: torch.dtype | None = None) -> Engine:
     """Return torch as it is, in the precision of the training; not in inference mode, whose tensors no loss may keep."""
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
@@ -75,13 +76,13 @@ def eager(answering: Answering, autocast: torch.dtype | None = None) -> Engine:
     return run
 
 
-def channels_last(answering: Answering, autocast: torch.dtype | None = None) -> Engine:
+def build_channels_last(answering: JointTeachers, autocast: torch.dtype | None = None) -> Engine:
     """Return a copy whose convolutions read images with the channels last in memory."""
-    run = eager(_copy(answering), autocast)
+    run = build_eager(_copy(answering), autocast)
     return lambda images: run(images.contiguous(memory_format=torch.channels_last))
 
 
-def compiled(answering: Answering) -> Engine:
+def build_compiled(answering: JointTeachers) -> Engine:
     """Return a copy compiled by torch's inductor; the first call takes up to a minute."""
     whole = torch.compile(_copy(answering))
 
@@ -93,7 +94,7 @@ def compiled(answering: Answering) -> Engine:
     return run
 
 
-def openvino(answering: Answering, images: Tensor, precision: str, *, quantised: bool = False) -> Engine:
+def build_openvino(answering: JointTeachers, images: Tensor, precision: str, *, quantised: bool = False) -> Engine:
     """Return the deployment runtime, compiled for batches of this size; smaller ones are filled up.
 
     Args:
@@ -109,13 +110,13 @@ def openvino(answering: Answering, images: Tensor, precision: str, *, quantised:
     try:
         with _quiet.tracer(), torch.no_grad():
             model = runtime.convert_model(torch.export.export(copy.deepcopy(answering).eval(), (images,)))
-    except _refusals(runtime) as error:
+    except _list_refusals(runtime) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CompressError(
             f"teacher_outputs.engine: OpenVINO cannot take the teacher ({reason}); choose another engine"
         ) from error
     if quantised:
-        model = _quantised(model, images)
+        model = _quantize(model, images)
     asked = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -141,7 +142,7 @@ def openvino(answering: Answering, images: Tensor, precision: str, *, quantised:
     return run
 
 
-def _quantised(model: Any, images: Tensor) -> Any:
+def _quantize(model: Any, images: Tensor) -> Any:
     """Return a graph in int8, by NNCF's defaults."""
     nncf = _quiet.nncf()
     try:
@@ -154,41 +155,41 @@ def _quantised(model: Any, images: Tensor) -> Any:
         ) from error
 
 
-def _refusals(runtime: Any) -> tuple[type[Exception], ...]:
+def _list_refusals(runtime: Any) -> tuple[type[Exception], ...]:
     """Return what torch's tracer and OpenVINO raise for networks that they cannot take."""
     own = runtime.frontend.OpConversionFailure, runtime.frontend.NotImplementedFailure, runtime.frontend.GeneralFailure
     return (RuntimeError, TypeError, ValueError, *own)
 
 
-def candidates(answering: Answering, images: Tensor, autocast: torch.dtype | None) -> Mapping[str, Callable[[], Engine]]:
+def list_engines(answering: JointTeachers, images: Tensor, autocast: torch.dtype | None) -> Mapping[str, Callable[[], Engine]]:
     """Return the engines that this device has, by the name that a recipe gives them, each built when it is called."""
     known: dict[str, Callable[[], Engine]] = {
-        "eager": lambda: eager(answering, autocast),
-        "channels_last": lambda: channels_last(answering, autocast),
-        "compile": lambda: compiled(answering),
+        "eager": lambda: build_eager(answering, autocast),
+        "channels_last": lambda: build_channels_last(answering, autocast),
+        "compile": lambda: build_compiled(answering),
     }
     if images.device.type == "cuda":
-        known["bf16"] = lambda: channels_last(answering, torch.bfloat16)
-        known["fp16"] = lambda: channels_last(answering, torch.float16)
+        known["bf16"] = lambda: build_channels_last(answering, torch.bfloat16)
+        known["fp16"] = lambda: build_channels_last(answering, torch.float16)
         return known
     capabilities = _quiet.openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    known["openvino"] = lambda: openvino(answering, images, "f32")
-    known["openvino_int8"] = lambda: openvino(answering, images, "f32", quantised=True)
+    known["openvino"] = lambda: build_openvino(answering, images, "f32")
+    known["openvino_int8"] = lambda: build_openvino(answering, images, "f32", quantised=True)
     if "BF16" in capabilities:
-        known["bf16"] = lambda: channels_last(answering, torch.bfloat16)
-        known["openvino_bf16"] = lambda: openvino(answering, images, "bf16")
+        known["bf16"] = lambda: build_channels_last(answering, torch.bfloat16)
+        known["openvino_bf16"] = lambda: build_openvino(answering, images, "bf16")
     return known
 
 
-def build(name: str, answering: Answering, images: Tensor, autocast: torch.dtype | None) -> Engine:
+def build_engine(name: str, answering: JointTeachers, images: Tensor, autocast: torch.dtype | None) -> Engine:
     """Return the engine of that name.
 
     Raises:
         CompressError: This device does not have it.
     """
     if name == "eager":
-        return eager(answering, autocast)  # without loading a runtime
-    known = candidates(answering, images, autocast)
+        return build_eager(answering, autocast)  # without loading a runtime
+    known = list_engines(answering, images, autocast)
     if name not in known:
         raise CompressError(
             f"teacher_outputs.engine: {name!r} does not run on this machine; it has: {', '.join(known)}, or use auto"
@@ -196,8 +197,8 @@ def build(name: str, answering: Answering, images: Tensor, autocast: torch.dtype
     return known[name]()
 
 
-def choose(
-    answering: Answering,
+def try_engines(
+    answering: JointTeachers,
     batches: Sequence[Tensor],
     autocast: torch.dtype | None,
     *,
@@ -221,27 +222,27 @@ def choose(
         CompressError: The answers of eager float32 are not finite.
     """
     events = events or Events()
-    reference = [eager(answering)(images) for images in batches]
+    reference = [build_eager(answering)(images) for images in batches]
     if not all(bool(answer.isfinite().all()) for answers in reference for answer in answers):
         raise CompressError("teacher: gives numbers that are not finite on the training images; check its weights")
-    engines = _running(candidates(answering, batches[0], autocast), batches[0], events)
+    engines = _start_engines(list_engines(answering, batches[0], autocast), batches[0], events)
     times: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(ROUNDS):
         for name, engine in engines.items():
-            times[name].append(seconds(engine, batches[0]))
+            times[name].append(time_batch_seconds(engine, batches[0]))
     found = []
     for name, engine in engines.items():
-        trial = compared(
+        trial = compare_outputs(
             answering, name, [engine(images) for images in batches], reference, 1000 * statistics.median(times[name])
         )
         if math.isfinite(trial.relative_difference):
             found.append(trial)
         else:
             events.say(f"teacher: engine {name} gives numbers that are not finite and is left out")
-    return tuple(sorted(found, key=lambda trial: (_too_far(trial, tolerance), trial.ms_per_batch)))
+    return tuple(sorted(found, key=lambda trial: (_is_too_far(trial, tolerance), trial.ms_per_batch)))
 
 
-def decided(path: Path, events: Events) -> tuple[EngineTrial, ...]:
+def read_trials(path: Path, events: Events) -> tuple[EngineTrial, ...]:
     """Return what was decided before, if anything; a damaged file is said, and removed."""
     if not path.is_file():
         return ()
@@ -253,11 +254,11 @@ def decided(path: Path, events: Events) -> tuple[EngineTrial, ...]:
         return ()
 
 
-def _too_far(trial: EngineTrial, tolerance: float) -> bool:
+def _is_too_far(trial: EngineTrial, tolerance: float) -> bool:
     return trial.relative_difference > tolerance and trial.engine != "eager"  # which is what runs where nothing else does
 
 
-def _running(known: Mapping[str, Callable[[], Engine]], images: Tensor, events: Events) -> dict[str, Engine]:
+def _start_engines(known: Mapping[str, Callable[[], Engine]], images: Tensor, events: Events) -> dict[str, Engine]:
     """Return the engines that can take these networks, each called once, since the first call is slow."""
     engines = {}
     for name, make in known.items():
@@ -268,12 +269,12 @@ def _running(known: Mapping[str, Callable[[], Engine]], images: Tensor, events: 
         except CompressError as error:
             events.say(f"{error}; engine {name} is left out")
             continue
-        seconds(engines[name], images)
+        time_batch_seconds(engines[name], images)
     return engines
 
 
-def compared(
-    answering: Answering,
+def compare_outputs(
+    answering: JointTeachers,
     name: str,
     given: Sequence[tuple[Tensor, ...]],
     reference: Sequence[tuple[Tensor, ...]],
@@ -302,12 +303,12 @@ def compared(
     )
 
 
-def _copy(answering: Answering) -> Answering:
-    ours: Answering = copy.deepcopy(answering).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def _copy(answering: JointTeachers) -> JointTeachers:
+    ours: JointTeachers = copy.deepcopy(answering).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return ours.eval()
 
 
-def seconds(engine: Engine, images: Tensor) -> float:
+def time_batch_seconds(engine: Engine, images: Tensor) -> float:
     """Return how long one batch takes, in seconds."""
     begun = time.perf_counter()
     engine(images)

@@ -25,7 +25,7 @@ LARGE = 1 << 16
 """Bytes; what is smaller stays in memory, for every file takes some, too."""
 
 
-def page_out(modules: Iterable[nn.Module], folder: Path) -> None:
+def offload_weights(modules: Iterable[nn.Module], folder: Path) -> None:
     """Let the large frozen tensors of some modules lie in files, which have no names and go when the tensors do.
 
     On systems where a file cannot lose its name while it is open nothing happens.
@@ -40,10 +40,10 @@ def page_out(modules: Iterable[nn.Module], folder: Path) -> None:
     if os.name != "posix":
         return
     everything = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
-    tensors = {id(tensor): tensor for tensor in everything if _may_go(tensor)}.values()
+    tensors = {id(tensor): tensor for tensor in everything if _can_offload(tensor)}.values()
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
     with writable(folder):
-        mapped = {address: _mapped(storage, folder) for address, storage in storages.items()}
+        mapped = {address: _map_to_file(storage, folder) for address, storage in storages.items()}
     for tensor in tensors:
         place = mapped[tensor.untyped_storage().data_ptr()]
         moved = torch.empty(0, dtype=tensor.dtype).set_(place, tensor.storage_offset(), tensor.size(), tensor.stride())
@@ -54,13 +54,13 @@ def page_out(modules: Iterable[nn.Module], folder: Path) -> None:
         trim(0)
 
 
-def _may_go(tensor: Tensor) -> bool:
+def _can_offload(tensor: Tensor) -> bool:
     if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.requires_grad:
         return False
     return tensor.untyped_storage().nbytes() >= LARGE
 
 
-def _mapped(storage: UntypedStorage, folder: Path) -> UntypedStorage:
+def _map_to_file(storage: UntypedStorage, folder: Path) -> UntypedStorage:
     """Return the same bytes, mapped from a file; who writes to them writes to memory of its own."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data)

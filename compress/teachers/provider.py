@@ -30,10 +30,11 @@ from compress.recipe import TeacherOutputsSection
 from compress.records import EngineTrial, EngineTrials, TeacherOutputsResult
 from compress.system.files import writable
 from compress.teachers import engines
-from compress.teachers import offload as paging
-from compress.teachers import signals as reading
-from compress.teachers import store as targets
-from compress.teachers.engines import Answering, Engine
+from compress.teachers.engines import Engine, JointTeachers
+from compress.teachers.identity import hash_module, identify_class
+from compress.teachers.offload import offload_weights
+from compress.teachers.signals import name_signal
+from compress.teachers.store import Store, StoredSignal, count_bytes_per_image, find_obstacle
 
 FOLDER = "teacher_outputs"
 """Of the store, in the cache of all runs."""
@@ -44,12 +45,12 @@ WORTH_A_TRIAL_SECONDS = 20.0
 """A teacher that eager torch runs in less than that, all batches together, is not worth trying engines for."""
 
 
-class Teachers:
+class TeacherOutputs:
     """The answers of frozen teachers for the batches of one stage.
 
     Args:
         method: The stage.
-        signals: What it reads of them (`read_by`).
+        signals: What it reads of them (`find_required_signals`).
         batches: The training images.
         section: How the recipe wants answers computed and kept.
         folder: Of the store.
@@ -82,10 +83,10 @@ class Teachers:
         self._signals, self._batches, self._section, self._events = tuple(signals), batches, section, events
         self._autocast, self._folder, self._images = autocast, folder, images
         networks = [teacher for teacher in method.teachers if isinstance(teacher, Network)]
-        self._answering = Answering(networks, signals)
+        self._answering = JointTeachers(networks, signals)
         self._shown = sorted({batches.view(epoch) for epoch in range(epochs)})
         self._sample = next(batches.read_view(0)).images
-        self._probe = engines.eager(self._answering)(self._sample[:PROBE_IMAGES])
+        self._probe = engines.build_eager(self._answering)(self._sample[:PROBE_IMAGES])
         too_much = self._obstacle(len(self._shown))
         self._one_view = bool(too_much and one_view and section.store == "auto" and not self._obstacle(1))
         self._why_not = "" if self._one_view else self._refusal(too_much, reread=shared or len(self._shown) < epochs)
@@ -93,9 +94,9 @@ class Teachers:
         self._engine_name, self._trials = self._choice(runs * len(batches), decision)
         self._engine: Engine | None = None
         kept_in = one_view if one_view is not None and self._one_view else folder
-        self._store = targets.Store(kept_in, precision=section.precision, events=events)
+        self._store = Store(kept_in, precision=section.precision, events=events)
         self._answers = [
-            targets.Answer(reading.name(method, signal), self._key(networks, signal, probe), (batches.rows, *probe.shape[1:]))
+            StoredSignal(name_signal(method, signal), self._key(networks, signal, probe), (batches.rows, *probe.shape[1:]))
             for signal, probe in zip(signals, self._probe, strict=True)
         ]
         self._made, self._seconds, self._max_abs_error, self._resting, self._before = 0, 0.0, 0.0, False, ""
@@ -153,7 +154,7 @@ class Teachers:
             return
         self._resting = True
         try:
-            paging.page_out([self._answering], self._folder)
+            offload_weights([self._answering], self._folder)
         except (Unreachable, OSError) as error:
             self._events.say(f"{error}; the teachers stay in memory")
 
@@ -221,7 +222,7 @@ class Teachers:
 
     def _run(self, images: Tensor) -> tuple[Tensor, ...]:
         if self._engine is None:
-            self._engine = engines.build(self._engine_name, self._answering, self._sample, self._autocast)
+            self._engine = engines.build_engine(self._engine_name, self._answering, self._sample, self._autocast)
             if self._section.engine not in ("auto", "eager"):
                 self._trials = (self._checked(self._engine),)
         return self._engine(images)
@@ -232,9 +233,9 @@ class Teachers:
         Raises:
             CompressError: It is too far.
         """
-        milliseconds = 1000 * engines.seconds(engine, self._sample)
-        given, exact = [engine(self._sample)], [engines.eager(self._answering)(self._sample)]
-        found = engines.compared(self._answering, self._engine_name, given, exact, milliseconds)
+        milliseconds = 1000 * engines.time_batch_seconds(engine, self._sample)
+        given, exact = [engine(self._sample)], [engines.build_eager(self._answering)(self._sample)]
+        found = engines.compare_outputs(self._answering, self._engine_name, given, exact, milliseconds)
         if not found.relative_difference <= self._section.tolerance:
             raise CompressError(
                 f"teacher_outputs.engine: {self._engine_name} differs from eager float32 by {found.relative_difference:.2g} of "
@@ -252,7 +253,7 @@ class Teachers:
         if self._section.engine != "auto":
             return self._section.engine, ()
         work = {
-            "answering": targets.digest(self._answering), "images": list(self._sample.shape),
+            "answering": hash_module(self._answering), "images": list(self._sample.shape),
             "strides": self._sample.stride(), "machine": dict(describe_training()), "autocast": str(self._autocast),
             "tolerance": self._section.tolerance, "device": self._sample.device.type,
         }  # fmt: skip
@@ -262,7 +263,7 @@ class Teachers:
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "lock"):
-                tried = engines.decided(own, self._events) or engines.decided(general, self._events)
+                tried = engines.read_trials(own, self._events) or engines.read_trials(general, self._events)
                 if not tried:
                     tried = self._tried(calls)
                     if len(tried) > 1:
@@ -277,7 +278,7 @@ class Teachers:
         seconds = self._eager_seconds()
         if seconds * calls < WORTH_A_TRIAL_SECONDS:
             return (EngineTrial(engine="eager", ms_per_batch=1000 * seconds, relative_difference=0.0),)
-        tried = engines.choose(
+        tried = engines.try_engines(
             self._answering, self._some_images(), self._autocast, tolerance=self._section.tolerance, events=self._events
         )
         self._events.say(f"teacher: {', '.join(f'{each.engine} {each.ms_per_batch:.0f} ms' for each in tried)} per batch")
@@ -288,19 +289,20 @@ class Teachers:
         return [images for images in batches if len(images) == len(self._sample)]
 
     def _eager_seconds(self) -> float:
-        return engines.seconds(engines.eager(self._answering, self._autocast), self._sample)
+        return engines.time_batch_seconds(engines.build_eager(self._answering, self._autocast), self._sample)
 
     def _key(self, networks: Sequence[Network], signal: Signal, probe: Tensor) -> str:
         """Return the name of the answers: the sha256 over all that decides their bits."""
         network, module = networks[signal.teacher], signal.module
         exact = probe.float().cpu().contiguous().numpy().tobytes()
         return make_key(
-            teacher=targets.digest(network), tap=signal.tap, images=self._batches.identity,
-            module=module and targets.digest(module), probe=hashlib.sha256(exact).hexdigest(), engine=self._engine_name,
+            teacher=hash_module(network), tap=signal.tap, images=self._batches.identity,
+            module=module and hash_module(module), probe=hashlib.sha256(exact).hexdigest(), engine=self._engine_name,
             batch=[self._sample.shape, self._sample.stride()], autocast=str(self._autocast), device=self._sample.device.type,
             machine={name: value for name, value in describe_training().items() if name != "source"},
             made_by=[
-                targets.source(type(self._batches)), targets.source(Answering), np.__version__, _openvino(self._engine_name),
+                identify_class(type(self._batches)), identify_class(JointTeachers), np.__version__,
+                _openvino(self._engine_name),
             ],
         )  # fmt: skip
 
@@ -322,10 +324,10 @@ class Teachers:
 
     def _obstacle(self, views: int) -> str:
         bytes_per_view = self._bytes_per_image() * self._batches.rows
-        return targets.obstacle(self._folder, self._section, bytes_per_view=bytes_per_view, views=views)
+        return find_obstacle(self._folder, self._section, bytes_per_view=bytes_per_view, views=views)
 
     def _bytes_per_image(self) -> int:
-        return targets.bytes_per_image(self._probe, self._section)
+        return count_bytes_per_image(self._probe, self._section)
 
 
 def _openvino(engine: str) -> str:

@@ -13,7 +13,7 @@ from compress.models import Network
 from compress.text import name_teacher
 
 
-def validated_by(method: Method, batch: Batch) -> list[Signal]:
+def find_validation_signals(method: Method, batch: Batch) -> list[Signal]:
     """Return what the validation of a stage reads of frozen teachers; nothing changes."""
     freeze_all_but(method, trained_parameters(method))
     with torch.no_grad(), evaluating(method):
@@ -23,7 +23,7 @@ def validated_by(method: Method, batch: Batch) -> list[Signal]:
     return list(step.signals_read)
 
 
-class Looked(NamedTuple):
+class DryStep(NamedTuple):
     """What a stage reads in its steps."""
 
     signals: list[Signal]
@@ -32,16 +32,16 @@ class Looked(NamedTuple):
     """Places of the student's taps whose maps are read."""
 
 
-LOOKED_AT = 16
+FIRST_IMAGES = 16
 """Images with which a stage is looked at before it is trained."""
 
 
-def few(batch: Batch) -> Batch:
+def take_first_images(batch: Batch) -> Batch:
     """Return a few images of a batch: enough to look at a stage, too few to need the memory that running its teachers takes."""
-    return Batch(batch.images[:LOOKED_AT], batch.labels[:LOOKED_AT])
+    return Batch(batch.images[:FIRST_IMAGES], batch.labels[:FIRST_IMAGES])
 
 
-def looked_at(method: Method, batch: Batch) -> Looked:
+def run_dry_step(method: Method, batch: Batch) -> DryStep:
     """Return what a stage reads, found by running each of its phases once; nothing changes."""
     phases = method.phases()
     freeze_all_but(method, trained_parameters(method))
@@ -57,15 +57,15 @@ def looked_at(method: Method, batch: Batch) -> Looked:
     for name, value in method.named_buffers():
         value.copy_(buffers[name])
     freeze_all_but(method, ())
-    return Looked(list(found), sorted(taps))
+    return DryStep(list(found), sorted(taps))
 
 
-def read_by(method: Method, batch: Batch) -> list[Signal]:
+def find_required_signals(method: Method, batch: Batch) -> list[Signal]:
     """Return what a stage reads of frozen teachers; nothing changes."""
-    return looked_at(method, batch).signals
+    return run_dry_step(method, batch).signals
 
 
-def name(method: Method, signal: Signal) -> str:
+def name_signal(method: Method, signal: Signal) -> str:
     """Return what people call a signal: `teacher logits`, `teacher1 layer3`, `teacher head2`."""
     owner = name_teacher(signal.teacher, len(method.teachers))
     network = method.teachers[signal.teacher]

@@ -9,21 +9,17 @@ set has another name.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
-from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import psutil
-import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress import records
 from compress.errors import CompressError
@@ -42,7 +38,7 @@ NETWORK = frozenset({
 """File systems on which a mapped file can vanish or change under its reader."""
 
 
-class View(Document):
+class ViewRecord(Document):
     """What is known of the answers to one view; beside the file of answers, and written after it."""
 
     key: str
@@ -59,7 +55,7 @@ class View(Document):
     """Largest difference that rounding to `dtype` made."""
 
 
-class Answer(NamedTuple):
+class StoredSignal(NamedTuple):
     """A signal as the store knows it."""
 
     name: str
@@ -82,7 +78,7 @@ class Store:
         self._open: dict[str, tuple[int, NDArray[Any]]] = {}  # one view of each signal: every mapped file holds a descriptor
         self._damaged: set[Path] = set()
 
-    def find(self, answer: Answer, view: int) -> NDArray[Any] | None:
+    def find(self, answer: StoredSignal, view: int) -> NDArray[Any] | None:
         """Return the answers to a view, [rows, ...], mapped read-only, or `None`; what is damaged is reported and not used."""
         opened, found = self._open.get(answer.key, (None, None))
         if opened != view:
@@ -92,7 +88,7 @@ class Store:
             self._open[answer.key] = view, found
         return found
 
-    def _verified(self, answer: Answer, view: int) -> NDArray[Any] | None:
+    def _verified(self, answer: StoredSignal, view: int) -> NDArray[Any] | None:
         path = self._path(answer, view)
         if not path.is_file() or not path.with_suffix(".json").is_file():
             return None
@@ -107,23 +103,23 @@ class Store:
             self._events.emit("teacher_outputs_damaged", path=str(path))
         return None
 
-    def record(self, answer: Answer, view: int) -> View | None:
+    def record(self, answer: StoredSignal, view: int) -> ViewRecord | None:
         """Return what is known of the answers to a view, unless the record is missing or unreadable."""
         try:
-            return records.read(self._path(answer, view).with_suffix(".json"), View)
+            return records.read(self._path(answer, view).with_suffix(".json"), ViewRecord)
         except CompressError:
             return None
 
-    def _fits(self, record: View, answer: Answer, view: int) -> bool:
+    def _fits(self, record: ViewRecord, answer: StoredSignal, view: int) -> bool:
         known = record.key, record.view, record.shape, record.dtype
         return known == (answer.key, view, answer.shape, self._dtype.name)
 
-    def has(self, answer: Answer, view: int) -> bool:
+    def has(self, answer: StoredSignal, view: int) -> bool:
         """Return whether there are answers to a view, without opening them."""
         path = self._path(answer, view)
         return path.is_file() and path.with_suffix(".json").is_file()
 
-    def make(self, answers: Sequence[Answer], view: int, batches: Iterator[Sequence[Tensor]]) -> None:
+    def make(self, answers: Sequence[StoredSignal], view: int, batches: Iterator[Sequence[Tensor]]) -> None:
         """Write the answers to one view, all or none; the caller holds their locks.
 
         Args:
@@ -144,7 +140,7 @@ class Store:
                 found = [file.close() for file in files]
         for answer, (digest_of_file, error) in zip(answers, found, strict=True):
             path = self._path(answer, view)
-            record = View(
+            record = ViewRecord(
                 key=answer.key, view=view, signal=answer.name, shape=answer.shape, dtype=self._dtype.name,
                 sha256=digest_of_file, max_abs_error=error,
             )  # fmt: skip
@@ -152,7 +148,7 @@ class Store:
             self._damaged.discard(path)
 
     @contextmanager
-    def _writing(self, answer: Answer, view: int) -> Iterator[_Writer]:
+    def _writing(self, answer: StoredSignal, view: int) -> Iterator[_Writer]:
         path = self._path(answer, view)
         with writable(path):
             for left in path.parent.glob(f".{path.stem}.*.partial"):  # of a process that was killed: we hold the lock
@@ -161,7 +157,7 @@ class Store:
             yield _Writer(file, answer, self._dtype)
 
     @contextmanager
-    def locked(self, answers: Iterable[Answer]) -> Iterator[None]:
+    def locked(self, answers: Iterable[StoredSignal]) -> Iterator[None]:
         """Let one process at a time make these answers; others wait and then find them."""
         locks = self.folder / "locks"
         with writable(locks):
@@ -171,14 +167,14 @@ class Store:
                     stack.enter_context(FileLock(locks / key))
                 yield
 
-    def _path(self, answer: Answer, view: int) -> Path:
+    def _path(self, answer: StoredSignal, view: int) -> Path:
         return self.folder / answer.key / f"view{view:04}-{self._dtype.name}.npy"
 
 
 class _Writer:
     """One file of answers while it grows; sequential writes, so that a full disk is an error and not a crash."""
 
-    def __init__(self, file: BinaryIO, answer: Answer, dtype: np.dtype[Any]) -> None:
+    def __init__(self, file: BinaryIO, answer: StoredSignal, dtype: np.dtype[Any]) -> None:
         self._file, self._answer, self._dtype = file, answer, dtype
         self._digest, self._written, self._error = hashlib.sha256(), 0, 0.0
         header = io.BytesIO()
@@ -225,63 +221,14 @@ class _Writer:
         return self._digest.hexdigest(), self._error
 
 
-def digest(module: nn.Module) -> str:
-    """Return the sha256 over weights, structure, plain attributes and source of a module: equal only where its answers are."""
-    total = hashlib.sha256(repr(module).encode())
-    for name, part in module.named_modules():
-        own = {key: value for key, value in vars(part).items() if key not in _EVERY_MODULE}
-        total.update(f"{name} {source(type(part))} {_plain(own)}".encode())
-    tensors = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
-    for name, value in tensors:
-        total.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        total.update(_bytes(value))
-    return total.hexdigest()
-
-
-_EVERY_MODULE = frozenset(vars(nn.Module()))
-
-
-def _plain(value: object) -> str:
-    """Return a text that tells numbers, texts, tensors and collections of them apart, and other things by their type."""
-    if isinstance(value, Mapping):
-        return str(sorted(f"{key}: {_plain(each)}" for key, each in value.items()))
-    if isinstance(value, tuple | list | set | frozenset):
-        each = [_plain(each) for each in value]
-        return str(each if isinstance(value, tuple | list) else sorted(each))
-    if isinstance(value, Tensor):
-        return f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(_bytes(value)).hexdigest()}"
-    known = isinstance(value, bool | int | float | str | bytes | None)
-    return repr(value) if known else f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def _bytes(value: Tensor) -> memoryview | bytes:
-    return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data if value.numel() else b""
-
-
-def source(kind: type) -> str:
-    """Return the name of a class and, outside torch, whose version is part of every key, the sha256 of its source."""
-    return _source(cast("Any", kind))
-
-
-@cache
-def _source(kind: Any) -> str:
-    if kind.__module__.startswith("torch."):
-        return f"{kind.__module__}.{kind.__qualname__}"
-    try:
-        path = inspect.getsourcefile(kind)
-    except TypeError:  # made in a notebook or at a prompt: its name, structure and weights must do
-        path = None
-    return f"{kind.__module__}.{kind.__qualname__} {sha256_of(Path(path)) if path and Path(path).is_file() else ''}"
-
-
-def bytes_per_image(answers: Sequence[Tensor], section: TeacherOutputsSection) -> int:
+def count_bytes_per_image(answers: Sequence[Tensor], section: TeacherOutputsSection) -> int:
     """Return what one view of one image takes on disk, given answers [B, ...] to a few images."""
     return sum(answer[0].numel() for answer in answers) * DTYPES[section.precision].itemsize
 
 
-def obstacle(folder: Path, section: TeacherOutputsSection, *, bytes_per_view: int, views: int) -> str:
+def find_obstacle(folder: Path, section: TeacherOutputsSection, *, bytes_per_view: int, views: int) -> str:
     """Return why the answers to so many views cannot be kept in a folder, or nothing."""
-    where, size = file_system(folder.parent), bytes_per_view * views / 2**30
+    where, size = find_file_system(folder.parent), bytes_per_view * views / 2**30
     if where in NETWORK:
         return f"{folder} is on {where}, where a mapped file can change under its reader; put --runs on a local disk"
     if size > section.max_gib:
@@ -290,7 +237,7 @@ def obstacle(folder: Path, section: TeacherOutputsSection, *, bytes_per_view: in
     return ""
 
 
-def file_system(folder: Path) -> str:
+def find_file_system(folder: Path) -> str:
     """Return the type of the file system that a folder is on, as the operating system calls it."""
     where = folder.resolve()
     mounts = [part for part in psutil.disk_partitions(all=True) if where.is_relative_to(part.mountpoint)]

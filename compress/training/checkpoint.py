@@ -46,9 +46,9 @@ def save_weights(path: Path, network: nn.Module, *, metadata: Mapping[str, str])
     Raises:
         Unreachable: The file cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _inner(network).state_dict().items()}
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _unwrap(network).state_dict().items()}
     with whole(path) as temporary:
-        temporary.write_bytes(_with_metadata(to_safetensors(tensors), metadata))
+        temporary.write_bytes(_insert_metadata(to_safetensors(tensors), metadata))
 
 
 def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -> dict[str, str]:
@@ -73,18 +73,18 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -
     found = sha256_of(path)
     if sha256 is not None and found != sha256:
         raise CompressError(f"{path}: has sha256 {found}, not {sha256}; get the right file or correct the checksum")
-    tensors, metadata = _from_safetensors(path) if _is_safetensors(path) else (_from_torch(path), {})
+    tensors, metadata = _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
     _refuse_unusual(tensors, path)
-    module = _inner(network)
+    module = _unwrap(network)
     own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     _refuse_other_classes(network, own, tensors, path)
-    problems = _mismatches(own, tensors)
+    problems = _find_mismatches(own, tensors)
     if problems:
         raise CompressError(
             f"{path}: does not fit {type(module).__name__}: {'; '.join(problems)}; choose the model it was made for"
         )
-    converted = _converted(own, tensors, path)
-    _tell_conversions(own, tensors, path)
+    converted = _convert(own, tensors, path)
+    _log_conversions(own, tensors, path)
     module.load_state_dict(converted, strict=False)  # only batch norm's counters may be absent by now
     return metadata
 
@@ -111,7 +111,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = _torch_load(path)
+        state = _load_torch(path)
     except CompressError as error:
         raise CompressError(f"{error}; delete {path} to start this stage again") from error
     if not isinstance(state, dict):
@@ -119,11 +119,11 @@ def load_state(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def _inner(network: nn.Module) -> nn.Module:
+def _unwrap(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, Network) else network
 
 
-def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+def _insert_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
     """Return safetensors bytes with metadata in sorted order; the library's own writer shuffles it in each process."""
     size = int.from_bytes(data[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + size])}
@@ -138,16 +138,16 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors" or head[8:] == b"{"
 
 
-def _from_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return _unprefixed({name: file.get_tensor(name) for name in file.keys()}), file.metadata() or {}  # noqa: SIM118 (not a dict)
+            return _strip_prefix({name: file.get_tensor(name) for name in file.keys()}), file.metadata() or {}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise CompressError(f"{path}: is no whole safetensors file ({error}); get it again") from error
 
 
-def _from_torch(path: Path) -> dict[str, Tensor]:
-    content = _torch_load(path)
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    content = _load_torch(path)
     for nest in _NESTS:
         if isinstance(content, dict) and isinstance(content.get(nest), dict):
             content = content[nest]
@@ -156,11 +156,11 @@ def _from_torch(path: Path) -> dict[str, Tensor]:
         raise CompressError(f"{path}: holds a {type(content).__name__}, not named tensors; save model.state_dict()")
     foreign = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if foreign:
-        raise CompressError(f"{path}: {_listed('not tensors', foreign)}; save model.state_dict() alone")
-    return _unprefixed(content)
+        raise CompressError(f"{path}: {_list_names('not tensors', foreign)}; save model.state_dict() alone")
+    return _strip_prefix(content)
 
 
-def _torch_load(path: Path) -> Any:
+def _load_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():  # of foreign pickle protocols and TorchScript: they load, or raise
             warnings.filterwarnings("ignore", "Detected pickle protocol|'torch.load' received a zip file", UserWarning)
@@ -186,21 +186,23 @@ def _torch_load(path: Path) -> Any:
         raise CompressError(f"{path}: is no torch file of tensors ({reason}); get it again, or use safetensors") from error
 
 
-def _unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefixed = all(name.startswith("module.") for name in tensors)
     return {name.removeprefix("module.") if prefixed else name: tensor for name, tensor in tensors.items()}
 
 
-def _mismatches(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+def _find_mismatches(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     """Return one text for each kind of misfit: missing, surplus, misshapen."""
     missing = [name for name in own if name not in found and not name.endswith(_COUNTER)]
     surplus = [name for name in found if name not in own]
     both = [name for name in own if name in found]
     misshapen = [
-        f"{name} {_kind(found[name])} for {_kind(own[name])}" for name in both if _kind(own[name]) != _kind(found[name])
+        f"{name} {_describe_tensor(found[name])} for {_describe_tensor(own[name])}"
+        for name in both
+        if _describe_tensor(own[name]) != _describe_tensor(found[name])
     ]
     named = {"missing": missing, "surplus": surplus, "misshapen": misshapen}
-    return [_listed(what, names) for what, names in named.items() if names]
+    return [_list_names(what, names) for what, names in named.items() if names]
 
 
 def _refuse_other_classes(network: nn.Module, own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
@@ -210,7 +212,7 @@ def _refuse_other_classes(network: nn.Module, own: Mapping[str, Tensor], found: 
     name = f"{network.classifier_name}.weight"
     head = {name, f"{network.classifier_name}.bias"}
     rest = [{key: value for key, value in tensors.items() if key not in head} for tensors in (own, found)]
-    if name not in own or name not in found or own[name].shape == found[name].shape or _mismatches(*rest):
+    if name not in own or name not in found or own[name].shape == found[name].shape or _find_mismatches(*rest):
         return
     if own[name].shape[1:] == found[name].shape[1:]:
         raise CompressError(
@@ -219,12 +221,12 @@ def _refuse_other_classes(network: nn.Module, own: Mapping[str, Tensor], found: 
         )
 
 
-def _kind(tensor: Tensor) -> str:
+def _describe_tensor(tensor: Tensor) -> str:
     number = "float" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
     return f"{number} {list(tensor.shape)}"
 
 
-def _listed(what: str, names: list[str]) -> str:
+def _list_names(what: str, names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"
 
@@ -237,10 +239,12 @@ def _refuse_unusual(tensors: Mapping[str, Tensor], path: Path) -> None:
         if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided
     ]
     if unusual:
-        raise CompressError(f"{path}: {_listed('without plain numbers', unusual)}; save dense tensors that hold their values")
+        raise CompressError(
+            f"{path}: {_list_names('without plain numbers', unusual)}; save dense tensors that hold their values"
+        )
 
 
-def _converted(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _convert(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return floating-point numbers in the network's own precision, all finite, and others as they are.
 
     Raises:
@@ -258,16 +262,17 @@ def _converted(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Pat
             raise CompressError(f"{path}: {name} is {tensor.dtype}, which torch cannot convert; save it as float32") from error
     if broken:
         raise CompressError(
-            f"{path}: {_listed('with NaN or infinity', broken)}; the training that made it diverged: use another one"
+            f"{path}: {_list_names('with NaN or infinity', broken)}; the training that made it diverged: use another one"
         )
     if large:
         raise CompressError(
-            f"{path}: {_listed(f'with numbers too large for {own[large[0]].dtype}', large)}; scale them, or use other weights"
+            f"{path}: {_list_names(f'with numbers too large for {own[large[0]].dtype}', large)}; "
+            "scale them, or use other weights"
         )
     return converted
 
 
-def _tell_conversions(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+def _log_conversions(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
     pairs = {(found[name].dtype, own[name].dtype) for name in own if name in found}
     for old, new in sorted(pairs, key=str):
         if old != new:

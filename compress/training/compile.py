@@ -30,8 +30,8 @@ from compress.freezing import freeze_all_but, trained_parameters
 from compress.methods import Forward, LazyFeatures, Method
 from compress.models import Network, Outputs
 from compress.records import EngineTrial, EngineTrials
-from compress.teachers.engines import decided
-from compress.teachers.signals import few, looked_at
+from compress.teachers.engines import read_trials
+from compress.teachers.signals import run_dry_step, take_first_images
 
 ROUNDS = 5
 """Interleaved timings of each engine in a trial; the median counts."""
@@ -45,7 +45,7 @@ SLACK = 1.5
 """In reduced precision, an engine may also differ so many times as much from float32 as eager torch does in that precision."""
 
 
-class Running(NamedTuple):
+class StudentEngine(NamedTuple):
     """What runs the network of a stage."""
 
     forward: Forward | None = None
@@ -55,7 +55,7 @@ class Running(NamedTuple):
     """What was tried, the chosen engine first; empty where nothing but eager torch was."""
 
 
-def choose(
+def choose_engine(
     method: Method,
     batch: Batch,
     *,
@@ -64,7 +64,7 @@ def choose(
     autocast: torch.dtype | None,
     events: Events,
     decision: Path | None = None,
-) -> Running:
+) -> StudentEngine:
     """Return what runs the network that a stage trains.
 
     Args:
@@ -82,23 +82,23 @@ def choose(
     network = method.student
     trained = {id(parameter) for parameter in trained_parameters(method)}
     if engine == "eager" or not any(id(parameter) in trained for parameter in network.parameters()):
-        return Running()
+        return StudentEngine()
     torch.compiler.reset()  # all that is compiled shares one limit, and what earlier stages compiled is not run again
-    taps = looked_at(method, few(batch)).student_taps
+    taps = run_dry_step(method, take_first_images(batch)).student_taps
     trial = _Trial(network, batch, taps, autocast, events)
-    tried = decided(decision, events) if decision is not None else ()
+    tried = read_trials(decision, events) if decision is not None else ()
     if not tried:
-        with _as_trained(method):
+        with _hold_as_trained(method):
             tried = trial.all(steps) if engine == "auto" else (trial.one(engine),)
         if decision is not None:
             records.save(decision, EngineTrials(trials=tried))
     chosen = tried[0].engine
     if chosen == "eager":
-        return Running(trials=tried if len(tried) > 1 else ())
-    return Running(trial.forward(chosen), chosen, tried)
+        return StudentEngine(trials=tried if len(tried) > 1 else ())
+    return StudentEngine(trial.forward(chosen), chosen, tried)
 
 
-def require(engine: str, device: torch.device, *, field: str = "train.engine") -> None:
+def require_engine(engine: str, device: torch.device, *, field: str = "train.engine") -> None:
     """Refuse an engine that a device does not have.
 
     Args:
@@ -113,7 +113,7 @@ def require(engine: str, device: torch.device, *, field: str = "train.engine") -
         raise CompressError(f"{field}: 'cuda_graphs' runs on a CUDA device alone; use compile, auto or eager")
 
 
-def build(engine: str, network: Network, taps: Sequence[int], device: torch.device) -> Forward:
+def compile_network(engine: str, network: Network, taps: Sequence[int], device: torch.device) -> Forward:
     """Return a network as an engine runs it; the first forward and backward pass take a minute or more, for they compile.
 
     Args:
@@ -125,8 +125,8 @@ def build(engine: str, network: Network, taps: Sequence[int], device: torch.devi
     Raises:
         CompressError: This device does not have the engine, or the network carries hooks, which a copy cannot have.
     """
-    require(engine, device)
-    hooked = next((name for name, module in network.named_modules() if _hooks(module)), None)
+    require_engine(engine, device)
+    hooked = next((name for name, module in network.named_modules() if _has_hooks(module)), None)
     if hooked is not None:
         raise CompressError(f"train.engine: the network has hooks at {hooked or 'its root'!r}, and runs eager alone; use eager")
     try:
@@ -135,7 +135,7 @@ def build(engine: str, network: Network, taps: Sequence[int], device: torch.devi
         raise CompressError(f"train.engine: the network cannot be copied ({error}), and runs eager alone; use eager") from error
 
 
-def _hooks(module: nn.Module) -> bool:
+def _has_hooks(module: nn.Module) -> bool:
     kinds = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
     return any(kinds)
 
@@ -156,7 +156,7 @@ class _Compiled:
             ours.training = own.training
         if self._graphs:
             torch.compiler.cudagraph_mark_step_begin()  # the answers of the step before may be overwritten
-        with _compiling():
+        with _explain_compile_errors():
             logits, *maps = self._run(images)
         self._refuse_apart()
         found: dict[int, Tensor] = dict(zip(self._taps, maps, strict=True))
@@ -173,7 +173,7 @@ class _Compiled:
         if self._same:
             return
         for own, ours in zip(self._network.modules(), self._copy.network.modules(), strict=True):
-            if name := _apart(own, ours):
+            if name := _find_difference(own, ours):
                 raise CompressError(
                     f"train.engine: {type(own).__name__} gives its attribute {name!r} another value in a pass, and so runs "
                     "eager alone; use eager"
@@ -181,7 +181,7 @@ class _Compiled:
         self._same = True
 
 
-def _apart(own: nn.Module, ours: nn.Module) -> str:
+def _find_difference(own: nn.Module, ours: nn.Module) -> str:
     """Return the name of an attribute in which two modules differ, or nothing."""
     buffers = dict(ours.named_buffers(recurse=False))
     if lost := next((name for name, buffer in own.named_buffers(recurse=False) if buffers.get(name) is not buffer), ""):
@@ -226,7 +226,7 @@ class _Trial:
     def forward(self, engine: str) -> Forward:
         """Return the network as an engine runs it, as it was tried where it was."""
         if engine not in self._built:
-            self._built[engine] = build(engine, self._network, self._taps, self._device)
+            self._built[engine] = compile_network(engine, self._network, self._taps, self._device)
         return self._built[engine]
 
     def all(self, steps: int) -> tuple[EngineTrial, ...]:
@@ -269,7 +269,7 @@ class _Trial:
         self._events.say(f"training: {engine} compiles, which takes a minute or more")
         self._pass(forward)
         found = self._compared(engine, forward, self._milliseconds(forward))
-        allowed = _allowed(self._compared("eager", self._network.outputs, 0.0))
+        allowed = _compute_allowed_difference(self._compared("eager", self._network.outputs, 0.0))
         if not found.relative_difference <= allowed:
             raise CompressError(
                 f"train.engine: the gradients of {engine} differ from those of eager float32 by "
@@ -317,7 +317,7 @@ class _Trial:
                 found = forward(images)
             read = [found.features[place].float().square().mean() for place in self._taps]
             total = torch.stack([F.cross_entropy(found.logits.float(), labels), *read]).sum()
-            with _compiling():  # the backward pass is compiled when it is first needed
+            with _explain_compile_errors():  # the backward pass is compiled when it is first needed
                 gradients = torch.autograd.grad(total, trained, allow_unused=True, materialize_grads=True)
         for buffer, value in zip(self._network.buffers(), kept, strict=True):
             buffer.copy_(value)
@@ -330,16 +330,16 @@ class _Trial:
 def _pays(trial: EngineTrial, eager: EngineTrial) -> bool:
     if trial is eager:
         return True
-    return trial.relative_difference <= _allowed(eager) and PAYS * trial.ms_per_batch < eager.ms_per_batch
+    return trial.relative_difference <= _compute_allowed_difference(eager) and PAYS * trial.ms_per_batch < eager.ms_per_batch
 
 
-def _allowed(eager: EngineTrial) -> float:
+def _compute_allowed_difference(eager: EngineTrial) -> float:
     """Return how far gradients may be from those of eager float32, given how far eager torch's are in training's precision."""
     return max(TOLERANCE, SLACK * eager.relative_difference)
 
 
 @contextmanager
-def _as_trained(method: Method) -> Iterator[None]:
+def _hold_as_trained(method: Method) -> Iterator[None]:
     """Let the stage be as its training has it for a while."""
     freeze_all_but(method, trained_parameters(method))
     try:
@@ -349,7 +349,7 @@ def _as_trained(method: Method) -> Iterator[None]:
 
 
 @contextmanager
-def _compiling() -> Iterator[None]:
+def _explain_compile_errors() -> Iterator[None]:
     """Say in one line what torch cannot compile, or that there is no compiler."""
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from compress.data import Batch, Batches
 from compress.freezing import evaluating
@@ -18,12 +17,12 @@ from compress.records import Accuracy
 Logits = NDArray[np.float32]
 
 
-def accuracy(logits: Logits, labels: NDArray[np.int64]) -> Accuracy:
+def measure_accuracy(logits: Logits, labels: NDArray[np.int64]) -> Accuracy:
     """Return top-1 accuracy of logits [N, K] against labels [N]."""
     return Accuracy.of(int((logits.argmax(axis=1) == labels).sum()), len(labels))
 
 
-def logits(module: nn.Module, batches: Batches) -> Logits:
+def compute_logits(module: nn.Module, batches: Batches) -> Logits:
     """Return the logits of every image in order, [N, K], computed in evaluation mode and float32; modes are restored."""
     with evaluating(module):
         outputs = [module(batch.images).float().cpu() for batch in batches.epoch(0)]
@@ -31,7 +30,7 @@ def logits(module: nn.Module, batches: Batches) -> Logits:
     return result
 
 
-def labels(batches: Batches) -> NDArray[np.int64]:
+def collect_labels(batches: Batches) -> NDArray[np.int64]:
     """Return the labels of every image in order, [N]."""
     result: NDArray[np.int64] = torch.cat([batch.labels.cpu() for batch in batches.epoch(0)]).numpy()
     return result
@@ -55,15 +54,3 @@ def validate(
             for name, given in method.predictions(method.step(batch, signals=answers(batch))).items():
                 hits[name] = hits.get(name, 0) + int((given.argmax(dim=1) == batch.labels).sum())
     return {name: Accuracy.of(count, samples) for name, count in hits.items()}
-
-
-def parameters(module: nn.Module) -> int:
-    """Return the number of parameters, buffers not counted."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def macs(module: nn.Module, image: Tensor) -> int:
-    """Return the multiply-accumulates of convolutions and matrix products for one image [1, C, H, W]."""
-    with evaluating(module), FlopCounterMode(display=False) as counter:
-        module(image)
-    return int(counter.get_total_flops()) // 2

@@ -22,9 +22,9 @@ from compress.freezing import find_moving_tensors, freeze_all_but, train_only, t
 from compress.methods import Forward, Method, Signals
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Epoch
-from compress.teachers.provider import Teachers
+from compress.teachers.provider import TeacherOutputs
 from compress.training import checkpoint, evaluate
-from compress.training import optimizer as descent
+from compress.training.optimizer import build_average, build_optimizer, compute_learning_rate, use_averaged_weights
 
 R = TypeVar("R")
 
@@ -68,8 +68,8 @@ def fit(
     stopped: Callable[[], bool] = lambda: False,
     events: Events | None = None,
     description: str = "",
-    teachers: Teachers | None = None,
-    validating: Teachers | None = None,
+    teachers: TeacherOutputs | None = None,
+    validating: TeacherOutputs | None = None,
     forward: Forward | None = None,
     until: int | None = None,
 ) -> Fit:
@@ -130,8 +130,8 @@ class _Run:
         state: Path | None,
         title: str,
         stopped: Callable[[], bool] = lambda: False,
-        teachers: Teachers | None = None,
-        validating: Teachers | None = None,
+        teachers: TeacherOutputs | None = None,
+        validating: TeacherOutputs | None = None,
         forward: Forward | None = None,
     ) -> None:
         self.method, self.train, self.validation, self.settings = method, train, validation, settings
@@ -141,11 +141,11 @@ class _Run:
         self.steps = len(train)
         self.phases = method.phases()
         freeze_all_but(method, trained_parameters(method))
-        self.optimizers = {name: descent.optimizer(group, settings) for name, group in self.phases.items()}
+        self.optimizers = {name: build_optimizer(group, settings) for name, group in self.phases.items()}
         self.autocast = DTYPES[settings.precision]
         self.device = next(method.product().parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        self.average = descent.average_of(method.product(), settings.ema_decay)
+        self.average = build_average(method.product(), settings.ema_decay)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.waiting, self.teaching = 0.0, 0.0
         self.sums: dict[str, Tensor] = {}
@@ -191,7 +191,7 @@ class _Run:
             yield batch, self._taught(lambda teachers, batch=batch: teachers.of(batch))  # type: ignore[misc]
             begun = time.perf_counter()
 
-    def _taught(self, ask: Callable[[Teachers], R]) -> R | None:
+    def _taught(self, ask: Callable[[TeacherOutputs], R]) -> R | None:
         if self.teachers is None:
             return None
         begun = time.perf_counter()
@@ -202,7 +202,7 @@ class _Run:
     def advance(self, batch: Batch, targets: Signals | None, task: Task) -> None:
         """Do one step: all phases, in order, each with a fresh forward pass."""
         begun = time.perf_counter()
-        rate = descent.learning_rate(self.settings, self.done, self.steps)
+        rate = compute_learning_rate(self.settings, self.done, self.steps)
         for phase, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -252,7 +252,7 @@ class _Run:
     def end_epoch(self) -> None:
         """Validate, remember the epoch if it is to be kept, and begin the next."""
         begun = time.perf_counter()
-        with descent.averaged(self.method.product(), self.average):
+        with use_averaged_weights(self.method.product(), self.average):
             scores = self.method.choose(self._validated())
             top1 = sum(score.top1_percent for score in scores.values()) / len(scores)
             if not self.best or self.settings.select == "last" or top1 > self.best["top1"]:
@@ -266,7 +266,7 @@ class _Run:
         record = Epoch(
             stage=self.title,
             epoch=self.epoch + 1,
-            lr=descent.learning_rate(self.settings, self.done - 1, self.steps),
+            lr=compute_learning_rate(self.settings, self.done - 1, self.steps),
             losses=means,
             observed={name: float(value) / self.steps for name, value in self.observed.items()},
             validation_top1_percent=top1,

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from compress.recipe import TrainSection
 
 
-def learning_rate(settings: TrainSection, step: int, steps_per_epoch: int) -> float:
+def compute_learning_rate(settings: TrainSection, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a step, counted from 0 over all epochs."""
     warmup = settings.warmup_epochs * steps_per_epoch
     if step < warmup:
@@ -28,7 +28,7 @@ def learning_rate(settings: TrainSection, step: int, steps_per_epoch: int) -> fl
     return settings.lr
 
 
-def optimizer(parameters: list[Parameter], settings: TrainSection) -> torch.optim.Optimizer:
+def build_optimizer(parameters: list[Parameter], settings: TrainSection) -> torch.optim.Optimizer:
     """Return the optimiser of some parameters, as the recipe asks for it."""
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=settings.fused)
@@ -42,13 +42,13 @@ def optimizer(parameters: list[Parameter], settings: TrainSection) -> torch.opti
     )
 
 
-def average_of(product: nn.Module, decay: float | None) -> AveragedModel | None:
+def build_average(product: nn.Module, decay: float | None) -> AveragedModel | None:
     """Return the exponential moving average of a network's weights, if one is kept."""
     return None if decay is None else AveragedModel(product, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 @contextmanager
-def averaged(product: nn.Module, average: AveragedModel | None) -> Iterator[None]:
+def use_averaged_weights(product: nn.Module, average: AveragedModel | None) -> Iterator[None]:
     """Let the product hold the averaged weights for a while."""
     if average is None:
         yield

@@ -1,8 +1,8 @@
-"""Checks that take seconds and are made before the work that takes hours.
+"""Checks that take seconds, made before the work that takes hours.
 
-`structure` runs one batch of every stage through all of its losses: shapes fit, every trained parameter is in exactly one
-phase, what should be frozen is frozen. `teacher` measures each teacher on the validation split. `gradient_shares` says how
-much of the gradient each loss term has, on one batch.
+`check_structure` runs one batch of every stage through all of its losses: shapes fit, every trained parameter is in exactly one
+phase, what should be frozen is frozen. `check_teacher` measures a teacher on the validation split. `measure_gradient_shares`
+gives the share of the gradient that each loss term has, on one batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REORDERED_GAIN_POINTS = 20.0
 """A teacher that gains this much when its classes are renamed was trained on another class order."""
 
 
-def structure(method: Method, batch: Batch) -> None:
+def check_structure(method: Method, batch: Batch) -> None:
     """Run every stage once on one batch and check that it can be trained; weights and statistics end as they were.
 
     Raises:
@@ -47,7 +47,7 @@ def structure(method: Method, batch: Batch) -> None:
                 value.copy_(before[name])
 
 
-def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequence[str]) -> Accuracy:
+def check_teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequence[str]) -> Accuracy:
     """Return a teacher's accuracy on the validation split, if it can be a teacher.
 
     Args:
@@ -66,7 +66,7 @@ def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequ
         raise CompressError(f"{name}: gives numbers that are not finite on the validation split; check its weights")
     predicted = answers.argmax(axis=1)
     found = Accuracy.of(int((predicted == labels).sum()), len(labels))
-    order = _best_order(predicted[::2], labels[::2], len(classes))  # fitted on one half, judged on the other
+    order = _find_best_order(predicted[::2], labels[::2], len(classes))  # fitted on one half, judged on the other
     renamed = 100 * float((order[predicted[1::2]] == labels[1::2]).mean())
     if renamed - 100 * float((predicted[1::2] == labels[1::2]).mean()) > REORDERED_GAIN_POINTS:
         moved = int(np.flatnonzero(order != np.arange(len(classes)))[0])
@@ -75,7 +75,7 @@ def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequ
             f"{name}: has {found.top1_percent:.1f} % top-1, but {renamed:.1f} % with its classes renamed: it was trained with "
             f"another class order (its class {moved} is {classes[target]!r} here); reorder the labels or take another teacher"
         )
-    if why := _guesses(name, found, labels):
+    if why := _compare_with_chance(name, found, labels):
         raise CompressError(
             f"{why}; if it is trained here, train it longer or with another learning rate (teacher.train); if it is given, "
             "check its weights and the mean and std of the data"
@@ -83,7 +83,7 @@ def teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequ
     return found
 
 
-def _best_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+def _find_best_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     """Return the class of the data that each class of the teacher is, by the assignment that hits most, [K]."""
     from scipy.optimize import linear_sum_assignment
 
@@ -93,7 +93,7 @@ def _best_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes
     return order
 
 
-def guesses(name: str, answers: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
+def describe_guessing(name: str, answers: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
     """Return that a network knows no more than the commonest class, or nothing.
 
     Args:
@@ -102,11 +102,11 @@ def guesses(name: str, answers: NDArray[np.float32], labels: NDArray[np.int64]) 
         labels: The labels, [N].
     """
     found = Accuracy.of(int((answers.argmax(axis=1) == labels).sum()), len(labels))
-    why = _guesses(name, found, labels)
+    why = _compare_with_chance(name, found, labels)
     return f"{why}; train it longer or with another train.lr" if why else ""
 
 
-def _guesses(name: str, found: Accuracy, labels: NDArray[np.int64]) -> str:
+def _compare_with_chance(name: str, found: Accuracy, labels: NDArray[np.int64]) -> str:
     chance = 100 * float(np.bincount(labels).max()) / len(labels)
     if found.ci95[0] > chance:
         return ""
@@ -116,7 +116,7 @@ def _guesses(name: str, found: Accuracy, labels: NDArray[np.int64]) -> str:
     )
 
 
-def gradient_shares(method: Method, batch: Batch) -> dict[str, float]:
+def measure_gradient_shares(method: Method, batch: Batch) -> dict[str, float]:
     """Return the share of each loss term in the sum of gradient norms over what the stage trains, on one batch."""
     phases = method.phases()
     freeze_all_but(method, trained_parameters(method))
@@ -125,7 +125,7 @@ def gradient_shares(method: Method, batch: Batch) -> dict[str, float]:
     for phase, group in phases.items():
         terms = method(method.step(batch, phase=phase))
         for name, value in terms.items():
-            norms[name] = _norm(value, group)
+            norms[name] = _measure_norm(value, group)
     for name, value in method.named_buffers():
         value.copy_(buffers[name])
     freeze_all_but(method, ())
@@ -133,7 +133,7 @@ def gradient_shares(method: Method, batch: Batch) -> dict[str, float]:
     return {name: norm / total for name, norm in norms.items()}
 
 
-def _norm(value: Tensor, group: list[nn.Parameter]) -> float:
+def _measure_norm(value: Tensor, group: list[nn.Parameter]) -> float:
     if not value.requires_grad:
         return 0.0
     gradients = torch.autograd.grad(value, group, retain_graph=True, allow_unused=True)
@@ -171,7 +171,7 @@ def _refuse_no_gradient(stage: Method, batch: Batch, phase: str, group: list[nn.
     gradients = torch.autograd.grad(total, group, allow_unused=True)
     if all(gradient is None for gradient in gradients):
         raise CompressError(f"stage {stage.stage!r}, phase {phase!r}: no loss depends on what it trains")
-    classifier = _classifier(stage)
+    classifier = _find_classifier(stage)
     for parameter, gradient in zip(group, gradients, strict=True):
         if classifier is not None and parameter is classifier.weight and (gradient is None or not gradient.any()):
             raise CompressError(
@@ -180,7 +180,7 @@ def _refuse_no_gradient(stage: Method, batch: Batch, phase: str, group: list[nn.
             )
 
 
-def _classifier(stage: Method) -> nn.Linear | None:
+def _find_classifier(stage: Method) -> nn.Linear | None:
     """Return the last linear layer of what is shipped, if it has one."""
     layers = [module for module in stage.deployable().modules() if isinstance(module, nn.Linear)]
     return layers[-1] if layers else None

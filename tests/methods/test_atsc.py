@@ -20,12 +20,11 @@ from compress.data import Batch
 from compress.errors import CompressError, Interrupted
 from compress.methods.atsc import Atsc
 from compress.methods.simkd import Simkd
-from compress.models import Network
+from compress.models import Network, count_parameters
 from compress.recipe import TrainSection
 from compress.recipe.checks import find_drift_problem
 from compress.records import Accuracy
-from compress.training import checkpoint, evaluate
-from compress.training import loop as trainer
+from compress.training import checkpoint, evaluate, loop
 from tests.methods.networks import between, small
 from tests.methods.reference import doubles
 from tests.tiny import Repeated, Tiny, batch, data, held_out, setting, tiny
@@ -39,7 +38,7 @@ def fresh(teachers: int = 1, **options: Any) -> Atsc:
 
 
 def train(method: Atsc, steps: int, examples: Batch) -> None:
-    trainer.fit(method, Repeated(examples, steps), Repeated(examples, 1), settings=PLAIN)
+    loop.fit(method, Repeated(examples, steps), Repeated(examples, 1), settings=PLAIN)
 
 
 def values(module: nn.Module) -> dict[str, Tensor]:
@@ -213,10 +212,10 @@ def test_training_that_is_stopped_continues_to_the_same_bytes(
     """Stopped in the middle of an epoch or at its end, and continued by new objects: every tensor is bit-equal."""
     settings = TrainSection(epochs=2, batch_size=16, **extra)
     whole = fresh(2, **options)
-    kept = trainer.fit(whole, data(), held_out(), settings=settings, seed=7)
+    kept = loop.fit(whole, data(), held_out(), settings=settings, seed=7)
     counter = itertools.count(1)
     with pytest.raises(Interrupted):
-        trainer.fit(
+        loop.fit(
             fresh(2, **options), data(), held_out(), settings=settings, seed=7, state=tmp_path / "s",
             stopped=lambda: next(counter) == stop_after,
         )  # fmt: skip
@@ -225,7 +224,7 @@ def test_training_that_is_stopped_continues_to_the_same_bytes(
     with torch.no_grad():
         for parameter in itertools.chain(*second.phases().values()):
             parameter.zero_()
-    continued = trainer.fit(second, data(), held_out(), settings=settings, seed=99, state=tmp_path / "s")
+    continued = loop.fit(second, data(), held_out(), settings=settings, seed=99, state=tmp_path / "s")
     assert not changed(second, values(whole))
     assert [epoch.losses for epoch in kept.epochs] == [epoch.losses for epoch in continued.epochs]
     assert kept.validation == continued.validation
@@ -284,8 +283,8 @@ def test_the_best_path_is_chosen_by_validation_and_shipped_alone(tmp_path: Path)
     wanted = method.adapted.shipped.each(images)[1]
     assert torch.equal(method.deployable()(images), wanted)
     branch = method.adapted.shipped.branches[1]
-    backbone = evaluate.parameters(method.adapted.shipped.backbone)
-    assert evaluate.parameters(method.deployable()) == backbone + evaluate.parameters(branch)
+    backbone = count_parameters(method.adapted.shipped.backbone)
+    assert count_parameters(method.deployable()) == backbone + count_parameters(branch)
     checkpoint.save_weights(tmp_path / "w.safetensors", method.product(), metadata={})
     again = fresh(2, keep="best")
     checkpoint.load_weights(again.product(), tmp_path / "w.safetensors")
@@ -295,10 +294,10 @@ def test_the_best_path_is_chosen_by_validation_and_shipped_alone(tmp_path: Path)
 def test_the_selected_epoch_keeps_its_own_choice() -> None:
     """After training, the chosen path is the one whose validation accuracy is reported for the selected epoch."""
     method = fresh(2, keep="best")
-    fit = trainer.fit(method, data(), held_out(), settings=TrainSection(epochs=3, batch_size=16, ema_decay=0.5))
-    answers = evaluate.logits(method.deployable(), held_out())
+    fit = loop.fit(method, data(), held_out(), settings=TrainSection(epochs=3, batch_size=16, ema_decay=0.5))
+    answers = evaluate.compute_logits(method.deployable(), held_out())
     assert set(fit.validation) == {"student"}
-    assert evaluate.accuracy(answers, evaluate.labels(held_out())) == fit.validation["student"]
+    assert evaluate.measure_accuracy(answers, evaluate.collect_labels(held_out())) == fit.validation["student"]
     assert fit.validation["student"].top1_percent == max(epoch.validation_top1_percent or 0 for epoch in fit.epochs)
 
 
@@ -324,12 +323,12 @@ def test_the_report_tells_what_adaptation_did() -> None:
     (table,) = method.analyse(data(), held_out())
     assert [row[4] for row in table.rows] == ["0", "0", ""]
     assert [row[3] for row in table.rows] == ["+0.00", "+0.00", ""]
-    trainer.fit(method, data(), held_out(), settings=TrainSection(epochs=2, batch_size=16))
+    loop.fit(method, data(), held_out(), settings=TrainSection(epochs=2, batch_size=16))
     (table,) = method.analyse(data(), held_out())
-    labels = evaluate.labels(held_out())
+    labels = evaluate.collect_labels(held_out())
 
     def top1(network: nn.Module) -> float:
-        return evaluate.accuracy(evaluate.logits(network, held_out()), labels).top1_percent
+        return evaluate.measure_accuracy(evaluate.compute_logits(network, held_out()), labels).top1_percent
 
     for index, row in enumerate(table.rows[:2]):
         before, after = top1(method.originals[index]), top1(method.teachers[index])
@@ -370,7 +369,7 @@ def test_the_adapted_teacher_is_that_of_the_selected_epoch() -> None:
     for epochs in (1, 3):
         torch.manual_seed(0)
         method = FirstIsBest(setting())
-        fit = trainer.fit(method, data(), held_out(), settings=TrainSection(epochs=epochs, batch_size=16, schedule="constant"))
+        fit = loop.fit(method, data(), held_out(), settings=TrainSection(epochs=epochs, batch_size=16, schedule="constant"))
         assert fit.best_epoch == 1
         found.append(method)
     assert not changed(found[1].student.module.first, values(found[0].student.module.first))

@@ -15,8 +15,7 @@ from compress.methods import Combined, Method, Setting
 from compress.plan.method_stages import list_stages
 from compress.recipe import TrainSection
 from compress.records import Analysis
-from compress.training import checkpoint, preflight
-from compress.training import loop as trainer
+from compress.training import checkpoint, loop, preflight
 from exporters.onnx import Onnx
 from tests.methods.laws import check_each_network_runs_once
 from tests.tiny import Repeated, batch, setting, tiny
@@ -37,7 +36,7 @@ def method(request: pytest.FixtureRequest) -> Method:
 def test_every_stage_passes_the_preflight_and_ends_as_it_was(method: Method) -> None:
     """The structural check accepts the method and leaves weights and statistics untouched."""
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    preflight.structure(method, batch())
+    preflight.check_structure(method, batch())
     for name, value in method.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -46,7 +45,7 @@ def test_training_one_batch_lowers_the_loss(method: Method) -> None:
     """A few steps on one batch lower the sum of the losses of every stage."""
     data = Repeated(batch(), 15)
     for stage in method.stages():
-        fit = trainer.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=2, lr=0.02, schedule="constant"))
+        fit = loop.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=2, lr=0.02, schedule="constant"))
         first, last = fit.epochs[0].losses["total"], fit.epochs[-1].losses["total"]
         assert last < first, stage.stage
 
@@ -62,7 +61,7 @@ def test_what_no_phase_lists_does_not_move(method: Method) -> None:
             if not any(id(parameter) in moving for parameter in module.parameters())
             for name, tensor in module.state_dict().items()
         }
-        trainer.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
+        loop.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
         assert frozen or not stage.teachers
         assert all(not parameter.requires_grad for parameter in stage.parameters())
         for name, (tensor, before) in frozen.items():
@@ -73,7 +72,7 @@ def test_the_optimizer_holds_exactly_what_the_phase_lists(method: Method) -> Non
     """Nothing is trained that is not listed, and everything that is listed is trained."""
     for stage in method.stages():
         phases = stage.phases()
-        run = trainer._Run(
+        run = loop._Run(
             stage,
             Repeated(batch(), 1),
             Repeated(batch(), 1),
@@ -112,7 +111,7 @@ def test_the_teachers_that_are_given_are_never_changed(name: str) -> None:
     before = [{key: value.clone() for key, value in teacher.state_dict().items()} for teacher in where.teachers]
     data = Repeated(batch(), 3)
     for stage in build(name, where).stages():
-        trainer.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
+        loop.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
     for teacher, start in zip(where.teachers, before, strict=True):
         for key, value in teacher.state_dict().items():
             assert torch.equal(value, start[key]), key
@@ -125,7 +124,7 @@ def test_what_a_stage_leaves_behind_brings_back_what_was_shipped(name: str, tmp_
     trained, anew = build(name, where), build(name, setting())
     for index, (stage, fresh) in enumerate(zip(trained.stages(), anew.stages(), strict=True)):
         path = tmp_path / f"{index}.safetensors"
-        trainer.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
+        loop.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
         checkpoint.save_weights(path, stage.product(), metadata={})
         checkpoint.load_weights(fresh.product(), path)
     images = torch.randn(5, 1, 8, 8)
@@ -159,7 +158,7 @@ def operators(network: nn.Module) -> list[str]:
 def test_a_shipped_student_is_built_like_one_that_was_never_distilled(name: str) -> None:
     """What is shipped is the student itself: the layers and parameters of a plain one, in their order, and no hook."""
     method, data = build(name, setting()).stages()[-1], Repeated(batch(), 1)
-    trainer.fit(method, data, data, settings=TrainSection(epochs=1))
+    loop.fit(method, data, data, settings=TrainSection(epochs=1))
     assert method.deployable() is method.student
     shipped, plain = (list(network.named_modules()) for network in (method.deployable(), tiny(2)))
     assert [(path, type(module)) for path, module in shipped] == [(path, type(module)) for path, module in plain]
@@ -171,7 +170,7 @@ def test_a_shipped_student_is_built_like_one_that_was_never_distilled(name: str)
 def test_a_shipped_student_is_exported_like_one_that_was_never_distilled() -> None:
     """Its graph holds the operators of the plain student; one method stands for all that ship the same layers."""
     method, data = build("dih", setting()).stages()[-1], Repeated(batch(), 1)
-    trainer.fit(method, data, data, settings=TrainSection(epochs=1))
+    loop.fit(method, data, data, settings=TrainSection(epochs=1))
     assert operators(method.deployable()) == operators(tiny(2))
 
 
@@ -199,7 +198,7 @@ def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
 def test_several_teachers_teach(name: str) -> None:
     """With two teachers both run, in one stage or another, and every loss is finite."""
     method = build(name, setting(teachers=2))
-    preflight.structure(method, batch())
+    preflight.check_structure(method, batch())
     ran: set[int] = set()
     for stage in method.stages():
         for index, teacher in enumerate(stage.teachers):
@@ -233,7 +232,7 @@ def test_combined_runs_preparatory_stages_first_and_trains_the_student_once() ->
     assert [stage.stage for stage in whole.stages()] == ["heads", "student"]
     listed = whole.phases()["student"]
     assert len({id(parameter) for parameter in listed}) == len(listed) == len(list(where.student.parameters()))
-    preflight.structure(whole, batch())
+    preflight.check_structure(whole, batch())
 
 
 def test_combined_refuses_what_cannot_be_combined() -> None:
@@ -302,7 +301,7 @@ def test_a_classifier_that_no_term_trains_is_refused(name: str, options: dict[st
     """A student that would be shipped with the random classifier it began with is refused before training."""
     method = plugins.load("methods", name)(setting(), **options)
     with pytest.raises(CompressError, match="no term trains the classifier that is shipped"):
-        preflight.structure(method, batch())
+        preflight.check_structure(method, batch())
 
 
 @pytest.mark.parametrize(

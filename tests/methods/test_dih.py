@@ -17,8 +17,7 @@ from compress.methods._heads import build_head
 from compress.methods.dih import Dih
 from compress.models import Network
 from compress.recipe import TrainSection
-from compress.training import loop as trainer
-from compress.training import preflight
+from compress.training import loop, preflight
 from tests.losses import reference
 from tests.tiny import Repeated, batch, setting, tiny
 
@@ -147,7 +146,7 @@ def test_every_head_is_validated_on_its_own() -> None:
     """The first stage reports the accuracy of each head under the name of the member."""
     stage = Dih(families()).stages()[0]
     data = Repeated(batch(), 2)
-    fit = trainer.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
+    fit = loop.fit(stage, data, Repeated(data.batch, 1), settings=TrainSection(epochs=1))
     heads = ["teacher0_head0", "teacher0_head1", "teacher1_head0", "teacher1_head1", "teacher1_head2"]
     assert list(fit.validation) == heads
     assert all(score.samples == 16 for score in fit.validation.values())
@@ -194,7 +193,7 @@ def test_teachers_of_different_families_form_one_cohort() -> None:
     """Heads sit on maps, tokens and vectors of teachers that share no tap, and the whole can be trained."""
     method = Dih(families(), head="gap", logit_loss="dist", reduction="mean")
     assert len(method.alpha) == 2 + 2 + 3
-    preflight.structure(method, batch())
+    preflight.check_structure(method, batch())
 
 
 @pytest.mark.parametrize(
@@ -304,6 +303,6 @@ def test_a_head_can_hold_a_convolution() -> None:
     """`head: conv` puts a convolution before the pooling; it is trained with the heads, and tokens refuse it with advice."""
     method = Dih(setting(), head="conv")
     assert {type(layer) for layer in method.heads_stage.heads["head0"]} >= {nn.Conv2d, nn.ReLU, nn.AdaptiveAvgPool2d, nn.Linear}
-    preflight.structure(method, batch())
+    preflight.check_structure(method, batch())
     with pytest.raises(CompressError, match=r"'conv' needs maps \[B, c, h, w\].*use gap"):
         Dih(families(), head="conv")

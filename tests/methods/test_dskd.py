@@ -15,8 +15,7 @@ from compress.methods import Signal, Step
 from compress.methods.dskd import Dskd
 from compress.models import Network
 from compress.recipe import TrainSection
-from compress.training import loop as trainer
-from compress.training import preflight
+from compress.training import loop, preflight
 from tests.methods.networks import Stages, batch, coarse, network, setting, training, wide
 from tests.methods.reference import Array, average_pool, close, cross_entropy, divergence, doubles, log_softmax, through
 from tests.tiny import Repeated
@@ -146,7 +145,7 @@ def test_the_layer_that_lags_gets_the_larger_weight() -> None:
 def test_the_weights_of_an_epoch_are_logged() -> None:
     """Each group's weights stand beside the losses, and sum to one in every epoch."""
     method, data = Dskd(setting()), Repeated(batch(), 2)
-    fit = trainer.fit(method, data, data, settings=TrainSection(epochs=2, lr=0.01))
+    fit = loop.fit(method, data, data, settings=TrainSection(epochs=2, lr=0.01))
     for epoch in fit.epochs:
         assert set(epoch.observed) == {f"{group}_weight.stage{i}" for group in ("class", "feature") for i in (1, 2)}
         for group in ("class", "feature"):
@@ -161,7 +160,7 @@ def test_adapters_and_classifiers_are_trained_and_stay_behind() -> None:
     before = {name: value.clone() for name, value in method.named_parameters() if not name.startswith(("student", "teachers"))}
     assert len(before) == 2 * 2 * (3 + 4 + 2)  # taps × teachers × (convolutions, batch-norms, linear)
     data = Repeated(batch(), 2)
-    trainer.fit(method, data, data, settings=TrainSection(epochs=1, lr=0.01))
+    loop.fit(method, data, data, settings=TrainSection(epochs=1, lr=0.01))
     for name, value in before.items():
         assert not torch.equal(method.get_parameter(name), value), name
     for teacher, other in zip(where.teachers, teachers, strict=True):
@@ -192,7 +191,7 @@ def test_a_part_with_weight_zero_is_left_out() -> None:
     assert set(predictions(step)) == {"ce", "kd.stage1", "kd.stage2"}
     assert list(step.signals_read) == [Signal(0)]
     for method in (features, predictions):
-        preflight.structure(method, batch())
+        preflight.check_structure(method, batch())
 
 
 def test_shallow_taps_can_be_named_the_last_included() -> None:

@@ -32,8 +32,7 @@ from compress.run import pipeline
 from compress.run.context import open_run
 from compress.run.students import train_student
 from compress.run.teachers import obtain_teacher
-from compress.training import loop as trainer
-from compress.training import preflight
+from compress.training import loop, preflight
 from tests.methods.laws import check_each_network_runs_once
 from tests.tiny import Repeated, batch, setting
 
@@ -137,7 +136,7 @@ def test_translators_are_trained_and_never_shipped() -> None:
     assert method.deployable() is method.student
     assert not translators & {id(parameter) for parameter in method.product().parameters()}
     before = copy.deepcopy(method.translators.state_dict())
-    trainer.fit(method, Repeated(batch(), 2), Repeated(batch(), 1), settings=SHORT)
+    loop.fit(method, Repeated(batch(), 2), Repeated(batch(), 1), settings=SHORT)
     assert all(not torch.equal(value, before[name]) for name, value in method.translators.state_dict().items())
 
 
@@ -215,11 +214,11 @@ def test_paraphrasers_learn_to_reconstruct_and_are_then_frozen() -> None:
         original = step.teacher(index).features[-1]
         difference = first.product()[f"teacher{index}_tap1"](original) - original
         torch.testing.assert_close(terms[f"l1.teacher{index}_tap1"], difference.abs().mean())
-    fit = trainer.fit(first, data, Repeated(data.batch, 1), settings=first.schedule(SHORT))
+    fit = loop.fit(first, data, Repeated(data.batch, 1), settings=first.schedule(SHORT))
     assert fit.epochs[-1].losses["total"] < 0.95 * fit.epochs[0].losses["total"]
     assert (len(fit.epochs), fit.best_epoch) == (4, 4)
     before = {name: value.clone() for name, value in first.product().state_dict().items()}
-    trainer.fit(last, data, Repeated(data.batch, 1), settings=SHORT)
+    loop.fit(last, data, Repeated(data.batch, 1), settings=SHORT)
     for name, value in first.product().state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -260,7 +259,7 @@ def test_a_cohort_and_correlations_add_to_it_and_each_network_runs_once() -> Non
     options: dict[str, dict[str, Any]] = {"feed": {"paraphrase": 0.5, "ce_weight": 0.0}, "dih": {}, "dist": {"ce_weight": 0.0}}
     whole = Combined(where, {name: plugins.load("methods", name)(where, **each) for name, each in options.items()})
     assert [stage.stage for stage in whole.stages()] == ["paraphrasers", "heads", "student"]
-    preflight.structure(whole, batch())
+    preflight.check_structure(whole, batch())
     check_each_network_runs_once(whole)
     terms = whole(whole.step(batch()))
     assert [bool(terms[name] > 0) for name in ("feed.ce", "dih.ce", "dist.ce")] == [False, True, False]
@@ -294,7 +293,7 @@ def test_each_generation_starts_afresh_and_learns_from_the_one_before() -> None:
     finished: list[dict[str, torch.Tensor]] = []
     for stage, start in zip(stages, starts, strict=True):
         assert all(torch.equal(value, start[name]) for name, value in stage.student.state_dict().items())
-        trainer.fit(stage, data, Repeated(data.batch, 1), settings=SHORT)
+        loop.fit(stage, data, Repeated(data.batch, 1), settings=SHORT)
         finished.append(copy.deepcopy(stage.student.state_dict()))
     for stage, before in zip(stages, finished, strict=True):
         assert all(torch.equal(value, before[name]) for name, value in stage.student.state_dict().items())

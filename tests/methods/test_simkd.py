@@ -17,8 +17,8 @@ from compress.data import Batch
 from compress.errors import CompressError
 from compress.methods._projector import build_projector
 from compress.methods.simkd import Simkd
-from compress.models import Network
-from compress.training import checkpoint, evaluate
+from compress.models import Network, count_macs, count_parameters
+from compress.training import checkpoint
 from exporters.onnx import Onnx
 from tests.methods.networks import Small, between, small, unsettle
 from tests.methods.reference import doubles
@@ -43,7 +43,7 @@ def evaluated(method: Simkd) -> Simkd:
 def test_the_projector_has_the_size_that_is_known_of_it(channels: tuple[int, int], factor: int, parameters: int) -> None:
     """Parameters of the projectors of known pairs of networks, counted from the layers of the released code."""
     made = build_projector(channels[0], channels[1] // factor, channels[1], final_relu=True)
-    assert evaluate.parameters(made) == parameters
+    assert count_parameters(made) == parameters
     assert not any(module.bias is not None for module in made.modules() if isinstance(module, nn.Conv2d))
 
 
@@ -163,9 +163,9 @@ def test_parameters_and_work_of_the_students_head_are_not_counted() -> None:
     image = torch.zeros(1, 1, 8, 8)
     parts = (method.student.module.conv, method.student.module.last, method.shipped.branches[0].projector)
     teachers_classifier = 6 * 4 + 4
-    assert evaluate.parameters(method.deployable()) == sum(evaluate.parameters(part) for part in parts) + teachers_classifier
+    assert count_parameters(method.deployable()) == sum(count_parameters(part) for part in parts) + teachers_classifier
     projections = 16 * (3 * 3 + 9 * 3 * 3 + 3 * 6)
-    assert evaluate.macs(method.deployable(), image) == 64 * 9 * 3 + projections + 6 * 4
+    assert count_macs(method.deployable(), image) == 64 * 9 * 3 + projections + 6 * 4
 
 
 def test_the_shipped_classifier_is_a_copy() -> None:

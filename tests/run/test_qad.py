@@ -34,8 +34,7 @@ from compress.run.build import build_network
 from compress.run.context import Run, Trained
 from compress.run.data import prepare_data
 from compress.run.students import train_student
-from compress.training import evaluate, preflight
-from compress.training import loop as trainer
+from compress.training import evaluate, loop, preflight
 from tests.tiny import Tiny, data, held_out, setting
 
 RECIPE = """\
@@ -80,7 +79,7 @@ def some(work: Run) -> NDArray[np.float32]:
 
 
 def top1(network: nn.Module, batches: InMemory) -> float:
-    return evaluate.accuracy(evaluate.logits(network, batches), evaluate.labels(batches)).top1_percent
+    return evaluate.measure_accuracy(evaluate.compute_logits(network, batches), evaluate.collect_labels(batches)).top1_percent
 
 
 def state(network: nn.Module) -> dict[str, Tensor]:
@@ -152,7 +151,7 @@ def test_what_rounding_ruins_is_rescued() -> None:
     student, image = small(8), torch.zeros(1, 1, 8, 8)
     kill_channels(student)
     supervised: Method = plugins.load("methods", "supervised")(Setting(student, (), image, 10))
-    trainer.fit(supervised, batches, validation, settings=TrainSection(epochs=5, lr=0.1, batch_size=32))
+    loop.fit(supervised, batches, validation, settings=TrainSection(epochs=5, lr=0.1, batch_size=32))
     teacher = copy.deepcopy(student)
     with torch.no_grad():
         weight = student.module.get_parameter("second.0.weight")
@@ -165,7 +164,7 @@ def test_what_rounding_ruins_is_rescued() -> None:
     kd: Method = plugins.load("methods", "kd")(Setting(student, (teacher,), image, 10))
     method = continued(kd, calibration)
     with active(method):
-        trainer.fit(method, batches, validation, settings=TrainSection(epochs=2, lr=0.02, batch_size=32))
+        loop.fit(method, batches, validation, settings=TrainSection(epochs=2, lr=0.02, batch_size=32))
     with fake_quantise(student, calibration):
         rescued = top1(student, validation)
     assert ruined < plain - 15
@@ -198,17 +197,17 @@ def test_what_is_stopped_anywhere_continues_to_the_same_bytes(tmp_path: Path, na
     settings = TrainSection(epochs=3, batch_size=16)
     whole = fresh(name)
     with active(whole):
-        kept = trainer.fit(whole, data(), held_out(), settings=settings, seed=7)
+        kept = loop.fit(whole, data(), held_out(), settings=settings, seed=7)
     first, counter = fresh(name), itertools.count(1)
     with active(first), pytest.raises(Interrupted):
-        trainer.fit(
+        loop.fit(
             first, data(), held_out(), settings=settings, seed=7, state=tmp_path / "s",
             stopped=lambda: next(counter) == stop_after,
         )  # fmt: skip
     second = fresh(name)
-    preflight.gradient_shares(second, next(data().epoch(0)))  # what a stage does before it is trained
+    preflight.measure_gradient_shares(second, next(data().epoch(0)))  # what a stage does before it is trained
     with active(second):
-        continued_fit = trainer.fit(second, data(), held_out(), settings=settings, seed=99, state=tmp_path / "s")
+        continued_fit = loop.fit(second, data(), held_out(), settings=settings, seed=99, state=tmp_path / "s")
     assert equal(state(second), state(whole))
     assert [epoch.losses for epoch in continued_fit.epochs] == [epoch.losses for epoch in kept.epochs]
     assert continued_fit.best_epoch == kept.best_epoch

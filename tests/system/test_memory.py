@@ -24,7 +24,7 @@ from compress.recipe import TrainSection
 from compress.records import Preprocess
 from compress.run import pipeline, verify
 from compress.run.data import prepare_data
-from compress.training import loop as trainer
+from compress.training import loop
 from tests.tiny import setting
 
 CPU = torch.device("cpu")
@@ -131,7 +131,7 @@ def test_training_from_disk_continues_to_the_bytes_of_memory(tmp_path: Path, sto
         method = fresh()
         data = kind(split, preprocess, batch_size=16, device=CPU, shuffle=True, seed=3, crop_padding=1, flip=True)
         held = kind(split, preprocess, batch_size=32, device=CPU)
-        trainer.fit(method, data, held, settings=settings, state=state, stopped=lambda: next(calls) == stop_after)
+        loop.fit(method, data, held, settings=settings, state=state, stopped=lambda: next(calls) == stop_after)
         return {name: value.clone() for name, value in method.state_dict().items()}
 
     disk = Split(DiskImages(ImageFile(tmp_path / "images.npy")), labels)

@@ -14,8 +14,8 @@ from compress.events import Events
 from compress.methods import Method
 from compress.recipe import TeacherOutputsSection
 from compress.records import Preprocess
-from compress.teachers.provider import Teachers
-from compress.teachers.signals import read_by
+from compress.teachers.provider import TeacherOutputs
+from compress.teachers.signals import find_required_signals
 from tests import tiny
 from tests.tiny import CPU, PREPROCESS
 
@@ -42,11 +42,12 @@ def held_out() -> InMemory:
 def teachers(
     method: Method, folder: Path, section: TeacherOutputsSection = EXACT, *, batches: InMemory | None = None, epochs: int = 4,
     shared: bool = True, autocast: torch.dtype | None = None, events: Events | None = None,
-) -> Teachers:  # fmt: skip
+) -> TeacherOutputs:  # fmt: skip
     batches = batches or data()
-    return Teachers(
-        method, read_by(method, next(batches.epoch(0))), batches, section=section, folder=folder / "targets", epochs=epochs,
-        shared=shared, autocast=autocast, events=events or Events(),
+    signals = find_required_signals(method, next(batches.epoch(0)))
+    return TeacherOutputs(
+        method, signals, batches, section=section, folder=folder / "targets", epochs=epochs, shared=shared, autocast=autocast,
+        events=events or Events(),
     )  # fmt: skip
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compress.teachers.store import Answer
+from compress.teachers.store import StoredSignal
 
 ROWS = 20
 
 
-LOGITS = Answer("teacher logits", "a" * 64, (ROWS, 5))
+LOGITS = StoredSignal("teacher logits", "a" * 64, (ROWS, 5))
 
 
-MAP = Answer("teacher layer1", "b" * 64, (ROWS, 3, 4, 4))
+MAP = StoredSignal("teacher layer1", "b" * 64, (ROWS, 3, 4, 4))
 
 
-def answers(answer: Answer, view: int = 0) -> Tensor:
+def answers(answer: StoredSignal, view: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(view)
     return torch.randn(answer.shape, generator=generator)

@@ -18,7 +18,7 @@ from compress.events import Events
 from compress.methods import Signal
 from compress.models import Network
 from compress.teachers import engines
-from compress.teachers.engines import Answering, Engine
+from compress.teachers.engines import Engine, JointTeachers
 from tests.tiny import tiny
 
 IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -29,17 +29,17 @@ TOLERANCES = {
 """Float32 in another order of sums, a runtime's own fused kernels, eight bits of mantissa, and eight bits in all."""
 
 
-def answering() -> Answering:
+def answering() -> JointTeachers:
     """Return two teachers with logits, a map, and a head; in training mode, so that whoever forgets the mode is found out."""
     teachers, head = [tiny(8), tiny(4)], nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(8 * 64, 4))
     signals = [Signal(0), Signal(1, 1), Signal(0, 0, head), Signal(1)]
     for teacher in teachers:  # statistics that are not those of any batch
         teacher.module.first[1].running_mean += 0.3
         teacher.module.second[1].running_var *= 2
-    return Answering(teachers, signals).train()
+    return JointTeachers(teachers, signals).train()
 
 
-def exact(module: Answering, images: Tensor) -> list[Tensor]:
+def exact(module: JointTeachers, images: Tensor) -> list[Tensor]:
     """Return the answers one by one, without `Answering`."""
     answers = []
     module.eval()
@@ -51,14 +51,14 @@ def exact(module: Answering, images: Tensor) -> list[Tensor]:
     return answers
 
 
-def network(module: Answering, place: int) -> Network:
+def network(module: JointTeachers, place: int) -> Network:
     found = module.teachers[place]
     assert isinstance(found, Network)
     return found
 
 
 def here() -> list[str]:
-    return list(engines.candidates(answering(), IMAGES, None))
+    return list(engines.list_engines(answering(), IMAGES, None))
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
@@ -73,7 +73,7 @@ def test_every_engine_of_this_machine_gives_the_answers_of_eager_float32(name: s
         monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     module = answering()
     before = {key: (value.clone(), value.stride()) for key, value in module.state_dict().items()}
-    engine = engines.build(name, module, IMAGES, None)
+    engine = engines.build_engine(name, module, IMAGES, None)
     for images in (IMAGES, IMAGES[:5], IMAGES[3:4], IMAGES.contiguous(memory_format=torch.channels_last)):
         for ours, theirs in zip(engine(images), exact(module, images), strict=True):
             assert ours.shape == theirs.shape
@@ -96,7 +96,7 @@ def test_eager_is_what_a_step_computes(autocast: torch.dtype | None) -> None:
     module = answering()
     with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
         theirs = exact(module, IMAGES)
-    ours = engines.eager(module, autocast)(IMAGES)
+    ours = engines.build_eager(module, autocast)(IMAGES)
     for one, other in zip(ours, theirs, strict=True):
         assert one.dtype == other.dtype == (autocast or torch.float32)
         assert torch.equal(one, other)
@@ -105,9 +105,9 @@ def test_eager_is_what_a_step_computes(autocast: torch.dtype | None) -> None:
 def test_an_engine_in_int8_rounds_and_is_never_tried_unasked() -> None:
     """Its answers differ from those of float32 as eight bits do, and a trial, which it would prolong, leaves it out."""
     module = answering()
-    engine = engines.build("openvino_int8", module, IMAGES, None)
+    engine = engines.build_engine("openvino_int8", module, IMAGES, None)
     assert all(distance(ours, theirs) > 1e-3 for ours, theirs in zip(engine(IMAGES), exact(module, IMAGES), strict=True))
-    assert "openvino_int8" not in {trial.engine for trial in engines.choose(module, [IMAGES], None, tolerance=1.0)}
+    assert "openvino_int8" not in {trial.engine for trial in engines.try_engines(module, [IMAGES], None, tolerance=1.0)}
 
 
 def test_only_teachers_that_are_asked_run_each_once() -> None:
@@ -115,7 +115,7 @@ def test_only_teachers_that_are_asked_run_each_once() -> None:
     teachers, calls = [tiny(4), tiny(4), tiny(4)], [0, 0, 0]
     for place, teacher in enumerate(teachers):
         teacher.register_forward_hook(lambda *_, place=place: calls.__setitem__(place, calls[place] + 1))
-    answers = engines.eager(Answering(teachers, [Signal(2), Signal(0), Signal(2, 0), Signal(2, 1)]))(IMAGES)
+    answers = engines.build_eager(JointTeachers(teachers, [Signal(2), Signal(0), Signal(2, 0), Signal(2, 1)]))(IMAGES)
     assert calls == [1, 0, 1]
     assert [answer.shape[1:] for answer in answers] == [(4,), (4,), (4, 8, 8), (8, 4, 4)]
 
@@ -128,7 +128,7 @@ def test_a_module_that_counts_as_empty_is_applied() -> None:
             return 2 * tensor
 
     teacher = tiny(4)
-    plain, doubled = engines.eager(Answering([teacher], [Signal(0, 0), Signal(0, 0, Doubling())]))(IMAGES)
+    plain, doubled = engines.build_eager(JointTeachers([teacher], [Signal(0, 0), Signal(0, 0, Doubling())]))(IMAGES)
     assert torch.equal(doubled, 2 * plain)
 
 
@@ -137,7 +137,7 @@ def test_an_engine_that_is_not_here_is_refused_with_those_that_are() -> None:
     with pytest.raises(
         CompressError, match=r"teacher_outputs.engine: 'fp16' does not run on this machine; it has: eager, channels_last"
     ):
-        engines.build("fp16", answering(), IMAGES, None)
+        engines.build_engine("fp16", answering(), IMAGES, None)
 
 
 Candidates = Mapping[str, Callable[[], Engine]]
@@ -166,11 +166,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return found
 
 
-def offer(monkeypatch: pytest.MonkeyPatch, clock: Clock, module: Answering, **engine: Engine) -> None:
+def offer(monkeypatch: pytest.MonkeyPatch, clock: Clock, module: JointTeachers, **engine: Engine) -> None:
     """Let this machine have eager, which takes 20 ms, and these engines."""
-    slow = clock.taking(0.02, engines.eager(module))
+    slow = clock.taking(0.02, engines.build_eager(module))
     known: Candidates = {"eager": lambda: slow, **{name: lambda run=run: run for name, run in engine.items()}}  # type: ignore[misc]
-    monkeypatch.setattr(engines, "candidates", lambda *_: known)
+    monkeypatch.setattr(engines, "list_engines", lambda *_: known)
 
 
 def test_the_fastest_that_is_close_enough_comes_first_and_the_inexact_last(
@@ -178,7 +178,7 @@ def test_the_fastest_that_is_close_enough_comes_first_and_the_inexact_last(
 ) -> None:
     """A very fast engine whose answers are off is behind the slowest that is right, and the trial says by how much."""
     module = answering()
-    eager = engines.eager(module)
+    eager = engines.build_eager(module)
     offer(
         monkeypatch,
         clock,
@@ -187,7 +187,7 @@ def test_the_fastest_that_is_close_enough_comes_first_and_the_inexact_last(
         right=lambda images: tuple(1.001 * answer for answer in eager(images)),
         slower=clock.taking(0.05, eager),
     )
-    trials = engines.choose(module, [IMAGES, -IMAGES], None, tolerance=0.03)
+    trials = engines.try_engines(module, [IMAGES, -IMAGES], None, tolerance=0.03)
     assert [trial.engine for trial in trials] == ["right", "eager", "slower", "wrong"]
     by_name = {trial.engine: trial for trial in trials}
     assert by_name["wrong"].relative_difference == pytest.approx(0.1, rel=1e-4)
@@ -200,9 +200,9 @@ def test_the_fastest_that_is_close_enough_comes_first_and_the_inexact_last(
 def test_one_wrong_signal_among_good_ones_is_enough(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     """Every signal must be close enough: a good logit does not excuse a bad map."""
     module = answering()
-    eager = engines.eager(module)
+    eager = engines.build_eager(module)
     offer(monkeypatch, clock, module, wrong=lambda images: (*eager(images)[:-1], eager(images)[-1] * 1.2))
-    assert [trial.engine for trial in engines.choose(module, [IMAGES], None, tolerance=0.03)] == ["eager", "wrong"]
+    assert [trial.engine for trial in engines.try_engines(module, [IMAGES], None, tolerance=0.03)] == ["eager", "wrong"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -211,7 +211,7 @@ def test_an_engine_that_gives_no_numbers_is_left_out_and_named(
 ) -> None:
     """NaN is no small difference: such an engine is never chosen, and people hear why."""
     module, said = answering(), io.StringIO()
-    eager = engines.eager(module)
+    eager = engines.build_eager(module)
 
     def broken(images: Tensor) -> tuple[Tensor, ...]:
         answers = eager(images)
@@ -219,10 +219,10 @@ def test_an_engine_that_gives_no_numbers_is_left_out_and_named(
         return answers
 
     offer(monkeypatch, clock, module, broken=broken)
-    trials = engines.choose(module, [IMAGES], None, tolerance=0.03, events=Events(console=Console(file=said)))
+    trials = engines.try_engines(module, [IMAGES], None, tolerance=0.03, events=Events(console=Console(file=said)))
     assert [trial.engine for trial in trials] == ["eager"]
     assert said.getvalue() == "teacher: engine broken gives numbers that are not finite and is left out\n"
-    assert engines.compared(module, "broken", [broken(IMAGES)], [eager(IMAGES)], 1.0).relative_difference == math.inf
+    assert engines.compare_outputs(module, "broken", [broken(IMAGES)], [eager(IMAGES)], 1.0).relative_difference == math.inf
 
 
 def test_a_teacher_that_gives_no_numbers_is_refused(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
@@ -231,7 +231,7 @@ def test_a_teacher_that_gives_no_numbers_is_refused(monkeypatch: pytest.MonkeyPa
     network(module, 0).classifier.weight.data[0, 0] = math.nan
     offer(monkeypatch, clock, module)
     with pytest.raises(CompressError, match="not finite on the training images; check its weights"):
-        engines.choose(module, [IMAGES], None, tolerance=0.03)
+        engines.try_engines(module, [IMAGES], None, tolerance=0.03)
 
 
 class Branching(nn.Module):
@@ -248,13 +248,13 @@ class Branching(nn.Module):
 
 def test_a_teacher_that_an_engine_cannot_take_is_run_by_the_others() -> None:
     """OpenVINO needs a traceable forward pass; without one it is left out of the choice, and refused where it is asked for."""
-    module, said = Answering([Network(Branching(), taps=())], [Signal(0)]), io.StringIO()
+    module, said = JointTeachers([Network(Branching(), taps=())], [Signal(0)]), io.StringIO()
     events = Events(console=Console(file=said, width=500))
-    trials = engines.choose(module, [IMAGES], None, tolerance=0.03, events=events)
+    trials = engines.try_engines(module, [IMAGES], None, tolerance=0.03, events=events)
     assert {trial.engine for trial in trials} >= {"eager", "channels_last"}
     assert "openvino" not in {trial.engine for trial in trials}
     assert "OpenVINO cannot take the teacher (" in said.getvalue()
     with pytest.raises(
         CompressError, match=r"teacher_outputs.engine: OpenVINO cannot take the teacher \(.*\); choose another engine"
     ):
-        engines.build("openvino", module, IMAGES, None)
+        engines.build_engine("openvino", module, IMAGES, None)

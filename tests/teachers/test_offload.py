@@ -11,7 +11,7 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from compress.errors import Unreachable
-from compress.teachers.offload import page_out
+from compress.teachers.offload import offload_weights
 from tests.teachers.example import data, listening, teachers
 from tests.tiny import fresh
 
@@ -38,7 +38,7 @@ def test_what_is_paged_out_is_what_it_was(tmp_path: Path) -> None:
     """Same answers, same parameters, ties and modes; and who writes to a tensor writes to it alone."""
     module, images = Large(), torch.rand(2, 2048)
     exact, parameters = module(images), list(module.parameters())
-    page_out([module, module.second], tmp_path)
+    offload_weights([module, module.second], tmp_path)
     assert torch.equal(module(images), exact)
     assert all(own is kept for own, kept in zip(module.parameters(), parameters, strict=True))
     assert module.tied.weight is module.first.weight
@@ -53,7 +53,7 @@ def test_what_is_paged_out_can_be_saved(tmp_path: Path) -> None:
     """Each tensor has a memory of its own as before, so that nobody takes two for one."""
     module = Large()
     save_model(module, str(tmp_path / "before"))
-    page_out([module], tmp_path)
+    offload_weights([module], tmp_path)
     save_model(module, str(tmp_path / "after"))
     assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
 
@@ -65,7 +65,7 @@ def test_what_nobody_reads_takes_no_memory(tmp_path: Path, width: int) -> None:
     count = 64 * MIB // (4 * width * width)
     module, process = nn.Sequential(*(nn.Linear(width, width) for _ in range(count))).requires_grad_(False), psutil.Process()
     before = process.memory_info().rss
-    page_out([module], tmp_path)
+    offload_weights([module], tmp_path)
     assert before - process.memory_info().rss > 40 * MIB
     assert bool(torch.isfinite(module(torch.rand(2, width))).all())
 
@@ -75,7 +75,7 @@ def test_what_is_trained_stays(tmp_path: Path) -> None:
     module = Large()
     module.second.weight.requires_grad_(True)
     place, frozen = module.second.weight.data_ptr(), module.first.weight.data_ptr()
-    page_out([module], tmp_path)
+    offload_weights([module], tmp_path)
     assert module.second.weight.data_ptr() == place
     assert module.first.weight.data_ptr() != frozen
 
@@ -90,7 +90,7 @@ def test_strides_and_offsets_are_kept(tmp_path: Path, shape: str) -> None:
     )
     place = module.weight.data_ptr()
     exact, strides = module.weight.clone(), module.weight.stride()
-    page_out([module], tmp_path)
+    offload_weights([module], tmp_path)
     assert torch.equal(module.weight, exact)
     assert module.weight.stride() == strides
     assert module.weight.data_ptr() != place
@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     places = [parameter.data_ptr() for parameter in module.parameters()]
     (tmp_path / "file").touch()
     with pytest.raises(Unreachable, match="file"):
-        page_out([module], tmp_path / "file")
+        offload_weights([module], tmp_path / "file")
     assert places == [parameter.data_ptr() for parameter in module.parameters()]
 
 
@@ -133,7 +133,7 @@ def test_teachers_stay_where_they_cannot_be_written(tmp_path: Path, monkeypatch:
     def full(*_: object) -> int:
         raise Unreachable("the disk is full")
 
-    monkeypatch.setattr("compress.teachers.offload.page_out", full)
+    monkeypatch.setattr("compress.teachers.provider.offload_weights", full)
     said = listening()
     asked = teachers(fresh(), tmp_path, events=said.events)
     asked.begin(0)

@@ -25,11 +25,10 @@ from compress.freezing import freeze_all_but
 from compress.methods import Combined, Method, Setting, Signal, Step
 from compress.models import Network
 from compress.recipe import TeacherOutputsSection, TrainSection
-from compress.teachers import engines
-from compress.teachers import provider as teaching
-from compress.teachers.provider import Teachers
-from compress.teachers.signals import read_by, validated_by
-from compress.training import loop as trainer
+from compress.teachers import engines, provider
+from compress.teachers.provider import TeacherOutputs
+from compress.teachers.signals import find_required_signals, find_validation_signals
+from compress.training import loop
 from tests.teachers.example import EXACT, ROWS, SIZE, data, held_out, listening, split, teachers
 from tests.teachers.one_view import slow_method
 from tests.tiny import PREPROCESS, fresh, setting, tiny
@@ -38,11 +37,13 @@ SETTINGS = TrainSection(epochs=4, batch_size=SIZE)
 METHODS = [name for name in plugins.names("methods") if name != "supervised"]
 
 
-def finished(method: Method, ask: Callable[[Method], Teachers | None], settings: TrainSection = SETTINGS) -> dict[str, Tensor]:
+def finished(
+    method: Method, ask: Callable[[Method], TeacherOutputs | None], settings: TrainSection = SETTINGS
+) -> dict[str, Tensor]:
     """Train every stage, and return all weights."""
     for stage in method.stages():
-        asks = bool(read_by(stage, next(data().epoch(0))))
-        trainer.fit(stage, data(), held_out(), settings=settings, seed=7, teachers=ask(stage) if asks else None)
+        asks = bool(find_required_signals(stage, next(data().epoch(0))))
+        loop.fit(stage, data(), held_out(), settings=settings, seed=7, teachers=ask(stage) if asks else None)
     return {name: value.clone() for name, value in method.state_dict().items()}
 
 
@@ -61,7 +62,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("name", METHODS)
 def test_training_from_the_store_ends_with_the_same_bytes(name: str, tmp_path: Path) -> None:
     """Every method and each of its stages: answers in fp32 from the store, computed by eager, or by the step: bit-equal."""
-    asked = [stage for stage in fresh(name).stages() if read_by(stage, next(data().epoch(0)))]
+    asked = [stage for stage in fresh(name).stages() if find_required_signals(stage, next(data().epoch(0)))]
     if fresh(name).moves_teacher:
         assert not asked  # what moves is never kept
         return
@@ -76,7 +77,7 @@ def test_training_from_the_store_ends_with_the_same_bytes(name: str, tmp_path: P
 def test_precision_average_and_optimizer_do_not_matter(extra: dict[str, Any], tmp_path: Path) -> None:
     """Mixed precision, averaged weights and another optimiser: stored and computed runs are bit-equal, heads included."""
     settings = SETTINGS.model_copy(update=extra)
-    autocast = trainer.DTYPES[settings.precision]
+    autocast = loop.DTYPES[settings.precision]
     plain = finished(fresh("dih"), nobody, settings)
     stored = finished(fresh("dih"), lambda stage: teachers(stage, tmp_path, autocast=autocast), settings)
     assert equal(plain, stored)
@@ -147,9 +148,9 @@ def test_a_run_that_is_stopped_continues_from_the_store_with_the_same_bytes(tmp_
         options: dict[str, Any] = {"settings": SETTINGS, "seed": 7, "state": tmp_path / "state", "teachers": kept}
         if attempt == 0:
             with pytest.raises(Interrupted):
-                trainer.fit(method, data(), held_out(), stopped=lambda: next(counter) == stop_after, **options)
+                loop.fit(method, data(), held_out(), stopped=lambda: next(counter) == stop_after, **options)
         else:
-            trainer.fit(method, data(), held_out(), **options)
+            loop.fit(method, data(), held_out(), **options)
             assert equal(plain, method.state_dict())
         sweeps.append(kept.summary().views_computed)
     assert sweeps[1] == 2  # those before the stop are counted on
@@ -159,11 +160,11 @@ def test_a_run_that_is_stopped_continues_from_the_store_with_the_same_bytes(tmp_
 
 def test_validation_reads_what_the_teachers_said_of_the_held_out_images(tmp_path: Path) -> None:
     """A stage whose heads are validated runs the teacher over the held-out images once, and every score is as without."""
-    plain = trainer.fit(fresh("dih").stages()[0], data(), held_out(), settings=SETTINGS, seed=7)
+    plain = loop.fit(fresh("dih").stages()[0], data(), held_out(), settings=SETTINGS, seed=7)
     heads, images = fresh("dih").stages()[0], held_out()
-    signals = validated_by(heads, next(images.epoch(0)))
+    signals = find_validation_signals(heads, next(images.epoch(0)))
     assert signals == [Signal(0, 0), Signal(0, 1)]
-    validating = Teachers(
+    validating = TeacherOutputs(
         heads,
         signals,
         images,
@@ -176,9 +177,7 @@ def test_validation_reads_what_the_teachers_said_of_the_held_out_images(tmp_path
     )
     calls: list[int] = []
     heads.teachers[0].register_forward_hook(lambda *_: calls.append(1))
-    kept = trainer.fit(
-        heads, data(), images, settings=SETTINGS, seed=7, teachers=teachers(heads, tmp_path), validating=validating
-    )
+    kept = loop.fit(heads, data(), images, settings=SETTINGS, seed=7, teachers=teachers(heads, tmp_path), validating=validating)
     assert len(calls) <= 2 * 4 + 2 + 3  # two views and the held-out images, once each, and as many looks at what is read
     assert [epoch.validation_top1_percent for epoch in kept.epochs] == [e.validation_top1_percent for e in plain.epochs]
     assert kept.best_epoch == plain.best_epoch
@@ -188,7 +187,7 @@ def test_another_student_and_another_seed_find_the_answers(tmp_path: Path) -> No
     """The second student of the same teacher, in another order, computes nothing."""
     first, second = fresh("kd"), fresh("dist")
     one = teachers(first, tmp_path)
-    trainer.fit(first, data(), held_out(), settings=SETTINGS, teachers=one)
+    loop.fit(first, data(), held_out(), settings=SETTINGS, teachers=one)
     with torch.no_grad():
         second.student.classifier.weight.zero_()
     calls: list[int] = []
@@ -206,7 +205,7 @@ def test_another_student_and_another_seed_find_the_answers(tmp_path: Path) -> No
 def test_the_time_of_answers_is_part_of_the_epoch(tmp_path: Path) -> None:
     """What sweeping and reading cost is in `teacher_seconds`, which is part of `seconds`."""
     method = fresh("kd")
-    fit = trainer.fit(method, data(), held_out(), settings=SETTINGS, teachers=teachers(method, tmp_path))
+    fit = loop.fit(method, data(), held_out(), settings=SETTINGS, teachers=teachers(method, tmp_path))
     assert all(0 < epoch.teacher_seconds < epoch.seconds for epoch in fit.epochs)
 
 
@@ -352,7 +351,7 @@ def test_two_teachers_that_are_equal_share_their_answers(tmp_path: Path) -> None
 # What is damaged or gone ---------------------------------------------------------------------------------------------------
 
 
-def _answers(kept: Teachers, batches: InMemory) -> list[Tensor]:
+def _answers(kept: TeacherOutputs, batches: InMemory) -> list[Tensor]:
     kept.begin(0)
     return [answer for batch in batches.epoch(0) for answer in kept.of(batch).values()]
 
@@ -462,16 +461,16 @@ def test_too_much_is_refused_or_not_kept(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full_stops_the_run_with_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No space: the run stops, nothing half-written stays, and repeating it with space ends with the same bytes."""
-    from compress.teachers import store as targets
+    from compress.teachers import store
 
-    def full(_writer: targets._Writer, _data: bytes) -> None:
+    def full(_writer: store._Writer, _data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     method = fresh("kd")
     with monkeypatch.context() as patch:
-        patch.setattr(targets._Writer, "_put", full)
+        patch.setattr(store._Writer, "_put", full)
         with pytest.raises(Unreachable, match=r"cannot be written \(No space left on device\); free space or choose another"):
-            trainer.fit(method, data(), held_out(), settings=SETTINGS, seed=7, teachers=teachers(method, tmp_path))
+            loop.fit(method, data(), held_out(), settings=SETTINGS, seed=7, teachers=teachers(method, tmp_path))
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "locks"]
     assert equal(finished(fresh("kd"), nobody), finished(fresh("kd"), lambda stage: teachers(stage, tmp_path)))
 
@@ -506,9 +505,9 @@ def test_what_a_stage_reads_is_found_and_nothing_changes() -> None:
     before = {name: value.clone() for name, value in method.state_dict().items()}
     random = torch.get_rng_state()
     heads, student = method.stages()
-    assert read_by(heads, batch) == [Signal(0, 0), Signal(0, 1)]
+    assert find_required_signals(heads, batch) == [Signal(0, 0), Signal(0, 1)]
     first, second = method.heads_stage.heads.values()
-    assert read_by(student, batch) == [Signal(0), Signal(0, 0, first), Signal(0, 1, second)]
+    assert find_required_signals(student, batch) == [Signal(0), Signal(0, 0, first), Signal(0, 1, second)]
     assert equal(before, method.state_dict())
     assert torch.equal(random, torch.get_rng_state())
     assert not any(parameter.requires_grad for parameter in method.parameters())
@@ -517,7 +516,7 @@ def test_what_a_stage_reads_is_found_and_nothing_changes() -> None:
 def test_a_stage_without_frozen_teachers_reads_nothing() -> None:
     """Labels alone, and a method whose teacher moves, have nothing to keep."""
     batch = next(data().epoch(0))
-    assert read_by(fresh("supervised"), batch) == []
+    assert find_required_signals(fresh("supervised"), batch) == []
 
     class Alternating(Method):
         def phases(self) -> dict[str, list[nn.Parameter]]:
@@ -526,7 +525,7 @@ def test_a_stage_without_frozen_teachers_reads_nothing() -> None:
         def losses(self, step: Step) -> dict[str, Tensor]:
             return {"gap": (step.student.logits - step.teacher().logits).square().mean()}
 
-    assert read_by(Alternating(setting()), batch) == []
+    assert find_required_signals(Alternating(setting()), batch) == []
 
 
 # Engines -------------------------------------------------------------------------------------------------------------------
@@ -536,27 +535,27 @@ AUTO = TeacherOutputsSection(store="off")
 
 def _offered(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let this machine have eager and these engines."""
-    known = engines.candidates
+    known = engines.list_engines
 
-    def some(answering: engines.Answering, images: Tensor, autocast: torch.dtype | None) -> dict[str, Any]:
-        here = {**known(answering, images, autocast), "bf16": lambda: engines.channels_last(answering, torch.bfloat16)}
+    def some(answering: engines.JointTeachers, images: Tensor, autocast: torch.dtype | None) -> dict[str, Any]:
+        here = {**known(answering, images, autocast), "bf16": lambda: engines.build_channels_last(answering, torch.bfloat16)}
         return {name: here[name] for name in ("eager", *names)}
 
-    monkeypatch.setattr(engines, "candidates", some)
+    monkeypatch.setattr(engines, "list_engines", some)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["worth a trial", "not worth a trial"])
 def test_the_choice_of_an_engine_is_remembered(seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage that continues takes the engine of before without a trial, even if the machine is faster or slower now."""
-    monkeypatch.setattr(teaching, "WORTH_A_TRIAL_SECONDS", seconds)
+    monkeypatch.setattr(provider, "WORTH_A_TRIAL_SECONDS", seconds)
     _offered(monkeypatch, "channels_last")
     said = listening()
     first = teachers(fresh("kd"), tmp_path, AUTO, events=said.events).summary()
     assert len(first.trials) == (0 if seconds else 2)
     assert len(list((tmp_path / "targets" / "engines").glob("*.json"))) == (1 if seconds else 2)
     assert ("per batch" in said.text.getvalue()) == (not seconds)
-    monkeypatch.setattr(teaching, "WORTH_A_TRIAL_SECONDS", 0.0)
-    monkeypatch.setattr(engines, "choose", lambda *_, **__: pytest.fail("tried again"))
+    monkeypatch.setattr(provider, "WORTH_A_TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(engines, "try_engines", lambda *_, **__: pytest.fail("tried again"))
     again = teachers(fresh("kd"), tmp_path, AUTO).summary()
     assert (again.engine, again.trials) == (first.engine, first.trials)
     if not seconds:  # more epochs are another decision, for which the trial serves
@@ -567,7 +566,7 @@ def test_a_later_trial_does_not_change_what_a_stage_decided(tmp_path: Path, monk
     """A short stage that took eager keeps it, although a longer one tried all engines in between."""
     _offered(monkeypatch, "channels_last")
     assert teachers(fresh("kd"), tmp_path, AUTO).summary().engine == "eager"
-    monkeypatch.setattr(teaching, "WORTH_A_TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(provider, "WORTH_A_TRIAL_SECONDS", 0.0)
     assert len(teachers(fresh("kd"), tmp_path, AUTO, epochs=400).summary().trials) == 2
     assert teachers(fresh("kd"), tmp_path, AUTO).summary().trials == ()
 
@@ -613,7 +612,7 @@ def test_answers_of_a_half_precise_engine_fit_a_training_in_float32(
     kept = teachers(heads, tmp_path, section)
     kept.begin(0)
     assert {answer.dtype for answer in kept.of(next(data().epoch(0))).values()} == {torch.float32}
-    trainer.fit(heads, data(), held_out(), settings=SETTINGS, teachers=kept)
+    loop.fit(heads, data(), held_out(), settings=SETTINGS, teachers=kept)
 
 
 @pytest.mark.parametrize("engine", ["eager", "channels_last"])

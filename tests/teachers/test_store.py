@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from compress import records
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
-from compress.teachers import store as targets
-from compress.teachers.store import Answer, Store, View
+from compress.system.files import sha256_of
+from compress.teachers.identity import hash_module
+from compress.teachers.store import Store, StoredSignal, ViewRecord, _Writer, find_file_system
 from tests.teachers.kept import LOGITS, MAP, ROWS, answers
 from tests.tiny import tiny
 
@@ -47,13 +48,13 @@ def listening() -> Said:
     return Said(Events(console=Console(file=text)), text)
 
 
-def store(folder: Path, precision: str = "fp32", said: Said | None = None) -> Store:
+def open_store(folder: Path, precision: str = "fp32", said: Said | None = None) -> Store:
     return Store(folder, precision=precision, events=said.events if said else Events())
 
 
 def made(folder: Path, precision: str = "fp32", view: int = 0) -> Path:
     """Keep the answers to one view, and return the file of the logits."""
-    whole = store(folder, precision)
+    whole = open_store(folder, precision)
     whole.make([LOGITS, MAP], view, by_batch(answers(LOGITS, view), answers(MAP, view)))
     (path,) = (folder / LOGITS.key).glob(f"view{view:04}-*.npy")
     return path
@@ -68,7 +69,7 @@ def test_what_was_kept_is_found_by_any_process_rounded_once(tmp_path: Path, prec
     """Every answer comes back at its row, exactly as NumPy rounds it, from files that any NumPy reads."""
     path = made(tmp_path, precision)
     for answer in (LOGITS, MAP):
-        found = store(tmp_path, precision).find(answer, 0)
+        found = open_store(tmp_path, precision).find(answer, 0)
         assert found is not None
         np.testing.assert_array_equal(found, answers(answer).numpy().astype(DTYPES[precision]))
         assert not found.flags.writeable
@@ -78,10 +79,10 @@ def test_what_was_kept_is_found_by_any_process_rounded_once(tmp_path: Path, prec
 def test_views_signals_and_precisions_are_apart(tmp_path: Path) -> None:
     """Another view, signal or precision of the same images is not there until it was made."""
     made(tmp_path, "fp16")
-    whole = store(tmp_path, "fp16")
+    whole = open_store(tmp_path, "fp16")
     assert whole.find(LOGITS, 1) is None
     assert whole.find(LOGITS._replace(key="c" * 64), 0) is None
-    assert store(tmp_path, "fp32").find(LOGITS, 0) is None
+    assert open_store(tmp_path, "fp32").find(LOGITS, 0) is None
     made(tmp_path, "fp16", view=1)
     one, other = whole.find(LOGITS, 0), whole.find(LOGITS, 1)
     assert one is not None
@@ -93,7 +94,7 @@ def test_views_signals_and_precisions_are_apart(tmp_path: Path) -> None:
 def test_the_record_says_the_true_rounding_error(tmp_path: Path, precision: str) -> None:
     """`max_abs_error` is the largest difference between what the teacher said and what was kept, 0 in fp32."""
     made(tmp_path, precision)
-    record = store(tmp_path, precision).record(LOGITS, 0)
+    record = open_store(tmp_path, precision).record(LOGITS, 0)
     exact = answers(LOGITS).numpy().astype(np.float64)
     assert record is not None
     assert record.max_abs_error == np.abs(exact - exact.astype(DTYPES[precision])).max()
@@ -122,28 +123,28 @@ def _garbled_record(path: Path) -> None:
 def _of_other_shape(path: Path) -> None:
     """Answers of another shape, whole in themselves."""
     np.save(path, np.zeros((ROWS, 6), dtype=np.float32))
-    _rewrite(path, shape=(ROWS, 6), sha256=targets.sha256_of(path))
+    _rewrite(path, shape=(ROWS, 6), sha256=sha256_of(path))
 
 
 def _of_other_shape_than_its_record(path: Path) -> None:
     np.save(path, np.zeros((ROWS, 6), dtype=np.float32))
-    _rewrite(path, sha256=targets.sha256_of(path))
+    _rewrite(path, sha256=sha256_of(path))
 
 
 def _of_fewer_rows(path: Path) -> None:
     np.save(path, np.zeros((ROWS - 1, 5), dtype=np.float32))
-    _rewrite(path, shape=(ROWS - 1, 5), sha256=targets.sha256_of(path))
+    _rewrite(path, shape=(ROWS - 1, 5), sha256=sha256_of(path))
 
 
 def _of_other_type(path: Path) -> None:
     np.save(path, np.zeros((ROWS, 5), dtype=np.float64))
-    _rewrite(path, sha256=targets.sha256_of(path))
+    _rewrite(path, sha256=sha256_of(path))
 
 
 def _of_another_signal(path: Path) -> None:
     """The folder of another teacher's logits, copied over this one."""
     other = LOGITS._replace(key="d" * 64)
-    store(path.parents[1]).make([other], 0, by_batch(answers(LOGITS) + 1))
+    open_store(path.parents[1]).make([other], 0, by_batch(answers(LOGITS) + 1))
     for file in (path.parents[1] / other.key).iterdir():
         (path.parent / file.name).write_bytes(file.read_bytes())
 
@@ -155,7 +156,7 @@ def _of_another_view(path: Path) -> None:
 
 
 def _rewrite(path: Path, **changed: object) -> None:
-    record = records.read(path.with_suffix(".json"), View)
+    record = records.read(path.with_suffix(".json"), ViewRecord)
     records.save(path.with_suffix(".json"), record.model_copy(update=changed))
 
 
@@ -170,7 +171,7 @@ def test_what_is_damaged_is_said_once_never_used_and_can_be_made_anew(tmp_path: 
     """Whatever happened to a file or its record: one message with its path, no answers, and good ones after it was remade."""
     path, said = made(tmp_path), listening()
     spoil(path)
-    whole = store(tmp_path, said=said)
+    whole = open_store(tmp_path, said=said)
     assert whole.find(LOGITS, 0) is None
     assert whole.find(LOGITS, 0) is None
     assert said.lines() == [f"teacher_outputs: {path} is damaged; it is made anew"]
@@ -185,7 +186,7 @@ def test_damage_after_a_file_was_read_is_noticed_when_it_is_opened_again(tmp_pat
     """The checksum is verified whenever a view is opened, so also in the next round through the views."""
     path = made(tmp_path)
     made(tmp_path, view=1)
-    whole = store(tmp_path)
+    whole = open_store(tmp_path)
     assert whole.find(LOGITS, 0) is not None
     assert whole.find(LOGITS, 1) is not None
     _flipped(path)
@@ -197,7 +198,7 @@ def test_answers_without_record_or_record_without_answers_are_not_there(tmp_path
     """What a killed process left between the two files is simply made, without a word."""
     path, said = made(tmp_path), listening()
     path.with_suffix(suffix).unlink()
-    assert store(tmp_path, said=said).find(LOGITS, 0) is None
+    assert open_store(tmp_path, said=said).find(LOGITS, 0) is None
     assert said.lines() == []
 
 
@@ -209,7 +210,7 @@ def test_a_sweep_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store(tmp_path).make([LOGITS, MAP], 0, broken())
+        open_store(tmp_path).make([LOGITS, MAP], 0, broken())
     assert left_behind(tmp_path) == []
 
 
@@ -234,7 +235,7 @@ def test_a_process_killed_in_the_middle_leaves_no_answers_and_no_lock(tmp_path: 
     assert killed.returncode == -9
     assert all(name.endswith(".partial") for name in left_behind(tmp_path))
     assert left_behind(tmp_path)
-    whole = store(tmp_path)
+    whole = open_store(tmp_path)
     assert whole.find(LOGITS, 0) is None
     with whole.locked([LOGITS, MAP]):
         made(tmp_path)
@@ -257,7 +258,7 @@ def test_answers_that_the_store_cannot_hold_are_refused(tmp_path: Path, worst: f
     whole = answers(LOGITS)
     whole[13, 2] = worst
     with pytest.raises(CompressError, match=message):
-        store(tmp_path, precision).make([LOGITS], 0, by_batch(whole))
+        open_store(tmp_path, precision).make([LOGITS], 0, by_batch(whole))
     assert left_behind(tmp_path) == []
 
 
@@ -265,8 +266,8 @@ def test_the_largest_half_number_is_kept(tmp_path: Path) -> None:
     """65504 is a half number, so it is no reason to refuse."""
     whole = answers(LOGITS)
     whole[0, 0] = -65504
-    store(tmp_path, "fp16").make([LOGITS], 0, by_batch(whole))
-    found = store(tmp_path, "fp16").find(LOGITS, 0)
+    open_store(tmp_path, "fp16").make([LOGITS], 0, by_batch(whole))
+    found = open_store(tmp_path, "fp16").find(LOGITS, 0)
     assert found is not None
     assert found[0, 0] == -65504
 
@@ -279,10 +280,10 @@ def test_answers_whose_shape_changes_or_that_are_too_few_are_refused(tmp_path: P
         yield [torch.zeros(10, 6)]
 
     with pytest.raises(CompressError, match=r"teacher logits is \[6\] for some images and \[5\] for others"):
-        store(tmp_path).make([LOGITS], 0, ragged())
+        open_store(tmp_path).make([LOGITS], 0, ragged())
     for count in (ROWS - 1, ROWS + 1):
         with pytest.raises(CompressError, match=f"{count} answers for {ROWS} images"):
-            store(tmp_path).make([LOGITS], 0, by_batch(torch.zeros(count, 5)))
+            open_store(tmp_path).make([LOGITS], 0, by_batch(torch.zeros(count, 5)))
     assert left_behind(tmp_path) == []
 
 
@@ -292,15 +293,15 @@ def test_a_disk_that_refuses_is_one_message_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int, after: int
 ) -> None:
     """However far the writing came: the folder and the reason, no half file, and a later attempt works."""
-    written, put = iter(range(99)), targets._Writer._put
+    written, put = iter(range(99)), _Writer._put
 
-    def refuse(writer: targets._Writer, data: bytes) -> None:
+    def refuse(writer: _Writer, data: bytes) -> None:
         if next(written) >= after:
             raise OSError(refusal, os.strerror(refusal))
         put(writer, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(targets._Writer, "_put", refuse)
+        patch.setattr(_Writer, "_put", refuse)
         with pytest.raises(Unreachable, match=rf"cannot be written \({os.strerror(refusal)}\); free space or choose"):
             made(tmp_path)
     assert left_behind(tmp_path) == []
@@ -330,17 +331,17 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 def test_a_full_disk_is_one_message_and_leaves_room_for_the_next_attempt(mounted: Callable[..., Path]) -> None:
     """On a really full disk nothing half-written stays, and the same work succeeds once there is space."""
     disk = mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs")
-    folder, large = disk / "targets", Answer("teacher layer1", "e" * 64, (ROWS, 1000))
+    folder, large = disk / "targets", StoredSignal("teacher layer1", "e" * 64, (ROWS, 1000))
     free = psutil.disk_usage(str(disk)).free
     with pytest.raises(
         Unreachable, match=r"cannot be written \(No space left on device\); free space or choose another folder"
     ):
-        store(folder).make([large], 0, by_batch(answers(large)))
+        open_store(folder).make([large], 0, by_batch(answers(large)))
     assert left_behind(folder) == []
     assert psutil.disk_usage(str(disk)).free >= free - 8192  # a page for each folder
     subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
-    store(folder).make([large], 0, by_batch(answers(large)))
-    assert store(folder).find(large, 0) is not None
+    open_store(folder).make([large], 0, by_batch(answers(large)))
+    assert open_store(folder).find(large, 0) is not None
 
 
 def test_a_folder_that_cannot_be_written_serves_what_it_has_and_refuses_the_rest(
@@ -351,7 +352,7 @@ def test_a_folder_that_cannot_be_written_serves_what_it_has_and_refuses_the_rest
     made(folder)
     frozen = mounted("--bind", str(folder))
     subprocess.run(["mount", "-o", "remount,bind,ro", str(frozen)], check=True)
-    whole = store(frozen)
+    whole = open_store(frozen)
     assert whole.find(LOGITS, 0) is not None
     assert whole.find(LOGITS, 1) is None
     with pytest.raises(Unreachable, match=r"cannot be written \(Read-only file system\)"), whole.locked([LOGITS]):
@@ -363,7 +364,7 @@ def test_a_folder_that_cannot_be_written_serves_what_it_has_and_refuses_the_rest
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows counts handles")
 def test_open_files_do_not_grow_with_the_views(tmp_path: Path) -> None:
     """Hundreds of epochs with a view each stay far from the limit of open files."""
-    whole, process = store(tmp_path), psutil.Process()
+    whole, process = open_store(tmp_path), psutil.Process()
     for view in range(12):
         made(tmp_path, view=view)
     assert whole.find(LOGITS, 0) is not None
@@ -396,7 +397,7 @@ def test_the_file_system_is_that_of_the_deepest_and_last_mount(
 ) -> None:
     """Mounts inside mounts, mounts over mounts and look-alike names are told apart."""
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [Mount(*mount) for mount in mounts])
-    assert targets.file_system(Path("/data/runs/x")) == expected
+    assert find_file_system(Path("/data/runs/x")) == expected
 
 
 class Scaled(nn.Module):
@@ -416,7 +417,7 @@ def test_the_digest_changes_with_whatever_changes_an_answer(change: str) -> None
     """The smallest change of one weight, statistic, type or option is another digest; a copy has the same."""
     network = tiny(8)
     other = copy.deepcopy(network)
-    assert targets.digest(other) == targets.digest(network)
+    assert hash_module(other) == hash_module(network)
     layer, norm = other.module.first[0], other.module.first[1]
     if change == "weight":
         values = layer.weight.data.view(-1)
@@ -429,15 +430,15 @@ def test_the_digest_changes_with_whatever_changes_an_answer(change: str) -> None
         other.module.dropout.p = 0.2
     else:
         norm.eps *= 2
-    assert targets.digest(other) != targets.digest(network)
+    assert hash_module(other) != hash_module(network)
 
 
 def test_the_digest_sees_plain_attributes() -> None:
     """Options that are neither weights nor shown by a module count, too; the mode does not."""
-    same = [targets.digest(nn.Sequential(Scaled(2.0))) for _ in range(2)]
-    assert same[0] == same[1] == targets.digest(nn.Sequential(Scaled(2.0)).eval())
-    assert targets.digest(nn.Sequential(Scaled(3.0))) != same[0]
-    assert targets.digest(nn.Sequential(Scaled(2.0, ("a", "b")))) != same[0]
+    same = [hash_module(nn.Sequential(Scaled(2.0))) for _ in range(2)]
+    assert same[0] == same[1] == hash_module(nn.Sequential(Scaled(2.0)).eval())
+    assert hash_module(nn.Sequential(Scaled(3.0))) != same[0]
+    assert hash_module(nn.Sequential(Scaled(2.0, ("a", "b")))) != same[0]
     moved = nn.Sequential(Scaled(2.0))
     moved[0].mean += 1
-    assert targets.digest(moved) != same[0]
+    assert hash_module(moved) != same[0]

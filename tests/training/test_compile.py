@@ -25,10 +25,9 @@ from compress.models import Network, Outputs
 from compress.models.resnet_cifar import resnet20
 from compress.recipe import TrainSection
 from compress.records import EngineTrials, read
-from compress.teachers.signals import looked_at
-from compress.training import compile as compiling
-from compress.training import loop as trainer
-from compress.training.compile import Running, build, choose
+from compress.teachers.signals import run_dry_step
+from compress.training import loop
+from compress.training.compile import TOLERANCE, StudentEngine, _Trial, choose_engine, compile_network
 from tests.tiny import CPU, PREPROCESS, Counted, data, fresh, held_out, split, weights
 
 pytestmark = [
@@ -90,8 +89,8 @@ def deep() -> Method:
     return Supervised(Setting(resnet20(4, 1), (), next(data().epoch(0)).images[:1], 4))
 
 
-def chosen(method: Method, folder: Path, engine: str, *, steps: int = 10, autocast: torch.dtype | None = None) -> Running:
-    return choose(
+def chosen(method: Method, folder: Path, engine: str, *, steps: int = 10, autocast: torch.dtype | None = None) -> StudentEngine:
+    return choose_engine(
         method,
         next(data().epoch(0)),
         engine=engine,
@@ -117,7 +116,7 @@ def passed(runs: Forward, images: Tensor, parameters: list[nn.Parameter]) -> lis
 def test_a_compiled_pass_is_an_eager_pass() -> None:
     """Logits, maps, gradients, statistics and the random numbers of dropout agree, in training and in evaluation mode."""
     ours, theirs = network(), network()
-    runs = build("compile", ours, [1], CPU)
+    runs = compile_network("compile", ours, [1], CPU)
     for training, batch in zip((True, True, False), data().epoch(0), strict=False):
         ours.train(training)
         theirs.train(training)
@@ -139,7 +138,7 @@ def test_a_method_trains_compiled_as_it_trains_eager(tmp_path: Path, name: str) 
         running = chosen(method, tmp_path / engine, engine)
         settings = TrainSection(epochs=1, batch_size=16)
         ran = Counted(running.forward or method.student.outputs)
-        trainer.fit(method, data(), held_out(), settings=settings, seed=7, forward=ran)
+        loop.fit(method, data(), held_out(), settings=settings, seed=7, forward=ran)
         assert (running.engine, running.forward is None) == (engine, engine == "eager")
         assert ran.steps >= len(data())  # a phase may do without the student
         trained.append(weights(method))
@@ -151,7 +150,7 @@ def test_a_compiled_training_that_is_stopped_continues_to_the_same_bytes(tmp_pat
     """What was chosen is kept beside the state, and what it computes does not depend on when it was compiled."""
     settings = TrainSection(epochs=2, batch_size=16, precision="bf16")
     method = supervised()
-    whole = trainer.fit(
+    whole = loop.fit(
         method, data(), held_out(), settings=settings, seed=7,
         forward=chosen(method, tmp_path / "whole", "compile", autocast=torch.bfloat16).forward,
     )  # fmt: skip
@@ -162,7 +161,7 @@ def test_a_compiled_training_that_is_stopped_continues_to_the_same_bytes(tmp_pat
         running = chosen(part, tmp_path / "parts", "compile", autocast=torch.bfloat16)
         parts.append(part)
         try:
-            trainer.fit(
+            loop.fit(
                 part, data(), held_out(), settings=settings, seed=7, state=tmp_path / "state", stopped=stopped,
                 forward=running.forward,
             )  # fmt: skip
@@ -180,13 +179,13 @@ def test_graphs_train_as_eager_torch_does(tmp_path: Path) -> None:
     for engine in ("eager", "cuda_graphs"):
         batches = InMemory(split(), PREPROCESS, batch_size=16, device=device, shuffle=True, seed=3, crop_padding=1, flip=True)
         method = deep().to(device)
-        running = choose(
+        running = choose_engine(
             method, next(batches.epoch(0)), engine=engine, steps=10, autocast=None, events=Events(),
             decision=tmp_path / f"{engine}.json",
         )  # fmt: skip
         settings = TrainSection(epochs=1, batch_size=16)
         validation = InMemory(split(), PREPROCESS, batch_size=32, device=device)
-        trainer.fit(method, batches, validation, settings=settings, seed=7, forward=running.forward)
+        loop.fit(method, batches, validation, settings=settings, seed=7, forward=running.forward)
         trained.append(weights(method))
     torch.testing.assert_close(trained[1], trained[0], rtol=1e-2, atol=1e-3)  # cuDNN may take other algorithms
 
@@ -196,15 +195,15 @@ def test_in_reduced_precision_an_engine_may_round_as_eager_torch_does(tmp_path: 
     """A deep network's gradients in bfloat16 are far from those of float32, whoever computes them."""
     method = deep()
     running = chosen(method, tmp_path, "compile", autocast=torch.bfloat16)
-    assert running.trials[0].relative_difference > compiling.TOLERANCE
+    assert running.trials[0].relative_difference > TOLERANCE
     exact = chosen(method, tmp_path / "exact", "compile")
-    assert exact.trials[0].relative_difference < compiling.TOLERANCE
+    assert exact.trials[0].relative_difference < TOLERANCE
 
 
 @needs_compiler
 def test_only_maps_that_were_seen_to_be_read_are_there() -> None:
     """A map that nobody asked for is not computed apart; to read it all the same is an error and no empty map."""
-    outputs = build("compile", network(), [1], CPU)(next(data().epoch(0)).images)
+    outputs = compile_network("compile", network(), [1], CPU)(next(data().epoch(0)).images)
     assert len(outputs.features) == 2
     assert outputs.features[-1].shape[1] == 8
     with pytest.raises(CompressError, match="tap 0 was not read"):
@@ -214,9 +213,9 @@ def test_only_maps_that_were_seen_to_be_read_are_there() -> None:
 def test_what_a_method_reads_of_its_student_is_found() -> None:
     """Plain distillation reads no map; DSKD reads those of the layers that it teaches."""
     few = next(data().epoch(0))
-    assert looked_at(fresh("kd"), few).student_taps == []
+    assert run_dry_step(fresh("kd"), few).student_taps == []
     dskd = fresh("dskd").stages()[-1]
-    assert looked_at(dskd, few).student_taps == sorted({place.student_tap for place in dskd.places})  # type: ignore[union-attr]
+    assert run_dry_step(dskd, few).student_taps == sorted({place.student_tap for place in dskd.places})  # type: ignore[union-attr]
 
 
 @needs_compiler
@@ -297,8 +296,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def milliseconds(_self: object, forward: Forward) -> float:
             return compiled if isinstance(forward, Pretended) else eager
 
-        monkeypatch.setattr(compiling, "build", lambda _engine, own, _taps, _device: Pretended(own))
-        monkeypatch.setattr(compiling._Trial, "_milliseconds", milliseconds)
+        monkeypatch.setattr("compress.training.compile.compile_network", lambda _engine, own, _taps, _device: Pretended(own))
+        monkeypatch.setattr(_Trial, "_milliseconds", milliseconds)
 
     return pretend
 
@@ -329,7 +328,7 @@ def test_short_training_is_not_worth_a_trial(tmp_path: Path, pretended: Callable
     """Compiling would take longer than what it could save."""
     pretended(eager=100.0, compiled=1.0)
     found = chosen(supervised(), tmp_path, "auto", steps=100)
-    assert found == Running()
+    assert found == StudentEngine()
 
 
 def test_who_continues_does_not_choose_anew(tmp_path: Path, pretended: Callable[..., None]) -> None:
@@ -372,7 +371,7 @@ def test_a_trial_leaves_the_stage_as_it_was(tmp_path: Path, pretended: Callable[
 def test_a_stage_that_trains_no_student_runs_eager(tmp_path: Path) -> None:
     """Heads and translators on teachers are small, and their teachers are frozen."""
     heads = fresh("dih").stages()[0]
-    assert chosen(heads, tmp_path, "compile") == Running()
+    assert chosen(heads, tmp_path, "compile") == StudentEngine()
 
 
 def test_an_engine_that_fails_in_the_trial_is_left_out_aloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,12 +380,12 @@ def test_an_engine_that_fails_in_the_trial_is_left_out_aloud(tmp_path: Path, mon
     def refuse(*_: object) -> Forward:
         raise CompressError("train.engine: torch cannot compile the network (no luck); use eager")
 
-    monkeypatch.setattr(compiling, "build", refuse)
-    monkeypatch.setattr(compiling, "WORTH_A_TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr("compress.training.compile.compile_network", refuse)
+    monkeypatch.setattr("compress.training.compile.WORTH_A_TRIAL_SECONDS", 0.0)
     text = io.StringIO()
-    found = choose(
+    found = choose_engine(
         supervised(), next(data().epoch(0)), engine="auto", steps=10, autocast=None,
         events=Events(console=Console(file=text, width=1000)), decision=tmp_path / "e.json",
     )  # fmt: skip
-    assert found == Running()
+    assert found == StudentEngine()
     assert "engine compile is left out: train.engine: torch cannot compile the network (no luck)\n" in text.getvalue()

@@ -14,8 +14,8 @@ from compress.data import FromLoader, InMemory
 from compress.errors import CompressError, Interrupted
 from compress.methods import Method, Step
 from compress.recipe import TrainSection
-from compress.training import loop as trainer
-from compress.training import optimizer as descent
+from compress.training import loop
+from compress.training.optimizer import compute_learning_rate
 from tests.tiny import CPU, PREPROCESS, data, fresh, held_out, setting, split, weights
 
 
@@ -30,11 +30,11 @@ def test_training_that_is_stopped_anywhere_continues_to_the_same_bytes(
     """Stopped after any step, in the middle of an epoch or at its end, and continued by a new process's objects: bit-equal."""
     settings = TrainSection(epochs=3, batch_size=16, **extra)  # type: ignore[arg-type]
     whole = fresh(name)
-    kept = trainer.fit(whole, data(), held_out(), settings=settings, seed=7)
+    kept = loop.fit(whole, data(), held_out(), settings=settings, seed=7)
     first = fresh(name)
     counter = itertools.count(1)
     with pytest.raises(Interrupted):
-        trainer.fit(
+        loop.fit(
             first,
             data(),
             held_out(),
@@ -49,7 +49,7 @@ def test_training_that_is_stopped_anywhere_continues_to_the_same_bytes(
     with torch.no_grad():
         for parameter in second.student.parameters():
             parameter.zero_()
-    continued = trainer.fit(second, data(), held_out(), settings=settings, seed=99, state=tmp_path / "s")
+    continued = loop.fit(second, data(), held_out(), settings=settings, seed=99, state=tmp_path / "s")
     for key, value in weights(whole).items():
         assert torch.equal(value, second.state_dict()[key]), key
     assert [epoch.losses for epoch in kept.epochs] == [epoch.losses for epoch in continued.epochs]
@@ -58,11 +58,11 @@ def test_training_that_is_stopped_anywhere_continues_to_the_same_bytes(
 
 def test_the_best_epoch_is_shipped_and_the_last_when_asked() -> None:
     """`select: best` leaves the weights with the best validation top-1, `last` those of the end."""
-    best = trainer.fit(fresh(), data(), held_out(), settings=TrainSection(epochs=4, lr=0.3, batch_size=16))
+    best = loop.fit(fresh(), data(), held_out(), settings=TrainSection(epochs=4, lr=0.3, batch_size=16))
     scores = [epoch.validation_top1_percent or 0.0 for epoch in best.epochs]
     assert best.best_epoch == scores.index(max(scores)) + 1
     assert best.validation["student"].top1_percent == max(scores)
-    last = trainer.fit(fresh(), data(), held_out(), settings=TrainSection(epochs=4, lr=0.3, batch_size=16, select="last"))
+    last = loop.fit(fresh(), data(), held_out(), settings=TrainSection(epochs=4, lr=0.3, batch_size=16, select="last"))
     assert last.best_epoch == 4
 
 
@@ -78,7 +78,7 @@ def test_a_loss_that_is_not_finite_names_the_term_and_the_step() -> None:
             return {**terms, "kd": terms["kd"] * float("nan")} if Broken.calls == 3 else terms
 
     with pytest.raises(CompressError, match=r"epoch 1, step 3 of 4, phase 'student': kd = nan is not finite; lower train.lr"):
-        trainer.fit(Broken(setting()), data(), held_out(), settings=TrainSection(epochs=1, batch_size=16))
+        loop.fit(Broken(setting()), data(), held_out(), settings=TrainSection(epochs=1, batch_size=16))
 
 
 def test_images_that_are_not_finite_are_suspected_before_the_learning_rate() -> None:
@@ -86,7 +86,7 @@ def test_images_that_are_not_finite_are_suspected_before_the_learning_rate() -> 
     first = next(iter(data().epoch(0)))
     broken = FromLoader([(first.images * float("nan"), first.labels)] * 4, device=CPU)
     with pytest.raises(CompressError, match=r"step 1 of 4.* is not finite; look for what is not finite in the images"):
-        trainer.fit(fresh(), broken, held_out(), settings=TrainSection(epochs=1, batch_size=16))
+        loop.fit(fresh(), broken, held_out(), settings=TrainSection(epochs=1, batch_size=16))
 
 
 def test_the_average_of_the_weights_is_what_is_validated_and_shipped() -> None:
@@ -94,9 +94,9 @@ def test_the_average_of_the_weights_is_what_is_validated_and_shipped() -> None:
     method = fresh()
     start = weights(method)["student.module.linear.weight"]
     settings = TrainSection(epochs=1, lr=0.2, batch_size=16, ema_decay=0.999)
-    trainer.fit(method, data(), held_out(), settings=settings)
+    loop.fit(method, data(), held_out(), settings=settings)
     plain = fresh()
-    trainer.fit(plain, data(), held_out(), settings=settings.model_copy(update={"ema_decay": None}))
+    loop.fit(plain, data(), held_out(), settings=settings.model_copy(update={"ema_decay": None}))
     moved = (weights(plain)["student.module.linear.weight"] - start).norm()
     averaged = (weights(method)["student.module.linear.weight"] - start).norm()
     assert averaged < 0.5 * moved  # the average starts at the weights after the first of four steps
@@ -106,7 +106,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_shipped() -> None:
 def test_the_learning_rate_warms_up_and_never_rises_afterwards(schedule: str) -> None:
     """Linear warm-up to the stated rate, then a schedule that only falls."""
     settings = TrainSection(epochs=8, lr=0.1, schedule=schedule, warmup_epochs=2, milestones=(0.5, 0.75))  # type: ignore[arg-type]
-    rates = [descent.learning_rate(settings, step, 10) for step in range(80)]
+    rates = [compute_learning_rate(settings, step, 10) for step in range(80)]
     assert rates[0] < rates[10] < rates[19] < 0.1
     assert rates[20] == pytest.approx(0.1)
     assert all(late <= early for early, late in itertools.pairwise(rates[20:]))
@@ -130,7 +130,7 @@ def test_phases_are_updated_in_order_each_with_its_own_gradient() -> None:
 
     method = Two(setting())
     start = weights(method)
-    fit = trainer.fit(method, data(), held_out(), settings=TrainSection(epochs=1, batch_size=16))
+    fit = loop.fit(method, data(), held_out(), settings=TrainSection(epochs=1, batch_size=16))
     assert seen[:2] == [("body", False, True), ("head", True, False)]
     assert set(fit.epochs[0].losses) == {"body.ce", "head.ce", "total"}
     assert not torch.equal(start["student.module.linear.weight"], method.student.classifier.weight)
@@ -193,14 +193,12 @@ def test_a_stop_after_the_last_step_is_heeded_and_loses_nothing(tmp_path: Path) 
     """Ctrl-C while the last epoch is validated ends the run, and the same call then finds all epochs done."""
     settings, calls = TrainSection(epochs=2, batch_size=16), itertools.count(1)
     plain = fresh()
-    trainer.fit(plain, data(), held_out(), settings=settings)
+    loop.fit(plain, data(), held_out(), settings=settings)
     steps = 2 * len(data()) + 2  # one look after each step and one after each epoch
     stopped = fresh()
     with pytest.raises(Interrupted, match="after epoch 2"):
-        trainer.fit(
-            stopped, data(), held_out(), settings=settings, state=tmp_path / "state", stopped=lambda: next(calls) == steps
-        )
+        loop.fit(stopped, data(), held_out(), settings=settings, state=tmp_path / "state", stopped=lambda: next(calls) == steps)
     again = fresh()
-    trainer.fit(again, data(), held_out(), settings=settings, state=tmp_path / "state")
+    loop.fit(again, data(), held_out(), settings=settings, state=tmp_path / "state")
     for name, value in weights(plain).items():
         assert torch.equal(value, weights(again)[name]), name

@@ -26,7 +26,7 @@ def says(predicted: NDArray[np.int64]) -> NDArray[np.float32]:
 )
 def test_a_student_that_guesses_is_told(predicted: NDArray[np.int64]) -> None:
     """No better than always answering the commonest class: the sentence has both numbers and what to do."""
-    found = preflight.guesses("student", says(predicted), LABELS)
+    found = preflight.describe_guessing("student", says(predicted), LABELS)
     assert "of 100" not in found
     assert "on 100 validation images, not clearly more than the 40.0 % of always" in found
     assert "train it longer" in found
@@ -35,4 +35,4 @@ def test_a_student_that_guesses_is_told(predicted: NDArray[np.int64]) -> None:
 def test_a_student_that_knows_something_is_not() -> None:
     """Clearly better than the commonest class is enough."""
     predicted = np.where(np.arange(100) % 5 < 3, LABELS, (LABELS + 1) % 4)
-    assert preflight.guesses("student", says(predicted), LABELS) == ""
+    assert preflight.describe_guessing("student", says(predicted), LABELS) == ""

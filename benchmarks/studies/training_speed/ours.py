@@ -26,10 +26,10 @@ from compress.methods import Method, Setting
 from compress.recipe import TeacherOutputsSection, TrainSection
 from compress.records import EngineTrial, Preprocess, read, save
 from compress.teachers import engines
-from compress.teachers.provider import Teachers
-from compress.teachers.signals import few, read_by
-from compress.training import compile as compiling
-from compress.training import loop as trainer
+from compress.teachers.provider import TeacherOutputs
+from compress.teachers.signals import find_required_signals, take_first_images
+from compress.training import loop
+from compress.training.compile import StudentEngine, choose_engine
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 VIEWS = 2
@@ -151,35 +151,35 @@ class Workshop:
 
         return Subject(name, steps, work=self.pair.batch_size, facts=facts)
 
-    def run(self, ours: Ours) -> tuple[trainer._Run, dict[str, str]]:
+    def run(self, ours: Ours) -> tuple[loop._Run, dict[str, str]]:
         """Return the state of a training that has not begun, and what is to be known of it."""
         batches = self.batches()
         method, settings = self.method(ours, batches), self.settings(ours)
         teachers, facts = self._teachers(ours, method, batches, settings)
         running = self._running(ours, method, batches, settings)
-        run = trainer._Run(
+        run = loop._Run(
             method, batches, batches, settings=settings, events=Events(), state=None, title=ours.method, teachers=teachers,
             forward=running.forward,
         )  # fmt: skip
         difference = {f"{each.engine}: difference of gradients": f"{each.relative_difference:.2g}" for each in running.trials}
         return run, facts | difference
 
-    def _running(self, ours: Ours, method: Method, batches: InMemory, settings: TrainSection) -> compiling.Running:
+    def _running(self, ours: Ours, method: Method, batches: InMemory, settings: TrainSection) -> StudentEngine:
         graphs = self.device.type == "cuda"
         engine = "eager" if not ours.compiled else "cuda_graphs" if graphs else "compile"
-        autocast = trainer.DTYPES[settings.precision]
-        return compiling.choose(method, next(batches.epoch(0)), engine=engine, steps=1, autocast=autocast, events=Events())
+        autocast = loop.DTYPES[settings.precision]
+        return choose_engine(method, next(batches.epoch(0)), engine=engine, steps=1, autocast=autocast, events=Events())
 
     def _teachers(
         self, ours: Ours, method: Method, batches: InMemory, settings: TrainSection
-    ) -> tuple[Teachers | None, dict[str, str]]:
+    ) -> tuple[TeacherOutputs | None, dict[str, str]]:
         if ours.engine is None and not ours.cached:
             return None, {}
-        signals = read_by(method, few(next(batches.epoch(0))))
+        signals = find_required_signals(method, take_first_images(next(batches.epoch(0))))
         engine, facts = ours.engine or "eager", {"signals": str(len(signals))}
         if engine == "auto":
             networks = [teacher for teacher in method.teachers if isinstance(teacher, Network)]
-            best = _fastest(engines.Answering(networks, signals).eval(), batches)
+            best = _fastest(engines.JointTeachers(networks, signals).eval(), batches)
             engine = best.engine
             facts |= {"engine": engine, "relative difference": f"{best.relative_difference:.2g}"}
         section = TeacherOutputsSection(
@@ -187,9 +187,9 @@ class Workshop:
             engine=engine,  # type: ignore[arg-type]
             tolerance=ANY if engine == INT8 else TeacherOutputsSection().tolerance,
         )
-        teachers = Teachers(
+        teachers = TeacherOutputs(
             method, signals, batches, section=section, folder=self.folder / "targets", epochs=VIEWS, shared=True,
-            autocast=trainer.DTYPES[settings.precision], events=Events(),
+            autocast=loop.DTYPES[settings.precision], events=Events(),
         )  # fmt: skip
         for epoch in range(VIEWS):
             teachers.begin(epoch)
@@ -244,6 +244,6 @@ def pictures(folder: Path, pair: Pair) -> Split:
     return Split(split.images[: pair.images], split.labels[: pair.images] % pair.classes)
 
 
-def _fastest(answering: engines.Answering, batches: InMemory) -> EngineTrial:
+def _fastest(answering: engines.JointTeachers, batches: InMemory) -> EngineTrial:
     images = [batch.images for batch, _ in zip(batches.read_view(0), range(2), strict=False)]
-    return engines.choose(answering, images, None, tolerance=TeacherOutputsSection().tolerance)[0]
+    return engines.try_engines(answering, images, None, tolerance=TeacherOutputsSection().tolerance)[0]
