@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -34,8 +34,9 @@ from torch.nn import Parameter
 from compress import losses
 from compress.data import Batches
 from compress.errors import CompressError
-from compress.freezing import evaluating
 from compress.methods import Method, Setting, Step, _projector, require_teacher
+from compress.methods._accuracy import measure_accuracy
+from compress.methods._adaptation import Adaptation, describe_adaptations
 from compress.methods._projector import Projected
 from compress.models import Network
 from compress.recipe import Count, NonNegative, Positive, TrainSection
@@ -43,10 +44,17 @@ from compress.recipe.checks import find_drift_problem
 from compress.records import Accuracy, Analysis
 from compress.text import name_teacher
 
-COLLAPSE_POINTS = 20.0
-"""A teacher that loses so much top-1 by adapting no longer knows what it shall teach."""
-
 log = logging.getLogger(__name__)
+
+
+def meet_half_way(projections: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Return the mean squared difference of maps, [B, c, h, w] each, averaged over teachers; both sides get a gradient.
+
+    Args:
+        projections: The student's map in the shape of each teacher's.
+        targets: The map of each teacher.
+    """
+    return torch.stack([F.mse_loss(mine.float(), goal.float()) for mine, goal in zip(projections, targets, strict=True)]).mean()
 
 
 class Atsc(Method):
@@ -94,6 +102,11 @@ class Atsc(Method):
         self._refuse_what_cannot_be_updated()
 
     def _refuse_what_cannot_be_updated(self) -> None:
+        """Refuse copies without what is to be trained.
+
+        Raises:
+            CompressError: A classifier has no bias, or a batch norm no scale and shift.
+        """
         for index, network in enumerate(self._networks()):
             if self.classifier_update == "bias" and network.classifier.bias is None:
                 raise CompressError(
@@ -115,29 +128,28 @@ class Atsc(Method):
         return {"projection": [*_projector.list_trained(self.adapted.shipped), *moved], "classifier": fitted}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return difference and drift, or in the second phase the cross-entropy of the adapted teachers."""
+        """Return difference and drift, or in the second phase the cross-entropy of the adapted teachers, each []."""
         if step.phase == "classifier":
-            answers = [step.teacher(index).logits.float() for index in range(len(self.teachers))]
-            return {"ce": torch.stack([F.cross_entropy(logits, step.batch.labels) for logits in answers]).mean()}
+            each = [step.teacher(index).logits.float() for index in range(len(self.teachers))]  # [B, K]
+            return {"ce": torch.stack([F.cross_entropy(logits, step.batch.labels) for logits in each]).mean()}
         ours = _projector.project_student(step, self.adapted.shipped)
-        theirs = _projector.pool_teachers(step, self.teacher_pools)  # with gradient: the teacher comes to meet the student
-        each = [F.mse_loss(mine.float(), goal.float()) for mine, goal in zip(ours, theirs, strict=True)]
-        terms = {"mse": self.beta * torch.stack(each).mean()}
+        theirs = _projector.pool_teachers(step, self.teacher_pools)
+        terms = {"mse": self.beta * meet_half_way(ours, theirs)}
         if self.drift_weight:
             terms["drift"] = self.drift_weight * torch.stack(self.compute_drifts()).mean()
         return terms
 
     def compute_drifts(self) -> list[Tensor]:
-        """Return for each teacher the sum of squared differences of its penalised weights from where they started."""
-        found = []
+        """Return for each teacher the sum of squared differences of its penalised weights from where they started, []."""
+        drifts = []
         for network, original in zip(self._networks(), self.originals, strict=True):
             start = dict(original.named_parameters())
             here = {name: weight for name, weight in self._find_moved(network).items() if weight.dim() > 1}
-            found.append(losses.drift(here.values(), [start[name] for name in here]))
-        return found
+            drifts.append(losses.drift(here.values(), [start[name] for name in here]))
+        return drifts
 
     def predictions(self, step: Step) -> dict[str, Tensor]:
-        """Return the logits of what is shipped; where one path is to be chosen, those of every path."""
+        """Return the logits of what is shipped, [B, K]; where one path is to be chosen, those of every path."""
         each = self.adapted.shipped.each(step.batch.images)
         return (
             {f"path{index}": logits for index, logits in enumerate(each)}
@@ -155,10 +167,7 @@ class Atsc(Method):
 
     def deployable(self) -> nn.Module:
         """Return the path through the projectors and the adapted classifiers, or the chosen one of them."""
-        shipped = self.adapted.shipped
-        if not self.keeps_best:
-            return shipped
-        return Projected(shipped.backbone, [shipped.each_branch()[int(self.adapted.chosen)]])
+        return self._take_path(int(self.adapted.chosen)) if self.keeps_best else self.adapted.shipped
 
     def product(self) -> nn.Module:
         """Return all paths and the adapted teachers: of the teachers the classifiers are shipped, the rest is for analysis."""
@@ -183,33 +192,24 @@ class Atsc(Method):
     def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
         """Return what adaptation did to the teachers, and how the student does with the classifier of each."""
         del train
-        shipped, rows = self.adapted.shipped, []
-        for index, (drift, original) in enumerate(zip(self.compute_drifts(), self.originals, strict=True)):
-            before, after = _measure_top1(original, validation), _measure_top1(self.teachers[index], validation)
-            path = _measure_top1(Projected(shipped.backbone, [shipped.each_branch()[index]]), validation)
-            name = name_teacher(index, len(self.teachers))
-            if after < before - COLLAPSE_POINTS:
-                log.warning(
-                    "method.atsc: %s fell from %.1f to %.1f %% while it adapted; raise drift_weight, lower train.lr, or set "
-                    "teacher_bn: frozen", name, before, after,
-                )  # fmt: skip
-            change = f"{after - before:+.2f}".replace("-", "−")
-            figures = (f"{before:.2f}", f"{after:.2f}", change, f"{float(drift.detach()):.4g}", f"{path:.2f}")
-            rows.append((name, *figures))
-        if len(self.teachers) > 1:
-            which = name_teacher(int(self.adapted.chosen), len(self.teachers)) if self.keeps_best else "mean of all"
-            rows.append((f"shipped ({which})", "", "", "", "", f"{_measure_top1(self.deployable(), validation):.2f}"))
-        return (
-            Analysis(
-                title="Adaptation of the teachers",
-                note=(
-                    "Top-1 in percent on the validation split, with the selected weights. Drift is the sum of squared changes "
-                    "of the penalised weights. The student answers through the adapted classifier of each teacher."
-                ),
-                columns=("teacher", "before", "after", "change, points", "drift", "student by its classifier"),
-                rows=tuple(rows),
-            ),
-        )
+        count = len(self.teachers)
+        adaptations = [
+            Adaptation(
+                teacher=name_teacher(index, count),
+                before=measure_accuracy(original, validation).top1_percent,
+                after=measure_accuracy(self.teachers[index], validation).top1_percent,
+                drift=float(drift.detach()),
+                student=measure_accuracy(self._take_path(index), validation).top1_percent,
+            )
+            for index, (drift, original) in enumerate(zip(self.compute_drifts(), self.originals, strict=True))
+        ]
+        which = name_teacher(int(self.adapted.chosen), count) if self.keeps_best else "mean of all"
+        whole = (which, measure_accuracy(self.deployable(), validation).top1_percent) if count > 1 else None
+        return (describe_adaptations(adaptations, shipped=whole),)
+
+    def _take_path(self, index: int) -> Projected:
+        """Return the path to the classifier of one teacher."""
+        return Projected(self.adapted.shipped.backbone, [self.adapted.shipped.each_branch()[index]])
 
     def _networks(self) -> list[Network]:
         """Return the copies of the teachers."""
@@ -242,13 +242,3 @@ class _Adapted(nn.Module):
 
 def _is_batch_norm(module: nn.Module) -> bool:
     return isinstance(getattr(module, "running_mean", None), Tensor)
-
-
-def _measure_top1(network: nn.Module, batches: Batches) -> float:
-    """Return the top-1 accuracy in percent."""
-    hits = samples = 0
-    with evaluating(network):
-        for batch in batches.epoch(0):
-            hits += int((network(batch.images).argmax(dim=1) == batch.labels).sum())
-            samples += len(batch.labels)
-    return Accuracy.of(hits, samples).top1_percent

@@ -18,7 +18,7 @@ same group's toolbox, DefangChen/SimKD 2b389c3. `logit_loss: dist` is our combin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,21 +28,24 @@ from torch.nn import Parameter
 from compress import losses
 from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import Size, find_common_size, pool_to
-from compress.models import Network, find_shapes
+from compress.methods._align import pool_to
+from compress.methods._shallow import build_adapter, build_classifier, choose_taps, find_places
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Text
 
+Weighting = Literal["softmax", "uniform", "softmax_neg"]
 
-class _Place(NamedTuple):
-    """A shallow tap of the student, and a teacher that supervises it."""
 
-    tap: str
-    student_tap: int
-    teacher: int
-    size: Size
-    """Height and width at which the two maps meet."""
-    student_channels: int
-    teacher_channels: int
+def weigh_layers(values: Tensor, *, weighting: Weighting, temperature: float) -> Tensor:
+    """Return the weights of a group's losses, [L] -> [L]; they sum to one and carry no gradient.
+
+    Args:
+        values: A loss for each of L layers.
+        weighting: More for a larger loss (softmax), less for a larger loss (softmax_neg), or even (uniform).
+        temperature: Divides the losses before the softmax.
+    """
+    if weighting == "uniform":
+        return torch.full_like(values, 1 / len(values))
+    return losses.softmax_weights(values if weighting == "softmax" else -values, temperature=temperature)
 
 
 class Dskd(Method):
@@ -89,13 +92,13 @@ class Dskd(Method):
         self.logit_loss, self.temperature = logit_loss, temperature
         self.ce_weight, self.kd_weight, self.alpha, self.beta = ce_weight, kd_weight, alpha, beta
         self.weighting, self.weight_temperature = weighting, weight_temperature
-        self.places = _find_places(setting, _choose_taps(setting.student, taps))
+        self.places = find_places(setting, choose_taps(setting.student, taps))
         self.adapters = nn.ModuleList(
-            _build_adapter(place.student_channels, adapter_channels or 2 * place.teacher_channels, place.teacher_channels)
+            build_adapter(place.student_channels, adapter_channels or 2 * place.teacher_channels, place.teacher_channels)
             for place in self.places
         )
         self.classifiers = nn.ModuleList(
-            _build_classifier(place.teacher_channels, setting.classes) for place in self.places if alpha > 0
+            build_classifier(place.teacher_channels, setting.classes) for place in self.places if alpha > 0
         )
 
     def phases(self) -> dict[str, list[Parameter]]:
@@ -104,7 +107,7 @@ class Dskd(Method):
         return {"student": [*self.student.parameters(), *own]}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the cross-entropy, the logit loss, and for each shallow tap its two weighted losses."""
+        """Return the cross-entropy, the logit loss, and for each shallow tap its two weighted losses, each []."""
         student = step.student.logits.float()
         terms = {"ce": self.ce_weight * F.cross_entropy(student, step.batch.labels)}
         if self.kd_weight > 0:
@@ -138,86 +141,21 @@ class Dskd(Method):
         return self._average_over_teachers(each)
 
     def _average_over_teachers(self, each: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return for each tap the mean over its places."""
+        """Return for each tap the mean over its places, [] each."""
         by_tap: dict[str, list[Tensor]] = {}
         for place, value in zip(self.places, each, strict=True):
             by_tap.setdefault(place.tap, []).append(value)
         return {tap: torch.stack(values).mean() for tap, values in by_tap.items()}
 
     def _weigh(self, step: Step, group: str, by_tap: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return each tap's loss times its weight within the group; the weights are logged and carry no gradient."""
-        weights = self._weights(torch.stack(list(by_tap.values())))
+        """Return each tap's loss times its weight within the group, []; the weights are logged and carry no gradient."""
+        values = torch.stack(list(by_tap.values()))  # [L]
+        weights = weigh_layers(values, weighting=self.weighting, temperature=self.weight_temperature)
         for tap, weight in zip(by_tap, weights, strict=True):
             step.observe(f"{group}_weight.{tap}", weight)
         return {tap: weight * value for (tap, value), weight in zip(by_tap.items(), weights, strict=True)}
 
-    def _weights(self, values: Tensor) -> Tensor:
-        """Return the weights of a group's losses, [L] -> [L]; they sum to one."""
-        if self.weighting == "uniform":
-            return torch.full_like(values, 1 / len(values))
-        signed = values if self.weighting == "softmax" else -values
-        return losses.softmax_weights(signed, temperature=self.weight_temperature)
-
     def _teach(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the logit loss, [B, K] with [B, K] -> []."""
         loss = losses.kd if self.logit_loss == "kd" else losses.dist
         return loss(student, teacher, temperature=self.temperature)
-
-
-def _choose_taps(student: Network, taps: Sequence[str] | None) -> Sequence[str]:
-    """Return the names of the supervised taps.
-
-    Raises:
-        CompressError: There is none, one is unknown, or one is named twice.
-    """
-    listed = ", ".join(student.taps) or "none"
-    chosen = tuple(student.taps[:-1] if taps is None else taps)
-    if not chosen:
-        raise CompressError(
-            f"method.dskd.taps: no shallow layer is left (the student's taps: {listed}); name at least one here, or tap one "
-            "that comes before the last"
-        )
-    unknown = [tap for tap in chosen if tap not in student.taps]
-    if unknown:
-        raise CompressError(f"method.dskd.taps: the student has no tap {', '.join(map(repr, unknown))}; it has: {listed}")
-    if len(set(chosen)) < len(chosen):
-        raise CompressError(f"method.dskd.taps: {', '.join(chosen)} names a tap twice; name each once")
-    return chosen
-
-
-def _find_places(setting: Setting, taps: Sequence[str]) -> list[_Place]:
-    """Return every shallow tap with every teacher, tap by tap.
-
-    Raises:
-        CompressError: A teacher has no tap, or what is tapped is no feature map.
-    """
-    own = find_shapes(setting.student, setting.image).features
-    answers = [find_shapes(teacher, setting.image).features for teacher in setting.teachers]
-    places = []
-    for tap in taps:
-        at = setting.student.taps.index(tap)
-        for index, features in enumerate(answers):
-            if not features:
-                raise CompressError(
-                    f"method.dskd: teacher {index} has no tap, and its last map is needed; name its last map as a tap"
-                )
-            size = find_common_size(own[at], features[-1], where=f"method.dskd: student's tap {tap!r}, teacher {index}")
-            places.append(_Place(tap, at, index, size, own[at].shape[1], features[-1].shape[1]))
-    return places
-
-
-def _build_adapter(inputs: int, inside: int, outputs: int) -> nn.Sequential:
-    """Return a bottleneck that ends without activation, so that it can give any map: [B, inputs, h, w] -> [B, outputs, h, w].
-
-    Source:
-        DefangChen/SimKD 2b389c3, models/util.py, the projection of SemCKD: widths, layers, no bias.
-    """
-    return nn.Sequential(
-        nn.Conv2d(inputs, inside, 1, bias=False), nn.BatchNorm2d(inside), nn.ReLU(),
-        nn.Conv2d(inside, inside, 3, padding=1, bias=False), nn.BatchNorm2d(inside), nn.ReLU(),
-        nn.Conv2d(inside, outputs, 1, bias=False),
-    )  # fmt: skip
-
-
-def _build_classifier(channels: int, classes: int) -> nn.Sequential:
-    """Return global average pooling and a linear layer, [B, channels, h, w] -> [B, classes]."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))

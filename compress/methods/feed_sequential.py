@@ -17,15 +17,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
-import torch
 from torch import nn
 
 from compress.data import Batches
 from compress.methods import Method, Setting, require_teacher
+from compress.methods._accuracy import measure_accuracy
 from compress.methods.feed import Feed
 from compress.models import Network
 from compress.recipe import Count, Listing, NonNegative, Positive, Text, WholeNumber
-from compress.records import Accuracy, Analysis
+from compress.records import Analysis
 
 
 class FeedSequential(Method):
@@ -106,7 +106,7 @@ class _Generation(Feed):
         tables = super().analyse(train, validation)
         if not self.line:
             return tables
-        found = [_measure_accuracy(network, validation) for network in self.line]
+        found = [measure_accuracy(network, validation) for network in self.line]
         rows = [
             (str(number), f"{score.top1_percent:.2f}", f"{score.ci95[0]:.1f} to {score.ci95[1]:.1f}", str(score.samples))
             for number, score in enumerate(found, 1)
@@ -114,13 +114,3 @@ class _Generation(Feed):
         note = "Each generation learnt from the one before, the first from the teachers; the last is shipped."
         columns = ("generation", "validation top-1, %", "95 % interval", "images")
         return (Analysis(title="Generations", note=note, columns=columns, rows=tuple(rows)), *tables)
-
-
-@torch.no_grad()
-def _measure_accuracy(network: Network, batches: Batches) -> Accuracy:
-    """Return the top-1 accuracy of a frozen network."""
-    correct = samples = 0
-    for batch in batches.epoch(0):
-        correct += int((network(batch.images).argmax(dim=1) == batch.labels).sum())
-        samples += len(batch.labels)
-    return Accuracy.of(correct, samples)
