@@ -40,7 +40,7 @@ from compress.statistics.series import (
     median_interval,
     paired_ratios,
 )
-from compress.system.files import whole, writable
+from compress.system.files import writable, write_whole
 
 Images = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -220,7 +220,7 @@ def measure(
         with (events or Events()).task("measure", total=rounds + 1) as task:
             result = _run(folder, device, allowed, task)
         if raw is not None:
-            with whole(raw) as temporary:
+            with write_whole(raw) as temporary:
                 shutil.copyfile(folder / "result.json", temporary)
     return _figures(job, result["subjects"], against)
 

@@ -24,7 +24,7 @@ from compress.errors import CompressError
 from compress.recipe import Count
 from compress.records import Precision
 from compress.system import quiet
-from compress.system.files import whole
+from compress.system.files import write_whole
 from exporters._exporter import INPUT, OUTPUT, About, check_option, parse_batch, parse_places
 from exporters._onnx.fp16 import convert_to_fp16
 from exporters._onnx.graph import (
@@ -142,7 +142,7 @@ class Onnx:
         model.producer_name, model.producer_version = "edge-compress", __version__
         write_metadata(model, about, takes_pixels=self.takes_pixels)
         content = model.SerializeToString(deterministic=True)
-        with whole(path) as temporary:
+        with write_whole(path) as temporary:
             temporary.write_bytes(content)
 
     def convert(self, module: nn.Module, example: Tensor) -> ModelProto:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from compress.records import Precision
 from compress.system import quiet
-from compress.system.files import whole
+from compress.system.files import write_whole
 from exporters._exporter import About, check_option
 from exporters._torch.trace import trace
 
@@ -55,5 +55,5 @@ class Torch:
         program = trace(module, example)
         with quiet.tracer():
             torch.export.save(program, archive)
-        with whole(path) as temporary:
+        with write_whole(path) as temporary:
             temporary.write_bytes(archive.getvalue())

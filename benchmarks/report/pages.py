@@ -16,7 +16,7 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from benchmarks.report import curves, wording
-from compress.system.files import whole
+from compress.system.files import write_whole
 from compress.text import (
     MISSING,
     format_bytes,
@@ -51,7 +51,7 @@ def save(path: Path, text: str) -> None:
     Raises:
         Unreachable: The disk is full or the folder cannot be written.
     """
-    with whole(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from compress.errors import CompressError
-from compress.system.files import whole
+from compress.system.files import write_whole
 
 EMPTY = "python -c pass"
 COMMANDS: dict[str, list[str]] = {
@@ -75,7 +75,7 @@ def main(runs: int, as_json: bool, out: Path | None) -> None:
         results = time_startup(COMMANDS, runs=runs)
         document = json.dumps({"python": sys.version.split()[0], "runs": runs, "commands": results}, indent=1)
         if out is not None:
-            with whole(out) as temporary:
+            with write_whole(out) as temporary:
                 temporary.write_text(document + "\n", encoding="utf-8")
     except CompressError as error:
         click.echo(error, err=True)

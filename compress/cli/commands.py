@@ -375,13 +375,13 @@ def schema(terminal: Terminal, *, out: Path | None) -> None:
     import json
 
     from compress.recipe import json_schema
-    from compress.system.files import whole
+    from compress.system.files import write_whole
 
     text = json.dumps(json_schema(), indent=1)
     if out is None:
         terminal.answer(json_schema(), text)
     else:
-        with whole(out) as temporary:
+        with write_whole(out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
         terminal.answer({"written": str(out)}, f"written: {out}")
     terminal.hint(f"first line of a recipe: # yaml-language-server: $schema={out or 'recipe.schema.json'}")

@@ -34,7 +34,7 @@ from compress.events import Events, Task
 from compress.preprocess import decode
 from compress.records import Document, Preprocess
 from compress.system import memory as storage
-from compress.system.files import sha256_of, whole, writable
+from compress.system.files import sha256_of, writable, write_whole
 from compress.system.processors import processors
 from compress.text import format_bytes
 
@@ -131,7 +131,7 @@ def _decode_to_folder(encoded: EncodedDataset, preprocess: Preprocess, home: Pat
         if left.is_dir():
             shutil.rmtree(left)
     _require_space(home.parent, _count(encoded) * int(np.prod(_shape(preprocess))))
-    with whole(home) as temporary, events.task("decode images", _count(encoded)) as task:
+    with write_whole(home) as temporary, events.task("decode images", _count(encoded)) as task:
         temporary.mkdir()
         splits = {name: getattr(encoded, name) for name in Dataset._fields}
         shapes = {name: (len(pictures.labels), *_shape(preprocess)) for name, pictures in splits.items()}

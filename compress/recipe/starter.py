@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from compress.errors import CompressError, Unreachable
-from compress.system.files import whole
+from compress.system.files import write_whole
 
 DIGITS = """\
   source: digits                # scikit-learn's handwritten digits; your own pictures: compress init --data FOLDER
@@ -92,7 +92,7 @@ def write(path: Path, *, data: Path | None = None) -> None:
     if data is not None and not data.is_dir():
         raise Unreachable(f"--data {data}: there is no such folder")
     text = recipe(path, data=data)
-    with whole(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

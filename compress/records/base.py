@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress.errors import CompressError, Unreachable
-from compress.system.files import whole
+from compress.system.files import write_whole
 
 SCHEMA_VERSION: Literal[2] = 2
 
@@ -37,7 +37,7 @@ def save(path: Path, record: BaseModel) -> None:
     Raises:
         Unreachable: The disk is full or the folder cannot be written.
     """
-    with whole(path) as temporary:
+    with write_whole(path, durable=True) as temporary:
         temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 

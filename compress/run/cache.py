@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from compress.errors import CompressError
-from compress.system.files import whole, writable
+from compress.system.files import writable, write_whole
 
 
 class Cache:
@@ -87,7 +87,7 @@ def publish(stage: Path, folder: Path) -> None:
     Raises:
         Unreachable: The folder cannot be written.
     """
-    with whole(folder) as temporary:
+    with write_whole(folder, durable=True) as temporary:
         temporary.mkdir()
         for path in sorted(stage.glob("[!.]*")):  # what a killed process left has a dot
             shutil.copy2(path, temporary / path.name)
@@ -99,5 +99,5 @@ def copy(path: Path, target: Path) -> None:
     Raises:
         Unreachable: The folder cannot be written.
     """
-    with whole(target) as temporary:
+    with write_whole(target) as temporary:
         shutil.copy2(path, temporary)

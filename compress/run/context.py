@@ -21,7 +21,7 @@ from compress.recipe import Recipe, TrainSection, dump
 from compress.records import StageResult
 from compress.run.cache import Cache, lock_run
 from compress.run.data import RunData, prepare_data
-from compress.system.files import whole
+from compress.system.files import write_whole
 from compress.training import loop
 from compress.training.device import choose_device
 
@@ -122,7 +122,7 @@ def open_run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: i
         events.say(f"data: {recipe.data.source}, {len(data.classes)} classes, {sizes}")
         for leak in data.leaks:
             events.say(f"{'warning: ' if leak.is_large else ''}{leak.text}")
-        with whole(folder / RECIPE) as temporary:
+        with write_whole(folder / RECIPE) as temporary:
             temporary.write_text(dump(recipe, base), encoding="utf-8")
         records.save(folder / "environment.json", environment())
         where = choose_device(recipe.train.device)

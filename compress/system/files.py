@@ -1,4 +1,4 @@
-"""Files that are whole or not there: temporary names, refusals of the file system, checksums."""
+"""Write files whole or not at all, turn refusals of the file system into messages, compute checksums."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from compress.errors import Unreachable
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def write_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
 
     The path may become a file or a folder. A folder that is already there is moved aside, replaced, and then removed: no
     system call exchanges folders everywhere, so between two renames there is neither, but nothing is ever half there.
+
+    Args:
+        path: File or folder to write.
+        durable: Also survive a loss of power: the content is on the disk before it gets its name, and the name before this
+            returns. Without it a killed process leaves nothing half-written, but a power cut may leave an empty file.
 
     Raises:
         Unreachable: The disk is full or the folder cannot be written.
@@ -31,9 +36,13 @@ def whole(path: Path) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
+            if durable:
+                _sync(temporary)
             if temporary.is_dir() and path.is_dir():
                 path.replace(aside)
             temporary.replace(path)
+            if durable:
+                _sync_folder(path.parent)
         finally:
             if aside.exists() and not path.exists():
                 aside.replace(path)
@@ -41,6 +50,28 @@ def whole(path: Path) -> Iterator[Path]:
                 if left.is_dir():
                     shutil.rmtree(left)
                 left.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or a folder with all that is in it, onto the disk."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            _sync(inner)
+        _sync_folder(path)
+        return
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Force the names in a folder onto the disk, where the system can open a folder."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 REFUSALS = frozenset({

@@ -26,7 +26,7 @@ from compress.errors import CompressError
 from compress.events import Events
 from compress.recipe import TeacherOutputsSection
 from compress.records import Document
-from compress.system.files import sha256_of, whole, writable
+from compress.system.files import sha256_of, writable, write_whole
 from compress.text import counted
 
 DTYPES: Mapping[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
@@ -153,7 +153,7 @@ class Store:
         with writable(path):
             for left in path.parent.glob(f".{path.stem}.*.partial"):  # of a process that was killed: we hold the lock
                 left.unlink()
-        with whole(path) as temporary, temporary.open("wb") as file:
+        with write_whole(path) as temporary, temporary.open("wb") as file:
             yield _Writer(file, answer, self._dtype)
 
     @contextmanager

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError, Unreachable
 from compress.models import Network
-from compress.system.files import sha256_of, whole
+from compress.system.files import sha256_of, write_whole
 
 _NESTS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts keep the weights."""
@@ -47,7 +47,7 @@ def save_weights(path: Path, network: nn.Module, *, metadata: Mapping[str, str])
         Unreachable: The file cannot be written.
     """
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _unwrap(network).state_dict().items()}
-    with whole(path) as temporary:
+    with write_whole(path, durable=True) as temporary:
         temporary.write_bytes(_insert_metadata(to_safetensors(tensors), metadata))
 
 
@@ -97,7 +97,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         Unreachable: The file cannot be written.
     """
     _require_plain(state, "state")
-    with whole(path) as temporary:
+    with write_whole(path, durable=True) as temporary:
         torch.save(state, temporary)
 
 

@@ -25,7 +25,7 @@ from compress import plugins
 from compress.errors import CompressError, Unreachable
 from compress.records import Precision
 from compress.system import quiet
-from compress.system.files import whole
+from compress.system.files import write_whole
 from exporters._exporter import About, Quantisation, check_option, parse_places
 from exporters._torch.calibration_images import check_images
 from exporters._torch.ends import Ends, choose_ends
@@ -162,7 +162,7 @@ class Pt2eExporter:
         return choose_ends(about, example, takes_pixels=self.takes_pixels, gives_class=self.gives_class, where=where)
 
     def _save(self, graph: nn.Module, shape: tuple[int, ...], path: Path, name: str, carried: Ends) -> None:
-        with whole(path) as temporary, quieten_packages(self.where):  # lowering itself needs room on the disk
+        with write_whole(path) as temporary, quieten_packages(self.where):  # lowering itself needs room on the disk
             temporary.write_bytes(self.lower(graph, shape, name, carried))
 
 

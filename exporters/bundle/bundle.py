@@ -29,7 +29,7 @@ from compress import plugins, records
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
 from compress.records import BundleFile, Gate, Manifest, Preprocess, Variant
-from compress.system.files import sha256_of, whole
+from compress.system.files import sha256_of, write_whole
 from exporters._exporter import INPUT, OUTPUT, Exporter
 from exporters._onnx.external_data import refuse_external_data
 from exporters.bundle.card import Background, render_card
@@ -105,7 +105,7 @@ def write_bundle(
     if not files:
         raise CompressError(f"{folder}: no file passed its gate, so there is nothing to hand over; see why in the report")
     further = {f"{LOGITS}_{number}": file.logits for number, file in enumerate(files) if file.logits is not None}
-    with whole(folder) as temporary:
+    with write_whole(folder) as temporary:
         temporary.mkdir()
         write_archive(temporary / SAMPLES, samples._replace(further=further))
         manifest = Manifest(

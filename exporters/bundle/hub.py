@@ -15,7 +15,7 @@ from typing import Any
 from compress.errors import CompressError
 from compress.recipe import yaml
 from compress.records import BundleFile, Manifest
-from compress.system.files import whole
+from compress.system.files import write_whole
 from exporters.bundle.bundle import CARD, CONFIG, PREPROCESSOR, README, build_programs, check_bundle
 from exporters.bundle.checksums import list_files, write_checksums
 
@@ -40,7 +40,7 @@ def write_hub_folder(bundle: Path, folder: Path, *, licence: str = UNKNOWN) -> N
     manifest = check_bundle(bundle)
     if folder.exists():
         raise CompressError(f"{folder}: is there already, and nothing is replaced; name a new folder")
-    with whole(folder) as temporary:
+    with write_whole(folder) as temporary:
         temporary.mkdir()
         for name in list_files(bundle):
             (temporary / name).parent.mkdir(exist_ok=True)

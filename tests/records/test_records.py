@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -109,11 +110,11 @@ def test_checksum_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert files.sha256_of(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_whole_replaces_a_file(tmp_path: Path) -> None:
+def test_write_whole_replaces_a_file(tmp_path: Path) -> None:
     """Until the block ends the old file is there; then the new one is, and nothing else."""
     path = tmp_path / "weights"
     path.write_text("old")
-    with files.whole(path) as temporary:
+    with files.write_whole(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
         assert temporary.parent == path.parent  # a rename within one file system is atomic
@@ -121,12 +122,12 @@ def test_whole_replaces_a_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["weights"]
 
 
-def test_whole_replaces_a_folder(tmp_path: Path) -> None:
+def test_write_whole_replaces_a_folder(tmp_path: Path) -> None:
     """A folder is replaced as one: no file of the old one stays."""
     path = tmp_path / "bundle"
     (path / "inner").mkdir(parents=True)
     (path / "inner" / "old").write_text("old")
-    with files.whole(path) as temporary:
+    with files.write_whole(path) as temporary:
         temporary.mkdir()
         (temporary / "new").write_text("new")
         assert (path / "inner" / "old").exists()
@@ -135,7 +136,7 @@ def test_whole_replaces_a_folder(tmp_path: Path) -> None:
 
 
 def break_off(path: Path, error: type[BaseException], *, folder: bool) -> None:
-    with files.whole(path) as temporary:
+    with files.write_whole(path) as temporary:
         if folder:
             temporary.mkdir()
             (temporary / "half").write_text("half")
@@ -169,7 +170,7 @@ def refuse_the_second(event, arguments):
             raise OSError(errno.ENOSPC, "No space left on device")
 sys.addaudithook(refuse_the_second)
 try:
-    with files.whole(Path(sys.argv[1])) as temporary:
+    with files.write_whole(Path(sys.argv[1])) as temporary:
         temporary.mkdir()
 except Unreachable as error:
     print(error)
@@ -187,11 +188,53 @@ def test_a_failed_rename_brings_the_old_folder_back(tmp_path: Path) -> None:
     assert names(tmp_path) == ["bundle"]
 
 
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """What was forced onto the disk, in order, and which names its folder had at that moment."""
+    calls: list[tuple[str, list[str]]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        real(descriptor)
+        calls.append((place.name, names(place if place.is_dir() else place.parent)))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return calls
+
+
+def test_a_record_is_on_the_disk_before_it_has_its_name(tmp_path: Path, synced: list[tuple[str, list[str]]]) -> None:
+    """Against a power cut: first the content under its temporary name, then, after the rename, the name in its folder."""
+    records.save(tmp_path / "environment.json", ENVIRONMENT)
+    (temporary, before), (folder, after) = synced
+    assert temporary.endswith(".partial")
+    assert before == [temporary]
+    assert (folder, after) == (tmp_path.name, ["environment.json"])
+
+
+def test_all_of_a_durable_folder_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, synced: list[tuple[str, list[str]]]
+) -> None:
+    """Its files come first, then its own list of names, then, after the rename, the folder that it is in."""
+    with files.write_whole(tmp_path / "stage", durable=True) as temporary:
+        temporary.mkdir()
+        (temporary / "weights").write_text("new")
+    assert [name for name, _ in synced] == ["weights", temporary.name, tmp_path.name]
+    assert synced[-1][1] == ["stage"]
+
+
+def test_what_can_be_made_anew_is_not_forced_onto_the_disk(tmp_path: Path, synced: list[tuple[str, list[str]]]) -> None:
+    """Large stores are written at the speed of memory; a power cut costs them, not their correctness."""
+    with files.write_whole(tmp_path / "store") as temporary:
+        temporary.write_text("large")
+    assert not synced
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from compress.system import files
-with files.whole(Path(sys.argv[1])) as temporary:
+with files.write_whole(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -214,7 +257,7 @@ from compress.errors import Unreachable
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    with files.whole(Path(sys.argv[1])) as temporary:
+    with files.write_whole(Path(sys.argv[1])) as temporary:
         temporary.write_bytes(bytes(2000))
 except Unreachable as error:
     print(error)
@@ -246,7 +289,7 @@ def test_a_path_that_refuses(tmp_path: Path, path: str, reason: str) -> None:
 
 def test_other_errors_of_the_system_are_not_disguised(tmp_path: Path) -> None:
     """A file that the block itself fails to read is not reported as a full disk."""
-    with pytest.raises(FileNotFoundError), files.whole(tmp_path / "copy") as temporary:
+    with pytest.raises(FileNotFoundError), files.write_whole(tmp_path / "copy") as temporary:
         temporary.write_bytes((tmp_path / "gone").read_bytes())
 
 

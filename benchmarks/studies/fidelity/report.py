@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.studies.fidelity.records import GOAL, Fidelity, Row
 from compress.records import save
-from compress.system.files import whole
+from compress.system.files import write_whole
 
 RESULT, REPORT = "fidelity.json", "report.md"
 
@@ -30,7 +30,7 @@ def write(result: Fidelity, folder: Path) -> None:
         Unreachable: It cannot be written.
     """
     save(folder / RESULT, result)
-    with whole(folder / REPORT) as temporary:
+    with write_whole(folder / REPORT) as temporary:
         temporary.write_text(render(result), encoding="utf-8")
 
 
