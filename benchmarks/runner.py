@@ -17,12 +17,17 @@ Out, written whole or not at all:
 On stderr, one JSON document per line: {"done", "total", "doing"} as it goes, and a last {"error", ...} beside a non-zero
 exit status when something raises. Other lines there come from the runtimes.
 
+`python runner.py --serve` carries out many jobs of task `evaluate`: it reads their folders from stdin, a line each, and forks
+for each, so that runtimes are imported once and yet every file has a process of its own. After each job it says {"ended":
+STATUS}.
+
 Task `evaluate` feeds all images to one subject. Task `measure` loads all subjects into this one process, warms each up until
 it stops getting faster, and then times them in interleaved rounds, so that whatever disturbs the machine disturbs all alike.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import importlib.util
@@ -34,7 +39,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 CALLS_BEFORE_BLOCK = 2
 """Untimed calls when a subject's turn comes: the others have cooled its caches and put its threads to sleep."""
@@ -50,8 +55,12 @@ OUTPUTS = {"logits", "class", "score"}
 UNAVAILABLE = "unavailable"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, memory: dict[str, int | None] | None = None) -> None:
     """Carry out the job in a folder.
+
+    Args:
+        folder: The job.
+        memory: What a fork knows better than it can read: memory before the runtime was imported, and whether its peak counts.
 
     Raises:
         ModuleNotFoundError: numpy is not installed, or a runtime.
@@ -66,8 +75,73 @@ def main(folder: Path) -> None:
     before = read_machine_state()
     task = {"evaluate": evaluate, "measure": measure}[job["task"]]
     result = task(job, folder)
-    result.update(before=before, after=read_machine_state(), python=sys.version.split()[0], numpy=np.__version__)
+    result.update(memory or {}, before=before, after=read_machine_state(), python=sys.version.split()[0], numpy=np.__version__)
     write(folder / "result.json", json.dumps(result).encode())
+
+
+def serve() -> None:
+    """Carry out the jobs whose folders are read from stdin, each in a fork that finds its runtime imported."""
+    import numpy  # noqa: F401 (it belongs to the baseline)
+
+    baseline = read_memory_bytes("VmRSS")
+    for line in sys.stdin:
+        folder = Path(line.rstrip("\n"))
+        job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        for subject in job["subjects"]:
+            with tag_errors(subject["name"]):
+                load_runtime(subject, folder)
+        gc.freeze()  # else each collection in a fork copies what both share
+        pages = find_mapped_pages()
+        process = os.fork()
+        if process == 0:
+            touch(pages or [])
+            memory = {"baseline_memory_bytes": baseline, **({} if pages else {"peak_memory_bytes": None})}
+            answer_and_exit(folder, memory)
+        _, status = os.waitpid(process, 0)
+        ended = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        print(json.dumps({"ended": ended}), file=sys.stderr, flush=True)
+
+
+def find_mapped_pages() -> list[int] | None:
+    """Return the addresses of all pages of files, such as libraries, that are in this process's memory.
+
+    A fork starts without them, so its memory would be less than that of a process that imported the runtime itself. Where they
+    cannot be read, the answer is None, and the peak memory of a fork says nothing.
+    """
+    if not os.access("/proc/self/pagemap", os.R_OK):
+        return None
+    import numpy as np
+
+    size, found = os.sysconf("SC_PAGE_SIZE"), []
+    with Path("/proc/self/maps").open(encoding="utf-8") as maps, Path("/proc/self/pagemap").open("rb", buffering=0) as entries:
+        for line in maps:
+            span, rights, _, _, inode, *_ = line.split()
+            if inode == "0" or not rights.startswith("r"):
+                continue
+            first, last = (int(address, 16) // size for address in span.split("-"))
+            entries.seek(8 * first)
+            present = np.frombuffer(entries.read(8 * (last - first)), np.uint64) >> np.uint64(63)
+            found += [(first + int(offset)) * size for offset in np.flatnonzero(present)]
+    return found
+
+
+def touch(pages: list[int]) -> None:
+    """Read a byte of each page."""
+    for address in pages:
+        ctypes.string_at(address, 1)
+
+
+def answer_and_exit(folder: Path, memory: dict[str, int | None]) -> NoReturn:
+    """Carry out one job in a fork, and end it whatever happens: nothing may return into the loop of its parent."""
+    status = 1
+    try:
+        main(folder, memory)
+        status = 0
+    except BaseException:  # noqa: BLE001 (as Python itself does at the end of a program)
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def evaluate(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -215,6 +289,16 @@ def make_opener(job: dict[str, Any], subject: dict[str, Any], folder: Path) -> C
     Raises:
         ImportError: The file of the runtime cannot be imported, or its package is not installed.
     """
+    runtime = load_runtime(subject, folder)
+    return partial(runtime, str(folder / subject["file"]), threads=job["threads"], batch_size=job["batch_size"])
+
+
+def load_runtime(subject: dict[str, Any], folder: Path) -> Any:
+    """Return the runtime of a subject, its package imported.
+
+    Raises:
+        ImportError: The file of the runtime cannot be imported, or its package is not installed.
+    """
     path = folder / "runtimes" / f"{subject['runtime']}.py"
     spec = importlib.util.spec_from_file_location(f"runtime_{subject['runtime']}", path)
     if spec is None or spec.loader is None:
@@ -223,7 +307,7 @@ def make_opener(job: dict[str, Any], subject: dict[str, Any], folder: Path) -> C
     spec.loader.exec_module(module)
     runtime = getattr(module, subject["class"])
     runtime.prepare()
-    return partial(runtime, str(folder / subject["file"]), threads=job["threads"], batch_size=job["batch_size"])
+    return runtime
 
 
 @contextmanager
@@ -312,5 +396,8 @@ def read(path: str) -> str:
 if __name__ == "__main__":
     sys.excepthook = report_error  # before numpy, so that where it is missing the caller is told
     if len(sys.argv) != 2:
-        sys.exit("usage: python runner.py JOB")
-    main(Path(sys.argv[1]))
+        sys.exit("usage: python runner.py JOB | --serve")
+    if sys.argv[1] == "--serve":
+        serve()
+    else:
+        main(Path(sys.argv[1]))

@@ -21,6 +21,8 @@ class RunnerOutput:
     """What was running last."""
     error: dict[str, Any] | None = None
     """The runner's own account of what was raised."""
+    ended: int | None = None
+    """Status of the job, where the runner goes on to the next."""
     other_lines: deque[str] = field(default_factory=lambda: deque(maxlen=5))
     """From runtimes and the interpreter."""
 
@@ -30,7 +32,9 @@ class RunnerOutput:
             document = json.loads(line)
         except json.JSONDecodeError:
             document = None
-        if isinstance(document, dict) and "error" in document:
+        if isinstance(document, dict) and "ended" in document:
+            self.ended = document["ended"]
+        elif isinstance(document, dict) and "error" in document:
             self.error = document
         elif isinstance(document, dict) and {"done", "total", "doing"} <= document.keys():
             self.subject = document["doing"] or self.subject

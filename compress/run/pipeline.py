@@ -8,6 +8,7 @@ from pathlib import Path
 
 import exporters
 from benchmarks import report as pages
+from benchmarks.devices.local import share_processes
 from compress import plugins
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
@@ -104,7 +105,7 @@ def _export_all(
     """Export the student, and the teachers like it to compare with; return the teachers' files first, and notes."""
     sections = [ExportSection(format=TORCH), *run.recipe.exports]
     compared = sections if run.recipe.measure.against == "teacher" else sections[:1]
-    with exporters.reuse_graphs():
+    with exporters.reuse_graphs(), share_processes():
         own = [export_file(run, shipped, section, logits[shipped.name], teachers=tuple(teachers)) for section in sections]
         files, notes = _export_for_comparison(run.use_recipe_seed(), teachers, compared, logits)
     return [*files, *own], notes

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import exporters
+from benchmarks.devices.local import share_processes
 from benchmarks.environment import environment
 from compress import records
 from compress.errors import CompressError, Unreachable
@@ -59,7 +60,7 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
         logits = compute_logits(run, shipped)
         is_int8 = any(exporters.load(section).precision == "int8" for section in sections)
         teachers = reload.load_teachers(run) if is_int8 and recipe.int8.rung in DISTILLED_RUNGS else NO_TEACHERS
-        with exporters.reuse_graphs():
+        with exporters.reuse_graphs(), share_processes():
             files = [export_file(run, shipped, section, logits, teachers=teachers) for section in sections]
         gates = {item.variant.name: _note_skipped_distillation(item) for item in files}
         made_in = environment()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ import pytest
 from benchmarks import runner
 from benchmarks.devices import Device
 from benchmarks.devices._runner_output import RunnerOutput
-from benchmarks.devices.local import Local
+from benchmarks.devices.local import Local, share_processes
 from compress import plugins
 from compress.errors import CompressError, Unreachable
 
@@ -107,13 +109,13 @@ def test_nothing_in_the_working_folder_shadows_a_package(tmp_path: Path, monkeyp
         pytest.param("print('boo', file=sys.stderr); os._exit(3)", Unreachable, "ended with status 3: .*boo", id="exits"),
     ],
 )
-@pytest.mark.parametrize("task", ["evaluate", "measure"])
+@pytest.mark.parametrize(("task", "shared"), [("evaluate", False), ("evaluate", True), ("measure", False)])
 def test_a_runtime_that_fails_gives_one_clear_message(
-    task: str, call: str, kind: type[CompressError], message: str, tmp_path: Path
+    task: str, shared: bool, call: str, kind: type[CompressError], message: str, tmp_path: Path
 ) -> None:
     """Whatever a runtime does to its process, the caller learns what happened and finds no result."""
     job = make_job(tmp_path, call, task=task)
-    with pytest.raises(CompressError, match=message) as caught:
+    with share_processes() if shared else nullcontext(), pytest.raises(CompressError, match=message) as caught:
         Local().run(job, timeout_seconds=60, progress=ignore)
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value)
@@ -154,6 +156,77 @@ def is_running(process: int) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+WHO = "self.parent, self.imports = os.getppid(), getattr(np, 'imports', 0); np.imports = self.imports + 1"
+
+
+def read_parent(job: Path) -> tuple[int, int]:
+    """Return the parent of the process that ran a job, and how often its process had run one before."""
+    found = json.loads((job / "result.json").read_text())["effective"]
+    return found["parent"], found["imports"]
+
+
+def make_jobs(folder: Path, count: int, call: str = WHO) -> list[Path]:
+    """Write jobs of one runtime, each of which tells what process ran it."""
+    jobs = []
+    for number in range(count):
+        place = folder / str(number)
+        place.mkdir()
+        job = make_job(place, call)
+        runtime = job / "runtimes" / "bad.py"
+        told = '"parent": getattr(self, "parent", 0), "imports": getattr(self, "imports", 0), "omp"'
+        runtime.write_text(runtime.read_text().replace('"omp"', told))
+        jobs.append(job)
+    return jobs
+
+
+def test_files_that_share_a_runner_are_forks_of_one_process(tmp_path: Path) -> None:
+    """Within the context jobs have one parent, which imported the runtime, and none sees what another left in memory."""
+    jobs = make_jobs(tmp_path, 3)
+    with share_processes():
+        for job in jobs:
+            Local().run(job, timeout_seconds=60, progress=ignore)
+    parents = {read_parent(job)[0] for job in jobs}
+    assert len(parents) == 1
+    assert os.getpid() not in parents
+    assert not is_running(parents.pop())
+    assert [np.load(job / "logits.npy").tolist() for job in jobs] == [[[1.0] * 3] * 5] * 3
+
+
+def test_after_a_crash_the_next_job_is_carried_out(tmp_path: Path) -> None:
+    """A runtime that kills its process ends its own job, and no other of those that share its runner."""
+    (tmp_path / "bad").mkdir()
+    crash, (good,) = make_job(tmp_path / "bad", "os.abort()"), make_jobs(tmp_path, 1)
+    with share_processes():
+        with pytest.raises(Unreachable, match="SIGABRT"):
+            Local().run(crash, timeout_seconds=60, progress=ignore)
+        Local().run(good, timeout_seconds=60, progress=ignore)
+    assert (good / "result.json").exists()
+
+
+def test_after_a_timeout_another_runner_is_started(tmp_path: Path) -> None:
+    """A job that hangs is killed with its runner; the next job gets a new one."""
+    (tmp_path / "bad").mkdir()
+    hanging, (good,) = make_job(tmp_path / "bad", "time.sleep(600)"), make_jobs(tmp_path, 1)
+    with share_processes():
+        with pytest.raises(Unreachable, match="not done after 2 s, so it was stopped"):
+            Local().run(hanging, timeout_seconds=2, progress=ignore)
+        Local().run(good, timeout_seconds=60, progress=ignore)
+    assert (good / "result.json").exists()
+
+
+def test_a_runner_dies_with_the_program_that_started_it(tmp_path: Path) -> None:
+    """Nobody who is killed leaves a runner behind: it ends when nothing more can come."""
+    (job,) = make_jobs(tmp_path, 1)
+    program = (
+        "import os, signal, sys; from pathlib import Path; from benchmarks.devices.local import Local, share_processes\n"
+        "with share_processes():\n"
+        "    Local().run(Path(sys.argv[1]), timeout_seconds=60, progress=lambda *_: None)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(job)], check=False)
+    assert not is_running(read_parent(job)[0])
 
 
 SLEEPER = "open(self.path + '.child', 'w').write(str(subprocess.Popen(['sleep', '600']).pid)); time.sleep(600)"

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.devices import Progress
+from benchmarks.devices.local import share_processes
 from benchmarks.protocol import Measurement, Subject, evaluate, measure, ratio
 from compress.errors import CompressError, Unreachable, Unstable
 from compress.events import Events
@@ -82,6 +83,19 @@ def test_peak_memory_is_that_of_the_file_and_not_of_its_caller(tiny: Tiny) -> No
     assert found.peak_memory_bytes is not None
     assert found.baseline_memory_bytes is not None
     assert 0 < found.baseline_memory_bytes < found.peak_memory_bytes < ballast.nbytes // 2
+
+
+def test_a_shared_runner_gives_the_answers_and_the_memory_of_one_alone(tiny: Tiny) -> None:
+    """Files that share a runner answer to the last bit as alone, and their peak memory is the same within 5 %."""
+    subject = tiny.subjects["onnxruntime"]
+    alone = evaluate(subject, tiny.images)
+    with share_processes():
+        shared = [evaluate(subject, tiny.images) for _ in range(2)]
+    for found in shared:
+        assert np.array_equal(found.logits, alone.logits)
+        assert found.effective == alone.effective
+        assert found.peak_memory_bytes == pytest.approx(alone.peak_memory_bytes, rel=0.05)  # 1 MB of 60 seen
+        assert found.baseline_memory_bytes == pytest.approx(alone.baseline_memory_bytes, rel=0.05)
 
 
 def test_peak_memory_does_not_grow_with_the_number_of_images(tiny: Tiny) -> None:
