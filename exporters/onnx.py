@@ -66,6 +66,9 @@ class Onnx:
             resized, [batch, height, width, channels].
         postprocess: Who turns logits into a class: the caller (outside), or the file (inside), which then gives two more
             outputs behind the logits, class and score, each [batch].
+
+    Raises:
+        CompressError: An option has a value that is not offered.
     """
 
     runtime: ClassVar[str] = "onnxruntime"
@@ -102,7 +105,12 @@ class Onnx:
         return (path,)
 
     def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
-        """Write the network; see the contract in `_exporter.py`."""
+        """Write the network; see the contract in `_exporter.py`.
+
+        Raises:
+            CompressError: As in the contract.
+            Unreachable: As in the contract.
+        """
         name = type(module).__name__
         if self.precision == "int8":
             raise CompressError(
@@ -115,7 +123,11 @@ class Onnx:
     def prepare_int8(
         self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
     ) -> QuantisableOnnx:
-        """Trace the network and keep the images for calibration; see the contract in `_exporter.py`."""
+        """Trace the network and keep the images for calibration; see the contract in `_exporter.py`.
+
+        Raises:
+            CompressError: As in the contract.
+        """
         name = type(module).__name__
         self._check_about(name, example, about)
         check_images(images, tuple(example.shape[1:]), f"export of {name}")

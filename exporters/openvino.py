@@ -47,6 +47,9 @@ class Openvino:
         batch: Images in every call; a fixed number lets the compiler do better, and then every caller must feed it.
         preprocess: Whether images are normalised before they come or inside, where they come as uint8 pixels [batch, H, W, C].
         postprocess: Whether logits become class and score behind the file or inside, which then gives both, each [batch].
+
+    Raises:
+        CompressError: An option has a value that is not offered.
     """
 
     runtime: ClassVar[str] = "openvino"
@@ -77,7 +80,12 @@ class Openvino:
         return list_parts(path)
 
     def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
-        """Write the network in fp32 or fp16; see the contract in `_exporter.py`."""
+        """Write the network in fp32 or fp16; see the contract in `_exporter.py`.
+
+        Raises:
+            CompressError: As in the contract.
+            Unreachable: As in the contract.
+        """
         if self.precision == "int8":
             raise CompressError(f"{path}: int8 needs images to estimate ranges: `prepare_int8` takes them, `export` does not")
         pixels = self._choose_preprocess(module, example, about)

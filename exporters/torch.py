@@ -47,7 +47,12 @@ class Torch:
         return (path,)
 
     def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:  # noqa: ARG002 (no room for it)
-        """Write the network with a dynamic batch; see the contract in `_exporter.py`."""
+        """Write the network with a dynamic batch; see the contract in `_exporter.py`.
+
+        Raises:
+            CompressError: As in the contract.
+            Unreachable: As in the contract.
+        """
         import torch
 
         # through memory: an archive that is written by name repeats that name inside, here a random temporary one

@@ -38,7 +38,7 @@ class Layer(NamedTuple):
 
 
 def read_weights(model: ModelProto) -> dict[str, NDArray[Any]]:
-    """Read all initializers, each of its own shape, by name."""
+    """Read all initializers by name: weights [outputs, inputs, ...], biases [outputs], constants of any shape."""
     from onnx import numpy_helper
 
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -87,7 +87,12 @@ def strip_nodes(nodes: Iterable[NodeProto]) -> None:
 
 
 def restore_names(model: ModelProto, parameters: Mapping[str, NDArray[Any]]) -> None:
-    """Give a transposed weight its name again: torch's exporter folds the transposition and calls the result `val_7`."""
+    """Give a transposed weight its name again: torch's exporter folds the transposition and calls the result `val_7`.
+
+    Args:
+        model: The graph; initializers are renamed.
+        parameters: Of the module, by name; those of linear layers are [outputs, inputs].
+    """
     found = read_weights(model)
     originals: dict[tuple[str, tuple[int, ...], bytes], list[str]] = {}
     for name, array in parameters.items():

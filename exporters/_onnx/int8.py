@@ -82,7 +82,12 @@ class QuantisableOnnx:
         self._means: dict[str, NDArray[np.float64]] = {}
 
     def write(self, path: Path, quantisation: Quantisation) -> None:
-        """Write the int8 file, whole or not at all; see the contract."""
+        """Write the int8 file, whole or not at all; see the contract.
+
+        Raises:
+            CompressError: As in the contract.
+            Unreachable: As in the contract.
+        """
         self._save(self.quantise(quantisation), path)
 
     def quantise(self, quantisation: Quantisation) -> ModelProto:

@@ -88,7 +88,12 @@ class QuantisableOpenvino:
         self._attention = has_attention(model)
 
     def write(self, path: Path, quantisation: Quantisation) -> None:
-        """Write the int8 file; see the contract in `_exporter.py`."""
+        """Write the int8 file; see the contract in `_exporter.py`.
+
+        Raises:
+            CompressError: As in the contract.
+            Unreachable: As in the contract.
+        """
         self._check(quantisation)
         keep = frozenset(quantisation.keep)
         model = self._quantise(quantisation, find_float_nodes(self._model, self._layers, keep), path)

@@ -128,6 +128,7 @@ class Pt2eExporter:
 
         Raises:
             CompressError: As in the contract.
+            Unreachable: As in the contract.
         """
         name = type(module).__name__
         if self.precision == "int8":
@@ -144,7 +145,11 @@ class Pt2eExporter:
         *,
         about: About | None = None,
     ) -> QuantisablePt2e:
-        """Trace the network and keep the images [N, C, H, W] for calibration; see the contract in `_exporter.py`."""
+        """Trace the network and keep the images [N, C, H, W] for calibration; see the contract in `_exporter.py`.
+
+        Raises:
+            CompressError: As in the contract.
+        """
         name, shape = type(module).__name__, tuple(example.shape[1:])
         carried = self._choose_ends(about, example, name)
         return QuantisablePt2e(
@@ -194,11 +199,20 @@ class QuantisablePt2e:
         return tuple(dict.fromkeys(self.traced.layers.values()))
 
     def write(self, path: Path, quantisation: Quantisation) -> None:
-        """Write the int8 file; see the contract in `_exporter.py`."""
+        """Write the int8 file; see the contract in `_exporter.py`.
+
+        Raises:
+            CompressError: As in the contract.
+            Unreachable: As in the contract.
+        """
         self.save(self._quantise(quantisation), path)
 
     def simulate(self, quantisation: Quantisation, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Compute the logits of the graph that would be written, float32 [N, K]; see the contract in `_exporter.py`."""
+        """Compute the logits of the graph that would be written, float32 [N, K]; see the contract in `_exporter.py`.
+
+        Raises:
+            CompressError: As in the contract.
+        """
         import torch
 
         graph = self._quantise(quantisation)

@@ -55,7 +55,7 @@ def trace(module: nn.Module, example: Tensor, *, batch: int | None = None) -> Ex
 
 
 def list_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield all parameters and buffers with their names."""
+    """Yield all parameters and buffers, each of its own shape [...], with their names."""
     yield from chain(module.named_parameters(), module.named_buffers())
 
 
