@@ -1,6 +1,6 @@
 """ExecuTorch: a `.pte` program for phones and boards, whose work is done by XNNPACK.
 
-The file takes 1 to 128 images in a call, or exactly as many as `batch` says: ExecuTorch plans memory ahead, so it needs an
+The file takes 1 to 128 images in a call, or exactly `batch`: ExecuTorch plans memory ahead, so it needs an
 upper bound. Input and output have places in it, not names.
 
 int8 is static PT2E quantization with ExecuTorch's own quantizer for XNNPACK: signed int8, and a scale for each channel of the

@@ -122,7 +122,7 @@ def _name_ports(graph: nn.Module) -> nn.Module:
             self.training = False  # traced programs refuse `eval()`, and litert-torch asks
 
         def forward(self, images: Tensor) -> dict[str, Tensor]:
-            answer = self.network(images)
-            return dict(zip((OUTPUT, CLASS, SCORE), answer, strict=True)) if isinstance(answer, tuple) else {OUTPUT: answer}
+            outputs = self.network(images)
+            return dict(zip((OUTPUT, CLASS, SCORE), outputs, strict=True)) if isinstance(outputs, tuple) else {OUTPUT: outputs}
 
     return Named()

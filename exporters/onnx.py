@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 WHERE = "exporters/onnx"
 OPSETS = range(18, 25)
-"""Below 18 torch's exporter writes 18 without a word; above 24 it refuses."""
+"""Below 18 torch's exporter writes 18 silently; above 24 it refuses."""
 MAX_BYTES = (1 << 31) - (1 << 20)
 """A protobuf message ends at 2 GiB; the graph itself needs far less than the MiB that is kept for it."""
 
@@ -141,7 +141,7 @@ class Onnx:
             return
         if about is None:
             raise CompressError(
-                f"export of {name}: preprocess: inside needs the preprocessing, which was not given; say `about`"
+                f"export of {name}: preprocess: inside needs the preprocessing, which was not given; give `about`"
             )
         check_preprocess(about.preprocess, tuple(example.shape), f"export of {name}")
 

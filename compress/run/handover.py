@@ -71,7 +71,7 @@ def _describe_background(run: Run, shipped: Trained, logits: SplitLogits, measur
         teachers=tuple(teachers),
         images={name: len(getattr(run.data, name).labels) for name in ("train", "validation", "test")},
         labels=run.data.test.labels,
-        answers=logits.test.argmax(axis=1),
+        predicted=logits.test.argmax(axis=1),
         data_licence=getattr(plugins.load("data", run.recipe.data.source), "licence", ""),
         seconds=sum(result.seconds for result in shipped.results),
         environment=measured.environment or environment(),

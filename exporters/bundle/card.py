@@ -32,7 +32,7 @@ class Background(NamedTuple):
     """Images in each split."""
     labels: NDArray[np.int64]
     """Of the test split, [N]."""
-    answers: NDArray[np.int64]
+    predicted: NDArray[np.int64]
     """The torch network's top-1 class for each test image, [N]."""
     data_licence: str
     """As the data source states it; empty where it does not."""
@@ -49,7 +49,7 @@ def render_card(manifest: Manifest, background: Background | None) -> str:
         manifest: Of the bundle.
         background: Facts of the run; without it the card says that they are not known.
     """
-    history = "\n\n".join(_render_story(manifest, background)) if background else UNKNOWN_HISTORY
+    history = "\n\n".join(_render_history(manifest, background)) if background else UNKNOWN_HISTORY
     return f"""# Model card: {escape_markdown(manifest.name)}
 
 An image classifier: {_describe_classes(manifest)}. Every answer is one of these.
@@ -85,7 +85,7 @@ def _describe_classes(manifest: Manifest) -> str:
     return f"{len(names)} classes ({shown}{', …' if len(names) > 30 else ''})"
 
 
-def _render_story(manifest: Manifest, background: Background) -> Iterator[str]:
+def _render_history(manifest: Manifest, background: Background) -> Iterator[str]:
     recipe = background.recipe
     counts = ", ".join(f"{count} {name}" for name, count in background.images.items())
     yield "## Data"
@@ -139,15 +139,15 @@ def _list_teachers(background: Background) -> Iterator[tuple[str, ...]]:
 def _list_classes(manifest: Manifest, background: Background) -> Iterator[tuple[str, ...]]:
     for label, name in enumerate(manifest.classes):
         of_class = background.labels == label
-        images, right = int(of_class.sum()), int((background.answers[of_class] == label).sum())
+        images, right = int(of_class.sum()), int((background.predicted[of_class] == label).sum())
         shown = format_accuracy(Accuracy.of(right, images)) if images else "no test images"
         yield escape_markdown(name), str(right), str(images), shown
 
 
 def _list_confusions(manifest: Manifest, background: Background) -> Iterator[str]:
-    wrong = background.labels != background.answers
+    wrong = background.labels != background.predicted
     pairs, counts = np.unique(
-        np.stack([background.labels[wrong], background.answers[wrong]], axis=1), axis=0, return_counts=True
+        np.stack([background.labels[wrong], background.predicted[wrong]], axis=1), axis=0, return_counts=True
     )
     repeated = [(int(counts[row]), *map(int, pairs[row])) for row in np.argsort(-counts, kind="stable") if counts[row] > 1]
     for count, label, answer in repeated[:CONFUSIONS]:

@@ -141,13 +141,13 @@ def find_input_causes(
     images, reference = images[:PROBED], reference[:PROBED].astype(np.float64)
     altered = alter_pixels(images) if images.dtype == np.uint8 else alter_normalised(images, preprocess)
     fed = {"": images, **altered}
-    answers = run(np.ascontiguousarray(np.concatenate(list(fed.values()))))
-    if answers.shape != (len(fed) * len(images), reference.shape[1]):
+    outputs = run(np.ascontiguousarray(np.concatenate(list(fed.values()))))
+    if outputs.shape != (len(fed) * len(images), reference.shape[1]):
         return []
     spread = max(float(np.sqrt(np.square(reference).mean())), 1e-12)
     wrong = {
         how: float(np.sqrt(np.square(logits - reference).mean())) / spread
-        for how, logits in zip(fed, np.split(answers.astype(np.float64), len(fed)), strict=True)
+        for how, logits in zip(fed, np.split(outputs.astype(np.float64), len(fed)), strict=True)
     }
     helping = [how for how in altered if wrong[how] <= min(CLOSE[precision], wrong[""] / 2)]
     return [f"it agrees with the network when {how}" for how in sorted(helping, key=wrong.__getitem__)]

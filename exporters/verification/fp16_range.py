@@ -170,8 +170,8 @@ def _measure_openvino(path: Path, images: NDArray[Any], batch_size: int | None) 
     compiled = core.compile_model(openvino.Model(maxima, model.get_parameters(), "largest"), "CPU", settings)
 
     def run(chunk: NDArray[Any]) -> list[Any]:
-        answers = compiled([chunk])
-        return [answers[index] for index in range(len(nodes))]
+        outputs = compiled([chunk])
+        return [outputs[index] for index in range(len(nodes))]
 
     return _find_largest([*nodes], run, images, batch_size)
 

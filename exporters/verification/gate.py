@@ -4,10 +4,10 @@ Fed the same held-out images, file and network must agree on the top-1 class, on
 the file with itself at any number of images in a call. The verdict gives every reason for failure, and likely causes where the
 numbers show any (`causes.py`). Pure numpy: no runtime, no torch.
 
-The drop. What must stay within the budget is the drop on these images. How far it may be from that on all images says its
-paired 95 % interval (`compress.statistics.paired_drop`); where so few images cannot exclude a drop beyond the budget, a note
-says so and how many could. It is a note and no failure: with 99 images even a file that changed no answer cannot exclude a drop
-of 3 points. A file that was made of a network which training adapted to int8 is compared with two networks: see `gate`.
+The drop. What must stay within the budget is the drop on these images. The paired 95 % interval
+(`compress.statistics.paired_drop`) bounds the drop on all images; where so few images cannot exclude a drop beyond the budget, a
+note says so and how many could. It is a note and no failure: with 99 images even a file that changed no answer cannot exclude a drop of 3
+points. A file that was made of a network which training adapted to int8 is compared with two networks: see `gate`.
 
 Ties. Where the network's own best logits lie closer together than float32 arithmetic decides (2e-4 of their RMS, whatever
 the precision of the file: each may move by the fp32 bound), its top-1 class is an accident. On such an image any of the tied
@@ -212,11 +212,11 @@ def _compare(reference: Floats, candidate: Floats, labels: NDArray[np.integer[An
     finite = np.isfinite(candidate).all(axis=1)
     differences = np.where(finite, np.abs(candidate.astype(np.float64) - reference).max(axis=1), np.inf)
     tie = 2 * BOUNDS["fp32"] * _compute_rms(reference)
-    best, answer = reference.argmax(axis=1), candidate.argmax(axis=1)
-    agree = finite & (reference[images, best] - reference[images, answer] <= tie)
-    answer = np.where(agree, best, answer)
+    best, predicted = reference.argmax(axis=1), candidate.argmax(axis=1)
+    agree = finite & (reference[images, best] - reference[images, predicted] <= tie)
+    predicted = np.where(agree, best, predicted)
     second = np.partition(reference, -2, axis=1)[:, -2] if reference.shape[1] > 1 else np.full(len(reference), -np.inf)
-    before, after = best == labels, finite & (answer == labels)
+    before, after = best == labels, finite & (predicted == labels)
     return _Comparison(
         differences=differences,
         bounds=bounds,

@@ -1,6 +1,6 @@
 """Interface of a model file: names, types and shapes of its input and outputs, and its metadata, read without running it.
 
-A runtime may convert a type, accept another name, or repeat the first image without a word, and logits do not show it: an
+A runtime may convert a type, accept another name, or repeat the first image silently, and logits do not show it: an
 application that was written for the expected interface would break on it. The file's metadata (classes, preprocessing) are
 compared with the bundle's manifest, so that a manifest that was edited, or belongs to another file, is noticed.
 """
@@ -35,7 +35,7 @@ class Port(NamedTuple):
 
 
 class ExpectedInterface(NamedTuple):
-    """What a file must take and give, by its entry in the manifest."""
+    """Input and outputs that a file must have, by its entry in the manifest."""
 
     preprocess: Preprocess
     """What happens to an image before the network sees it."""
@@ -50,7 +50,7 @@ class ExpectedInterface(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """What a file takes and gives, read from the file itself."""
+    """Input and outputs that a file has, read from the file itself."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]

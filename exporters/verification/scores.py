@@ -61,7 +61,7 @@ def _find_errors(outputs: Outputs, precision: Precision) -> Iterator[str]:
             yield f"it gives no output {name!r}, which postprocess: inside requires"
         elif found.dtype.name not in kinds or found.shape != logits.shape[:1]:
             yield f"its output {name!r} is {found.dtype} {list(found.shape)}, not {kinds[0]} {list(logits.shape[:1])}"
-        elif logits.ndim == 2 and np.isfinite(logits).all():  # what else it may be is the gate's to say
+        elif logits.ndim == 2 and np.isfinite(logits).all():  # other logits are the gate's matter
             yield from (
                 _find_wrong_classes(logits, found) if name == CLASS else _find_wrong_scores(logits, found, BOUNDS[precision])
             )

@@ -11,7 +11,7 @@ import pytest
 from compress.deployed.verify import verify_bundle
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
-from exporters.bundle import bundle as _bundle
+from exporters.bundle.bundle import write_checksums
 from tests.deployed.brightness import invoke, write_bundle
 
 pytestmark = pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_gate_looser_than_the_defaults_is_said(bundle: Path, tmp_path: Path, g
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["gate"] |= gate
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    _bundle.write_checksums(folder)
+    write_checksums(folder)
     done = invoke("verify", folder, "--file", "student-fp32.onnx", "--json")
     assert done.exit_code == 0, done.stderr
     note = json.loads(done.stdout)["student-fp32.onnx"]["note"]

@@ -23,7 +23,7 @@ from compress.preprocess import normalise, statistics
 from compress.recipe import GateSection
 from compress.records import Gate, Precision, Preprocess
 from exporters import About, Quantisation
-from exporters.bundle import bundle as _bundle
+from exporters.bundle import bundle
 from exporters.onnx import Onnx
 from exporters.openvino import Openvino
 
@@ -175,10 +175,10 @@ def write_bundle(folder: Path, files: Sequence[File]) -> Path:
     for file in files:
         name = {".onnx": "onnx", ".xml": "openvino"}[file.path.suffix]
         exporter = _exporter(name, file.precision, takes_pixels=file.takes_pixels, gives_class=file.gives_class)
-        deployable.append(_bundle.Deployable(file.path, name, exporter, PASSED))
-    _bundle.write_bundle(
+        deployable.append(bundle.Deployable(file.path, name, exporter, PASSED))
+    bundle.write_bundle(
         folder, name="coloured digits", classes=known.classes, preprocess=known.preprocess, files=deployable,
-        samples=_bundle.Samples(known.held_pixels[:100], known.held_labels[:100], answers[:100]), gate=GateSection(),
+        samples=bundle.Samples(known.held_pixels[:100], known.held_labels[:100], answers[:100]), gate=GateSection(),
         provenance={},
     )  # fmt: skip
     return folder

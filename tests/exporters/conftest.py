@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress import plugins
-from compress.system import quiet as _quiet
+from compress.system import quiet
 
 Images = NDArray[np.float32]
 Answers = Callable[[nn.Module, Images], Images]
@@ -97,7 +97,7 @@ def run_onnxruntime(path: Path, images: Images) -> Images:
 
 def run_openvino(path: Path, images: Images) -> Images:
     settings = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
-    compiled = _quiet.openvino().Core().compile_model(path, "CPU", settings)
+    compiled = quiet.openvino().Core().compile_model(path, "CPU", settings)
     return np.array(compiled({"images": images})["logits"])
 
 

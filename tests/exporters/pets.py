@@ -14,8 +14,7 @@ from compress.preprocess import normalise
 from compress.recipe import GateSection
 from compress.records import Gate, Preprocess
 from exporters import About, Exporter
-from exporters.bundle import bundle as _bundle
-from exporters.bundle.bundle import Deployable, Samples
+from exporters.bundle.bundle import Deployable, Samples, write_bundle
 from exporters.onnx import Onnx
 from exporters.openvino import Openvino
 
@@ -56,7 +55,7 @@ def files(folder: Path) -> list[Deployable]:
 
 
 def write(folder: Path, deployables: list[Deployable], *, provenance: Mapping[str, str] = PROVENANCE, **further: Any) -> Path:
-    _bundle.write_bundle(
+    write_bundle(
         folder, name="pets", classes=CLASSES, preprocess=PREPROCESS, files=deployables, samples=samples(), gate=GateSection(),
         provenance=provenance, **further,
     )  # fmt: skip

@@ -19,8 +19,7 @@ import exporters
 from compress.errors import CompressError
 from compress.models import resnet_cifar
 from exporters import Quantisation
-from exporters._onnx import calibration as _onnx_calibration
-from exporters._onnx.calibration import Range
+from exporters._onnx.calibration import BINS, Range, choose_least_squares_range, choose_percentile_range
 from exporters._onnx.int8 import STATISTICS, QuantisableOnnx
 from exporters.onnx import Onnx
 
@@ -243,10 +242,10 @@ def test_percentile_is_that_of_numpy():
     """It leaves out the same values as quantiles of the sample do, to the width of two bins."""
     sample = np.random.default_rng(0).normal(size=400_000)
     full = Range(float(sample.min()), float(sample.max()))
-    counts = np.histogram(sample, _onnx_calibration.BINS, range=full)[0]
+    counts = np.histogram(sample, BINS, range=full)[0]
     found, width = (
-        _onnx_calibration.choose_percentile_range(counts, full),
-        (full.highest - full.lowest) / _onnx_calibration.BINS,
+        choose_percentile_range(counts, full),
+        (full.highest - full.lowest) / BINS,
     )
     assert found == pytest.approx(np.quantile(sample, [0.00005, 0.99995]), abs=2 * width)
 
@@ -260,10 +259,10 @@ def test_least_squares_range_beats_the_full_one():
         return np.square(np.clip(np.round(sample / step), 0, 255) * step - sample).mean()
 
     full = Range(0.0, 20.0)
-    found = _onnx_calibration.choose_least_squares_range(np.histogram(sample, _onnx_calibration.BINS, range=full)[0], full)
+    found = choose_least_squares_range(np.histogram(sample, BINS, range=full)[0], full)
     assert error(found.highest / 20) <= 1.05 * min(error(share) for share in np.linspace(0.2, 1, 41))  # bins are 0.01 wide
-    even = np.ones(_onnx_calibration.BINS, np.int64)
-    assert _onnx_calibration.choose_least_squares_range(even, Range(-1.0, 3.0)) == Range(-1.0, 3.0)
+    even = np.ones(BINS, np.int64)
+    assert choose_least_squares_range(even, Range(-1.0, 3.0)) == Range(-1.0, 3.0)
 
 
 @pytest.mark.parametrize(

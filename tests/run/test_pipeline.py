@@ -37,7 +37,7 @@ from compress.run.export import ExportedFile
 from compress.system.files import sha256_of
 from compress.training import checkpoint
 from exporters import About
-from exporters.bundle import bundle as _bundle
+from exporters.bundle.bundle import check_bundle, write_checksums
 from tests.tiny import TRIED, Counted
 
 pytestmark = pytest.mark.slow
@@ -88,7 +88,7 @@ def test_a_run_leaves_a_report_a_bundle_and_every_stage(run: Run, runs: Path) ->
     assert rows["student-onnx-fp32"].ratio.against == "teacher-onnx-fp32"
     assert json.loads((folder / "events.jsonl").read_text().splitlines()[0])["event"] == "begin"
     assert not list(folder.glob("**/*.partial"))
-    assert _bundle.check_bundle(folder / "bundle").files[0].path == "student-fp32.onnx"
+    assert check_bundle(folder / "bundle").files[0].path == "student-fp32.onnx"
 
 
 def test_against_the_student_no_teacher_is_exported(run: Run) -> None:
@@ -378,7 +378,7 @@ def test_a_damaged_bundle_is_held_to_the_student_of_its_run(run: Run, runs: Path
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][0] |= {"parts": {path.name: sha256_of(path)}, "size_bytes": path.stat().st_size}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    _bundle.write_checksums(folder)
+    write_checksums(folder)
     found = locate_divergence(folder, against=runs / "tiny", events=Events())[path.name]
     assert f"{path.name}: parts from the student of {runs / 'tiny'} in layer2.0.conv1 (Conv)" in found.verdict
     run("name=stranger", "baselines=[]", "exports=[]", "train.lr=0.03")

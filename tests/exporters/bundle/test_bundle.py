@@ -24,9 +24,16 @@ from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
 from compress.records import Gate, Preprocess
 from compress.system import files
-from exporters.bundle import bundle as _bundle
-from exporters.bundle import readme as _readme
-from exporters.bundle.bundle import Deployable, Samples
+from exporters.bundle.bundle import (
+    Deployable,
+    Samples,
+    check_bundle,
+    find_unfamiliar_programs,
+    read_samples,
+    write_bundle,
+    write_checksums,
+)
+from exporters.bundle.readme import render_readme
 from exporters.onnx import Onnx
 from exporters.openvino import Openvino
 from exporters.torch import Torch
@@ -57,7 +64,7 @@ def exported(tmp_path_factory):
 
 
 def write(folder, files, *, samples=SAMPLES, classes=("cat", "dog"), preprocess=PREPROCESS):
-    return _bundle.write_bundle(
+    return write_bundle(
         folder,
         name="pets",
         classes=classes,
@@ -81,7 +88,7 @@ def edit(folder, change):
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
-    _bundle.write_checksums(folder)
+    write_checksums(folder)
 
 
 def contents(bundle):
@@ -120,13 +127,13 @@ def test_bundle_holds_all_that_a_device_needs(bundle):
         "student-fp16.xml",
         "student-fp32.onnx",
     ]
-    manifest = _bundle.check_bundle(bundle)
+    manifest = check_bundle(bundle)
     assert [(file.path, file.runtime, file.precision) for file in manifest.files] == [
         ("student-fp32.onnx", "onnxruntime", "fp32"),
         ("student-fp16.xml", "openvino", "fp16"),
     ]
     assert (manifest.classes, manifest.preprocess) == (("cat", "dog"), PREPROCESS)
-    for mine, theirs in zip(SAMPLES, _bundle.read_samples(bundle, manifest), strict=True):
+    for mine, theirs in zip(SAMPLES, read_samples(bundle, manifest), strict=True):
         assert np.array_equal(mine, theirs)
 
 
@@ -144,9 +151,9 @@ def test_readme_says_how_telemetry_is_kept_off(bundle):
     text = (bundle / "README.md").read_text()
     assert "`predict.py` sets `ORT_DISABLE_TELEMETRY=1` before it imports the package" in text
     assert "`predict.py` hides that package" in text
-    manifest = _bundle.check_bundle(bundle)
+    manifest = check_bundle(bundle)
     alone = [file.model_copy(update={"runtime": "executorch"}) for file in manifest.files[:1]]
-    assert "ORT_DISABLE" not in _readme.render_readme(manifest.model_copy(update={"files": tuple(alone)}))
+    assert "ORT_DISABLE" not in render_readme(manifest.model_copy(update={"files": tuple(alone)}))
 
 
 def test_readme_tells_how_to_preprocess_by_hand(bundle):
@@ -168,38 +175,38 @@ def test_readme_tells_how_to_preprocess_by_hand(bundle):
 
 def test_readme_says_which_files_take_and_give_int8(bundle):
     """A whole-integer LiteRT file has another interface than the rest, and the README names it."""
-    manifest = _bundle.check_bundle(bundle)
-    assert "take and give int8" not in _readme.render_readme(manifest)
+    manifest = check_bundle(bundle)
+    assert "take and give int8" not in render_readme(manifest)
     first, *others = manifest.files
     whole = first.model_copy(update={"path": "whole.tflite", "runtime": "litert", "precision": "int8"})
-    told = _readme.render_readme(manifest.model_copy(update={"files": (whole, *others)}))
+    told = render_readme(manifest.model_copy(update={"files": (whole, *others)}))
     assert "`whole.tflite` take and give int8" in told
     for changes, said in (({"gives_class": True}, "take int8"), ({"takes_pixels": True}, "give int8")):
-        told = _readme.render_readme(manifest.model_copy(update={"files": (whole.model_copy(update=changes), *others)}))
+        told = render_readme(manifest.model_copy(update={"files": (whole.model_copy(update=changes), *others)}))
         assert f"`whole.tflite` {said}" in told
     floating = whole.model_copy(update={"takes_pixels": True, "gives_class": True})
-    assert " int8: the scales" not in _readme.render_readme(manifest.model_copy(update={"files": (floating, *others)}))
+    assert " int8: the scales" not in render_readme(manifest.model_copy(update={"files": (floating, *others)}))
 
 
 def test_readme_speaks_of_one_file_in_the_singular(bundle):
     """One file that normalises takes pixels by itself; two take them by themselves."""
-    first, second, *others = _bundle.check_bundle(bundle).files
+    first, second, *others = check_bundle(bundle).files
     inside = [each.model_copy(update={"takes_pixels": True, "gives_class": True}) for each in (first, second)]
-    manifest = _bundle.check_bundle(bundle)
-    one = _readme.render_readme(manifest.model_copy(update={"files": (inside[0], second, *others)}))
+    manifest = check_bundle(bundle)
+    one = render_readme(manifest.model_copy(update={"files": (inside[0], second, *others)}))
     assert f"Except for `{first.path}`: it normalises by itself, and takes" in one
-    two = _readme.render_readme(manifest.model_copy(update={"files": (*inside, *others)}))
+    two = render_readme(manifest.model_copy(update={"files": (*inside, *others)}))
     assert f"Except for `{first.path}`, `{second.path}`: they normalise by themselves, and take" in two
     assert f"`{second.path}` also give `class`" in two
 
 
 def test_readme_says_which_files_give_class_and_score(bundle):
     """Whoever wants no more than the class is told which file says it."""
-    manifest = _bundle.check_bundle(bundle)
-    assert "also give" not in _readme.render_readme(manifest)
+    manifest = check_bundle(bundle)
+    assert "also give" not in render_readme(manifest)
     first, *others = manifest.files
     scored = first.model_copy(update={"gives_class": True})
-    told = _readme.render_readme(manifest.model_copy(update={"files": (scored, *others)}))
+    told = render_readme(manifest.model_copy(update={"files": (scored, *others)}))
     assert f"`{first.path}` also gives `class` [batch]" in told
 
 
@@ -268,7 +275,7 @@ def set_path(name):
 def manifest_as_model(bundle):
     set_path("manifest.json")(bundle)
     (bundle / "student-fp32.onnx").unlink()
-    _bundle.write_checksums(bundle)
+    write_checksums(bundle)
 
 
 def external_data(bundle):
@@ -328,12 +335,12 @@ def lie_about_a_shape(bundle):
 
 def add_a_picture(bundle):
     shutil.copy(bundle / "samples/00-cat.png", bundle / "samples/x.png")
-    _bundle.write_checksums(bundle)
+    write_checksums(bundle)
 
 
 def swap_pictures(bundle):
     shutil.copy(bundle / "samples/01-dog.png", bundle / "samples/00-cat.png")
-    _bundle.write_checksums(bundle)
+    write_checksums(bundle)
 
 
 def expect(**other):
@@ -344,7 +351,7 @@ def expect(**other):
         document = json.loads(path.read_text())
         document["pictures"][0].update(other)
         path.write_text(json.dumps(document))
-        _bundle.write_checksums(bundle)
+        write_checksums(bundle)
 
     return change
 
@@ -353,7 +360,7 @@ ATTACKS = {
     "changed weights": (flip_a_byte, r"student-fp16\.bin: has sha256 .*it was changed or damaged"),
     "changed samples": (lambda bundle: (bundle / "samples.npz").write_bytes(b""), r"samples\.npz: has sha256"),
     "changed samples, sealed anew": (
-        lambda bundle: ((bundle / "samples.npz").write_bytes(b""), _bundle.write_checksums(bundle)),
+        lambda bundle: ((bundle / "samples.npz").write_bytes(b""), write_checksums(bundle)),
         r"samples\.npz: has sha256 .*the manifest says",
     ),
     "no checksums": (lambda bundle: (bundle / "SHA256SUMS").unlink(), "SHA256SUMS: is not there"),
@@ -375,15 +382,15 @@ ATTACKS = {
     "surplus picture": (add_a_picture, r"samples/x\.png: is not in the manifest"),
     "another picture": (swap_pictures, r"00-cat\.png: is not the image"),
     "picture that is none": (
-        lambda bundle: ((bundle / "samples/00-cat.png").write_text("no"), _bundle.write_checksums(bundle)),
+        lambda bundle: ((bundle / "samples/00-cat.png").write_text("no"), write_checksums(bundle)),
         r"00-cat\.png: cannot be decoded",
     ),
     "huge picture": (
-        lambda bundle: (os.truncate(bundle / "samples/00-cat.png", 1 << 20), _bundle.write_checksums(bundle)),
+        lambda bundle: (os.truncate(bundle / "samples/00-cat.png", 1 << 20), write_checksums(bundle)),
         r"00-cat\.png: is not there, or too large",
     ),
     "missing picture": (
-        lambda bundle: ((bundle / "samples/00-cat.png").unlink(), _bundle.write_checksums(bundle)),
+        lambda bundle: ((bundle / "samples/00-cat.png").unlink(), write_checksums(bundle)),
         r"00-cat\.png: is not there",
     ),
     "picture elsewhere": (expect(file="../../x.png"), "is not what samples.npz says"),
@@ -392,7 +399,7 @@ ATTACKS = {
     "other score": (expect(score=0.5), "is not what samples.npz says"),
     "no expectation": (expect(label=None), "is not a Expected"),
     "surplus program": (
-        lambda bundle: ((bundle / "setup.py").write_text("print()"), _bundle.write_checksums(bundle)),
+        lambda bundle: ((bundle / "setup.py").write_text("print()"), write_checksums(bundle)),
         r"setup\.py: is not in the manifest",
     ),
     "link": (link_outside, r"student-fp16\.bin: is not a plain file"),
@@ -400,16 +407,16 @@ ATTACKS = {
     "pipe": (lambda bundle: os.mkfifo(bundle / "pipe"), "pipe: is not a plain file"),
     "folder": (lambda bundle: (bundle / "folder").mkdir(), "folder: is a folder; a bundle has only cpp and samples"),
     "surplus model": (
-        lambda bundle: (shutil.copy(bundle / "student-fp32.onnx", bundle / "b.onnx"), _bundle.write_checksums(bundle)),
+        lambda bundle: (shutil.copy(bundle / "student-fp32.onnx", bundle / "b.onnx"), write_checksums(bundle)),
         r"b\.onnx: is not in the manifest",
     ),
     "missing part": (
-        lambda bundle: ((bundle / "student-fp16.bin").unlink(), _bundle.write_checksums(bundle)),
+        lambda bundle: ((bundle / "student-fp16.bin").unlink(), write_checksums(bundle)),
         r"student-fp16\.bin: the manifest lists it",
     ),
     "missing manifest": (lambda bundle: (bundle / "manifest.json").unlink(), r"has no manifest\.json"),
     "not a manifest": (
-        lambda bundle: ((bundle / "manifest.json").write_text("{}"), _bundle.write_checksums(bundle)),
+        lambda bundle: ((bundle / "manifest.json").write_text("{}"), write_checksums(bundle)),
         "is not a Manifest",
     ),
     "huge manifest": (lambda bundle: os.truncate(bundle / "manifest.json", 20 << 20), "is larger than 16 MiB"),
@@ -457,15 +464,15 @@ def test_bundle_that_is_not_what_it_says_is_refused(attack, bundle):
     change, said = ATTACKS[attack]
     change(bundle)
     with pytest.raises(CompressError, match=said):
-        _bundle.check_bundle(bundle)
+        check_bundle(bundle)
     assert not Path("/tmp/the-bundle-ran-code").exists()  # noqa: S108 (see Payload)
 
 
 def test_resigning_alone_changes_nothing(bundle):
     """The attacks above are refused for what they do, not for how the test rewrites the manifest."""
-    before = _bundle.check_bundle(bundle)
+    before = check_bundle(bundle)
     resign(bundle)
-    assert _bundle.check_bundle(bundle) == before
+    assert check_bundle(bundle) == before
 
 
 def test_one_changed_byte_in_any_file_is_noticed(bundle):
@@ -476,9 +483,9 @@ def test_one_changed_byte_in_any_file_is_noticed(bundle):
             damaged[place] ^= 1
             (bundle / name).write_bytes(damaged)
             with pytest.raises(CompressError, match=re.escape(name)):
-                _bundle.check_bundle(bundle)
+                check_bundle(bundle)
         (bundle / name).write_bytes(content)
-    _bundle.check_bundle(bundle)
+    check_bundle(bundle)
 
 
 def test_checksums_are_those_of_sha256sum(bundle):
@@ -536,18 +543,18 @@ def test_gray_samples_and_many_classes(exported, tmp_path):
 
 def test_programs_that_somebody_changed_are_told(bundle):
     """What this version writes is familiar; another predict.py or C++ program is named and still is only data to us."""
-    assert _bundle.find_unfamiliar_programs(bundle, _bundle.check_bundle(bundle)) == ()
+    assert find_unfamiliar_programs(bundle, check_bundle(bundle)) == ()
     for name in ("predict.py", "cpp/example.cpp"):
         (bundle / name).write_text("raise SystemExit('never run')\n")
-    _bundle.write_checksums(bundle)
-    assert _bundle.find_unfamiliar_programs(bundle, _bundle.check_bundle(bundle)) == ("predict.py", "cpp/example.cpp")
+    write_checksums(bundle)
+    assert find_unfamiliar_programs(bundle, check_bundle(bundle)) == ("predict.py", "cpp/example.cpp")
 
 
 def test_a_file_of_an_adapted_network_carries_its_own_reference(exported, tmp_path):
     """A file made from a network that int8 changed is verified against that network, the others against the student."""
     own = SAMPLES.logits + np.float32(1)
     manifest = write(tmp_path / "bundle", [exported["onnx"]._replace(logits=own), exported["openvino"]])
-    found = _bundle.read_samples(tmp_path / "bundle", manifest)
+    found = read_samples(tmp_path / "bundle", manifest)
     assert [file.logits for file in manifest.files] == ["logits_0", "logits"]
     np.testing.assert_array_equal(found.get_logits(manifest.files[0]), own)
     np.testing.assert_array_equal(found.get_logits(manifest.files[1]), SAMPLES.logits)
@@ -558,4 +565,4 @@ def test_a_reference_that_is_none_is_refused(bundle, name, said):
     """A manifest cannot point a file at the images or at an array that is not there."""
     edit(bundle, lambda manifest: manifest["files"][0].update(logits=name))
     with pytest.raises(CompressError, match=said):
-        _bundle.check_bundle(bundle)
+        check_bundle(bundle)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from exporters.bundle import bundle as _bundle
-from exporters.bundle import cpp as _cpp
+from exporters.bundle.bundle import check_bundle
+from exporters.bundle.cpp import build_cpp, escape_literal
 from exporters.openvino import Openvino
 from tests.exporters import pets
 
@@ -126,12 +126,12 @@ def test_program_refuses_what_it_cannot_read(bundle: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ['"; system("x"); "', "a\\", "new\nline", "??/", "Käfer", "%s", "*/", "\t"])
 def test_class_names_cannot_leave_their_string(name: str) -> None:
     """Whatever a class is called, its literal is letters, digits, spaces and octal escapes, and spells the name."""
-    literal = _cpp.escape_literal(name)
+    literal = escape_literal(name)
     assert not set(literal) & set('"?\n%*/\t;()')
     assert literal.encode().decode("unicode_escape").encode("latin-1").decode() == name
 
 
 def test_same_manifest_gives_the_same_program(bundle: Path) -> None:
     """So a bundle's program can be told from one that somebody changed."""
-    manifest = _bundle.check_bundle(bundle)
-    assert (bundle / "cpp" / "example.cpp").read_text() == _cpp.build_cpp(manifest)["cpp/example.cpp"]
+    manifest = check_bundle(bundle)
+    assert (bundle / "cpp" / "example.cpp").read_text() == build_cpp(manifest)["cpp/example.cpp"]

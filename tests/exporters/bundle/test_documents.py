@@ -10,9 +10,8 @@ import pytest
 
 from compress.recipe import schema
 from compress.records import Accuracy, Environment, Ladder, Latency, Manifest, Ratio, Rung, Variant
-from exporters.bundle import bundle as _bundle
-from exporters.bundle.bundle import Background
-from exporters.bundle.programs import predict as _predict
+from exporters.bundle.bundle import Background, Deployable, check_bundle
+from exporters.bundle.programs.predict import LOADERS
 from exporters.bundle.readme import PREDICTED, render_readme
 from exporters.onnx import Onnx
 from tests.exporters import pets
@@ -58,12 +57,12 @@ def background(**other: object) -> Background:
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> _bundle.Deployable:
+def file(tmp_path_factory: pytest.TempPathFactory) -> Deployable:
     return pets.export(tmp_path_factory.mktemp("file"), Onnx())
 
 
 @pytest.fixture
-def bundle(file: _bundle.Deployable, tmp_path: Path) -> Path:
+def bundle(file: Deployable, tmp_path: Path) -> Path:
     return pets.write(tmp_path / "bundle", [file._replace(measured=STUDENT)], background=background())
 
 
@@ -85,7 +84,7 @@ def test_readme_and_card_have_the_measured_table(bundle: Path) -> None:
         assert cells[-1] == "passed on 6 images"
 
 
-def test_a_file_better_than_its_network_has_a_minus_sign(file: _bundle.Deployable, tmp_path: Path) -> None:
+def test_a_file_better_than_its_network_has_a_minus_sign(file: Deployable, tmp_path: Path) -> None:
     """A negative drop reads as in the report of the run, a small difference keeps its exponent."""
     gate = file.gate.model_copy(update={"top1_drop_points": -0.65, "max_abs_diff": 3.1e-6})
     pets.write(tmp_path / "bundle", [file._replace(gate=gate)], background=background())
@@ -94,7 +93,7 @@ def test_a_file_better_than_its_network_has_a_minus_sign(file: _bundle.Deployabl
 
 def test_manifest_carries_what_was_measured(bundle: Path) -> None:
     """Programs find the same row of the report, whole."""
-    assert _bundle.check_bundle(bundle).files[0].measured == STUDENT
+    assert check_bundle(bundle).files[0].measured == STUDENT
 
 
 def test_card_tells_how_the_network_came_about(bundle: Path) -> None:
@@ -118,15 +117,15 @@ def test_card_counts_each_class_and_confusion(bundle: Path) -> None:
     ]
 
 
-def test_no_confusion_is_said_too(file: _bundle.Deployable, tmp_path: Path) -> None:
+def test_no_confusion_is_said_too(file: Deployable, tmp_path: Path) -> None:
     """Where every test image is right, the card says so with their number."""
     known = background()
-    pets.write(tmp_path / "bundle", [file], background=known._replace(answers=known.labels))
+    pets.write(tmp_path / "bundle", [file], background=known._replace(predicted=known.labels))
     text = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
     assert "No pair of classes was confused more than once among 20 test images." in text
 
 
-def test_what_is_not_known_is_said_to_be_unknown(file: _bundle.Deployable, tmp_path: Path) -> None:
+def test_what_is_not_known_is_said_to_be_unknown(file: Deployable, tmp_path: Path) -> None:
     """Without a run nothing is made up: no accuracy, no latency, no method, no licence."""
     pets.write(tmp_path / "bundle", [file], provenance={})
     readme, card, notice = ((tmp_path / "bundle" / name).read_text() for name in ("README.md", "MODEL_CARD.md", "NOTICE.txt"))
@@ -140,13 +139,13 @@ def test_what_is_not_known_is_said_to_be_unknown(file: _bundle.Deployable, tmp_p
     ("licence", "said"),
     [("", "source digits: licence unknown: ask whoever gave the data"), ("CC BY 4.0\nby us", "source digits: CC BY 4.0 by us")],
 )
-def test_licence_of_the_data_is_what_its_source_says(licence: str, said: str, file: _bundle.Deployable, tmp_path: Path) -> None:
+def test_licence_of_the_data_is_what_its_source_says(licence: str, said: str, file: Deployable, tmp_path: Path) -> None:
     """The data source's own words, or that they are unknown and whom to ask."""
     pets.write(tmp_path / "bundle", [file], background=background(data_licence=licence))
     assert said in (tmp_path / "bundle" / "NOTICE.txt").read_text()
 
 
-def test_notice_names_packages_and_given_weights(file: _bundle.Deployable, tmp_path: Path) -> None:
+def test_notice_names_packages_and_given_weights(file: Deployable, tmp_path: Path) -> None:
     """Packages come with the licence of their own metadata; weights from a file have whatever licence their giver says."""
     recipe = background().recipe
     teacher = recipe.teacher[0].model_copy(update={"weights": "/home/somebody/teacher.pt"})
@@ -172,7 +171,7 @@ def test_names_from_data_mean_only_themselves(bundle: Path) -> None:
 
 def test_older_manifests_are_still_read(bundle: Path) -> None:
     """Fields that came later have defaults, so a manifest without them is one."""
-    manifest = _bundle.check_bundle(bundle)
+    manifest = check_bundle(bundle)
     document = manifest.model_dump(mode="json")
     for entry in document["files"]:
         del entry["measured"], entry["takes_pixels"], entry["gives_class"]
@@ -181,11 +180,11 @@ def test_older_manifests_are_still_read(bundle: Path) -> None:
 
 def test_readme_tells_which_files_predict_py_does_not_run(bundle: Path) -> None:
     """A file for a runtime that predict.py does not know is named as such, and the runtimes are those that it does know."""
-    manifest = _bundle.check_bundle(bundle)
+    manifest = check_bundle(bundle)
     other = manifest.files[0].model_copy(update={"path": "student.tflite", "runtime": "litert"})
     text = render_readme(manifest.model_copy(update={"files": (*manifest.files, other)}))
     assert "(`onnxruntime`; `predict.py` does not run `student.tflite`)" in text
-    assert set(PREDICTED) == set(_predict.LOADERS)
+    assert set(PREDICTED) == set(LOADERS)
 
 
 def test_readme_tells_what_to_hand_to_tensorrt_and_core_ml(bundle: Path) -> None:

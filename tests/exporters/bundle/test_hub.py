@@ -12,8 +12,8 @@ from PIL import Image
 
 from compress.errors import CompressError
 from compress.records import Accuracy, Variant
-from exporters.bundle import bundle as _bundle
-from exporters.bundle import hub as _hub
+from exporters.bundle.bundle import check_bundle, write_checksums
+from exporters.bundle.hub import RESAMPLING, write_hub_folder
 from exporters.onnx import Onnx
 from tests.exporters import pets
 
@@ -32,7 +32,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_hub_reads_metadata_and_results(bundle: Path, tmp_path: Path) -> None:
     """The hub's own library finds the licence, the task, and the test accuracy with its data and number of images."""
     hub = pytest.importorskip("huggingface_hub", reason="the extra 'hf' is not installed")
-    _hub.write_hub_folder(bundle, tmp_path / "hub", licence="apache-2.0")
+    write_hub_folder(bundle, tmp_path / "hub", licence="apache-2.0")
     card = hub.ModelCard.load(tmp_path / "hub" / "README.md")
     (result,) = card.data.eval_results
     assert (card.data.license, card.data.pipeline_tag, card.data.model_name) == ("apache-2.0", "image-classification", "pets")
@@ -48,7 +48,7 @@ def test_hub_reads_metadata_and_results(bundle: Path, tmp_path: Path) -> None:
 
 def test_configurations_say_what_the_manifest_says(bundle: Path, tmp_path: Path) -> None:
     """Class names in label order, and the contract of preprocessing with Pillow's own number for the interpolation."""
-    _hub.write_hub_folder(bundle, tmp_path / "hub")
+    write_hub_folder(bundle, tmp_path / "hub")
     config = json.loads((tmp_path / "hub" / "config.json").read_text())
     assert config["id2label"] == {"0": pets.CLASSES[0], "1": "dog", "2": pets.CLASSES[2]}
     assert config["label2id"]["dog"] == 1
@@ -61,13 +61,13 @@ def test_configurations_say_what_the_manifest_says(bundle: Path, tmp_path: Path)
 
 def test_every_interpolation_has_pillow_s_number() -> None:
     """The numbers are Pillow's."""
-    assert {name: Image.Resampling[name.upper()] for name in _hub.RESAMPLING} == _hub.RESAMPLING
+    assert {name: Image.Resampling[name.upper()] for name in RESAMPLING} == RESAMPLING
 
 
 def test_it_is_still_a_bundle(bundle: Path, tmp_path: Path) -> None:
     """It is checked like any bundle, with the same manifest and files; without a statement the licence is unknown."""
-    _hub.write_hub_folder(bundle, tmp_path / "hub")
-    assert _bundle.check_bundle(tmp_path / "hub") == _bundle.check_bundle(bundle)
+    write_hub_folder(bundle, tmp_path / "hub")
+    assert check_bundle(tmp_path / "hub") == check_bundle(bundle)
     ours = {path.relative_to(bundle) for path in bundle.rglob("*")}
     theirs = {path.relative_to(tmp_path / "hub") for path in (tmp_path / "hub").rglob("*")}
     assert theirs - ours == {Path("config.json"), Path("preprocessor_config.json")}
@@ -79,8 +79,8 @@ def test_programs_of_strangers_are_not_passed_on(bundle: Path, tmp_path: Path) -
     """A changed predict.py in a bundle does not get into the folder that is uploaded."""
     copy = shutil.copytree(bundle, tmp_path / "copy")
     (copy / "predict.py").write_text("raise SystemExit\n")
-    _bundle.write_checksums(copy)
-    _hub.write_hub_folder(copy, tmp_path / "hub")
+    write_checksums(copy)
+    write_hub_folder(copy, tmp_path / "hub")
     assert (tmp_path / "hub" / "predict.py").read_bytes() == (bundle / "predict.py").read_bytes()
 
 
@@ -89,17 +89,17 @@ def test_nothing_is_replaced_and_nothing_damaged_is_taken(bundle: Path, tmp_path
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     with pytest.raises(CompressError, match="is there already"):
-        _hub.write_hub_folder(bundle, tmp_path / "mine")
+        write_hub_folder(bundle, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
     copy = shutil.copytree(bundle, tmp_path / "copy")
     (copy / "NOTICE.txt").write_text("mine")
     with pytest.raises(CompressError, match=r"NOTICE\.txt: has sha256"):
-        _hub.write_hub_folder(copy, tmp_path / "hub")
+        write_hub_folder(copy, tmp_path / "hub")
     assert not (tmp_path / "hub").exists()
 
 
 def test_hub_library_is_not_needed(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is written without the hub's package and without any network."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    _hub.write_hub_folder(bundle, tmp_path / "hub")
+    write_hub_folder(bundle, tmp_path / "hub")
     assert (tmp_path / "hub" / "config.json").is_file()

@@ -25,8 +25,8 @@ from compress.preprocess import decode, normalise
 from compress.recipe import GateSection
 from compress.records import Preprocess
 from compress.system.files import sha256_of
-from exporters.bundle import bundle as _bundle
-from exporters.bundle.programs import predict as _predict
+from exporters.bundle.bundle import check_bundle, write_bundle, write_checksums
+from exporters.bundle.programs import predict
 from exporters.onnx import Onnx
 from tests.exporters import pets
 
@@ -123,10 +123,10 @@ def test_it_leaves_nothing_in_the_users_folders(number: int, bundle: Path, tmp_p
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def contract(preprocess: Preprocess) -> _predict.Contract:
+def contract(preprocess: Preprocess) -> predict.Contract:
     mode = {"gray": "L", "rgb": "RGB"}[preprocess.channels]
-    resampling = _predict.RESAMPLING[preprocess.interpolation]
-    return _predict.Contract(
+    resampling = predict.RESAMPLING[preprocess.interpolation]
+    return predict.Contract(
         preprocess.height, preprocess.width, mode, resampling, preprocess.mean, preprocess.std, pets.CLASSES
     )
 
@@ -141,9 +141,9 @@ def test_pictures_become_the_same_numbers(channels: str, interpolation: str, pic
          "std": (0.21, 0.2, 0.3)[:depth]}
     )  # fmt: skip
     for path in pictures:
-        ours, theirs = decode(path, preprocess, str(path)), _predict.decode(path, contract(preprocess))
+        ours, theirs = decode(path, preprocess, str(path)), predict.decode(path, contract(preprocess))
         assert np.array_equal(ours, theirs), path.name
-        assert np.array_equal(normalise(ours[None], preprocess), _predict.normalise(theirs[None], contract(preprocess)))
+        assert np.array_equal(normalise(ours[None], preprocess), predict.normalise(theirs[None], contract(preprocess)))
 
 
 def test_the_same_pictures_are_refused(refused: list[Path]) -> None:
@@ -151,14 +151,14 @@ def test_the_same_pictures_are_refused(refused: list[Path]) -> None:
     for path in refused:
         with pytest.raises(CompressError):
             decode(path, pets.PREPROCESS, str(path))
-        with pytest.raises(_predict.Refused, match=re.escape(str(path))):
-            _predict.decode(path, contract(pets.PREPROCESS))
+        with pytest.raises(predict.Refused, match=re.escape(str(path))):
+            predict.decode(path, contract(pets.PREPROCESS))
 
 
 @pytest.mark.parametrize(("number", "without"), [(0, "openvino"), (1, "openvino"), (2, "onnxruntime"), (3, "onnxruntime")])
 def test_every_kind_of_file_gives_the_expected_answers(bundle: Path, number: int, without: str) -> None:
     """Alone with one runtime: normalised or not, in any number or two by two, the logits are those of the trained network."""
-    name = _bundle.check_bundle(bundle).files[number].path
+    name = check_bundle(bundle).files[number].path
     found = run(bundle, *sorted((bundle / "samples").glob("*.png")), "--file", name, "--json", without=f"{WITHOUT} {without}")
     assert (found.returncode, found.stderr) == (0, "")
     expected = json.loads((bundle / "samples" / "expected.json").read_text())["pictures"]
@@ -174,7 +174,7 @@ def test_every_kind_of_file_gives_the_expected_answers(bundle: Path, number: int
 
 def test_it_says_what_compress_predict_says(bundle: Path, pictures: list[Path], refused: list[Path]) -> None:
     """On awkward pictures class and score are those of `compress predict`; unreadable ones stop no other and end in 2."""
-    name = _bundle.check_bundle(bundle).files[0].path
+    name = check_bundle(bundle).files[0].path
     found = run(bundle, *pictures, refused[0], "--top", 3, "--json")
     ours = classify_pictures(bundle, [*pictures, refused[0]], file=name, top=3, events=Events())
     assert found.returncode == 2
@@ -217,7 +217,7 @@ def sign(bundle: Path, change: Callable[[dict[str, Any]], object] = len) -> None
     for file in manifest["files"]:
         file["parts"] = {name: sha256_of(bundle / name) for name in file["parts"] if (bundle / name).is_file()}
     path.write_text(json.dumps(manifest))
-    _bundle.write_checksums(bundle)
+    write_checksums(bundle)
 
 
 def flip(bundle: Path) -> None:
@@ -271,11 +271,11 @@ def test_a_damaged_bundle_is_refused(
     """One message, no traceback, exit code 2, nothing on stdout."""
     change, said = REFUSALS[damage]
     change(copy)
-    monkeypatch.setattr(_predict, "__file__", str(copy / "predict.py"))
+    monkeypatch.setattr(predict, "__file__", str(copy / "predict.py"))
     monkeypatch.setattr(sys, "argv", ["predict.py", str(copy / "samples" / "01-dog.png"), "--file", "student-fp32.onnx"])
     if damage == "path upwards":
         sys.argv[-1] = "../x.onnx"
-    assert _predict.main() == 2
+    assert predict.main() == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert re.search(said, shown.err), shown.err
@@ -320,7 +320,7 @@ def test_self_test_takes_a_file_by_the_network_that_it_was_made_of(tmp_path: Pat
     """A file of a network that was adapted to int8 is held to that network's answers, not to those of the one before."""
     file = pets.export(tmp_path, Onnx())
     before = pets.samples()._replace(logits=pets.samples().logits + np.float32(1))
-    _bundle.write_bundle(
+    write_bundle(
         tmp_path / "bundle", name="pets", classes=pets.CLASSES, preprocess=pets.PREPROCESS, samples=before, gate=GateSection(),
         files=[file._replace(logits=pets.samples().logits)], provenance={},
     )  # fmt: skip

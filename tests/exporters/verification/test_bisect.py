@@ -17,8 +17,7 @@ from compress.deployed.locate import locate_divergence
 from compress.errors import CompressError
 from compress.events import Events
 from compress.records import Precision
-from exporters.verification import bisect as _locate
-from exporters.verification.bisect import LayerComparison
+from exporters.verification.bisect import TOLERANCE, LayerComparison, compare_layers
 from exporters.verification.intermediates import open_graph
 from tests.exporters import coloured, sabotage
 
@@ -42,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, coloured.File]:
 
 def located(file: coloured.File, against: coloured.File) -> LayerComparison:
     mine, reference = ((each.path.name, open_graph(each.path), each.fed[:IMAGES]) for each in (file, against))
-    return _locate.compare_layers(mine, reference, precision=file.precision)
+    return compare_layers(mine, reference, precision=file.precision)
 
 
 @pytest.fixture
@@ -168,7 +167,7 @@ def test_a_reference_in_fp16_accuses_nobody_and_knows_the_layers(
     bundle = coloured.write_bundle(tmp_path / "good", [files["onnx fp32"], half])
     (name,) = [path.name for path in bundle.glob("*.onnx")]
     found = locate_divergence(bundle, events=Events(), file=name)[name]
-    assert (found.against, found.first_different, found.tolerance) == (half.path.name, None, _locate.TOLERANCE["fp16"])
+    assert (found.against, found.first_different, found.tolerance) == (half.path.name, None, TOLERANCE["fp16"])
     bad = damaged(sabotage.weights(2, np.zeros_like))
     bundle = coloured.write_bundle(tmp_path / "bad", [bad, half])
     found = locate_divergence(bundle, events=Events(), file=bad.path.name)[bad.path.name]

@@ -14,7 +14,7 @@ from compress.records import Gate, Preprocess
 from exporters import About
 from exporters.onnx import Onnx
 from exporters.openvino import Openvino
-from exporters.verification import fp16_range as _fp16_range
+from exporters.verification.fp16_range import _measure_onnx, _measure_openvino, check_fp16_range, judge_peaks
 from exporters.verification.interface import ExpectedInterface
 from exporters.verification.intermediates import Tensor
 from exporters.verification.judge import inspect_file
@@ -56,7 +56,7 @@ def loud(network, factor: float):
 )
 def test_beyond_fp16_fails_and_beyond_half_of_it_warns(peak: float, reason: str, note: str) -> None:
     """The largest number of fp16 is still one; the limits are said with the layer and its value."""
-    found = _fp16_range.judge_peaks([(tensor("first"), 1.0), (tensor("conv"), peak)])
+    found = judge_peaks([(tensor("first"), 1.0), (tensor("conv"), peak)])
     assert (bool(found.reason), bool(found.note)) == (bool(reason), bool(note))
     assert reason in found.reason
     assert note in found.note
@@ -65,12 +65,12 @@ def test_beyond_fp16_fails_and_beyond_half_of_it_warns(peak: float, reason: str,
 
 def test_the_first_layer_is_named_and_the_others_are_counted() -> None:
     """Where it begins is what a user can mend; an infinity that is there in float32 too is not laid to fp16."""
-    found = _fp16_range.judge_peaks([
+    found = judge_peaks([
         (tensor("mask"), np.inf), (Tensor("first", "Add", "first", ""), 7e4), (tensor("second"), 8e4), (tensor("third"), 9e4),
     ])  # fmt: skip
     assert found.reason.startswith("fp16 overflow: the output of Add 'first' reaches 70000 on these images")
     assert "and 2 further tensors do too" in found.reason
-    assert _fp16_range.judge_peaks([(tensor("mask"), np.inf)]) == ("", "")
+    assert judge_peaks([(tensor("mask"), np.inf)]) == ("", "")
 
 
 @KINDS
@@ -83,7 +83,7 @@ def test_what_is_looked_at_is_what_the_network_computes(kind, network, images, t
         layer.register_forward_pre_hook(lambda _, given: found.append(float(given[0].abs().max())))
     with torch.no_grad():
         watched(torch.from_numpy(images))
-    run = {Onnx: _fp16_range._measure_onnx, Openvino: _fp16_range._measure_openvino}[kind]
+    run = {Onnx: _measure_onnx, Openvino: _measure_openvino}[kind]
     peaks = np.array([*run(path, images, None).values()])
     for wanted in found:
         assert np.abs(peaks / wanted - 1).min() < 2e-3, (wanted, peaks)
@@ -120,6 +120,6 @@ def test_a_file_with_room_passes_and_one_with_little_has_a_note(kind, network, i
 
 def test_a_format_that_cannot_be_looked_into_says_so(tmp_path) -> None:
     """Not looking is no proof that there is nothing."""
-    found = _fp16_range.check_fp16_range(tmp_path / "student.acme", np.zeros((1, 3, 12, 10), np.float32), None)
+    found = check_fp16_range(tmp_path / "student.acme", np.zeros((1, 3, 12, 10), np.float32), None)
     assert found.reason == ""
     assert "a .acme file cannot be looked into" in found.note

@@ -22,9 +22,9 @@ from compress.errors import CompressError
 from compress.preprocess import normalise
 from compress.recipe import GateSection
 from compress.records import Gate
-from compress.system import quiet as _quiet
+from compress.system import quiet
 from compress.system.files import sha256_of
-from exporters.bundle import bundle as _bundle
+from exporters.bundle.bundle import check_bundle, read_samples, write_checksums
 from exporters.verification.interface import ExpectedInterface, find_violations, read_interface
 from exporters.verification.judge import judge
 from tests.exporters import coloured
@@ -151,7 +151,7 @@ def test_a_damaged_class_or_score_is_refused(kind: str, precision: Any, folder: 
 def test_a_damaged_class_or_score_is_refused_on_openvino(kind: str, folder: Path, tmp_path: Path) -> None:
     """What is wrong is noticed on the other runtime as well."""
     file = coloured.export(folder, "rgb", "onnx", gives_class=True)
-    openvino, path = _quiet.openvino(), tmp_path / "damaged.xml"
+    openvino, path = quiet.openvino(), tmp_path / "damaged.xml"
     openvino.save_model(openvino.convert_model(damage(file, kind, tmp_path, SCORED).path), path, compress_to_fp16=False)
     stage, said = refused(file._replace(path=path))
     assert stage == SCORED[kind].stage, said
@@ -209,7 +209,7 @@ def test_activations_beyond_fp16_are_refused(name: str, tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_a_damaged_openvino_file_is_refused(kind: str, honest: File, tmp_path: Path) -> None:
     """What is wrong is noticed on the other runtime as well."""
-    openvino, path = _quiet.openvino(), tmp_path / "damaged.xml"
+    openvino, path = quiet.openvino(), tmp_path / "damaged.xml"
     openvino.save_model(openvino.convert_model(damage(honest, kind, tmp_path).path), path, compress_to_fp16=False)
     assert refused(honest._replace(path=path))[0]
 
@@ -321,8 +321,8 @@ def accepted(folder: Path) -> None:
     Raises:
         CompressError: With the name of the file.
     """
-    manifest = _bundle.check_bundle(folder)
-    samples = _bundle.read_samples(folder, manifest)
+    manifest = check_bundle(folder)
+    samples = read_samples(folder, manifest)
     for entry in manifest.files:
         path = folder / entry.path
         promise = ExpectedInterface(
@@ -343,7 +343,7 @@ def edit(folder: Path, change: Change, *, reseal: bool) -> None:
     change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     if reseal:
-        _bundle.write_checksums(folder)
+        write_checksums(folder)
 
 
 def put(path: str, value: Any) -> Change:
@@ -454,7 +454,7 @@ def test_a_manifest_of_another_bundle_is_noticed(bundle: Path, folder: Path, tmp
     """Files of one network under the manifest of another are found."""
     other = coloured.write_bundle(tmp_path / "other", [coloured.export(folder, "gray", "onnx")])
     shutil.copy(other / "manifest.json", bundle)
-    _bundle.write_checksums(bundle)
+    write_checksums(bundle)
     with pytest.raises(CompressError, match=str(bundle)):
         accepted(bundle)
 
