@@ -5,9 +5,9 @@ the file with itself at any number of images in a call. The verdict gives every 
 numbers show any (`causes.py`). Pure numpy: no runtime, no torch.
 
 The drop. What must stay within the budget is the drop on these images. The paired 95 % interval
-(`compress.statistics.paired_drop`) bounds the drop on all images; where so few images cannot exclude a drop beyond the budget, a
-note says so and how many could. It is a note and no failure: with 99 images even a file that changed no answer cannot exclude a drop of 3
-points. A file that was made of a network which training adapted to int8 is compared with two networks: see `gate`.
+(`compress.statistics.paired_drop`) bounds the drop on all images; where so few images cannot exclude a drop beyond the budget,
+a note says so and how many could. It is a note and no failure: with 99 images even a file that changed no answer cannot exclude
+a drop of 3 points. A file that was made of a network which training adapted to int8 is compared with two networks: see `gate`.
 
 Ties. Where the network's own best logits lie closer together than float32 arithmetic decides (2e-4 of their RMS, whatever
 the precision of the file: each may move by the fp32 bound), its top-1 class is an accident. On such an image any of the tied
