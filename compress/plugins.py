@@ -20,12 +20,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.machinery import PathFinder
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, metadata, requires
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from compress.errors import CompressError, Unreachable
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 Kind = Literal["methods", "models", "data", "exporters", "runtimes", "devices"]
 
@@ -39,6 +42,8 @@ _PACKAGES: Mapping[Kind, str] = {
     "runtimes": "benchmarks.runtimes",
     "devices": "benchmarks.devices",
 }
+
+DISTRIBUTION = "edge-compress"
 
 REQUIRED = object()
 """Marks an option without a default."""
@@ -106,17 +111,41 @@ def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
 
 
-EXTRAS: Mapping[str, str] = {
-    "huggingface_hub": "hf", "pyarrow": "hf", "timm": "timm", "executorch": "executorch", "ai_edge_litert": "litert",
-    "litert_torch": "litert",
-}  # fmt: skip
-"""Package that is missing, and the extra of this distribution that brings it."""
+def list_extra(extra: str) -> list[Requirement]:
+    """Return the packages that an extra of this distribution brings; none where the distribution is not installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return []
+    conditional = [requirement for requirement in map(Requirement, lines) if requirement.marker is not None]
+    return [
+        requirement
+        for requirement in conditional
+        if _holds(requirement, extra) and not _holds(requirement, "")  # else it is needed without the extra, too
+    ]
+
+
+def _holds(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _find_extra(package: str) -> str | None:
+    """Return the first extra of this distribution that brings a package, by the name under which it is imported."""
+    try:
+        extras = metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+    except PackageNotFoundError:
+        return None
+    brought = {extra: {requirement.name.replace("-", "_") for requirement in list_extra(extra)} for extra in extras}
+    return next((extra for extra, packages in brought.items() if package in packages), None)
 
 
 def missing_package(where: str, error: ModuleNotFoundError) -> str:
     """Return the message for an optional package that is not installed."""
     package = (error.name or str(error)).partition(".")[0]
-    wanted = f"edge-compress[{EXTRAS[package]}]" if package in EXTRAS else package
+    extra = _find_extra(package)
+    wanted = package if extra is None else f"{DISTRIBUTION}[{extra}]"
     return f"{where} needs the package {package!r}, which is not installed: pip install '{wanted}'"
 
 

@@ -121,10 +121,10 @@ def test_a_missing_package_is_named(install: Install, tmp_path: Path) -> None:
 
 def test_a_missing_package_of_an_extra() -> None:
     """Where one of our extras brings the package, that is what is offered."""
-    message = plugins.missing_package(
-        "data/huggingface", ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow.parquet")
-    )
-    assert message.endswith("pip install 'edge-compress[hf]'")
+    brought = {"pyarrow.parquet": "hf", "timm": "timm", "ai_edge_litert": "litert", "torchao.quantization": "executorch"}
+    for name, extra in brought.items():
+        message = plugins.missing_package("data/huggingface", ModuleNotFoundError("No module named 'x'", name=name))
+        assert message.endswith(f"pip install 'edge-compress[{extra}]'")
 
 
 def test_unknown_name() -> None:

@@ -1,4 +1,4 @@
-"""`compress doctor`: what works on this machine, and what to do about what does not.
+"""Examine this machine: what works, what does not, and what to do about it (`compress doctor`).
 
 A runtime is not believed to work because it can be imported: each one runs a tiny inference in a process of its own, so that
 one that crashes (an unknown instruction, a clash of libraries) is a line in a table and not the end of the program.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -17,14 +16,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from packaging.requirements import Requirement
+
+from compress import plugins
 from compress.cli.probes import EXTRAS, PROBES
 from compress.errors import Unreachable
+from compress.plugins import DISTRIBUTION
 from compress.records import Record
 from compress.text import format_bytes
 
-__all__ = ["EXTRAS", "PROBES", "Finding", "examine", "refuse_broken", "within"]
+__all__ = ["EXTRAS", "PROBES", "Finding", "examine", "refuse_broken"]
 
-DISTRIBUTION = "edge-compress"
 PROBE_SECONDS = 120
 NEEDED_BYTES, COMFORTABLE_BYTES = 200 << 20, 2 << 30
 """A small run leaves about 50 MB; runs on larger networks and their states take gigabytes."""
@@ -75,8 +77,8 @@ def _python() -> Finding:
 def _packages() -> Iterator[Finding]:
     """Yield every required package whose version is not what was tried, and one line for all others."""
     good = []
-    for name, bounds in _requirements(""):
-        finding = _package(name, bounds)
+    for requirement in _requirements():
+        finding = _package(requirement)
         if finding.status == "ok":
             good.append(finding.found)
         else:
@@ -86,45 +88,30 @@ def _packages() -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     for extra in importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []:
-        wanted = [_package(name, bounds) for name, bounds in _requirements(extra) if name != DISTRIBUTION]
+        wanted = [_package(requirement) for requirement in plugins.list_extra(extra) if requirement.name != DISTRIBUTION]
         missing = [finding.what for finding in wanted if finding.status != "ok"]
         remedy = f"if you need it: pip install '{DISTRIBUTION}[{extra}]'" if missing else ""
         found = f"lacks {', '.join(missing)}" if missing else ", ".join(finding.found for finding in wanted)
         yield Finding(what=f"extra {extra}", status="absent" if missing else "ok", found=found, remedy=remedy)
 
 
-def _requirements(extra: str) -> Iterator[tuple[str, str]]:
-    """Yield name and version bounds of what this distribution requires, itself or in one extra."""
-    for line in importlib.metadata.requires(DISTRIBUTION) or []:
-        requirement, _, marker = line.partition(";")
-        found = re.search(r"extra == ['\"]([^'\"]+)['\"]", marker)
-        name = re.match(r"[A-Za-z0-9._-]+", requirement)
-        if name and (found[1] if found else "") == extra:
-            yield name[0], requirement[name.end() :].strip()
+def _requirements() -> Iterator[Requirement]:
+    """Yield what this distribution requires without any extra."""
+    for requirement in map(Requirement, importlib.metadata.requires(DISTRIBUTION) or []):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield requirement
 
 
-def _package(name: str, bounds: str) -> Finding:
+def _package(requirement: Requirement) -> Finding:
+    name, wanted = requirement.name, f"{requirement.name}{requirement.specifier}"
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(what=name, status="failed", found="is not installed", remedy=f"pip install '{name}{bounds}'")
-    if not within(version, bounds):
-        return Finding(what=name, status="failed", found=f"{version} is not {bounds}", remedy=f"pip install '{name}{bounds}'")
+        return Finding(what=name, status="failed", found="is not installed", remedy=f"pip install '{wanted}'")
+    if not requirement.specifier.contains(version, prereleases=True):
+        found = f"{version} is not {requirement.specifier}"
+        return Finding(what=name, status="failed", found=found, remedy=f"pip install '{wanted}'")
     return Finding(what=name, status="ok", found=f"{name} {version}")
-
-
-def within(version: str, bounds: str) -> bool:
-    """Return whether a version keeps to bounds such as `>=2.11,<3`, the only two kinds that this project uses."""
-    for operator, bound in re.findall(r"(>=|<)\s*([0-9.]+)", bounds):
-        if (_release(version) >= _release(bound)) != (operator == ">="):
-            return False
-    return True
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version, `2.13.0+cpu` is (2, 13, 0, 0), so that 2 and 2.0 are equal."""
-    numbers = [int(part) for part in re.split(r"[^0-9.]", version)[0].split(".") if part]
-    return tuple([*numbers, 0, 0, 0, 0][:4])
 
 
 def _runtime(name: str) -> Finding:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import pytest
+from packaging.requirements import Requirement
 
 from compress.cli import doctor
 
@@ -44,3 +47,19 @@ def test_both_extras_have_a_probe_and_the_examination_shows_them(tmp_path, monke
     """Every optional runtime of this package is a line of the table, whether it is there or not."""
     monkeypatch.setattr(doctor, "PROBES", {})
     assert {f"runtime {name}" for name in ("executorch", "litert")} <= {each.what for each in doctor.examine(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "status"),
+    [(">=2.0", "ok"), (">=2,<2.0.0.1", "failed"), (">=999", "failed"), ("!=1.0", "ok"), ("~=1.0", "failed")],
+)
+def test_a_package_of_another_version_is_named_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, bounds: str, status: str
+) -> None:
+    """A version beyond any kind of bounds is told with the command that mends it; a local label is no other version."""
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "2.13.0+cpu")
+    finding = doctor._package(Requirement(f"torch{bounds}"))
+    assert finding.status == status
+    if status == "failed":
+        assert finding.found.startswith("2.13.0+cpu is not ")
+        assert finding.remedy == f"pip install 'torch{Requirement(f'torch{bounds}').specifier}'"
