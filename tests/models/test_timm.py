@@ -127,6 +127,7 @@ def test_the_exported_file_says_the_same(tmp_path):
     torch.testing.assert_close(torch.from_numpy(logits), network(images), rtol=1e-4, atol=1e-4)  # other order of sums
 
 
+@pytest.mark.slow
 def test_without_timm_the_message_names_the_extra():
     """Where timm is not installed its networks are still listed, and building one says what to install."""
     program = (

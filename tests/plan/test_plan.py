@@ -118,6 +118,7 @@ def test_a_line_of_stages_that_cannot_be_read_is_refused(install, line: str) -> 
         list_stages("mine", {"count": 2})
 
 
+@pytest.mark.slow
 def test_a_line_of_students_that_starts_from_weights_is_noted(make, tmp_path: Path) -> None:
     """Weights to start from are the last generation's alone, and the plan says so."""
     (tmp_path / "start.safetensors").write_bytes(b"anything")

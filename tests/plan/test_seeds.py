@@ -254,6 +254,7 @@ def test_an_interrupted_run_continues_with_the_seed_that_it_was_at(
         assert (tmp_path / weights).read_bytes() == (runs / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_plan_of_one_seed_is_the_plan(tiny_recipe: str, tmp_path: Path) -> None:
     """Nothing is added for a single seed."""
     parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml")

@@ -387,6 +387,7 @@ def test_memory_is_refused_where_the_store_is_empty(tmp_path: Path) -> None:
         _training_memory._main(tmp_path, "kd, cached", "cpu")
 
 
+@pytest.mark.slow
 def test_memory_tells_pages_of_the_store(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     """Where the store is complete, the peak and the store's share of the resident pages are printed for the caller."""
     workshop.subject("dih, cached")
@@ -395,6 +396,7 @@ def test_memory_tells_pages_of_the_store(workshop: Workshop, capsys: pytest.Capt
     assert told["peak_bytes"] is None or told["peak_bytes"] > told["mapped_bytes"] >= 4 * mmap.PAGESIZE
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_has_no_memory(tmp_path: Path) -> None:
     """A crash is an error with its last line, and no small number."""
     with pytest.raises(CompressError, match=r"memory of plain: its process ended with status 1: .*pair\.json"):
@@ -432,6 +434,7 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, P
         yield CliRunner().invoke(training_speed.main, arguments), out
 
 
+@pytest.mark.slow
 def test_a_missing_peer_is_visible(called: tuple[Result, Path]) -> None:
     """Without torchdistill its rows stand there, not measured, with what to install; and no comparison is invented."""
     result, out = called
@@ -447,6 +450,7 @@ def test_a_missing_peer_is_visible(called: tuple[Result, Path]) -> None:
     assert text.count("not measured | – | not installed; install the extra peers") == len(_peers.INPUTS)
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_subject_and_the_store(called: tuple[Result, Path]) -> None:
     """Every step of ours has its rounds, memory is that of a process, and four members take less than 1 KiB."""
     _, out = called
@@ -476,6 +480,7 @@ def test_only_what_is_asked_for_is_measured(tmp_path: Path, monkeypatch: pytest.
     assert "torchdistill |" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_an_int8_teacher_tells_how_coarse_it_is(called: tuple[Result, Path]) -> None:
     """Beside its rate stands how far its answers are from those of float32."""
     _, out = called
@@ -485,6 +490,7 @@ def test_an_int8_teacher_tells_how_coarse_it_is(called: tuple[Result, Path]) -> 
     assert 1e-4 < float(facts["relative difference"]) < 1
 
 
+@pytest.mark.slow
 def test_the_report_tells_where_the_time_goes(called: tuple[Result, Path]) -> None:
     """For each profiled subject the parts are all there is; convolutions and their gradients are among plain training's."""
     _, out = called
@@ -551,6 +557,7 @@ def test_profiles_are_shares_of_a_step() -> None:
     assert idle.shares[-1].percent > 80
 
 
+@pytest.mark.slow
 def test_the_report_names_no_place_of_this_machine(called: tuple[Result, Path]) -> None:
     """The command is given without where the report went."""
     _, out = called
