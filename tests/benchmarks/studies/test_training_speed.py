@@ -8,7 +8,7 @@ import json
 import mmap
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -417,7 +417,7 @@ def test_the_fastest_engine_is_named(workshop: Workshop) -> None:
 
 
 @pytest.fixture(scope="module")
-def called(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, Path]]:
+def called(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
     """The command on the tiny pair, without torchdistill."""
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
@@ -431,7 +431,7 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, P
         patch.setattr(training_speed, "PROCESSES", 1)
         patch.setattr("sys.argv", ["training_speed", "--pair", TINY.name, "--out", str(out)])
         arguments = ["--pair", TINY.name, "--rounds", "5", "--seconds", "0", "--out", str(out)]
-        yield CliRunner().invoke(training_speed.main, arguments), out
+        return CliRunner().invoke(training_speed.main, arguments), out
 
 
 @pytest.mark.slow
