@@ -13,15 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from compress import plugins
-
-if TYPE_CHECKING:
-    from conftest import Tiny
+from tests.benchmarks.tiny import Tiny
 
 ALIVE_SECONDS = 15
 """onnxruntime 1.31.1 with its telemetry on looks its vendor's host up 8 to 12 seconds after the first session."""
