@@ -38,8 +38,8 @@ from compress.recipe import GateSection, Int8Section
 from compress.records import Ladder, Rung, Sensitivity
 from exporters import Quantisation
 
-Name = Literal["default", "statistics", "saturation", "mixed", "distillation"]
-RUNGS: tuple[Name, ...] = ("default", "statistics", "saturation", "mixed", "distillation")
+RungName = Literal["default", "statistics", "saturation", "mixed", "distillation"]
+RUNGS: tuple[RungName, ...] = ("default", "statistics", "saturation", "mixed", "distillation")
 """In the order in which they are tried."""
 FORESEEN_FROM = 3
 """Layers after which the time for all is foreseen; the first ones may load what the others find loaded."""
@@ -88,7 +88,7 @@ class LadderSearch(Generic[B]):
             Unreachable: The disk is full, the folder cannot be written, or a package is missing.
             Interrupted: The user stopped.
         """
-        steps: Mapping[Name, Callable[[], None]] = {
+        steps: Mapping[RungName, Callable[[], None]] = {
             "default": self._try_default, "statistics": self._try_statistics, "saturation": self._try_saturation,
             "mixed": self._try_mixed, "distillation": self._try_distillation,
         }  # fmt: skip
@@ -222,7 +222,7 @@ class LadderSearch(Generic[B]):
         self._events.emit("sensitivity", file=self._name, layers=[each.model_dump() for each in found])
         return found
 
-    def _try(self, rung: Name, backend: B, quantisation: Quantisation, detail: str, *, begun: float | None = None) -> bool:
+    def _try(self, rung: RungName, backend: B, quantisation: Quantisation, detail: str, *, begun: float | None = None) -> bool:
         """Make a file, run and judge it; return whether it passes."""
         begun = self._clock() if begun is None else begun
         number = len(self._rungs)
@@ -246,10 +246,10 @@ class LadderSearch(Generic[B]):
         self._candidates[number] = Candidate(record, gate, quantisation, backend, path)
         return self._candidates[number].passed
 
-    def _record_skipped(self, rung: Name, reason: str) -> None:
+    def _record_skipped(self, rung: RungName, reason: str) -> None:
         self._record(Rung(rung=rung, detail="", status="skipped", reason=reason, seconds=0.0))
 
-    def _record_failed(self, rung: Name, detail: str, reason: str, begun: float, *, kept: tuple[str, ...] = ()) -> None:
+    def _record_failed(self, rung: RungName, detail: str, reason: str, begun: float, *, kept: tuple[str, ...] = ()) -> None:
         seconds = self._clock() - begun
         self._record(Rung(rung=rung, detail=detail, status="failed", reason=reason, seconds=seconds, float_layers=kept))
 

@@ -259,3 +259,22 @@ def test_a_wrong_checksum_is_told(make, tmp_path: Path) -> None:
 def test_a_run_without_exports_is_noted(make) -> None:
     """A recipe that leaves nothing to deploy is allowed, and said."""
     assert any("nothing is exported" in note for note in make("exports=[]").notes)
+
+
+def test_the_plan_says_which_rungs_of_int8_will_be_tried(tmp_path: Path, tiny_recipe: str) -> None:
+    """`compress check` has a line for each int8 file: the rungs in order, or the one that is pinned, and no line for others."""
+    fixed = "exports=[onnx, {format: openvino, precision: int8}]"
+
+    def lines(*overrides: str) -> list[str]:
+        parsed = parse(tiny_recipe.encode(), "tiny.yaml", (fixed, *overrides))
+        stages = make_plan(parsed, base=tmp_path, runs=tmp_path / "runs").stages
+        return [stage.about for stage in stages if stage.name == "int8"]
+
+    (line,) = lines("int8.max_minutes=7", "int8.calibration_images=123")
+    places = [line.index(word) for word in ("openvino", "default", "bias_correction", "spare bit", "in float", "distillation")]
+    assert places == sorted(places)
+    assert "123 training images" in line
+    assert "after 7 minutes" in line
+    (line,) = lines("int8.rung=mixed")
+    assert "int8.rung" in line
+    assert "distillation" not in line

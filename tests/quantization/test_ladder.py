@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,22 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import nn
 
 import exporters
-from compress import recipe
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
-from compress.plan.plan import make_plan
 from compress.quantization import ladder
-from compress.quantization.calibration import Calibration
 from compress.quantization.candidate import LadderResult, Unavailable
 from compress.quantization.ladder import LadderSearch, describe_ladder
-from compress.quantization.saturation import explain_no_spare_bit
 from compress.recipe import GateSection, Int8Section
-from compress.records import Gate, Ladder, Preprocess
-from compress.run.context import Trained
-from compress.run.int8 import RunBackend
+from compress.records import Gate, Ladder
 from exporters import Quantisation
 
 LAYERS = tuple(f"conv{number}" for number in range(16))
@@ -322,39 +314,6 @@ def test_layers_are_simulated_where_files_take_long_to_write(tmp_path: Path) -> 
     assert len(quick.written) - len(slow.written) == len(LAYERS)
 
 
-@pytest.mark.parametrize("slow", [False, True])
-def test_a_real_network_is_simulated_where_its_format_can(slow: bool) -> None:
-    """Torch sees the chosen validation images normalised, and a format that writes quickly is not asked."""
-
-    class Quick:
-        layers = ("conv",)
-
-        def write(self, path: Path, quantisation: Quantisation) -> None:
-            raise AssertionError(f"{path}: nothing is written to simulate {quantisation}")
-
-    class Slow(Quick):
-        def simulate(self, quantisation: Quantisation, images: NDArray[np.float32]) -> NDArray[np.float32]:
-            assert quantisation.keep == ("conv",)
-            means: NDArray[np.float32] = images.mean(axis=(2, 3))
-            return means
-
-    preprocess = Preprocess(height=2, width=2, channels="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
-    images = np.repeat(np.array([0, 255, 51], np.uint8), 12).reshape(3, 2, 2, 3)
-    validation = SimpleNamespace(images=images)
-    data = SimpleNamespace(sample_image=lambda: None, validation=validation, preprocess=preprocess, classes=("0", "1", "2"))
-    exporter: Any = SimpleNamespace(quantisable=lambda *_, **__: Slow() if slow else Quick())
-    run: Any = SimpleNamespace(data=data)
-    trained = Trained("net", "supervised", nn.Identity(), (), "0", None)
-    calibration = Calibration(np.zeros((2, 3, 2, 2), np.float32), "0")
-    backend = RunBackend(run, trained, exporter, calibration, reference=np.zeros((3, 3), np.float32))
-    found = backend.simulate(Quantisation(keep=("conv",)), np.array([1, 2]))
-    if not slow:
-        assert found is None
-        return
-    assert found is not None
-    np.testing.assert_allclose(found, np.repeat([[2.0], [-1.2]], 3, axis=1), atol=1e-6)
-
-
 def test_layers_are_not_measured_where_their_time_is_not_there(tmp_path: Path) -> None:
     """It is foreseen after a few of them, so that adapting the network still has a chance within the limit."""
     network = Pretended(lambda _: 0.3)
@@ -454,37 +413,3 @@ def test_bisection_finds_the_fewest_in_logarithmic_time(needed: int, most: int) 
     assert len(asked) == len(set(asked)) <= 2 * most.bit_length() + 1
     passed = [count for count in asked if count >= needed]
     assert (min(passed) == needed) if needed <= most else (not passed and max(asked) == most)
-
-
-@pytest.mark.parametrize(
-    ("instructions", "machine", "reason"),
-    [
-        ("avx2, avx512f", "x86_64", ""), ("unavailable", "AMD64", ""), ("avx2, avx_vnni", "x86_64", "avx_vnni"),
-        ("avx2, avx512f, avx512_vnni", "x86_64", "avx512_vnni"), ("asimddp, i8mm", "aarch64", "aarch64"),
-        ("unavailable", "arm64", "arm64"),
-    ],
-)  # fmt: skip
-def test_which_processors_saturate(instructions: str, machine: str, reason: str) -> None:
-    """x86 without VNNI needs the spare bit, and so may one whose flags are hidden; ARM never does."""
-    found = explain_no_spare_bit(instructions, machine)
-    assert reason in found
-    assert bool(found) == bool(reason)
-
-
-def test_the_plan_says_what_will_be_tried(tmp_path: Path, tiny_recipe: str) -> None:
-    """`compress check` has a line for each int8 file: the rungs in order, or the one that is pinned, and no line for others."""
-    fixed = "exports=[onnx, {format: openvino, precision: int8}]"
-
-    def lines(*overrides: str) -> list[str]:
-        parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", (fixed, *overrides))
-        stages = make_plan(parsed, base=tmp_path, runs=tmp_path / "runs").stages
-        return [stage.about for stage in stages if stage.name == "int8"]
-
-    (line,) = lines("int8.max_minutes=7", "int8.calibration_images=123")
-    places = [line.index(word) for word in ("openvino", "default", "bias_correction", "spare bit", "in float", "distillation")]
-    assert places == sorted(places)
-    assert "123 training images" in line
-    assert "after 7 minutes" in line
-    (line,) = lines("int8.rung=mixed")
-    assert "int8.rung" in line
-    assert "distillation" not in line

@@ -6,20 +6,26 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
 from compress import recipe
 from compress.errors import CompressError
 from compress.events import Events
-from compress.records import Gate, Manifest, Report, StageResult, read
+from compress.quantization.calibration import Calibration
+from compress.records import Gate, Manifest, Preprocess, Report, StageResult, read
 from compress.run import cache, pipeline, reexport
-from compress.run.context import Run
+from compress.run.context import Run, Trained
 from compress.run.export import LOGITS, OUTCOME, Outcome
+from compress.run.int8 import RunBackend
 from compress.run.verify import judge
+from exporters._exporter import Quantisation
 
 RunTiny = Callable[..., tuple[Report, str]]
 
@@ -251,3 +257,36 @@ def test_a_further_export_does_not_train_a_lost_cohort_again(run: RunTiny, runs:
             out=tmp_path,
             events=Events(),
         )
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_real_network_is_simulated_where_its_format_can(slow: bool) -> None:
+    """Torch sees the chosen validation images normalised, and a format that writes quickly is not asked."""
+
+    class Quick:
+        layers = ("conv",)
+
+        def write(self, path: Path, quantisation: Quantisation) -> None:
+            raise AssertionError(f"{path}: nothing is written to simulate {quantisation}")
+
+    class Slow(Quick):
+        def simulate(self, quantisation: Quantisation, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            assert quantisation.keep == ("conv",)
+            means: NDArray[np.float32] = images.mean(axis=(2, 3))
+            return means
+
+    preprocess = Preprocess(height=2, width=2, channels="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
+    images = np.repeat(np.array([0, 255, 51], np.uint8), 12).reshape(3, 2, 2, 3)
+    validation = SimpleNamespace(images=images)
+    data = SimpleNamespace(sample_image=lambda: None, validation=validation, preprocess=preprocess, classes=("0", "1", "2"))
+    exporter: Any = SimpleNamespace(quantisable=lambda *_, **__: Slow() if slow else Quick())
+    run: Any = SimpleNamespace(data=data)
+    trained = Trained("net", "supervised", nn.Identity(), (), "0", None)
+    calibration = Calibration(np.zeros((2, 3, 2, 2), np.float32), "0")
+    backend = RunBackend(run, trained, exporter, calibration, reference=np.zeros((3, 3), np.float32))
+    found = backend.simulate(Quantisation(keep=("conv",)), np.array([1, 2]))
+    if not slow:
+        assert found is None
+        return
+    assert found is not None
+    np.testing.assert_allclose(found, np.repeat([[2.0], [-1.2]], 3, axis=1), atol=1e-6)
