@@ -45,16 +45,34 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+SEED = 20_240_229
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed fixtures of every scope, and let torch compute in one thread, for its sums depend on how many share them.
+
+    A fixture would come too late: those of modules are made before those of tests.
+    """
+    seed_generators()
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def seed_generators() -> None:
+    """Seed every generator that is loaded."""
+    random.seed(SEED)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(SEED)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(SEED)
+
+
 @pytest.fixture(autouse=True)
 def seed() -> int:
-    """Seed every generator that is loaded, so that each test sees the same numbers alone and in company."""
-    number = 20_240_229
-    random.seed(number)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(number)
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(number)
-    return number
+    """Seed again after the fixtures of modules, so that each test sees the same numbers alone and in company."""
+    seed_generators()
+    return SEED
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -62,13 +80,6 @@ def interruptible() -> None:
     """Heed Ctrl-C, here and in what tests start, also where the whole run was started in the background and ignores it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Sums in torch depend on the number of threads that share them."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,9 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+import torch
+
 TESTS = Path(__file__).parent
 MODULES = {str(path.relative_to(TESTS)): path.read_text(encoding="utf-8") for path in sorted(TESTS.rglob("test_*.py"))}
 """The text of each test module by its place."""
@@ -55,3 +58,15 @@ def test_every_test_says_what_can_be_relied_on() -> None:
     ]
     assert tests
     assert [(place, test.name) for place, test in tests if not ast.get_docstring(test)] == []
+
+
+@pytest.fixture(scope="module", params=["first", "second"])
+def threads() -> int:
+    """The number of threads in which a fixture computes that tests share."""
+    return torch.get_num_threads()
+
+
+def test_fixtures_of_a_module_compute_in_one_thread(threads: int) -> None:
+    """A network that a fixture trains is the same alone, in company, and after a test that takes more threads."""
+    assert threads == 1
+    torch.set_num_threads(2)
