@@ -25,7 +25,7 @@ from compress.run.context import Run, Trained
 from compress.run.export import LOGITS, OUTCOME, Outcome
 from compress.run.int8 import RunBackend
 from compress.run.verify import judge
-from exporters._exporter import Quantisation
+from exporters import Quantisation
 
 RunTiny = Callable[..., tuple[Report, str]]
 
