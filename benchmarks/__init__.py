@@ -1,6 +1,6 @@
 """The measuring harness: protocol, comparison, environment, report.
 
-    from benchmarks import Subject, evaluate, measure, runtime_for
+    from benchmarks import Subject, evaluate, find_runtime, measure
 
 Importing this package loads nothing; the first use of one of these names loads `benchmarks.protocol`.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.protocol import Evaluation, Measurement, Subject, evaluate, measure, ratio, runtime_for
+    from benchmarks.protocol import Evaluation, Measurement, Subject, compute_ratio, evaluate, find_runtime, measure
 
-__all__ = ["Evaluation", "Measurement", "Subject", "evaluate", "measure", "ratio", "runtime_for"]
+__all__ = ["Evaluation", "Measurement", "Subject", "compute_ratio", "evaluate", "find_runtime", "measure"]
 
 
 def __getattr__(name: str) -> object:

@@ -27,13 +27,13 @@ UNLIMITED_BYTES = 1 << 60
 """cgroup v1 writes a huge number where there is no memory limit."""
 
 
-def environment() -> Environment:
+def read_environment() -> Environment:
     """Return packages, CPU, memory and the facts that a reader of latencies must know."""
     return Environment(
-        packages=dict(_packages()),
+        packages=dict(_read_packages()),
         python=platform.python_version(),
         platform=platform.platform(),
-        cpu=_cpuinfo("model name") or _cpuinfo("Model") or platform.processor() or platform.machine(),
+        cpu=_read_cpuinfo("model name") or _read_cpuinfo("Model") or platform.processor() or platform.machine(),
         cores_physical=psutil.cpu_count(logical=False),
         cores_logical=psutil.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
@@ -41,7 +41,7 @@ def environment() -> Environment:
     )
 
 
-def _packages() -> Iterator[tuple[str, str]]:
+def _read_packages() -> Iterator[tuple[str, str]]:
     for name in PACKAGES:
         try:
             yield name, version(name)
@@ -49,7 +49,7 @@ def _packages() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _cpuinfo(key: str) -> str:
+def _read_cpuinfo(key: str) -> str:
     """Return the first value of a key of /proc/cpuinfo, empty where there is none."""
     for line in read("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
@@ -58,30 +58,30 @@ def _cpuinfo(key: str) -> str:
     return ""
 
 
-def _distinct(pattern: str) -> str:
+def _read_distinct(pattern: str) -> str:
     return ", ".join(sorted(set(read_all(pattern).values())))
 
 
-def _governor() -> str:
-    return _distinct("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
+def _read_governor() -> str:
+    return _read_distinct("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
 
 
-def _turbo() -> str:
+def _read_turbo() -> str:
     off = {"0": "on", "1": "off"}.get(read("/sys/devices/system/cpu/intel_pstate/no_turbo"), "")
     return off or {"0": "off", "1": "on"}.get(read("/sys/devices/system/cpu/cpufreq/boost"), "")
 
 
-def _frequency() -> str:
+def _read_frequency() -> str:
     values = read_all("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq").values()
     return ", ".join(f"{int(value) / 1000:.0f} MHz" for value in values)
 
 
-def _temperature() -> str:
+def _read_temperature() -> str:
     values = read_all("/sys/class/thermal/thermal_zone*/temp").values()
     return ", ".join(f"{int(value) / 1000:.0f} °C" for value in values)
 
 
-def _cgroup_files(controller: str, name: str, name_v1: str) -> Iterator[tuple[str, Path]]:
+def _read_cgroup_files(controller: str, name: str, name_v1: str) -> Iterator[tuple[str, Path]]:
     """Yield the content and the place of a limit in every cgroup above this process, innermost first."""
     for line in read("/proc/self/cgroup").splitlines():
         _, controllers, place = line.split(":", 2)
@@ -94,10 +94,10 @@ def _cgroup_files(controller: str, name: str, name_v1: str) -> Iterator[tuple[st
                 yield text, folder
 
 
-def _cpu_quota() -> str:
+def _read_cpu_quota() -> str:
     """Return the tightest CPU quota in cores."""
     quotas, seen = [], False
-    for text, folder in _cgroup_files("cpu", "cpu.max", "cpu.cfs_quota_us"):
+    for text, folder in _read_cgroup_files("cpu", "cpu.max", "cpu.cfs_quota_us"):
         quota, _, period = text.partition(" ")
         period = period or read(str(folder / "cpu.cfs_period_us"))
         seen = True
@@ -106,45 +106,45 @@ def _cpu_quota() -> str:
     return f"{min(quotas):g} cores" if quotas else "none" if seen else ""
 
 
-def _memory_limit() -> str:
-    texts = [text for text, _ in _cgroup_files("memory", "memory.max", "memory.limit_in_bytes")]
+def _read_memory_limit() -> str:
+    texts = [text for text, _ in _read_cgroup_files("memory", "memory.max", "memory.limit_in_bytes")]
     limits = [int(text) for text in texts if text != "max" and int(text) < UNLIMITED_BYTES]
     return format_bytes(min(limits)) if limits else "none" if texts else ""
 
 
-def _affinity() -> str:
+def _read_affinity() -> str:
     return ", ".join(map(str, sorted(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else ""
 
 
-def _load() -> str:
+def _read_load() -> str:
     return ", ".join(f"{value:.2f}" for value in os.getloadavg())
 
 
-def _hypervisor() -> str:
-    flags = _cpuinfo("flags").split()
+def _read_hypervisor() -> str:
+    flags = _read_cpuinfo("flags").split()
     return ("yes" if "hypervisor" in flags else "no") if flags else ""
 
 
-def _instructions() -> str:
-    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+def _read_instructions() -> str:
+    flags = (_read_cpuinfo("flags") or _read_cpuinfo("Features")).split()
     return ", ".join(flag for flag in INSTRUCTIONS if flag in flags)
 
 
-def _energy() -> str:
+def _read_energy() -> str:
     return ", ".join(Path(path).parent.name for path in read_all("/sys/class/powercap/*/energy_uj"))
 
 
 FACTS: dict[str, Callable[[], str]] = {
-    "governor": _governor,
-    "turbo": _turbo,
-    "frequency": _frequency,
-    "temperature": _temperature,
-    "cgroup_cpu_quota": _cpu_quota,
-    "cgroup_memory_limit": _memory_limit,
-    "affinity": _affinity,
-    "load_average_1_5_15_min": _load,
-    "hypervisor": _hypervisor,
-    "instructions": _instructions,
-    "energy_counter": _energy,
+    "governor": _read_governor,
+    "turbo": _read_turbo,
+    "frequency": _read_frequency,
+    "temperature": _read_temperature,
+    "cgroup_cpu_quota": _read_cpu_quota,
+    "cgroup_memory_limit": _read_memory_limit,
+    "affinity": _read_affinity,
+    "load_average_1_5_15_min": _read_load,
+    "hypervisor": _read_hypervisor,
+    "instructions": _read_instructions,
+    "energy_counter": _read_energy,
 }
 """What is read, and how; an empty answer is unavailable."""

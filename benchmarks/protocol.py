@@ -1,6 +1,6 @@
 """Evaluating and measuring model files: what the pipeline calls and what a notebook may call.
 
-    from benchmarks.protocol import Subject, evaluate, measure, runtime_for
+    from benchmarks.protocol import Subject, evaluate, find_runtime, measure
     student = Subject("student", Path("student.onnx"), "onnxruntime")
     logits = evaluate(student, images).logits
     figures = measure([student, teacher], images, against="teacher")
@@ -110,7 +110,7 @@ class Job:
     seconds: float = 1.0
 
 
-def runtime_for(path: Path) -> str:
+def find_runtime(path: Path) -> str:
     """Return the runtime that opens a file, by its ending.
 
     Raises:
@@ -152,9 +152,9 @@ def evaluate(
         Unreachable: The file, the runtime or the device is not there, or the runtime crashed or took too long.
     """
     job = Job("evaluate", threads=threads, batch_size=subject.batch_size or min(batch_size, max(len(images), 1)))
-    with _folder(job, [subject], images, pixels) as folder:
+    with _job_folder(job, [subject], images, pixels) as folder:
         with (events or Events()).task(f"evaluate {subject.name}", total=len(images)) as task:
-            result = _run(folder, device, timeout_seconds, task)
+            result = _run_job(folder, device, timeout_seconds, task)
         logits = np.load(folder / "logits.npy", allow_pickle=False)
         kept = {name: folder / f"{name}.npy" for name in FURTHER if subject.gives_class}
         further = {name: np.load(path, allow_pickle=False) for name, path in kept.items() if path.is_file()}
@@ -163,7 +163,7 @@ def evaluate(
             f"{subject.name}: gives {list(logits.shape)} for {len(images)} images; it must give [batch, classes]"
         )
     memory = {key: result[key] for key in ("peak_memory_bytes", "baseline_memory_bytes")}
-    return Evaluation(logits=logits, effective=_as_text(result["effective"]), further=further, **memory)
+    return Evaluation(logits=logits, effective=_format_effective(result["effective"]), further=further, **memory)
 
 
 def measure(
@@ -216,34 +216,36 @@ def measure(
         raise CompressError(f"measure: {rounds} rounds give no interval; use at least 5")
     job = Job("measure", threads=threads, batch_size=batch_size, seed=seed, rounds=rounds, seconds=seconds)
     allowed = timeout_seconds or 60 * len(subjects) + 10 * seconds
-    with _folder(job, subjects, images, pixels) as folder:
+    with _job_folder(job, subjects, images, pixels) as folder:
         with (events or Events()).task("measure", total=rounds + 1) as task:
-            result = _run(folder, device, allowed, task)
+            result = _run_job(folder, device, allowed, task)
         if raw is not None:
             with write_whole(raw) as temporary:
                 shutil.copyfile(folder / "result.json", temporary)
-    return _figures(job, result["subjects"], against)
+    return _compute_figures(job, result["subjects"], against)
 
 
-def _figures(job: Job, series: dict[str, dict[str, Any]], against: str | None) -> dict[str, Measurement]:
+def _compute_figures(job: Job, series: dict[str, dict[str, Any]], against: str | None) -> dict[str, Measurement]:
     """Turn raw series into figures.
 
     Raises:
         Unstable: The rounds of every file scatter so much that not even the order of magnitude is known.
     """
-    latencies = {name: _latency(job, one) for name, one in series.items()}
+    latencies = {name: _summarize_latency(job, one) for name, one in series.items()}
     if all(latency.ci95[1] > USELESS_FACTOR * latency.ci95[0] for latency in latencies.values()):
         shown = ", ".join(f"{name} {one.ci95[0]:.3g} to {one.ci95[1]:.3g} ms" for name, one in latencies.items())
         raise Unstable(f"measure: the rounds scatter too much for any figure ({shown}); stop other work on the machine")
     figures = {}
     for name, latency in latencies.items():
-        compared = None if against in (None, name) else ratio(str(against), latencies[str(against)], latency, seed=job.seed)
+        other = latencies[against] if against not in (None, name) else None
+        compared = None if other is None else compute_ratio(str(against), other, latency, seed=job.seed)
         throughput = 1000 * job.batch_size / latency.mean
-        figures[name] = Measurement(latency, compared, throughput, _as_text(series[name]["effective"]))
+        figures[name] = Measurement(latency, compared, throughput, _format_effective(series[name]["effective"]))
     return figures
 
 
-def _latency(job: Job, one: dict[str, Any]) -> Latency:
+def _summarize_latency(job: Job, one: dict[str, Any]) -> Latency:
+    """Return the figures of one file's raw series."""
     calls = [duration / 1e6 for durations in one["rounds_ns"] for duration in durations]
     rounds = tuple(statistics.median(durations) / 1e6 for durations in one["rounds_ns"])
     return Latency(
@@ -271,7 +273,7 @@ def _explain_missing(calls: int) -> str | None:
     return f"{' and '.join(missing)}; measure longer" if missing else None
 
 
-def ratio(against: str, other: Latency, own: Latency, *, seed: int = 0) -> Ratio:
+def compute_ratio(against: str, other: Latency, own: Latency, *, seed: int = 0) -> Ratio:
     """Return how many times faster `own` is than `other`, called `against`, from the rounds of one `measure`."""
     ratios = paired_ratios(other.rounds, own.rounds)
     ci95 = median_interval(ratios, seed=seed)
@@ -279,7 +281,7 @@ def ratio(against: str, other: Latency, own: Latency, *, seed: int = 0) -> Ratio
 
 
 @contextmanager
-def _folder(job: Job, subjects: Sequence[Subject], images: Images, pixels: Pixels | None) -> Iterator[Path]:
+def _job_folder(job: Job, subjects: Sequence[Subject], images: Images, pixels: Pixels | None) -> Iterator[Path]:
     """Give a job folder, complete and movable, that vanishes afterwards.
 
     Raises:
@@ -298,7 +300,7 @@ def _folder(job: Job, subjects: Sequence[Subject], images: Images, pixels: Pixel
             np.save(folder / "images.npy", images, allow_pickle=False)
             if pixels is not None and any(subject.takes_pixels for subject in subjects):
                 np.save(folder / "pixels.npy", pixels, allow_pickle=False)
-            listed = [_add(folder, index, subject) for index, subject in enumerate(subjects)]
+            listed = [_add_subject(folder, index, subject) for index, subject in enumerate(subjects)]
             (folder / "job.json").write_text(json.dumps(asdict(job) | {"subjects": listed}), encoding="utf-8")
         yield folder
 
@@ -314,7 +316,7 @@ def _check_pixels(subjects: Sequence[Subject], images: Images, pixels: Pixels | 
         )
 
 
-def _add(folder: Path, index: int, subject: Subject) -> dict[str, Any]:
+def _add_subject(folder: Path, index: int, subject: Subject) -> dict[str, Any]:
     """Copy a subject's files and its runtime into a job folder; return its entry in `job.json`."""
     plugin, runtime = plugins.describe("runtimes", subject.runtime), plugins.load("runtimes", subject.runtime)
     if subject.path.suffix not in runtime.suffixes:
@@ -334,7 +336,7 @@ def _add(folder: Path, index: int, subject: Subject) -> dict[str, Any]:
     return entry | {"file": f"files/{index}/{subject.path.name}", "images": fed}
 
 
-def _run(folder: Path, device: Device | None, timeout_seconds: float, task: Task) -> Any:
+def _run_job(folder: Path, device: Device | None, timeout_seconds: float, task: Task) -> Any:
     """Run a job folder on a device; return its `result.json`."""
     reached = 0
 
@@ -347,5 +349,5 @@ def _run(folder: Path, device: Device | None, timeout_seconds: float, task: Task
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
-def _as_text(effective: dict[str, Any]) -> dict[str, str]:
+def _format_effective(effective: dict[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in effective.items()}

@@ -41,7 +41,7 @@ class Runtime(Protocol):
         """Return logits [batch, classes] for images [batch, channels, height, width]; the result is the caller's own memory."""
 
     def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Return every output by its name, in the file's own types.
+        """Return every output of images [batch, channels, height, width] by its name, in the file's own types.
 
         These are `logits`, and of files that have them `class` and `score`, each [batch]; files with others are refused.
         """

@@ -37,12 +37,12 @@ class Executorch:
     @staticmethod
     def prepare() -> None:
         """Import executorch; torch comes with it."""
-        bindings()
+        import_bindings()
 
     def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
         import torch
 
-        library = bindings()
+        library = import_bindings()
         refuse_other_backends(Path(path), library._get_registered_backend_names())
         if library._threadpool_get_thread_count() != threads:
             library._unsafe_reset_threadpool(threads)
@@ -62,7 +62,11 @@ class Executorch:
         self._check_batch(batch_size)
 
     def _check_batch(self, batch_size: int) -> None:
-        """Let the runtime refuse a batch size before it computes anything; it reports only the largest that it takes."""
+        """Let the runtime refuse a batch size before it computes anything; it reports only the largest that it takes.
+
+        Raises:
+            ValueError: The file is made for other batches.
+        """
         import torch
 
         largest, *shape = self.input.sizes()
@@ -84,7 +88,7 @@ class Executorch:
         return array
 
     def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Return every output; this format knows them by their places, not by names."""
+        """Return every output of images [batch, channels, height, width]; this format knows them by place, not by name."""
         return {name: found.numpy() for name, found in zip(OUTPUTS, self.method([self.from_numpy(images)]))}  # noqa: B905 (Python 3.9)
 
     def effective(self) -> dict[str, Any]:
@@ -98,7 +102,7 @@ class Executorch:
         }
 
 
-def bindings() -> Any:
+def import_bindings() -> Any:
     """Return the runtime, imported without its warning that its Python interface may change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -106,9 +110,12 @@ def bindings() -> Any:
 
 
 def refuse_other_backends(path: Path, registered: list[str]) -> None:
-    """Raise ValueError where a program names a backend of this runtime that is not XNNPACK.
+    """Refuse a program that names a backend of this runtime that is not XNNPACK.
 
     The runtime finds a backend by its name, which stands in the file as it is.
+
+    Raises:
+        ValueError: It names another one, or is empty.
     """
     if path.stat().st_size == 0:
         raise ValueError("is empty")

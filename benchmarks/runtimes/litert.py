@@ -46,7 +46,7 @@ class Litert:
         before = count_threads()
         self.interpreter = Interpreter(model_path=path, num_threads=threads)
         inputs, outputs = self.interpreter.get_input_details(), self.interpreter.get_output_details()
-        self.places = self.named(outputs)
+        self.places = self.find_outputs(outputs)
         if len(inputs) != 1 or not self.places:
             found = f"has {len(inputs)} inputs and {len(outputs)} outputs"
             raise ValueError(f"{found}; one of each is needed, or the outputs {', '.join(OUTPUTS)}")
@@ -57,7 +57,7 @@ class Litert:
         self.threads = threads
         self.input = inputs[0]
 
-    def named(self, outputs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def find_outputs(self, outputs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Return what is known of each output by its name in the signature; nothing where these are not the known ones.
 
         A single output is the logits, whatever it is called, in files without a signature, too.
@@ -71,7 +71,11 @@ class Litert:
         return found if same and sorted(found) == sorted(OUTPUTS) else {}
 
     def resize(self, facts: dict[str, Any], batch_size: int) -> None:
-        """Fix a dynamic batch, and plan memory."""
+        """Fix a dynamic batch, and plan memory.
+
+        Raises:
+            ValueError: The file is made for another batch size.
+        """
         made_for, *shape = (int(size) for size in facts["shape_signature"])
         if made_for not in {-1, batch_size}:
             raise ValueError(f"is made for batches of {made_for}, not {batch_size}; export it with a dynamic batch")
@@ -89,10 +93,12 @@ class Litert:
         return self.outputs(images)["logits"]
 
     def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Return every output by its name; the values are copies."""
-        self.interpreter.set_tensor(self.input["index"], rounded(images, self.input))
+        """Return every output of images [batch, channels, height, width] by its name; the values are copies."""
+        self.interpreter.set_tensor(self.input["index"], round_to_type(images, self.input))
         self.interpreter.invoke()
-        return {name: scaled(self.interpreter.get_tensor(facts["index"]), facts) for name, facts in self.places.items()}
+        return {
+            name: scale_to_floats(self.interpreter.get_tensor(facts["index"]), facts) for name, facts in self.places.items()
+        }
 
     def effective(self) -> dict[str, Any]:
         """Return what is known; the precision is that of the file, and LiteRT tells nothing of its delegates."""
@@ -109,8 +115,12 @@ def count_threads() -> int:
     return len(list(TASKS.iterdir())) if TASKS.is_dir() else 0
 
 
-def rounded(images: NDArray[np.float32], facts: dict[str, Any]) -> NDArray[Any]:
-    """Return images as the file takes them: as they are, or rounded to its integers."""
+def round_to_type(images: NDArray[np.float32], facts: dict[str, Any]) -> NDArray[Any]:
+    """Return images [batch, ...] as the file takes them: as they are, or rounded to its integers.
+
+    Raises:
+        ValueError: The file takes another type and tells no scale to round by.
+    """
     kind = np.dtype(facts["dtype"])
     if kind == images.dtype:
         return images
@@ -122,8 +132,8 @@ def rounded(images: NDArray[np.float32], facts: dict[str, Any]) -> NDArray[Any]:
     return integers
 
 
-def scaled(logits: NDArray[Any], facts: dict[str, Any]) -> NDArray[np.float32]:
-    """Return logits as float32, which a file may give as integers with a scale."""
+def scale_to_floats(logits: NDArray[Any], facts: dict[str, Any]) -> NDArray[np.float32]:
+    """Return logits [batch, classes] as float32, which a file may give as integers with a scale."""
     scale, zero = facts["quantization"]
     if logits.dtype.kind not in "iu" or not scale:
         return logits

@@ -75,7 +75,7 @@ class Onnxruntime:
         return logits
 
     def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Return every output by its name."""
+        """Return every output of images [batch, channels, height, width] by its name, in the file's own types."""
         return dict(zip(self.names, self.session.run(None, {self.input: images})))  # noqa: B905 (Python 3.9)
 
     def effective(self) -> dict[str, Any]:
@@ -97,7 +97,11 @@ def find_names(found: list[str]) -> list[str]:
 
 
 def refuse_external_data(path: Path) -> None:
-    """Raise ValueError if tensors of an ONNX file lie in other files."""
+    """Refuse an ONNX file whose tensors lie in other files.
+
+    Raises:
+        ValueError: They do, or the file is empty.
+    """
     if path.stat().st_size == 0:
         raise ValueError("is empty")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

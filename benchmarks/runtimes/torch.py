@@ -72,7 +72,7 @@ class Torch:
         return array
 
     def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Return the logits; such files give nothing else."""
+        """Return the logits [batch, classes] of images [batch, channels, height, width]; such files give nothing else."""
         return {"logits": self(images)}
 
     def effective(self) -> dict[str, Any]:
@@ -86,7 +86,11 @@ class Torch:
 
 
 def load_restricted(path: str) -> Any:
-    """Return the exported program, or raise ValueError where opening it would unpickle objects or load compiled code."""
+    """Return the exported program, opened without unpickling objects or loading compiled code.
+
+    Raises:
+        ValueError: It is no `.pt2` archive, or opening it would do either.
+    """
     import torch
 
     if not zipfile.is_zipfile(path):

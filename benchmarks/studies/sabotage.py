@@ -19,7 +19,7 @@ from time import monotonic
 
 import click
 
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from benchmarks.studies.int8.records import Group, Sabotage
 from compress.errors import CompressError, Unreachable
 from compress.records import save
@@ -53,7 +53,7 @@ def sabotage(folder: Path) -> Sabotage:
         command=shlex.join(["python", "-m", "benchmarks.studies.sabotage"]),
         damages=tuple(group for group in groups if not GOOD.match(group.test)),
         good=tuple(group for group in groups if GOOD.match(group.test)),
-        seconds=monotonic() - begun, environment=environment(),
+        seconds=monotonic() - begun, environment=read_environment(),
     )  # fmt: skip
 
 

@@ -148,10 +148,10 @@ def _probed(probe: str) -> tuple[bool, str]:
 
 
 def _machine() -> Iterator[Finding]:
-    from benchmarks.environment import environment
+    from benchmarks.environment import read_environment
     from benchmarks.runner import UNAVAILABLE
 
-    here = environment()
+    here = read_environment()
     cores = f"{here.cores_physical or '?'} cores, {here.cores_logical} threads, {format_bytes(here.memory_bytes)}"
     yield Finding(what="processor", status="ok", found=f"{here.cpu}; {cores}")
     hidden = [name.replace("_", " ") for name, value in here.facts.items() if value == UNAVAILABLE]

@@ -123,7 +123,7 @@ def _choose_safe_runtime(path: Path) -> str:
     """
     from benchmarks import protocol
 
-    name = protocol.runtime_for(path)
+    name = protocol.find_runtime(path)
     if not plugins.load("runtimes", name).inert:
         raise CompressError(
             f"{path}: loading such a file can run code that it brings; measure its ONNX or OpenVINO file instead"

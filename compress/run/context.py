@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from compress import records
 from compress.data import DiskImages, FromDisk, InMemory, Split
 from compress.events import Events
@@ -124,7 +124,7 @@ def open_run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: i
             events.say(f"{'warning: ' if leak.is_large else ''}{leak.text}")
         with write_whole(folder / RECIPE) as temporary:
             temporary.write_text(dump(recipe, base), encoding="utf-8")
-        records.save(folder / "environment.json", environment())
+        records.save(folder / "environment.json", read_environment())
         where = choose_device(recipe.train.device)
         taught = [
             methods for methods in (recipe.method, *recipe.baselines) if any(each.name != "supervised" for each in methods)

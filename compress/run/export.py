@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import exporters
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from compress import records
 from compress.errors import CompressError
 from compress.fingerprint import hash_plugin, hash_sources, make_key
@@ -113,7 +113,7 @@ def export_file(
     key = make_key(
         network=trained.key, name=trained.name, method=trained.method, section=canonical(section),
         data=[run.data.key, run.data.test_key], gate=canonical(run.recipe.gate),
-        packages=environment().packages,
+        packages=read_environment().packages,
         source=hash_sources("exporters/**/*.py", *HARNESS), exporter=hash_plugin("exporters", section.format),
         runtime=hash_plugin("runtimes", exporter.runtime), int8=int8 and collect_key_parts(run, int8),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import exporters
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from compress import plugins, records
 from compress.recipe import canonical
 from compress.records.training import WEIGHTS
@@ -55,8 +55,8 @@ def hand_over(run: Run, shipped: Trained, files: Sequence[ExportedFile], logits:
         gate=run.recipe.gate, provenance={
             "recipe": canonical(run.recipe), "seed": str(run.seed), "method": shipped.method,
             "weights": shipped.results[-1].files[WEIGHTS], "data": run.recipe.data.source,
-            "machine": (measured.environment or environment()).cpu,
-            **{f"package.{name}": version for name, version in environment().packages.items()},
+            "machine": (measured.environment or read_environment()).cpu,
+            **{f"package.{name}": version for name, version in read_environment().packages.items()},
         },
         background=_describe_background(run, shipped, logits, measured),
     )  # fmt: skip
@@ -74,5 +74,5 @@ def _describe_background(run: Run, shipped: Trained, logits: SplitLogits, measur
         predicted=logits.test.argmax(axis=1),
         data_licence=getattr(plugins.load("data", run.recipe.data.source), "licence", ""),
         seconds=sum(result.seconds for result in shipped.results),
-        environment=measured.environment or environment(),
+        environment=measured.environment or read_environment(),
     )

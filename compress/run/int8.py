@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import exporters
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from benchmarks.protocol import Subject, measure
 from compress import records
 from compress.errors import Unstable
@@ -76,7 +76,7 @@ def select_calibration_images(run: Run) -> Calibration:
 
 def collect_key_parts(run: Run, inputs: Int8Inputs) -> Mapping[str, object]:
     """Return what decides which int8 file is made, beside what decides any file."""
-    machine = environment()
+    machine = read_environment()
     teachers = inputs.teachers if inputs.settings.rung in DISTILLED_RUNGS else Unavailable("")
     if isinstance(teachers, Unavailable):
         taught: Mapping[str, object] = {"teachers": teachers.reason}
@@ -117,7 +117,8 @@ def export_int8(
     result = LadderSearch(
         RunBackend(run, trained, exporter, inputs.calibration, reference=logits.validation),
         adapt=_build_adapter(run, trained, exporter, logits, inputs), statistics=exporter.statistics, settings=inputs.settings,
-        gate=run.recipe.gate, no_spare_bit=exporter.no_spare_bit or explain_no_spare_bit(environment().facts["instructions"]),
+        gate=run.recipe.gate,
+        no_spare_bit=exporter.no_spare_bit or explain_no_spare_bit(read_environment().facts["instructions"]),
         calibration_images=len(inputs.calibration.images), folder=tried, name=name, events=run.events,
     ).search()  # fmt: skip
     chosen, backend = result.chosen.path, result.chosen.backend
@@ -268,7 +269,7 @@ def time_candidates(
         source: sha256 of our own source that measures.
     """
     subjects = [float32, *candidates.values()]
-    machine, settings = environment(), run.recipe.measure
+    machine, settings = read_environment(), run.recipe.measure
     key = make_key(
         what="speedups of int8", files=[[each.name, sha256_of(each.path)] for each in subjects], packages=machine.packages,
         measure=settings.model_dump(mode="json", exclude={"devices"}), cpu=machine.cpu, source=source,

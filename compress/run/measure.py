@@ -8,8 +8,8 @@ from time import monotonic
 from typing import NamedTuple
 
 import exporters
-from benchmarks.environment import environment
-from benchmarks.protocol import Measurement, measure, ratio
+from benchmarks.environment import read_environment
+from benchmarks.protocol import Measurement, compute_ratio, measure
 from compress import records
 from compress.errors import CompressError
 from compress.fingerprint import hash_sources, make_key
@@ -54,7 +54,7 @@ def measure_files(run: Run, delivered: Sequence[ExportedFile]) -> MeasuredFiles:
     """
     runnable = [item for item in delivered if item.variant.accuracy is not None]
     settings = run.recipe.measure
-    machine = environment()
+    machine = read_environment()
     key = make_key(
         files=[[item.variant.name, sha256_of(item.path)] for item in runnable],
         measure=settings.model_dump(mode="json", exclude={"devices"}), packages=machine.packages, cpu=machine.cpu,
@@ -87,13 +87,17 @@ def _measure(run: Run, delivered: Sequence[ExportedFile], folder: Path) -> RunTi
     latency = {name: found.latency for name, found in single.items()}
     pairs = {item.variant.name: _find_reference(item, delivered, settings.against) for item in delivered}
     ratios = {
-        name: ratio(other, latency[other], latency[name])
+        name: compute_ratio(other, latency[other], latency[name])
         for name, other in pairs.items()
         if name in latency and other is not None and other in latency
     }
     throughput = {name: found.throughput_per_s for name, found in bulk.items()}
     return RunTiming(
-        latency_ms=latency, ratio=ratios, throughput_per_s=throughput, seconds=monotonic() - begun, environment=environment()
+        latency_ms=latency,
+        ratio=ratios,
+        throughput_per_s=throughput,
+        seconds=monotonic() - begun,
+        environment=read_environment(),
     )
 
 

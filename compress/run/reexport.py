@@ -7,7 +7,7 @@ from pathlib import Path
 
 import exporters
 from benchmarks.devices.local import share_processes
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from compress import records
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
@@ -63,7 +63,7 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
         with exporters.reuse_graphs(), share_processes():
             files = [export_file(run, shipped, section, logits, teachers=teachers) for section in sections]
         gates = {item.variant.name: _note_skipped_distillation(item) for item in files}
-        made_in = environment()
+        made_in = read_environment()
         for item in files:
             places = target, target / REJECTED
             place, other = places if item.gate.status == "passed" else places[::-1]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import exporters
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from benchmarks.report import paired
 from compress.records import Report, StageResult, Variant
 from compress.run import seeds as students
@@ -53,7 +53,7 @@ def build_report(run: Run, found: Findings) -> Report:
         variants=(*found.measured.variants.values(), *found.unexported),
         gates={item.variant.name: item.gate for item in found.files},
         stages=tuple(stages.values()),
-        environment=found.measured.environment or environment(),
+        environment=found.measured.environment or read_environment(),
         notes=(
             *_describe_protocol(run),
             *students.describe_seeds(run, scores),

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from benchmarks import environment as module
-from benchmarks.environment import FACTS, environment
+from benchmarks.environment import FACTS, read_environment
 
 
 def test_every_fact_is_told_or_said_to_be_unavailable() -> None:
     """No fact is missing or empty, so a reader sees what could not be read."""
-    facts = environment().facts
+    facts = read_environment().facts
     assert facts.keys() == FACTS.keys()
     assert all(facts.values())
 
 
 def test_what_can_be_checked_elsewhere_is_right() -> None:
     """Versions, cores, memory and affinity agree with what the system itself says."""
-    found = environment()
+    found = read_environment()
     assert found.packages["numpy"] == np.__version__
     assert found.cores_logical == os.cpu_count()
     assert found.memory_bytes == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -83,8 +83,8 @@ def test_the_package_itself_loads_nothing() -> None:
 def test_the_protocol_loads_no_runtime() -> None:
     """Importing the harness and asking for a file's runtime imports neither torch nor any other runtime."""
     code = (
-        "import sys; from pathlib import Path; from benchmarks import runtime_for; import benchmarks.environment;"
-        "runtime_for(Path('a.onnx')); print(sorted({'torch', 'onnxruntime', 'openvino'} & sys.modules.keys()))"
+        "import sys; from pathlib import Path; from benchmarks import find_runtime; import benchmarks.environment;"
+        "find_runtime(Path('a.onnx')); print(sorted({'torch', 'onnxruntime', 'openvino'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

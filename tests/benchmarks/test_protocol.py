@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.devices import Progress
 from benchmarks.devices.local import share_processes
-from benchmarks.protocol import Measurement, Subject, evaluate, measure, ratio
+from benchmarks.protocol import Measurement, Subject, compute_ratio, evaluate, measure
 from compress.errors import CompressError, Unreachable, Unstable
 from compress.events import Events
 from tests.benchmarks.tiny import Tiny
@@ -72,8 +72,8 @@ def test_a_ratio_can_be_taken_afterwards(tiny: Tiny) -> None:
     subjects = [tiny.subjects["onnxruntime"], replace(tiny.subjects["openvino"], name="other")]
     figures = measure(subjects, tiny.images, against="other", rounds=5, seconds=0.1)
     own, other = figures["onnxruntime"].latency, figures["other"].latency
-    assert ratio("other", other, own) == figures["onnxruntime"].ratio
-    assert ratio("onnxruntime", own, other).speedup == pytest.approx(1 / ratio("other", other, own).speedup)
+    assert compute_ratio("other", other, own) == figures["onnxruntime"].ratio
+    assert compute_ratio("onnxruntime", own, other).speedup == pytest.approx(1 / compute_ratio("other", other, own).speedup)
 
 
 def test_peak_memory_is_that_of_the_file_and_not_of_its_caller(tiny: Tiny) -> None:

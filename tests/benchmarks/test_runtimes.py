@@ -19,7 +19,7 @@ import onnx
 import pytest
 
 from benchmarks import runner
-from benchmarks.protocol import Subject, evaluate, runtime_for
+from benchmarks.protocol import Subject, evaluate, find_runtime
 from compress import plugins
 from compress.errors import CompressError, Unreachable
 from tests.benchmarks.tiny import Tiny
@@ -115,14 +115,14 @@ def test_a_timed_call_is_the_runtimes_own_call(name: str, tiny: Tiny) -> None:
 def test_the_ending_of_a_file_names_its_runtime(name: str, tiny: Tiny) -> None:
     """Each runtime owns its endings, and its parts begin with the file itself."""
     runtime = plugins.load("runtimes", name)
-    assert [runtime_for(Path(f"student{ending}")) for ending in runtime.suffixes] == [name] * len(runtime.suffixes)
+    assert [find_runtime(Path(f"student{ending}")) for ending in runtime.suffixes] == [name] * len(runtime.suffixes)
     assert runtime.parts(str(tiny.subjects[name].path))[0] == str(tiny.subjects[name].path)
 
 
 def test_an_unknown_ending_is_explained() -> None:
     """A file that nothing opens is refused with the endings that exist."""
     with pytest.raises(CompressError, match=r"model\.mnn: no runtime opens files that end in '\.mnn'.*\.onnx \(onnxruntime\)"):
-        runtime_for(Path("model.mnn"))
+        find_runtime(Path("model.mnn"))
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

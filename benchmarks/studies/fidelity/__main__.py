@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from benchmarks.studies.fidelity import report
 from benchmarks.studies.fidelity.networks import NETWORKS, File, write_files
 from benchmarks.studies.fidelity.records import Fidelity, Row
@@ -72,7 +72,7 @@ def compare(names: Sequence[str], out: Path, *, rounds: int, seconds: float, com
         CompressError: A file cannot be made or timed.
         Unreachable: A package is missing, or the disk is full.
     """
-    machine = environment()
+    machine = read_environment()
     with tempfile.TemporaryDirectory(prefix="edge-compress-") as folder:
         files = [file for name in names for file in write_files(name, Path(folder))]
         times: dict[File, Times] = {file: {OURS: [], **{name: [] for name in COMPARED[file.runtime]}} for file in files}

@@ -29,7 +29,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from benchmarks.studies.int8 import (
     defaults as _int8_plain,
 )
@@ -82,7 +82,7 @@ def measure(run: Finished, *, rounds: int, seconds: float, events: Events) -> Ne
 
 def session(run: Finished, formats: Sequence[str], *, rounds: int, seconds: float, events: Events) -> Session:
     """Return the rows of some formats of a run, measured here and now; arguments and errors are as for `measure`."""
-    machine, found, notes = environment(), list[Row](), list[str]()
+    machine, found, notes = read_environment(), list[Row](), list[str]()
     with tempfile.TemporaryDirectory(prefix="edge-compress-") as name:
         for file_format in formats:
             events.say(f"{run.name}: {file_format}")

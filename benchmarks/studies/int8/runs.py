@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.protocol import Images, Subject, runtime_for
+from benchmarks.protocol import Images, Subject, find_runtime
 from benchmarks.report import pages as _pages
 from compress import records
 from compress.errors import CompressError
@@ -139,7 +139,7 @@ def _rejected(folder: Path, row: Variant, gate: Gate) -> Path | None:
     """Return the file of a row whose gate failed; `None` where it was never run."""
     for path in sorted((folder / "rejected").glob("*.gate.json")):
         file = path.with_name(path.name.removesuffix(".gate.json"))
-        if gate.samples and runtime_for(file) == row.runtime and read(path, Gate) == gate:
+        if gate.samples and find_runtime(file) == row.runtime and read(path, Gate) == gate:
             return file
     return None
 

@@ -18,7 +18,7 @@ import click
 import torch
 from rich.console import Console
 
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from benchmarks.studies.training_speed import (
     memory as _training_memory,
 )
@@ -165,7 +165,7 @@ def main(
     try:
         where = _device(device)
         result = TrainingSpeed(
-            command=_command(data), environment=environment(), device=where.type, threads=torch.get_num_threads(),
+            command=_command(data), environment=read_environment(), device=where.type, threads=torch.get_num_threads(),
             rounds=rounds, seconds=seconds, pairs=(),
         )  # fmt: skip
         for name in names or tuple(PAIRS):

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from benchmarks.studies import readme
 from benchmarks.studies.int8 import (
     __main__ as int8,
@@ -276,7 +276,7 @@ def exported(run: Path, *, weights: str = "") -> Path:
     held = read(run / "bundle" / "manifest.json", Manifest)
     for entry in held.files:
         shutil.copytree(run / "bundle", run / "exports", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.json"))
-        known = Exported(file=entry, weights_sha256=weights, environment=environment())
+        known = Exported(file=entry, weights_sha256=weights, environment=read_environment())
         save(run / "exports" / f"{entry.path}.json", known)
     return run
 
@@ -359,7 +359,7 @@ def network(rows: Sequence[Row], name: str = "resnet20") -> Network:
     return Network(
         name=name, recipe=f"recipes/int8_{name}.yaml", student="resnet_cifar.resnet20", parameters=272_000, seed=0,
         images={"train": 4000, "validation": 2000, "test": 10_000}, test_key="0", calibration_images=300, calibration_key="0",
-        max_top1_drop_points=1.0, rows=tuple(rows), rounds=15, seconds=12, environment=environment(), vnni=False,
+        max_top1_drop_points=1.0, rows=tuple(rows), rounds=15, seconds=12, environment=read_environment(), vnni=False,
     )  # fmt: skip
 
 
@@ -418,7 +418,7 @@ def test_the_report_has_further_formats_with_their_environment() -> None:
         each.model_copy(update={"name": each.name.replace("openvino", "litert"), "format": "litert", "runtime": "litert"})
         for each in ROWS[3:5]
     ]
-    machine = environment().model_copy(update={"packages": {"ai-edge-litert": "2.3.0"}})
+    machine = read_environment().model_copy(update={"packages": {"ai-edge-litert": "2.3.0"}})
     added = Session(rows=tuple(rows), notes=("said",), rounds=7, seconds=3, environment=machine, vnni=False)
     with_it = network(ROWS).model_copy(update={"further": (added,)})
     text = _int8_report.markdown(Int8(command="c", networks=(with_it, network(ROWS[:3], "other"))), None)
@@ -435,7 +435,7 @@ def test_the_report_has_further_formats_with_their_environment() -> None:
 @pytest.mark.parametrize(("load", "busy"), [("7.10, 1.0, 1.0", True), ("0.50, 9.0, 9.0", False), ("unavailable", False)])
 def test_a_busy_machine_is_said(load: str, busy: bool) -> None:
     """Speeds that were taken beside other work are called rough where the machine is named."""
-    machine = environment()
+    machine = read_environment()
     machine = machine.model_copy(update={"cores_logical": 2, "facts": machine.facts | {"load_average_1_5_15_min": load}})
     text = _int8_report.markdown(
         Int8(command="c", networks=(network(ROWS).model_copy(update={"environment": machine}),)), None
