@@ -131,7 +131,7 @@ def _typed(*words: object) -> str:
 def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: str | None, runs: Path) -> None:
     """Validate a recipe and print what a run would do.
 
-    Networks and methods are rehearsed on one random batch; nothing is trained.
+    Networks and methods are tried on one random batch; nothing is trained.
     """
     from compress.cli import tables
     from compress.plan.plan import make_plan
@@ -143,7 +143,7 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     planned = repeat_students(make_plan(loaded, base=recipe.parent, runs=runs), chosen)
     from compress.run import dry_run  # loads torch, so only after what needs none was found good
 
-    with terminal.events().task("rehearse networks and methods", total=1) as task:
+    with terminal.events().task("dry run: networks and methods", total=1) as task:
         dry_run.check_with_random_images(loaded, base=recipe.parent, runs=runs, classes=planned.classes)
         task.advance()
     terminal.answer(planned, tables.plan_tree(planned))

@@ -9,7 +9,6 @@ from compress.records import Gate
 from compress.text import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions
     from rich.table import Table
     from rich.text import Text
     from rich.tree import Tree
@@ -30,8 +29,6 @@ COLOURS = {
     "absent": "dim",
 }
 
-UNBOUND = 10_000
-"""Columns of a terminal in which nothing needs to be broken."""
 NARROWEST = 12, 9
 """Columns that the name of a measured file has at least, and its verdict."""
 
@@ -80,53 +77,25 @@ def gate_notes(results: Mapping[str, Gate]) -> list[str]:
     return [f"{name}: {gate.note}" for name, gate in results.items() if gate.note]
 
 
-class Fitting:
-    """A table that takes the room that there is: the narrow form only where the wide one would have to give up words.
-
-    Args:
-        wide: The preferred form.
-        narrow: The other, with the same figures.
-    """
-
-    def __init__(self, wide: Table, narrow: Table) -> None:
-        self.wide, self.narrow = wide, narrow
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        """Yield the form that is shown on this console."""
-        unbound = options.update(max_width=UNBOUND)
-        fits = self.wide.__rich_measure__(console, unbound).minimum <= options.max_width
-        yield self.wide if fits else self.narrow
-
-
-def timings(results: Mapping[str, FileTiming]) -> Fitting:
-    """Return latencies and their ratios; where there is little room, an interval stands below its median."""
-    return Fitting(_timings(results, narrow=False), _timings(results, narrow=True))
-
-
-def _timings(results: Mapping[str, FileTiming], *, narrow: bool) -> Table:
-    def joined(*texts: str) -> tuple[str, ...]:
-        return ("\n".join(texts),) if narrow else texts
-
-    numbers = (*joined("p50 ms", "95 %" if narrow else "95 % interval"), *joined("p90", "p99"), "images/s", "speed-up")
+def timings(results: Mapping[str, FileTiming]) -> Table:
+    """Return latencies and their ratios to the file that is marked as reference; an interval stands below its median."""
+    numbers = ("p50 ms\n95 %", "p90\np99", "images/s", "speed-up")
     table = plain("file", "runtime", *numbers, "verdict", right=numbers, broken=("file", "verdict"))
-    table.columns[0].min_width, table.columns[-1].min_width, table.collapse_padding = *NARROWEST, narrow
+    table.columns[0].min_width, table.columns[-1].min_width = NARROWEST
+    table.collapse_padding = True
     reasons = dict.fromkeys(timing.latency_ms.percentiles_missing for timing in results.values())
     table.caption = "\n".join(reason for reason in reasons if reason) or None
     for name, timing in results.items():
         latency, ratio = timing.latency_ms, timing.ratio
-        figures = (
-            *joined(f"{latency.p50:.3f}", f"{latency.ci95[0]:.3f}–{latency.ci95[1]:.3f}"),
-            *joined(*("–" if value is None else f"{value:.3f}" for value in (latency.p90, latency.p99))),
+        table.add_row(
+            name,
+            timing.runtime,
+            f"{latency.p50:.3f}\n{latency.ci95[0]:.3f}–{latency.ci95[1]:.3f}",
+            f"{_number(latency.p90, '.3f')}\n{_number(latency.p99, '.3f')}",
+            f"{timing.throughput_per_s:.0f}",
+            f"{ratio.speedup:.2f}×" if ratio else "–",
+            ratio.verdict if ratio else "reference",
         )
-        speedup = f"{ratio.speedup:.2f}×" if ratio else "–"
-        verdict = (
-            f"{ratio.verdict} than {ratio.against}"
-            if ratio and ratio.verdict in ("faster", "slower") and not narrow
-            else ratio.verdict
-            if ratio
-            else ""
-        )
-        table.add_row(name, timing.runtime, *figures, f"{timing.throughput_per_s:.0f}", speedup, verdict or "the yardstick")
     return table
 
 

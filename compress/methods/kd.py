@@ -39,7 +39,7 @@ class Kd(Method):
     Args:
         setting: Student, teachers, an image, the number of classes.
         preset: Whose numbers: cross-entropy 1, divergence 1, temperature 4 (simkd, and its relatives); 0.1, 0.9, 4
-            (repdistiller); 0.9, 0.1, 5 (dih); 0.9, 1, 4 (dist_imagenet: the yardstick of the authors of DIST).
+            (repdistiller); 0.9, 0.1, 5 (dih); 0.9, 1, 4 (dist_imagenet: the reference of the authors of DIST).
         temperature: Softens both predictions; default: the preset's.
         ce_weight: Weight of the cross-entropy; default: the preset's.
         kd_weight: Weight of the divergence, which already carries the factor temperature²; default: the preset's.

@@ -1,4 +1,4 @@
-"""Plain training on the labels: the yardstick that every distilled student must beat.
+"""Plain training on the labels: the reference that every distilled student must beat.
 
 Trained: the student.
 Frozen: nothing; a teacher is not used.
