@@ -279,7 +279,7 @@ def test_a_real_network_is_simulated_where_its_format_can(slow: bool) -> None:
     images = np.repeat(np.array([0, 255, 51], np.uint8), 12).reshape(3, 2, 2, 3)
     validation = SimpleNamespace(images=images)
     data = SimpleNamespace(sample_image=lambda: None, validation=validation, preprocess=preprocess, classes=("0", "1", "2"))
-    exporter: Any = SimpleNamespace(quantisable=lambda *_, **__: Slow() if slow else Quick())
+    exporter: Any = SimpleNamespace(prepare_int8=lambda *_, **__: Slow() if slow else Quick())
     run: Any = SimpleNamespace(data=data)
     trained = Trained("net", "supervised", nn.Identity(), (), "0", None)
     calibration = Calibration(np.zeros((2, 3, 2, 2), np.float32), "0")
