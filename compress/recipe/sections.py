@@ -114,8 +114,10 @@ class TeacherOutputsSection(Section):
     engine: Literal[
         "auto", "eager", "channels_last", "compile", "openvino", "openvino_bf16", "openvino_int8", "bf16", "fp16"
     ] = "auto"
-    """What runs the teachers; `auto` is the fastest in a short trial that is close enough to eager float32. The trial leaves
-    out `compile` and `openvino_int8`, which take long to start; the latter is coarse, so it needs a larger `tolerance`."""
+    """What runs the teachers; `auto` is the fastest in a short trial that is close enough to eager float32, or eager torch
+    where the teachers have too little to do for a trial. The trial's result is kept in the cache; a trial in another cache may
+    end otherwise. It leaves out `compile` and `openvino_int8`, which take long to start; the latter is coarse, so it needs a
+    larger `tolerance`."""
     tolerance: Positive = 0.03
     """Close enough: root mean square of the difference from eager float32, relative to that of the output."""
 

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from compress import records
 from compress.data import Batch, InMemory
 from compress.errors import CompressError
 from compress.fingerprint import describe_training, make_key
 from compress.freezing import freeze_all_but, trained_parameters
-from compress.methods import Method, Signal
+from compress.methods import Method
 from compress.methods.supervised import Supervised
 from compress.models import count_macs, count_parameters
 from compress.recipe import TrainSection
@@ -25,7 +23,8 @@ from compress.run.build import derive_seed
 from compress.run.context import STATE, Run, Trained, Turn
 from compress.system.files import sha256_of
 from compress.system.signals import graceful
-from compress.teachers.provider import FOLDER, TeacherOutputs
+from compress.teachers.plan import OutputsRequest
+from compress.teachers.provider import FOLDER, TeacherOutputs, provide_outputs
 from compress.teachers.signals import find_required_signals, find_validation_signals, take_first_images
 from compress.training import checkpoint, loop, preflight
 from compress.training.compile import StudentEngine, choose_engine
@@ -123,7 +122,7 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
         )  # fmt: skip
     analyses = method.analyse(batches, held_out)
     freeze_all_but(method, ())
-    outputs = [each.summary() for each in (training, validating) if each is not None]
+    outputs = [each.summarize() for each in (training, validating) if each is not None]
     _record(run, stage, folder, fit, running, analyses=analyses, outputs=outputs, begun=begun)
 
 
@@ -131,17 +130,23 @@ def _provide_for_stage(
     run: Run, stage: _Stage, folder: Path, batches: InMemory, held_out: InMemory, *, first: Batch
 ) -> tuple[TeacherOutputs | None, TeacherOutputs | None]:
     """Return what gives the outputs of frozen teachers to training and to validation, where a stage needs them."""
-    method, epochs, autocast = stage.method, stage.settings.epochs, loop.DTYPES[stage.settings.precision]
-    training = _provide_outputs(
-        run, method, find_required_signals(method, first), batches, epochs=epochs, shared=stage.shared, autocast=autocast,
-        decision=folder / ".engine-training.json", images="training", one_view=stage.turn and stage.turn.outputs,
+    method, section, store = stage.method, run.recipe.teacher_outputs, run.cache.folder / FOLDER
+    training = OutputsRequest(
+        method, find_required_signals(method, first), batches, section=section, folder=store, epochs=stage.settings.epochs,
+        shared=stage.shared, autocast=loop.DTYPES[stage.settings.precision], events=run.events,
+        decision=folder / ".engine-training.json", one_view=stage.turn and stage.turn.outputs,
     )  # fmt: skip
     signals = find_validation_signals(method, take_first_images(next(held_out.epoch(0))))
-    validating = _provide_outputs(
-        run, method, signals, held_out, epochs=epochs, shared=False, autocast=None,
-        decision=folder / ".engine-held-out.json", images="held-out",
+    validating = OutputsRequest(
+        method, signals, held_out, section=section, folder=store, epochs=stage.settings.epochs, shared=False, autocast=None,
+        events=run.events, decision=folder / ".engine-held-out.json", images="held-out",
     )  # fmt: skip
-    return training, validating
+    return _provide_if_needed(training), _provide_if_needed(validating)
+
+
+def _provide_if_needed(request: OutputsRequest) -> TeacherOutputs | None:
+    """Return what gives the outputs of frozen teachers, or nothing where a stage reads none."""
+    return provide_outputs(request) if request.signals else None
 
 
 def _record(
@@ -192,19 +197,6 @@ def _is_cached(run: Run, name: str, key: str) -> bool:
 def _may_use_teachers(method: Method) -> bool:
     """Return whether a stage may ask a frozen teacher, so that how its answers are computed and kept can change the result."""
     return bool(method.teachers) and not isinstance(method, Supervised) and not method.moves_teacher
-
-
-def _provide_outputs(
-    run: Run, method: Method, signals: Sequence[Signal], batches: InMemory, *, epochs: int, shared: bool,
-    autocast: torch.dtype | None, decision: Path, images: str, one_view: Path | None = None,
-) -> TeacherOutputs | None:  # fmt: skip
-    """Return what answers for the frozen teachers of a stage, or nothing where it asks none."""
-    if not signals:
-        return None
-    return TeacherOutputs(
-        method, signals, batches, section=run.recipe.teacher_outputs, folder=run.cache.folder / FOLDER, epochs=epochs,
-        shared=shared, autocast=autocast, events=run.events, decision=decision, images=images, one_view=one_view,
-    )  # fmt: skip
 
 
 def _announce(run: Run, name: str, method: Method, batch: Batch) -> None:

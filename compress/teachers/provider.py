@@ -1,336 +1,221 @@
-"""What frozen teachers say during one stage: kept in the target store where that pays, computed by the chosen engine where not.
+"""Teacher outputs for one stage: read from the on-disk store where that pays, else computed by the chosen inference engine.
 
-Before the first epoch that shows a view of the training images, the answers to that view are computed in one sweep and
+Before the first epoch that shows a view of the training images, the outputs for that view are computed in one sweep and
 written; every epoch, student, seed, run and process that meets the view again reads them. Nothing of this changes what a method
 sees beyond the stated rounding: order and pixels do not depend on it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from compress import records
-from compress.data import Batch, InMemory
+from compress.data import Batch
 from compress.errors import CompressError, Interrupted, Unreachable
-from compress.events import Events
-from compress.fingerprint import describe_training, make_key
-from compress.methods import Method, Signal, Signals
-from compress.models import Network
-from compress.recipe import TeacherOutputsSection
-from compress.records import EngineTrial, EngineTrials, TeacherOutputsResult
-from compress.system.files import writable
+from compress.methods import Signals
+from compress.records import EngineTrial, TeacherOutputsResult
 from compress.teachers import engines
-from compress.teachers.engines import Engine, JointTeachers
-from compress.teachers.identity import hash_module, identify_class
+from compress.teachers.engines import Engine
 from compress.teachers.offload import offload_weights
-from compress.teachers.signals import name_signal
-from compress.teachers.store import Store, StoredSignal, count_bytes_per_image, find_obstacle
+from compress.teachers.plan import OutputsPlan, OutputsRequest, plan_outputs
+from compress.teachers.store import Store, count_bytes_per_image
 
 FOLDER = "teacher_outputs"
 """Of the store, in the cache of all runs."""
-TRIAL_BATCHES = 4
-PROBE_IMAGES = 4
-"""Whose answers are part of a key: two networks that differ in what no weight, attribute or source shows give others."""
-WORTH_A_TRIAL_SECONDS = 20.0
-"""A teacher that eager torch runs in less than that, all batches together, is not worth trying engines for."""
+
+
+def provide_outputs(request: OutputsRequest) -> TeacherOutputs:
+    """Plan how the teacher outputs of a stage are obtained, and return what gives them.
+
+    Raises:
+        CompressError: The recipe wants outputs stored and they cannot be, or they are not finite.
+        Unreachable: The folder of the store cannot be written.
+    """
+    return TeacherOutputs(request, plan_outputs(request))
 
 
 class TeacherOutputs:
-    """The answers of frozen teachers for the batches of one stage.
+    """The outputs of frozen teachers for the batches of one stage.
 
     Args:
-        method: The stage.
-        signals: What it reads of them (`find_required_signals`).
-        batches: The training images.
-        section: How the recipe wants answers computed and kept.
-        folder: Of the store.
-        epochs: Epochs of the stage.
-        shared: Whether other stages read the same answers, so that keeping them pays even if this one reads them once.
-        autocast: The precision of the stage's forward passes.
-        events: Where progress goes.
-        decision: File that remembers the engine of this stage, so that it continues with the same; default: in `folder`.
-        images: What the images are called in the report.
-        one_view: Folder for the answers to one view at a time, used where those to all views cannot be kept; the caller empties
-            it (`compress.run.lockstep`).
+        request: What the stage needs.
+        plan: How it is obtained.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        signals: Sequence[Signal],
-        batches: InMemory,
-        *,
-        section: TeacherOutputsSection,
-        folder: Path,
-        epochs: int,
-        shared: bool,
-        autocast: torch.dtype | None,
-        events: Events,
-        decision: Path | None = None,
-        images: str = "training",
-        one_view: Path | None = None,
-    ) -> None:
-        self._signals, self._batches, self._section, self._events = tuple(signals), batches, section, events
-        self._autocast, self._folder, self._images = autocast, folder, images
-        networks = [teacher for teacher in method.teachers if isinstance(teacher, Network)]
-        self._answering = JointTeachers(networks, signals)
-        self._shown = sorted({batches.view(epoch) for epoch in range(epochs)})
-        self._sample = next(batches.read_view(0)).images
-        self._probe = engines.build_eager(self._answering)(self._sample[:PROBE_IMAGES])
-        too_much = self._obstacle(len(self._shown))
-        self._one_view = bool(too_much and one_view and section.store == "auto" and not self._obstacle(1))
-        self._why_not = "" if self._one_view else self._refusal(too_much, reread=shared or len(self._shown) < epochs)
-        runs = epochs if self._why_not or self._one_view else len(self._shown)
-        self._engine_name, self._trials = self._choice(runs * len(batches), decision)
+    def __init__(self, request: OutputsRequest, plan: OutputsPlan) -> None:
+        self.request, self.plan = request, plan
+        self._store = Store(plan.storage.folder, precision=request.section.precision, events=request.events)
         self._engine: Engine | None = None
-        kept_in = one_view if one_view is not None and self._one_view else folder
-        self._store = Store(kept_in, precision=section.precision, events=events)
-        self._answers = [
-            StoredSignal(name_signal(method, signal), self._key(networks, signal, probe), (batches.rows, *probe.shape[1:]))
-            for signal, probe in zip(signals, self._probe, strict=True)
-        ]
-        self._made, self._seconds, self._max_abs_error, self._resting, self._before = 0, 0.0, 0.0, False, ""
+        self._trials = plan.trials
+        self._views_computed, self._seconds, self._max_abs_error = 0, 0.0, 0.0
+        self._is_offloaded, self._storage_before = False, ""
 
-    def begin(self, epoch: int, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Make sure that the answers to the view that an epoch shows are there, if they are kept.
+    def prepare_epoch(self, epoch: int, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Make sure that the outputs for the view that an epoch shows are stored, if they are to be.
 
         Raises:
-            Interrupted: `stopped`, which is asked after every batch, said so; of this view nothing is kept.
+            CompressError: Outputs are not finite, or cannot be stored in the recipe's precision.
+            Interrupted: `stopped`, which is asked after every batch, said so; of this view nothing is stored.
         """
-        view = self._batches.view(epoch)
-        if self._why_not:
+        if self.plan.storage.refusal:
             return
-        if all(self._store.find(answer, view) is not None for answer in self._answers):
-            self._note_error(view)
-            self._rest()
-            return
-        begun = time.monotonic()
-        with self._store.locked(self._answers):
-            missing = {  # by key: two teachers may be equal
-                answer.key: place for place, answer in enumerate(self._answers) if self._store.find(answer, view) is None
-            }
-            if missing:
-                wanted = [self._answers[place] for place in missing.values()]
-                self._store.make(wanted, view, self._sweep(view, list(missing.values()), stopped))
-                self._made += 1
+        view = self.request.batches.view(epoch)
+        if self._find_missing(view):
+            begun = time.monotonic()
+            self._store_view(view, stopped)
+            self._is_offloaded = False
+            self._seconds += time.monotonic() - begun
         self._note_error(view)
-        if all(self._store.has(answer, each) for answer in self._answers for each in self._shown):
+        self._offload_teachers()
+
+    def _find_missing(self, view: int) -> list[int]:
+        """Return the places of the signals whose outputs for a view are not stored; of equal teachers one."""
+        missing = {
+            signal.key: place for place, signal in enumerate(self.plan.signals) if self._store.find(signal, view) is None
+        }
+        return list(missing.values())
+
+    def _store_view(self, view: int, stopped: Callable[[], bool]) -> None:
+        """Compute and write what is missing of a view, unless another process did meanwhile."""
+        signals = self.plan.signals
+        with self._store.lock(signals):
+            if missing := self._find_missing(view):
+                self._store.write([signals[place] for place in missing], view, self._sweep(view, missing, stopped))
+                self._views_computed += 1
+        if all(self._store.has(signal, each) for signal in signals for each in self.request.views):
             self._engine = None  # its memory is the student's now
-        self._resting = False
-        self._rest()
-        self._seconds += time.monotonic() - begun
 
     def _note_error(self, view: int) -> None:
-        known = (self._store.record(answer, view) for answer in self._answers)
+        known = (self._store.read_record(signal, view) for signal in self.plan.signals)
         self._max_abs_error = max([self._max_abs_error, *(each.max_abs_error for each in known if each is not None)])
 
-    def state(self) -> dict[str, Any]:
-        """Return what was done, for a stage that is continued by another process or in another turn."""
-        return {"made": self._made, "seconds": self._seconds, "max_abs_error": self._max_abs_error, "store": self._kept()}
+    def get_state(self) -> dict[str, Any]:
+        """Return what was done, for a stage that is continued by another process or after other students' epochs."""
+        return {
+            "views_computed": self._views_computed, "seconds": self._seconds, "max_abs_error": self._max_abs_error,
+            "store": self._describe_storage(),
+        }  # fmt: skip
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Count on from what `state` returned."""
-        self._made, self._seconds, self._max_abs_error = state["made"], state["seconds"], state["max_abs_error"]
-        self._before = state["store"] if state["store"] != self._kept() else self._before
+        """Count on from what `get_state` returned."""
+        self._views_computed, self._seconds = state["views_computed"], state["seconds"]
+        self._max_abs_error = state["max_abs_error"]
+        self._storage_before = state["store"] if state["store"] != self._describe_storage() else self._storage_before
 
-    def _kept(self) -> str:
-        """Return whether answers are kept, in words; also what was done before an interruption, if that was something else."""
-        now = self._why_not or ("kept, one view at a time" if self._one_view else "kept")
-        return f"{now}; before an interruption: {self._before}" if self._before else now
+    def _describe_storage(self) -> str:
+        """Return whether outputs are stored, in words; also what was done before an interruption, if that was otherwise."""
+        storage = self.plan.storage
+        now = storage.refusal or ("kept, one view at a time" if storage.one_view else "kept")
+        return f"{now}; before an interruption: {self._storage_before}" if self._storage_before else now
 
-    def _rest(self) -> None:
-        """Let the weights of the teachers leave memory until the next view that they have to answer."""
-        if self._resting or self._one_view:  # with one view at a time that is soon
+    def _offload_teachers(self) -> None:
+        """Let the weights of the teachers leave memory until the next view that has to be computed."""
+        if self._is_offloaded or self.plan.storage.one_view:  # with one view at a time that is soon
             return
-        self._resting = True
+        self._is_offloaded = True
         try:
-            offload_weights([self._answering], self._folder)
+            offload_weights([self.plan.teachers], self.request.folder)
         except (Unreachable, OSError) as error:
-            self._events.say(f"{error}; the teachers stay in memory")
+            self.request.events.say(f"{error}; the teachers stay in memory")
 
-    def of(self, batch: Batch) -> Signals:
-        """Return the answers for a batch."""
-        if self._why_not:
-            begun = time.monotonic()
-            answers = [self._as_run(answer, place) for place, answer in enumerate(self._run(batch.images))]
-            self._seconds += time.monotonic() - begun
-            return dict(zip(self._signals, answers, strict=True))
+    def get_signals(self, batch: Batch) -> Signals:
+        """Return the outputs for a batch, one tensor [B, ...] for each signal.
+
+        Raises:
+            CompressError: The batch does not say which images it holds, or their stored outputs are gone.
+        """
+        return self._compute(batch) if self.plan.storage.refusal else self._read(batch)
+
+    def _compute(self, batch: Batch) -> Signals:
+        begun = time.monotonic()
+        outputs = [self._convert(output, place) for place, output in enumerate(self._run(batch.images))]
+        self._seconds += time.monotonic() - begun
+        return dict(zip(self.request.signals, outputs, strict=True))
+
+    def _read(self, batch: Batch) -> Signals:
         if batch.rows is None:
             raise CompressError(
                 "teacher_outputs: the batches do not say which images they hold; set teacher_outputs.store: off"
             )
         rows, found = batch.rows.numpy(), {}
-        for place, (signal, answer) in enumerate(zip(self._signals, self._answers, strict=True)):
-            kept = self._store.find(answer, batch.view)
-            if kept is None:
+        for place, (signal, stored) in enumerate(zip(self.request.signals, self.plan.signals, strict=True)):
+            outputs = self._store.find(stored, batch.view)
+            if outputs is None:
                 raise CompressError(
-                    f"teacher_outputs: the answers to view {batch.view} are gone from {self._store.folder}; repeat the command"
+                    f"teacher_outputs: the outputs for view {batch.view} are gone from {self._store.folder}; repeat the command"
                 )
-            found[signal] = self._as_run(torch.from_numpy(kept[rows]).to(batch.images.device), place)
+            found[signal] = self._convert(torch.from_numpy(outputs[rows]).to(batch.images.device), place)
         return found
 
-    def _as_run(self, answer: Tensor, place: int) -> Tensor:
-        """Return an answer in the precision in which eager torch gives it, whatever engine or store it comes from."""
-        return answer.to(self._probe[place].dtype)
+    def _convert(self, output: Tensor, place: int) -> Tensor:
+        """Return an output in the precision in which eager torch gives it, whatever engine or store it comes from."""
+        return output.to(self.plan.probe[place].dtype)
 
-    def summary(self) -> TeacherOutputsResult:
+    def summarize(self) -> TeacherOutputsResult:
         """Return what was done, for the report."""
-        views = [] if self._why_not else self._shown
-        for view in views:  # also those that others made and read
+        is_stored = not self.plan.storage.refusal
+        views = self.request.views if is_stored else ()
+        for view in views:  # also those that others computed and this stage read
             self._note_error(view)
         return TeacherOutputsResult(
-            images=self._images,
-            signals=tuple(answer.name for answer in self._answers),
-            engine=self._engine_name,
+            images=self.request.images,
+            signals=tuple(signal.name for signal in self.plan.signals),
+            engine=self.plan.engine,
             trials=self._trials,
-            store=self._kept(),
-            precision=self._section.precision if not self._why_not else None,
+            store=self._describe_storage(),
+            precision=self.request.section.precision if is_stored else None,
             views=len(views),
-            views_computed=self._made,
-            bytes_per_image=0 if self._why_not else self._bytes_per_image(),
+            views_computed=self._views_computed,
+            bytes_per_image=count_bytes_per_image(self.plan.probe, self.request.section) if is_stored else 0,
             max_abs_error=self._max_abs_error,
             seconds=self._seconds,
         )
 
     def _sweep(self, view: int, places: Sequence[int], stopped: Callable[[], bool]) -> Iterator[Sequence[Tensor]]:
-        total = -(-self._batches.rows // len(self._sample))
-        with self._events.task(f"teacher, view {view + 1} of {len(self._shown)}", total) as task:
-            for batch in self._batches.read_view(view):
-                answers = self._run(self._filled(batch.images))
-                yield [answers[place][: len(batch.images)] for place in places]
+        """Yield the outputs of some signals for each batch of a view, in order of the images."""
+        total = -(-self.request.batches.rows // len(self.plan.sample))
+        with self.request.events.task(f"teacher, view {view + 1} of {len(self.request.views)}", total) as task:
+            for batch in self.request.batches.read_view(view):
+                outputs = self._run(self._fill_up(batch.images))
+                yield [outputs[place][: len(batch.images)] for place in places]
                 task.advance()
                 if stopped():
-                    raise Interrupted(f"stopped while the teacher answered view {view + 1}; repeat to continue")
+                    raise Interrupted(f"stopped while the teacher ran on view {view + 1}; repeat to continue")
 
-    def _filled(self, images: Tensor) -> Tensor:
+    def _fill_up(self, images: Tensor) -> Tensor:
         """Return a batch of full size: in a smaller one torch may compute the same image with other last bits."""
-        if len(images) == len(self._sample):
+        sample = self.plan.sample
+        if len(images) == len(sample):
             return images
-        whole = torch.empty_like(self._sample)
+        whole = torch.empty_like(sample)
         whole[: len(images)], whole[len(images) :] = images, images[0]
         return whole
 
     def _run(self, images: Tensor) -> tuple[Tensor, ...]:
         if self._engine is None:
-            self._engine = engines.build_engine(self._engine_name, self._answering, self._sample, self._autocast)
-            if self._section.engine not in ("auto", "eager"):
-                self._trials = (self._checked(self._engine),)
+            plan = self.plan
+            self._engine = engines.build_engine(plan.engine, plan.teachers, plan.sample, self.request.autocast)
+            if self.request.section.engine not in ("auto", "eager"):
+                self._trials = (self._check_engine(self._engine),)
         return self._engine(images)
 
-    def _checked(self, engine: Engine) -> EngineTrial:
+    def _check_engine(self, engine: Engine) -> EngineTrial:
         """Return how far the engine that the recipe names is from eager float32.
 
         Raises:
             CompressError: It is too far.
         """
-        milliseconds = 1000 * engines.time_batch_seconds(engine, self._sample)
-        given, exact = [engine(self._sample)], [engines.build_eager(self._answering)(self._sample)]
-        found = engines.compare_outputs(self._answering, self._engine_name, given, exact, milliseconds)
-        if not found.relative_difference <= self._section.tolerance:
+        plan, tolerance = self.plan, self.request.section.tolerance
+        milliseconds = 1000 * engines.time_batch_seconds(engine, plan.sample)
+        given, exact = [engine(plan.sample)], [engines.build_eager(plan.teachers)(plan.sample)]
+        found = engines.compare_outputs(plan.teachers, plan.engine, given, exact, milliseconds)
+        if not found.relative_difference <= tolerance:
             raise CompressError(
-                f"teacher_outputs.engine: {self._engine_name} differs from eager float32 by {found.relative_difference:.2g} of "
-                f"the answers' size, more than teacher_outputs.tolerance {self._section.tolerance:g}; raise that, or set "
-                "engine: auto"
+                f"teacher_outputs.engine: {plan.engine} differs from eager float32 by {found.relative_difference:.2g} of "
+                f"the outputs' size, more than teacher_outputs.tolerance {tolerance:g}; raise that, or set engine: auto"
             )
         return found
-
-    def _choice(self, calls: int, decision: Path | None) -> tuple[str, tuple[EngineTrial, ...]]:
-        """Return the engine for so many batches, and what was tried if something had to be.
-
-        What was decided is kept for this stage, so that one that continues never decides anew; a trial is kept for every stage
-        that asks the same.
-        """
-        if self._section.engine != "auto":
-            return self._section.engine, ()
-        work = {
-            "answering": hash_module(self._answering), "images": list(self._sample.shape),
-            "strides": self._sample.stride(), "machine": dict(describe_training()), "autocast": str(self._autocast),
-            "tolerance": self._section.tolerance, "device": self._sample.device.type,
-        }  # fmt: skip
-        folder = self._folder / "engines"
-        general = folder / f"{make_key(**work)}.json"
-        own = decision or folder / f"{make_key(**work, calls=calls)}.json"
-        with writable(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / "lock"):
-                tried = engines.read_trials(own, self._events) or engines.read_trials(general, self._events)
-                if not tried:
-                    tried = self._tried(calls)
-                    if len(tried) > 1:
-                        records.save(general, EngineTrials(trials=tried))
-                if not own.is_file():
-                    records.save(own, EngineTrials(trials=tried))
-        return tried[0].engine, tried if len(tried) > 1 else ()
-
-    def _tried(self, calls: int) -> tuple[EngineTrial, ...]:
-        """Return a trial of all engines, or eager alone where that is done before a trial would have paid."""
-        self._eager_seconds()  # the first call is slow
-        seconds = self._eager_seconds()
-        if seconds * calls < WORTH_A_TRIAL_SECONDS:
-            return (EngineTrial(engine="eager", ms_per_batch=1000 * seconds, relative_difference=0.0),)
-        tried = engines.try_engines(
-            self._answering, self._some_images(), self._autocast, tolerance=self._section.tolerance, events=self._events
-        )
-        self._events.say(f"teacher: {', '.join(f'{each.engine} {each.ms_per_batch:.0f} ms' for each in tried)} per batch")
-        return tried
-
-    def _some_images(self) -> list[Tensor]:
-        batches = [batch.images for batch, _ in zip(self._batches.read_view(0), range(TRIAL_BATCHES), strict=False)]
-        return [images for images in batches if len(images) == len(self._sample)]
-
-    def _eager_seconds(self) -> float:
-        return engines.time_batch_seconds(engines.build_eager(self._answering, self._autocast), self._sample)
-
-    def _key(self, networks: Sequence[Network], signal: Signal, probe: Tensor) -> str:
-        """Return the name of the answers: the sha256 over all that decides their bits."""
-        network, module = networks[signal.teacher], signal.module
-        exact = probe.float().cpu().contiguous().numpy().tobytes()
-        return make_key(
-            teacher=hash_module(network), tap=signal.tap, images=self._batches.identity,
-            module=module and hash_module(module), probe=hashlib.sha256(exact).hexdigest(), engine=self._engine_name,
-            batch=[self._sample.shape, self._sample.stride()], autocast=str(self._autocast), device=self._sample.device.type,
-            machine={name: value for name, value in describe_training().items() if name != "source"},
-            made_by=[
-                identify_class(type(self._batches)), identify_class(JointTeachers), np.__version__,
-                _openvino(self._engine_name),
-            ],
-        )  # fmt: skip
-
-    def _refusal(self, too_much: str, *, reread: bool) -> str:
-        """Return why answers are not kept, or nothing.
-
-        Raises:
-            CompressError: The recipe insists, and they cannot be.
-        """
-        if self._section.store == "off":
-            return "off in the recipe"
-        if too_much and self._section.store == "on":
-            raise CompressError(f"teacher_outputs.store: on, but {too_much}, or set teacher_outputs.store: auto")
-        if too_much:
-            self._events.say(f"teacher_outputs: answers of the teacher are not kept: {too_much}")
-        if not too_much and not reread and self._section.store == "auto":
-            return "every view is read once"
-        return too_much
-
-    def _obstacle(self, views: int) -> str:
-        bytes_per_view = self._bytes_per_image() * self._batches.rows
-        return find_obstacle(self._folder, self._section, bytes_per_view=bytes_per_view, views=views)
-
-    def _bytes_per_image(self) -> int:
-        return count_bytes_per_image(self._probe, self._section)
-
-
-def _openvino(engine: str) -> str:
-    """Return the versions of the runtime, and of who quantised for it, where that is what answers."""
-    packages = ("openvino", *(("nncf",) if engine == "openvino_int8" else ()))
-    return " ".join(importlib.metadata.version(name) for name in packages) if engine.startswith("openvino") else ""

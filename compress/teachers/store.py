@@ -1,9 +1,9 @@
-"""The target store: what frozen teachers say of each image, kept on disk and memory-mapped.
+"""The store of teacher outputs: one row for each image, on disk and memory-mapped.
 
 One folder per signal, named by the sha256 over all that decides its values; in it one `.npy` file per view of the split, with
 one row per image, and a record that is written after it. Every file has its final name only when it is whole, and its checksum
-is verified when a process first opens it: what is damaged is made anew, and what belongs to another teacher, transform or data
-set has another name.
+is verified when a process first opens it: what is damaged is computed anew, and what belongs to another teacher, transform or
+data set has another name.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ NETWORK = frozenset({
 
 
 class ViewRecord(Document):
-    """What is known of the answers to one view; beside the file of answers, and written after it."""
+    """What is known of the outputs for one view; beside the file of outputs, and written after it."""
 
     key: str
-    """Of the signal: answers that were copied to another place are not those of that place."""
+    """Of the signal: outputs that were copied to another place are not those of that place."""
     view: int
     signal: str
-    """Whose answers these are, for people."""
+    """Name of the signal, for people."""
     shape: tuple[int, ...]
     """[rows, ...]."""
     dtype: str
     sha256: str
-    """Of the file of answers."""
+    """Of the file of outputs."""
     max_abs_error: float
     """Largest difference that rounding to `dtype` made."""
 
@@ -61,11 +61,11 @@ class StoredSignal(NamedTuple):
     name: str
     key: str
     shape: tuple[int, ...]
-    """Of the answers to a whole view, [rows, ...]."""
+    """Of the outputs for a whole view, [rows, ...]."""
 
 
 class Store:
-    """Answers on disk.
+    """Teacher outputs on disk.
 
     Args:
         folder: Where they are; shared by all runs, students and processes.
@@ -78,116 +78,116 @@ class Store:
         self._open: dict[str, tuple[int, NDArray[Any]]] = {}  # one view of each signal: every mapped file holds a descriptor
         self._damaged: set[Path] = set()
 
-    def find(self, answer: StoredSignal, view: int) -> NDArray[Any] | None:
-        """Return the answers to a view, [rows, ...], mapped read-only, or `None`; what is damaged is reported and not used."""
-        opened, found = self._open.get(answer.key, (None, None))
+    def find(self, signal: StoredSignal, view: int) -> NDArray[Any] | None:
+        """Return the outputs for a view, [rows, ...], mapped read-only, or `None`; what is damaged is reported and not used."""
+        opened, found = self._open.get(signal.key, (None, None))
         if opened != view:
-            found = self._verified(answer, view)
+            found = self._open_verified(signal, view)
             if found is None:
                 return None
-            self._open[answer.key] = view, found
+            self._open[signal.key] = view, found
         return found
 
-    def _verified(self, answer: StoredSignal, view: int) -> NDArray[Any] | None:
-        path = self._path(answer, view)
+    def _open_verified(self, signal: StoredSignal, view: int) -> NDArray[Any] | None:
+        path = self._locate(signal, view)
         if not path.is_file() or not path.with_suffix(".json").is_file():
             return None
-        record = self.record(answer, view)
-        if record is not None and self._fits(record, answer, view) and sha256_of(path) == record.sha256:
-            answers: NDArray[Any] = np.load(path, mmap_mode="r")
-            if answers.shape == answer.shape and answers.dtype == self._dtype:
-                return answers
+        record = self.read_record(signal, view)
+        if record is not None and self._fits(record, signal, view) and sha256_of(path) == record.sha256:
+            outputs: NDArray[Any] = np.load(path, mmap_mode="r")
+            if outputs.shape == signal.shape and outputs.dtype == self._dtype:
+                return outputs
         if path not in self._damaged:
             self._damaged.add(path)
-            self._events.say(f"teacher_outputs: {path} is damaged; it is made anew")
+            self._events.say(f"teacher_outputs: {path} is damaged; it is computed anew")
             self._events.emit("teacher_outputs_damaged", path=str(path))
         return None
 
-    def record(self, answer: StoredSignal, view: int) -> ViewRecord | None:
-        """Return what is known of the answers to a view, unless the record is missing or unreadable."""
+    def read_record(self, signal: StoredSignal, view: int) -> ViewRecord | None:
+        """Return what is known of the outputs for a view, unless the record is missing or unreadable."""
         try:
-            return records.read(self._path(answer, view).with_suffix(".json"), ViewRecord)
+            return records.read(self._locate(signal, view).with_suffix(".json"), ViewRecord)
         except CompressError:
             return None
 
-    def _fits(self, record: ViewRecord, answer: StoredSignal, view: int) -> bool:
+    def _fits(self, record: ViewRecord, signal: StoredSignal, view: int) -> bool:
         known = record.key, record.view, record.shape, record.dtype
-        return known == (answer.key, view, answer.shape, self._dtype.name)
+        return known == (signal.key, view, signal.shape, self._dtype.name)
 
-    def has(self, answer: StoredSignal, view: int) -> bool:
-        """Return whether there are answers to a view, without opening them."""
-        path = self._path(answer, view)
+    def has(self, signal: StoredSignal, view: int) -> bool:
+        """Return whether there are outputs for a view, without opening them."""
+        path = self._locate(signal, view)
         return path.is_file() and path.with_suffix(".json").is_file()
 
-    def make(self, answers: Sequence[StoredSignal], view: int, batches: Iterator[Sequence[Tensor]]) -> None:
-        """Write the answers to one view, all or none; the caller holds their locks.
+    def write(self, signals: Sequence[StoredSignal], view: int, batches: Iterator[Sequence[Tensor]]) -> None:
+        """Write the outputs for one view, all or none; the caller holds their locks.
 
         Args:
-            answers: What is written.
+            signals: What is written.
             view: Which view.
-            batches: For each batch, in the order of the rows, one tensor [B, ...] for each of `answers`.
+            batches: For each batch, in the order of the rows, one tensor [B, ...] for each of `signals`.
 
         Raises:
             Unreachable: The disk is full or the folder cannot be written.
             CompressError: A number is not finite or beyond half precision.
         """
         with ExitStack() as stack:
-            files = [stack.enter_context(self._writing(answer, view)) for answer in answers]
+            files = [stack.enter_context(self._open_writer(signal, view)) for signal in signals]
             with writable(self.folder):
                 for tensors in batches:
                     for file, tensor in zip(files, tensors, strict=True):
                         file.add(tensor)
                 found = [file.close() for file in files]
-        for answer, (digest_of_file, error) in zip(answers, found, strict=True):
-            path = self._path(answer, view)
+        for signal, (digest_of_file, error) in zip(signals, found, strict=True):
+            path = self._locate(signal, view)
             record = ViewRecord(
-                key=answer.key, view=view, signal=answer.name, shape=answer.shape, dtype=self._dtype.name,
+                key=signal.key, view=view, signal=signal.name, shape=signal.shape, dtype=self._dtype.name,
                 sha256=digest_of_file, max_abs_error=error,
             )  # fmt: skip
             records.save(path.with_suffix(".json"), record)
             self._damaged.discard(path)
 
     @contextmanager
-    def _writing(self, answer: StoredSignal, view: int) -> Iterator[_Writer]:
-        path = self._path(answer, view)
+    def _open_writer(self, signal: StoredSignal, view: int) -> Iterator[_Writer]:
+        path = self._locate(signal, view)
         with writable(path):
             for left in path.parent.glob(f".{path.stem}.*.partial"):  # of a process that was killed: we hold the lock
                 left.unlink()
         with write_whole(path) as temporary, temporary.open("wb") as file:
-            yield _Writer(file, answer, self._dtype)
+            yield _Writer(file, signal, self._dtype)
 
     @contextmanager
-    def locked(self, answers: Iterable[StoredSignal]) -> Iterator[None]:
-        """Let one process at a time make these answers; others wait and then find them."""
+    def lock(self, signals: Iterable[StoredSignal]) -> Iterator[None]:
+        """Let one process at a time compute these outputs; others wait and then find them."""
         locks = self.folder / "locks"
         with writable(locks):
             locks.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
-                for key in sorted({answer.key for answer in answers}):
+                for key in sorted({signal.key for signal in signals}):
                     stack.enter_context(FileLock(locks / key))
                 yield
 
-    def _path(self, answer: StoredSignal, view: int) -> Path:
-        return self.folder / answer.key / f"view{view:04}-{self._dtype.name}.npy"
+    def _locate(self, signal: StoredSignal, view: int) -> Path:
+        return self.folder / signal.key / f"view{view:04}-{self._dtype.name}.npy"
 
 
 class _Writer:
-    """One file of answers while it grows; sequential writes, so that a full disk is an error and not a crash."""
+    """One file of outputs while it grows; sequential writes, so that a full disk is an error and not a crash."""
 
-    def __init__(self, file: BinaryIO, answer: StoredSignal, dtype: np.dtype[Any]) -> None:
-        self._file, self._answer, self._dtype = file, answer, dtype
+    def __init__(self, file: BinaryIO, signal: StoredSignal, dtype: np.dtype[Any]) -> None:
+        self._file, self._signal, self._dtype = file, signal, dtype
         self._digest, self._written, self._error = hashlib.sha256(), 0, 0.0
         header = io.BytesIO()
-        described = {"descr": dtype.str, "fortran_order": False, "shape": answer.shape}
+        described = {"descr": dtype.str, "fortran_order": False, "shape": signal.shape}
         np.lib.format.write_array_header_1_0(header, described)
         self._put(header.getvalue())
 
     def add(self, tensor: Tensor) -> None:
         exact = tensor.detach().float().cpu().numpy()
-        if exact.shape[1:] != self._answer.shape[1:]:
+        if exact.shape[1:] != self._signal.shape[1:]:
             raise CompressError(
-                f"teacher_outputs: {self._answer.name} is {list(exact.shape[1:])} for some images and "
-                f"{list(self._answer.shape[1:])} for others; set teacher_outputs.store: off"
+                f"teacher_outputs: {self._signal.name} is {list(exact.shape[1:])} for some images and "
+                f"{list(self._signal.shape[1:])} for others; set teacher_outputs.store: off"
             )
         with np.errstate(over="ignore"):
             kept = np.ascontiguousarray(exact, self._dtype)
@@ -200,10 +200,10 @@ class _Writer:
     def _refuse(self, exact: NDArray[np.float32]) -> None:
         if not np.isfinite(exact).all():
             raise CompressError(
-                f"teacher_outputs: {self._answer.name} is not finite for some images; check the teacher's weights"
+                f"teacher_outputs: {self._signal.name} is not finite for some images; check the teacher's weights"
             )
         raise CompressError(
-            f"teacher_outputs: {self._answer.name} reaches {float(np.abs(exact).max()):g}, more than {self._dtype.name} holds; "
+            f"teacher_outputs: {self._signal.name} reaches {float(np.abs(exact).max()):g}, more than {self._dtype.name} holds; "
             "set teacher_outputs.precision: fp32"
         )
 
@@ -214,20 +214,20 @@ class _Writer:
     def close(self) -> tuple[str, float]:
         """Return the checksum of the whole file, and the largest error of rounding."""
         self._file.close()
-        if self._written != self._answer.shape[0]:
+        if self._written != self._signal.shape[0]:
             raise CompressError(
-                f"teacher_outputs: {self._answer.name}: {self._written} answers for {self._answer.shape[0]} images; report this"
+                f"teacher_outputs: {self._signal.name}: {self._written} outputs for {self._signal.shape[0]} images; report this"
             )
         return self._digest.hexdigest(), self._error
 
 
-def count_bytes_per_image(answers: Sequence[Tensor], section: TeacherOutputsSection) -> int:
-    """Return what one view of one image takes on disk, given answers [B, ...] to a few images."""
-    return sum(answer[0].numel() for answer in answers) * DTYPES[section.precision].itemsize
+def count_bytes_per_image(outputs: Sequence[Tensor], section: TeacherOutputsSection) -> int:
+    """Return what one view of one image takes on disk, given outputs [B, ...] for a few images."""
+    return sum(output[0].numel() for output in outputs) * DTYPES[section.precision].itemsize
 
 
 def find_obstacle(folder: Path, section: TeacherOutputsSection, *, bytes_per_view: int, views: int) -> str:
-    """Return why the answers to so many views cannot be kept in a folder, or nothing."""
+    """Return why the outputs for so many views cannot be kept in a folder, or nothing."""
     where, size = find_file_system(folder.parent), bytes_per_view * views / 2**30
     if where in NETWORK:
         return f"{folder} is on {where}, where a mapped file can change under its reader; put --runs on a local disk"

@@ -184,11 +184,11 @@ class _Run:
 
     def batches(self) -> Iterator[tuple[Batch, Signals | None]]:
         """Yield the rest of the epoch's batches with what frozen teachers say of them, and count the time of both."""
-        self._taught(lambda teachers: teachers.begin(self.epoch, self.stopped))
+        self._taught(lambda teachers: teachers.prepare_epoch(self.epoch, self.stopped))
         begun = time.perf_counter()
         for batch in self.train.epoch(self.epoch, self.step):
             self.waiting += time.perf_counter() - begun
-            yield batch, self._taught(lambda teachers, batch=batch: teachers.of(batch))  # type: ignore[misc]
+            yield batch, self._taught(lambda teachers, batch=batch: teachers.get_signals(batch))  # type: ignore[misc]
             begun = time.perf_counter()
 
     def _taught(self, ask: Callable[[TeacherOutputs], R]) -> R | None:
@@ -282,8 +282,8 @@ class _Run:
     def _validated(self) -> dict[str, Accuracy]:
         if self.validating is None:
             return evaluate.validate(self.method, self.validation)
-        self.validating.begin(0, self.stopped)
-        return evaluate.validate(self.method, self.validation, self.validating.of)
+        self.validating.prepare_epoch(0, self.stopped)
+        return evaluate.validate(self.method, self.validation, self.validating.get_signals)
 
     def finish(self) -> Fit:
         """Put the selected weights into the product, freeze it, and return what training gave."""
@@ -315,7 +315,7 @@ class _Run:
                 "average": None if self.average is None else self.average.state_dict(),
                 "random": torch.get_rng_state(),
                 "cuda_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-                "teachers": [each and each.state() for each in (self.teachers, self.validating)],
+                "teachers": [each and each.get_state() for each in (self.teachers, self.validating)],
             },
         )
 

@@ -183,4 +183,4 @@ def test_quick_teachers_are_asked_again(tmp_path: Path, tiny_recipe: str, monkey
     heard = Listening()
     run(tmp_path, tiny_recipe, FEW, "baselines=[]", events=heard)
     assert "take turns" not in heard.text.getvalue()
-    assert heard.text.getvalue().count("answers of the teacher are not kept: 4 views") == len(SEEDS)
+    assert heard.text.getvalue().count("outputs of the teacher are not kept: 4 views") == len(SEEDS)

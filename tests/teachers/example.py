@@ -14,7 +14,8 @@ from compress.events import Events
 from compress.methods import Method
 from compress.recipe import TeacherOutputsSection
 from compress.records import Preprocess
-from compress.teachers.provider import TeacherOutputs
+from compress.teachers.plan import OutputsRequest
+from compress.teachers.provider import TeacherOutputs, provide_outputs
 from compress.teachers.signals import find_required_signals
 from tests import tiny
 from tests.tiny import CPU, PREPROCESS
@@ -41,14 +42,15 @@ def held_out() -> InMemory:
 
 def teachers(
     method: Method, folder: Path, section: TeacherOutputsSection = EXACT, *, batches: InMemory | None = None, epochs: int = 4,
-    shared: bool = True, autocast: torch.dtype | None = None, events: Events | None = None,
+    shared: bool = True, autocast: torch.dtype | None = None, events: Events | None = None, decision: Path | None = None,
 ) -> TeacherOutputs:  # fmt: skip
     batches = batches or data()
     signals = find_required_signals(method, next(batches.epoch(0)))
-    return TeacherOutputs(
+    request = OutputsRequest(
         method, signals, batches, section=section, folder=folder / "targets", epochs=epochs, shared=shared, autocast=autocast,
-        events=events or Events(),
+        events=events or Events(), decision=decision,
     )  # fmt: skip
+    return provide_outputs(request)
 
 
 class Said(NamedTuple):

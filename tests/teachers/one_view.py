@@ -38,9 +38,9 @@ def have_one_view(place: str, name: str) -> None:
     (folder / f"{name}.ready").touch()
     while not (folder / "go").exists():
         time.sleep(0.002)
-    kept.begin(0)
-    found = [kept.of(batch)[Signal(0)] for batch in data().read_view(0)]
-    report = {"made": kept.summary().views_computed, "answers": torch.cat(found).tolist()}
+    kept.prepare_epoch(0)
+    found = [kept.get_signals(batch)[Signal(0)] for batch in data().read_view(0)]
+    report = {"made": kept.summarize().views_computed, "answers": torch.cat(found).tolist()}
     (folder / f"{name}.json").write_text(json.dumps(report))
 
 

@@ -115,12 +115,13 @@ def test_teachers_rest_while_their_answers_are_read(tmp_path: Path, monkeypatch:
         asked = teachers(method, tmp_path)
         image = next(data().epoch(0)).images
         before = [parameter.data_ptr() for parameter in method.teachers.parameters()]
-        asked.begin(0)
+        asked.prepare_epoch(0)
         after = [parameter.data_ptr() for parameter in method.teachers.parameters()]
         assert not set(before) & set(after)
-        asked.begin(1)
+        asked.prepare_epoch(1)
         assert (
-            after == [parameter.data_ptr() for parameter in method.teachers.parameters()] or asked.summary().views_computed > 1
+            after == [parameter.data_ptr() for parameter in method.teachers.parameters()]
+            or asked.summarize().views_computed > 1
         )
         answered = method.teachers[0](image)
         assert exact is None or torch.equal(answered, exact)
@@ -136,6 +137,6 @@ def test_teachers_stay_where_they_cannot_be_written(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("compress.teachers.provider.offload_weights", full)
     said = listening()
     asked = teachers(fresh(), tmp_path, events=said.events)
-    asked.begin(0)
-    assert asked.of(next(data().epoch(0)))
+    asked.prepare_epoch(0)
+    assert asked.get_signals(next(data().epoch(0)))
     assert "the disk is full; the teachers stay in memory" in said.text.getvalue()

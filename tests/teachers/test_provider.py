@@ -17,16 +17,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import plugins
+from compress import plugins, records
 from compress.data import Batch, InMemory, Split
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.freezing import freeze_all_but
 from compress.methods import Combined, Method, Setting, Signal, Step
-from compress.models import Network
+from compress.models import Network, count_macs
 from compress.recipe import TeacherOutputsSection, TrainSection
-from compress.teachers import engines, provider
-from compress.teachers.provider import TeacherOutputs
+from compress.records import EngineTrials
+from compress.teachers import engines, plan
+from compress.teachers.plan import OutputsRequest
+from compress.teachers.provider import TeacherOutputs, provide_outputs
 from compress.teachers.signals import find_required_signals, find_validation_signals
 from compress.training import loop
 from tests.teachers.example import EXACT, ROWS, SIZE, data, held_out, listening, split, teachers
@@ -114,10 +116,10 @@ def test_every_row_of_every_batch_gets_its_own_answer(tmp_path: Path) -> None:
     method, batches = fresh("dih"), data()
     kept = teachers(method, tmp_path, batches=batches)
     for epoch in range(4):
-        kept.begin(epoch)
+        kept.prepare_epoch(epoch)
         for batch in batches.epoch(epoch):
             step = method.step(batch)
-            for signal, answer in kept.of(batch).items():
+            for signal, answer in kept.get_signals(batch).items():
                 torch.testing.assert_close(answer, step.compute(signal), rtol=0, atol=0)
 
 
@@ -128,12 +130,12 @@ def test_the_last_batch_of_a_sweep_is_as_exact_as_the_others(rows: int, tmp_path
     grown = Split(np.concatenate([whole.images, whole.images[::-1]])[:rows], np.concatenate([whole.labels] * 2)[:rows])
     method, batches = fresh("kd"), data(grown, crop_padding=0, flip=False)
     kept = teachers(method, tmp_path, batches=batches)
-    kept.begin(0)
+    kept.prepare_epoch(0)
     seen = set()
     for batch in itertools.chain(*(batches.epoch(epoch) for epoch in range(6))):
         assert batch.rows is not None
         seen |= set(batch.rows.tolist())
-        assert torch.equal(kept.of(batch)[Signal(0)], method.step(batch).teacher().logits)
+        assert torch.equal(kept.get_signals(batch)[Signal(0)], method.step(batch).teacher().logits)
     assert len(seen) == rows
 
 
@@ -152,7 +154,7 @@ def test_a_run_that_is_stopped_continues_from_the_store_with_the_same_bytes(tmp_
         else:
             loop.fit(method, data(), held_out(), **options)
             assert equal(plain, method.state_dict())
-        sweeps.append(kept.summary().views_computed)
+        sweeps.append(kept.summarize().views_computed)
     assert sweeps[1] == 2  # those before the stop are counted on
     assert sweeps[0] == (0 if stop_after == 1 else sweeps[0])  # the first batches that are counted are those of the sweep
     assert not list((tmp_path / "targets").rglob("*.partial"))
@@ -164,17 +166,11 @@ def test_validation_reads_what_the_teachers_said_of_the_held_out_images(tmp_path
     heads, images = fresh("dih").stages()[0], held_out()
     signals = find_validation_signals(heads, next(images.epoch(0)))
     assert signals == [Signal(0, 0), Signal(0, 1)]
-    validating = TeacherOutputs(
-        heads,
-        signals,
-        images,
-        section=EXACT,
-        folder=tmp_path / "targets",
-        epochs=4,
-        shared=False,
-        autocast=None,
+    request = OutputsRequest(
+        heads, signals, images, section=EXACT, folder=tmp_path / "targets", epochs=4, shared=False, autocast=None,
         events=Events(),
-    )
+    )  # fmt: skip
+    validating = provide_outputs(request)
     calls: list[int] = []
     heads.teachers[0].register_forward_hook(lambda *_: calls.append(1))
     kept = loop.fit(heads, data(), images, settings=SETTINGS, seed=7, teachers=teachers(heads, tmp_path), validating=validating)
@@ -194,12 +190,12 @@ def test_another_student_and_another_seed_find_the_answers(tmp_path: Path) -> No
     other = teachers(second, tmp_path, batches=data(seed=99))
     handle = second.teachers[0].register_forward_hook(lambda *_: calls.append(1))
     for epoch in range(4):
-        other.begin(epoch)
+        other.prepare_epoch(epoch)
         for batch in data(seed=99).epoch(epoch):
-            second(second.step(batch, signals=other.of(batch)))
+            second(second.step(batch, signals=other.get_signals(batch)))
     handle.remove()
     assert calls == []
-    assert (one.summary().views_computed, other.summary().views_computed) == (2, 0)
+    assert (one.summarize().views_computed, other.summarize().views_computed) == (2, 0)
 
 
 def test_the_time_of_answers_is_part_of_the_epoch(tmp_path: Path) -> None:
@@ -213,7 +209,7 @@ def test_the_time_of_answers_is_part_of_the_epoch(tmp_path: Path) -> None:
 
 
 def keys(method: Method, folder: Path, section: TeacherOutputsSection = EXACT, **options: Any) -> list[str]:
-    return [answer.key for answer in teachers(method, folder, section, **options)._answers]
+    return [answer.key for answer in teachers(method, folder, section, **options).plan.signals]
 
 
 class Factor:
@@ -269,7 +265,7 @@ def test_another_teacher_or_head_has_other_files(change: Callable[[Method], None
     with torch.no_grad():
         for bias in (where.teachers[0].classifier.bias, *(head[1].bias for head in method.heads_stage.heads.values())):
             bias[0] = 0
-    before, names = keys(method, tmp_path), [answer.name for answer in teachers(method, tmp_path)._answers]
+    before, names = keys(method, tmp_path), [answer.name for answer in teachers(method, tmp_path).plan.signals]
     assert keys(method, tmp_path) == before
     change(method)
     after = keys(method, tmp_path)
@@ -342,8 +338,8 @@ def test_two_teachers_that_are_equal_share_their_answers(tmp_path: Path) -> None
     twin = tiny(8)
     method = fresh("kd", Setting(tiny(2), (twin, twin), torch.zeros(1, 1, 8, 8), 4))
     kept, batch = teachers(method, tmp_path), next(data().epoch(0))
-    kept.begin(0)
-    answers = kept.of(batch)
+    kept.prepare_epoch(0)
+    answers = kept.get_signals(batch)
     assert torch.equal(answers[Signal(0)], answers[Signal(1)])
     assert torch.equal(answers[Signal(0)], method.step(batch).teacher().logits)
 
@@ -352,8 +348,8 @@ def test_two_teachers_that_are_equal_share_their_answers(tmp_path: Path) -> None
 
 
 def _answers(kept: TeacherOutputs, batches: InMemory) -> list[Tensor]:
-    kept.begin(0)
-    return [answer for batch in batches.epoch(0) for answer in kept.of(batch).values()]
+    kept.prepare_epoch(0)
+    return [answer for batch in batches.epoch(0) for answer in kept.get_signals(batch).values()]
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "flipped", "no record", "no answers", "other record"])
@@ -376,10 +372,10 @@ def test_a_bad_store_is_made_anew_with_the_right_answers(spoil: str, tmp_path: P
     before = {other: other.stat().st_mtime_ns for other in paths[1:]}
     again = teachers(method, tmp_path, events=said.events)
     assert all(torch.equal(one, other) for one, other in zip(truth, _answers(again, batches), strict=True))
-    assert again.summary().views_computed == 1
+    assert again.summarize().views_computed == 1
     assert {other: other.stat().st_mtime_ns for other in paths[1:]} == before  # the others were good
     text = said.text.getvalue()
-    assert text == ("" if spoil.startswith("no") else f"teacher_outputs: {path} is damaged; it is made anew\n")
+    assert text == ("" if spoil.startswith("no") else f"teacher_outputs: {path} is damaged; it is computed anew\n")
 
 
 def test_answers_that_vanish_during_an_epoch_are_no_wrong_answers(tmp_path: Path) -> None:
@@ -391,21 +387,21 @@ def test_answers_that_vanish_during_an_epoch_are_no_wrong_answers(tmp_path: Path
         path.unlink()
     assert all(
         torch.equal(one, other)
-        for one, other in zip(truth, (a for b in batches.epoch(0) for a in kept.of(b).values()), strict=True)
+        for one, other in zip(truth, (a for b in batches.epoch(0) for a in kept.get_signals(b).values()), strict=True)
     )
-    with pytest.raises(CompressError, match=r"the answers to view 1 are gone from .*; repeat the command"):
-        kept.of(next(batches.epoch(1)))
+    with pytest.raises(CompressError, match=r"the outputs for view 1 are gone from .*; repeat the command"):
+        kept.get_signals(next(batches.epoch(1)))
 
 
 def test_batches_that_do_not_say_their_rows_are_refused(tmp_path: Path) -> None:
     """Without rows there is no way to tell whose answers are wanted; without a store there is no need."""
     kept = teachers(fresh("kd"), tmp_path)
-    kept.begin(0)
+    kept.prepare_epoch(0)
     unknown = Batch(torch.zeros(SIZE, 1, 8, 8), torch.zeros(SIZE, dtype=torch.int64))
     with pytest.raises(CompressError, match=r"do not say which images they hold; set teacher_outputs.store: off"):
-        kept.of(unknown)
+        kept.get_signals(unknown)
     off = teachers(fresh("kd"), tmp_path, EXACT.model_copy(update={"store": "off"}))
-    assert off.of(unknown)[Signal(0)].shape == (SIZE, 4)
+    assert off.get_signals(unknown)[Signal(0)].shape == (SIZE, 4)
 
 
 @pytest.mark.parametrize(
@@ -417,9 +413,9 @@ def test_a_teacher_beyond_half_precision_is_refused(factor: float, message: str,
     method.teachers[0].classifier.weight.data *= factor
     half = EXACT.model_copy(update={"precision": "fp16"})
     with pytest.raises(CompressError, match=f"teacher_outputs: teacher logits .*{message}"):
-        teachers(method, tmp_path, half).begin(0)
+        teachers(method, tmp_path, half).prepare_epoch(0)
     if factor == 1e6:
-        teachers(method, tmp_path).begin(0)
+        teachers(method, tmp_path).prepare_epoch(0)
 
 
 class Mount(NamedTuple):
@@ -439,10 +435,10 @@ def test_a_network_file_system_is_refused_or_not_used(fstype: str, tmp_path: Pat
         teachers(method, tmp_path)
     auto = teachers(method, tmp_path, EXACT.model_copy(update={"store": "auto"}), events=said.events)
     assert f"not kept: {tmp_path / 'targets'} is on {fstype}" in said.text.getvalue()
-    assert f"is on {fstype}" in auto.summary().store
-    auto.begin(0)
+    assert f"is on {fstype}" in auto.summarize().store
+    auto.prepare_epoch(0)
     batch = next(data().epoch(0))
-    assert torch.equal(auto.of(batch)[Signal(0)], method.step(batch).teacher().logits)
+    assert torch.equal(auto.get_signals(batch)[Signal(0)], method.step(batch).teacher().logits)
     assert not list(tmp_path.rglob("*.npy"))
 
 
@@ -456,7 +452,7 @@ def test_too_much_is_refused_or_not_kept(tmp_path: Path) -> None:
     ):
         teachers(heads, tmp_path, small)
     auto = teachers(heads, tmp_path, small.model_copy(update={"store": "auto"}))
-    assert auto.summary().store.startswith("2 views would take 0.00029 GiB")
+    assert auto.summarize().store.startswith("2 views would take 0.00029 GiB")
 
 
 def test_a_disk_that_is_full_stops_the_run_with_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,33 +540,57 @@ def _offered(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(engines, "list_engines", some)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["worth a trial", "not worth a trial"])
-def test_the_choice_of_an_engine_is_remembered(seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage that continues takes the engine of before without a trial, even if the machine is faster or slower now."""
-    monkeypatch.setattr(provider, "WORTH_A_TRIAL_SECONDS", seconds)
+@pytest.fixture
+def always_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny teachers are worth a trial, too."""
+    monkeypatch.setattr(plan, "WORTH_A_TRIAL_MACS", {"cpu": 0})
+
+
+@pytest.mark.usefixtures("always_tried")
+def test_a_trial_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that continues takes the engine of before without a trial; so does another stage with the same teachers."""
     _offered(monkeypatch, "channels_last")
     said = listening()
-    first = teachers(fresh("kd"), tmp_path, AUTO, events=said.events).summary()
-    assert len(first.trials) == (0 if seconds else 2)
-    assert len(list((tmp_path / "targets" / "engines").glob("*.json"))) == (1 if seconds else 2)
-    assert ("per batch" in said.text.getvalue()) == (not seconds)
-    monkeypatch.setattr(provider, "WORTH_A_TRIAL_SECONDS", 0.0)
+    first = teachers(fresh("kd"), tmp_path, AUTO, events=said.events).summarize()
+    assert len(first.trials) == 2
+    assert len(list((tmp_path / "targets" / "engines").glob("*.json"))) == 1
+    assert "per batch" in said.text.getvalue()
     monkeypatch.setattr(engines, "try_engines", lambda *_, **__: pytest.fail("tried again"))
-    again = teachers(fresh("kd"), tmp_path, AUTO).summary()
-    assert (again.engine, again.trials) == (first.engine, first.trials)
-    if not seconds:  # more epochs are another decision, for which the trial serves
-        assert teachers(fresh("kd"), tmp_path, AUTO, epochs=400).summary().trials == first.trials
+    for epochs in (4, 400):
+        again = teachers(fresh("kd"), tmp_path, AUTO, epochs=epochs).summarize()
+        assert (again.engine, again.trials) == (first.engine, first.trials)
 
 
+@pytest.mark.usefixtures("always_tried")
 def test_a_later_trial_does_not_change_what_a_stage_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short stage that took eager keeps it, although a longer one tried all engines in between."""
+    """A stage keeps the engine of its own trial, although the trial that all share was made anew and ended otherwise."""
     _offered(monkeypatch, "channels_last")
-    assert teachers(fresh("kd"), tmp_path, AUTO).summary().engine == "eager"
-    monkeypatch.setattr(provider, "WORTH_A_TRIAL_SECONDS", 0.0)
-    assert len(teachers(fresh("kd"), tmp_path, AUTO, epochs=400).summary().trials) == 2
-    assert teachers(fresh("kd"), tmp_path, AUTO).summary().trials == ()
+    own = tmp_path / "own.json"
+    first = teachers(fresh("kd"), tmp_path, AUTO, decision=own).summarize()
+    (shared,) = (tmp_path / "targets" / "engines").glob("*.json")
+    records.save(shared, EngineTrials(trials=first.trials[::-1]))
+    assert teachers(fresh("kd"), tmp_path, AUTO).summarize().engine != first.engine
+    assert teachers(fresh("kd"), tmp_path, AUTO, decision=own).summarize().engine == first.engine
 
 
+@pytest.mark.parametrize("slowness", [0.0, 1e6], ids=["an idle machine", "a machine that seems to take days"])
+def test_whether_engines_are_tried_does_not_depend_on_the_machine(
+    slowness: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work decides: below a fixed number of operations eager runs, from it on a trial is made, whatever a clock shows."""
+    _offered(monkeypatch, "channels_last")
+    monkeypatch.setattr(engines, "time_batch_seconds", lambda *_: slowness)
+    method = fresh("kd")
+    macs = count_macs(method.teachers[0], next(data().epoch(0)).images[:1]) * SIZE * len(data()) * 4
+    monkeypatch.setattr(plan, "WORTH_A_TRIAL_MACS", {"cpu": macs + 1})
+    few = teachers(method, tmp_path, AUTO).summarize()
+    assert (few.engine, few.trials) == ("eager", ())
+    assert not (tmp_path / "targets" / "engines").exists()
+    monkeypatch.setattr(plan, "WORTH_A_TRIAL_MACS", {"cpu": macs})
+    assert len(teachers(method, tmp_path, AUTO).summarize().trials) == 2
+
+
+@pytest.mark.usefixtures("always_tried")
 def test_a_damaged_memory_of_engines_is_said_and_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A spoilt file costs a trial and a line, not the run."""
     _offered(monkeypatch, "channels_last")
@@ -578,7 +598,7 @@ def test_a_damaged_memory_of_engines_is_said_and_made_anew(tmp_path: Path, monke
     (path,) = (tmp_path / "targets" / "engines").glob("*.json")
     path.write_text("{")
     said = listening()
-    assert teachers(fresh("kd"), tmp_path, AUTO, events=said.events).summary().engine == "eager"
+    assert len(teachers(fresh("kd"), tmp_path, AUTO, events=said.events).summarize().trials) == 2
     assert str(path) in said.text.getvalue()
     assert "the engines are tried anew" in said.text.getvalue()
 
@@ -590,7 +610,7 @@ def test_an_engine_that_is_too_inexact_for_these_answers_is_refused(tmp_path: Pa
     with pytest.raises(
         CompressError, match=r"teacher_outputs.engine: bf16 differs from eager float32 by 0.0.*tolerance 0.0001; raise"
     ):
-        teachers(fresh("kd"), tmp_path, strict).begin(0)
+        teachers(fresh("kd"), tmp_path, strict).prepare_epoch(0)
     assert not list(tmp_path.rglob("*.npy"))
 
 
@@ -598,7 +618,7 @@ def test_an_engine_that_this_machine_lacks_is_refused(tmp_path: Path) -> None:
     """The message names those that it has."""
     absent = EXACT.model_copy(update={"engine": "fp16"})
     with pytest.raises(CompressError, match=r"'fp16' does not run on this machine; it has: eager, channels_last"):
-        teachers(fresh("kd"), tmp_path, absent).begin(0)
+        teachers(fresh("kd"), tmp_path, absent).prepare_epoch(0)
 
 
 @pytest.mark.parametrize("store", ["on", "off"])
@@ -610,8 +630,8 @@ def test_answers_of_a_half_precise_engine_fit_a_training_in_float32(
     section = EXACT.model_copy(update={"store": store, "engine": "bf16", "tolerance": 0.1})
     heads = fresh("dih").stages()[0]
     kept = teachers(heads, tmp_path, section)
-    kept.begin(0)
-    assert {answer.dtype for answer in kept.of(next(data().epoch(0))).values()} == {torch.float32}
+    kept.prepare_epoch(0)
+    assert {answer.dtype for answer in kept.get_signals(next(data().epoch(0))).values()} == {torch.float32}
     loop.fit(heads, data(), held_out(), settings=SETTINGS, teachers=kept)
 
 
@@ -624,9 +644,9 @@ def test_the_teacher_answers_in_evaluation_mode_and_stays_as_it_is(engine: str, 
     before = {name: (value.clone(), value.stride()) for name, value in network.state_dict().items()}
     kept = teachers(method, tmp_path, EXACT.model_copy(update={"engine": engine, "store": store}))
     network.train()
-    kept.begin(0)
+    kept.prepare_epoch(0)
     batch = next(batches.epoch(0))
-    answer = kept.of(batch)[Signal(0)]
+    answer = kept.get_signals(batch)[Signal(0)]
     assert all(part.training for part in network.modules())
     freeze_all_but(method, ())
     torch.testing.assert_close(answer, method.step(batch).teacher().logits)
@@ -643,21 +663,21 @@ def test_the_report_says_how_the_answers_came(tmp_path: Path) -> None:
     method, batches = fresh("dih"), data()
     half = EXACT.model_copy(update={"precision": "fp16"})
     first = teachers(method, tmp_path, half)
-    first.begin(0)
+    first.prepare_epoch(0)
     second = teachers(method, tmp_path, half)
     for epoch in range(4):
-        second.begin(epoch)
-    found = second.summary()
+        second.prepare_epoch(epoch)
+    found = second.summarize()
     assert found.signals == ("teacher logits", "teacher head0 on first", "teacher head1 on second")
     assert (found.engine, found.store, found.precision) == ("eager", "kept", "fp16")
-    assert (first.summary().views_computed, found.views, found.views_computed) == (1, 2, 1)
+    assert (first.summarize().views_computed, found.views, found.views_computed) == (1, 2, 1)
     assert found.seconds > 0
     freeze_all_but(method, ())
     errors, answers = [], []
     for view in range(2):
         for batch in batches.read_view(view):
             step = method.step(batch)
-            exact = [step.compute(signal).numpy().astype(np.float64) for signal in second._signals]
+            exact = [step.compute(signal).numpy().astype(np.float64) for signal in second.request.signals]
             errors += [np.abs(answer - answer.astype(np.float16)).max() for answer in exact]
             answers.append(exact)
     assert found.max_abs_error == pytest.approx(max(errors), rel=1e-3)  # a last bit of float32 may move a rounding
@@ -669,23 +689,23 @@ def test_the_report_of_a_run_that_continued_counts_all_views(tmp_path: Path) -> 
     method, half = fresh("kd"), EXACT.model_copy(update={"precision": "fp16"})
     whole = teachers(method, tmp_path, half)
     for epoch in range(2):
-        whole.begin(epoch)
+        whole.prepare_epoch(epoch)
     last = teachers(method, tmp_path, half)
-    last.begin(1)
-    assert last.summary().max_abs_error == whole.summary().max_abs_error > 0
+    last.prepare_epoch(1)
+    assert last.summarize().max_abs_error == whole.summarize().max_abs_error > 0
 
 
 def test_the_report_says_why_nothing_was_kept(tmp_path: Path) -> None:
     """Off, or read only once: no views, no bytes, no precision, and the reason."""
     method = fresh("kd")
-    off = teachers(method, tmp_path, EXACT.model_copy(update={"store": "off"})).summary()
+    off = teachers(method, tmp_path, EXACT.model_copy(update={"store": "off"})).summarize()
     assert (off.store, off.precision, off.views, off.bytes_per_image) == ("off in the recipe", None, 0, 0)
     auto = EXACT.model_copy(update={"store": "auto"})
     once = data(views=None)
-    assert teachers(method, tmp_path, auto, batches=once, shared=False).summary().store == "every view is read once"
-    assert teachers(method, tmp_path, auto, batches=once, shared=True).summary().store == "kept"
-    assert teachers(method, tmp_path, auto, shared=False).summary().store == "kept"
-    assert teachers(method, tmp_path, EXACT, batches=once, shared=False).summary().store == "kept"
+    assert teachers(method, tmp_path, auto, batches=once, shared=False).summarize().store == "every view is read once"
+    assert teachers(method, tmp_path, auto, batches=once, shared=True).summarize().store == "kept"
+    assert teachers(method, tmp_path, auto, shared=False).summarize().store == "kept"
+    assert teachers(method, tmp_path, EXACT, batches=once, shared=False).summarize().store == "kept"
 
 
 def test_a_cohort_of_four_with_a_hundred_classes_takes_less_than_a_kibibyte(tmp_path: Path) -> None:
@@ -694,8 +714,8 @@ def test_a_cohort_of_four_with_a_hundred_classes_takes_less_than_a_kibibyte(tmp_
     teacher, student = (plugins.load("models", "resnet_cifar.resnet8")(100, 1) for _ in range(2))
     method = plugins.load("methods", "dih")(Setting(student, (teacher,), torch.zeros(1, 1, 8, 8), 100))
     kept = teachers(method, tmp_path, EXACT.model_copy(update={"precision": "fp16"}))
-    kept.begin(0)
+    kept.prepare_epoch(0)
     files = list((tmp_path / "targets").glob("*/*.npy"))
     assert len(files) == 4
     assert sum(path.stat().st_size for path in files) / ROWS <= 1024
-    assert kept.summary().bytes_per_image == 4 * 100 * 2
+    assert kept.summarize().bytes_per_image == 4 * 100 * 2

@@ -1,4 +1,4 @@
-"""The target store on disk: what is found, made, refused and made anew."""
+"""The target store on disk: what is found, made, refused and computed anew."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def open_store(folder: Path, precision: str = "fp32", said: Said | None = None) 
 def made(folder: Path, precision: str = "fp32", view: int = 0) -> Path:
     """Keep the answers to one view, and return the file of the logits."""
     whole = open_store(folder, precision)
-    whole.make([LOGITS, MAP], view, by_batch(answers(LOGITS, view), answers(MAP, view)))
+    whole.write([LOGITS, MAP], view, by_batch(answers(LOGITS, view), answers(MAP, view)))
     (path,) = (folder / LOGITS.key).glob(f"view{view:04}-*.npy")
     return path
 
@@ -94,7 +94,7 @@ def test_views_signals_and_precisions_are_apart(tmp_path: Path) -> None:
 def test_the_record_says_the_true_rounding_error(tmp_path: Path, precision: str) -> None:
     """`max_abs_error` is the largest difference between what the teacher said and what was kept, 0 in fp32."""
     made(tmp_path, precision)
-    record = open_store(tmp_path, precision).record(LOGITS, 0)
+    record = open_store(tmp_path, precision).read_record(LOGITS, 0)
     exact = answers(LOGITS).numpy().astype(np.float64)
     assert record is not None
     assert record.max_abs_error == np.abs(exact - exact.astype(DTYPES[precision])).max()
@@ -144,7 +144,7 @@ def _of_other_type(path: Path) -> None:
 def _of_another_signal(path: Path) -> None:
     """The folder of another teacher's logits, copied over this one."""
     other = LOGITS._replace(key="d" * 64)
-    open_store(path.parents[1]).make([other], 0, by_batch(answers(LOGITS) + 1))
+    open_store(path.parents[1]).write([other], 0, by_batch(answers(LOGITS) + 1))
     for file in (path.parents[1] / other.key).iterdir():
         (path.parent / file.name).write_bytes(file.read_bytes())
 
@@ -174,7 +174,7 @@ def test_what_is_damaged_is_said_once_never_used_and_can_be_made_anew(tmp_path: 
     whole = open_store(tmp_path, said=said)
     assert whole.find(LOGITS, 0) is None
     assert whole.find(LOGITS, 0) is None
-    assert said.lines() == [f"teacher_outputs: {path} is damaged; it is made anew"]
+    assert said.lines() == [f"teacher_outputs: {path} is damaged; it is computed anew"]
     made(tmp_path)
     found = whole.find(LOGITS, 0)
     assert found is not None
@@ -210,7 +210,7 @@ def test_a_sweep_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_store(tmp_path).make([LOGITS, MAP], 0, broken())
+        open_store(tmp_path).write([LOGITS, MAP], 0, broken())
     assert left_behind(tmp_path) == []
 
 
@@ -224,8 +224,8 @@ def dying():
     yield [answers(LOGITS)[:8], answers(MAP)[:8]]
     os.kill(os.getpid(), signal.SIGKILL)
 whole = Store(Path(sys.argv[1]), precision="fp32", events=Events())
-with whole.locked([LOGITS, MAP]):
-    whole.make([LOGITS, MAP], 0, dying())
+with whole.lock([LOGITS, MAP]):
+    whole.write([LOGITS, MAP], 0, dying())
 """
 
 
@@ -237,7 +237,7 @@ def test_a_process_killed_in_the_middle_leaves_no_answers_and_no_lock(tmp_path: 
     assert left_behind(tmp_path)
     whole = open_store(tmp_path)
     assert whole.find(LOGITS, 0) is None
-    with whole.locked([LOGITS, MAP]):
+    with whole.lock([LOGITS, MAP]):
         made(tmp_path)
     assert whole.find(LOGITS, 0) is not None
     assert left_behind(tmp_path) == sorted(2 * ["view0000-float32.json", "view0000-float32.npy"])
@@ -258,7 +258,7 @@ def test_answers_that_the_store_cannot_hold_are_refused(tmp_path: Path, worst: f
     whole = answers(LOGITS)
     whole[13, 2] = worst
     with pytest.raises(CompressError, match=message):
-        open_store(tmp_path, precision).make([LOGITS], 0, by_batch(whole))
+        open_store(tmp_path, precision).write([LOGITS], 0, by_batch(whole))
     assert left_behind(tmp_path) == []
 
 
@@ -266,7 +266,7 @@ def test_the_largest_half_number_is_kept(tmp_path: Path) -> None:
     """65504 is a half number, so it is no reason to refuse."""
     whole = answers(LOGITS)
     whole[0, 0] = -65504
-    open_store(tmp_path, "fp16").make([LOGITS], 0, by_batch(whole))
+    open_store(tmp_path, "fp16").write([LOGITS], 0, by_batch(whole))
     found = open_store(tmp_path, "fp16").find(LOGITS, 0)
     assert found is not None
     assert found[0, 0] == -65504
@@ -280,10 +280,10 @@ def test_answers_whose_shape_changes_or_that_are_too_few_are_refused(tmp_path: P
         yield [torch.zeros(10, 6)]
 
     with pytest.raises(CompressError, match=r"teacher logits is \[6\] for some images and \[5\] for others"):
-        open_store(tmp_path).make([LOGITS], 0, ragged())
+        open_store(tmp_path).write([LOGITS], 0, ragged())
     for count in (ROWS - 1, ROWS + 1):
-        with pytest.raises(CompressError, match=f"{count} answers for {ROWS} images"):
-            open_store(tmp_path).make([LOGITS], 0, by_batch(torch.zeros(count, 5)))
+        with pytest.raises(CompressError, match=f"{count} outputs for {ROWS} images"):
+            open_store(tmp_path).write([LOGITS], 0, by_batch(torch.zeros(count, 5)))
     assert left_behind(tmp_path) == []
 
 
@@ -336,11 +336,11 @@ def test_a_full_disk_is_one_message_and_leaves_room_for_the_next_attempt(mounted
     with pytest.raises(
         Unreachable, match=r"cannot be written \(No space left on device\); free space or choose another folder"
     ):
-        open_store(folder).make([large], 0, by_batch(answers(large)))
+        open_store(folder).write([large], 0, by_batch(answers(large)))
     assert left_behind(folder) == []
     assert psutil.disk_usage(str(disk)).free >= free - 8192  # a page for each folder
     subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
-    open_store(folder).make([large], 0, by_batch(answers(large)))
+    open_store(folder).write([large], 0, by_batch(answers(large)))
     assert open_store(folder).find(large, 0) is not None
 
 
@@ -355,7 +355,7 @@ def test_a_folder_that_cannot_be_written_serves_what_it_has_and_refuses_the_rest
     whole = open_store(frozen)
     assert whole.find(LOGITS, 0) is not None
     assert whole.find(LOGITS, 1) is None
-    with pytest.raises(Unreachable, match=r"cannot be written \(Read-only file system\)"), whole.locked([LOGITS]):
+    with pytest.raises(Unreachable, match=r"cannot be written \(Read-only file system\)"), whole.lock([LOGITS]):
         pytest.fail("there is no lock to have")
     with pytest.raises(Unreachable, match=r"cannot be written \(Read-only file system\)"):
         made(frozen, view=1)

@@ -26,7 +26,8 @@ from compress.methods import Method, Setting
 from compress.recipe import TeacherOutputsSection, TrainSection
 from compress.records import EngineTrial, Preprocess, read, save
 from compress.teachers import engines
-from compress.teachers.provider import TeacherOutputs
+from compress.teachers.plan import OutputsRequest
+from compress.teachers.provider import TeacherOutputs, provide_outputs
 from compress.teachers.signals import find_required_signals, take_first_images
 from compress.training import loop
 from compress.training.compile import StudentEngine, choose_engine
@@ -187,15 +188,16 @@ class Workshop:
             engine=engine,  # type: ignore[arg-type]
             tolerance=ANY if engine == INT8 else TeacherOutputsSection().tolerance,
         )
-        teachers = TeacherOutputs(
+        request = OutputsRequest(
             method, signals, batches, section=section, folder=self.folder / "targets", epochs=VIEWS, shared=True,
             autocast=loop.DTYPES[settings.precision], events=Events(),
         )  # fmt: skip
+        teachers = provide_outputs(request)
         for epoch in range(VIEWS):
-            teachers.begin(epoch)
+            teachers.prepare_epoch(epoch)
         if engine == INT8:
-            teachers.of(next(batches.epoch(0)))  # builds it, which tells how far it is from float32
-            (trial,) = teachers.summary().trials
+            teachers.get_signals(next(batches.epoch(0)))  # builds it, which tells how far it is from float32
+            (trial,) = teachers.summarize().trials
             facts |= {"engine": engine, "relative difference": f"{trial.relative_difference:.2g}"}
         return teachers, facts
 
