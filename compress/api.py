@@ -81,31 +81,31 @@ def distill(
         CompressError: A name, an option or a shape does not fit, the student is frozen in part, or a teacher knows nothing;
             nothing was trained. Or a later batch of `train` does not fit; that ends the training.
     """
-    settings = _settings(settings)
-    sections = _sections(method)
+    settings = _check_settings(settings)
+    sections = _check_methods(method)
     given = [CheckedLoader("train", train), CheckedLoader("validation", validation)]
-    modules = _modules(teacher, student)
+    modules = _list_modules(teacher, student)
     where = choose_device(settings.device)
     layout = loop.FORMATS[settings.memory_format]
     batches, held_out = (FromLoader(loader, device=where, seed=seed, memory_format=layout) for loader in given)
     first = next(batches.epoch(0))
     tapped = (taps,) if isinstance(taps, str) else taps
-    networks = tuple(_network(each, tapped).to(where) for each in modules)
-    learner = _network(student, ()).to(where)
+    networks = tuple(_wrap(each, tapped).to(where) for each in modules)
+    learner = _wrap(student, ()).to(where)
     _refuse_frozen(learner)
-    classes = _classes("student", learner, first.images[:1])
+    classes = _count_classes("student", learner, first.images[:1])
     for index, network in enumerate(networks):
-        _classes(f"teacher {index}", network, first.images[:1])
+        _count_classes(f"teacher {index}", network, first.images[:1])
     refuse_labels("train", first.labels, classes)
     given[0].classes = classes
     torch.manual_seed(seed)
-    setting = Setting(learner, networks, first.images[:1], classes, lambda role: _another(learner, role, seed).to(where))
-    whole = _method(sections, setting).to(where)
-    with _flags_restored([*networks, learner]):
+    setting = Setting(learner, networks, first.images[:1], classes, lambda role: _redraw(learner, role, seed).to(where))
+    whole = _build_method(sections, setting).to(where)
+    with _restore_flags([*networks, learner]):
         _check_teachers(networks, held_out, classes)
         preflight.check_structure(whole, first)
         files = [
-            None if state is None else _state_file(Path(state), stage, sections, settings, seed) for stage in whole.stages()
+            None if state is None else _get_state_path(Path(state), stage, sections, settings, seed) for stage in whole.stages()
         ]
         fits = [
             _fit(stage, batches, held_out, first, settings, seed=seed, state=file, events=events or Events())
@@ -114,7 +114,7 @@ def distill(
     for file in files:
         if file is not None:
             file.unlink(missing_ok=True)
-            _decision(file).unlink(missing_ok=True)
+            _get_decision_path(file).unlink(missing_ok=True)
     epochs = tuple(epoch for fit in fits for epoch in fit.epochs)
     return Distilled(whole.deployable().eval(), fits[-1].validation["student"], epochs)
 
@@ -126,14 +126,14 @@ def _fit(
     settings = stage.schedule(settings)
     running = choose_engine(
         stage, first, engine=settings.engine, steps=settings.epochs * len(train),
-        autocast=loop.DTYPES[settings.precision], events=events, decision=state and _decision(state),
+        autocast=loop.DTYPES[settings.precision], events=events, decision=state and _get_decision_path(state),
     )  # fmt: skip
     return loop.fit(
         stage, train, held_out, settings=settings, seed=seed, state=state, events=events, forward=running.forward
     )  # fmt: skip
 
 
-def _decision(state: Path) -> Path:
+def _get_decision_path(state: Path) -> Path:
     """Return where it is kept what runs the student of a stage, beside its state."""
     return state.with_suffix(".engine.json")
 
@@ -146,7 +146,7 @@ def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: 
         preflight.check_teacher(f"teacher {index}", evaluate.compute_logits(network, held_out), labels, names)
 
 
-def _state_file(folder: Path, stage: Method, sections: Sequence[MethodSection], settings: TrainSection, seed: int) -> Path:
+def _get_state_path(folder: Path, stage: Method, sections: Sequence[MethodSection], settings: TrainSection, seed: int) -> Path:
     """Return where a stage keeps its state: another method, network, setting or seed has another file."""
     shapes = {name: list(value.shape) for name, value in stage.state_dict().items()}
     methods = [section.model_dump(mode="json") for section in sections]
@@ -157,7 +157,7 @@ def _state_file(folder: Path, stage: Method, sections: Sequence[MethodSection], 
 
 
 @contextmanager
-def _flags_restored(networks: Sequence[Network]) -> Iterator[None]:
+def _restore_flags(networks: Sequence[Network]) -> Iterator[None]:
     """Leave the user's modules as trainable, and in the modes, in which they came."""
     modes = {part: part.training for network in networks for part in network.modules()}
     trainable = {parameter: parameter.requires_grad for network in networks for parameter in network.parameters()}
@@ -170,11 +170,11 @@ def _flags_restored(networks: Sequence[Network]) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _network(module: nn.Module, taps: Sequence[str]) -> Network:
+def _wrap(module: nn.Module, taps: Sequence[str]) -> Network:
     return module if isinstance(module, Network) else Network(module, taps=taps)
 
 
-def _another(student: Network, role: str, seed: int) -> Network:
+def _redraw(student: Network, role: str, seed: int) -> Network:
     """Return a network like the student whose weights are drawn anew, as its layers draw them themselves."""
     twin = copy.deepcopy(student)
     with torch.random.fork_rng(devices=[]):
@@ -190,7 +190,7 @@ def _another(student: Network, role: str, seed: int) -> Network:
     return twin
 
 
-def _classes(who: str, network: Network, image: Tensor) -> int:
+def _count_classes(who: str, network: Network, image: Tensor) -> int:
     """Return how many classes a network tells apart; its modes end as they were.
 
     Raises:
@@ -208,13 +208,13 @@ def _classes(who: str, network: Network, image: Tensor) -> int:
     return int(logits.shape[1])
 
 
-def _settings(settings: TrainSection | None) -> TrainSection:
+def _check_settings(settings: TrainSection | None) -> TrainSection:
     if settings is not None and not isinstance(settings, TrainSection):
         raise CompressError(f"settings: is a {type(settings).__name__}; give compress.TrainSection(epochs=..., lr=...)")
     return settings or TrainSection()
 
 
-def _modules(teacher: nn.Module | Sequence[nn.Module], student: nn.Module) -> list[nn.Module]:
+def _list_modules(teacher: nn.Module | Sequence[nn.Module], student: nn.Module) -> list[nn.Module]:
     """Return the teachers, after they and the student were found to be modules."""
     if not isinstance(teacher, nn.Module | Sequence):
         raise CompressError(f"teacher: is a {type(teacher).__name__}; give a module or a list of modules, [] for no teacher")
@@ -237,7 +237,7 @@ def _refuse_frozen(student: Network) -> None:
         )
 
 
-def _wanted(method: Methods) -> list[tuple[str, Mapping[str, Any]]]:
+def _list_methods(method: Methods) -> list[tuple[str, Mapping[str, Any]]]:
     """Return every method's name with its options; a list may also hold `{"name": ..., option: ...}`, as in a recipe."""
     if isinstance(method, str):
         return [(method, {})]
@@ -247,7 +247,7 @@ def _wanted(method: Methods) -> list[tuple[str, Mapping[str, Any]]]:
     elif isinstance(method, Mapping):
         pairs = list(method.items())
     elif isinstance(method, Sequence):
-        pairs = [pair for each in method for pair in _wanted(each)]
+        pairs = [pair for each in method for pair in _list_methods(each)]
     else:
         raise CompressError(f"method: is a {type(method).__name__}; give a name, names with their options, or a list of these")
     for name, options in pairs:
@@ -256,9 +256,9 @@ def _wanted(method: Methods) -> list[tuple[str, Mapping[str, Any]]]:
     return pairs
 
 
-def _sections(method: Methods) -> list[MethodSection]:
+def _check_methods(method: Methods) -> list[MethodSection]:
     """Return the options of every method, checked as a recipe's are."""
-    wanted = _wanted(method)
+    wanted = _list_methods(method)
     if not wanted:
         raise CompressError("method: names none; see `compress list methods`")
     names = [name for name, _ in wanted]
@@ -283,6 +283,6 @@ def _sections(method: Methods) -> list[MethodSection]:
     return sections
 
 
-def _method(sections: Sequence[MethodSection], setting: Setting) -> Method:
+def _build_method(sections: Sequence[MethodSection], setting: Setting) -> Method:
     built = {section.name: plugins.load("methods", section.name)(setting, **section.options()) for section in sections}
     return next(iter(built.values())) if len(built) == 1 else Combined(setting, built)

@@ -42,7 +42,7 @@ def freeze_all_but(method: nn.Module, trained: Iterable[Parameter]) -> None:
 
 
 def find_moving_tensors(method: nn.Module) -> dict[str, Tensor]:
-    """Return every tensor that training changes, once, by name: all that a module in training mode holds itself."""
+    """Return every tensor [...] that training changes, once, by name: all that a module in training mode holds itself."""
     tensors: dict[int, tuple[str, Tensor]] = {}
     for prefix, module in method.named_modules():
         if module.training:

@@ -29,10 +29,10 @@ NORM_FLOOR = 1e-6
 """Smallest norm by which `factor_l1` divides; bounds the gradient of an all-zero map."""
 
 Activation = Literal["softmax", "sigmoid"]
-"""What turns logits into probabilities: one of K classes, or K independent answers as in one-stage detection."""
+"""From logits to probabilities: of one of K classes, or of K independent ones as in one-stage detection."""
 
 Denominator = Literal["product", "norms"]
-"""What keeps a correlation from dividing by 0: a constant added to the product of the norms, or a floor under each norm."""
+"""Guard against a division by 0: a constant added to the product of the norms, or a floor under each norm."""
 
 
 def kd(student: Tensor, teacher: Tensor, *, temperature: float, valid: Tensor | None = None) -> Tensor:
@@ -115,11 +115,20 @@ def dist_relations(
     guard: bool = True,
     denominator: Denominator = "product",
 ) -> tuple[Tensor, Tensor]:
-    """Return one minus the mean correlation of predictions over classes (inter) and over samples (intra).
+    """Return one minus the mean correlation of predictions over classes (inter) and over samples (intra), [] each.
 
     A row or column that is constant but for rounding has correlation 0 and passes no gradient. The released code
     (`guard=False`) agrees on rows that are exactly constant, with a gradient of up to 1e6, and correlates the rounding of the
     others. With a single sample every column is constant.
+
+    Args:
+        student: Logits, [N, K] or [N, K, H, W].
+        teacher: Logits of the same shape.
+        temperature: Divides both logits before the activation.
+        activation: `softmax` or `sigmoid`.
+        valid: Which samples or pixels count, bool [N] or [N, H, W]; default all.
+        guard: Let constant rows and columns pass no gradient.
+        denominator: `product` or `norms`.
     """
     _require_same_shape(student, teacher, "logits")
     of_student = _compute_probabilities(_flatten_samples(student, valid), temperature, activation)  # [N, K]
@@ -156,7 +165,7 @@ def dist_cohort(
 
 
 def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the squared difference of two feature maps of one shape, averaged over all elements.
+    """Return the squared difference of two feature maps of one shape [B, ...], averaged over all elements, [].
 
     Source:
         FitNets 1412.6550; HobbitLong/RepDistiller b84f547, distiller_zoo/FitNet.py.
@@ -216,7 +225,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def drift(parameters: Iterable[Tensor], anchors: Iterable[Tensor]) -> Tensor:
-    """Return the sum of squared differences between parameters and where they started.
+    """Return the sum of squared differences between parameters and where they started, [].
 
     Args:
         parameters: Tensors that move and receive the gradient.
@@ -243,6 +252,9 @@ def softmax_weights(losses: Sequence[Tensor | float] | Tensor, *, temperature: f
     Args:
         losses: Scalars, or one tensor [L].
         temperature: Divides the losses before the softmax; larger is more even.
+
+    Raises:
+        ValueError: There are no losses, they are no scalars, or the temperature is not above 0.
 
     Source:
         DSKD 2202.07846 as re-implemented by its readers; the direction is a proposal, not confirmed against the paper.

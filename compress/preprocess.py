@@ -1,4 +1,4 @@
-"""From a picture to what the network sees: carries out `records.Preprocess`, with NumPy and Pillow only.
+"""Preprocessing of pictures for the network, as `records.Preprocess` says, with NumPy and Pillow only.
 
 Training, validation, calibration, verification, benchmarking and `compress predict` all call these functions, so a picture
 gives the same numbers everywhere. What is decided here for pictures that are not plain 8-bit gray or RGB:
@@ -69,10 +69,10 @@ class Images(Protocol):
     def __getitem__(self, rows: int | slice | NDArray[np.integer], /) -> NDArray[np.uint8]: ...
 
     def transpose(self, *axes: int) -> NDArray[np.uint8]:
-        """Return all images, in memory, with their axes in another order."""
+        """Return all images, in memory, with the axes of [N, H, W, C] in another order."""
 
 
-def chunks(images: Images) -> Iterator[NDArray[np.uint8]]:
+def iterate_chunks(images: Images) -> Iterator[NDArray[np.uint8]]:
     """Yield all images in order, some at a time, [n, H, W, C]."""
     rows = max(1, CHUNK_BYTES // max(1, math.prod(images.shape[1:])))
     for start in range(0, len(images), rows):
@@ -96,7 +96,7 @@ def decode(source: bytes | Path | Image.Image, preprocess: Preprocess, where: st
     try:
         image = _open(source) if isinstance(source, bytes) else source
         _accept(image, where)
-        image = _plain(ImageOps.exif_transpose(image), PILLOW_MODES[preprocess.channels])
+        image = _flatten_mode(ImageOps.exif_transpose(image), PILLOW_MODES[preprocess.channels])
     except _BROKEN as error:
         reason = "" if "BytesIO" in str(error) else f" ({error})"  # Pillow names the buffer where it knows nothing better
         raise CompressError(f"{where}: cannot be decoded as a picture{reason}; replace or remove it") from error
@@ -116,14 +116,14 @@ def normalise(images: Images, preprocess: Preprocess) -> NDArray[np.float32]:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
         shown = f"{images.dtype} {list(images.shape)}"
         raise CompressError(f"images are {shown}; uint8 [N, {', '.join(map(str, expected))}] is needed: use `decode`")
-    scale, shift = scale_shift(preprocess)
+    scale, shift = compute_scale_shift(preprocess)
     values = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)  # [N, C, H, W]
     values *= scale[:, None, None]
     values += shift[:, None, None]
     return values
 
 
-def scale_shift(preprocess: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def compute_scale_shift(preprocess: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return scale [C] and shift [C] with (value / 255 - mean) / std = value * scale + shift.
 
     The product and the sum are two float32 operations, each rounded: so NumPy and torch agree bit for bit.
@@ -144,27 +144,27 @@ def scale_shift(preprocess: Preprocess) -> tuple[NDArray[np.float32], NDArray[np
     return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
 
-def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def measure_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel of images [N, H, W, C], on the scale 0 to 1, to 6 digits.
 
     Sums are whole numbers, so the result does not depend on the machine, the number of threads or the order of images.
     """
     counts = np.zeros((images.shape[-1], 256), np.int64)
-    for part in chunks(images):
+    for part in iterate_chunks(images):
         pixels = part.reshape(-1, part.shape[-1])  # [n·H·W, C]
-        counts += np.stack([_histogram(pixels[:, channel]) for channel in range(len(counts))])
-    moments = [_moments(histogram.tolist()) for histogram in counts]
+        counts += np.stack([_count_values(pixels[:, channel]) for channel in range(len(counts))])
+    moments = [_compute_moments(histogram.tolist()) for histogram in counts]
     return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)
 
 
-def _histogram(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _count_values(values: NDArray[np.uint8]) -> NDArray[np.int64]:
     counts = np.zeros(256, np.int64)
     for start in range(0, len(values), 1 << 20):  # bincount widens its input eightfold
         counts += np.bincount(values[start : start + (1 << 20)], minlength=256)
     return counts
 
 
-def _moments(counts: list[int]) -> tuple[float, float]:
+def _compute_moments(counts: list[int]) -> tuple[float, float]:
     number = sum(counts)
     if number == 0:
         raise CompressError("there are no images to take mean and standard deviation of")
@@ -196,7 +196,7 @@ def _accept(image: Image.Image, where: str) -> None:
         raise CompressError(f"{where}: has 32-bit values (mode {image.mode}) of unknown range; convert it to 8 bits")
 
 
-def _plain(image: Image.Image, mode: str) -> Image.Image:
+def _flatten_mode(image: Image.Image, mode: str) -> Image.Image:
     """Return an image in mode `L` or `RGB`."""
     if image.mode.startswith("I;16"):
         upper = (np.asarray(image) >> 8).astype(np.uint8)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import compress
-from compress.api import _another
+from compress.api import _redraw
 from compress.errors import CompressError
 from compress.methods import Forward
 from tests.tiny import TRIED, Counted, Tiny
@@ -131,8 +131,8 @@ def test_a_method_that_trains_several_students_draws_each_anew() -> None:
     student = Tiny(4)
     kinds = {name: value.clone() for name, value in student.named_parameters()}
     network = compress.Network(student, taps=())
-    twin, again = (dict(_another(network, "generation1", 0).module.named_parameters()) for _ in range(2))
-    other = dict(_another(network, "generation2", 0).module.named_parameters())
+    twin, again = (dict(_redraw(network, "generation1", 0).module.named_parameters()) for _ in range(2))
+    other = dict(_redraw(network, "generation2", 0).module.named_parameters())
     for name, value in twin.items():
         assert torch.equal(value, again[name])
         assert torch.equal(kinds[name], dict(student.named_parameters())[name])

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from compress.errors import CompressError, Unreachable
-from compress.preprocess import MAX_PIXELS, decode, normalise, scale_shift, statistics
+from compress.preprocess import MAX_PIXELS, compute_scale_shift, decode, measure_statistics, normalise
 from compress.records import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,7 +43,7 @@ def test_numpy_and_torch_agree_bit_for_bit(channels):
     preprocess = contract(16, channels)
     values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     images = np.repeat(values, len(preprocess.mean), axis=3)
-    scale, shift = (torch.from_numpy(part)[:, None, None] for part in scale_shift(preprocess))
+    scale, shift = (torch.from_numpy(part)[:, None, None] for part in compute_scale_shift(preprocess))
     by_torch = torch.from_numpy(images).permute(0, 3, 1, 2).float() * scale + shift
     assert np.array_equal(normalise(images, preprocess).view(np.int32), by_torch.contiguous().numpy().view(np.int32))
 
@@ -78,7 +78,7 @@ def test_only_decoded_images_are_normalised(images):
 def test_mean_and_std_must_fit_the_channels(mean, std):
     """A missing value, a zero std and a NaN are refused, not divided by."""
     with pytest.raises(CompressError, match="std"):
-        scale_shift(Preprocess(height=8, width=8, channels="rgb", mean=mean, std=std))
+        compute_scale_shift(Preprocess(height=8, width=8, channels="rgb", mean=mean, std=std))
 
 
 def test_statistics_are_exact():
@@ -87,15 +87,15 @@ def test_statistics_are_exact():
     values = [Fraction(int(value), 255) for value in images[..., 1].ravel()]
     mean = sum(values) / len(values)
     variance = sum((value - mean) ** 2 for value in values) / len(values)
-    found = statistics(images)
+    found = measure_statistics(images)
     assert (found[0][1], found[1][1]) == (round(float(mean), 6), round(float(variance) ** 0.5, 6))
-    assert statistics(images[::-1]) == found
+    assert measure_statistics(images[::-1]) == found
 
 
 def test_statistics_need_images():
     """No images have no mean."""
     with pytest.raises(CompressError, match="no images"):
-        statistics(np.zeros((0, 8, 8, 3), np.uint8))
+        measure_statistics(np.zeros((0, 8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize("suffix", ["PNG", "WEBP", "BMP", "TIFF", "PPM"])

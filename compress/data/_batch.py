@@ -1,4 +1,4 @@
-"""What data loaders give to training and evaluation; imports no torch."""
+"""Batches, as data loaders give them to training and evaluation; imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 class Batches(Protocol):
-    """What the training loop and evaluation read."""
+    """A data loader, as the training loop and evaluation read it."""
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

@@ -1,4 +1,4 @@
-"""From encoded pictures to a data set, by all processors at once: into memory, or once and for all into the cache on disk.
+"""Decode pictures by all processors at once, into memory or once and for all into a cache on disk.
 
 The cache has one folder for each data set in one geometry, named by the sha256 over all that decides its pixels: the files'
 names and contents, the options that choose among them, size, channels and interpolation, and what decodes. In it is one
@@ -47,7 +47,7 @@ RECORD = "images.json"
 
 
 class Decoded(Document):
-    """What is known of a folder of decoded images; written after them."""
+    """Record of a folder of decoded images; written after them."""
 
     key: str
     """Of the folder: images that were copied to another place are not those of that place."""
@@ -64,13 +64,13 @@ def decode_to_memory(encoded: EncodedDataset, preprocess: Preprocess, events: Ev
         CompressError: They do not fit; or a picture cannot be decoded, and the message names it.
         Unreachable: A file cannot be read.
     """
-    storage.require_memory(_count(encoded), *_shape(preprocess), can_stream=True)
-    with (events or Events()).task("decode images", _count(encoded)) as task:
+    storage.require_memory(_count_images(encoded), *_get_shape(preprocess), can_stream=True)
+    with (events or Events()).task("decode images", _count_images(encoded)) as task:
         return Dataset(*(_decode_split(getattr(encoded, name), preprocess, task) for name in Dataset._fields))
 
 
 def _decode_split(pictures: EncodedSplit, preprocess: Preprocess, task: Task) -> Split:
-    images = np.empty((len(pictures.labels), *_shape(preprocess)), np.uint8)
+    images = np.empty((len(pictures.labels), *_get_shape(preprocess)), np.uint8)
     begin = 0
     for some in _decode_in_order(pictures, preprocess):
         images[begin : begin + len(some)] = some
@@ -114,10 +114,10 @@ def _open_verified(home: Path, key: str, events: Events) -> Mapping[str, ImageFi
         with events.task("verify decoded images", len(known.sha256)) as task:
             right = known.key == key
             for name, sha256 in known.sha256.items():
-                right = right and sha256_of(_path(home, name)) == sha256
+                right = right and sha256_of(_get_path(home, name)) == sha256
                 task.advance()
         if right:
-            return {name: ImageFile(_path(home, name)) for name in known.shapes}
+            return {name: ImageFile(_get_path(home, name)) for name in known.shapes}
     except CompressError:  # the record or a file is missing or unreadable
         pass
     events.say(f"data: the decoded images in {home} are damaged; they are decoded again")
@@ -130,17 +130,17 @@ def _decode_to_folder(encoded: EncodedDataset, preprocess: Preprocess, home: Pat
     for left in (home, *home.parent.glob(f".{home.name}.*")):  # damaged, or of a process that was killed
         if left.is_dir():
             shutil.rmtree(left)
-    _require_space(home.parent, _count(encoded) * int(np.prod(_shape(preprocess))))
-    with write_whole(home) as temporary, events.task("decode images", _count(encoded)) as task:
+    _require_space(home.parent, _count_images(encoded) * int(np.prod(_get_shape(preprocess))))
+    with write_whole(home) as temporary, events.task("decode images", _count_images(encoded)) as task:
         temporary.mkdir()
         splits = {name: getattr(encoded, name) for name in Dataset._fields}
-        shapes = {name: (len(pictures.labels), *_shape(preprocess)) for name, pictures in splits.items()}
+        shapes = {name: (len(pictures.labels), *_get_shape(preprocess)) for name, pictures in splits.items()}
         sha256 = {
-            name: _write(_path(temporary, name), shapes[name], _decode_in_order(pictures, preprocess), task)
+            name: _write(_get_path(temporary, name), shapes[name], _decode_in_order(pictures, preprocess), task)
             for name, pictures in splits.items()
         }
         records.save(temporary / RECORD, Decoded(key=home.name, shapes=shapes, sha256=sha256))
-    return {name: ImageFile(_path(home, name)) for name in shapes}
+    return {name: ImageFile(_get_path(home, name)) for name in shapes}
 
 
 def _write(path: Path, shape: tuple[int, ...], images: Iterator[NDArray[np.uint8]], task: Task) -> str:
@@ -200,7 +200,7 @@ def _make_key(encoded: EncodedDataset, preprocess: Preprocess, events: Events) -
         for some in prefetch(_group_calls(described, iter(sorted(encoded.files.items()))), workers=workers, lead=2 * workers):
             files += some
             task.advance(len(some))
-    parts = [files, encoded.chosen, _shape(preprocess), preprocess.channels, preprocess.interpolation, _describe_decoder()]
+    parts = [files, encoded.chosen, _get_shape(preprocess), preprocess.channels, preprocess.interpolation, _describe_decoder()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -210,13 +210,13 @@ def _describe_decoder() -> list[str | None]:
     return [sha256_of(Path(decoder.__file__)), pillow, *libraries]
 
 
-def _shape(preprocess: Preprocess) -> tuple[int, int, int]:
+def _get_shape(preprocess: Preprocess) -> tuple[int, int, int]:
     return preprocess.height, preprocess.width, preprocess.depth
 
 
-def _count(encoded: EncodedDataset) -> int:
+def _count_images(encoded: EncodedDataset) -> int:
     return len(encoded.train.labels) + len(encoded.test.labels)
 
 
-def _path(home: Path, split: str) -> Path:
+def _get_path(home: Path, split: str) -> Path:
     return home / f"{split}.npy"

@@ -1,4 +1,4 @@
-"""Images in a file, read row by row: what stands for an array of images where that would not fit into memory.
+"""Images in a file, read row by row, in place of an array that would not fit into memory.
 
 Rows are read with `pread` and not through a mapped file: what goes wrong with a disk is then an error that can be told, where a
 mapped file would end the process; it may be a disk of the network; and memory holds no more than was asked for.
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import Unreachable
-from compress.preprocess import chunks
+from compress.preprocess import iterate_chunks
 
 
 class ImageFile:
@@ -88,17 +88,17 @@ class DiskImages:
         return images
 
     def transpose(self, *axes: int) -> NDArray[np.uint8]:
-        """Return all images, in memory, with their axes in another order."""
+        """Return all images, in memory, with the axes of [N, H, W, C] in another order."""
         return self[:].transpose(axes)
 
     def select(self, rows: NDArray[np.integer]) -> DiskImages:
-        """Return some of these images; none is read."""
+        """Return the images of some rows [n], [n, H, W, C]; none is read."""
         return DiskImages(self._file, self._rows[rows])
 
     @cached_property
     def sha256(self) -> str:
         """The sha256 of the shape and all bytes."""
         digest = hashlib.sha256(repr(self.shape).encode())
-        for images in chunks(self):
+        for images in iterate_chunks(self):
             digest.update(images.data)
         return digest.hexdigest()

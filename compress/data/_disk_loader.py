@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, from images that lie in a file on disk.
+"""Data loader of images in a file on disk.
 
 Threads read, crop and mirror the images of a few batches ahead of the trainer, which never waits for the disk as long as they
 keep up. A view of a row has the very pixels that it has in memory: the random numbers are the same, a crop from a reflected

@@ -1,8 +1,8 @@
-"""Batches for training and evaluation, from images that lie in memory as uint8.
+"""Data loader of images in memory.
 
 Order is a pure function of (seed, epoch), augmentation one of (augmentation seed, view, row), drawn from a counter-based
-generator: a run that continues in the middle of an epoch sees the same pixels as one that was never interrupted, and what a
-teacher says of one view of an image can be kept for every epoch, student and seed that meets that view again.
+generator: a run that continues in the middle of an epoch sees the same pixels as one that was never interrupted, and the
+outputs of a teacher for one view of an image can be kept for every epoch, student and seed that meets that view again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from compress.data._batch import Batch
 from compress.data._source import Split
 from compress.errors import CompressError
-from compress.preprocess import scale_shift
+from compress.preprocess import compute_scale_shift
 from compress.records import Preprocess
 
 VIEWS = 1 << 63
@@ -77,7 +77,7 @@ class InMemory:
         images = torch.from_numpy(np.ascontiguousarray(split.images.transpose(0, 3, 1, 2))).to(device)  # [N, C, H, W]
         self._images, self._windows = images, _view_crops(images, crop_padding) if shuffle and crop_padding else None
         self._labels = torch.from_numpy(split.labels).to(device)  # [N]
-        scale, shift = scale_shift(preprocess)
+        scale, shift = compute_scale_shift(preprocess)
         self._scale = torch.from_numpy(scale).to(device).view(1, -1, 1, 1)
         self._shift = torch.from_numpy(shift).to(device).view(1, -1, 1, 1)
 

@@ -1,4 +1,4 @@
-"""One split as parquet files: which files, which columns, what they declare, and reading them bit by bit."""
+"""Parquet files of one split: find them and their columns, read labels and encoded images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROWS = 256
 
 @dataclass(frozen=True)
 class Table:
-    """The files of one split and what their features say."""
+    """The files of one split, and their columns."""
 
     split: str
     files: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""Work that is done by threads a little ahead of whoever needs it, and handed over in order.
+"""Prefetching by threads: calls are made ahead of their reader, and their results handed over in order.
 
 Reading files, decoding pictures and copying arrays let go of Python's lock, so that threads do them at the same time; unlike
 processes they need no copies of what they return, start at once, and end with the process.

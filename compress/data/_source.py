@@ -1,4 +1,4 @@
-"""The contract of a data source.
+"""Contract of a data source.
 
 A source is a class named after its file whose keyword-only arguments are its options in the recipe. It imports no torch, so
 that `compress check` can describe the data without loading an engine. Images are uint8, decoded and resized by
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from compress.data._disk_images import DiskImages
 from compress.errors import CompressError
-from compress.preprocess import Images, chunks
+from compress.preprocess import Images, iterate_chunks
 from compress.records import Preprocess
 from compress.text import counted
 
@@ -37,7 +37,7 @@ class Split(NamedTuple):
     """[N], each in 0 .. classes - 1."""
 
     def select(self, rows: NDArray[np.integer]) -> Split:
-        """Return some rows; images on disk are not read for it."""
+        """Return some rows, [n]; images on disk are not read for it."""
         images = self.images.select(rows) if isinstance(self.images, DiskImages) else self.images[rows]
         return Split(images, self.labels[rows])
 
@@ -71,7 +71,7 @@ class EncodedDataset(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What can be told of a data set without decoding its images."""
+    """Classes and sizes of a data set, known without decoding its images."""
 
     classes: tuple[str, ...]
     """Names in label order."""
@@ -80,7 +80,7 @@ class Summary(NamedTuple):
 
 
 class Source(Protocol):
-    """What every data source does. Its constructor does no work."""
+    """A data source. Its constructor does no work."""
 
     channels: str
     """`gray` or `rgb`: what `load` decodes to."""
@@ -128,7 +128,7 @@ def check_dataset(dataset: Dataset, classes: int) -> Dataset:
 
 
 def check_labels(name: str, labels: Labels, classes: int) -> None:
-    """Raise if a label is no class.
+    """Refuse labels [N] of which one is no class.
 
     Raises:
         CompressError: The message names the split and the row.
@@ -146,7 +146,7 @@ def fingerprint(dataset: Dataset) -> str:
     for images, labels in dataset:
         digest.update(repr(images.shape).encode())
         digest.update(labels.astype("<i8").tobytes())
-        for part in chunks(images):
+        for part in iterate_chunks(images):
             digest.update(np.ascontiguousarray(part).reshape(-1).data)
     return digest.hexdigest()
 
@@ -158,7 +158,7 @@ def count_repeated(split: Split, known: Split) -> int:
 
 
 def _digests(images: Images) -> Iterator[bytes]:
-    for part in chunks(images):
+    for part in iterate_chunks(images):
         for image in part:
             yield hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 

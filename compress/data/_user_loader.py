@@ -1,4 +1,4 @@
-"""Batches of a loader that the user gives: checked, seeded, and moved to the device."""
+"""Data loader of the user: its batches are checked, seeded, and moved to the device."""
 
 from __future__ import annotations
 

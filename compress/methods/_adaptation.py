@@ -48,7 +48,7 @@ def describe_adaptations(adaptations: Sequence[Adaptation], *, shipped: tuple[st
         title="Adaptation of the teachers",
         note=(
             "Top-1 in percent on the validation split, with the selected weights. Drift is the sum of squared changes "
-            "of the penalised weights. The student answers through the adapted classifier of each teacher."
+            "of the penalised weights. The student is measured through the adapted classifier of each teacher."
         ),
         columns=("teacher", "before", "after", "change, points", "drift", "student by its classifier"),
         rows=tuple(rows),

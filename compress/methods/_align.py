@@ -1,4 +1,4 @@
-"""Feature maps of two networks on one spatial size: the larger is average-pooled to the smaller."""
+"""Bring feature maps of two networks to one height and width: the larger is average-pooled to the smaller."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def find_common_size(student: Tensor, teacher: Tensor, *, where: str) -> Size:
     Args:
         student: Any map of the student's tap; only its shape is read.
         teacher: The same of the teacher's tap.
-        where: What asks, for the message.
+        where: Name of the method and the taps, for the message.
 
     Raises:
         CompressError: One of them is no feature map.

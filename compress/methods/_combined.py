@@ -1,4 +1,4 @@
-"""Several methods on one student.
+"""Combination of several methods on one student.
 
 Preparatory stages run in order, the last stages run as one with all terms added, and each network runs once per step. What
 cannot combine is refused with the reason.
@@ -74,7 +74,7 @@ class Combined(Method):
         return {phase: list(parameters.values()) for phase, parameters in merged.items()}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the terms of all methods that have this phase, each under its method's name."""
+        """Return the terms of all methods that have this phase, [] each, under the names of their methods."""
         terms: dict[str, Tensor] = {}
         observed: dict[str, Tensor] = {}
         for name, method in self._parts.items():

@@ -1,4 +1,4 @@
-"""Classifier heads on the taps of frozen teachers: how they look, and the stage that trains them."""
+"""Classifier heads on the taps of frozen teachers, and the stage that trains them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a distillation method: four hooks, and one loop that calls them.
+"""Contract of a distillation method: hooks that the one training loop calls.
 
 A method is a class named after its file. Its constructor takes a `Setting` and, keyword-only, its options in the recipe. The
 module docstring says the idea in its first paragraph and then, one labelled line each, `Trained:`, `Frozen:`, `Shipped:`,
@@ -27,7 +27,7 @@ def _refuse_another(role: str) -> Network:
 
 
 class Setting(NamedTuple):
-    """What every method starts from."""
+    """What a method is built from."""
 
     student: Network
     teachers: tuple[Network, ...]
@@ -39,7 +39,7 @@ class Setting(NamedTuple):
 
 
 class Method(nn.Module):
-    """How teachers teach a student.
+    """One way to train a student with the help of teachers.
 
     Args:
         setting: Student, teachers, an image, the number of classes.
@@ -64,7 +64,11 @@ class Method(nn.Module):
         return {"student": list(self.student.parameters())}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the named, weighted terms of this phase; the loop minimises their sum and logs each."""
+        """Return the weighted terms of this phase, [] each, by name; the loop minimises their sum and logs each.
+
+        Raises:
+            NotImplementedError: The method does not define it.
+        """
         raise NotImplementedError
 
     def deployable(self) -> nn.Module:
@@ -76,14 +80,14 @@ class Method(nn.Module):
         return self.deployable()
 
     def predictions(self, step: Step) -> dict[str, Tensor]:
-        """Return the logits that are validated, by name of who gives them; unless `choose` does, their mean top-1 selects."""
+        """Return the logits that are validated, [B, K], by name of the network; unless `choose` does, their mean selects."""
         return {"student": self.deployable()(step.batch.images)}
 
     def choose(self, scores: Mapping[str, Accuracy]) -> dict[str, Accuracy]:
         """Settle what is decided by validation, and return the scores that count; called after every validation.
 
         Args:
-            scores: Of `predictions`, by name of who gives them.
+            scores: Of `predictions`, by the network's name.
         """
         return dict(scores)
 
@@ -106,7 +110,7 @@ class Method(nn.Module):
         return {}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """Return the losses; every training step enters here, so that a wrapper such as DDP can stand around it."""
+        """Return the losses, [] each; every training step enters here, so that a wrapper such as DDP can stand around it."""
         return self.losses(step)
 
     def step(
@@ -118,7 +122,15 @@ class Method(nn.Module):
         signals: Signals | None = None,
         forward: Forward | None = None,
     ) -> Step:
-        """Return one batch as this method's networks see it."""
+        """Return a step: one batch as this method's networks see it.
+
+        Args:
+            batch: Images [B, C, H, W] with labels [B].
+            phase: Name of the phase that is being updated.
+            autocast: The reduced precision of forward passes, or `None` for float32.
+            signals: Outputs of teachers that are known already.
+            forward: Runs the student, in place of the student itself.
+        """
         teachers = [teacher for teacher in self.teachers if isinstance(teacher, Network)]
         return Step(batch, self.student, teachers, phase=phase, autocast=autocast, signals=signals, forward=forward)
 

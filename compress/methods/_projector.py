@@ -1,4 +1,4 @@
-"""The prediction path that a student shares with its teachers: a projector takes its last map to the teacher's classifier.
+"""Prediction path from a student to its teachers' classifiers, with a projector between.
 
 What is shipped is the student up to its last tap and, for each teacher, a branch: a pool of fixed kernel, a projector, global
 average pooling, and that teacher's classifier. The student's own classifier is neither trained nor shipped.
@@ -38,25 +38,25 @@ class Branch(nn.Module):
         self.pool, self.projector, self.classifier = pool, projector, classifier
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return logits."""
+        """Return logits [B, K] for the student's last map, [B, c_s, h, w]."""
         projected = self.projector(self.pool(features))  # [B, c_t, h, w]
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(projected, 1).flatten(1))
         return logits
 
 
 class Projected(nn.Module):
-    """What is shipped: images [B, C, H, W] to logits [B, K], the mean over the branches."""
+    """The shipped network: images [B, C, H, W] to logits [B, K], the mean over the branches."""
 
     def __init__(self, backbone: Network, branches: Sequence[Branch]) -> None:
         super().__init__()
         self.backbone, self.branches = backbone, nn.ModuleList(branches)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits."""
+        """Return logits [B, K] for images [B, C, H, W]."""
         return average_logits(self.each(images))
 
     def each(self, images: Tensor) -> list[Tensor]:
-        """Return the logits of every branch."""
+        """Return the logits of every branch, [B, K] each."""
         features = self.backbone.outputs(images).features[-1]
         return [branch(features) for branch in self.branches]
 
@@ -78,7 +78,7 @@ def build_paths(setting: Setting, classifiers: Sequence[nn.Linear], *, where: st
     Args:
         setting: Student, teachers, an image, the number of classes.
         classifiers: For each teacher, the linear layer that the path ends in.
-        where: What asks, for messages.
+        where: Name of the method, for messages.
         factor: The projector is this many times narrower inside than the teacher's map.
         final_relu: Whether the projector ends in a ReLU; `auto` where the teacher's map is never negative.
 
@@ -92,10 +92,10 @@ def build_paths(setting: Setting, classifiers: Sequence[nn.Linear], *, where: st
         features = backbone.outputs(setting.image).features[-1]
     branches, pools = [], nn.ModuleList()
     for index, (teacher, classifier) in enumerate(zip(setting.teachers, classifiers, strict=True)):
-        said = _run_teacher(teacher, setting.image)
-        goal = said.features[-1]  # [B, c_t, h, w]
+        outputs = _run_teacher(teacher, setting.image)
+        goal = outputs.features[-1]  # [B, c_t, h, w]
         size = find_common_size(features, goal, where=f"method.{where}")
-        _refuse_other_head(teacher, said, where=f"method.{where}: teacher {index}")
+        _refuse_other_head(teacher, outputs, where=f"method.{where}: teacher {index}")
         relu = bool((goal >= 0).all()) if final_relu == "auto" else final_relu == "on"
         inside = _narrow(goal.shape[1], factor, where)
         branch = Branch(
@@ -153,7 +153,7 @@ def project_student(step: Step, shipped: Projected) -> list[Tensor]:
 
 
 def pool_teachers(step: Step, teacher_pools: nn.ModuleList) -> list[Tensor]:
-    """Return the last map of each teacher in that shape."""
+    """Return the last map of each teacher in the same shape, [B, c_t, h, w]."""
     return [_pool_teacher(step, index, teacher_pool) for index, teacher_pool in enumerate(teacher_pools)]
 
 
@@ -177,7 +177,7 @@ def remove_head(network: Network, image: Tensor, *, where: str) -> Network:
     Args:
         network: The whole network; left as it was.
         image: One image, [1, C, H, W].
-        where: What asks, for the message.
+        where: Name of the method, for the message.
 
     Raises:
         CompressError: The network does not run without the weights that follow its last tap.
@@ -229,7 +229,7 @@ def _replace_by_identity(module: nn.Module, names: set[str]) -> nn.Module:
 
 
 def _run_teacher(teacher: Network, image: Tensor) -> Outputs:
-    """Return what a teacher says of the image and of some noise."""
+    """Return the outputs of a teacher for the image and some noise, [1 + PROBES, ...]."""
     noise = torch.randn((PROBES, *image.shape[1:]), generator=torch.Generator().manual_seed(0))
     with evaluating(teacher):
         return teacher.outputs(torch.cat([image, noise.to(image)]))
@@ -242,9 +242,13 @@ def _refuse_no_taps(setting: Setting, where: str) -> None:
             raise CompressError(f"method.{where}: {name} has no taps; name its last map: compress.Network(module, taps=[...])")
 
 
-def _refuse_other_head(teacher: Network, said: Outputs, *, where: str) -> None:
-    """Refuse a teacher whose logits are not its classifier's on the pooled last map."""
-    tap, name, channels = teacher.taps[-1], teacher.classifier_name, said.features[-1].shape[1]
+def _refuse_other_head(teacher: Network, outputs: Outputs, *, where: str) -> None:
+    """Refuse a teacher whose logits are not its classifier's on the pooled last map.
+
+    Raises:
+        CompressError: They differ, or the widths do.
+    """
+    tap, name, channels = teacher.taps[-1], teacher.classifier_name, outputs.features[-1].shape[1]
     classifier = teacher.classifier
     advice = (
         "tap what its global average pooling reads, and name the linear layer that alone follows it, or take another teacher"
@@ -255,9 +259,9 @@ def _refuse_other_head(teacher: Network, said: Outputs, *, where: str) -> None:
             f"{channels} channels, so more than global average pooling lies between them; {advice}"
         )
     with evaluating(classifier):
-        shared = classifier(F.adaptive_avg_pool2d(said.features[-1], 1).flatten(1))
-    difference = float((shared - said.logits).abs().max())
-    bound = 1e-3 * max(1.0, float(said.logits.square().mean().sqrt()))  # another order of sums in float32 makes 1e-6
+        shared = classifier(F.adaptive_avg_pool2d(outputs.features[-1], 1).flatten(1))
+    difference = float((shared - outputs.logits).abs().max())
+    bound = 1e-3 * max(1.0, float(outputs.logits.square().mean().sqrt()))  # another order of sums in float32 makes 1e-6
     if not difference <= bound:
         raise CompressError(
             f"{where}: its classifier {name!r} on the pooled map of its last tap {tap!r} differs from its logits by "

@@ -1,4 +1,4 @@
-"""How well the feature maps of a finished student give those of its teachers."""
+"""Reconstruction error of the teachers' feature maps from those of a finished student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shallow taps of a student against the last maps of its teachers: which they are, and what stands between them."""
+"""Shallow taps of a student against the last maps of its teachers: the choice of taps, adapters and classifiers."""
 
 from __future__ import annotations
 

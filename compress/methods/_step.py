@@ -1,7 +1,7 @@
-"""One batch in one phase: what a method may read of it.
+"""One batch in one phase of training, and the outputs of student and teachers for it.
 
-A `Signal` is one thing that a frozen teacher says of a batch: its logits, the map at one tap, or what a frozen module of the
-method makes of such a map. A step computes each on first use, unless it was given, from a store of targets or a faster engine.
+A `Signal` is one output of a teacher for a batch: its logits, the map at one tap, or the output of a frozen module of the
+method on such a map. A step computes each on first use, unless it was given: from the store on disk, or by a faster engine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compress.models import Network, Outputs
 
 
 class Signal(NamedTuple):
-    """One answer of a teacher, fixed by the image alone."""
+    """One output of a teacher; of a frozen one it is fixed by the image alone."""
 
     teacher: int
     tap: int | None = None
@@ -29,16 +29,16 @@ class Signal(NamedTuple):
 
 
 Signals = Mapping[Signal, Tensor]
-"""Answers for the images of one batch, in its order."""
+"""Outputs for the images of one batch, [B, ...] each, in its order."""
 
 Forward = Callable[[Tensor], Outputs]
-"""What runs a network: images [B, C, H, W] to its logits and maps."""
+"""Runs a network: images [B, C, H, W] to logits and maps."""
 
 
 class Step:
     """One batch in one phase; each network runs once, on first use.
 
-    The single place for frozen networks without gradient, for mixed precision, and for teacher targets that need not be
+    The single place for frozen networks without gradient, for mixed precision, and for outputs of teachers that need not be
     computed again.
 
     Args:
@@ -66,7 +66,7 @@ class Step:
         self.observed: dict[str, Tensor] = {}
         """What `observe` was given."""
         self.signals_read: dict[Signal, None] = {}
-        """What was asked of frozen teachers, in order; a target that only serves to compute another is not listed."""
+        """Signals of frozen teachers that were read, in order; one that only serves to compute another is not listed."""
         self.student_taps: set[int] = set()
         """Places of the student's taps whose maps were read."""
         self._student, self._teachers, self._autocast, self._forward = student, teachers, autocast, forward
@@ -91,9 +91,9 @@ class Step:
         return LazyOutputs(self, place, len(self._teachers[place].taps))
 
     def apply_to_teacher(self, module: nn.Module, index: int, tap: int) -> Tensor:
-        """Return `module` of the map at one tap of a teacher.
+        """Return `module` of the map at one tap of a teacher, [B, c, h, w] -> [B, ...].
 
-        Of a frozen teacher and a frozen module this is an answer like the logits: it is stored instead of the map. A module
+        Of a frozen teacher and a frozen module this is a signal like the logits: it is stored instead of the map. A module
         that is being trained gets the map, in the step's precision.
         """
         if _is_trained(module):
@@ -102,17 +102,17 @@ class Step:
         return self.compute(Signal(place, _count_from_front("tap", tap, len(self._teachers[place].taps)), module))
 
     def apply(self, module: nn.Module, tensor: Tensor) -> Tensor:
-        """Return `module(tensor)` in the step's precision, without gradient to the module where it is frozen."""
+        """Return `module(tensor)`, [B, ...] -> [B, ...], in the step's precision; a frozen module gets no gradient."""
         with self._precision(tensor):
             result: Tensor = module(tensor)
         return result
 
     def observe(self, name: str, value: Tensor) -> None:
-        """Log a number that is not a loss, such as a weight; its mean over the epoch stands beside the losses."""
+        """Log a number [] that is not a loss, such as a weight; its mean over the epoch stands beside the losses."""
         self.observed[name] = value.detach()
 
     def compute(self, signal: Signal) -> Tensor:
-        """Return one answer of a teacher."""
+        """Return one output of a teacher, [B, ...]."""
         frozen = not _is_trained(self._teachers[signal.teacher])
         if frozen and not self._inside:
             self.signals_read[signal] = None
@@ -146,7 +146,7 @@ class Step:
 
 
 class LazyOutputs:
-    """What one teacher says of a batch."""
+    """Outputs of one teacher for a batch, each computed or fetched when it is read."""
 
     def __init__(self, step: Step, index: int, taps: int) -> None:
         self._step, self._index, self._taps = step, index, taps
@@ -187,7 +187,7 @@ class LazyFeatures(Sequence[Tensor]):
 
 
 def _count_from_front(what: str, index: int, count: int) -> int:
-    """Return an index counted from the front, so that one answer has one signal."""
+    """Return an index counted from the front, so that one output has one signal."""
     if not -count <= index < count:
         raise IndexError(f"{what} {index} of {count}")
     return index % count

@@ -1,4 +1,4 @@
-"""Translators from a student's feature map to a teacher's: between which taps they stand, and how they look."""
+"""Translators from a student's feature maps to a teacher's, and the pairs of taps that they stand between."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pair_taps(
         setting: Student, teachers, an image.
         student_taps: Names of the student's taps; `None` is the last.
         teacher_taps: Names of as many taps, which every teacher has; `None` is the last.
-        where: What asks, for messages.
+        where: Name of the method, for messages.
 
     Raises:
         CompressError: A tap does not exist or gives no feature map, or the two do not pair up.

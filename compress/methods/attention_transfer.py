@@ -76,7 +76,7 @@ class AttentionTransfer(Method):
         self.attentions = nn.ModuleDict({_name_size(pair.size): _Attention(pair.size) for pair in self.pairs})
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the cross-entropy, the difference of attention at each tap, and the divergence if it is wanted."""
+        """Return the cross-entropy, the difference of attention at each tap, and the divergence if it is wanted, [] each."""
         student, teachers = step.student.logits.float(), range(len(self.teachers))
         terms = {"ce": self.ce_weight * F.cross_entropy(student, step.batch.labels)}
         by_tap: dict[str, list[Tensor]] = {}

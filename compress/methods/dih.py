@@ -67,14 +67,14 @@ class Dih(Method):
 
     Args:
         setting: Student, teachers, an image, the number of classes.
-        logit_loss: What each member teaches with: divergence (kd) or correlations (dist).
+        logit_loss: Logit loss of each member: divergence (kd) or correlations (dist).
         temperature: Softens all predictions.
         alpha: Share of a member's logit loss against the cross-entropy; one number, or one for each member in the order of
             `members`. 0 is refused: leave a member out by its name.
         ce_weight: Factor of all cross-entropies; 0 leaves the labels to a method that stands beside this one.
         reduction: Sum over members with a cross-entropy for each (sum), the mean of that (mean), or the sum of logit
             losses with one cross-entropy (single_ce).
-        members: Who teaches, such as teacher, head0, head2; with several teachers teacher0, teacher0_head0, teacher1. Default
+        members: The cohort, such as teacher, head0, head2; with several teachers teacher0, teacher0_head0, teacher1. Default
             all: teacher, its heads from shallow to deep, next teacher. The number of a head is the place of its tap.
         taps: Which taps get a head, of every teacher that has one so called, or of one teacher as in teacher1.layer2; default
             all. Every head is trained and its accuracy reported, whether it teaches or not.
@@ -112,7 +112,7 @@ class Dih(Method):
         return [self.heads_stage, self]
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the cross-entropy and the logit loss of each member of the cohort."""
+        """Return the cross-entropy and the logit loss of each member of the cohort, [] each."""
         student = step.student.logits
         cohort = self.heads_stage.compute_cohort(step, self.alpha)
         ce, taught = cohort_losses(

@@ -74,7 +74,7 @@ class Dist(Method):
         self._warned = False
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the cross-entropy and the two relations."""
+        """Return the cross-entropy and the two relations, [] each."""
         student = step.student.logits
         self._warn_of_few(student)
         pairs = [self._relations(student, step.teacher(i).logits) for i in range(len(self.teachers))]

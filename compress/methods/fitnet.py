@@ -73,11 +73,11 @@ class Fitnet(Method):
         return {"student": [*self.student.parameters(), *self.regressors.parameters()]}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the cross-entropy, the hint, and the divergence if it is wanted."""
+        """Return the cross-entropy, the hint, and the divergence if it is wanted, [] each."""
         student = step.student.logits.float()
         terms = {
             "ce": self.ce_weight * F.cross_entropy(student, step.batch.labels),
-            "hint": self.weight * torch.stack(self._distances(step)).mean(),
+            "hint": self.weight * torch.stack(self._compute_distances(step)).mean(),
         }
         if self.kd_weight > 0:
             teachers = range(len(self.teachers))
@@ -85,8 +85,8 @@ class Fitnet(Method):
             terms["kd"] = self.kd_weight * torch.stack(each).mean()
         return terms
 
-    def _distances(self, step: Step) -> list[Tensor]:
-        """Return the mean squared difference from each teacher's map."""
+    def _compute_distances(self, step: Step) -> list[Tensor]:
+        """Return the mean squared difference from each teacher's map, []."""
         each = []
         for index, (hint, regressor) in enumerate(zip(self.hints, self.regressors, strict=True)):
             regressed = step.apply(regressor, pool_to(step.student.features[self.student_tap], hint.reads))
@@ -96,7 +96,7 @@ class Fitnet(Method):
 
 
 class _Hint(NamedTuple):
-    """What one teacher shows, and the sizes between which its regressor stands."""
+    """The map of one teacher, and the sizes between which its regressor stands."""
 
     tap: int
     channels: int

@@ -67,7 +67,7 @@ class Kd(Method):
             )
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the cross-entropy and the divergence."""
+        """Return the cross-entropy and the divergence, [] each."""
         student = step.student.logits
         teachers = torch.stack([step.teacher(i).logits for i in range(len(self.teachers))])  # [M, B, K]
         return {

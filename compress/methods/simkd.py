@@ -47,7 +47,7 @@ class Simkd(Method):
         return {"student": _projector.list_trained(self.shipped)}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the squared difference, the mean over teachers."""
+        """Return the squared difference, averaged over teachers, []."""
         ours = _projector.project_student(step, self.shipped)
         theirs = _projector.pool_teachers(step, self.teacher_pools)
         return {"mse": torch.stack([losses.feature_mse(mine, goal) for mine, goal in zip(ours, theirs, strict=True)]).mean()}

@@ -29,6 +29,6 @@ class Supervised(Method):
         self.label_smoothing = label_smoothing
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the cross-entropy."""
+        """Return the cross-entropy, []."""
         logits = step.student.logits.float()
         return {"ce": F.cross_entropy(logits, step.batch.labels, label_smoothing=self.label_smoothing)}

@@ -1,4 +1,4 @@
-"""What is changed of networks that other packages build: colour channels, the first halvings, and the sizes they take.
+"""Changes to networks of other packages: colour channels, the first halvings, and the sizes they take.
 
 Names of layers stay as they are there, so that weights of those packages load.
 """
@@ -17,7 +17,7 @@ FULL_STRIDE = 32
 
 
 class Sized(Network):
-    """A network that takes images of some sizes only, and says so instead of failing somewhere inside.
+    """A network that takes images of some sizes only, and refuses others with a message.
 
     Args:
         module: As for `Network`.
@@ -56,6 +56,9 @@ def take_channels(module: nn.Module, first: str, channels: int) -> None:
         module: Takes RGB images.
         first: Name of its first convolution.
         channels: Of the images.
+
+    Raises:
+        TypeError: That layer is no convolution.
     """
     layer = module.get_submodule(first)
     if not isinstance(layer, nn.Conv2d):

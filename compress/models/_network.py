@@ -1,4 +1,4 @@
-"""The contract of a network: a backbone with named stages and a named classifier.
+"""Contract of a network: a module with named taps and a named classifier.
 
 A `Network` wraps any `nn.Module` and edits nothing on it. `forward` returns logits only, so exporters trace the plain graph;
 `outputs` also returns the feature map of each tap, read by hooks that live for that one call. A model family is a file with
@@ -17,7 +17,7 @@ from compress.freezing import evaluating
 
 
 class Outputs(NamedTuple):
-    """What one forward pass gives."""
+    """Logits and feature maps of one forward pass."""
 
     logits: Tensor
     """[B, K], or dense [B, K, H, W]."""
@@ -52,7 +52,7 @@ class Network(nn.Module):
         return logits
 
     def outputs(self, images: Tensor) -> Outputs:
-        """Return logits and the feature map of every tap.
+        """Return logits [B, K] and the feature map [B, c, h, w] of every tap, for images [B, C, H, W].
 
         Raises:
             CompressError: A tap did not run exactly once, gave no tensor, or was overwritten in place by a later layer.

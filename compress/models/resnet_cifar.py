@@ -32,7 +32,7 @@ class _Subsample(nn.Module):
         return F.pad(x, (0, 0, 0, 0, self.before, self.after))
 
 
-def _projection(inputs: int, outputs: int, stride: int) -> nn.Module:
+def _build_projection(inputs: int, outputs: int, stride: int) -> nn.Module:
     """Shortcut B."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
@@ -46,7 +46,7 @@ class _Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = (_Subsample if shortcut == "A" else _projection)(inputs, outputs, stride)
+            self.shortcut = (_Subsample if shortcut == "A" else _build_projection)(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = F.relu(self.bn1(self.conv1(x)))
@@ -60,9 +60,9 @@ class _ResNet(nn.Module):
         stem, first, second, third = widths
         self.conv1 = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
-        self.layer1 = _stage(blocks, stem, first, 1, shortcut)
-        self.layer2 = _stage(blocks, first, second, 2, shortcut)
-        self.layer3 = _stage(blocks, second, third, 2, shortcut)
+        self.layer1 = _build_stage(blocks, stem, first, 1, shortcut)
+        self.layer2 = _build_stage(blocks, first, second, 2, shortcut)
+        self.layer3 = _build_stage(blocks, second, third, 2, shortcut)
         self.linear = nn.Linear(third, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -76,12 +76,12 @@ class _ResNet(nn.Module):
         return logits
 
 
-def _stage(blocks: int, inputs: int, outputs: int, stride: int, shortcut: str) -> nn.Sequential:
+def _build_stage(blocks: int, inputs: int, outputs: int, stride: int, shortcut: str) -> nn.Sequential:
     first = _Block(inputs, outputs, stride, shortcut)
     return nn.Sequential(first, *(_Block(outputs, outputs, 1, shortcut) for _ in range(blocks - 1)))
 
 
-def _network(
+def _build_network(
     depth: int, classes: int, channels: int, shortcut: str, widths: tuple[int, int, int, int] = (16, 16, 32, 64)
 ) -> Network:
     module = _ResNet((depth - 2) // 6, widths, classes, channels, shortcut)
@@ -96,7 +96,7 @@ def resnet8(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") -
         channels: 1 (gray) or 3 (RGB).
         shortcut: Where sizes change: `A` subsamples and pads with zeros, `B` is a 1 × 1 convolution with batch norm.
     """
-    return _network(8, classes, channels, shortcut)
+    return _build_network(8, classes, channels, shortcut)
 
 
 def resnet14(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") -> Network:
@@ -107,7 +107,7 @@ def resnet14(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") 
         channels: 1 (gray) or 3 (RGB).
         shortcut: Where sizes change: `A` subsamples and pads with zeros, `B` is a 1 × 1 convolution with batch norm.
     """
-    return _network(14, classes, channels, shortcut)
+    return _build_network(14, classes, channels, shortcut)
 
 
 def resnet20(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") -> Network:
@@ -118,7 +118,7 @@ def resnet20(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") 
         channels: 1 (gray) or 3 (RGB).
         shortcut: Where sizes change: `A` subsamples and pads with zeros, `B` is a 1 × 1 convolution with batch norm.
     """
-    return _network(20, classes, channels, shortcut)
+    return _build_network(20, classes, channels, shortcut)
 
 
 def resnet32(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") -> Network:
@@ -129,7 +129,7 @@ def resnet32(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") 
         channels: 1 (gray) or 3 (RGB).
         shortcut: Where sizes change: `A` subsamples and pads with zeros, `B` is a 1 × 1 convolution with batch norm.
     """
-    return _network(32, classes, channels, shortcut)
+    return _build_network(32, classes, channels, shortcut)
 
 
 def resnet44(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") -> Network:
@@ -140,7 +140,7 @@ def resnet44(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") 
         channels: 1 (gray) or 3 (RGB).
         shortcut: Where sizes change: `A` subsamples and pads with zeros, `B` is a 1 × 1 convolution with batch norm.
     """
-    return _network(44, classes, channels, shortcut)
+    return _build_network(44, classes, channels, shortcut)
 
 
 def resnet56(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") -> Network:
@@ -151,7 +151,7 @@ def resnet56(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") 
         channels: 1 (gray) or 3 (RGB).
         shortcut: Where sizes change: `A` subsamples and pads with zeros, `B` is a 1 × 1 convolution with batch norm.
     """
-    return _network(56, classes, channels, shortcut)
+    return _build_network(56, classes, channels, shortcut)
 
 
 def resnet110(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A") -> Network:
@@ -162,7 +162,7 @@ def resnet110(classes: int, channels: int, *, shortcut: Literal["A", "B"] = "A")
         channels: 1 (gray) or 3 (RGB).
         shortcut: Where sizes change: `A` subsamples and pads with zeros, `B` is a 1 × 1 convolution with batch norm.
     """
-    return _network(110, classes, channels, shortcut)
+    return _build_network(110, classes, channels, shortcut)
 
 
 def resnet8x4(classes: int, channels: int) -> Network:
@@ -172,7 +172,7 @@ def resnet8x4(classes: int, channels: int) -> Network:
         classes: Number of classes.
         channels: 1 (gray) or 3 (RGB).
     """
-    return _network(8, classes, channels, "B", widths=(32, 64, 128, 256))
+    return _build_network(8, classes, channels, "B", widths=(32, 64, 128, 256))
 
 
 def resnet32x4(classes: int, channels: int) -> Network:
@@ -182,4 +182,4 @@ def resnet32x4(classes: int, channels: int) -> Network:
         classes: Number of classes.
         channels: 1 (gray) or 3 (RGB).
     """
-    return _network(32, classes, channels, "B", widths=(32, 64, 128, 256))
+    return _build_network(32, classes, channels, "B", widths=(32, 64, 128, 256))

@@ -43,7 +43,7 @@ def mobilenetv3_small_050(
             too; for images below 64 pixels. The weights stay the same.
     """
     module = _create("mobilenetv3_small_050", classes, channels, drop_rate=dropout)
-    return _mobile(module, output_stride, "blocks.0.0.conv_dw", ("blocks.0", "blocks.1", "blocks.3", "blocks.5"))
+    return _wrap_mobile(module, output_stride, "blocks.0.0.conv_dw", ("blocks.0", "blocks.1", "blocks.3", "blocks.5"))
 
 
 def mobilenetv3_small_100(
@@ -59,7 +59,7 @@ def mobilenetv3_small_100(
             too; for images below 64 pixels. The weights stay the same.
     """
     module = _create("mobilenetv3_small_100", classes, channels, drop_rate=dropout)
-    return _mobile(module, output_stride, "blocks.0.0.conv_dw", ("blocks.0", "blocks.1", "blocks.3", "blocks.5"))
+    return _wrap_mobile(module, output_stride, "blocks.0.0.conv_dw", ("blocks.0", "blocks.1", "blocks.3", "blocks.5"))
 
 
 def mobilenetv4_conv_small(
@@ -75,7 +75,7 @@ def mobilenetv4_conv_small(
             too; for images below 64 pixels. The weights stay the same.
     """
     module = _create("mobilenetv4_conv_small", classes, channels, drop_rate=dropout)
-    return _mobile(module, output_stride, "blocks.0.0.conv", ("blocks.0", "blocks.1", "blocks.2", "blocks.4"))
+    return _wrap_mobile(module, output_stride, "blocks.0.0.conv", ("blocks.0", "blocks.1", "blocks.2", "blocks.4"))
 
 
 def efficientnet_lite0(
@@ -99,7 +99,7 @@ def efficientnet_lite0(
             too; for images below 64 pixels. The weights stay the same.
     """
     module = _create("efficientnet_lite0", classes, channels, drop_rate=dropout, drop_path_rate=drop_path)
-    return _mobile(module, output_stride, "blocks.1.0.conv_dw", ("blocks.1", "blocks.2", "blocks.4", "bn2"))
+    return _wrap_mobile(module, output_stride, "blocks.1.0.conv_dw", ("blocks.1", "blocks.2", "blocks.4", "bn2"))
 
 
 def deit_tiny_patch16_224(
@@ -116,6 +116,9 @@ def deit_tiny_patch16_224(
         image_size: Height and width of the images in pixels; it takes no others. Weights fit the size they were made for.
         patch_size: Height and width of a patch in pixels, which must divide `image_size`: 4 for 32 × 32 pixels.
         drop_path: Share of images for which the last block is skipped while training; earlier blocks less (stochastic depth).
+
+    Raises:
+        CompressError: The patches do not divide the image.
     """
     if image_size % patch_size:
         raise CompressError(
@@ -124,7 +127,7 @@ def deit_tiny_patch16_224(
     module = _create(
         "deit_tiny_patch16_224", classes, channels, img_size=image_size, patch_size=patch_size, drop_path_rate=drop_path
     )
-    taps = [info["module"] for info in _stages(_known(module))]
+    taps = [info["module"] for info in _list_stages(_read_feature_info(module))]
     return Sized(module, taps=taps, classifier="head", smallest=image_size, largest=image_size)
 
 
@@ -137,7 +140,7 @@ def any(  # noqa: A001 (as a recipe says it: timm.any)
     taps: Listing[Text] | None = None,
     dropout: Share = 0.0,
 ) -> Network:
-    """Whatever network timm has, with random weights; it is tried on one image when it is built.
+    """Any network of timm, with random weights; it is tried on one image when it is built.
 
     Args:
         classes: Number of classes.
@@ -148,20 +151,23 @@ def any(  # noqa: A001 (as a recipe says it: timm.any)
         taps: Names of layers whose outputs are the features, shallow to deep; default the last of each resolution that timm
             names, or four blocks if there is one resolution.
         dropout: Share of activations that is dropped before the classifier while training.
+
+    Raises:
+        CompressError: timm has no such network, or it names no taps, or the network does not take such images.
     """
-    fixed, side = _sizes(architecture, image_size)
+    fixed, side = _find_sizes(architecture, image_size)
     built_for = {"img_size": side} if fixed else {}
-    with _explained(architecture, channels, side):
+    with _explain_errors(architecture, channels, side):
         module = _create(architecture, classes, channels, drop_rate=dropout, **built_for)
-    names = [info["module"] for info in _stages(_known(module))] if taps is None else taps
+    names = [info["module"] for info in _list_stages(_read_feature_info(module))] if taps is None else taps
     if taps is None and not names:
         raise CompressError(
             f"timm.any: timm names no feature maps of {architecture!r}; give taps: [LAYER, ...], or taps: [] for methods "
             "on logits"
         )
     exactly = side if fixed else None
-    network = Sized(module, taps=names, classifier=_classifier(module), smallest=exactly or 1, largest=exactly)
-    with _explained(architecture, channels, side):
+    network = Sized(module, taps=names, classifier=_find_classifier(module), smallest=exactly or 1, largest=exactly)
+    with _explain_errors(architecture, channels, side):
         find_shapes(network, torch.zeros(1, channels, side, side))
     return network
 
@@ -174,18 +180,18 @@ def _create(architecture: str, classes: int, channels: int, **options: object) -
     return module
 
 
-def _mobile(module: nn.Module, output_stride: int, halving: str, taps: Sequence[str]) -> Network:
+def _wrap_mobile(module: nn.Module, output_stride: int, halving: str, taps: Sequence[str]) -> Network:
     keep_size(module, (("conv_stem",), (halving,)), output_stride)
     return Network(module, taps=taps, classifier="classifier")
 
 
-def _known(module: nn.Module) -> Sequence[Mapping[str, Any]]:
+def _read_feature_info(module: nn.Module) -> Sequence[Mapping[str, Any]]:
     """Return what timm says of the layers of a network, shallow to deep."""
     known: Sequence[Mapping[str, Any]] = getattr(module, "feature_info", ())
     return known
 
 
-def _stages(known: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _list_stages(known: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the last of what timm names at each resolution from a quarter on; of one resolution, some at equal distances."""
     last = list({info["reduction"]: info for info in known}.values())
     if len(last) == 1 and len(known) >= _FLAT_TAPS:
@@ -193,7 +199,7 @@ def _stages(known: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [info for info in last if info["reduction"] >= 4] or last
 
 
-def _sizes(architecture: str, image_size: int | None) -> tuple[bool, int]:
+def _find_sizes(architecture: str, image_size: int | None) -> tuple[bool, int]:
     """Return whether a network takes one size only, and the size to build and try it with."""
     known = timm.list_models()
     if architecture not in known:
@@ -205,14 +211,14 @@ def _sizes(architecture: str, image_size: int | None) -> tuple[bool, int]:
     return bool(facts is not None and facts.fixed_input_size), image_size or usual
 
 
-def _classifier(module: nn.Module) -> str | None:
+def _find_classifier(module: nn.Module) -> str | None:
     """Return the name of the last linear layer, if there is one alone."""
     layer = module.get_classifier()  # type: ignore[operator]  # every network of timm has it
     return next((name for name, other in module.named_modules() if other is layer and isinstance(other, nn.Linear)), None)
 
 
 @contextmanager
-def _explained(architecture: str, channels: int, side: int) -> Iterator[None]:
+def _explain_errors(architecture: str, channels: int, side: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:

@@ -27,7 +27,7 @@ from compress.data import (
 from compress.errors import CompressError
 from compress.events import Events
 from compress.fingerprint import make_key
-from compress.preprocess import normalise, statistics
+from compress.preprocess import measure_statistics, normalise
 from compress.recipe import DataSection
 from compress.records import Preprocess
 from compress.system import memory as storage
@@ -95,7 +95,7 @@ def prepare_data(
             raise CompressError(f"data.{name}: has {len(values)} numbers and the images have {channels} channels")
     mean, std = section.mean, section.std
     if mean is None or std is None:  # of a large set they take a while
-        found = statistics(train.images)
+        found = measure_statistics(train.images)
         mean, std = mean or found[0], std or found[1]
     preprocess = preprocess.model_copy(update={"mean": mean, "std": std})
     key = make_key(

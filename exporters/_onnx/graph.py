@@ -194,9 +194,9 @@ def check_preprocess(preprocess: Preprocess, shape: tuple[int, ...], where: str)
     Raises:
         CompressError: It does not, or its mean and std do not fit its channels.
     """
-    from compress.preprocess import scale_shift
+    from compress.preprocess import compute_scale_shift
 
-    made = (len(scale_shift(preprocess)[0]), preprocess.height, preprocess.width)
+    made = (len(compute_scale_shift(preprocess)[0]), preprocess.height, preprocess.width)
     if made != shape[1:]:
         raise CompressError(
             f"{where}: the preprocessing makes images {list(made)}, the example is {list(shape[1:])}; make them agree"
@@ -212,9 +212,9 @@ def add_normalisation(model: ModelProto, preprocess: Preprocess) -> None:
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    from compress.preprocess import scale_shift
+    from compress.preprocess import compute_scale_shift
 
-    scale, shift = (array.reshape(1, -1, 1, 1) for array in scale_shift(preprocess))
+    scale, shift = (array.reshape(1, -1, 1, 1) for array in compute_scale_shift(preprocess))
     (entry,) = (value for value in model.graph.input if value.name == INPUT)
     batch = entry.type.tensor_type.shape.dim[0]
     channels = scale.shape[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from compress.errors import CompressError
-from compress.preprocess import scale_shift
+from compress.preprocess import compute_scale_shift
 from compress.records import Preprocess
 from exporters._exporter import About
 from exporters._onnx.graph import check_preprocess
@@ -83,7 +83,7 @@ def add_ends(graph: nn.Module, carried: Ends) -> nn.Module:
             self.network = graph
             self.training = False  # traced programs refuse `eval()`, and litert-torch asks
             if pixels is not None:
-                scale, shift = scale_shift(pixels)
+                scale, shift = compute_scale_shift(pixels)
                 self.register_buffer("scale", torch.from_numpy(scale.copy())[:, None, None])
                 self.register_buffer("shift", torch.from_numpy(shift.copy())[:, None, None])
 

@@ -6,7 +6,7 @@ same manifest always gives the same text, so that a bundle's program can be comp
 
 from __future__ import annotations
 
-from compress.preprocess import scale_shift
+from compress.preprocess import compute_scale_shift
 from compress.records import BundleFile, Manifest
 
 SOURCE, BUILD = "cpp/example.cpp", "cpp/CMakeLists.txt"
@@ -32,7 +32,7 @@ def _render_source(manifest: Manifest, file: BundleFile) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     pre = manifest.preprocess
-    scale, shift = scale_shift(pre)
+    scale, shift = compute_scale_shift(pre)
     loader = PackageLoader("exporters.bundle", package_path="programs")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701 (no HTML)
     return environment.get_template("main.cpp.j2").render(

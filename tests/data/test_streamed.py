@@ -27,7 +27,7 @@ from compress.data import (
 )
 from compress.data._prefetch import prefetch
 from compress.errors import CompressError, Unreachable
-from compress.preprocess import statistics
+from compress.preprocess import measure_statistics
 from compress.records import Preprocess
 
 ROWS, HEIGHT, WIDTH = 50, 9, 7
@@ -153,7 +153,7 @@ def test_splits_on_disk_are_divided_like_arrays(tmp_path: Path) -> None:
     dataset = Dataset(disk, disk)
     assert check_dataset(dataset, 4) is dataset
     assert fingerprint(dataset) == fingerprint(Dataset(memory, memory))
-    assert statistics(disk.images) == statistics(memory.images)
+    assert measure_statistics(disk.images) == measure_statistics(memory.images)
 
 
 def test_rows_on_disk_are_indexed_like_arrays(tmp_path: Path) -> None:

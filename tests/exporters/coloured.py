@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from compress.preprocess import normalise, statistics
+from compress.preprocess import measure_statistics, normalise
 from compress.recipe import GateSection
 from compress.records import Gate, Precision, Preprocess
 from exporters import About, Quantisation
@@ -90,7 +90,7 @@ def data(task: Task) -> Data:
     pixels = np.clip(255 * pixels + random.normal(scale=6, size=pixels.shape), 0, 255).astype(np.uint8)
     order = random.permutation(len(labels))
     pixels, labels = pixels[order], labels[order].astype(np.int64)
-    mean, std = statistics(pixels[HELD_OUT:])
+    mean, std = measure_statistics(pixels[HELD_OUT:])
     preprocess = Preprocess(height=HEIGHT, width=WIDTH, channels=task, mean=mean, std=std)
     return Data(pixels[HELD_OUT:], labels[HELD_OUT:], pixels[:HELD_OUT], labels[:HELD_OUT], preprocess, classes)
 
