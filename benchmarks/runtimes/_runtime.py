@@ -23,8 +23,18 @@ class Runtime(Protocol):
 
     inert: ClassVar[bool]
     """Whether opening a file that a stranger made runs nothing that it brings."""
+    package: ClassVar[str]
+    """Distribution that brings the runtime, as one installs it."""
     suffixes: ClassVar[tuple[str, ...]]
     """Endings of the files that this runtime opens, for example `(".onnx",)`; no two runtimes share one."""
+
+    @staticmethod
+    def probe() -> str:
+        """Run one inference of a file made for it; return version and devices or capabilities in a line.
+
+        Raises:
+            AssertionError: It computed something else.
+        """
 
     @staticmethod
     def prepare() -> None:

@@ -8,6 +8,7 @@ libraries. So a file that names another backend is refused before anything in it
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import mmap
 import warnings
 from pathlib import Path
@@ -32,7 +33,31 @@ class Executorch:
     """
 
     inert: ClassVar[bool] = True
+    package: ClassVar[str] = "executorch"
     suffixes: ClassVar[tuple[str, ...]] = (".pte",)
+
+    @staticmethod
+    def probe() -> str:
+        """Convolve, multiply or rectify a few numbers; return version and what computed it.
+
+        Raises:
+            AssertionError: The result is wrong.
+        """
+        library = import_bindings()
+        import torch
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            x = torch.tensor([[-9.0, 9.0]])
+            traced = torch.export.export(torch.nn.ReLU(), (x,))
+            content = to_edge_transform_and_lower(traced, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
+        program = library._load_for_executorch_from_buffer(content)
+        result = program.run_method("forward", [x])[0].numpy().ravel().tolist()
+        if result != [0, 9]:
+            raise AssertionError(f"gives {result} instead of [0, 9]")
+        return " ".join([importlib.metadata.version("executorch"), *library._get_registered_backend_names()])
 
     @staticmethod
     def prepare() -> None:

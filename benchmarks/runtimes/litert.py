@@ -32,7 +32,36 @@ class Litert:
     """
 
     inert: ClassVar[bool] = True
+    package: ClassVar[str] = "ai-edge-litert"
     suffixes: ClassVar[tuple[str, ...]] = (".tflite",)
+
+    @staticmethod
+    def probe() -> str:
+        """Convolve, multiply or rectify a few numbers; return version and what computed it.
+
+        Raises:
+            AssertionError: The result is wrong.
+        """
+        import flatbuffers
+        from ai_edge_litert import schema_py_generated as schema
+        from ai_edge_litert.interpreter import Interpreter
+
+        x, y, relu, code = schema.TensorT(), schema.TensorT(), schema.OperatorT(), schema.OperatorCodeT()
+        x.shape = y.shape = [2]
+        relu.inputs, relu.outputs = [0], [1]
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.RELU
+        graph, model, content = schema.SubGraphT(), schema.ModelT(), flatbuffers.Builder(1024)
+        graph.tensors, graph.inputs, graph.outputs, graph.operators = [x, y], [0], [1], [relu]
+        model.version, model.operatorCodes, model.subgraphs, model.buffers = 3, [code], [graph], [schema.BufferT()]
+        content.Finish(model.Pack(content), b"TFL3")
+        interpreter = Interpreter(model_content=bytes(content.Output()), num_threads=1)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(0, np.array([-9, 9], np.float32))
+        interpreter.invoke()
+        result = interpreter.get_tensor(1).tolist()
+        if result != [0, 9]:
+            raise AssertionError(f"gives {result} instead of [0, 9]")
+        return f"{importlib.metadata.version('ai-edge-litert')} CPU"
 
     @staticmethod
     def prepare() -> None:

@@ -33,7 +33,28 @@ class Onnxruntime:
     """
 
     inert: ClassVar[bool] = True
+    package: ClassVar[str] = "onnxruntime"
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+
+    @staticmethod
+    def probe() -> str:
+        """Convolve, multiply or rectify a few numbers; return version and what computed it.
+
+        Raises:
+            AssertionError: The result is wrong.
+        """
+        Onnxruntime.prepare()
+        import onnxruntime
+        from onnx import TensorProto, helper
+
+        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [x], [y])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[PROVIDER])
+        result = session.run(None, {"x": np.array([-9, 9], np.float32)})[0].tolist()
+        if result != [0, 9]:
+            raise AssertionError(f"gives {result} instead of [0, 9]")
+        return " ".join([onnxruntime.__version__, *onnxruntime.get_available_providers()])
 
     @staticmethod
     def prepare() -> None:

@@ -31,7 +31,27 @@ class Openvino:
     """
 
     inert: ClassVar[bool] = True
+    package: ClassVar[str] = "openvino"
     suffixes: ClassVar[tuple[str, ...]] = (".xml",)
+
+    @staticmethod
+    def probe() -> str:
+        """Convolve, multiply or rectify a few numbers; return version and what computed it.
+
+        Raises:
+            AssertionError: The result is wrong.
+        """
+        Openvino.prepare()
+        import openvino
+        from openvino import opset13
+
+        x, core = opset13.parameter([2], np.float32), openvino.Core()
+        model = openvino.Model([opset13.relu(x)], [x], "probe")
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        result = compiled(np.array([-9, 9], np.float32))[0].tolist()
+        if result != [0, 9]:
+            raise AssertionError(f"gives {result} instead of [0, 9]")
+        return " ".join([openvino.__version__.partition("-")[0], *core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")])
 
     @staticmethod
     def prepare() -> None:

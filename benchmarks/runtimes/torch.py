@@ -32,7 +32,23 @@ class Torch:
     """
 
     inert: ClassVar[bool] = False
+    package: ClassVar[str] = "torch"
     suffixes: ClassVar[tuple[str, ...]] = (".pt2",)
+
+    @staticmethod
+    def probe() -> str:
+        """Convolve, multiply or rectify a few numbers; return version and what computed it.
+
+        Raises:
+            AssertionError: The result is wrong.
+        """
+        import torch
+
+        sums = torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3))
+        result = sums.numpy().ravel().tolist()
+        if result != [9]:
+            raise AssertionError(f"gives {result} instead of [9]")
+        return f"{torch.__version__} {'CUDA' if torch.cuda.is_available() else 'CPU'}"
 
     @staticmethod
     def prepare() -> None:

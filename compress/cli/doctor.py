@@ -19,15 +19,14 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from compress import plugins
-from compress.cli.probes import EXTRAS, PROBES
 from compress.errors import Unreachable
 from compress.plugins import DISTRIBUTION
 from compress.records import Record
 from compress.text import format_bytes
 
-__all__ = ["EXTRAS", "PROBES", "Finding", "examine", "refuse_broken"]
-
 PROBE_SECONDS = 120
+PROBE = "import sys; from compress import plugins; print(plugins.load('runtimes', sys.argv[1]).probe())"
+"""What a process does to try a runtime."""
 NEEDED_BYTES, COMFORTABLE_BYTES = 200 << 20, 2 << 30
 """A small run leaves about 50 MB; runs on larger networks and their states take gigabytes."""
 
@@ -51,8 +50,7 @@ def examine(runs: Path) -> list[Finding]:
         _python(),
         *_packages(),
         *_extras(),
-        *map(_runtime, PROBES),
-        *map(_extra_runtime, EXTRAS),
+        *map(_runtime, plugins.names("runtimes")),
         *_machine(),
         *_disk(runs),
     ]
@@ -115,30 +113,40 @@ def _package(requirement: Requirement) -> Finding:
 
 
 def _runtime(name: str) -> Finding:
-    """Let a runtime do one inference in its own process."""
-    works, found = _probed(PROBES[name])
-    remedy = "" if works else f"pip install --force-reinstall {name}, in an environment of its own"
-    return Finding(what=f"runtime {name}", status="ok" if works else "failed", found=found, remedy=remedy)
+    """Let a runtime do one inference in its own process, if it is there."""
+    return try_runtime(name, plugins.load("runtimes", name).package, PROBE)
 
 
-def _extra_runtime(extra: str) -> Finding:
-    """Let a runtime that nobody must have do one inference, if it is there."""
-    package, probe = EXTRAS[extra]
-    what, wanted = f"runtime {extra}", f"'{DISTRIBUTION}[{extra}]'"
+def try_runtime(name: str, package: str, program: str) -> Finding:
+    """Return whether a runtime works; one that nobody must have is at worst a warning.
+
+    Args:
+        name: Of the runtime, which is also the extra that brings it, where there is one.
+        package: The distribution that it needs.
+        program: What runs one inference and prints a line, given the name.
+    """
+    what = f"runtime {name}"
+    if package in {requirement.name for requirement in _requirements()}:
+        works, found = _run_probe(program, name)
+        remedy = "" if works else f"pip install --force-reinstall {package}, in an environment of its own"
+        return Finding(what=what, status="ok" if works else "failed", found=found, remedy=remedy)
+    extras = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+    wanted = f"'{DISTRIBUTION}[{name}]'" if name in extras else f"'{package}'"
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         remedy = f"if you need its format: pip install {wanted}"
         return Finding(what=what, status="absent", found=f"{package} is not installed", remedy=remedy)
-    works, found = _probed(probe)
+    works, found = _run_probe(program, name)
     remedy = "" if works else f"if you need its format: pip install --force-reinstall {wanted}, in an environment of its own"
     return Finding(what=what, status="ok" if works else "warning", found=found, remedy=remedy)
 
 
-def _probed(probe: str) -> tuple[bool, str]:
-    """Return whether a program did what it should in a process of its own, and the last line that it said."""
+def _run_probe(program: str, name: str) -> tuple[bool, str]:
+    """Return whether a program did what it should in a process of its own, and the last line that it printed."""
+    command = [sys.executable, "-c", program, name]
     try:
-        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return False, f"no answer in {PROBE_SECONDS} s"
     if done.returncode < 0:

@@ -3,50 +3,54 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from compress import plugins
 from compress.cli import doctor
-
-
-@pytest.fixture
-def extra(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Pretend that extras bring these packages with these probes."""
-    extras = {
-        "lacking": ("edge-compress-has-no-such-package", "raise SystemExit(1)"),
-        "working": ("numpy", "print('chatter')\nprint('1.0 CPU')"),
-        "broken": ("numpy", "import sys\nprint('chatter', file=sys.stderr)\nraise RuntimeError('unknown instruction')"),
-        "crashing": ("numpy", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"),
-    }
-    monkeypatch.setattr(doctor, "EXTRAS", extras)
-    return monkeypatch
+from compress.errors import Unreachable
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "found", "remedy"),
+    ("package", "program", "status", "found"),
     [
-        ("lacking", "absent", "edge-compress-has-no-such-package is not installed", "pip install 'edge-compress[lacking]'"),
-        ("working", "ok", "1.0 CPU", ""),
-        ("broken", "warning", "RuntimeError: unknown instruction", "--force-reinstall 'edge-compress[broken]'"),
-        ("crashing", "warning", "killed by signal 9", "--force-reinstall 'edge-compress[crashing]'"),
+        ("no-such-package-of-anybody", "raise SystemExit(1)", "absent", "no-such-package-of-anybody is not installed"),
+        ("pytest", "print('chatter')\nprint('1.0 CPU')", "ok", "1.0 CPU"),
+        (
+            "pytest",
+            "import sys\nprint('chatter', file=sys.stderr)\nraise RuntimeError('unknown instruction')",
+            "warning",
+            "RuntimeError: unknown instruction",
+        ),
+        ("pytest", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "warning", "killed by signal 9"),
     ],
+    ids=["lacking", "working", "broken", "crashing"],
 )
-def test_a_runtime_of_an_extra_is_tried_and_never_an_error(
-    extra: pytest.MonkeyPatch, name: str, status: str, found: str, remedy: str
-) -> None:
+def test_a_runtime_of_an_extra_is_tried_and_never_an_error(package: str, program: str, status: str, found: str) -> None:
     """Not installed names the extra; installed means one inference; neither stops who does not need the format."""
-    finding = doctor._extra_runtime(name)
-    assert (finding.what, finding.status, finding.found) == (f"runtime {name}", status, found)
-    assert remedy in finding.remedy
-    assert bool(remedy) == bool(finding.remedy)
+    finding = doctor.try_runtime("litert", package, program)
+    assert (finding.what, finding.status, finding.found) == ("runtime litert", status, found)
+    remedy = {"ok": "", "absent": "pip install 'edge-compress[litert]'", "warning": "--force-reinstall 'edge-compress[litert]'"}
+    assert remedy[status] in finding.remedy
+    assert bool(remedy[status]) == bool(finding.remedy)
     doctor.refuse_broken([finding])
 
 
-def test_both_extras_have_a_probe_and_the_examination_shows_them(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every optional runtime of this package is a line of the table, whether it is there or not."""
-    monkeypatch.setattr(doctor, "PROBES", {})
-    assert {f"runtime {name}" for name in ("executorch", "litert")} <= {each.what for each in doctor.examine(tmp_path)}
+def test_a_needed_runtime_that_fails_is_an_error() -> None:
+    """What every run needs must work; the message names how it is installed anew."""
+    finding = doctor.try_runtime("onnxruntime", "onnxruntime", "raise RuntimeError('unknown instruction')")
+    assert finding.status == "failed"
+    with pytest.raises(Unreachable, match="runtime onnxruntime: RuntimeError: unknown instruction; pip install"):
+        doctor.refuse_broken([finding])
+
+
+def test_every_runtime_is_a_line_of_the_examination(tmp_path: Path) -> None:
+    """Every runtime plug-in is a line of the table, whether its package is there or not; the needed ones work."""
+    found = {each.what: each.status for each in doctor.examine(tmp_path)}
+    assert {f"runtime {name}" for name in plugins.names("runtimes")} <= found.keys()
+    assert {found[f"runtime {name}"] for name in ("torch", "onnxruntime", "openvino")} == {"ok"}
 
 
 @pytest.mark.parametrize(
