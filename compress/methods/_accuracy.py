@@ -16,4 +16,4 @@ def measure_accuracy(network: nn.Module, batches: Batches) -> Accuracy:
         for batch in batches.epoch(0):
             hits += int((network(batch.images).argmax(dim=1) == batch.labels).sum())
             samples += len(batch.labels)
-    return Accuracy.of(hits, samples)
+    return Accuracy.from_hits(hits, samples)

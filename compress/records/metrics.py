@@ -17,7 +17,7 @@ class Accuracy(Record):
     """Wilson interval, in percent."""
 
     @classmethod
-    def of(cls, correct: int, samples: int) -> Self:
+    def from_hits(cls, correct: int, samples: int) -> Self:
         """Return the accuracy of `correct` hits among `samples` images, with its 95 % Wilson interval.
 
         Raises:

@@ -119,8 +119,8 @@ def collect_scores(scored: Sequence[CorrectImages]) -> tuple[Scores, ...]:
 def _score(scored: CorrectImages) -> SeedScore:
     return SeedScore(
         seed=scored.seed,
-        validation=Accuracy.of(int(scored.validation.sum()), len(scored.validation)),
-        accuracy=Accuracy.of(int(scored.test.sum()), len(scored.test)),
+        validation=Accuracy.from_hits(int(scored.validation.sum()), len(scored.validation)),
+        accuracy=Accuracy.from_hits(int(scored.test.sum()), len(scored.test)),
         correct=paired.pack(scored.test),
     )
 

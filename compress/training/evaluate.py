@@ -19,7 +19,7 @@ Logits = NDArray[np.float32]
 
 def measure_accuracy(logits: Logits, labels: NDArray[np.int64]) -> Accuracy:
     """Return top-1 accuracy of logits [N, K] against labels [N]."""
-    return Accuracy.of(int((logits.argmax(axis=1) == labels).sum()), len(labels))
+    return Accuracy.from_hits(int((logits.argmax(axis=1) == labels).sum()), len(labels))
 
 
 def compute_logits(module: nn.Module, batches: Batches) -> Logits:
@@ -53,4 +53,4 @@ def validate(
             samples += len(batch.labels)
             for name, given in method.predictions(method.step(batch, signals=answers(batch))).items():
                 hits[name] = hits.get(name, 0) + int((given.argmax(dim=1) == batch.labels).sum())
-    return {name: Accuracy.of(count, samples) for name, count in hits.items()}
+    return {name: Accuracy.from_hits(count, samples) for name, count in hits.items()}

@@ -65,7 +65,7 @@ def check_teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes
     if not np.isfinite(answers).all():
         raise CompressError(f"{name}: gives numbers that are not finite on the validation split; check its weights")
     predicted = answers.argmax(axis=1)
-    found = Accuracy.of(int((predicted == labels).sum()), len(labels))
+    found = Accuracy.from_hits(int((predicted == labels).sum()), len(labels))
     order = _find_best_order(predicted[::2], labels[::2], len(classes))  # fitted on one half, judged on the other
     renamed = 100 * float((order[predicted[1::2]] == labels[1::2]).mean())
     if renamed - 100 * float((predicted[1::2] == labels[1::2]).mean()) > REORDERED_GAIN_POINTS:
@@ -101,7 +101,7 @@ def describe_guessing(name: str, answers: NDArray[np.float32], labels: NDArray[n
         answers: Its logits, [N, K].
         labels: The labels, [N].
     """
-    found = Accuracy.of(int((answers.argmax(axis=1) == labels).sum()), len(labels))
+    found = Accuracy.from_hits(int((answers.argmax(axis=1) == labels).sum()), len(labels))
     why = _compare_with_chance(name, found, labels)
     return f"{why}; train it longer or with another train.lr" if why else ""
 

@@ -140,7 +140,7 @@ def _list_classes(manifest: Manifest, background: Background) -> Iterator[tuple[
     for label, name in enumerate(manifest.classes):
         of_class = background.labels == label
         images, right = int(of_class.sum()), int((background.predicted[of_class] == label).sum())
-        shown = format_accuracy(Accuracy.of(right, images)) if images else "no test images"
+        shown = format_accuracy(Accuracy.from_hits(right, images)) if images else "no test images"
         yield escape_markdown(name), str(right), str(images), shown
 
 

@@ -139,7 +139,7 @@ def gate(
         status="failed" if reasons else "passed",
         reason="; ".join(reasons),
         samples=images,
-        accuracy=Accuracy.of(seen.correct, images),
+        accuracy=Accuracy.from_hits(seen.correct, images),
         agreement_percent=100 * seen.agreement,
         max_abs_diff=largest if np.isfinite(largest) else None,
         top1_drop_points=_compute_drop(dropped),

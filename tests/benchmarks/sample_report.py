@@ -83,8 +83,8 @@ def _score(chance: np.random.Generator, correct: int, *, seed: int) -> SeedScore
     """Return answers of which about that many are right, the first images being easy and the last hard."""
     right = np.arange(360) < correct
     right[chance.integers(0, 360, size=4)] ^= True
-    accuracy = Accuracy.of(int(right.sum()), 360)
-    return SeedScore(seed=seed, validation=Accuracy.of(200, 216), accuracy=accuracy, correct=paired.pack(right))
+    accuracy = Accuracy.from_hits(int(right.sum()), 360)
+    return SeedScore(seed=seed, validation=Accuracy.from_hits(200, 216), accuracy=accuracy, correct=paired.pack(right))
 
 
 def recipe(name: str, seed: int) -> dict[str, object]:
@@ -115,7 +115,7 @@ def _variant(chance: random.Random, network: str, form: str, runtime: str, preci
         "format": form, "runtime": runtime, "precision": precision,
         "device": "local", "parameters": 464_154 if teacher else 77_754, "macs": 17_400_000 if teacher else 3_120_000,
         "size_bytes": None if form == "torch" else size_bytes,
-        "accuracy": Accuracy.of(correct, 360), "validation": Accuracy.of(round(correct * 0.6), 216),
+        "accuracy": Accuracy.from_hits(correct, 360), "validation": Accuracy.from_hits(round(correct * 0.6), 216),
         "agreement_percent": None if form == "torch" else 88.3 if broken else 100.0,
         "max_abs_diff": None if form == "torch" else 4.71 if broken else 3.1e-6,
         "latency_ms": _latency(chance, p50, unstable=unstable),
@@ -160,7 +160,7 @@ def _gate(variant: Variant) -> Gate:
 
 
 def _stages(chance: random.Random) -> tuple[StageResult, ...]:
-    members = {f"head{index}": Accuracy.of(hits, 216) for index, hits in enumerate((181, 203, 212))}
+    members = {f"head{index}": Accuracy.from_hits(hits, 216) for index, hits in enumerate((181, 203, 212))}
     terms = {"dist.teacher": 0.5, "dist.head0": 0.9, "dist.head1": 0.7, "dist.head2": 0.55}
     heads = {"ce.head0": 2.4, "ce.head1": 2.1, "ce.head2": 1.8}
     return (
@@ -185,5 +185,5 @@ def _stage(
     correct = round(216 * (best.validation_top1_percent or 0.0) / 100)
     return StageResult(
         stage=stage, key=SHA, method=method, parameters=77_754, macs=3_120_000, best_epoch=best.epoch,
-        validation=Accuracy.of(correct, 216), epochs=tuple(history), seconds=1.4 * epochs, files={"weights.safetensors": SHA},
+        validation=Accuracy.from_hits(correct, 216), epochs=tuple(history), seconds=1.4 * epochs, files={"weights.safetensors": SHA},
     )  # fmt: skip

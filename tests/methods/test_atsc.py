@@ -271,7 +271,7 @@ def test_a_rate_at_which_the_drift_diverges_is_refused_before_training() -> None
 
 
 def accuracy(top1: float) -> Accuracy:
-    return Accuracy.of(round(top1), 100)
+    return Accuracy.from_hits(round(top1), 100)
 
 
 def test_the_best_path_is_chosen_by_validation_and_shipped_alone(tmp_path: Path) -> None:

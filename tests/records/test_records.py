@@ -37,12 +37,12 @@ def names(folder: Path) -> list[str]:
 def test_impossible_accuracy_is_refused(correct: int, samples: int) -> None:
     """There is no accuracy without images, nor with more hits than images."""
     with pytest.raises(CompressError, match=f"accuracy of {correct} hits among {samples} images is not defined"):
-        Accuracy.of(correct, samples)
+        Accuracy.from_hits(correct, samples)
 
 
 def test_an_accuracy_and_its_interval_are_in_percent() -> None:
     """One hit of four is 25 %, with Wilson's interval in the same unit."""
-    accuracy = Accuracy.of(1, 4)
+    accuracy = Accuracy.from_hits(1, 4)
     assert (accuracy.top1_percent, accuracy.samples) == (25.0, 4)
     assert accuracy.ci95 == pytest.approx((4.5587, 69.9358), abs=1e-4)
 

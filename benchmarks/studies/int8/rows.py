@@ -130,7 +130,7 @@ def _answered(run: Finished, row: Row, subject: Subject, events: Events) -> Entr
     """Run all test images through a file."""
     logits = protocol.evaluate(subject, run.test(), pixels=run.data.test.images[:], events=events).logits
     classes = logits.argmax(axis=1)
-    accuracy = Accuracy.of(int((classes == run.data.test.labels).sum()), len(classes))
+    accuracy = Accuracy.from_hits(int((classes == run.data.test.labels).sum()), len(classes))
     return Entry(row.model_copy(update={"accuracy": accuracy}), subject, classes)
 
 

@@ -164,7 +164,7 @@ def test_what_cannot_be_paired_says_so(second: Report, why: str) -> None:
     (found,) = report.compare([with_seeds(sample()), second]).paired
     assert (found.pairing, found.mcnemar, found.ci95_over_seeds) == ("none", (), None)
     assert why in found.note
-    first, last = (Accuracy.of(round(360 * found_mean(each) / 100), 360) for each in (second, with_seeds(sample())))
+    first, last = (Accuracy.from_hits(round(360 * found_mean(each) / 100), 360) for each in (second, with_seeds(sample())))
     expected = wording.compute_difference(first, last)
     assert (found.points, found.ci95) == (pytest.approx(expected.points), pytest.approx((expected.low, expected.high)))
     assert "unpaired" in " ".join(shown(*report.make_student_tables([with_seeds(sample()), second]), width=200).split())

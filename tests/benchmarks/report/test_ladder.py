@@ -28,7 +28,12 @@ def rung(name: Literal["default", "statistics", "saturation", "mixed"], status: 
 
 
 def ladder(*, speedup: Ratio | None = None, chosen: int | None = 3) -> Ladder:
-    judged = {"validation": Accuracy.of(200, 216), "agreement_percent": 91.2, "top1_drop_points": 3.4, "size_bytes": 81_920}
+    judged = {
+        "validation": Accuracy.from_hits(200, 216),
+        "agreement_percent": 91.2,
+        "top1_drop_points": 3.4,
+        "size_bytes": 81_920,
+    }
     return Ladder(
         rungs=(
             rung("default", "failed", reason="agreement 91.20 % is below 98 %", speedup=ratio(2.75, "faster"), **judged),

@@ -15,7 +15,7 @@ answers = st.lists(st.booleans(), min_size=1, max_size=40).map(lambda values: np
 
 
 def score(correct: np.ndarray, *, seed: int = 0) -> SeedScore:
-    accuracy = Accuracy.of(int(correct.sum()), len(correct))
+    accuracy = Accuracy.from_hits(int(correct.sum()), len(correct))
     return SeedScore(seed=seed, validation=accuracy, accuracy=accuracy, correct=paired.pack(correct))
 
 

@@ -109,7 +109,7 @@ def test_strangers_text_stays_text(record: Report, tmp_path: Path) -> None:
     """Markup in names, reasons, classes, notes, facts and recipes is shown and never acted on."""
     hostile = changed(record, "student-torch-fp32", method=HOSTILE, runtime=HOSTILE, effective={HOSTILE: HOSTILE})
     failed = record.gates["student-openvino-fp16"].model_copy(update={"reason": HOSTILE})
-    stage = record.stages[1].model_copy(update={"stage": HOSTILE, "members": {HOSTILE: Accuracy.of(1, 2)}})
+    stage = record.stages[1].model_copy(update={"stage": HOSTILE, "members": {HOSTILE: Accuracy.from_hits(1, 2)}})
     update = {"name": HOSTILE, "classes": (HOSTILE,), "notes": (HOSTILE,), "recipe": {"name": HOSTILE + "\n```\n# out"}}
     hostile = hostile.model_copy(update={**update, "stages": (stage,), "gates": {**record.gates, failed.reason: failed}})
     seeded = with_seeds(record)

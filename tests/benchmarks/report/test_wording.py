@@ -69,7 +69,7 @@ counts = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.just(n), st.integer
 def test_differences_are_antisymmetric_and_honest(case: tuple[int, int, int]) -> None:
     """Swapping two networks mirrors their interval, equal networks never differ, the interval holds the difference."""
     samples, first, second = case
-    one, two = Accuracy.of(first, samples), Accuracy.of(second, samples)
+    one, two = Accuracy.from_hits(first, samples), Accuracy.from_hits(second, samples)
     forth, back = wording.compute_difference(one, two), wording.compute_difference(two, one)
     assert (forth.points, forth.low, forth.high) == pytest.approx((-back.points, -back.high, -back.low), abs=1e-9)
     assert forth.low <= forth.points + 1e-9
@@ -80,7 +80,7 @@ def test_differences_are_antisymmetric_and_honest(case: tuple[int, int, int]) ->
 
 def test_difference_is_newcombes() -> None:
     """The published example of the hybrid score interval (56 of 70 against 48 of 80) is met to its four decimals."""
-    difference = wording.compute_difference(Accuracy.of(56, 70), Accuracy.of(48, 80))
+    difference = wording.compute_difference(Accuracy.from_hits(56, 70), Accuracy.from_hits(48, 80))
     assert (difference.low, difference.high) == pytest.approx((5.24, 33.39), abs=0.005)
     assert difference.verdict == "better"
 

@@ -113,7 +113,7 @@ def variant(name: str, path: Path, data: RunData) -> Variant:
     ladder = Ladder(rungs=(CLIMB,), chosen=0, calibration_images=40) if "int8" in name else None
     return Variant(
         name=name, network="student", method="kd", format="onnx", runtime="onnxruntime", precision=name[-4:],  # type: ignore[arg-type]
-        device="local", parameters=2000, accuracy=Accuracy.of(int(right.sum()), len(right)), size_bytes=path.stat().st_size,
+        device="local", parameters=2000, accuracy=Accuracy.from_hits(int(right.sum()), len(right)), size_bytes=path.stat().st_size,
         ladder=ladder, seconds=1.5, status="passed",
     )  # fmt: skip
 
@@ -159,8 +159,8 @@ def test_a_finished_run_becomes_rows(run: Path, out: Path) -> None:
     data = prepare_data(parsed.data, base=run, seed=parsed.seed)
     images, labels = normalise(data.test.images, data.preprocess), data.test.labels
     reference, quantised = (answers(run / "bundle" / f"student-{kind}.onnx", images).argmax(1) for kind in ("fp32", "int8"))
-    assert plain.accuracy == Accuracy.of(int((reference == labels).sum()), len(labels))
-    assert ours.accuracy == Accuracy.of(int((quantised == labels).sum()), len(labels))
+    assert plain.accuracy == Accuracy.from_hits(int((reference == labels).sum()), len(labels))
+    assert ours.accuracy == Accuracy.from_hits(int((quantised == labels).sum()), len(labels))
     assert ours.agreement_percent == pytest.approx(100 * (quantised == reference).mean())
     assert ours.to_float is not None
     assert ours.to_float.points == pytest.approx(ours.accuracy.top1_percent - plain.accuracy.top1_percent)
@@ -245,7 +245,7 @@ def test_a_run_that_is_not_what_its_report_says_is_refused(run: Path, tmp_path: 
     save(changed / "report.json", report.model_copy(update={"test_key": "0" * 64}))
     assert "the test images are not those" in call(changed, "--out", tmp_path / "out").output
     better = [
-        each.model_copy(update={"accuracy": Accuracy.of(each.accuracy.samples, each.accuracy.samples)})
+        each.model_copy(update={"accuracy": Accuracy.from_hits(each.accuracy.samples, each.accuracy.samples)})
         if each.accuracy
         else each
         for each in report.variants
@@ -368,7 +368,7 @@ def row(name: str, correct: int, **others: Any) -> Row:
     file_format, precision = name.split()[:2]
     runtime = {"onnx": "onnxruntime", "openvino": "openvino"}[file_format]
     known = {
-        "made_by": OURS, "status": "passed", "accuracy": Accuracy.of(correct, 10_000),
+        "made_by": OURS, "status": "passed", "accuracy": Accuracy.from_hits(correct, 10_000),
         "to_float": difference(right, np.arange(10_000) < 9000) if precision != "fp32" else None,
     }  # fmt: skip
     return Row(name=name, format=file_format, runtime=runtime, precision=precision, **(known | others))  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from tests.exporters import pets
 
 MEASURED = Variant(
     name="student-onnx-fp32", network="student", method="kd", format="onnx", runtime="onnxruntime", precision="fp32",
-    device="local", parameters=123, accuracy=Accuracy.of(180, 200), status="passed",
+    device="local", parameters=123, accuracy=Accuracy.from_hits(180, 200), status="passed",
 )  # fmt: skip
 
 

@@ -328,7 +328,7 @@ def test_an_original_of_another_shape_is_an_error_not_a_verdict():
 def test_accuracy_is_that_of_the_file():
     """It counts the file's right answers, with their Wilson interval."""
     right = int((LOGITS.argmax(axis=1) == LABELS).sum())
-    assert judge(flipped(4), settings=GateSection()).accuracy == Accuracy.of(right - 4, IMAGES)
+    assert judge(flipped(4), settings=GateSection()).accuracy == Accuracy.from_hits(right - 4, IMAGES)
 
 
 # ---- what depends on the precision
