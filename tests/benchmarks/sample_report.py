@@ -185,5 +185,6 @@ def _stage(
     correct = round(216 * (best.validation_top1_percent or 0.0) / 100)
     return StageResult(
         stage=stage, key=SHA, method=method, parameters=77_754, macs=3_120_000, best_epoch=best.epoch,
-        validation=Accuracy.from_hits(correct, 216), epochs=tuple(history), seconds=1.4 * epochs, files={"weights.safetensors": SHA},
+        validation=Accuracy.from_hits(correct, 216), epochs=tuple(history), seconds=1.4 * epochs,
+        files={"weights.safetensors": SHA},
     )  # fmt: skip

@@ -113,7 +113,8 @@ def variant(name: str, path: Path, data: RunData) -> Variant:
     ladder = Ladder(rungs=(CLIMB,), chosen=0, calibration_images=40) if "int8" in name else None
     return Variant(
         name=name, network="student", method="kd", format="onnx", runtime="onnxruntime", precision=name[-4:],  # type: ignore[arg-type]
-        device="local", parameters=2000, accuracy=Accuracy.from_hits(int(right.sum()), len(right)), size_bytes=path.stat().st_size,
+        device="local", parameters=2000, accuracy=Accuracy.from_hits(int(right.sum()), len(right)),
+        size_bytes=path.stat().st_size,
         ladder=ladder, seconds=1.5, status="passed",
     )  # fmt: skip
 

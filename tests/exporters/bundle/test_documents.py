@@ -34,7 +34,8 @@ LADDER = Ladder(
 )
 STUDENT = Variant(
     name="student-onnx-fp32", network="student", method="dih", format="onnx", runtime="onnxruntime", precision="int8",
-    device="local", parameters=123, accuracy=Accuracy.from_hits(180, 200), agreement_percent=99.5, latency_ms=LATENCY, status="passed",
+    device="local", parameters=123, accuracy=Accuracy.from_hits(180, 200), agreement_percent=99.5, latency_ms=LATENCY,
+    status="passed",
     ratio=Ratio(against="teacher-onnx-fp32", speedup=3.5, ci95=(3.4, 3.6), verdict="faster"), ladder=LADDER,
 )  # fmt: skip
 TEACHER = Variant(
