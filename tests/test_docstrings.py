@@ -1,0 +1,56 @@
+"""Docstrings of public functions: shapes of what is a tensor or an array, and what is raised."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PLACES = ("methods", "models", "data", "losses.py", "freezing.py", "preprocess.py", "api.py")
+"""Below `compress`; what else is held to it is added here."""
+
+ARRAY = re.compile(r"\b(Tensor|NDArray|Images|Labels)\b")
+
+
+def public_functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    """Yield functions and methods whose names, and those of their classes, have no leading underscore."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.FunctionDef):
+                yield node
+            else:
+                yield from public_functions(node)
+
+
+def lacks(function: ast.FunctionDef) -> list[str]:
+    """Return what a docstring should say and does not."""
+    said = ast.get_docstring(function) or ""
+    arguments = [*function.args.args, *function.args.kwonlyargs]
+    types = [ast.unparse(node) for node in (*(each.annotation for each in arguments), function.returns) if node is not None]
+    raises = any(isinstance(node, ast.Raise) and node.exc is not None for node in ast.walk(function))
+    wanted = {"a shape": any(map(ARRAY.search, types)) and "[" not in said, "Raises:": raises and "Raises:" not in said}
+    return [name for name, missing in wanted.items() if missing]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_public_functions_state_shapes_and_what_they_raise(place: str, root: Path) -> None:
+    """A reader learns from the docstring which shapes go in and come out, and which errors to expect."""
+    home = root / "compress" / place
+    files = [home] if home.is_file() else sorted(home.glob("*.py"))
+    found = {
+        f"{file.relative_to(root)}:{function.lineno} {function.name}": missing
+        for file in files
+        for function in public_functions(ast.parse(file.read_text(encoding="utf-8")))
+        if (missing := lacks(function))
+    }
+    assert files
+    assert not found
+
+
+def test_a_docstring_that_says_too_little_is_found() -> None:
+    """The check sees a missing shape and a missing section."""
+    (function,) = public_functions(ast.parse('def f(x: Tensor) -> None:\n    """Do it."""\n    raise ValueError("no")\n'))
+    assert lacks(function) == ["a shape", "Raises:"]
