@@ -83,7 +83,7 @@ def test_int8_is_reached_on_both_runtimes_and_the_ladder_is_reported(done: tuple
         assert f"student-{form}-int8: int8 by rung" in said
     manifest = read(runs / "tiny" / "bundle" / "manifest.json", Manifest)
     assert {file.precision for file in manifest.files} == {"int8"}
-    assert "How the int8 files came about" in (runs / "tiny" / "report.html").read_text()
+    assert "How the int8 files were made" in (runs / "tiny" / "report.html").read_text()
     lines = [json.loads(line) for line in (runs / "tiny" / "events.jsonl").read_text().splitlines()]
     assert {line["file"] for line in lines if line["event"] == "rung"} >= {"student-onnx-int8", "student-openvino-int8"}
 
