@@ -153,7 +153,7 @@ def evaluate(
     """
     job = Job("evaluate", threads=threads, batch_size=subject.batch_size or min(batch_size, max(len(images), 1)))
     with _job_folder(job, [subject], images, pixels) as folder:
-        with (events or Events()).task(f"evaluate {subject.name}", total=len(images)) as task:
+        with (events or Events()).task(f"evaluate {subject.name}", total=len(images), kind="evaluation") as task:
             result = _run_job(folder, device, timeout_seconds, task)
         logits = np.load(folder / "logits.npy", allow_pickle=False)
         kept = {name: folder / f"{name}.npy" for name in FURTHER if subject.gives_class}
@@ -217,7 +217,7 @@ def measure(
     job = Job("measure", threads=threads, batch_size=batch_size, seed=seed, rounds=rounds, seconds=seconds)
     allowed = timeout_seconds or 60 * len(subjects) + 10 * seconds
     with _job_folder(job, subjects, images, pixels) as folder:
-        with (events or Events()).task("measure", total=rounds + 1) as task:
+        with (events or Events()).task("measure", total=rounds + 1, kind="timing") as task:
             result = _run_job(folder, device, allowed, task)
         if raw is not None:
             with write_whole(raw) as temporary:

@@ -72,6 +72,7 @@ class Events:
     def __init__(self, path: Path | None = None, console: Console | None = None) -> None:
         self._path, self._console = path, console
         self._bar: Progress | None = None
+        self._nested_seconds = [0.0]
 
     def attach(self, path: Path) -> None:
         """Append events to this file from now on."""
@@ -108,15 +109,28 @@ class Events:
             self._console.print(renderable)
 
     @contextmanager
-    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
-        """Show the progress of one piece of work, of which `done` of `total` steps are behind us."""
+    def task(self, description: str, total: int, done: int = 0, *, kind: str = "") -> Iterator[Task]:
+        """Show the progress of one piece of work, of which `done` of `total` steps are behind us.
+
+        Args:
+            description: What people read.
+            total: Steps in all.
+            done: Steps that are done already.
+            kind: Sort of work, such as `training`; where it is given, an event `step` tells programs how long it took.
+        """
         if self._bar is None and self._console is not None and self._console.is_terminal:
             self._bar = _bar(self._console)
         task = Task(self._console, self._bar, description, total, done)
+        begun = time.monotonic()
+        self._nested_seconds.append(0.0)
         try:
             yield task
         finally:
             task.close()
+            seconds, nested = time.monotonic() - begun, self._nested_seconds.pop()
+            self._nested_seconds[-1] += seconds if kind else nested
+        if kind:
+            self.emit("step", kind=kind, description=description, seconds=seconds, own_seconds=seconds - nested)
 
 
 def _say(console: Console, text: str) -> None:

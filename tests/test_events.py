@@ -124,6 +124,23 @@ def test_a_line_for_every_event(tmp_path: Path) -> None:
     assert first["time"] <= second["time"]
 
 
+def test_a_step_is_timed_without_the_steps_inside_it(tmp_path: Path) -> None:
+    """Own seconds add up to those of the outer step; a task without a kind is no step, and one that failed neither."""
+    path = tmp_path / "events.jsonl"
+    events = Events(path)
+    inside = events.task("inner", total=1, kind="evaluation")
+    with events.task("outer", total=1, kind="export"), events.task("shown", total=1), inside:
+        time.sleep(0.01)
+    with pytest.raises(ValueError, match="x"), events.task("failed", total=1, kind="export"):
+        raise ValueError("x")
+    inner, outer = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(each["event"], each["kind"], each["description"]) for each in (inner, outer)] == [
+        ("step", "evaluation", "inner"), ("step", "export", "outer"),
+    ]  # fmt: skip
+    assert inner["own_seconds"] == inner["seconds"] >= 0.01
+    assert inner["own_seconds"] + outer["own_seconds"] == pytest.approx(outer["seconds"])
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the file is appended to, as in use
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), st.floats() | st.text(st.characters(codec="utf-8")) | st.none()))
 def test_any_field_is_one_valid_line(tmp_path: Path, fields: dict[str, object]) -> None:

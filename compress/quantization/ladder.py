@@ -217,7 +217,9 @@ class LadderSearch(Generic[B]):
                     f"begun after {limit:g} (int8.max_minutes); raise it to use this rung"
                 )
 
-        with self._events.task(f"{self._name}: sensitivity of {len(layers)} layers", total=len(layers)) as task:
+        with self._events.task(
+            f"{self._name}: sensitivity of {len(layers)} layers", total=len(layers), kind="int8 search"
+        ) as task:
             found = measure_layer_sensitivity(self._backend, base, self._folder / "alone", count_layer)
         self._events.emit("sensitivity", file=self._name, layers=[each.model_dump() for each in found])
         return found
@@ -226,7 +228,7 @@ class LadderSearch(Generic[B]):
         """Make a file, run and judge it; return whether it passes."""
         begun = self._clock() if begun is None else begun
         number = len(self._rungs)
-        with self._events.task(f"{self._name}: {rung}: {detail}", total=2) as task:
+        with self._events.task(f"{self._name}: {rung}: {detail}", total=2, kind="int8 search") as task:
             try:
                 path = backend.write(self._folder / str(number), quantisation)
             except (Unreachable, Interrupted):

@@ -92,7 +92,7 @@ def check_exports(run: Run) -> None:
     told = About("student", run.data.classes, run.data.preprocess, {})
     wanted = [(section.format, _replace_int8(section)) for section in run.recipe.exports]
     distinct = [each for place, each in enumerate(wanted) if each not in wanted[:place]]
-    with exporters.reuse_graphs(), run.events.task("rehearse exports", total=len(distinct)) as task:
+    with exporters.reuse_graphs(), run.events.task("rehearse exports", total=len(distinct), kind="dry run") as task:
         for name, options in distinct:
             exporter: Exporter = plugins.load("exporters", name)(**options)
             with TemporaryDirectory(prefix="edge-compress-") as folder:

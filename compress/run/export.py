@@ -142,7 +142,7 @@ def export_file(
 
 def _write(run: Run, trained: Trained, exporter: Exporter, logits: SplitLogits, path: Path) -> WrittenFile:
     """Write a file of any precision but int8."""
-    with run.events.task(f"export {path.name}", total=1) as task:
+    with run.events.task(f"export {path.name}", total=1, kind="export") as task:
         exporter.export(trained.network, run.data.sample_image(), path, about=describe(run, trained))
         task.advance()
     return WrittenFile(path, trained, logits)
@@ -151,7 +151,7 @@ def _write(run: Run, trained: Trained, exporter: Exporter, logits: SplitLogits, 
 def _verify(run: Run, made: WrittenFile, section: ExportSection, name: str, *, folder: Path, begun: float) -> Outcome:
     """Verify a file and return what is known of it."""
     exporter = exporters.load(section)
-    with run.events.task(f"verify {name}", total=1) as task:
+    with run.events.task(f"verify {name}", total=1, kind="verification") as task:
         variant, gate = verify_file(run, made, make_subject(name, made.path, exporter), section)
         task.advance()
     adapted = () if made.original is None else made.trained.results

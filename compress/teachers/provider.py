@@ -178,7 +178,9 @@ class TeacherOutputs:
     def _sweep(self, view: int, places: Sequence[int], stopped: Callable[[], bool]) -> Iterator[Sequence[Tensor]]:
         """Yield the outputs of some signals for each batch of a view, in order of the images."""
         total = -(-self.request.batches.rows // len(self.plan.sample))
-        with self.request.events.task(f"teacher, view {view + 1} of {len(self.request.views)}", total) as task:
+        with self.request.events.task(
+            f"teacher, view {view + 1} of {len(self.request.views)}", total, kind="teacher outputs"
+        ) as task:
             for batch in self.request.batches.read_view(view):
                 outputs = self._run(self._fill_up(batch.images))
                 yield [outputs[place][: len(batch.images)] for place in places]

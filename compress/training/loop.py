@@ -102,7 +102,7 @@ def fit(
     )  # fmt: skip
     torch.manual_seed(seed)
     run.resume()
-    with run.events.task(title, settings.epochs * run.steps, run.done) as task:
+    with run.events.task(title, settings.epochs * run.steps, run.done, kind="training") as task:
         try:
             run.epochs(task, settings.epochs if until is None else min(until, settings.epochs))
         except Interrupted:
