@@ -1,4 +1,7 @@
-"""The study of methods as one table: what each way of training is worth for each student, seed by seed on the same images."""
+"""Table of the study of methods: accuracy of each method for each student, and paired differences over seeds.
+
+No command of its own: `python -m benchmarks.studies.readme` writes it, in seconds.
+"""
 
 from __future__ import annotations
 
@@ -9,57 +12,57 @@ from benchmarks.report.spread import compute_spread_over_seeds, format_spread
 from compress.records import Paired, Report, Scores
 from compress.text import format_signed
 
-YARDSTICKS = ("supervised", "kd")
+REFERENCES = ("supervised", "kd")
 SIGNS = {"better": "better", "worse": "worse", "not distinguishable": "–"}
 
 
-def lines(reports: Mapping[str, Report]) -> Iterator[str]:
+def make_table(reports: Mapping[str, Report]) -> Iterator[str]:
     """Yield the table in Markdown, best first for the first student, with what one must know to judge it.
 
     Args:
         reports: By the name of the recipe that made them; each with the same teacher and data, and several seeds.
     """
-    tables = [_rows(report) for report in reports.values()]
+    tables = [_make_rows(report) for report in reports.values()]
     students = [report.recipe["student"]["model"].rpartition(".")[2] for report in reports.values()]
     heads = [f"{student} | against supervised | against kd" for student in students]
     yield f"| method | {' | '.join(heads)} |"
     yield f"|---|{'---|---|---|' * len(tables)}"
-    for method in _by_first(tables):
+    for method in _order_methods(tables):
         cells = [" | ".join(rows.get(method, ("not run", "", ""))) for rows in tables]
         yield f"| {method} | {' | '.join(cells)} |"
     yield ""
-    yield _legend(reports)
+    yield _make_legend(reports)
 
 
-def _by_first(tables: Sequence[Mapping[str, tuple[str, str, str]]]) -> list[str]:
+def _order_methods(tables: Sequence[Mapping[str, tuple[str, str, str]]]) -> list[str]:
     return list(dict.fromkeys(method for rows in tables for method in rows))
 
 
-def _rows(report: Report) -> dict[str, tuple[str, str, str]]:
+def _make_rows(report: Report) -> dict[str, tuple[str, str, str]]:
     """Return the three cells of each way of training, best mean on the test images first."""
     known = [scores for scores in report.scores if not paired.is_teacher(scores.network)]
-    yardsticks = {scores.method: scores for scores in known if scores.method in YARDSTICKS}
+    references = {scores.method: scores for scores in known if scores.method in REFERENCES}
     found = {}
-    for scores in sorted(known, key=_mean, reverse=True):
-        supervised, kd = (_against(scores, yardsticks[name]) for name in YARDSTICKS)
+    for scores in sorted(known, key=_average, reverse=True):
+        supervised, kd = (_format_comparison(scores, references[name]) for name in REFERENCES)
         found[scores.method] = format_spread(compute_spread_over_seeds(scores.seeds), 1), supervised, kd
     return found
 
 
-def _mean(scores: Scores) -> float:
+def _average(scores: Scores) -> float:
     return sum(score.accuracy.top1_percent for score in scores.seeds) / len(scores.seeds)
 
 
-def _against(scores: Scores, other: Scores) -> str:
-    return "" if scores is other else _points(paired.pair(scores, other))
+def _format_comparison(scores: Scores, other: Scores) -> str:
+    return "" if scores is other else _format_points(paired.pair(scores, other))
 
 
-def _points(found: Paired) -> str:
+def _format_points(found: Paired) -> str:
     low, high = map(format_signed, found.ci95)
     return f"{format_signed(found.points)} ({low} to {high}) {SIGNS[found.verdict]}"
 
 
-def _legend(reports: Mapping[str, Report]) -> str:
+def _make_legend(reports: Mapping[str, Report]) -> str:
     report = next(iter(reports.values()))
     seeds = len(report.scores[-1].seeds)
     train, data = report.recipe["train"], report.recipe["data"]["source"]

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from benchmarks.environment import environment
+from benchmarks.environment import read_environment
 from benchmarks.report import pages
 from compress.errors import CompressError, Unreachable
 from compress.records import Document, Environment, Record, save
@@ -108,7 +108,7 @@ def summarise(events: Sequence[Mapping[str, Any]], *, wall_seconds: float | None
             for kind in sorted(sums, key=lambda kind: -sums[kind])
         ),
         training_seconds=training, timing_seconds=timing, overhead_seconds=whole - training - timing,
-        stages_found=sum(event["event"] == "stage" and event["found"] for event in own), environment=environment(),
+        stages_found=sum(event["event"] == "stage" and event["found"] for event in own), environment=read_environment(),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Write the measured tables into README.md: `python -m benchmarks.studies.readme` (`--check` only compares).
+"""Write the measured tables into README.md: `python -m benchmarks.studies.readme` (`--check` only compares). Takes seconds.
 
 The numbers are those of `benchmarks/results/*/report.json`, which `compress run` made of the recipes of the same names, and of
 `benchmarks/results/int8/int8.json`, which `benchmarks.studies.int8` made of such runs; nothing in the tables is typed by
@@ -12,15 +12,15 @@ from pathlib import Path
 
 import click
 
-from benchmarks.studies import methods_table as _study
-from benchmarks.studies.int8 import report as _int8_report
+from benchmarks.studies import methods_table
 from benchmarks.studies.int8.records import Int8
+from benchmarks.studies.int8.report import RESULT, make_readme_table
 from compress.errors import CompressError
 from compress.records import Report, Variant, read
 
 ROOT = Path(__file__).parents[2]
 STUDY = ("cifar10_resnet8", "cifar10_resnet20")
-INT8 = ROOT / "benchmarks" / "results" / "int8" / _int8_report.RESULT
+INT8 = ROOT / "benchmarks" / "results" / "int8" / RESULT
 
 
 @click.command(help="Write the measured table into README.md.")
@@ -29,21 +29,21 @@ def main(check: bool) -> None:
     """Write or compare the table."""
     path = ROOT / "README.md"
     old = path.read_text(encoding="utf-8")
-    new = spliced(old, "demo", lines(_result("digits")))
-    new = spliced(new, "study", _study.lines({name: _result(name) for name in STUDY}))
+    new = replace_table(old, "demo", make_demo_table(_read_report("digits")))
+    new = replace_table(new, "study", methods_table.make_table({name: _read_report(name) for name in STUDY}))
     if INT8.is_file():
-        new = spliced(new, "int8", _int8_report.lines(read(INT8, Int8)))
+        new = replace_table(new, "int8", make_readme_table(read(INT8, Int8)))
     if check and new != old:
         raise click.ClickException("README.md is not what the committed result says; run: python -m benchmarks.studies.readme")
     if not check:
         path.write_text(new, encoding="utf-8")
 
 
-def _result(name: str) -> Report:
+def _read_report(name: str) -> Report:
     return read(ROOT / "benchmarks" / "results" / name / "report.json", Report)
 
 
-def spliced(text: str, name: str, table: Iterable[str]) -> str:
+def replace_table(text: str, name: str, table: Iterable[str]) -> str:
     """Return the text with what stands between the two markers of this name replaced.
 
     Raises:
@@ -57,41 +57,49 @@ def spliced(text: str, name: str, table: Iterable[str]) -> str:
     return "".join([head, begin, comment, "\n", *(f"{line}\n" for line in table), end, body.split(end, 1)[1]])
 
 
-def lines(report: Report) -> Iterator[str]:
+def make_demo_table(report: Report) -> Iterator[str]:
     """Yield the table of a report in Markdown, with what one must know to judge it."""
     yield "| | method | parameters | file | top-1 on the test split | onnxruntime, 1 thread | gate |"
     yield "|---|---|---|---|---|---|---|"
     for row in report.variants:
         if row.format == "onnx" or row.status == "skipped":
-            cells = (row.network, row.method, f"{row.parameters:,}", _size(row), _accuracy(row), _speed(row), _gate(row))
+            cells = (
+                row.network,
+                row.method,
+                f"{row.parameters:,}",
+                _format_size(row),
+                _format_accuracy(row),
+                _format_speed(row),
+                _format_gate(row),
+            )
             yield f"| {' | '.join(cells)} |"
     machine = report.environment
     yield ""
     cores = f"{machine.cores_logical} cores ({machine.cpu})"
     yield (
         f"Real digits, {report.images['test']} test images, one seed; intervals are 95 %. `compress run recipes/digits.yaml`: "
-        f"{report.seconds / 60:.1f} minutes of training, export, proof and measurement on {cores}. {_caution(report)}"
+        f"{report.seconds / 60:.1f} minutes of training, export, proof and measurement on {cores}. {_warn_of_overlap(report)}"
     )
 
 
-def _caution(report: Report) -> str:
-    """Say what the accuracies of the students cannot tell, if their intervals overlap."""
+def _warn_of_overlap(report: Report) -> str:
+    """Return what a reader must not conclude from the accuracies of the students."""
     found = [row.accuracy.ci95 for row in report.variants if row.accuracy and not row.network.startswith("teacher")]
     if max(low for low, _ in found) < min(high for _, high in found):
         return "The students' intervals overlap: on so few images this shows the chain, not which method is best."
     return "The students' intervals do not all overlap; another seed may order them otherwise."
 
 
-def _size(row: Variant) -> str:
+def _format_size(row: Variant) -> str:
     return "–" if row.size_bytes is None else f"{row.precision}, {row.size_bytes / 1e6:.2f} MB"
 
 
-def _accuracy(row: Variant) -> str:
+def _format_accuracy(row: Variant) -> str:
     found = row.accuracy
     return "–" if found is None else f"{found.top1_percent:.1f} % ({found.ci95[0]:.1f}–{found.ci95[1]:.1f})"
 
 
-def _speed(row: Variant) -> str:
+def _format_speed(row: Variant) -> str:
     if row.latency_ms is None:
         return "as the student" if row.status == "skipped" else "–"
     text = f"{row.latency_ms.p50:.2f} ms"
@@ -100,7 +108,7 @@ def _speed(row: Variant) -> str:
     return f"{text}, {row.ratio.speedup:.1f}× ({row.ratio.ci95[0]:.1f}–{row.ratio.ci95[1]:.1f}) {row.ratio.verdict}"
 
 
-def _gate(row: Variant) -> str:
+def _format_gate(row: Variant) -> str:
     return "not exported" if row.status == "skipped" else row.status
 
 

@@ -1,4 +1,4 @@
-"""How many damages to exported files are noticed: `python -m benchmarks.studies.sabotage [--out FILE]`.
+"""Share of damaged files that are refused: `python -m benchmarks.studies.sabotage [--out FILE]`. Takes about two minutes.
 
 The damages and the good files are those of the tests: each case of a test in `tests/**/test_sabotage*.py` whose name says that
 something is refused or noticed is one damage, each case of one that starts with `test_no_good_` or `test_a_good_` one good file
@@ -31,7 +31,7 @@ CASE = re.compile(r"^(PASSED|FAILED|ERROR) .*?::(\w+)", re.MULTILINE)
 GOOD, DAMAGE = re.compile(r"test_(no|a)_good_"), re.compile(r"_(refused|noticed)(_|$)")
 
 
-def sabotage(folder: Path) -> Sabotage:
+def count_caught(folder: Path) -> Sabotage:
     """Run the sabotage tests below a folder and count what was right.
 
     Raises:
@@ -42,8 +42,8 @@ def sabotage(folder: Path) -> Sabotage:
     if not files:
         raise Unreachable(f"{folder}: holds no test_sabotage*.py; run this from a checkout of the repository")
     begun = monotonic()
-    passed, all_cases = _run(files)
-    said = {name: text for file in files for name, text in _docstrings(file)}
+    passed, all_cases = _run_tests(files)
+    said = {name: text for file in files for name, text in _read_docstrings(file)}
     groups = [
         Group(test=name, what=said[name], cases=count, right=passed[name])
         for name, count in all_cases.items()
@@ -57,7 +57,7 @@ def sabotage(folder: Path) -> Sabotage:
     )  # fmt: skip
 
 
-def _run(files: Sequence[Path]) -> tuple[Counter[str], Counter[str]]:
+def _run_tests(files: Sequence[Path]) -> tuple[Counter[str], Counter[str]]:
     """Run the tests in files; return how many cases of each passed, and how many there are."""
     words = [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=no", *map(str, files)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=files[0].parent)
@@ -73,7 +73,7 @@ def _run(files: Sequence[Path]) -> tuple[Counter[str], Counter[str]]:
     return Counter(name for status, name in cases if status == "PASSED"), Counter(name for _, name in cases)
 
 
-def _docstrings(file: Path) -> Iterator[tuple[str, str]]:
+def _read_docstrings(file: Path) -> Iterator[tuple[str, str]]:
     """Yield each test of a file with its docstring."""
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef):
@@ -85,7 +85,7 @@ def _docstrings(file: Path) -> Iterator[tuple[str, str]]:
 def main(out: Path) -> None:
     """Count how many damages to exported files are noticed, and how many good files are accepted."""
     try:
-        result = sabotage(TESTS)
+        result = count_caught(TESTS)
         save(out, result)
     except CompressError as error:
         click.echo(error, err=True)

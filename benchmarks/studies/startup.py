@@ -1,7 +1,7 @@
-"""How long the command line takes to start: `python -m benchmarks.studies.startup [--runs 20] [--json] [--out FILE]`.
+"""Start-up time of the command line: `python -m benchmarks.studies.startup [--runs 20] [--json] [--out FILE]`.
 
 Each light command runs in fresh processes, in turn with an interpreter that does nothing, so that what disturbs the machine
-disturbs both alike. Budget: `compress --help` under 250 ms (DESIGN section 5; importing torch alone costs 1500).
+disturbs both alike. Budget: `compress --help` under 250 ms (importing torch alone costs 1500). Takes about 20 seconds.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def time_startup(commands: dict[str, list[str]], *, runs: int) -> dict[str, dict
             if number:
                 samples[name].append(elapsed)
     empty = statistics.median(next(iter(samples.values())))
-    return {name: _summary(values, empty) for name, values in samples.items()}
+    return {name: _summarise(values, empty) for name, values in samples.items()}
 
 
-def _summary(values: list[float], empty: float) -> dict[str, float]:
+def _summarise(values: list[float], empty: float) -> dict[str, float]:
     median = statistics.median(values)
     figures = {"min_ms": min(values), "median_ms": median, "max_ms": max(values), "median_over_empty_ms": median - empty}
     return {name: round(value, 1) for name, value in figures.items()}

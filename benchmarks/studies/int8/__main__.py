@@ -1,4 +1,4 @@
-"""What int8 costs and buys.
+"""Compare our int8 files with those that NNCF and onnxruntime make by their defaults: accuracy, size and speed.
 
     python -m benchmarks.studies.int8 RUN... [--exported FORMAT] [--rounds 15] [--seconds 12] [--out FOLDER]
 
@@ -6,7 +6,8 @@ For each finished run of `compress run`: every file of the student on its own ru
 of the ladder that it is from, and its speed against float32; and beside them what the defaults of NNCF and onnxruntime make of
 the same float32 files with the same calibration images (`defaults.py`). Writes `int8.json` and `report.md`, and a copy of
 each run's own report in a folder beside them. Networks that are in `int8.json` already stay, unless their run is given again.
-Give the machine nothing else to do. The result is written after every run.
+Give the machine nothing else to do. The result is written after every run. Timing takes
+`--seconds` for each runtime of a run; the test images and the quantisers of others come on top, minutes for 224 pixels.
 
 Formats whose packages want an environment of their own are measured there, once the rows above exist. For example, where
 `edge-compress[executorch]` is installed:
@@ -30,24 +31,14 @@ import click
 from rich.console import Console
 
 from benchmarks.environment import read_environment
-from benchmarks.studies.int8 import (
-    defaults as _int8_plain,
-)
-from benchmarks.studies.int8 import (
-    report as _int8_report,
-)
-from benchmarks.studies.int8 import (
-    rows as _int8_rows,
-)
-from benchmarks.studies.int8 import (
-    runs as _int8_runs,
-)
+from benchmarks.studies.int8.defaults import NAMES
 from benchmarks.studies.int8.records import OURS, Int8, Network, Row, Session
-from benchmarks.studies.int8.report import POINTLESS, RESULT
-from benchmarks.studies.int8.runs import Finished
+from benchmarks.studies.int8.report import POINTLESS, RESULT, read_sabotage, render, write
+from benchmarks.studies.int8.rows import SAME_POINTS, measure_rows
+from benchmarks.studies.int8.runs import FLOAT, Finished, copy_reports, open_run
 from compress.errors import CompressError
 from compress.events import Events
-from compress.quantization import saturation as _ladder_saturation
+from compress.quantization.saturation import find_vnni_flags
 from compress.records import read
 
 FOLDER = Path(__file__).parents[2] / "results" / "int8"
@@ -59,7 +50,7 @@ def measure(run: Finished, *, rounds: int, seconds: float, events: Events) -> Ne
     """Return the table of one finished run.
 
     Args:
-        run: As `_int8_runs.opened` gives it.
+        run: As `opened` gives it.
         rounds: Interleaved rounds of timing.
         seconds: Of timing, for all files of one runtime.
         events: Where progress goes.
@@ -68,7 +59,7 @@ def measure(run: Finished, *, rounds: int, seconds: float, events: Events) -> Ne
         CompressError: A file is not what the run's report says.
         Unreachable: A runtime is not installed, or the disk is full.
     """
-    found = session(run, tuple(run.rows()), rounds=rounds, seconds=seconds, events=events)
+    found = measure_session(run, tuple(run.group_by_format()), rounds=rounds, seconds=seconds, events=events)
     student = next(each for each in run.report.variants if each.network == "student")
     trained = [each.seeds[0].seed for each in run.report.scores if each.network == "student"]
     return Network(
@@ -80,25 +71,25 @@ def measure(run: Finished, *, rounds: int, seconds: float, events: Events) -> Ne
     )  # fmt: skip
 
 
-def session(run: Finished, formats: Sequence[str], *, rounds: int, seconds: float, events: Events) -> Session:
+def measure_session(run: Finished, formats: Sequence[str], *, rounds: int, seconds: float, events: Events) -> Session:
     """Return the rows of some formats of a run, measured here and now; arguments and errors are as for `measure`."""
     machine, found, notes = read_environment(), list[Row](), list[str]()
     with tempfile.TemporaryDirectory(prefix="edge-compress-") as name:
         for file_format in formats:
             events.say(f"{run.name}: {file_format}")
-            own, said = _int8_rows.rows(
+            own, said = measure_rows(
                 run, file_format, Path(name) / file_format, rounds=rounds, seconds=seconds, events=events
             )  # fmt: skip
             found += own
             notes += said
     return Session(
-        rows=tuple(found), notes=(*notes, *_notes(run, found)), rounds=rounds, seconds=seconds, environment=machine,
-        vnni=bool(_ladder_saturation.find_vnni_flags(machine.facts["instructions"])),
+        rows=tuple(found), notes=(*notes, *_collect_notes(run, found)), rounds=rounds, seconds=seconds, environment=machine,
+        vnni=bool(find_vnni_flags(machine.facts["instructions"])),
     )  # fmt: skip
 
 
-def _notes(run: Finished, found: list[Row]) -> Iterator[str]:
-    """Yield what a reader of the rows must know."""
+def _collect_notes(run: Finished, found: list[Row]) -> Iterator[str]:
+    """Yield remarks on failed, slow, adapted and unstable rows."""
     for row in found:
         if row.status == "failed":
             apart = "; the run keeps it apart, and here it is only measured" if row.made_by == OURS else ""
@@ -112,7 +103,7 @@ def _notes(run: Finished, found: list[Row]) -> Iterator[str]:
     shaky = [row.name for row in found if row.latency_ms is not None and not row.latency_ms.stable]
     if shaky:
         yield f"{', '.join(shaky)}: the latency is unstable, so take the speed as a rough figure."
-    by_nncf = _int8_plain.NAMES["openvino"] in {row.made_by for row in found}
+    by_nncf = NAMES["openvino"] in {row.made_by for row in found}
     if by_nncf and len(run.calibration.images) > NNCF_IMAGES:
         yield f"By default NNCF takes the first {NNCF_IMAGES} of the {len(run.calibration.images)} calibration images."
 
@@ -136,24 +127,24 @@ def main(*, runs: tuple[Path, ...], formats: tuple[str, ...], rounds: int, secon
     events = Events(console=Console(stderr=True))
     try:
         for folder in runs:
-            run = _int8_runs.opened(folder, exported=formats)
+            run = open_run(folder, exported=formats)
             if not formats:
-                _int8_runs.copy_reports(run, out / run.name)
+                copy_reports(run, out / run.name)
                 network = measure(run, rounds=rounds, seconds=seconds, events=events)
-                result = _added(out, network, command=_command(rounds, seconds), events=events)
-                _int8_report.write(result, out)  # after every run, for the whole takes long
+                result = _add_network(out, network, command=_make_command(rounds, seconds), events=events)
+                write(result, out)  # after every run, for the whole takes long
             for file_format in formats:
-                _known(out, run)  # refuses before anything is measured
-                found = session(run, [file_format], rounds=rounds, seconds=seconds, events=events)
-                result = _joined(out, run, found)
-                _int8_report.write(result, out)
+                _read_known(out, run)  # refuses before anything is measured
+                found = measure_session(run, [file_format], rounds=rounds, seconds=seconds, events=events)
+                result = _add_session(out, run, found)
+                write(result, out)
     except CompressError as error:
         click.echo(error, err=True)
         sys.exit(error.exit_code)
-    click.echo(_int8_report.markdown(result, _int8_report.sabotage(out)))
+    click.echo(render(result, read_sabotage(out)))
 
 
-def _added(out: Path, network: Network, *, command: str, events: Events) -> Int8:
+def _add_network(out: Path, network: Network, *, command: str, events: Events) -> Int8:
     """Return the result that is there already, with this network new or in its old place."""
     path = out / RESULT
     known = {each.name: each for each in read(path, Int8).networks} if path.is_file() else {}
@@ -173,16 +164,16 @@ def _is_same(network: Network, other: Network) -> bool:
 
 def _is_as_good(rows: Sequence[Row], others: Sequence[Row]) -> bool:
     """Return whether two networks are right on the same share of the test images in float32."""
-    return abs(_top1(rows) - _top1(others)) <= _int8_rows.SAME_POINTS
+    return abs(_find_top1(rows) - _find_top1(others)) <= SAME_POINTS
 
 
-def _top1(rows: Sequence[Row]) -> float:
+def _find_top1(rows: Sequence[Row]) -> float:
     """Return the accuracy in float32 in percent; what is not known is like nothing else."""
-    found = next((row.accuracy for row in rows if row.precision == _int8_runs.FLOAT), None)
+    found = next((row.accuracy for row in rows if row.precision == FLOAT), None)
     return math.nan if found is None else found.top1_percent
 
 
-def _known(out: Path, run: Finished) -> Int8:
+def _read_known(out: Path, run: Finished) -> Int8:
     """Return the result that has the rows of a run's own formats.
 
     Raises:
@@ -198,13 +189,13 @@ def _known(out: Path, run: Finished) -> Int8:
     return known
 
 
-def _joined(out: Path, run: Finished, found: Session) -> Int8:
+def _add_session(out: Path, run: Finished, found: Session) -> Int8:
     """Return the result that is there already, with further rows of this run in it.
 
     Raises:
         CompressError: The rows there are of another network.
     """
-    known = _known(out, run)
+    known = _read_known(out, run)
     networks = {each.name: each for each in known.networks}
     own = networks[run.name]
     if not _is_as_good(own.rows, found.rows):
@@ -217,7 +208,7 @@ def _joined(out: Path, run: Finished, found: Session) -> Int8:
     return known.model_copy(update={"networks": tuple((networks | {run.name: changed}).values())})
 
 
-def _command(rounds: int, seconds: float) -> str:
+def _make_command(rounds: int, seconds: float) -> str:
     """Return how this is called, without where runs and report are on this machine."""
     return shlex.join(
         ["python", "-m", "benchmarks.studies.int8", "RUN...", "--rounds", str(rounds), "--seconds", f"{seconds:g}"]

@@ -1,4 +1,4 @@
-"""What everybody gets who calls a runtime's own quantiser with its defaults, on a float32 file of ours and the same images.
+"""Quantise a float32 file of ours by the defaults of a runtime's own quantiser, with the same calibration images.
 
 onnxruntime: its `quant_pre_process`, as its documentation recommends, then `quantize_static`. OpenVINO: `nncf.quantize`, then
 `openvino.save_model`. Nothing but the images is passed to any of them. Each runs in a process of its own, for they write to
@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.system import quiet as _quiet
+from compress.system import quiet
 from compress.system.files import writable
 
 Images = NDArray[np.float32]
 
 
-class Plain(NamedTuple):
+class DefaultFile(NamedTuple):
     """A file by the defaults of others, or why there is none."""
 
     path: Path | None
@@ -36,7 +36,7 @@ class Plain(NamedTuple):
     """What the quantiser raised."""
 
 
-def by_onnxruntime(source: Path, images: Images, target: Path) -> float:
+def quantize_with_onnxruntime(source: Path, images: Images, target: Path) -> float:
     """Quantise an ONNX file by `onnxruntime.quantization`; return the seconds.
 
     Args:
@@ -62,21 +62,21 @@ def by_onnxruntime(source: Path, images: Images, target: Path) -> float:
     return monotonic() - begun
 
 
-def by_nncf(source: Path, images: Images, target: Path) -> float:
+def quantize_with_nncf(source: Path, images: Images, target: Path) -> float:
     """Quantise OpenVINO IR by NNCF; return the seconds. Arguments are as for `by_onnxruntime`."""
-    openvino, nncf = _quiet.openvino(), _quiet.nncf()
+    openvino, nncf = quiet.openvino(), quiet.nncf()
     begun = monotonic()
     model = openvino.Core().read_model(source)
     openvino.save_model(nncf.quantize(model, nncf.Dataset(images[:, None])), target)  # each item is a batch of one image
     return monotonic() - begun
 
 
-TOOLS: Mapping[str, Callable[[Path, Images, Path], float]] = {"onnx": by_onnxruntime, "openvino": by_nncf}
+TOOLS: Mapping[str, Callable[[Path, Images, Path], float]] = {"onnx": quantize_with_onnxruntime, "openvino": quantize_with_nncf}
 """By format."""
 NAMES: Mapping[str, str] = {"onnx": "onnxruntime's defaults", "openvino": "NNCF's defaults"}
 
 
-def make(file_format: str, source: Path, images: Images, folder: Path) -> Plain:
+def make_default_file(file_format: str, source: Path, images: Images, folder: Path) -> DefaultFile:
     """Return a file that the defaults make, in a folder; a quantiser that fails is a result, too.
 
     Args:
@@ -95,11 +95,11 @@ def make(file_format: str, source: Path, images: Images, folder: Path) -> Plain:
     words: list[Any] = [sys.executable, "-m", __name__, file_format, source, shown, target]
     done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
-        return Plain(None, reason=_reason(done))
-    return Plain(target, json.loads(done.stdout.splitlines()[-1])["seconds"])
+        return DefaultFile(None, reason=_find_reason(done))
+    return DefaultFile(target, json.loads(done.stdout.splitlines()[-1])["seconds"])
 
 
-def _reason(done: subprocess.CompletedProcess[str]) -> str:
+def _find_reason(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
         return f"it died of signal {-done.returncode}"
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]

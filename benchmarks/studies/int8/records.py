@@ -1,4 +1,4 @@
-"""`int8.json`: what the ladder's files are worth beside those that the defaults of others make of the same network."""
+"""`int8.json`: accuracy, size and speed of our int8 files, and of those that other quantisers make by their defaults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Points(Record):
         return "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
 
 
-def difference(this: Correct, other: Correct) -> Points:
+def compare_correct(this: Correct, other: Correct) -> Points:
     """Return what one file gets right minus what another does, from the images that each gets right, [N]."""
     return Points(
         points=100 * float(this.mean() - other.mean()),
@@ -72,8 +72,8 @@ class Row(Record):
     tries: int = 0
     """Files that the ladder made."""
     seconds: float | None = None
-    """Of ours: export and proof, in int8 with the climb but without training; of the others: quantising alone."""
-    climb_seconds: float | None = None
+    """Of ours: export and proof, in int8 with all rungs but without training; of the others: quantising alone."""
+    ladder_seconds: float | None = None
     """All rungs, with the training of the last where it was reached."""
 
 
@@ -121,7 +121,7 @@ class Int8(Document):
 
 
 class Group(Record):
-    """What one test tries, in all its cases."""
+    """Result of one test over all its cases."""
 
     test: str
     what: str

@@ -1,4 +1,4 @@
-"""The comparison of int8 for people: `report.md` beside `int8.json`, and the compact table of the README."""
+"""Render the comparison of int8: `report.md` beside `int8.json`, and the compact table of the README."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from benchmarks.report import pages as _pages
-from benchmarks.report import wording
+from benchmarks.report import pages, wording
 from benchmarks.studies.int8.records import OURS, Int8, Network, Points, Row, Sabotage, Session
 from compress.records import Accuracy, Ratio, read, save
 from compress.text import MISSING, counted, format_bytes, format_interval, format_number, format_percent, format_signed
@@ -18,9 +17,9 @@ RESULT, SABOTAGE = "int8.json", "sabotage.json"
 POINTLESS = frozenset({"slower", "not distinguishable"})
 """Verdicts on the speed of an int8 file with which int8 does not pay."""
 COMPARED = {"onnx": ("onnxruntime", "onnxruntime's defaults"), "openvino": ("OpenVINO", "NNCF's defaults")}
-"""What the README shows: the formats of which the defaults of others are measured, by what people call the two."""
+"""Formats in the README, which are those with a quantiser to compare with; names of runtime and quantiser for people."""
 NAMES = {"executorch": "ExecuTorch", "litert": "LiteRT"}
-"""What people call further formats."""
+"""Names of further formats for people."""
 
 
 class Line(NamedTuple):
@@ -49,10 +48,10 @@ def write(result: Int8, folder: Path) -> None:
         Unreachable: The disk is full or the folder cannot be written.
     """
     save(folder / RESULT, result)
-    _pages.save(folder / "report.md", markdown(result, sabotage(folder)))
+    pages.save(folder / "report.md", render(result, read_sabotage(folder)))
 
 
-def sabotage(folder: Path) -> Sabotage | None:
+def read_sabotage(folder: Path) -> Sabotage | None:
     """Return the result of `benchmarks.studies.sabotage` in the same folder, if there is one.
 
     Raises:
@@ -62,56 +61,56 @@ def sabotage(folder: Path) -> Sabotage | None:
     return read(path, Sabotage) if path.is_file() else None
 
 
-def markdown(result: Int8, attempts: Sabotage | None) -> str:
-    """Return the result for people."""
-    added = dict.fromkeys(commands(each) for network in result.networks for each in network.further)
-    return _pages.render_markdown(
+def render(result: Int8, attempts: Sabotage | None) -> str:
+    """Return the result as Markdown."""
+    added = dict.fromkeys(list_commands(each) for network in result.networks for each in network.further)
+    return pages.render_markdown(
         "report.md.j2", folder=Path(__file__).parent, result=result,
-        shown=[(network, [line(row) for row in _rows(network)]) for network in result.networks],
-        summary=Markup("\n".join(table(result))),  # noqa: S704 (numbers, and names that recipes allow)
-        further=Markup("\n".join(further(result))),  # noqa: S704 (as above)
+        shown=[(network, [describe_row(row) for row in _list_rows(network)]) for network in result.networks],
+        summary=Markup("\n".join(make_table(result))),  # noqa: S704 (numbers, and names that recipes allow)
+        further=Markup("\n".join(make_further_table(result))),  # noqa: S704 (as above)
         is_busy=is_busy, commands=tuple(added), sabotage=attempts, columns=Line._fields,
     )  # fmt: skip
 
 
-def _rows(network: Network) -> Iterator[Row]:
+def _list_rows(network: Network) -> Iterator[Row]:
     yield from network.rows
     for session in network.further:
         yield from session.rows
 
 
-def commands(session: Session) -> str:
-    """Return what makes the rows of a further format."""
+def list_commands(session: Session) -> str:
+    """Return the commands that make the rows of a further format."""
     name = session.rows[0].format
     wanted = " ".join(f"--to {name}:{row.precision}" for row in session.rows)
     options = f"--rounds {session.rounds} --seconds {session.seconds:g}"
     return f"compress export RUN {wanted}\npython -m benchmarks.studies.int8 RUN --exported {name} {options}"
 
 
-def line(row: Row) -> Line:
-    """Return what a table says of one file."""
+def describe_row(row: Row) -> Line:
+    """Return one file as a row of text."""
     return Line(
         runtime=row.runtime,
         precision=row.precision,
         made_by=row.made_by,
         gate=row.status,
-        top1=_top1(row.accuracy),
-        drop=_change(row.to_float),
-        gain=_change(row.to_defaults),
+        top1=_format_top1(row.accuracy),
+        drop=_format_change(row.to_float),
+        gain=_format_change(row.to_defaults),
         agreement=format_percent(row.agreement_percent),
         size=format_bytes(row.size_bytes),
         latency=wording.format_latency(row.latency_ms),
-        speed=_speed(row.ratio),
-        rung=_rung(row),
-        seconds=_seconds(row),
+        speed=_format_speed(row.ratio),
+        rung=_describe_rung(row),
+        seconds=_format_seconds(row),
     )
 
 
-def _top1(found: Accuracy | None) -> str:
+def _format_top1(found: Accuracy | None) -> str:
     return MISSING if found is None else f"{found.top1_percent:.2f} % ({format_interval(found.ci95, 2)}), n={found.samples}"
 
 
-def _change(found: Points | None) -> str:
+def _format_change(found: Points | None) -> str:
     if found is None:
         return MISSING
     if found.only_this == found.only_other == 0:
@@ -120,43 +119,43 @@ def _change(found: Points | None) -> str:
     return f"{format_signed(found.points, 2)} ({low} to {high}) {found.verdict}"
 
 
-def _speed(found: Ratio | None) -> str:
+def _format_speed(found: Ratio | None) -> str:
     if found is None:
         return MISSING
     return f"{format_number(found.speedup)}× ({format_interval(found.ci95, 2)}) {found.verdict}"
 
 
-def _rung(row: Row) -> str:
+def _describe_rung(row: Row) -> str:
     if row.tries == 0:
         return MISSING
     tried = f"{counted(row.tries, 'file')} tried"
     return f"{row.rung}: {row.detail}; {tried}" if row.rung else f"none met the gate; {tried}"
 
 
-def _seconds(row: Row) -> str:
-    if row.climb_seconds is not None:
-        return f"{row.climb_seconds:.0f}, the climb"
+def _format_seconds(row: Row) -> str:
+    if row.ladder_seconds is not None:
+        return f"{row.ladder_seconds:.0f}, the ladder"
     return MISSING if row.seconds is None else f"{row.seconds:.1f}"
 
 
-def lines(result: Int8) -> Iterator[str]:
+def make_readme_table(result: Int8) -> Iterator[str]:
     """Yield the README's table in Markdown, with what one must know to judge it."""
-    yield from table(result)
+    yield from make_table(result)
     yield ""
-    yield _legend(result.networks)
+    yield _make_legend(result.networks)
 
 
-def table(result: Int8) -> Iterator[str]:
+def make_table(result: Int8) -> Iterator[str]:
     """Yield the compact table: for each network and runtime our int8 file, and that of the defaults."""
     heads = [f"{runtime} int8, ours | {defaults}" for runtime, defaults in COMPARED.values()]
     yield f"| network | top-1, fp32 | {' | '.join(heads)} |"
     yield f"|---|--:|{'---|---|' * len(COMPARED)}"
     for network in result.networks:
-        cells = [cell for file_format in COMPARED for cell in _cells(network.rows, file_format)]
-        yield f"| {network.name} | {_float(network)} | {' | '.join(cells)} |"
+        cells = [cell for file_format in COMPARED for cell in _make_cells(network.rows, file_format)]
+        yield f"| {network.name} | {_format_float_top1(network)} | {' | '.join(cells)} |"
 
 
-def further(result: Int8) -> Iterator[str]:
+def make_further_table(result: Int8) -> Iterator[str]:
     """Yield the compact table of the formats that were exported later; nothing where there are none."""
     formats = list(dict.fromkeys(each.rows[0].format for network in result.networks for each in network.further))
     if not formats:
@@ -164,15 +163,15 @@ def further(result: Int8) -> Iterator[str]:
     yield f"| network | {' | '.join(f'{NAMES.get(name, name)} int8, ours' for name in formats)} |"
     yield f"|---|{'---|' * len(formats)}"
     for network in result.networks:
-        cells = [_further_cell(network, name) for name in formats]
+        cells = [_make_further_cell(network, name) for name in formats]
         yield f"| {network.name} | {' | '.join(cells)} |"
 
 
-def _further_cell(network: Network, file_format: str) -> str:
-    """Return what is said of our int8 file, and that its speed is rough where the latency never settled."""
-    rows = [row for row in _rows(network) if row.format == file_format]
+def _make_further_cell(network: Network, file_format: str) -> str:
+    """Return the cell of our int8 file, with a remark where its latency never settled."""
+    rows = [row for row in _list_rows(network) if row.format == file_format]
     shaky = any(row.latency_ms is not None and not row.latency_ms.stable for row in rows)
-    return next(_cells(rows, file_format)) + ", speed not settled" * shaky
+    return next(_make_cells(rows, file_format)) + ", speed not settled" * shaky
 
 
 def is_busy(measured: Network | Session) -> bool:
@@ -182,21 +181,21 @@ def is_busy(measured: Network | Session) -> bool:
     return load.replace(".", "", 1).isdecimal() and float(load) > cores
 
 
-def _float(network: Network) -> str:
+def _format_float_top1(network: Network) -> str:
     found = next((row.accuracy for row in network.rows if row.precision == "fp32" and row.accuracy), None)
     return MISSING if found is None else f"{found.top1_percent:.1f} %"
 
 
-def _cells(rows: Iterable[Row], file_format: str) -> Iterator[str]:
-    """Yield what is said of our int8 file, and of that of the defaults."""
+def _make_cells(rows: Iterable[Row], file_format: str) -> Iterator[str]:
+    """Yield the cell of our int8 file, and that of the file by the defaults."""
     int8 = [row for row in rows if row.format == file_format and row.precision == "int8"]
     ours = next((row for row in int8 if row.made_by == OURS), None)
     others = next((row for row in int8 if row.made_by != OURS), None)
-    yield MISSING if ours is None else _cell(ours, ours.rung)
-    yield MISSING if others is None else _cell(others, "")
+    yield MISSING if ours is None else _make_cell(ours, ours.rung)
+    yield MISSING if others is None else _make_cell(others, "")
 
 
-def _cell(row: Row, rung: str) -> str:
+def _make_cell(row: Row, rung: str) -> str:
     """Return top-1, what it is above float32, the rung, the speed, and whether it failed."""
     if row.accuracy is None or row.to_float is None:
         return "no file that runs"
@@ -206,7 +205,7 @@ def _cell(row: Row, rung: str) -> str:
     return ", ".join(filter(None, [top1, rung, pace, failed]))
 
 
-def _legend(networks: Sequence[Network]) -> str:
+def _make_legend(networks: Sequence[Network]) -> str:
     test = ", ".join(f"{count:,}" for count in sorted({each.images["test"] for each in networks}))
     shown = ", ".join(f"{count:,}" for count in sorted({each.calibration_images for each in networks}))
     budgets = ", ".join(f"{points:g}" for points in sorted({each.max_top1_drop_points for each in networks}))

@@ -1,4 +1,4 @@
-"""Finished runs as the comparison of int8 sees them: files, test images, and the images on which ranges were estimated.
+"""Read finished runs for the comparison of int8: files, test images, and calibration images.
 
 Everything is read back from the folder that `compress run` left, and nothing is changed there. Only files with the default
 options of their format are compared, one for each precision: those of the run, or those that `compress export` left in the
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.protocol import Images, Subject, find_runtime
-from benchmarks.report import pages as _pages
+from benchmarks.report import pages
 from compress import records
 from compress.errors import CompressError
 from compress.preprocess import normalise
@@ -42,13 +42,13 @@ class Finished(NamedTuple):
     recipe: Recipe
     data: RunData
     calibration: Calibration
-    """As the ladder had them."""
+    """The same images as for the ladder."""
     variants: tuple[Variant, ...]
-    """What is known of the files, and of those that there are not."""
+    """Rows of the files, also of those that were not made."""
     files: Mapping[str, Subject]
     """The student's files by the name of their row."""
 
-    def rows(self) -> dict[str, dict[str, Variant]]:
+    def group_by_format(self) -> dict[str, dict[str, Variant]]:
         """Return the student's rows, by format and precision; only formats with a float32 file to compare with."""
         found: dict[str, dict[str, Variant]] = {}
         for row in self.variants:
@@ -56,13 +56,13 @@ class Finished(NamedTuple):
                 found.setdefault(row.format, {})[row.precision] = row
         return {name: rows for name, rows in found.items() if f"student-{name}-{FLOAT}" in self.files}
 
-    def test(self) -> Images:
-        """Return the test images as a network sees them, [N, C, H, W]."""
+    def normalise_test(self) -> Images:
+        """Normalise the test images as a network sees them, [N, C, H, W]."""
         return normalise(self.data.test.images, self.data.preprocess)
 
 
-def opened(folder: Path, *, exported: Collection[str] = ()) -> Finished:
-    """Return what a finished run left.
+def open_run(folder: Path, *, exported: Collection[str] = ()) -> Finished:
+    """Read a finished run.
 
     Args:
         folder: Of the run.
@@ -82,24 +82,24 @@ def opened(folder: Path, *, exported: Collection[str] = ()) -> Finished:
     )  # fmt: skip
     name = recipe.name.removeprefix(PREFIX)
     if exported:
-        made = list(_exports(folder, exported))
+        made = list(_find_exports(folder, exported))
         variants, subjects = tuple(row for row, _ in made), [subject for _, subject in made]
     else:
-        variants, subjects = report.variants, list(_subjects(folder, report))
+        variants, subjects = report.variants, list(_find_subjects(folder, report))
     found = Finished(name, folder, report, recipe, data, shown, variants, {each.name: each for each in subjects})
-    for missing in sorted(set(exported) - found.rows().keys()):
+    for missing in sorted(set(exported) - found.group_by_format().keys()):
         raise CompressError(
             f"{folder / EXPORTS}: holds no float32 file of format {missing!r}; run "
             f"`compress export {shlex.quote(str(folder))} --to {missing}:{FLOAT} --to {missing}:int8`"
         )
-    if not found.rows():
+    if not found.group_by_format():
         raise CompressError(
             f"{folder}: no float32 file passed its gate, so there is nothing to compare int8 with; see its report"
         )
     return found
 
 
-def _subjects(folder: Path, report: Report) -> Iterator[Subject]:
+def _find_subjects(folder: Path, report: Report) -> Iterator[Subject]:
     """Yield the student's files: those of the bundle, and those that were kept apart because they failed."""
     bundle = folder / "bundle"
     manifest = read(bundle / "manifest.json", Manifest)
@@ -114,13 +114,13 @@ def _subjects(folder: Path, report: Report) -> Iterator[Subject]:
     for row in report.variants:
         gate, plain = report.gates.get(row.name), takes.get(f"student-{row.format}-{FLOAT}")
         if row.network == "student" and gate is not None and gate.status == "failed" and plain is not None:
-            path = _rejected(folder, row, gate)
+            path = _find_rejected(folder, row, gate)
             if path is not None:
                 yield Subject(row.name, path, row.runtime, *plain)
 
 
-def _exports(folder: Path, formats: Collection[str]) -> Iterator[tuple[Variant, Subject]]:
-    """Yield what `compress export` left: the files that passed, and those that failed."""
+def _find_exports(folder: Path, formats: Collection[str]) -> Iterator[tuple[Variant, Subject]]:
+    """Yield the files that `compress export` made: those that passed, and those that failed."""
     shipped = read(folder / "bundle" / "manifest.json", Manifest).provenance.get("weights", "")
     for path in sorted((folder / EXPORTS).glob("*.json")):
         known = read(path, Exported)
@@ -135,7 +135,7 @@ def _exports(folder: Path, formats: Collection[str]) -> Iterator[tuple[Variant, 
         yield row, Subject(row.name, path.parent / entry.path, entry.runtime, entry.batch_size, entry.takes_pixels)
 
 
-def _rejected(folder: Path, row: Variant, gate: Gate) -> Path | None:
+def _find_rejected(folder: Path, row: Variant, gate: Gate) -> Path | None:
     """Return the file of a row whose gate failed; `None` where it was never run."""
     for path in sorted((folder / "rejected").glob("*.gate.json")):
         file = path.with_name(path.name.removesuffix(".gate.json"))
@@ -144,13 +144,13 @@ def _rejected(folder: Path, row: Variant, gate: Gate) -> Path | None:
     return None
 
 
-def portable(value: Any) -> Any:
-    """Return texts, or what is made of them, with every absolute path shortened to its last two parts."""
+def shorten_paths(value: Any) -> Any:
+    """Shorten every absolute path to its last two parts, in a text or in the texts of nested lists and mappings."""
     if isinstance(value, str):
         return ABSOLUTE.sub(lambda found: "/".join(found[0].split("/")[-2:]), value)
     if isinstance(value, Mapping):
-        return {key: portable(each) for key, each in value.items()}
-    return [portable(each) for each in value] if isinstance(value, list) else value
+        return {key: shorten_paths(each) for key, each in value.items()}
+    return [shorten_paths(each) for each in value] if isinstance(value, list) else value
 
 
 def copy_reports(run: Finished, folder: Path) -> None:
@@ -159,5 +159,5 @@ def copy_reports(run: Finished, folder: Path) -> None:
     Raises:
         Unreachable: The disk is full, or a folder cannot be read or written.
     """
-    records.save(folder / "report.json", Report.model_validate(portable(run.report.model_dump(mode="json"))))
-    _pages.save(folder / "report.md", portable((run.folder / "report.md").read_text(encoding="utf-8")))
+    records.save(folder / "report.json", Report.model_validate(shorten_paths(run.report.model_dump(mode="json"))))
+    pages.save(folder / "report.md", shorten_paths((run.folder / "report.md").read_text(encoding="utf-8")))

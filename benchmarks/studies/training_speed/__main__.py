@@ -1,9 +1,10 @@
-"""How fast we train: `python -m benchmarks.studies.training_speed [--pair NAME] [--subject NAME] [--rounds 15] [--out FOLDER]`.
+"""Training speed: `python -m benchmarks.studies.training_speed [--pair NAME] [--subject NAME] [--rounds 15] [--out FOLDER]`.
 
 Images per second of our distillation steps, with and without kept answers of the teacher, against our plain training and
 against torchdistill's own training of the same networks on the same images (`pip install 'edge-compress[peers]'`), in
 interleaved rounds of one process; how far that is from what the machine's arithmetic allows; and what it takes in memory and on
-disk. Give the machine nothing else to do. The report is written after every pair.
+disk. Give the machine nothing else to do. The report is written after every pair. With the
+defaults, timing takes half a minute for each subject of a pair (15 rounds of 2 s), all pairs and subjects half an hour or more.
 """
 
 from __future__ import annotations
@@ -19,27 +20,28 @@ import torch
 from rich.console import Console
 
 from benchmarks.environment import read_environment
-from benchmarks.studies.training_speed import (
-    memory as _training_memory,
-)
-from benchmarks.studies.training_speed import (
-    peers as _peers,
-)
-from benchmarks.studies.training_speed import (
-    profile as _training_profile,
-)
-from benchmarks.studies.training_speed import (
-    report as _training_report,
-)
-from benchmarks.studies.training_speed import (
-    roofline as _roofline,
-)
-from benchmarks.studies.training_speed.memory import Peak
-from benchmarks.studies.training_speed.ours import OURS, VIEWS, Workshop, pictures, prepare
+from benchmarks.studies.training_speed.memory import Peak, measure_peak
+from benchmarks.studies.training_speed.ours import OURS, VIEWS, Workshop, prepare, read_images
 from benchmarks.studies.training_speed.pairs import PAIRS
-from benchmarks.studies.training_speed.profile import Profile
-from benchmarks.studies.training_speed.report import Memory, PairResult, Rounds, Speed, TrainingSpeed
-from benchmarks.studies.training_speed.rounds import Subject, rates
+from benchmarks.studies.training_speed.peers import INPUTS, compare_updates, explain_missing, make_subjects
+from benchmarks.studies.training_speed.profile import Profile, profile_steps
+from benchmarks.studies.training_speed.report import (
+    WANTED,
+    Memory,
+    PairResult,
+    Rounds,
+    Speed,
+    TrainingSpeed,
+    compare,
+    compute_roofline,
+    render,
+    summarise_memory,
+    summarise_speed,
+    summarise_store,
+    write,
+)
+from benchmarks.studies.training_speed.roofline import count_cost, make_probes
+from benchmarks.studies.training_speed.rounds import Subject, measure_rates
 from compress.errors import CompressError
 from compress.events import Events
 
@@ -47,18 +49,18 @@ FOLDER = Path(__file__).parents[2] / "results" / "training_speed"
 LARGEST = 64
 """Pixels; for larger images real data would not fit into memory as a whole, and random images take their place."""
 WEIGHED = ("plain", "kd", "kd, cached", "dist, cached", "dih, cached")
-"""Whose memory is measured."""
+"""Subjects whose memory is measured."""
 PROCESSES = 5
 """In which the memory of each is measured: how much an allocator keeps differs from process to process."""
 PROFILED = ("plain", "plain, compiled", "kd", "kd, fastest engine", "kd, cached", "kd, cached, compiled", "torchdistill")
-"""Where whose time goes is told."""
-SUBJECTS = (*OURS, *_peers.INPUTS)
+"""Subjects that are profiled."""
+SUBJECTS = (*OURS, *INPUTS)
 
 
 def measure(
     workshop: Workshop, *, images: str, rounds: int, seconds: float, events: Events, wanted: Collection[str] = SUBJECTS
 ) -> PairResult:
-    """Return all that there is to know of one pair.
+    """Measure speed, profile, memory and store of one pair.
 
     Args:
         workshop: The pair with its images.
@@ -73,69 +75,71 @@ def measure(
     """
     pair = workshop.pair
     events.say(f"{pair.name}: makes the store, tries engines and numbers of workers")
-    ours = [workshop.subject(name) for name, step in OURS.items() if name in wanted and not step.absent(workshop.device)]
-    rivals = [name for name in _peers.INPUTS if name in wanted and not _peers.missing()]
-    same_work = _peers.difference(workshop) if rivals else None
-    peers = _peers.subjects(workshop, rivals, seconds=seconds)
-    found = _time([*ours, *peers, *_roofline.probes(workshop.device)], workshop, rounds, seconds, events)
-    batch = next(workshop.batches().epoch(0))
-    bounds = _training_report.roofline(
-        _roofline.cost(workshop.student(), workshop.teacher, batch.images, batch.labels), found, len(batch.labels)
+    ours = [
+        workshop.make_subject(name)
+        for name, step in OURS.items()
+        if name in wanted and not step.explain_absence(workshop.device)
+    ]
+    inputs = [name for name in INPUTS if name in wanted and not explain_missing()]
+    same_work = compare_updates(workshop) if inputs else None
+    theirs = make_subjects(workshop, inputs, seconds=seconds)
+    found = _time([*ours, *theirs, *make_probes(workshop.device)], workshop, rounds, seconds, events)
+    batch = next(workshop.make_batches().epoch(0))
+    bounds = compute_roofline(
+        count_cost(workshop.make_student(), workshop.teacher, batch.images, batch.labels), found, len(batch.labels)
     )
-    speeds = _speeds([*ours, *peers], found, workshop.device, wanted)
-    profiles = _profiles([*ours, *peers], events)
+    speeds = _summarise_speeds([*ours, *theirs], found, workshop.device, wanted)
+    profiles = _profile_all([*ours, *theirs], events)
     dih = next((subject for subject in ours if subject.name == "dih, cached"), None)
     return PairResult(
         pair=pair,
         images=images,
         same_work=same_work,
         speeds=tuple(speeds.values()),
-        compared=tuple(
-            _training_report.compare(each, speeds, pair, bounds)
-            for each in _training_report.WANTED
-            if {each.subject, each.against} <= speeds.keys()
-        ),
+        compared=tuple(compare(each, speeds, pair, bounds) for each in WANTED if {each.subject, each.against} <= speeds.keys()),
         roofline=bounds,
         profiles=profiles,
-        memory=_weigh(workshop, [name for name in WEIGHED if name in wanted], events),
-        store=dih and _training_report.store(int(dih.facts["signals"]), pair.classes, workshop.store_bytes()),
+        memory=_measure_memory(workshop, [name for name in WEIGHED if name in wanted], events),
+        store=dih and summarise_store(int(dih.facts["signals"]), pair.classes, workshop.measure_store_bytes()),
     )
 
 
 def _time(subjects: Sequence[Subject], workshop: Workshop, rounds: int, seconds: float, events: Events) -> Rounds:
     wait = torch.cuda.synchronize if workshop.device.type == "cuda" else lambda: None
     with events.task(workshop.pair.name, total=len(subjects) * (rounds + 1)) as task:
-        return rates(
+        return measure_rates(
             subjects, rounds=rounds, seconds=seconds, wait=wait, progress=lambda name: task.advance(note=name)
         )  # fmt: skip
 
 
-def _speeds(subjects: Sequence[Subject], found: Rounds, device: torch.device, wanted: Collection[str]) -> dict[str, Speed]:
-    speeds = {subject.name: _training_report.speed(subject.name, found[subject.name], subject.facts) for subject in subjects}
-    why = {name: step.absent(device) for name, step in OURS.items()} | dict.fromkeys(_peers.INPUTS, _peers.missing())
+def _summarise_speeds(
+    subjects: Sequence[Subject], found: Rounds, device: torch.device, wanted: Collection[str]
+) -> dict[str, Speed]:
+    speeds = {subject.name: summarise_speed(subject.name, found[subject.name], subject.facts) for subject in subjects}
+    why = {name: step.explain_absence(device) for name, step in OURS.items()} | dict.fromkeys(INPUTS, explain_missing())
     left = [name for name in why if name in wanted and name not in speeds]
     absent = {name: Speed(subject=name, reason=why[name], facts={}) for name in left}
     return speeds | absent
 
 
-def _profiles(subjects: Sequence[Subject], events: Events) -> tuple[Profile, ...]:
+def _profile_all(subjects: Sequence[Subject], events: Events) -> tuple[Profile, ...]:
     chosen = [subject for subject in subjects if subject.name in PROFILED]
     with events.task("profiles", total=len(chosen)) as task:
         found = []
         for subject in chosen:
-            found.append(_training_profile.profile(subject))
+            found.append(profile_steps(subject))
             task.advance(note=subject.name)
     return tuple(found)
 
 
-def _weigh(workshop: Workshop, names: Sequence[str], events: Events) -> tuple[Memory, ...]:
+def _measure_memory(workshop: Workshop, names: Sequence[str], events: Events) -> tuple[Memory, ...]:
     peaks: dict[str, list[Peak]] = {name: [] for name in names}
     with events.task(f"{workshop.pair.name}, memory", total=PROCESSES * len(names)) as task:
         for _ in range(PROCESSES):
             for name in names:
-                peaks[name].append(_training_memory.measure(workshop.folder, name, workshop.device.type))
+                peaks[name].append(measure_peak(workshop.folder, name, workshop.device.type))
                 task.advance(note=name)
-    return tuple(_training_report.memory(name, found, peaks.get("plain", [])) for name, found in peaks.items())
+    return tuple(summarise_memory(name, found, peaks.get("plain", [])) for name, found in peaks.items())
 
 
 @click.command()
@@ -163,15 +167,15 @@ def main(
     events = Events(console=Console(stderr=True))
     changes = {name: value for name, value in (("batch_size", batch_size), ("images", images)) if value is not None}
     try:
-        where = _device(device)
+        where = _choose_device(device)
         result = TrainingSpeed(
-            command=_command(data), environment=read_environment(), device=where.type, threads=torch.get_num_threads(),
+            command=_make_command(data), environment=read_environment(), device=where.type, threads=torch.get_num_threads(),
             rounds=rounds, seconds=seconds, pairs=(),
         )  # fmt: skip
         for name in names or tuple(PAIRS):
             pair = PAIRS[name].model_copy(update=changes)
             with tempfile.TemporaryDirectory(prefix="edge-compress-") as folder:
-                split = pictures(data, pair) if data is not None and pair.size <= LARGEST else None
+                split = read_images(data, pair) if data is not None and pair.size <= LARGEST else None
                 workshop = prepare(Path(folder), pair, device=where, split=split)
                 shown = f"{pair.images} images of {data.name}" if data and split else f"{pair.images} random images"
                 found = measure(
@@ -179,14 +183,14 @@ def main(
                     wanted=subjects or SUBJECTS,
                 )  # fmt: skip
             result = result.model_copy(update={"pairs": (*result.pairs, found)})
-            _training_report.write(result, out)  # after every pair, for the whole takes long
+            write(result, out)  # after every pair, for the whole takes long
     except CompressError as error:
         click.echo(error, err=True)
         sys.exit(error.exit_code)
-    click.echo(_training_report.markdown(result))
+    click.echo(render(result))
 
 
-def _device(name: str) -> torch.device:
+def _choose_device(name: str) -> torch.device:
     """Return the device by its name; a GPU computes float32 as float32."""
     if name == "cuda" and not torch.cuda.is_available():
         raise CompressError("--device: 'cuda' is asked for and torch sees no CUDA device; use 'auto' or 'cpu'")
@@ -194,7 +198,7 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
-def _command(data: Path | None) -> str:
+def _make_command(data: Path | None) -> str:
     """Return how this was called, without where the data and the report are on this machine."""
     given = {str(data): data.name} if data is not None else {}
     words, place = [given.get(word, word) for word in sys.argv[1:]], "--out"

@@ -31,7 +31,7 @@ class Peak(NamedTuple):
     """Resident pages of the store's files at the end, which the system takes back when it needs them."""
 
 
-def measure(folder: Path, subject: str, device: str) -> Peak:
+def measure_peak(folder: Path, subject: str, device: str) -> Peak:
     """Return the peak of a fresh process that does some steps of a subject.
 
     Raises:
@@ -45,7 +45,7 @@ def measure(folder: Path, subject: str, device: str) -> Peak:
     return Peak(**json.loads(done.stdout))
 
 
-def mapped_bytes(folder: Path) -> int:
+def count_mapped_bytes(folder: Path) -> int:
     """Return the resident bytes of this process's mappings of files in a folder; 0 where there is no /proc."""
     total, ours, place = 0, False, f"{folder.resolve()}/"
     for line in read("/proc/self/smaps").splitlines():
@@ -57,21 +57,21 @@ def mapped_bytes(folder: Path) -> int:
     return total
 
 
-def _main(folder: Path, name: str, device: str) -> None:
+def _print_peak(folder: Path, name: str, device: str) -> None:
     import torch
 
     from benchmarks.studies.training_speed.ours import Workshop
 
     workshop = Workshop(folder, torch.device(device))
-    before = workshop.store_bytes()
-    subject = workshop.subject(name)
-    if workshop.store_bytes() != before:
+    before = workshop.measure_store_bytes()
+    subject = workshop.make_subject(name)
+    if workshop.measure_store_bytes() != before:
         raise CompressError(f"{name}: the store lacked answers; time this subject before it is weighed")
     steps = subject.steps()
     for _ in range(STEPS):
         next(steps)
-    click.echo(json.dumps({"peak_bytes": read_memory_bytes("VmHWM"), "mapped_bytes": mapped_bytes(folder / "targets")}))
+    click.echo(json.dumps({"peak_bytes": read_memory_bytes("VmHWM"), "mapped_bytes": count_mapped_bytes(folder / "targets")}))
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), *sys.argv[2:4])
+    _print_peak(Path(sys.argv[1]), *sys.argv[2:4])

@@ -1,4 +1,4 @@
-"""Our own training steps for the speed benchmark: the loop, the methods, the store and the engines of a recipe's run.
+"""Our training steps for the speed benchmark: the loop, the methods, the store and the engines of a recipe's run.
 
 A workshop is a folder that holds the images, the teacher's weights and the target store, so that several processes train on the
 very same. This is the one module of the benchmarks that reaches into the engine; a new step is a line in `OURS`.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.studies.training_speed.pairs import Pair, network, settle
+from benchmarks.studies.training_speed.pairs import Pair, make_network, settle
 from benchmarks.studies.training_speed.rounds import Steps, Subject
 from compress import Network, plugins
 from compress.data import InMemory, Split
@@ -54,7 +54,7 @@ class Ours:
     compiled: bool = False
     """Whether torch's inductor compiles the student, on a GPU with CUDA graphs: the recipe's `train.engine`."""
 
-    def absent(self, device: torch.device) -> str:
+    def explain_absence(self, device: torch.device) -> str:
         """Return why this step cannot be measured here, or nothing."""
         if self.compiled and device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
             return f"needs a C++ compiler, one of: {', '.join(COMPILERS)}"
@@ -104,20 +104,20 @@ class Workshop:
     @cached_property
     def teacher(self) -> Network:
         """The teacher, frozen; the same weights for all who open this folder."""
-        return self._network(self.pair.teacher, seed=1, weights=self.folder / "teacher.pt").requires_grad_(False).eval()
+        return self._make_network(self.pair.teacher, seed=1, weights=self.folder / "teacher.pt").requires_grad_(False).eval()
 
-    def student(self) -> Network:
+    def make_student(self) -> Network:
         """Return a fresh student; all have the same weights."""
-        return self._network(self.pair.student, seed=2)
+        return self._make_network(self.pair.student, seed=2)
 
-    def _network(self, name: str, *, seed: int, weights: Path | None = None) -> Network:
+    def _make_network(self, name: str, *, seed: int, weights: Path | None = None) -> Network:
         """Return a network with random weights, or those of a file."""
-        made = network(name, self.pair.classes, seed=seed)
+        made = make_network(name, self.pair.classes, seed=seed)
         if weights is not None:
             made.load_state_dict(torch.load(weights, weights_only=True))
         return made.to(self.device)
 
-    def batches(self) -> InMemory:
+    def make_batches(self) -> InMemory:
         """Return shuffled, augmented batches, as a recipe's run trains on."""
         pair = self.pair
         return InMemory(
@@ -125,22 +125,22 @@ class Workshop:
             crop_padding=pair.padding, flip=True, views=VIEWS,
         )  # fmt: skip
 
-    def method(self, ours: Ours, batches: InMemory) -> Method:
+    def make_method(self, ours: Ours, batches: InMemory) -> Method:
         """Return a method on a fresh student."""
         image = next(batches.epoch(0)).images[:1]
         teachers = () if ours.method == "supervised" else (self.teacher,)
-        setting = Setting(self.student(), teachers, image, self.pair.classes)
+        setting = Setting(self.make_student(), teachers, image, self.pair.classes)
         method: Method = plugins.load("methods", ours.method)(setting, **ours.options)
         return method.to(self.device)
 
-    def settings(self, ours: Ours) -> TrainSection:
+    def make_settings(self, ours: Ours) -> TrainSection:
         """Return how the student is trained."""
         plain = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "schedule": "constant"}
         return TrainSection(**{**plain, "batch_size": self.pair.batch_size, "epochs": 1, **ours.train})
 
-    def subject(self, name: str) -> Subject:
+    def make_subject(self, name: str) -> Subject:
         """Return one of our training steps, by its name in `OURS`."""
-        run, facts = self.run(OURS[name])
+        run, facts = self.prepare(OURS[name])
 
         def steps() -> Steps:
             with run.events.task(name, total=1) as task:
@@ -152,12 +152,12 @@ class Workshop:
 
         return Subject(name, steps, work=self.pair.batch_size, facts=facts)
 
-    def run(self, ours: Ours) -> tuple[loop._Run, dict[str, str]]:
+    def prepare(self, ours: Ours) -> tuple[loop._Run, dict[str, str]]:
         """Return the state of a training that has not begun, and what is to be known of it."""
-        batches = self.batches()
-        method, settings = self.method(ours, batches), self.settings(ours)
-        teachers, facts = self._teachers(ours, method, batches, settings)
-        running = self._running(ours, method, batches, settings)
+        batches = self.make_batches()
+        method, settings = self.make_method(ours, batches), self.make_settings(ours)
+        teachers, facts = self._provide_teachers(ours, method, batches, settings)
+        running = self._choose_engine(ours, method, batches, settings)
         run = loop._Run(
             method, batches, batches, settings=settings, events=Events(), state=None, title=ours.method, teachers=teachers,
             forward=running.forward,
@@ -165,13 +165,13 @@ class Workshop:
         difference = {f"{each.engine}: difference of gradients": f"{each.relative_difference:.2g}" for each in running.trials}
         return run, facts | difference
 
-    def _running(self, ours: Ours, method: Method, batches: InMemory, settings: TrainSection) -> StudentEngine:
+    def _choose_engine(self, ours: Ours, method: Method, batches: InMemory, settings: TrainSection) -> StudentEngine:
         graphs = self.device.type == "cuda"
         engine = "eager" if not ours.compiled else "cuda_graphs" if graphs else "compile"
         autocast = loop.DTYPES[settings.precision]
         return choose_engine(method, next(batches.epoch(0)), engine=engine, steps=1, autocast=autocast, events=Events())
 
-    def _teachers(
+    def _provide_teachers(
         self, ours: Ours, method: Method, batches: InMemory, settings: TrainSection
     ) -> tuple[TeacherOutputs | None, dict[str, str]]:
         if ours.engine is None and not ours.cached:
@@ -180,7 +180,7 @@ class Workshop:
         engine, facts = ours.engine or "eager", {"signals": str(len(signals))}
         if engine == "auto":
             networks = [teacher for teacher in method.teachers if isinstance(teacher, Network)]
-            best = _fastest(engines.JointTeachers(networks, signals).eval(), batches)
+            best = _choose_fastest(engines.JointTeachers(networks, signals).eval(), batches)
             engine = best.engine
             facts |= {"engine": engine, "relative difference": f"{best.relative_difference:.2g}"}
         section = TeacherOutputsSection(
@@ -201,7 +201,7 @@ class Workshop:
             facts |= {"engine": engine, "relative difference": f"{trial.relative_difference:.2g}"}
         return teachers, facts
 
-    def store_bytes(self) -> float:
+    def measure_store_bytes(self) -> float:
         """Return how many bytes of disk the store has for each image and view."""
         taken = sum(path.stat().st_size for path in (self.folder / "targets").rglob("*") if path.is_file())
         return taken / (self.pair.images * VIEWS)
@@ -227,13 +227,13 @@ def prepare(folder: Path, pair: Pair, *, device: torch.device, split: Split | No
     np.save(folder / "labels.npy", split.labels[: pair.images])
     save(folder / "pair.json", pair)
     workshop = Workshop(folder, device)
-    teacher = workshop._network(pair.teacher, seed=1)
-    settle(teacher, (batch.images for batch, _ in zip(workshop.batches().epoch(0), range(2), strict=False)))
+    teacher = workshop._make_network(pair.teacher, seed=1)
+    settle(teacher, (batch.images for batch, _ in zip(workshop.make_batches().epoch(0), range(2), strict=False)))
     torch.save(teacher.state_dict(), folder / "teacher.pt")
     return workshop
 
 
-def pictures(folder: Path, pair: Pair) -> Split:
+def read_images(folder: Path, pair: Pair) -> Split:
     """Return real images of a folder of parquet files, as the data source `huggingface` reads them, with the pair's labels.
 
     Raises:
@@ -246,6 +246,6 @@ def pictures(folder: Path, pair: Pair) -> Split:
     return Split(split.images[: pair.images], split.labels[: pair.images] % pair.classes)
 
 
-def _fastest(answering: engines.JointTeachers, batches: InMemory) -> EngineTrial:
+def _choose_fastest(answering: engines.JointTeachers, batches: InMemory) -> EngineTrial:
     images = [batch.images for batch, _ in zip(batches.read_view(0), range(2), strict=False)]
     return engines.try_engines(answering, images, None, tolerance=TeacherOutputsSection().tolerance)[0]

@@ -1,6 +1,6 @@
-"""Who teaches whom in the speed benchmark.
+"""Pairs of teacher and student in the speed benchmark.
 
-Networks have random weights: the speed of a step does not depend on what they know.
+Networks have random weights: the speed of a step does not depend on them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ TORCHVISION: Mapping[str, tuple[tuple[str, ...], str]] = {
 """Taps, the last module of each resolution, and the classifier of the networks that we take from torchvision."""
 
 
-def network(name: str, classes: int, *, seed: int) -> Network:
+def make_network(name: str, classes: int, *, seed: int) -> Network:
     """Return a network for RGB images with random weights that depend on the seed."""
     torch.manual_seed(seed)
     family, _, short = name.partition(".")

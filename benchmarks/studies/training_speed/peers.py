@@ -1,4 +1,4 @@
-"""torchdistill's own training, on the same networks and images as ours: its box, its loss, its meters, its data loader.
+"""Training steps of torchdistill, on the same networks and images as ours: its box, its loss, its meters, its data loader.
 
 Its step is what its image classification example does for each batch: fetch it, forward both networks through the
 `DistillationBox`, `KDLoss` with temperature 4 and alpha 0.9 and SGD as in its CIFAR-100 configurations, and update the meters
@@ -34,7 +34,7 @@ from benchmarks.studies.training_speed.ours import (
     Ours,
     Workshop,
 )
-from benchmarks.studies.training_speed.rounds import Steps, Subject, rates
+from benchmarks.studies.training_speed.rounds import Steps, Subject, measure_rates
 from compress.errors import CompressError
 from compress.events import Events
 from compress.preprocess import normalise
@@ -108,31 +108,31 @@ INPUTS: Mapping[str, Callable[[Workshop], Dataset[tuple[Tensor, int]]]] = {
 """Its subjects, by what its loader reads."""
 
 
-def missing() -> str:
+def explain_missing() -> str:
     """Return why torchdistill cannot be measured, or nothing."""
     return "" if find_spec("torchdistill") is not None else "not installed; install the extra peers: edge-compress[peers]"
 
 
-def subjects(workshop: Workshop, names: Collection[str] = tuple(INPUTS), *, seconds: float) -> list[Subject]:
+def make_subjects(workshop: Workshop, names: Collection[str] = tuple(INPUTS), *, seconds: float) -> list[Subject]:
     """Return its steps on these inputs, each with the number of workers that was the fastest when timed for so long."""
     found = []
     for name in names:
         images = INPUTS[name]
-        tried = [_subject(workshop, name, images(workshop), workers) for workers in WORKERS]
-        speeds = [rates([each], rounds=1, seconds=seconds, uncounted=0)[name][0] for each in tried]
+        tried = [_make_subject(workshop, name, images(workshop), workers) for workers in WORKERS]
+        speeds = [measure_rates([each], rounds=1, seconds=seconds, uncounted=0)[name][0] for each in tried]
         best = max(range(len(tried)), key=speeds.__getitem__)
         listed = ", ".join(f"{workers}: {speed:.0f}/s" for workers, speed in zip(WORKERS, speeds, strict=True))
         facts = {"torchdistill": version("torchdistill"), "workers": str(WORKERS[best]), "tried": listed}
-        found.append(_subject(workshop, name, images(workshop), WORKERS[best], facts))
+        found.append(_make_subject(workshop, name, images(workshop), WORKERS[best], facts))
     return found
 
 
-def _subject(
+def _make_subject(
     workshop: Workshop, name: str, images: Dataset[tuple[Tensor, int]], workers: int, facts: Mapping[str, str] | None = None
 ) -> Subject:
     from torchdistill.misc.log import MetricLogger, SmoothedValue
 
-    box = _box(workshop, images, workers)
+    box = _make_box(workshop, images, workers)
     device = workshop.device
 
     def steps() -> Steps:
@@ -154,20 +154,20 @@ def _subject(
     return Subject(name, steps, workshop.pair.batch_size, settle=1 + PREFETCHED * workers, facts=facts or {})
 
 
-def _box(workshop: Workshop, images: Dataset[tuple[Tensor, int]], workers: int) -> Any:
+def _make_box(workshop: Workshop, images: Dataset[tuple[Tensor, int]], workers: int) -> Any:
     """Return its training of a fresh student by the workshop's teacher."""
     from torchdistill.core.distillation import get_distillation_box
 
     workshop.teacher.eval()  # it leaves a teacher in the mode in which it came
     box = get_distillation_box(
-        workshop.teacher.module, workshop.student().module, {"images": images}, _configuration(workshop, workers),
+        workshop.teacher.module, workshop.make_student().module, {"images": images}, _make_configuration(workshop, workers),
         device=workshop.device, device_ids=None, distributed=False, lr_factor=1,
     )  # fmt: skip
     box.pre_epoch_process(epoch=0)
     return box
 
 
-def _configuration(workshop: Workshop, workers: int) -> dict[str, Any]:
+def _make_configuration(workshop: Workshop, workers: int) -> dict[str, Any]:
     """Return the `train` section of its configuration files."""
     output = {
         f"{who}_module_{what}": value for who in ("student", "teacher") for what, value in (("path", "."), ("io", "output"))
@@ -191,27 +191,27 @@ def _configuration(workshop: Workshop, workers: int) -> dict[str, Any]:
     }
 
 
-def difference(workshop: Workshop) -> float:
+def compare_updates(workshop: Workshop) -> float:
     """Return how far our update of the weights is from theirs after one step on one batch, relative to its size.
 
     Raises:
         CompressError: They do not do the same work.
     """
-    batch = next(workshop.batches().epoch(0))
-    before = _weights(workshop.student())
-    run, _ = workshop.run(Ours("kd", KD))
+    batch = next(workshop.make_batches().epoch(0))
+    before = _flatten_weights(workshop.make_student())
+    run, _ = workshop.prepare(Ours("kd", KD))
     torch.manual_seed(0)  # of dropout
     with Events().task("check", total=1) as task:
         run.advance(batch, None, task)
-    box = _box(workshop, INPUTS["torchdistill"](workshop), 0)
+    box = _make_box(workshop, INPUTS["torchdistill"](workshop), 0)
     torch.manual_seed(0)
     box.post_forward_process(loss=box.forward_process(batch.images, batch.labels, {}))
-    ours, theirs = _weights(run.method.student) - before, _weights(box.student_model) - before
+    ours, theirs = _flatten_weights(run.method.student) - before, _flatten_weights(box.student_model) - before
     found = float((ours - theirs).norm() / theirs.norm())
     if found > SAME_WORK:
         raise CompressError(f"torchdistill: its update differs from ours by {found:.2g} of its size; it does other work")
     return found
 
 
-def _weights(module: torch.nn.Module) -> Tensor:
+def _flatten_weights(module: torch.nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])

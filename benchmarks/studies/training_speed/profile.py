@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: torch's profiler over a few steps, operator by operator.
+"""Profile of a training step: torch's profiler over a few steps, operator by operator.
 
 Times are those of the thread that trains: an operator's own, without the operators that it calls. What other threads or
 processes do meanwhile, such as a data loader's workers, is not seen; what runs outside torch, such as a runtime that answers
@@ -11,8 +11,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 
-from torch.profiler import ProfilerActivity
-from torch.profiler import profile as recorded
+import torch.profiler
 
 from benchmarks.studies.training_speed.rounds import Subject
 from compress.records import Record
@@ -31,7 +30,7 @@ class Share(Record):
 
 
 class Profile(Record):
-    """Where the time of one subject's steps went."""
+    """Time of one subject's steps by operator."""
 
     subject: str
     ms_per_step: float
@@ -40,25 +39,25 @@ class Profile(Record):
     """The largest first; then the other operators, then what is outside torch."""
 
 
-def profile(subject: Subject) -> Profile:
-    """Return where the time of a few settled steps goes."""
+def profile_steps(subject: Subject) -> Profile:
+    """Profile a few settled steps."""
     with closing(subject.steps()) as steps:
         for _ in range(subject.settle):
             next(steps)
-        with recorded(activities=[ProfilerActivity.CPU]) as profiler:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
             begun = time.perf_counter()
             for _ in range(STEPS):
                 next(steps)
             seconds = time.perf_counter() - begun
     found = sorted(profiler.key_averages(), key=lambda each: -each.self_cpu_time_total)
     own = {each.key: (each.self_cpu_time_total / 1e6, each.count) for each in found}
-    listed = [_share(name, *own[name], seconds) for name in list(own)[:SHOWN]]
+    listed = [_make_share(name, *own[name], seconds) for name in list(own)[:SHOWN]]
     others = list(own.values())[SHOWN:]
     inside = sum(spent for spent, _ in own.values())
-    listed.append(_share(REST, sum(spent for spent, _ in others), sum(calls for _, calls in others), seconds))
-    listed.append(_share(OUTSIDE, max(seconds - inside, 0.0), 0, seconds))
+    listed.append(_make_share(REST, sum(spent for spent, _ in others), sum(calls for _, calls in others), seconds))
+    listed.append(_make_share(OUTSIDE, max(seconds - inside, 0.0), 0, seconds))
     return Profile(subject=subject.name, ms_per_step=1000 * seconds / STEPS, shares=tuple(listed))
 
 
-def _share(operator: str, spent: float, calls: int, seconds: float) -> Share:
+def _make_share(operator: str, spent: float, calls: int, seconds: float) -> Share:
     return Share(operator=operator, calls_per_step=calls / STEPS, percent=100 * spent / seconds)

@@ -1,4 +1,4 @@
-"""What the speed benchmark found, as a record, and judged against its goals."""
+"""Record of the training speed, its verdicts against goals, and its Markdown report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from benchmarks.report import pages as _pages
+from benchmarks.report import pages
 from benchmarks.studies.training_speed.memory import Peak
 from benchmarks.studies.training_speed.ours import INT8, OURS
 from benchmarks.studies.training_speed.pairs import Pair
@@ -81,7 +81,7 @@ class Compared(Record):
 
 
 class Roofline(Record):
-    """What the machine gave in the same rounds, what a step takes, and the bound that follows."""
+    """Speed of the machine in the same rounds, cost of a step, and the bound that follows."""
 
     sgemm_gflop_per_s: float
     sgemm_ci95: tuple[float, float]
@@ -119,7 +119,7 @@ class Memory(Record):
 
 
 class Store(Record):
-    """What the answers of the DIH cohort take on disk."""
+    """Disk space of the stored outputs of the DIH cohort."""
 
     signals: int
     classes: int
@@ -128,7 +128,7 @@ class Store(Record):
 
 
 class PairResult(Record):
-    """All that was found for one pair."""
+    """Results for one pair."""
 
     pair: Pair
     images: str
@@ -156,14 +156,14 @@ class TrainingSpeed(Document):
     pairs: tuple[PairResult, ...]
 
 
-def outcome(goal: float | None, ci95: tuple[float, float]) -> Outcome:
-    """Return what an interval of a ratio says of a goal that it should reach."""
+def judge_goal(goal: float | None, ci95: tuple[float, float]) -> Outcome:
+    """Judge the interval of a ratio against the goal that it should reach."""
     if goal is None:
         return "no goal"
     return "met" if ci95[0] >= goal else "missed" if ci95[1] < goal else "undecided"
 
 
-def speed(name: str, rounds: Sequence[float], facts: Mapping[str, str], *, seed: int = 0) -> Speed:
+def summarise_speed(name: str, rounds: Sequence[float], facts: Mapping[str, str], *, seed: int = 0) -> Speed:
     """Return the summary of one subject's images per second in each round."""
     return Speed(
         subject=name, images_per_s=statistics.median(rounds), ci95=median_interval(rounds, seed=seed),
@@ -186,20 +186,20 @@ def compare(wanted: Wanted, speeds: Mapping[str, Speed], pair: Pair, bounds: Roo
     gflop = bounds.step_gflop_per_image + (0 if alone else bounds.teacher_gflop_per_image)
     limits = [peak / gflop / rate for peak, rate in zip(bounds.sgemm_rounds, other.rounds, strict=True)]
     return Compared(
-        subject=own.subject, against=other.subject, ratio=ratio, goal=goal, outcome=outcome(goal, ci95),
+        subject=own.subject, against=other.subject, ratio=ratio, goal=goal, outcome=judge_goal(goal, ci95),
         limit=statistics.median(limits),
     )  # fmt: skip
 
 
-def roofline(cost: Cost, rounds: Rounds, images: int) -> Roofline:
+def compute_roofline(cost: Cost, rounds: Rounds, images: int) -> Roofline:
     """Return the bounds that follow from the cost of a step of so many images and the speed of the machine."""
     sgemm, copy = statistics.median(rounds["sgemm"]), statistics.median(rounds["copy"])
     return Roofline(
         sgemm_gflop_per_s=sgemm / 1e9,
-        sgemm_ci95=_scaled(median_interval(rounds["sgemm"]), 1e9),
+        sgemm_ci95=_scale(median_interval(rounds["sgemm"]), 1e9),
         sgemm_rounds=tuple(rate / 1e9 for rate in rounds["sgemm"]),
         copy_gib_per_s=copy / 2**30,
-        copy_ci95=_scaled(median_interval(rounds["copy"]), 2**30),
+        copy_ci95=_scale(median_interval(rounds["copy"]), 2**30),
         step_gflop_per_image=cost.step_flop / images / 1e9,
         teacher_gflop_per_image=cost.teacher_flop / images / 1e9,
         step_mib_per_image=cost.step_bytes / images / 2**20,
@@ -209,11 +209,11 @@ def roofline(cost: Cost, rounds: Rounds, images: int) -> Roofline:
     )
 
 
-def _scaled(bounds: tuple[float, float], unit: float) -> tuple[float, float]:
+def _scale(bounds: tuple[float, float], unit: float) -> tuple[float, float]:
     return bounds[0] / unit, bounds[1] / unit
 
 
-def memory(name: str, peaks: Sequence[Peak], plain: Sequence[Peak]) -> Memory:
+def summarise_memory(name: str, peaks: Sequence[Peak], plain: Sequence[Peak]) -> Memory:
     """Return how much memory a subject needs beside plain training; the goal is for subjects that read the store.
 
     Args:
@@ -241,7 +241,7 @@ def memory(name: str, peaks: Sequence[Peak], plain: Sequence[Peak]) -> Memory:
     )  # fmt: skip
 
 
-def store(signals: int, classes: int, bytes_per_image: float) -> Store:
+def summarise_store(signals: int, classes: int, bytes_per_image: float) -> Store:
     """Return what the store takes; the goal is for four members and 100 classes."""
     met: Outcome = "met" if bytes_per_image <= STORE_GOAL_BYTES else "missed"
     asked = (signals, classes) == (STORE_GOAL_SIGNALS, STORE_GOAL_CLASSES)
@@ -257,10 +257,10 @@ def write(result: TrainingSpeed, folder: Path) -> None:
         Unreachable: The disk is full or the folder cannot be written.
     """
     save(folder / "report.json", result)
-    _pages.save(folder / "report.md", markdown(result))
+    pages.save(folder / "report.md", render(result))
 
 
-def markdown(result: TrainingSpeed) -> str:
-    """Return the result for people."""
+def render(result: TrainingSpeed) -> str:
+    """Return the result as Markdown."""
     goals = {"memory": MEMORY_GOAL, "store": STORE_GOAL_BYTES}
-    return _pages.render_markdown("report.md.j2", folder=Path(__file__).parent, result=result, goals=goals)
+    return pages.render_markdown("report.md.j2", folder=Path(__file__).parent, result=result, goals=goals)

@@ -1,4 +1,4 @@
-"""What no implementation of a training step can beat on this machine, and what an eager one has to move.
+"""Upper bound of the speed of a training step on this machine, and the memory traffic of an eager one.
 
 The arithmetic of a step, counted from shapes, over the speed of a large matrix product is a time below which no step in float32
 gets. (A fast convolution algorithm such as Winograd's does less arithmetic; the bound is of direct convolution.) The bytes that
@@ -38,34 +38,34 @@ class Cost(NamedTuple):
     """Read and written by the operators of the student's forward, backward and update, one by one."""
 
 
-def cost(student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor) -> Cost:
+def count_cost(student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor) -> Cost:
     """Return the cost of one step on a batch, images [B, C, H, W] and labels [B]; the student is changed by it."""
-    with torch.no_grad(), _counter() as counter:
+    with torch.no_grad(), _make_counter() as counter:
         teacher.eval()(images)
     teacher_flop = counter.get_total_flops()
     student.train()
     optimizer = torch.optim.SGD(student.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     for _ in range(2):  # momentum exists from the second update on
         optimizer.zero_grad(set_to_none=True)
-        with _counter() as counter, _Traffic() as traffic:
+        with _make_counter() as counter, _Traffic() as traffic:
             F.cross_entropy(student(images), labels).backward()
             optimizer.step()
     return Cost(counter.get_total_flops(), teacher_flop, traffic.bytes)
 
 
-def probes(device: torch.device) -> list[Subject]:
+def make_probes(device: torch.device) -> list[Subject]:
     """Return what measures the machine: `sgemm` in FLOP/s, `copy` in bytes read and written per second."""
     left, right = torch.rand(2, SIDE, SIDE, device=device)
     product = torch.empty_like(left)
     source = torch.rand(COPIED_BYTES // 4, device=device)
     target = torch.empty_like(source)
     return [
-        Subject("sgemm", _repeated(lambda: torch.mm(left, right, out=product)), work=2.0 * SIDE**3),
-        Subject("copy", _repeated(lambda: target.copy_(source)), work=2.0 * COPIED_BYTES),
+        Subject("sgemm", _repeat(lambda: torch.mm(left, right, out=product)), work=2.0 * SIDE**3),
+        Subject("copy", _repeat(lambda: target.copy_(source)), work=2.0 * COPIED_BYTES),
     ]
 
 
-def _repeated(work: Callable[[], object]) -> Callable[[], Steps]:
+def _repeat(work: Callable[[], object]) -> Callable[[], Steps]:
     def steps() -> Steps:
         while True:
             work()
@@ -74,7 +74,7 @@ def _repeated(work: Callable[[], object]) -> Callable[[], Steps]:
     return steps
 
 
-def _counter() -> FlopCounterMode:
+def _make_counter() -> FlopCounterMode:
     """Return torch's counter, whose formula for the weights' gradient of grouped convolutions is too large, with ours."""
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward})
 

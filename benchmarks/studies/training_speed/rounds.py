@@ -31,7 +31,7 @@ class Subject:
     """What a reader of its rate must know."""
 
 
-def rates(
+def measure_rates(
     subjects: Sequence[Subject],
     *,
     rounds: int,
@@ -58,13 +58,13 @@ def rates(
         for place in random.permutation(len(subjects)):
             subject = subjects[place]
             progress(subject.name)
-            rate = _turn(subject, seconds if number >= 0 else 0.0, wait)
+            rate = _time_turn(subject, seconds if number >= 0 else 0.0, wait)
             if number >= 0:
                 found[subject.name].append(rate)
     return {name: tuple(values) for name, values in found.items()}
 
 
-def _turn(subject: Subject, seconds: float, wait: Callable[[], None]) -> float:
+def _time_turn(subject: Subject, seconds: float, wait: Callable[[], None]) -> float:
     with closing(subject.steps()) as steps:
         for _ in range(subject.settle):
             next(steps)

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.studies import sabotage
-from benchmarks.studies.int8 import report as _int8_report
 from benchmarks.studies.int8.records import Int8, Sabotage
+from benchmarks.studies.int8.report import read_sabotage, render
 from compress.errors import CompressError
 from compress.records import read
 
@@ -46,7 +46,7 @@ def test_each_case_counts_by_the_name_of_its_test(tmp_path: Path, monkeypatch: p
     assert [(group.what, group.right, group.cases) for group in (*found.damages, *found.good)] == [
         ("Every damage.", 2, 3), ("Another.", 1, 1), ("Good files.", 1, 1),
     ]  # fmt: skip
-    text = _int8_report.markdown(Int8(command="c", networks=()), _int8_report.sabotage(out.parent))
+    text = render(Int8(command="c", networks=()), read_sabotage(out.parent))
     assert "3 of 4 damages were caught, and 1 of 1 good files and bundles were accepted" in text
     assert "| a damaged file is refused | Every damage. | 2 | 3 |" in text
 
@@ -62,13 +62,13 @@ def test_tests_that_cannot_run_are_no_result(text: str, said: str, tmp_path: Pat
     """A suite that is broken counts nothing as caught."""
     (tmp_path / "test_sabotage.py").write_text(text)
     with pytest.raises(CompressError, match=said):
-        sabotage.sabotage(tmp_path)
+        sabotage.count_caught(tmp_path)
 
 
 def test_the_suite_is_that_of_the_repository() -> None:
     """The names by which cases are counted occur among the repository's tests, good ones and damages."""
     files = sorted(sabotage.TESTS.rglob("test_sabotage*.py"))
-    names = [name for file in files for name, _ in sabotage._docstrings(file) if name.startswith("test_")]
+    names = [name for file in files for name, _ in sabotage._read_docstrings(file) if name.startswith("test_")]
     good = [name for name in names if sabotage.GOOD.match(name)]
     assert len(good) >= 2
     assert len([name for name in names if sabotage.DAMAGE.search(name)]) - len(good) >= 10

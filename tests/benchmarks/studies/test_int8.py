@@ -17,23 +17,13 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from benchmarks.environment import read_environment
-from benchmarks.studies import readme
-from benchmarks.studies.int8 import (
-    __main__ as int8,
-)
-from benchmarks.studies.int8 import (
-    defaults as _int8_plain,
-)
-from benchmarks.studies.int8 import (
-    report as _int8_report,
-)
-from benchmarks.studies.int8 import (
-    rows as _int8_rows,
-)
-from benchmarks.studies.int8 import (
-    runs as _int8_runs,
-)
-from benchmarks.studies.int8.records import OURS, Int8, Network, Row, Session, difference
+from benchmarks.studies import methods_table, readme
+from benchmarks.studies.int8.__main__ import _add_network, _collect_notes, main
+from benchmarks.studies.int8.defaults import make_default_file
+from benchmarks.studies.int8.records import OURS, Int8, Network, Row, Session, compare_correct
+from benchmarks.studies.int8.report import make_readme_table, render, write
+from benchmarks.studies.int8.rows import _measure_own
+from benchmarks.studies.int8.runs import open_run, shorten_paths
 from compress import recipe
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
@@ -134,7 +124,7 @@ def manifest(files: Sequence[Path], rows: Sequence[Variant], data: RunData) -> M
 
 
 def call(*words: object) -> Result:
-    return CliRunner().invoke(int8.main, [str(word) for word in words])
+    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +166,10 @@ def test_a_row_says_how_a_file_came_about(run: Path, out: Path) -> None:
     """Rung, tries and seconds are those of the run; the calibration images are the ladder's."""
     (network,) = read(out / "int8.json", Int8).networks
     plain, ours, others = network.rows
-    assert (ours.rung, ours.detail, ours.tries, ours.climb_seconds) == ("default", CLIMB.detail, 1, CLIMB.seconds)
+    assert (ours.rung, ours.detail, ours.tries, ours.ladder_seconds) == ("default", CLIMB.detail, 1, CLIMB.seconds)
     assert ours.size_bytes == (run / "bundle" / "student-int8.onnx").stat().st_size
-    assert (plain.rung, plain.seconds, plain.climb_seconds) == ("", 1.5, None)
-    assert (others.rung, others.status, others.climb_seconds) == ("", "not gated", None)
+    assert (plain.rung, plain.seconds, plain.ladder_seconds) == ("", 1.5, None)
+    assert (others.rung, others.status, others.ladder_seconds) == ("", "not gated", None)
     assert others.seconds is not None
     assert others.size_bytes is not None
     assert network.calibration_images == 40
@@ -209,8 +199,8 @@ def test_no_place_of_this_machine_is_in_the_result(run: Path, out: Path) -> None
 )
 def test_absolute_paths_keep_their_last_two_parts(text: str, shown: str) -> None:
     """Paths of a machine are shortened wherever they stand; all else stays, and so does what was shortened."""
-    assert _int8_runs.portable({"a": [text, 3]}) == {"a": [shown, 3]}
-    assert _int8_runs.portable(shown) == shown
+    assert shorten_paths({"a": [text, 3]}) == {"a": [shown, 3]}
+    assert shorten_paths(shown) == shown
 
 
 def copied(run: Path, folder: Path) -> Path:
@@ -231,12 +221,12 @@ def test_a_file_that_failed_its_gate_is_found(run: Path, tmp_path: Path) -> None
     save(broken / "rejected" / "other.onnx.gate.json", Gate(status="failed", reason="other", samples=1))
     save(broken / "rejected" / "student-int8.onnx.gate.json", gate)
     (broken / "bundle" / "student-int8.onnx").replace(broken / "rejected" / "student-int8.onnx")
-    found = _int8_runs.opened(broken)
+    found = open_run(broken)
     assert found.files[name].path == broken / "rejected" / "student-int8.onnx"
-    entry = _int8_rows._ours(found, found.rows()["onnx"]["int8"], Events())
+    entry = _measure_own(found, found.group_by_format()["onnx"]["int8"], Events())
     assert (entry.row.status, entry.row.reason) == ("failed", "bad")
     assert entry.row.accuracy is not None
-    assert any("failed: bad; the run keeps it apart" in note for note in int8._notes(found, [entry.row]))
+    assert any("failed: bad; the run keeps it apart" in note for note in _collect_notes(found, [entry.row]))
 
 
 def test_a_run_that_is_not_what_its_report_says_is_refused(run: Path, tmp_path: Path) -> None:
@@ -252,9 +242,9 @@ def test_a_run_that_is_not_what_its_report_says_is_refused(run: Path, tmp_path: 
         for each in report.variants
     ]
     save(changed / "report.json", report.model_copy(update={"variants": tuple(better)}))
-    found = _int8_runs.opened(changed)
+    found = open_run(changed)
     with pytest.raises(CompressError, match=r"top-1 is .* and its report says 100\.00 %"):
-        _int8_rows._ours(found, found.rows()["onnx"]["fp32"], Events())
+        _measure_own(found, found.group_by_format()["onnx"]["fp32"], Events())
     (changed / "bundle" / "student-fp32.onnx").write_bytes(b"other")
     done = call(changed, "--out", tmp_path / "out")
     assert done.exit_code == CompressError.exit_code
@@ -296,10 +286,10 @@ def test_formats_that_were_exported_later_are_added(run: Path, out: Path, tmp_pa
     assert seen == kept
     assert (added.rounds, added.environment.cpu) == (6, was.environment.cpu)
     assert "compress export RUN --to onnx:fp32 --to onnx:int8" in done.stdout
-    again = int8._added(folder, was, command="c", events=Events())
+    again = _add_network(folder, was, command="c", events=Events())
     assert again.networks == after.networks
     other = was.model_copy(update={"calibration_key": "another"})
-    assert int8._added(folder, other, command="c", events=Events()).networks == (other,)
+    assert _add_network(folder, other, command="c", events=Events()).networks == (other,)
 
 
 def test_what_was_exported_of_another_network_is_refused(run: Path, out: Path, tmp_path: Path) -> None:
@@ -323,7 +313,7 @@ def test_what_was_exported_of_another_network_is_refused(run: Path, out: Path, t
 def test_nncf_is_given_the_images_and_nothing_else(tiny: Tiny, tmp_path: Path) -> None:
     """Its file holds weights in int8 and runs on OpenVINO."""
     source = tiny.subjects["openvino"].path
-    made = _int8_plain.make("openvino", source, tiny.images, tmp_path / "made")
+    made = make_default_file("openvino", source, tiny.images, tmp_path / "made")
     assert made.path is not None, made.reason
     assert made.seconds is not None
     assert made.path.with_suffix(".bin").is_file()
@@ -334,7 +324,7 @@ def test_a_quantiser_that_fails_is_a_result(tmp_path: Path) -> None:
     """Whatever it raises becomes the reason why there is no file."""
     source = tmp_path / "a.onnx"
     source.write_bytes(b"no model")
-    made = _int8_plain.make("onnx", source, np.zeros((2, 3, 4, 4), np.float32), tmp_path / "made")
+    made = make_default_file("onnx", source, np.zeros((2, 3, 4, 4), np.float32), tmp_path / "made")
     assert made.path is None
     assert "DecodeError" in made.reason
 
@@ -346,14 +336,14 @@ def test_differences_are_paired_and_mirrored() -> None:
     """Points are the difference of accuracies; exchanging the two files turns every number round."""
     chance = np.random.default_rng(0)
     this, other = chance.random(400) < 0.9, chance.random(400) < 0.8
-    found, turned = difference(this, other), difference(other, this)
+    found, turned = compare_correct(this, other), compare_correct(other, this)
     assert found.points == pytest.approx(100 * (this.mean() - other.mean())) == pytest.approx(-turned.points)
     assert (found.only_this, found.only_other) == (turned.only_other, turned.only_this)
     assert found.only_this - found.only_other == this.sum() - other.sum()
     assert found.ci95 == pytest.approx((-turned.ci95[1], -turned.ci95[0]))
     assert found.ci95[0] < found.points < found.ci95[1]
     assert (found.verdict, turned.verdict) == ("better", "worse")
-    assert difference(this, this).verdict == "not distinguishable"
+    assert compare_correct(this, this).verdict == "not distinguishable"
 
 
 def network(rows: Sequence[Row], name: str = "resnet20") -> Network:
@@ -370,7 +360,7 @@ def row(name: str, correct: int, **others: Any) -> Row:
     runtime = {"onnx": "onnxruntime", "openvino": "openvino"}[file_format]
     known = {
         "made_by": OURS, "status": "passed", "accuracy": Accuracy.from_hits(correct, 10_000),
-        "to_float": difference(right, np.arange(10_000) < 9000) if precision != "fp32" else None,
+        "to_float": compare_correct(right, np.arange(10_000) < 9000) if precision != "fp32" else None,
     }  # fmt: skip
     return Row(name=name, format=file_format, runtime=runtime, precision=precision, **(known | others))  # type: ignore[arg-type]
 
@@ -384,7 +374,7 @@ def paces(speedup: float) -> Ratio:
 
 ROWS = (
     row("onnx fp32", 9000),
-    row("onnx int8", 8950, rung="saturation", detail="a spare bit", tries=5, climb_seconds=41.0, ratio=paces(1.8)),
+    row("onnx int8", 8950, rung="saturation", detail="a spare bit", tries=5, ladder_seconds=41.0, ratio=paces(1.8)),
     row("onnx int8 by onnxruntime's defaults", 8500, made_by=DEFAULTS, status="not gated", ratio=paces(0.7)),
     row("openvino fp32", 9000),
     row("openvino int8", 8700, status="failed", reason="top-1 too low", tries=9, ratio=paces(2.0)),
@@ -394,7 +384,7 @@ ROWS = (
 
 def test_the_compact_table_hides_nothing() -> None:
     """Top-1, points, rung and speed of both; a failed gate and a missing file are said where the numbers are."""
-    _, _, line, *_ = _int8_report.lines(Int8(command="", networks=(network(ROWS),)))
+    _, _, line, *_ = make_readme_table(Int8(command="", networks=(network(ROWS),)))
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         "resnet20", "90.0 %", "89.5 % (−0.5), saturation, 1.8×", "85.0 % (−5.0), 0.7×", "87.0 % (−3.0), 2.0×, **gate failed**",
         "no file that runs",
@@ -403,7 +393,7 @@ def test_the_compact_table_hides_nothing() -> None:
 
 def test_the_report_has_every_row_in_rectangular_tables() -> None:
     """No file that was compared is missing, and no cell is split or escaped away."""
-    text = _int8_report.markdown(Int8(command="c", networks=(network(ROWS), network(ROWS[:3], "other"))), None)
+    text = render(Int8(command="c", networks=(network(ROWS), network(ROWS[:3], "other"))), None)
     blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert [len(block.splitlines()) for block in blocks] == [4, 8, 5]
     for block in blocks:
@@ -422,7 +412,7 @@ def test_the_report_has_further_formats_with_their_environment() -> None:
     machine = read_environment().model_copy(update={"packages": {"ai-edge-litert": "2.3.0"}})
     added = Session(rows=tuple(rows), notes=("said",), rounds=7, seconds=3, environment=machine, vnni=False)
     with_it = network(ROWS).model_copy(update={"further": (added,)})
-    text = _int8_report.markdown(Int8(command="c", networks=(with_it, network(ROWS[:3], "other"))), None)
+    text = render(Int8(command="c", networks=(with_it, network(ROWS[:3], "other"))), None)
     assert "| network | LiteRT int8, ours |" in text
     assert "| resnet20 | 87.0 % (−3.0), 2.0×, **gate failed** |\n| other | – |" in text
     blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
@@ -438,7 +428,7 @@ def test_a_busy_machine_is_said(load: str, busy: bool) -> None:
     """Speeds that were taken beside other work are called rough where the machine is named."""
     machine = read_environment()
     machine = machine.model_copy(update={"cores_logical": 2, "facts": machine.facts | {"load_average_1_5_15_min": load}})
-    text = _int8_report.markdown(
+    text = render(
         Int8(command="c", networks=(network(ROWS).model_copy(update={"environment": machine}),)), None
     )  # fmt: skip
     assert ("other work ran beside it" in text) == busy
@@ -446,15 +436,15 @@ def test_a_busy_machine_is_said(load: str, busy: bool) -> None:
 
 def test_what_does_not_pay_is_said_with_the_number(run: Path) -> None:
     """Int8 that is not faster than float32 is a note, for ours and for the defaults; what is faster is none."""
-    said = list(int8._notes(_int8_runs.opened(run), [row("onnx int8", 9000, ratio=paces(0.8)), ROWS[1]]))
+    said = list(_collect_notes(open_run(run), [row("onnx int8", 9000, ratio=paces(0.8)), ROWS[1]]))
     assert said == ["onnx int8: int8 does not pay in speed: 0.80× (0.79–0.81) that of float32, slower."]
 
 
 def test_a_network_that_is_measured_again_keeps_its_place(tmp_path: Path) -> None:
     """Other networks stay as they are."""
     for name in ("a", "b"):
-        _int8_report.write(int8._added(tmp_path, network(ROWS, name), command="c", events=Events()), tmp_path)
-    again = int8._added(tmp_path, network(ROWS[:3], "a"), command="c", events=Events())
+        write(_add_network(tmp_path, network(ROWS, name), command="c", events=Events()), tmp_path)
+    again = _add_network(tmp_path, network(ROWS[:3], "a"), command="c", events=Events())
     assert [(each.name, len(each.rows)) for each in again.networks] == [("a", 3), ("b", 6)]
 
 
@@ -463,7 +453,7 @@ def test_the_readme_shows_the_result_once_there_is_one(tmp_path: Path, monkeypat
     text = (readme.ROOT / "README.md").read_text(encoding="utf-8").split("<!-- int8:")[0]
     (tmp_path / "benchmarks").symlink_to(readme.ROOT / "benchmarks")
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(readme._study, "lines", lambda _reports: [])  # takes seconds
+    monkeypatch.setattr(methods_table, "make_table", lambda _reports: [])  # takes seconds
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     monkeypatch.setattr(readme, "INT8", tmp_path / "int8.json")
     save(readme.INT8, Int8(command="c", networks=(network(ROWS),)))

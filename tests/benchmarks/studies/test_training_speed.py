@@ -20,32 +20,30 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.studies.training_speed import (
-    __main__ as training_speed,
+    peers,
+    roofline,
+    rounds,
 )
-from benchmarks.studies.training_speed import (
-    memory as _training_memory,
-)
-from benchmarks.studies.training_speed import (
-    peers as _peers,
-)
-from benchmarks.studies.training_speed import (
-    profile as _training_profile,
-)
-from benchmarks.studies.training_speed import (
-    report as _training_report,
-)
-from benchmarks.studies.training_speed import (
-    roofline as _roofline,
-)
-from benchmarks.studies.training_speed import (
-    rounds as _rounds,
-)
-from benchmarks.studies.training_speed.memory import Peak
+from benchmarks.studies.training_speed.__main__ import PROFILED, SUBJECTS, _make_command, _summarise_speeds, main
+from benchmarks.studies.training_speed.memory import Peak, _print_peak, count_mapped_bytes, measure_peak
 from benchmarks.studies.training_speed.ours import KD, OURS, Ours, Workshop, prepare
-from benchmarks.studies.training_speed.pairs import PAIRS, TORCHVISION, Pair, network, settle
-from benchmarks.studies.training_speed.report import WANTED, Roofline, Speed, TrainingSpeed, Wanted
-from benchmarks.studies.training_speed.roofline import Cost, _Traffic, cost, probes
-from benchmarks.studies.training_speed.rounds import Steps, Subject, rates
+from benchmarks.studies.training_speed.pairs import PAIRS, TORCHVISION, Pair, make_network, settle
+from benchmarks.studies.training_speed.profile import OUTSIDE, profile_steps
+from benchmarks.studies.training_speed.report import (
+    WANTED,
+    Roofline,
+    Speed,
+    TrainingSpeed,
+    Wanted,
+    compare,
+    compute_roofline,
+    judge_goal,
+    summarise_memory,
+    summarise_speed,
+    summarise_store,
+)
+from benchmarks.studies.training_speed.roofline import Cost, _Traffic, count_cost, make_probes
+from benchmarks.studies.training_speed.rounds import Steps, Subject, measure_rates
 from compress.data import Split
 from compress.errors import CompressError
 from compress.events import Events
@@ -95,20 +93,20 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock that the rounds read."""
     clock = Clock()
-    monkeypatch.setattr(_rounds.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: clock.now)
     return clock
 
 
 def test_a_rate_is_work_per_second_of_settled_steps(clock: Clock) -> None:
     """Slow first steps of a turn do not count, and the last step counts whole."""
-    found = rates([clock.subject("a", [5.0, 3.0, 0.4], settle=2)], rounds=2, seconds=1.0)
+    found = measure_rates([clock.subject("a", [5.0, 3.0, 0.4], settle=2)], rounds=2, seconds=1.0)
     assert found["a"] == pytest.approx([3 * 10 / 1.2] * 2)
 
 
 def test_every_round_has_one_turn_of_everybody(clock: Clock) -> None:
     """Turns do not overlap, their order differs between rounds, and the first round of all does not count."""
     subjects = [clock.subject(name, [1.0]) for name in "abc"]
-    found = rates(subjects, rounds=6, seconds=1.0)
+    found = measure_rates(subjects, rounds=6, seconds=1.0)
     begun, ended = clock.turns[::2], clock.turns[1::2]
     assert ended == [f"{name} ends" for name in begun]
     rounds = [begun[place : place + 3] for place in range(0, len(begun), 3)]
@@ -120,7 +118,7 @@ def test_every_round_has_one_turn_of_everybody(clock: Clock) -> None:
 
 def test_a_step_longer_than_the_time_is_timed_once(clock: Clock) -> None:
     """However short the time, one step is measured."""
-    assert rates([clock.subject("a", [4.0])], rounds=1, seconds=0.0)["a"] == (2.5,)
+    assert measure_rates([clock.subject("a", [4.0])], rounds=1, seconds=0.0)["a"] == (2.5,)
 
 
 # The roofline
@@ -133,7 +131,7 @@ def batch_of(size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
 def test_arithmetic_of_plain_networks_is_what_torch_counts() -> None:
     """Where torch's own counter is right, without groups, ours agrees: forward and backward of student, forward of teacher."""
     images, labels = batch_of(16)
-    found = cost(resnet8(5, 3), resnet8(5, 3), images, labels)
+    found = count_cost(resnet8(5, 3), resnet8(5, 3), images, labels)
     with FlopCounterMode(display=False) as forward:
         logits = resnet8(5, 3)(images)
     with FlopCounterMode(display=False) as backward:
@@ -146,7 +144,7 @@ def test_arithmetic_of_grouped_convolutions() -> None:
     """Each gradient of a depthwise convolution takes as much arithmetic as its forward pass; the images need none."""
     stem, depthwise = nn.Conv2d(3, 6, 1, bias=False), nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
     student = nn.Sequential(stem, depthwise, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    found = cost(student, nn.Identity(), *batch_of(8))
+    found = count_cost(student, nn.Identity(), *batch_of(8))
     pixels = 4 * 8 * 8
     first, second = 2 * pixels * 6 * 3, 2 * pixels * 6 * 9
     assert found.step_flop == 2 * first + 3 * second  # stem: forward and its weights; depthwise: forward and both gradients
@@ -164,9 +162,9 @@ def test_traffic_is_operands_and_results() -> None:
 
 def test_probes_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's arithmetic and its memory are timed like any subject."""
-    monkeypatch.setattr(_roofline, "SIDE", 64)
-    monkeypatch.setattr(_roofline, "COPIED_BYTES", 1 << 16)
-    found = rates(probes(CPU), rounds=1, seconds=0.0, uncounted=0)
+    monkeypatch.setattr(roofline, "SIDE", 64)
+    monkeypatch.setattr(roofline, "COPIED_BYTES", 1 << 16)
+    found = measure_rates(make_probes(CPU), rounds=1, seconds=0.0, uncounted=0)
     assert found["sgemm"][0] > 1e6
     assert found["copy"][0] > 1e6
 
@@ -188,7 +186,7 @@ def test_settled_norms_have_the_statistics_of_the_images() -> None:
 def test_networks_of_the_pairs_have_taps_and_classifier(name: str) -> None:
     """Every network of a pair can be built with other classes, the same for the same seed."""
     with torch.device("meta"):
-        made = network(name, 7, seed=0)
+        made = make_network(name, 7, seed=0)
     assert made.classifier.out_features == 7
     assert len(made.taps) == (len(TORCHVISION[name.partition(".")[2]][0]) if name.startswith("torchvision") else 3)
 
@@ -196,9 +194,9 @@ def test_networks_of_the_pairs_have_taps_and_classifier(name: str) -> None:
 def test_everybody_trains_the_same_networks(workshop: Workshop) -> None:
     """Students start equal, whoever opens the folder has the same teacher, and no step changes it."""
     other = Workshop(workshop.folder, CPU)
-    states = [shop.student().state_dict() for shop in (workshop, other)]
+    states = [shop.make_student().state_dict() for shop in (workshop, other)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    steps = other.subject("kd").steps()
+    steps = other.make_subject("kd").steps()
     next(steps)
     for name, value in workshop.teacher.state_dict().items():
         assert torch.equal(value, other.teacher.state_dict()[name]), name
@@ -210,13 +208,13 @@ def test_cached_steps_do_the_same_work(workshop: Workshop, one: str, two: str) -
     students = []
     for name in (one, two):
         torch.manual_seed(0)  # of DIH's heads
-        run, _ = workshop.run(OURS[name])
+        run, _ = workshop.prepare(OURS[name])
         with Events().task("", total=1) as task:
             for batch, targets in itertools.islice(run.batches(), 2):
                 assert bool(targets) == OURS[name].cached
                 run.advance(batch, targets, task)
         students.append(torch.cat([parameter.detach().flatten() for parameter in run.method.student.parameters()]))
-    begun = torch.cat([parameter.detach().flatten() for parameter in workshop.student().parameters()])
+    begun = torch.cat([parameter.detach().flatten() for parameter in workshop.make_student().parameters()])
     moved = (students[0] - begun).norm()
     assert moved > 0
     assert (students[0] - students[1]).norm() < 1e-2 * moved  # half precision keeps three digits
@@ -224,9 +222,9 @@ def test_cached_steps_do_the_same_work(workshop: Workshop, one: str, two: str) -
 
 def test_steps_go_on_over_epochs(workshop: Workshop) -> None:
     """A subject has no last step, and a new turn continues where the last one ended."""
-    run, _ = workshop.run(Ours("supervised"))
+    run, _ = workshop.prepare(Ours("supervised"))
     assert len(run.train) == 3
-    subject = workshop.subject("plain")
+    subject = workshop.make_subject("plain")
     for _ in range(2):
         turn = subject.steps()
         for _ in range(5):
@@ -243,7 +241,7 @@ def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
 
 def test_fields_of_train_can_differ(workshop: Workshop) -> None:
     """A step with another setting of `train` is one line in the table."""
-    assert workshop.settings(Ours("kd", train={"nesterov": True})).nesterov
+    assert workshop.make_settings(Ours("kd", train={"nesterov": True})).nesterov
 
 
 # torchdistill
@@ -252,19 +250,19 @@ def test_fields_of_train_can_differ(workshop: Workshop) -> None:
 def test_torchdistill_does_the_same_work(workshop: Workshop) -> None:
     """One step of its box and one of ours, on the same batch, change the weights alike."""
     pytest.importorskip("torchdistill", reason="the extra peers is not installed")
-    assert _peers.difference(workshop) < 1e-4
+    assert peers.compare_updates(workshop) < 1e-4
 
 
 def test_other_work_is_refused(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """With another loss there would be nothing to compare."""
     pytest.importorskip("torchdistill", reason="the extra peers is not installed")
-    monkeypatch.setattr(_peers, "CE_WEIGHT", 0.8)
+    monkeypatch.setattr(peers, "CE_WEIGHT", 0.8)
     with pytest.raises(CompressError, match="it does other work"):
-        _peers.difference(workshop)
+        peers.compare_updates(workshop)
 
 
-@pytest.mark.parametrize("make", [_peers.Pictures, _peers.Tensors])
-def test_its_images_are_ours(workshop: Workshop, make: type[_peers.Pictures | _peers.Tensors]) -> None:
+@pytest.mark.parametrize("make", [peers.Pictures, peers.Tensors])
+def test_its_images_are_ours(workshop: Workshop, make: type[peers.Pictures | peers.Tensors]) -> None:
     """Its data sets give float images of the pair's size with the labels of the same rows, as often as an epoch asks."""
     made = make(workshop)
     for index in (3, 3 + TINY.images):
@@ -277,7 +275,7 @@ def test_its_images_are_ours(workshop: Workshop, make: type[_peers.Pictures | _p
 def test_tensors_are_normalised(workshop: Workshop) -> None:
     """Without transforms its images have the values that ours have."""
     expected = (workshop.split.images[5].astype(np.float64) / 255 - 0.5) / 0.25
-    image, _ = _peers.Tensors(workshop)[5]
+    image, _ = peers.Tensors(workshop)[5]
     np.testing.assert_allclose(image.numpy(), expected.transpose(2, 0, 1), atol=1e-6)  # float32
 
 
@@ -286,14 +284,14 @@ def test_tensors_are_normalised(workshop: Workshop) -> None:
 
 def bounds(*gflop_per_s: float) -> Roofline:
     """Return a machine with such an sgemm in each round, a student of 1 and a teacher of 2 GFLOP for each image."""
-    cost = Cost(step_flop=int(1e9), teacher_flop=int(2e9), step_bytes=1)
-    rates = {"sgemm": tuple(1e9 * each for each in gflop_per_s), "copy": (1.0,) * len(gflop_per_s)}
-    return _training_report.roofline(cost, rates, images=1)
+    count_cost = Cost(step_flop=int(1e9), teacher_flop=int(2e9), step_bytes=1)
+    measure_rates = {"sgemm": tuple(1e9 * each for each in gflop_per_s), "copy": (1.0,) * len(gflop_per_s)}
+    return compute_roofline(count_cost, measure_rates, images=1)
 
 
 def spoken(**rounds: list[float]) -> dict[str, Speed]:
     names = {"cached": "kd, cached", "kd": "kd", "plain": "plain", "peer": "torchdistill"}
-    return {names[name]: _training_report.speed(names[name], values, {}) for name, values in rounds.items()}
+    return {names[name]: summarise_speed(names[name], values, {}) for name, values in rounds.items()}
 
 
 @pytest.mark.parametrize(
@@ -302,25 +300,24 @@ def spoken(**rounds: list[float]) -> dict[str, Speed]:
 )
 def test_a_goal_is_met_only_by_the_whole_interval(goal: float | None, interval: tuple[float, float], expected: str) -> None:
     """What an interval leaves open is called undecided."""
-    assert _training_report.outcome(goal, interval) == expected
+    assert judge_goal(goal, interval) == expected
 
 
 def test_ratios_are_those_of_the_same_rounds() -> None:
     """A disturbance that halves everybody's rate in a round changes no ratio, and the limit depends on who runs the teacher."""
     speeds, machine = spoken(cached=[600, 300, 600], kd=[300, 150, 300], peer=[100, 50, 100]), bounds(1200, 600, 1200)
-    found = _training_report.compare(Wanted("kd, cached", "torchdistill", 5.0), speeds, TINY, machine)
+    found = compare(Wanted("kd, cached", "torchdistill", 5.0), speeds, TINY, machine)
     assert found.ratio is not None
     assert (found.ratio.speedup, found.ratio.ci95) == (pytest.approx(6), pytest.approx((6, 6)))
     assert (found.outcome, found.limit) == ("met", pytest.approx(12))
-    assert _training_report.compare(Wanted("kd", "torchdistill"), speeds, TINY, machine).limit == pytest.approx(4)
+    assert compare(Wanted("kd", "torchdistill"), speeds, TINY, machine).limit == pytest.approx(4)
 
 
 def test_goals_against_the_peer_are_for_one_pair() -> None:
     """Other pairs are compared with torchdistill too, without a goal; goals against plain training hold for all."""
     other, speeds = PAIRS["resnet32x4-resnet8x4"], spoken(cached=[600], plain=[600], peer=[100])
     judged = [
-        _training_report.compare(Wanted("kd, cached", against, 0.95), speeds, other, bounds(1)).outcome
-        for against in ("torchdistill", "plain")
+        compare(Wanted("kd, cached", against, 0.95), speeds, other, bounds(1)).outcome for against in ("torchdistill", "plain")
     ]
     assert judged == ["no goal", "met"]
 
@@ -328,7 +325,7 @@ def test_goals_against_the_peer_are_for_one_pair() -> None:
 def test_bounds_follow_from_cost_and_machine() -> None:
     """100 GFLOP/s and a step of 2 GFLOP for 10 images allow 500 images/s, and less with a teacher."""
     rounds = {"sgemm": (90e9, 100e9, 110e9), "copy": (2.0**30,) * 3}
-    found = _training_report.roofline(Cost(step_flop=int(2e9), teacher_flop=int(3e9), step_bytes=2**20), rounds, images=10)
+    found = compute_roofline(Cost(step_flop=int(2e9), teacher_flop=int(3e9), step_bytes=2**20), rounds, images=10)
     assert found.step_bound_images_per_s == pytest.approx(500)
     assert found.uncached_bound_images_per_s == pytest.approx(200)
     assert found.step_traffic_images_per_s == pytest.approx(10 * 1024)
@@ -337,18 +334,18 @@ def test_bounds_follow_from_cost_and_machine() -> None:
 def test_pages_of_the_store_do_not_count_as_memory() -> None:
     """A cached run may need 1.1 times the memory of plain training, and the pages of the store beside."""
     plain = [Peak(1000, 0)] * 5
-    assert _training_report.memory("kd, cached", [Peak(1150, 60)] * 5, plain).outcome == "met"
-    assert _training_report.memory("kd, cached", [Peak(1150, 40)] * 5, plain).outcome == "missed"
-    assert _training_report.memory("kd", [Peak(3000, 0)] * 5, plain).outcome == "no goal"
-    assert _training_report.memory("kd, cached", [Peak(None, 0)] * 5, [Peak(None, 0)] * 5).outcome == "not measured"
-    assert _training_report.memory("kd, cached", [Peak(1000, 0)] * 5, []).outcome == "not measured"
+    assert summarise_memory("kd, cached", [Peak(1150, 60)] * 5, plain).outcome == "met"
+    assert summarise_memory("kd, cached", [Peak(1150, 40)] * 5, plain).outcome == "missed"
+    assert summarise_memory("kd", [Peak(3000, 0)] * 5, plain).outcome == "no goal"
+    assert summarise_memory("kd, cached", [Peak(None, 0)] * 5, [Peak(None, 0)] * 5).outcome == "not measured"
+    assert summarise_memory("kd, cached", [Peak(1000, 0)] * 5, []).outcome == "not measured"
 
 
 def test_memory_that_scatters_around_the_goal_is_undecided() -> None:
     """One process in two above the goal says nothing; the median of all and their interval are in the report."""
     plain = [Peak(1000, 0)] * 5
     scattered = [Peak(bytes_, 0) for bytes_ in (1000, 1200, 1050, 1180, 1090)]
-    found = _training_report.memory("kd, cached", scattered, plain)
+    found = summarise_memory("kd, cached", scattered, plain)
     assert (found.outcome, found.times_plain, found.ci95) == ("undecided", 1.09, (1.0, 1.2))
     assert (found.peak_bytes, found.peaks_bytes) == (1090, (1000, 1200, 1050, 1180, 1090))
 
@@ -359,12 +356,12 @@ def test_memory_that_scatters_around_the_goal_is_undecided() -> None:
 )
 def test_the_store_has_a_goal_for_four_members(signals: int, classes: int, taken: float, expected: str) -> None:
     """1 KiB for each image and view holds the logits of four members of a cohort, 100 classes."""
-    assert _training_report.store(signals, classes, taken).outcome == expected
+    assert summarise_store(signals, classes, taken).outcome == expected
 
 
 def test_what_is_compared_is_measured() -> None:
     """Every comparison names subjects that there are."""
-    assert {name for wanted in WANTED for name in wanted[:2]} <= {*OURS, *_peers.INPUTS}
+    assert {name for wanted in WANTED for name in wanted[:2]} <= {*OURS, *peers.INPUTS}
 
 
 def test_mapped_pages_are_counted(tmp_path: Path) -> None:
@@ -376,22 +373,22 @@ def test_mapped_pages_are_counted(tmp_path: Path) -> None:
     path.write_bytes(b"x" * (64 * mmap.PAGESIZE))
     kept = np.memmap(path, mode="r")
     assert int(kept.sum()) == 64 * mmap.PAGESIZE * ord("x")
-    assert _training_memory.mapped_bytes(tmp_path / "store") == 64 * mmap.PAGESIZE
-    assert _training_memory.mapped_bytes(tmp_path / "sto") == 0
+    assert count_mapped_bytes(tmp_path / "store") == 64 * mmap.PAGESIZE
+    assert count_mapped_bytes(tmp_path / "sto") == 0
 
 
 def test_memory_is_refused_where_the_store_is_empty(tmp_path: Path) -> None:
     """A process that would have to run the teacher first says so instead of giving its peak."""
     prepare(tmp_path, TINY, device=CPU)
     with pytest.raises(CompressError, match="the store lacked answers"):
-        _training_memory._main(tmp_path, "kd, cached", "cpu")
+        _print_peak(tmp_path, "kd, cached", "cpu")
 
 
 @pytest.mark.slow
 def test_memory_tells_pages_of_the_store(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     """Where the store is complete, the peak and the store's share of the resident pages are printed for the caller."""
-    workshop.subject("dih, cached")
-    _training_memory._main(workshop.folder, "dih, cached", "cpu")
+    workshop.make_subject("dih, cached")
+    _print_peak(workshop.folder, "dih, cached", "cpu")
     told = json.loads(capsys.readouterr().out)
     assert told["peak_bytes"] is None or told["peak_bytes"] > told["mapped_bytes"] >= 4 * mmap.PAGESIZE
 
@@ -400,12 +397,12 @@ def test_memory_tells_pages_of_the_store(workshop: Workshop, capsys: pytest.Capt
 def test_a_process_that_fails_has_no_memory(tmp_path: Path) -> None:
     """A crash is an error with its last line, and no small number."""
     with pytest.raises(CompressError, match=r"memory of plain: its process ended with status 1: .*pair\.json"):
-        _training_memory.measure(tmp_path, "plain", "cpu")
+        measure_peak(tmp_path, "plain", "cpu")
 
 
 def test_the_fastest_engine_is_named(workshop: Workshop) -> None:
     """What the trial chose, and how far its answers are from eager float32, stands beside the rate."""
-    run, facts = workshop.run(OURS["kd, fastest engine"])
+    run, facts = workshop.prepare(OURS["kd, fastest engine"])
     batch, targets = next(run.batches())
     assert targets is not None
     assert float(facts["relative difference"]) <= TeacherOutputsSection().tolerance
@@ -422,16 +419,16 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PAIRS, TINY.name, TINY)
-        patch.setattr(_peers, "find_spec", lambda _: None)
+        patch.setattr(peers, "find_spec", lambda _: None)
         patch.setitem(OURS, "kd, fastest engine", Ours("kd", KD, engine="channels_last"))  # type: ignore[arg-type]
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # translating to C++ takes a minute
-        patch.setattr(_roofline, "SIDE", 64)
-        patch.setattr(_roofline, "COPIED_BYTES", 1 << 16)
-        patch.setattr(training_speed, "WEIGHED", ("plain",))
-        patch.setattr(training_speed, "PROCESSES", 1)
+        patch.setattr(roofline, "SIDE", 64)
+        patch.setattr(roofline, "COPIED_BYTES", 1 << 16)
+        patch.setattr("benchmarks.studies.training_speed.__main__.WEIGHED", ("plain",))
+        patch.setattr("benchmarks.studies.training_speed.__main__.PROCESSES", 1)
         patch.setattr("sys.argv", ["training_speed", "--pair", TINY.name, "--out", str(out)])
         arguments = ["--pair", TINY.name, "--rounds", "5", "--seconds", "0", "--out", str(out)]
-        return CliRunner().invoke(training_speed.main, arguments), out
+        return CliRunner().invoke(main, arguments), out
 
 
 @pytest.mark.slow
@@ -441,13 +438,13 @@ def test_a_missing_peer_is_visible(called: tuple[Result, Path]) -> None:
     assert result.exit_code == 0, result.output
     found = read(out / "report.json", TrainingSpeed).pairs[0]
     rows = {speed.subject: speed for speed in found.speeds}
-    for name in _peers.INPUTS:
+    for name in peers.INPUTS:
         assert rows[name].images_per_s is None
         assert "install the extra peers" in rows[name].reason
-    outcomes = {each.outcome for each in found.compared if each.against in _peers.INPUTS}
+    outcomes = {each.outcome for each in found.compared if each.against in peers.INPUTS}
     assert outcomes == {"not measured"}
     text = (out / "report.md").read_text(encoding="utf-8")
-    assert text.count("not measured | – | not installed; install the extra peers") == len(_peers.INPUTS)
+    assert text.count("not measured | – | not installed; install the extra peers") == len(peers.INPUTS)
 
 
 @pytest.mark.slow
@@ -468,11 +465,11 @@ def test_the_report_holds_every_subject_and_the_store(called: tuple[Result, Path
 def test_only_what_is_asked_for_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--subject` leaves out all else: no row, no comparison, no profile, no memory and no store of what is not there."""
     monkeypatch.setitem(PAIRS, TINY.name, TINY)
-    monkeypatch.setattr(_roofline, "SIDE", 64)
-    monkeypatch.setattr(_roofline, "COPIED_BYTES", 1 << 16)
-    monkeypatch.setattr(training_speed, "WEIGHED", ("plain",))
+    monkeypatch.setattr(roofline, "SIDE", 64)
+    monkeypatch.setattr(roofline, "COPIED_BYTES", 1 << 16)
+    monkeypatch.setattr("benchmarks.studies.training_speed.__main__.WEIGHED", ("plain",))
     arguments = ["--pair", TINY.name, "--rounds", "5", "--seconds", "0", "--out", str(tmp_path)]
-    result = CliRunner().invoke(training_speed.main, [*arguments, "--subject", "dist", "--subject", "dist, cached"])
+    result = CliRunner().invoke(main, [*arguments, "--subject", "dist", "--subject", "dist, cached"])
     assert result.exit_code == 0, result.output
     (pair,) = read(tmp_path / "report.json", TrainingSpeed).pairs
     assert [speed.subject for speed in pair.speeds] == ["dist", "dist, cached"]
@@ -495,7 +492,7 @@ def test_the_report_tells_where_the_time_goes(called: tuple[Result, Path]) -> No
     """For each profiled subject the parts are all there is; convolutions and their gradients are among plain training's."""
     _, out = called
     (pair,) = read(out / "report.json", TrainingSpeed).pairs
-    assert [each.subject for each in pair.profiles] == [name for name in training_speed.PROFILED if name in OURS]
+    assert [each.subject for each in pair.profiles] == [name for name in PROFILED if name in OURS]
     for each in pair.profiles:
         assert sum(share.percent for share in each.shares) == pytest.approx(100, abs=0.1)
     plain = {share.operator for share in pair.profiles[0].shares}
@@ -514,7 +511,7 @@ def test_a_compiled_step_does_the_same_work(workshop: Workshop, monkeypatch: pyt
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     students = []
     for name in ("plain", "plain, compiled"):
-        run, _ = workshop.run(OURS[name])
+        run, _ = workshop.prepare(OURS[name])
         assert (run.forward is None) == (name == "plain")
         with Events().task("", total=1) as task:
             for batch, targets in itertools.islice(run.batches(), 2):
@@ -527,12 +524,12 @@ def test_a_compiled_step_does_the_same_work(workshop: Workshop, monkeypatch: pyt
 def test_what_a_machine_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a compiler, or on a GPU, a step that cannot run has a reason in place of a rate."""
     monkeypatch.setattr("shutil.which", lambda _: None)
-    assert "needs a C++ compiler" in OURS["plain, compiled"].absent(CPU)
-    assert "on a CPU alone" in OURS["kd, int8 teacher"].absent(torch.device("cuda"))
-    assert not OURS["kd, cached"].absent(CPU)
-    speeds = training_speed._speeds([], {}, CPU, training_speed.SUBJECTS)
+    assert "needs a C++ compiler" in OURS["plain, compiled"].explain_absence(CPU)
+    assert "on a CPU alone" in OURS["kd, int8 teacher"].explain_absence(torch.device("cuda"))
+    assert not OURS["kd, cached"].explain_absence(CPU)
+    speeds = _summarise_speeds([], {}, CPU, SUBJECTS)
     assert (speeds["plain, compiled"].images_per_s, speeds["plain, compiled"].rounds) == (None, ())
-    absent = _training_report.compare(Wanted("plain, compiled", "plain"), speeds, TINY, bounds(1))
+    absent = compare(Wanted("plain, compiled", "plain"), speeds, TINY, bounds(1))
     assert absent.outcome == "not measured"
 
 
@@ -550,10 +547,10 @@ def test_profiles_are_shares_of_a_step() -> None:
             time.sleep(0.005)
             yield
 
-    busy, idle = (_training_profile.profile(Subject("x", steps, work=1.0)) for steps in (multiply, sleep))
+    busy, idle = (profile_steps(Subject("x", steps, work=1.0)) for steps in (multiply, sleep))
     assert busy.shares[0].operator == "aten::mm"
     assert busy.shares[0].calls_per_step == 1
-    assert idle.shares[-1].operator == _training_profile.OUTSIDE
+    assert idle.shares[-1].operator == OUTSIDE
     assert idle.shares[-1].percent > 80
 
 
@@ -569,13 +566,13 @@ def test_the_report_names_no_place_of_this_machine(called: tuple[Result, Path]) 
 def test_the_folder_of_the_data_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a data set the report keeps the name of its folder."""
     monkeypatch.setattr("sys.argv", ["x", "--data", "/home/somebody/cifar100", "--rounds", "9"])
-    command = training_speed._command(Path("/home/somebody/cifar100"))
+    command = _make_command(Path("/home/somebody/cifar100"))
     assert command == "python -m benchmarks.studies.training_speed --data cifar100 --rounds 9"
 
 
 def test_an_absent_gpu_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that is not there is refused in one line."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    result = CliRunner().invoke(training_speed.main, ["--device", "cuda"])
+    result = CliRunner().invoke(main, ["--device", "cuda"])
     assert result.exit_code == CompressError("").exit_code
     assert "torch sees no CUDA device" in result.output
