@@ -92,7 +92,7 @@ def _serve(shared: Processes, job: Path, facts: dict[str, Any], *, timeout_secon
 
 def _start(runner: Path, argument: str, *, threads: int, stdin: int) -> subprocess.Popen[str]:
     """Start the runner in a session of its own, so that whatever a runtime starts can be killed with it."""
-    environment = os.environ | dict.fromkeys(POOLS, str(threads)) | QUIET
+    environment = QUIET | os.environ | dict.fromkeys(POOLS, str(threads))
     return subprocess.Popen(
         [sys.executable, "-P", str(runner), argument], env=environment, stdin=stdin, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,

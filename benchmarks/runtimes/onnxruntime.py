@@ -62,7 +62,7 @@ class Onnxruntime:
 
         Where it is built in, it leaves a device id and a database of events in the user's cache and looks up the vendor's host.
         """
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         importlib.import_module("onnxruntime")
 
     def __init__(self, path: str, *, threads: int, batch_size: int) -> None:

@@ -100,7 +100,7 @@ def _run(name: str, *arguments: str) -> str:
     Raises:
         Unreachable: It failed or did not end.
     """
-    environment = os.environ | dict.fromkeys(POOLS, "1") | QUIET
+    environment = QUIET | os.environ | dict.fromkeys(POOLS, "1")
     command = [sys.executable, *arguments]
     try:
         done = subprocess.run(
