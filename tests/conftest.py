@@ -48,30 +48,27 @@ settings.load_profile("untimed")
 SEED = 20_240_229
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Seed fixtures of every scope, and let torch compute in one thread, for its sums depend on how many share them.
-
-    A fixture would come too late: those of modules are made before those of tests.
-    """
-    seed_generators()
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-
-
-def seed_generators() -> None:
-    """Seed every generator that is loaded."""
+def settle() -> None:
+    """Seed every generator that is loaded, and let torch use one thread, for its sums depend on how many share them."""
     random.seed(SEED)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(SEED)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(SEED)
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    """Make what several tests share the same, whichever of them comes first and whatever came before."""
+    if fixturedef.scope != "function":
+        settle()
 
 
 @pytest.fixture(autouse=True)
 def seed() -> int:
-    """Seed again after the fixtures of modules, so that each test sees the same numbers alone and in company."""
-    seed_generators()
+    """Let each test see the same numbers alone and in company."""
+    settle()
     return SEED
 
 

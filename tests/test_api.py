@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,21 @@ def loader(count: int = 64) -> DataLoader[tuple[torch.Tensor, ...]]:
     return DataLoader(TensorDataset(images, labels), batch_size=16, shuffle=True)
 
 
-@pytest.fixture
-def teacher() -> nn.Module:
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
     """A network that has learnt the bright rows."""
+    torch.manual_seed(0)
     network = Tiny(8)
     compress.distill(
         [], network, train=loader(), validation=loader(), method="supervised", settings=compress.TrainSection(epochs=5)
     )
     return network
+
+
+@pytest.fixture
+def teacher(trained: nn.Module) -> nn.Module:
+    """A network of each test's own that has learnt the bright rows."""
+    return copy.deepcopy(trained)
 
 
 def test_the_teacher_keeps_its_weights_and_flags_and_the_student_stays_trainable(teacher: nn.Module) -> None:

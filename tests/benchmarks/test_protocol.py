@@ -22,6 +22,7 @@ from tests.benchmarks.tiny import Tiny
 MIB = 1 << 20
 
 
+@pytest.mark.slow
 def test_measuring_gives_every_subject_its_figures(tiny: Tiny, tmp_path: Path) -> None:
     """Files of several runtimes are timed in the same rounds, and everything that was asked for is told."""
     raw = tmp_path / "raw.json"

@@ -7,6 +7,7 @@ import sys
 import zipfile
 
 import numpy as np
+import pytest
 
 from exporters.torch import Torch
 
@@ -22,6 +23,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_another_process_runs_it_without_our_code(network, image, images, answers, tmp_path):
     """With torch alone, in another folder, the program gives the network's logits at any batch size."""
     path = Torch().name_file(tmp_path, "student")

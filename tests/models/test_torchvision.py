@@ -120,6 +120,7 @@ def test_a_copy_learns_alone():
     assert len(twin.eval().outputs(torch.zeros(1, 3, 16, 16)).features) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's exporter, of its own and Python's internals
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_exported_file_says_the_same(tmp_path):

@@ -64,6 +64,7 @@ def test_names_are_those_inside_the_network(tmp_path):
     assert equal(network(0).module, module)
 
 
+@pytest.mark.slow
 def test_equal_weights_give_equal_bytes_in_every_process(tmp_path):
     """The file does not depend on the process, the order of metadata or the memory layout of a tensor."""
     script = (

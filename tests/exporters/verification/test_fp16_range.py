@@ -104,6 +104,7 @@ def test_files_of_every_input_are_looked_into(kind, options, network, tmp_path) 
     assert float(verdict.reason.split("reaches ")[1].split()[0]) == pytest.approx(np.abs(normal).max() * 4**9, rel=2e-3)
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_file_with_room_passes_and_one_with_little_has_a_note(kind, network, images, tmp_path) -> None:
     """What is known already stays in the note; the file passes."""
