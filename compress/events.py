@@ -1,4 +1,4 @@
-"""What happens, as it happens: progress with ETA for people on stderr, one JSON line per event for machines.
+"""Report progress: with an estimate of the time left for people on stderr, as one JSON line per event for machines.
 
 Long work takes an `Events` and reports to it; `Events()` alone is silent, which is what library calls and tests use. On a
 terminal progress is a live bar; elsewhere it is a plain line now and then. The number of lines does not grow with the model.

@@ -1,4 +1,4 @@
-"""Plug-ins by file name: what exists, what its options are, and how to load it.
+"""Find plug-ins by file name, describe their options, and load them.
 
 A plain file in a plug-in folder is a plug-in; a file with a leading underscore is its contract or helper. `methods/dist.py`
 is the method `dist` and holds the class `Dist`. A model family holds one function per network: `models/resnet_cifar.py`

@@ -1,4 +1,4 @@
-"""What `compress list` shows: plug-ins and their options, read from their sources without importing them.
+"""List plug-ins and their options, read from their sources without importing them (`compress list`).
 
 Each function returns the document for machines and what is drawn for people.
 """
@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, cast
 
 from compress import plugins
-from compress.cli.tables import plain
+from compress.cli.tables import make_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +30,7 @@ def show(kind: str | None, name: str | None) -> tuple[Any, *tuple[Any, ...]]:
 def overview() -> tuple[dict[str, list[str]], Table]:
     """Return the names of all plug-ins of every kind."""
     known: dict[str, list[str]] = {kind: plugins.names(kind) for kind in plugins.KINDS}
-    table = plain("kind", "plug-ins")
+    table = make_table("kind", "plug-ins")
     for kind, names in known.items():
         table.add_row(kind, ", ".join(names))
     return known, table
@@ -39,7 +39,7 @@ def overview() -> tuple[dict[str, list[str]], Table]:
 def listing(kind: plugins.Kind) -> tuple[list[dict[str, Any]], Table]:
     """Return every plug-in of a kind with its summary and the names of its options."""
     known = [plugins.describe(kind, name) for name in plugins.names(kind)]
-    table = plain(kind, "what it is", "options")
+    table = make_table(kind, "what it is", "options")
     for plugin in known:
         table.add_row(plugin.name, plugin.summary, ", ".join(plugin.options))
     return [_document(plugin) for plugin in known], table
@@ -58,7 +58,7 @@ def detail(kind: plugins.Kind, name: str) -> tuple[dict[str, Any], *tuple[object
     about = Text(unbroken.partition("\nArgs:")[0].strip() + "\n")
     if not plugin.options:
         return _document(plugin), about, "It has no options."
-    table = plain("option", "type", "default", "what it is")
+    table = make_table("option", "type", "default", "what it is")
     for option, facts in plugin.options.items():
         table.add_row(option, in_words(facts.annotation), _default(facts), facts.description)
     return _document(plugin), about, table

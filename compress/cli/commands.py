@@ -146,7 +146,7 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     with terminal.events().task("dry run: networks and methods", total=1) as task:
         dry_run.check_with_random_images(loaded, base=recipe.parent, runs=runs, classes=planned.classes)
         task.advance()
-    terminal.answer(planned, tables.plan_tree(planned))
+    terminal.answer(planned, tables.draw_plan(planned))
     given: list[object] = [word for override in overrides for word in ("--set", override)]
     given += ["--seeds", seeds] if seeds else []
     given += ["--runs", runs] if runs != RUNS else []
@@ -190,7 +190,7 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     if not sections:
         raise CompressError(f"{run / 'recipe.yaml'}: names no exports; say what with --to, for example --to onnx:fp32")
     gates = reexport.export(run, sections, out=target, events=terminal.events())
-    terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
+    terminal.answer(gates, tables.draw_gates(gates), *tables.list_gate_notes(gates))
     refuse_failures(gates)
     terminal.hint(_typed("bench", *(exporters.load(section).name_file(target, "student") for section in sections)))
 
@@ -233,11 +233,11 @@ def verify(
         from compress.deployed.locate import locate_divergence
 
         found = locate_divergence(bundle, file=file, against=against, events=events)
-        terminal.answer(found, *tables.layers(found))
+        terminal.answer(found, *tables.draw_layers(found))
         terminal.hint(f"{_typed('verify', bundle)} judges the files; compress export RUN writes them anew")
         return
     gates = verify_bundle(bundle, file=file, threads=threads, events=events)
-    terminal.answer(gates, tables.gates(gates), *tables.gate_notes(gates))
+    terminal.answer(gates, tables.draw_gates(gates), *tables.list_gate_notes(gates))
     for program in find_unfamiliar_programs(bundle):
         events.say(f"{program}: is not what this version writes; another version's, or changed: read it before you run it")
     if any(gate.status == "failed" for gate in gates.values()):
@@ -273,7 +273,7 @@ def bench(
         paths, against=against, device=device, threads=threads, batch_size=batch_size, rounds=rounds, seconds=seconds,
         shape=shape, events=terminal.events(),
     )  # fmt: skip
-    terminal.answer(measured, tables.timings(measured))
+    terminal.answer(measured, tables.draw_timings(measured))
     refuse_unstable(measured)
     terminal.hint("more --seconds narrows the intervals; compress compare RUN... shows accuracy beside latency")
 
@@ -290,7 +290,7 @@ def predict(terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: s
     from compress.deployed.predict import classify_pictures, refuse_unread
 
     predictions = classify_pictures(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
-    terminal.answer(predictions, tables.predictions(predictions))
+    terminal.answer(predictions, tables.draw_predictions(predictions))
     refuse_unread(predictions)
     terminal.hint(_typed("bench", bundle))
 
@@ -395,6 +395,6 @@ def doctor(terminal: Terminal, *, runs: Path) -> None:
     from compress.cli import tables
 
     findings = examination.examine(runs)
-    terminal.answer(findings, tables.findings(findings))
+    terminal.answer(findings, tables.draw_findings(findings))
     examination.refuse_broken(findings)
     terminal.hint("compress init")

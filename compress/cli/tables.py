@@ -1,4 +1,4 @@
-"""How results look in a terminal: one function per kind of result, each returns a table that rich draws."""
+"""Draw results in a terminal: one function for each kind of result returns a table of rich."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NARROWEST = 12, 9
 """Columns that the name of a measured file has at least, and its verdict."""
 
 
-def plain(*columns: str, right: Sequence[str] = (), broken: Sequence[str] | None = None) -> Table:
+def make_table(*columns: str, right: Sequence[str] = (), broken: Sequence[str] | None = None) -> Table:
     """Return an empty table.
 
     Args:
@@ -57,10 +57,10 @@ def plain(*columns: str, right: Sequence[str] = (), broken: Sequence[str] | None
     return table
 
 
-def gates(results: Mapping[str, Gate]) -> Table:
-    """Return how exported files did."""
+def draw_gates(results: Mapping[str, Gate]) -> Table:
+    """Return the verdict and the figures of each exported file."""
     numbers = ("images", "agreement %", "max |diff|", "top-1 drop", "95 %")
-    table = plain("file", "status", *numbers, "reason", right=numbers, broken=("file", "reason"))
+    table = make_table("file", "status", *numbers, "reason", right=numbers, broken=("file", "reason"))
     for name, gate in results.items():
         figures = (
             _number(gate.agreement_percent, ".2f"),
@@ -72,15 +72,15 @@ def gates(results: Mapping[str, Gate]) -> Table:
     return table
 
 
-def gate_notes(results: Mapping[str, Gate]) -> list[str]:
+def list_gate_notes(results: Mapping[str, Gate]) -> list[str]:
     """Return what one must know beside the verdicts, a line for each file that has such a note."""
     return [f"{name}: {gate.note}" for name, gate in results.items() if gate.note]
 
 
-def timings(results: Mapping[str, FileTiming]) -> Table:
+def draw_timings(results: Mapping[str, FileTiming]) -> Table:
     """Return latencies and their ratios to the file that is marked as reference; an interval stands below its median."""
     numbers = ("p50 ms\n95 %", "p90\np99", "images/s", "speed-up")
-    table = plain("file", "runtime", *numbers, "verdict", right=numbers, broken=("file", "verdict"))
+    table = make_table("file", "runtime", *numbers, "verdict", right=numbers, broken=("file", "verdict"))
     table.columns[0].min_width, table.columns[-1].min_width = NARROWEST
     table.collapse_padding = True
     reasons = dict.fromkeys(timing.latency_ms.percentiles_missing for timing in results.values())
@@ -99,9 +99,9 @@ def timings(results: Mapping[str, FileTiming]) -> Table:
     return table
 
 
-def predictions(results: Sequence[Prediction]) -> Table:
-    """Return what the deployed file says of pictures."""
-    table = plain("image", "class", "score", "ms", right=("score", "ms"), broken=("image", "class"))
+def draw_predictions(results: Sequence[Prediction]) -> Table:
+    """Return the best classes of each picture."""
+    table = make_table("image", "class", "score", "ms", right=("score", "ms"), broken=("image", "class"))
     for prediction in results:
         if prediction.error:
             table.add_row(prediction.image, _coloured("unreadable"), "", "")
@@ -111,14 +111,14 @@ def predictions(results: Sequence[Prediction]) -> Table:
     return table
 
 
-def layers(results: Mapping[str, LayerComparison]) -> list[Table | str]:
+def draw_layers(results: Mapping[str, LayerComparison]) -> list[Table | str]:
     """Return for each file what was found, and its layers where it parts."""
     shown: list[Table | str] = []
     for name, located in results.items():
         shown.append(located.verdict)
         if located.first_different is None:
             continue
-        drawn = plain(f"layer of {name}", "operator", "difference", "", right=("difference",))
+        drawn = make_table(f"layer of {name}", "operator", "difference", "", right=("difference",))
         for number, layer in enumerate(located.layers):
             figure = layer.problem or f"{layer.relative_difference:.2g}"
             marks = (
@@ -130,15 +130,15 @@ def layers(results: Mapping[str, LayerComparison]) -> list[Table | str]:
     return shown
 
 
-def findings(results: Sequence[Finding]) -> Table:
+def draw_findings(results: Sequence[Finding]) -> Table:
     """Return what the doctor found."""
-    table = plain("what", "status", "found", "what to do")
+    table = make_table("what", "status", "found", "what to do")
     for finding in results:
         table.add_row(finding.what, _coloured(finding.status), finding.found, finding.remedy)
     return table
 
 
-def plan_tree(plan: Plan) -> Tree:
+def draw_plan(plan: Plan) -> Tree:
     """Return the plan as people read it."""
     from rich.text import Text
     from rich.tree import Tree

@@ -1,4 +1,4 @@
-"""How the command line speaks: results to stdout, all else to stderr, one JSON document, one message and exit code per error.
+"""Write results to stdout and all else to stderr; end with one message and exit code per error.
 
 Expected errors (`CompressError`, a disk or folder that refuses, a package that is missing) end in their message and exit code.
 Ctrl-C is 130. Whoever closes the pipe that we write to (`compress list methods | head -1`) ends us with 141, as it ends every

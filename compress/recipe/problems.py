@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a recipe, in the words of the recipe: place in the file, field, value, what to do."""
+"""Say what is wrong with a recipe in its own words: place in the file, field, value, what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`compress init`: a recipe to start from, with a comment at whatever one is likely to change."""
+"""Write a recipe to start from, with a comment at whatever one is likely to change (`compress init`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a recipe: types of fields, what a section is, and a section's type for every plug-in."""
+"""Types of a recipe: fields, sections, and a section type for every plug-in."""
 
 from __future__ import annotations
 

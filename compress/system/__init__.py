@@ -1,1 +1,1 @@
-"""System."""
+"""This machine and third-party packages: files, memory, processors, signals, quiet imports."""

@@ -1,4 +1,4 @@
-"""Where decoded images are held: all in memory, or in a file of the run's cache from which rows are read when they are needed.
+"""Choose where decoded images are held: in memory, or in a file of the run's cache that is read row by row.
 
 Imports no torch, so that `compress check` can say what a run will choose.
 """

@@ -1,4 +1,4 @@
-"""A look at start-up that the packages beside `compress` are ours: others use the names `exporters` and `benchmarks` too."""
+"""Check at start-up that the packages beside `compress` are ours: others use the names `exporters` and `benchmarks` too."""
 
 from __future__ import annotations
 

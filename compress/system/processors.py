@@ -1,4 +1,4 @@
-"""How much this machine can do at the same time."""
+"""Count the processors that this process may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the step at hand, with its state saved; a second Ctrl-C ends it at once."""
+"""Handle Ctrl-C and SIGTERM: end a run after the step at hand, with its state saved; at once on the second Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes torchvision importable beside a CPU torch, and changes nothing anywhere else.
+"""Make torchvision importable beside a CPU torch, and change nothing anywhere else.
 
 The wheel's C++ library is linked against CUDA. A CPU torch has no such libraries, so it does not load, and torchvision's import
 then fails on two operators that were never declared: `nms` and `qnms`. Some packages (timm, torchmetrics) import torchvision on

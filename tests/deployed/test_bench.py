@@ -50,7 +50,7 @@ def test_no_number_of_bench_is_broken_over_two_lines(bundle: Path, width: int) -
     }
     console = Console(width=width)
     with console.capture() as shown:
-        console.print(tables.timings(measured))
+        console.print(tables.draw_timings(measured))
     for whole in ("10.163", "10.159–10.167", "10.171", "12.193", "12345", "onnxruntime"):
         assert shown.get().count(whole) == 2, whole
     assert "1.25×" in shown.get()
@@ -66,7 +66,7 @@ def test_bench_says_once_why_percentiles_are_missing(bundle: Path) -> None:
     rows = {name: timing.model_copy(update={"latency_ms": few}) for name in ("one.onnx", "two.onnx")}
     console = Console(width=200)
     with console.capture() as shown:
-        console.print(tables.timings(rows))
+        console.print(tables.draw_timings(rows))
     assert shown.get().count("3.250") == 2
     assert shown.get().count("p99 needs at least 1000 calls") == 1
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from compress import plugins
-from compress.cli.tables import plan_tree
+from compress.cli.tables import draw_plan
 from compress.errors import CompressError, Unreachable
 from compress.plan.method_stages import list_stages, read_labels
 from compress.plan.names import name_baselines, name_methods
@@ -72,7 +72,7 @@ def test_one_of_a_kind_is_counted_in_the_singular(make) -> None:
     told = " ".join(stage.about for stage in make("exports=[{format: onnx, precision: int8}]", "int8.epochs=2").stages)
     assert all(words in told for words in ("1 thread,", "at most 1 point lower", "distillation of 2 epochs"))
     console = Console(width=200, file=io.StringIO())
-    console.print(plan_tree(make()))
+    console.print(draw_plan(make()))
     assert "1 epoch × " in console.file.getvalue()
 
 

@@ -145,7 +145,7 @@ def test_a_bundle_is_searched_with_what_it_holds(files: dict[str, coloured.File]
     assert found.layers[found.first_different or 0].layer == "block"
     assert list(locate_divergence(bundle, events=Events())) == [bad.path.name, files["onnx int8"].path.name]
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(*tables.layers({bad.path.name: found}))
+    console.print(*tables.draw_layers({bad.path.name: found}))
     assert "first beyond the tolerance, largest step" in console.export_text()
 
 
