@@ -208,7 +208,7 @@ def test_attention_trains_the_student_alone() -> None:
 
 def test_attention_refuses_what_does_not_pair_up() -> None:
     """Other numbers of taps, unknown taps and single pixels are refused with what to choose."""
-    with pytest.raises(CompressError, match=r"3 tap.s. of the student .* against 2 of teacher 0 .*name equally many"):
+    with pytest.raises(CompressError, match=r"3 taps of the student .* against 2 of teacher 0 .*name equally many"):
         AttentionTransfer(setting(network((2, 2), (1, 1))))
     with pytest.raises(CompressError, match=r"student_taps: the student has no tap 'last'; it has: stage1, stage2, stage3"):
         AttentionTransfer(setting(), student_taps=("stage1", "last"))
