@@ -109,8 +109,8 @@ class TeacherOutputsSection(Section):
     """How they are kept; the largest rounding error is in the report."""
     max_gib: Positive = 4.0
     """The most that one stage may keep, in GiB. Outputs that need more are computed at every step; several students that need
-    the same (`--seeds`, baselines) train in turns, an epoch each, if those to one view are fewer, they are much work for the
-    teachers, and `store` and `train.engine` are at their defaults."""
+    the same (`--seeds`, baselines) train in lockstep, one epoch each, if those for one view are fewer, they are much work for
+    the teachers, and `store` and `train.engine` are at their defaults."""
     engine: Literal[
         "auto", "eager", "channels_last", "compile", "openvino", "openvino_bf16", "openvino_int8", "bf16", "fp16"
     ] = "auto"

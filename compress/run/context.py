@@ -47,8 +47,8 @@ class Run:
     own modules follow the recipe's seed, whatever this is."""
     students: Path
     """Folder of this seed's students; the run's own for the first seed."""
-    turn: Turn | None = None
-    """Of the students that take turns, if any do."""
+    lockstep: Lockstep | None = None
+    """Of the students that are trained in lockstep, if any are."""
 
     def use_recipe_seed(self) -> Run:
         """Return the run with the seed that all students share."""
@@ -84,13 +84,13 @@ def _choose_loader(split: Split) -> type[InMemory]:
     return FromDisk if isinstance(split.images, DiskImages) else InMemory
 
 
-class Turn(NamedTuple):
-    """How far a student trains before it is another's turn (`compress.run.lockstep`)."""
+class Lockstep(NamedTuple):
+    """How far a student trains before the others do (`compress.run.lockstep`)."""
 
     stop_after: int | None
-    """Epochs; `None` in the last turn."""
+    """Epochs; `None` to train to the end."""
     students: frozenset[str]
-    """Names of those that take turns; others train to their end."""
+    """Names of those that are trained in lockstep; others train to their end."""
     outputs: Path
     """Folder for the teachers' outputs to the view that the epoch at hand shows."""
 

@@ -1,7 +1,7 @@
-"""The rehearsal of a recipe: its real networks and methods, one batch, no data and no training.
+"""Dry run of a recipe: its real networks and methods, one batch, no data and no training.
 
 Whatever a constructor or a first step would refuse is refused here: taps that do not exist, maps that cannot be aligned,
-methods that contradict each other, weights that do not fit. `compress run` rehearses with its own data before it trains
+methods that contradict each other, weights that do not fit. `compress run` does this with its own data before it trains
 anything, compiles the untrained student where that is asked for, and writes it in every format; `compress check` takes random
 images of the same shape.
 """
@@ -35,7 +35,7 @@ from compress.training.device import choose_device
 from exporters import About, Exporter
 
 IMAGES = 8
-"""Random images of a rehearsal: enough for batch norm and for correlations between samples."""
+"""Random images of a dry run: enough for batch norm and for correlations between samples."""
 
 
 def check_networks(run: Run, batch: Batch) -> None:
@@ -89,16 +89,16 @@ def check_exports(run: Run) -> None:
     method = build_method(run, run.recipe.method, teachers)
     student = copy.deepcopy(method.deployable()).cpu()
     freeze_all_but(method, ())
-    told = About("student", run.data.classes, run.data.preprocess, {})
+    about = About("student", run.data.classes, run.data.preprocess, {})
     wanted = [(section.format, _replace_int8(section)) for section in run.recipe.exports]
     distinct = [each for place, each in enumerate(wanted) if each not in wanted[:place]]
-    with exporters.reuse_graphs(), run.events.task("rehearse exports", total=len(distinct), kind="dry run") as task:
+    with exporters.reuse_graphs(), run.events.task("dry run: exports", total=len(distinct), kind="dry run") as task:
         for name, options in distinct:
             exporter: Exporter = plugins.load("exporters", name)(**options)
             with TemporaryDirectory(prefix="edge-compress-") as folder:
                 path = exporter.name_file(Path(folder), "student")
                 try:
-                    exporter.export(student.eval(), run.data.sample_image(), path, about=told)
+                    exporter.export(student.eval(), run.data.sample_image(), path, about=about)
                 except CompressError as error:
                     why = str(error).removeprefix(f"{path}: ")
                     raise type(error)(f"exports: format {name!r} cannot hold the student: {why}") from error
@@ -112,7 +112,7 @@ def _replace_int8(section: ExportSection) -> dict[str, Any]:
 
 
 def check_with_random_images(recipe: Recipe, *, base: Path, runs: Path, classes: tuple[str, ...]) -> None:
-    """Rehearse a recipe without loading its data.
+    """Check the networks and methods of a recipe without loading its data.
 
     Args:
         recipe: A recipe in which `compress.plan` found no contradiction.

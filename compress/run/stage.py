@@ -20,7 +20,7 @@ from compress.records import Accuracy, Analysis, StageResult, TeacherOutputsResu
 from compress.records.training import METRICS, WEIGHTS
 from compress.run import cache
 from compress.run.build import derive_seed
-from compress.run.context import STATE, Run, Trained, Turn
+from compress.run.context import STATE, Lockstep, Run, Trained
 from compress.system.files import sha256_of
 from compress.system.signals import graceful
 from compress.teachers.plan import OutputsRequest
@@ -45,7 +45,7 @@ class _Stage(NamedTuple):
     key: str
     shared: bool
     """Whether other students read the same outputs of frozen teachers."""
-    turn: Turn | None
+    lockstep: Lockstep | None
     """In lockstep with others, if it is trained so."""
 
 
@@ -71,7 +71,7 @@ def train_stage(
         shared: Whether other students read the same outputs of frozen teachers; they may then be trained in lockstep.
 
     Raises:
-        Paused: The next student's turn has come; the state is saved.
+        Paused: The other students of a lockstep come next; the state is saved.
         CompressError: Training does not work.
         Interrupted: The user stopped; the state is saved.
     """
@@ -81,7 +81,7 @@ def train_stage(
     result = records.read(folder / METRICS, StageResult).model_copy(update={"stage": name, "method": method_name})
     checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(method, ())
-    if not (found and run.turn is not None and run.turn.stop_after is not None):  # else it was shown in another turn
+    if not (found and run.lockstep is not None and run.lockstep.stop_after is not None):  # else shown before
         _show(run, stage, result, folder, found=found)
     return Trained(name, method_name, method.deployable(), (result,), stage.key, folder)
 
@@ -96,8 +96,8 @@ def _identify(
         device=run.device.type, engine=dict(describe_training()),
         teacher_outputs=run.recipe.teacher_outputs.model_dump(mode="json") if _may_use_teachers(method) else None,
     )  # fmt: skip
-    turn = run.turn if shared and run.turn is not None and name in run.turn.students else None
-    return _Stage(name, method, method_name, settings, seed, key, shared, turn)
+    lockstep = run.lockstep if shared and run.lockstep is not None and name in run.lockstep.students else None
+    return _Stage(name, method, method_name, settings, seed, key, shared, lockstep)
 
 
 def _train(run: Run, stage: _Stage, folder: Path) -> None:
@@ -105,7 +105,7 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
     method, settings = stage.method, stage.settings
     batches = run.batch_shuffled(run.data.train, settings, seed=stage.seed)
     batch = next(batches.epoch(0))
-    if stage.turn is None or not (folder / STATE).is_file():
+    if stage.lockstep is None or not (folder / STATE).is_file():
         _announce(run, stage.name, method, take_first_images(batch))
     begun = time.monotonic()
     held_out = run.batch_in_order(run.data.validation)
@@ -118,7 +118,7 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
         fit = loop.fit(
             method, batches, held_out, settings=settings, seed=stage.seed, state=folder / STATE, stopped=stopped,
             events=run.events, description=label_stage(run, stage.name), teachers=training, validating=validating,
-            forward=running.forward, until=stage.turn and stage.turn.stop_after,
+            forward=running.forward, until=stage.lockstep and stage.lockstep.stop_after,
         )  # fmt: skip
     analyses = method.analyse(batches, held_out)
     freeze_all_but(method, ())
@@ -134,7 +134,7 @@ def _provide_for_stage(
     training = OutputsRequest(
         method, find_required_signals(method, first), batches, section=section, folder=store, epochs=stage.settings.epochs,
         shared=stage.shared, autocast=loop.DTYPES[stage.settings.precision], events=run.events,
-        decision=folder / ".engine-training.json", one_view=stage.turn and stage.turn.outputs,
+        decision=folder / ".engine-training.json", one_view=stage.lockstep and stage.lockstep.outputs,
     )  # fmt: skip
     signals = find_validation_signals(method, take_first_images(next(held_out.epoch(0))))
     validating = OutputsRequest(

@@ -23,7 +23,7 @@ def train_student(run: Run, name: str, sections: Sequence[MethodSection], teache
 
     Raises:
         CompressError: The methods contradict each other, or training does not work.
-        Paused: It is another student's turn.
+        Paused: The other students of a lockstep come next.
         Interrupted: The user stopped; the state is saved.
     """
     networks = _networks(teachers)

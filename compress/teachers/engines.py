@@ -40,76 +40,76 @@ Engine = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class JointTeachers(nn.Module):
-    """All teachers that are asked, as one frozen module from images to the tensors of some signals.
+    """All teachers that are needed, as one frozen module from images to the outputs of some signals.
 
     Args:
         teachers: All teachers.
-        signals: What is asked; each teacher that occurs runs once.
+        signals: What is computed; each teacher that occurs runs once.
     """
 
     def __init__(self, teachers: Sequence[Network], signals: Sequence[Signal]) -> None:
         super().__init__()
         self.signals = tuple(signals)
-        self.asked = sorted({signal.teacher for signal in signals})
-        self.teachers = nn.ModuleList(teachers[index] for index in self.asked)
+        self.places = sorted({signal.teacher for signal in signals})
+        self.teachers = nn.ModuleList(teachers[place] for place in self.places)
         self.modules_of = nn.ModuleList(nn.Identity() if signal.module is None else signal.module for signal in signals)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return one tensor for each signal."""
+        """Return one tensor [B, ...] for each signal, given images [B, C, H, W]."""
         networks = [network for network in self.teachers if isinstance(network, Network)]
-        outputs = {index: network.outputs(images) for index, network in zip(self.asked, networks, strict=True)}
-        answers = []
+        outputs = {place: network.outputs(images) for place, network in zip(self.places, networks, strict=True)}
+        found = []
         for signal, module in zip(self.signals, self.modules_of, strict=True):
             given = outputs[signal.teacher]
-            answers.append(module(given.logits if signal.tap is None else given.features[signal.tap]))
-        return tuple(answers)
+            found.append(module(given.logits if signal.tap is None else given.features[signal.tap]))
+        return tuple(found)
 
 
-def build_eager(answering: JointTeachers, autocast: torch.dtype | None = None) -> Engine:
+def build_eager(teachers: JointTeachers, autocast: torch.dtype | None = None) -> Engine:
     """Return torch as it is, in the precision of the training; not in inference mode, whose tensors no loss may keep."""
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
-        with evaluating(answering), torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
-            answers: tuple[Tensor, ...] = answering(images)
-        return answers
+        with evaluating(teachers), torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
+            outputs: tuple[Tensor, ...] = teachers(images)
+        return outputs
 
     return run
 
 
-def build_channels_last(answering: JointTeachers, autocast: torch.dtype | None = None) -> Engine:
+def build_channels_last(teachers: JointTeachers, autocast: torch.dtype | None = None) -> Engine:
     """Return a copy whose convolutions read images with the channels last in memory."""
-    run = build_eager(_copy(answering), autocast)
+    run = build_eager(_copy(teachers), autocast)
     return lambda images: run(images.contiguous(memory_format=torch.channels_last))
 
 
-def build_compiled(answering: JointTeachers) -> Engine:
+def build_compiled(teachers: JointTeachers) -> Engine:
     """Return a copy compiled by torch's inductor; the first call takes up to a minute."""
-    whole = torch.compile(_copy(answering))
+    whole = torch.compile(_copy(teachers))
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            answers: tuple[Tensor, ...] = whole(images.contiguous(memory_format=torch.channels_last))
-        return answers
+            outputs: tuple[Tensor, ...] = whole(images.contiguous(memory_format=torch.channels_last))
+        return outputs
 
     return run
 
 
-def build_openvino(answering: JointTeachers, images: Tensor, precision: str, *, quantised: bool = False) -> Engine:
+def build_openvino(teachers: JointTeachers, images: Tensor, precision: str, *, quantised: bool = False) -> Engine:
     """Return the deployment runtime, compiled for batches of this size; smaller ones are filled up.
 
     Args:
-        answering: What is asked.
+        teachers: All teachers and their signals.
         images: A batch of real images, [B, C, H, W].
         precision: In which the runtime computes, as it calls it.
         quantised: Let NNCF turn weights and activations into int8 first, with ranges as they are on these images.
 
     Raises:
-        CompressError: It cannot take these networks, or computes in another precision than it was asked for.
+        CompressError: It cannot take these networks, or computes in another precision than the requested one.
     """
     runtime = _quiet.openvino()
     try:
         with _quiet.tracer(), torch.no_grad():
-            model = runtime.convert_model(torch.export.export(copy.deepcopy(answering).eval(), (images,)))
+            model = runtime.convert_model(torch.export.export(copy.deepcopy(teachers).eval(), (images,)))
     except _list_refusals(runtime) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CompressError(
@@ -117,14 +117,14 @@ def build_openvino(answering: JointTeachers, images: Tensor, precision: str, *, 
         ) from error
     if quantised:
         model = _quantize(model, images)
-    asked = {
+    options = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,
     }
     try:
-        compiled_model = runtime.Core().compile_model(model, "CPU", asked)
+        compiled_model = runtime.Core().compile_model(model, "CPU", options)
     except RuntimeError as error:
         raise CompressError(
             f"teacher_outputs.engine: OpenVINO cannot run the teacher ({error}); choose another engine"
@@ -137,7 +137,7 @@ def build_openvino(answering: JointTeachers, images: Tensor, precision: str, *, 
     def run(given: Tensor) -> tuple[Tensor, ...]:
         whole = given if len(given) == size else torch.cat([given, given[:1].expand(size - len(given), *given.shape[1:])])
         results = request.infer({0: whole.contiguous().numpy()}, share_inputs=True)
-        return tuple(torch.from_numpy(results[place][: len(given)]) for place in range(len(answering.signals)))
+        return tuple(torch.from_numpy(results[place][: len(given)]) for place in range(len(teachers.signals)))
 
     return run
 
@@ -161,35 +161,35 @@ def _list_refusals(runtime: Any) -> tuple[type[Exception], ...]:
     return (RuntimeError, TypeError, ValueError, *own)
 
 
-def list_engines(answering: JointTeachers, images: Tensor, autocast: torch.dtype | None) -> Mapping[str, Callable[[], Engine]]:
+def list_engines(teachers: JointTeachers, images: Tensor, autocast: torch.dtype | None) -> Mapping[str, Callable[[], Engine]]:
     """Return the engines that this device has, by the name that a recipe gives them, each built when it is called."""
     known: dict[str, Callable[[], Engine]] = {
-        "eager": lambda: build_eager(answering, autocast),
-        "channels_last": lambda: build_channels_last(answering, autocast),
-        "compile": lambda: build_compiled(answering),
+        "eager": lambda: build_eager(teachers, autocast),
+        "channels_last": lambda: build_channels_last(teachers, autocast),
+        "compile": lambda: build_compiled(teachers),
     }
     if images.device.type == "cuda":
-        known["bf16"] = lambda: build_channels_last(answering, torch.bfloat16)
-        known["fp16"] = lambda: build_channels_last(answering, torch.float16)
+        known["bf16"] = lambda: build_channels_last(teachers, torch.bfloat16)
+        known["fp16"] = lambda: build_channels_last(teachers, torch.float16)
         return known
     capabilities = _quiet.openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    known["openvino"] = lambda: build_openvino(answering, images, "f32")
-    known["openvino_int8"] = lambda: build_openvino(answering, images, "f32", quantised=True)
+    known["openvino"] = lambda: build_openvino(teachers, images, "f32")
+    known["openvino_int8"] = lambda: build_openvino(teachers, images, "f32", quantised=True)
     if "BF16" in capabilities:
-        known["bf16"] = lambda: build_channels_last(answering, torch.bfloat16)
-        known["openvino_bf16"] = lambda: build_openvino(answering, images, "bf16")
+        known["bf16"] = lambda: build_channels_last(teachers, torch.bfloat16)
+        known["openvino_bf16"] = lambda: build_openvino(teachers, images, "bf16")
     return known
 
 
-def build_engine(name: str, answering: JointTeachers, images: Tensor, autocast: torch.dtype | None) -> Engine:
+def build_engine(name: str, teachers: JointTeachers, images: Tensor, autocast: torch.dtype | None) -> Engine:
     """Return the engine of that name.
 
     Raises:
         CompressError: This device does not have it.
     """
     if name == "eager":
-        return build_eager(answering, autocast)  # without loading a runtime
-    known = list_engines(answering, images, autocast)
+        return build_eager(teachers, autocast)  # without loading a runtime
+    known = list_engines(teachers, images, autocast)
     if name not in known:
         raise CompressError(
             f"teacher_outputs.engine: {name!r} does not run on this machine; it has: {', '.join(known)}, or use auto"
@@ -198,7 +198,7 @@ def build_engine(name: str, answering: JointTeachers, images: Tensor, autocast: 
 
 
 def try_engines(
-    answering: JointTeachers,
+    teachers: JointTeachers,
     batches: Sequence[Tensor],
     autocast: torch.dtype | None,
     *,
@@ -208,24 +208,24 @@ def try_engines(
     """Try all engines that this device has but those of `BY_NAME_ALONE`.
 
     Args:
-        answering: What is asked.
+        teachers: All teachers and their signals.
         batches: Real images, [B, C, H, W] each, of one size.
         autocast: The precision of the training.
         tolerance: Largest accepted difference from eager float32: the root mean square of the difference of any signal
             over that of the signal.
-        events: Where it is said why an engine is left out.
+        events: Receives why an engine is left out.
 
     Returns:
         What was found, the fastest that is close enough first.
 
     Raises:
-        CompressError: The answers of eager float32 are not finite.
+        CompressError: The outputs of eager float32 are not finite.
     """
     events = events or Events()
-    reference = [build_eager(answering)(images) for images in batches]
-    if not all(bool(answer.isfinite().all()) for answers in reference for answer in answers):
+    reference = [build_eager(teachers)(images) for images in batches]
+    if not all(bool(output.isfinite().all()) for outputs in reference for output in outputs):
         raise CompressError("teacher: gives numbers that are not finite on the training images; check its weights")
-    engines = _start_engines(list_engines(answering, batches[0], autocast), batches[0], events)
+    engines = _start_engines(list_engines(teachers, batches[0], autocast), batches[0], events)
     times: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(ROUNDS):
         for name, engine in engines.items():
@@ -233,7 +233,7 @@ def try_engines(
     found = []
     for name, engine in engines.items():
         trial = compare_outputs(
-            answering, name, [engine(images) for images in batches], reference, 1000 * statistics.median(times[name])
+            teachers, name, [engine(images) for images in batches], reference, 1000 * statistics.median(times[name])
         )
         if math.isfinite(trial.relative_difference):
             found.append(trial)
@@ -243,7 +243,7 @@ def try_engines(
 
 
 def read_trials(path: Path, events: Events) -> tuple[EngineTrial, ...]:
-    """Return what was decided before, if anything; a damaged file is said, and removed."""
+    """Return the trial that a file keeps, if there is one; a damaged file is reported and removed."""
     if not path.is_file():
         return ()
     try:
@@ -274,20 +274,20 @@ def _start_engines(known: Mapping[str, Callable[[], Engine]], images: Tensor, ev
 
 
 def compare_outputs(
-    answering: JointTeachers,
+    teachers: JointTeachers,
     name: str,
     given: Sequence[tuple[Tensor, ...]],
     reference: Sequence[tuple[Tensor, ...]],
     ms_per_batch: float,
 ) -> EngineTrial:
-    """Return how an engine's answers differ from those of eager float32, batch by batch and signal by signal.
+    """Return how an engine's outputs differ from those of eager float32, batch by batch and signal by signal.
 
-    The relative difference is infinite where an answer is not finite.
+    The relative difference is infinite where an output is not finite.
     """
     relative, largest, agreed, seen = 0.0, 0.0, 0, 0
-    each = zip(answering.signals, zip(*given, strict=True), zip(*reference, strict=True), strict=True)
-    for signal, answers, exact in each:
-        ours, theirs = torch.cat([part.float() for part in answers]), torch.cat([part.float() for part in exact])
+    each = zip(teachers.signals, zip(*given, strict=True), zip(*reference, strict=True), strict=True)
+    for signal, outputs, exact in each:
+        ours, theirs = torch.cat([part.float() for part in outputs]), torch.cat([part.float() for part in exact])
         difference = ours - theirs
         size = float(difference.square().mean().sqrt() / theirs.square().mean().sqrt().clamp(min=1e-12))
         relative = max(relative, size if math.isfinite(size) else math.inf)  # max() passes over NaN
@@ -303,8 +303,8 @@ def compare_outputs(
     )
 
 
-def _copy(answering: JointTeachers) -> JointTeachers:
-    ours: JointTeachers = copy.deepcopy(answering).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def _copy(teachers: JointTeachers) -> JointTeachers:
+    ours: JointTeachers = copy.deepcopy(teachers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return ours.eval()
 
 

@@ -1,4 +1,4 @@
-"""What a stage reads of frozen teachers, found by running it once on a few images; nothing of it changes."""
+"""Find which teacher outputs a stage needs by one dry step on a few images. The stage is left unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compress.text import name_teacher
 
 
 def find_validation_signals(method: Method, batch: Batch) -> list[Signal]:
-    """Return what the validation of a stage reads of frozen teachers; nothing changes."""
+    """Return what the validation of a stage reads of frozen teachers; the stage is left unchanged."""
     freeze_all_but(method, trained_parameters(method))
     with torch.no_grad(), evaluating(method):
         step = method.step(batch)
@@ -24,7 +24,7 @@ def find_validation_signals(method: Method, batch: Batch) -> list[Signal]:
 
 
 class DryStep(NamedTuple):
-    """What a stage reads in its steps."""
+    """What a stage reads in a step."""
 
     signals: list[Signal]
     """Of frozen teachers, in order."""
@@ -33,16 +33,16 @@ class DryStep(NamedTuple):
 
 
 FIRST_IMAGES = 16
-"""Images with which a stage is looked at before it is trained."""
+"""Images of a dry step."""
 
 
 def take_first_images(batch: Batch) -> Batch:
-    """Return a few images of a batch: enough to look at a stage, too few to need the memory that running its teachers takes."""
+    """Return the first images of a batch: enough for a dry step, and too few to need much memory for the teachers."""
     return Batch(batch.images[:FIRST_IMAGES], batch.labels[:FIRST_IMAGES])
 
 
 def run_dry_step(method: Method, batch: Batch) -> DryStep:
-    """Return what a stage reads, found by running each of its phases once; nothing changes."""
+    """Return what a stage reads, found by running each of its phases once; the stage is left unchanged."""
     phases = method.phases()
     freeze_all_but(method, trained_parameters(method))
     buffers = {name: value.clone() for name, value in method.named_buffers()}
@@ -61,12 +61,12 @@ def run_dry_step(method: Method, batch: Batch) -> DryStep:
 
 
 def find_required_signals(method: Method, batch: Batch) -> list[Signal]:
-    """Return what a stage reads of frozen teachers; nothing changes."""
+    """Return what a stage reads of frozen teachers; the stage is left unchanged."""
     return run_dry_step(method, batch).signals
 
 
 def name_signal(method: Method, signal: Signal) -> str:
-    """Return what people call a signal: `teacher logits`, `teacher1 layer3`, `teacher head2`."""
+    """Return the name of a signal for people: `teacher logits`, `teacher1 layer3`, `teacher head2`."""
     owner = name_teacher(signal.teacher, len(method.teachers))
     network = method.teachers[signal.teacher]
     if signal.tap is None or not isinstance(network, Network):

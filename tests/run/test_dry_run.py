@@ -12,7 +12,7 @@ from compress.run import dry_run
 
 CLASSES = tuple("0123456789")
 RECIPE = b"""
-name: rehearsed
+name: checked
 data: {source: digits, image_size: 8}
 teacher: {model: resnet_cifar.resnet14}
 student: {model: resnet_cifar.resnet8}
@@ -20,7 +20,7 @@ method: kd
 """
 
 
-def rehearse(where: Path, *overrides: str) -> None:
+def check(where: Path, *overrides: str) -> None:
     recipe = parse(RECIPE, "recipe.yaml", overrides)
     dry_run.check_with_random_images(recipe, base=where, runs=where / "runs", classes=CLASSES)
 
@@ -28,7 +28,7 @@ def rehearse(where: Path, *overrides: str) -> None:
 @pytest.mark.parametrize("method", ["kd", "[{name: dih, logit_loss: dist}, dskd]", "feed_sequential", "atsc"])
 def test_what_can_run_is_accepted_and_nothing_is_written(tmp_path, method):
     """A good recipe passes, whatever its method trains beside the student, and leaves no file behind."""
-    rehearse(tmp_path, f"method={method}")
+    check(tmp_path, f"method={method}")
     assert not list(tmp_path.iterdir())
 
 
@@ -51,7 +51,7 @@ def test_what_can_run_is_accepted_and_nothing_is_written(tmp_path, method):
 def test_what_constructors_refuse_is_refused(tmp_path, override, message):
     """Contradictions that only the networks can show are found before any data is read."""
     with pytest.raises(CompressError, match=message):
-        rehearse(tmp_path, override)
+        check(tmp_path, override)
 
 
 def test_an_engine_is_refused_where_the_recipe_names_it(tmp_path):
@@ -59,4 +59,4 @@ def test_an_engine_is_refused_where_the_recipe_names_it(tmp_path):
     other, wrong = "{model: resnet_cifar.resnet14}", "{model: resnet_cifar.resnet14, train: {engine: cuda_graphs}}"
     for teachers, where in ((wrong, "teacher"), (f"[{other}, {wrong}]", "teacher.1")):
         with pytest.raises(CompressError, match=rf"^{where}\.train\.engine: 'cuda_graphs' runs on a CUDA device alone"):
-            rehearse(tmp_path, "train.device=cpu", f"teacher={teachers}")
+            check(tmp_path, "train.device=cpu", f"teacher={teachers}")

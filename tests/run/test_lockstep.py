@@ -1,4 +1,4 @@
-"""Students that take turns: one sweep of the teachers for all of them, and the weights that each would have alone."""
+"""Students in lockstep: one sweep of the teachers for all of them, and the weights that each would have alone."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ SEEDS = (3, 4, 5)
 
 @pytest.fixture(autouse=True)
 def slow_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The teachers of these tests are small, and nobody would take turns for them."""
-    monkeypatch.setattr(lockstep, "WORTH_MACS", {"cpu": 0})
+    """The teachers of these tests are small, and not worth a lockstep."""
+    monkeypatch.setattr(lockstep, "WORTH_LOCKSTEP_MACS", {"cpu": 0})
 
 
 def run(where: Path, tiny_recipe: str, *overrides: str, events: Events | None = None) -> None:
@@ -89,8 +89,8 @@ def folders(where: Path) -> list[Path]:
 
 
 def answers(where: Path) -> list[Path]:
-    """Return the files of answers that those who take turns have on disk."""
-    return list((where / ".cache" / "teacher_outputs" / lockstep.ANSWERS).rglob("*.npy"))
+    """Return the files of outputs that students in lockstep have on disk."""
+    return list((where / ".cache" / "teacher_outputs" / lockstep.FOLDER_OF_VIEWS).rglob("*.npy"))
 
 
 def sweeps(where: Path) -> list[int]:
@@ -110,7 +110,7 @@ def test_students_in_turns_are_those_that_trained_alone(alone: Path, tmp_path: P
     assert sweeps(tmp_path) == [EPOCHS, 0, 0]
     assert not answers(tmp_path)
     said = heard.text.getvalue()
-    assert said.count("3 students take turns of one epoch") == 1  # not the baseline, whose answers fit
+    assert said.count("3 students are trained in lockstep, one epoch each") == 1  # not the baseline, whose answers fit
     assert said.count("student: trains") == said.count("student, seed 4: trains") == 1
     assert "continues in epoch" not in said
     assert "not kept" not in said
@@ -120,7 +120,7 @@ def test_students_in_turns_are_those_that_trained_alone(alone: Path, tmp_path: P
     again = Listening()
     run(tmp_path, tiny_recipe, FEW, events=again)
     assert again.text.getvalue().count("student: ") == 1  # found, and said once
-    assert "take turns" not in again.text.getvalue()
+    assert "in lockstep, one epoch each" not in again.text.getvalue()
 
 
 @pytest.mark.parametrize("at", [1, 6, 9, 20, 38])
@@ -169,11 +169,11 @@ def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
 )
 def test_nobody_takes_turns_for_nothing(overrides: tuple[str, ...], tmp_path: Path, tiny_recipe: str) -> None:
     """Each student trains to its end, and what an interrupted run left of its turns is gone."""
-    left = tmp_path / ".cache" / "teacher_outputs" / lockstep.ANSWERS / "tiny" / "view"
+    left = tmp_path / ".cache" / "teacher_outputs" / lockstep.FOLDER_OF_VIEWS / "tiny" / "view"
     left.mkdir(parents=True)
     heard = Listening()
     run(tmp_path, tiny_recipe, "baselines=[]", *overrides, events=heard)
-    assert "take turns" not in heard.text.getvalue()
+    assert "in lockstep, one epoch each" not in heard.text.getvalue()
     assert not left.exists()
 
 
@@ -182,5 +182,5 @@ def test_quick_teachers_are_asked_again(tmp_path: Path, tiny_recipe: str, monkey
     monkeypatch.undo()
     heard = Listening()
     run(tmp_path, tiny_recipe, FEW, "baselines=[]", events=heard)
-    assert "take turns" not in heard.text.getvalue()
+    assert "in lockstep, one epoch each" not in heard.text.getvalue()
     assert heard.text.getvalue().count("outputs of the teacher are not kept: 4 views") == len(SEEDS)

@@ -40,12 +40,12 @@ def answering() -> JointTeachers:
 
 
 def exact(module: JointTeachers, images: Tensor) -> list[Tensor]:
-    """Return the answers one by one, without `Answering`."""
+    """Return the answers one by one, without `JointTeachers`."""
     answers = []
     module.eval()
     with torch.no_grad():
         for signal, part in zip(module.signals, module.modules_of, strict=True):
-            outputs = network(module, module.asked.index(signal.teacher)).outputs(images)
+            outputs = network(module, module.places.index(signal.teacher)).outputs(images)
             answers.append(part(outputs.logits if signal.tap is None else outputs.features[signal.tap]))
     module.train()
     return answers
