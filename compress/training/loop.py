@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +27,6 @@ from compress.records import Accuracy, Epoch
 from compress.teachers.provider import TeacherOutputs
 from compress.training import checkpoint, evaluate
 from compress.training.optimizer import build_average, build_optimizer, compute_learning_rate, use_averaged_weights
-
-R = TypeVar("R")
 
 LOOK_EVERY = 10
 """Steps between looks at the loss on a GPU; a loss that is not finite stays so."""
@@ -49,7 +49,7 @@ class Paused(Exception):
 
 
 class Fit(NamedTuple):
-    """What training gave; the selected weights are in the method's product."""
+    """Result of training; the selected weights are in the method's product."""
 
     epochs: tuple[Epoch, ...]
     best_epoch: int
@@ -85,8 +85,8 @@ def fit(
         stopped: Asked after every step; true saves the state and ends.
         events: Where progress goes.
         description: What people read beside the progress.
-        teachers: Gives the answers of frozen teachers; without it they are run at every step.
-        validating: The same for the held-out images, where validation asks teachers.
+        teachers: Gives the outputs of frozen teachers; without it they are run at every step.
+        validating: The same for the held-out images, where validation reads outputs of teachers.
         forward: Runs the student in training steps; without it the student itself does.
         until: Epochs after which to pause; `None` trains to the end.
 
@@ -136,20 +136,11 @@ class _Run:
     ) -> None:
         self.method, self.train, self.validation, self.settings = method, train, validation, settings
         self.events, self.path, self.title, self.stopped = events, state, title, stopped
-        self.teachers, self.validating, self.saved = teachers, validating, time.monotonic()
-        self.forward = forward
-        self.steps = len(train)
-        self.phases = method.phases()
+        self.teachers, self.validating, self.forward = teachers, validating, forward
+        self.steps, self.saved = len(train), time.monotonic()
         freeze_all_but(method, trained_parameters(method))
-        self.optimizers = {name: build_optimizer(group, settings) for name, group in self.phases.items()}
-        self.autocast = DTYPES[settings.precision]
-        self.device = next(method.product().parameters()).device
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        self.average = build_average(method.product(), settings.ema_decay)
-        self.epoch, self.step, self.seconds = 0, 0, 0.0
-        self.waiting, self.teaching = 0.0, 0.0
-        self.sums: dict[str, Tensor] = {}
-        self.observed: dict[str, Tensor] = {}
+        self.updates = _Updates(method, settings)
+        self.epoch, self.step, self.sums = 0, 0, _Sums()
         self.history: list[Epoch] = []
         self.best: dict[str, Any] = {}
 
@@ -183,53 +174,48 @@ class _Run:
             self.saved = time.monotonic()
 
     def batches(self) -> Iterator[tuple[Batch, Signals | None]]:
-        """Yield the rest of the epoch's batches with what frozen teachers say of them, and count the time of both."""
-        self._taught(lambda teachers: teachers.prepare_epoch(self.epoch, self.stopped))
+        """Yield the rest of the epoch's batches with the outputs of frozen teachers for them, and count the time of both."""
+        begun = time.perf_counter()
+        if self.teachers is not None:
+            self.teachers.prepare_epoch(self.epoch, self.stopped)
+            self.sums.teacher_seconds += time.perf_counter() - begun
         begun = time.perf_counter()
         for batch in self.train.epoch(self.epoch, self.step):
-            self.waiting += time.perf_counter() - begun
-            yield batch, self._taught(lambda teachers, batch=batch: teachers.get_signals(batch))  # type: ignore[misc]
+            self.sums.waiting_seconds += time.perf_counter() - begun
+            yield batch, self._get_signals(batch)
             begun = time.perf_counter()
 
-    def _taught(self, ask: Callable[[TeacherOutputs], R]) -> R | None:
+    def _get_signals(self, batch: Batch) -> Signals | None:
         if self.teachers is None:
             return None
         begun = time.perf_counter()
-        answer = ask(self.teachers)
-        self.teaching += time.perf_counter() - begun
-        return answer
+        signals = self.teachers.get_signals(batch)
+        self.sums.teacher_seconds += time.perf_counter() - begun
+        return signals
 
-    def advance(self, batch: Batch, targets: Signals | None, task: Task) -> None:
-        """Do one step: all phases, in order, each with a fresh forward pass."""
-        begun = time.perf_counter()
-        rate = compute_learning_rate(self.settings, self.done, self.steps)
-        for phase, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with train_only(self.phases, phase):
-                step = self.method.step(batch, phase=phase, autocast=self.autocast, signals=targets, forward=self.forward)
+    def advance(self, batch: Batch, signals: Signals | None, task: Task) -> None:
+        """Do one step: all phases, in order, each with a fresh forward pass.
+
+        Raises:
+            CompressError: A loss is not finite.
+        """
+        begun, updates = time.perf_counter(), self.updates
+        updates.set_learning_rate(compute_learning_rate(self.settings, self.done, self.steps))
+        for phase in updates.phases:
+            with train_only(updates.phases, phase):
+                step = self.method.step(batch, phase=phase, autocast=updates.autocast, signals=signals, forward=self.forward)
                 terms = self.method(step)
-                self._descend(terms, optimizer, phase)
-            self._count(terms, step.observed, phase)
-        if self.average is not None:
-            self.average.update_parameters(self.method.product())
+                total = torch.stack([value.float() for value in terms.values()]).sum()
+                if updates.device.type == "cpu" or self.step % LOOK_EVERY == 0:  # looking waits for a GPU to have finished
+                    self._refuse_infinite(total, terms, phase)
+                updates.update(total, phase)
+            self.sums.add(terms, step.observed, prefix=f"{phase}." if len(updates.phases) > 1 else "")
+        updates.update_average()
         self.step += 1
-        self.seconds += time.perf_counter() - begun
+        self.sums.seconds += time.perf_counter() - begun
         if self.done % LOOK_EVERY == 0:
-            task.advance(0, note=f"loss {float(self.sums['total']) / self.step:.3f}")
+            task.advance(0, note=f"loss {float(self.sums.losses['total']) / self.step:.3f}")
         task.advance()
-
-    def _descend(self, terms: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, phase: str) -> None:
-        total = torch.stack([value.float() for value in terms.values()]).sum()
-        if self.device.type == "cpu" or self.step % LOOK_EVERY == 0:  # looking waits for a GPU to have finished
-            self._refuse_infinite(total, terms, phase)
-        optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
-        if self.settings.max_gradient_norm is not None:
-            self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.phases[phase], self.settings.max_gradient_norm)
-        self.scaler.step(optimizer)
-        self.scaler.update()
 
     def _refuse_infinite(self, total: Tensor, terms: Mapping[str, Tensor], phase: str) -> None:
         if math.isfinite(float(total.detach())):
@@ -237,49 +223,53 @@ class _Run:
         bad = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in terms.items() if not torch.isfinite(value))
         where = f"epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}, phase {phase!r}"
         first = self.epoch == self.step == 0  # nothing was learnt yet, so it may be what goes in
-        remedy = "look for what is not finite in the images or in the teacher's answers; else lower train.lr"
+        remedy = "look for what is not finite in the images or in the teacher's outputs; else lower train.lr"
         raise CompressError(
             f"training stopped at {where}: {bad or 'the sum of losses'} is not finite; {remedy if first else 'lower train.lr'}"
         )
 
-    def _count(self, terms: Mapping[str, Tensor], observed: Mapping[str, Tensor], phase: str) -> None:
-        prefix = f"{phase}." if len(self.phases) > 1 else ""
-        named = {f"{prefix}{name}": value.detach().double() for name, value in terms.items()}
-        named["total"] = torch.stack(list(named.values())).sum()
-        _add(self.sums, named)
-        _add(self.observed, {f"{prefix}{name}": value.double() for name, value in observed.items()})
-
     def end_epoch(self) -> None:
-        """Validate, remember the epoch if it is to be kept, and begin the next."""
+        """Validate, remember the epoch if it is to be kept, and begin the next.
+
+        Raises:
+            CompressError: A loss is not finite.
+        """
         begun = time.perf_counter()
-        with use_averaged_weights(self.method.product(), self.average):
-            scores = self.method.choose(self._validated())
+        with self.updates.use_average():
+            scores = self.method.choose(self._validate())
             top1 = sum(score.top1_percent for score in scores.values()) / len(scores)
             if not self.best or self.settings.select == "last" or top1 > self.best["top1"]:
-                weights = {name: value.detach().clone() for name, value in self.method.product().state_dict().items()}
-                best = {name: score.model_dump_json() for name, score in scores.items()}
-                self.best = {"top1": top1, "epoch": self.epoch + 1, "weights": weights, "scores": best}
-        means = {name: float(value) / self.steps for name, value in self.sums.items()}
+                self._keep_as_best(top1, scores)
+        means = {name: float(value) / self.steps for name, value in self.sums.losses.items()}
         if not math.isfinite(means["total"]):
             bad = ", ".join(name for name, mean in means.items() if not math.isfinite(mean) and name != "total")
             raise CompressError(f"training stopped after epoch {self.epoch + 1}: {bad} is not finite; lower train.lr")
+        self._record_epoch(means, top1, time.perf_counter() - begun)
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, _Sums()
+
+    def _keep_as_best(self, top1: float, scores: Mapping[str, Accuracy]) -> None:
+        weights = {name: value.detach().clone() for name, value in self.method.product().state_dict().items()}
+        best = {name: score.model_dump_json() for name, score in scores.items()}
+        self.best = {"top1": top1, "epoch": self.epoch + 1, "weights": weights, "scores": best}
+
+    def _record_epoch(self, losses: dict[str, float], top1: float, validation_seconds: float) -> None:
+        """Add the epoch that ends to the history, and tell programs of it."""
+        sums = self.sums
         record = Epoch(
             stage=self.title,
             epoch=self.epoch + 1,
             lr=compute_learning_rate(self.settings, self.done - 1, self.steps),
-            losses=means,
-            observed={name: float(value) / self.steps for name, value in self.observed.items()},
+            losses=losses,
+            observed={name: float(value) / self.steps for name, value in sums.observed.items()},
             validation_top1_percent=top1,
-            seconds=self.seconds + self.waiting + self.teaching + time.perf_counter() - begun,
-            waiting_seconds=self.waiting,
-            teacher_seconds=self.teaching,
+            seconds=sums.seconds + sums.waiting_seconds + sums.teacher_seconds + validation_seconds,
+            waiting_seconds=sums.waiting_seconds,
+            teacher_seconds=sums.teacher_seconds,
         )
         self.history.append(record)
         self.events.emit("epoch", **record.model_dump())
-        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
-        self.waiting, self.teaching, self.sums, self.observed = 0.0, 0.0, {}, {}
 
-    def _validated(self) -> dict[str, Accuracy]:
+    def _validate(self) -> dict[str, Accuracy]:
         if self.validating is None:
             return evaluate.validate(self.method, self.validation)
         self.validating.prepare_epoch(0, self.stopped)
@@ -293,7 +283,7 @@ class _Run:
         return Fit(tuple(self.history), self.best["epoch"], scores)
 
     def save(self, *, paused: bool = False) -> None:
-        """Write the state, whole or not at all; of one that was paused nobody needs to be told that it goes on."""
+        """Save the training state atomically. If `paused`, resuming it is not logged."""
         if self.path is None:
             return
         checkpoint.save_state(
@@ -302,19 +292,13 @@ class _Run:
                 "paused": paused,
                 "epoch": self.epoch,
                 "step": self.step,
-                "seconds": self.seconds,
-                "waiting": self.waiting,
-                "teaching": self.teaching,
-                "sums": self.sums,
-                "observed": self.observed,
+                "sums": vars(self.sums),
                 "history": [record.model_dump_json() for record in self.history],
                 "best": self.best,
                 "moving": find_moving_tensors(self.method),
-                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-                "scaler": self.scaler.state_dict(),
-                "average": None if self.average is None else self.average.state_dict(),
+                "updates": self.updates.get_state(),
                 "random": torch.get_rng_state(),
-                "cuda_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+                "cuda_random": torch.cuda.get_rng_state_all() if self.updates.device.type == "cuda" else [],
                 "teachers": [each and each.get_state() for each in (self.teachers, self.validating)],
             },
         )
@@ -324,18 +308,12 @@ class _Run:
         saved = checkpoint.load_state(self.path) if self.path is not None else None
         if saved is None:
             return
-        self.epoch, self.step = saved["epoch"], saved["step"]
-        self.seconds, self.waiting, self.teaching = saved["seconds"], saved["waiting"], saved["teaching"]
-        self.sums, self.observed, self.best = saved["sums"], saved["observed"], saved["best"]
-        self.history = [Epoch.model_validate_json(text) for text in saved["history"]]
+        self.epoch, self.step, self.sums = saved["epoch"], saved["step"], _Sums(**saved["sums"])
+        self.best, self.history = saved["best"], [Epoch.model_validate_json(text) for text in saved["history"]]
         with torch.no_grad():
             for name, tensor in find_moving_tensors(self.method).items():
                 tensor.copy_(saved["moving"][name])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(saved["optimizers"][name])
-        self.scaler.load_state_dict(saved["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(saved["average"])
+        self.updates.resume(saved["updates"])
         torch.set_rng_state(saved["random"])
         if saved["cuda_random"]:
             torch.cuda.set_rng_state_all(saved["cuda_random"])
@@ -345,6 +323,80 @@ class _Run:
         if not saved["paused"]:
             self.events.emit("resumed", stage=self.title, epoch=self.epoch + 1, step=self.step)
             self.events.say(f"{self.title}: continues in epoch {self.epoch + 1}, step {self.step + 1}")
+
+
+@dataclass
+class _Sums:
+    """Sums over the steps of one epoch."""
+
+    seconds: float = 0.0
+    """Of the steps themselves."""
+    waiting_seconds: float = 0.0
+    teacher_seconds: float = 0.0
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    observed: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, terms: Mapping[str, Tensor], observed: Mapping[str, Tensor], *, prefix: str) -> None:
+        """Add the loss terms of one phase of a step, and what it observed, each a single number."""
+        named = {f"{prefix}{name}": value.detach().double() for name, value in terms.items()}
+        named["total"] = torch.stack(list(named.values())).sum()
+        _add(self.losses, named)
+        _add(self.observed, {f"{prefix}{name}": value.double() for name, value in observed.items()})
+
+
+class _Updates:
+    """Everything that moves the weights of a stage: an optimizer for each phase, the gradient scaler, the moving average."""
+
+    def __init__(self, method: Method, settings: TrainSection) -> None:
+        self._product, self._max_gradient_norm = method.product(), settings.max_gradient_norm
+        self.phases = method.phases()
+        self.optimizers = {name: build_optimizer(group, settings) for name, group in self.phases.items()}
+        self.autocast = DTYPES[settings.precision]
+        self.device = next(self._product.parameters()).device
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self._average = build_average(self._product, settings.ema_decay)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Let all phases use a learning rate."""
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def update(self, total: Tensor, phase: str) -> None:
+        """Change the parameters of a phase by the gradient of a loss []."""
+        optimizer = self.optimizers[phase]
+        optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(total).backward()
+        if self._max_gradient_norm is not None:
+            self._scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.phases[phase], self._max_gradient_norm)
+        self._scaler.step(optimizer)
+        self._scaler.update()
+
+    def update_average(self) -> None:
+        """Let the average follow the weights, if one is kept."""
+        if self._average is not None:
+            self._average.update_parameters(self._product)
+
+    def use_average(self) -> AbstractContextManager[None]:
+        """Let the product hold the averaged weights for a while, if an average is kept."""
+        return use_averaged_weights(self._product, self._average)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what `resume` needs."""
+        return {
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "scaler": self._scaler.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `get_state` returned."""
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self._scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
 
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:

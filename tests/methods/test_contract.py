@@ -81,8 +81,8 @@ def test_the_optimizer_holds_exactly_what_the_phase_lists(method: Method) -> Non
             state=None,
             title="",
         )
-        assert list(run.optimizers) == list(phases)
-        for name, optimizer in run.optimizers.items():
+        assert list(run.updates.optimizers) == list(phases)
+        for name, optimizer in run.updates.optimizers.items():
             held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
             assert held == [id(parameter) for parameter in phases[name]]
         required = {id(parameter) for parameter in stage.parameters() if parameter.requires_grad}
