@@ -81,6 +81,7 @@ def test_a_graph_belongs_to_its_caller() -> None:
         assert options.convert(network, EXAMPLE).SerializeToString(deterministic=True) == kept
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_outside() -> None:
     """Without the context each export translates, and two networks never share a graph within it."""
     one, two = Small().eval(), Small().eval()

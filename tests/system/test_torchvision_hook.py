@@ -34,6 +34,7 @@ print([type(finder) for finder in sys.meta_path].count(_torchvision._Finder), {"
     assert run(script, path=tmp_path) == "1 set()\n"
 
 
+@pytest.mark.slow
 @cpu_only
 def test_models_and_transforms_work(tmp_path):
     """The import succeeds; a network, transforms v2 and the region-of-interest fallback run."""
@@ -48,6 +49,7 @@ print(torchvision.extension._has_ops(), torchvision.ops.roi_align.__globals__["_
     assert run(script, path=tmp_path) == "True False\n"
 
 
+@pytest.mark.slow
 @cpu_only
 def test_nms_keeps_what_brute_force_keeps(tmp_path):
     """Indices equal those of the definition in plain Python: random boxes, equal scores, equal boxes, empty boxes, none."""
@@ -82,6 +84,7 @@ print(suppressed > 100)
     assert run(script, path=tmp_path) == "True\n"
 
 
+@pytest.mark.slow
 @cpu_only
 def test_a_spawned_worker_has_the_hook(tmp_path):
     """A fresh worker that unpickles a data set of a module that imports us can use torchvision in it."""
