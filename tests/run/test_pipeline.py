@@ -396,6 +396,10 @@ def test_a_file_for_one_image_at_a_time_is_proved_timed_and_verified(run: Run, r
     assert [gate.status for gate in gates.values()] == ["passed"]
 
 
+LONG_SECONDS = 300
+"""What takes ten seconds of two idle cores is through by then on the busiest machine."""
+
+
 def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "compress", "run", "recipe.yaml", "--runs", "runs", *(f"--set={each}" for each in arguments)],
@@ -419,7 +423,7 @@ def undisturbed(tiny_recipe: str, tmp_path_factory: pytest.TempPathFactory) -> b
     folder = tmp_path_factory.mktemp("whole")
     (folder / "recipe.yaml").write_text(tiny_recipe)
     process = command(folder, *LONG)
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=LONG_SECONDS)
     assert process.returncode == 0, said
     assert "next: compress export runs/tiny --to openvino" in said  # nothing was exported, so there is nothing to predict with
     return (folder / "runs" / "tiny" / "student" / "weights.safetensors").read_bytes()
@@ -434,18 +438,18 @@ def test_a_run_that_is_killed_continues_and_ends_with_the_same_bytes(
     process = command(tmp_path, *LONG)
     _wait_for_epochs(tmp_path / "runs" / "tiny" / "events.jsonl", 6, process)
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=LONG_SECONDS)
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), said
     assert not (tmp_path / "runs" / "tiny" / "student").exists()
     process = command(tmp_path, *LONG)
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=LONG_SECONDS)
     assert process.returncode == 0, said
     assert "student: continues in epoch" in said
     assert (tmp_path / "runs" / "tiny" / "student" / "weights.safetensors").read_bytes() == undisturbed
 
 
 def _wait_for_epochs(path: Path, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LONG_SECONDS
     while time.monotonic() < deadline:
         lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []  # the last may be half-written
         if [event["stage"] for event in map(json.loads, lines) if event["event"] == "epoch"].count("student") >= count:
