@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ def draw_strip(values: Sequence[float]) -> Markup:
     canvas = Canvas.create(
         90, 18, label=f"medians of {len(values)} rounds, {min(values):.3g} to {max(values):.3g} ms", style="strip"
     )
-    middle = sorted(values)[len(values) // 2]
+    middle = statistics.median(values)
     up, across = Scale(0.75 * middle, 1.25 * middle, 17, 1), Scale(0, max(1, len(values) - 1), 1, 89)
     canvas.path([(1, up(middle)), (89, up(middle))], "grid")
     canvas.path([(across(index), up.clamp(value)) for index, value in enumerate(values)], "line")

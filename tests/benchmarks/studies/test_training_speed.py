@@ -10,12 +10,15 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -284,9 +287,9 @@ def test_tensors_are_normalised(workshop: Workshop) -> None:
 
 def bounds(*gflop_per_s: float) -> Roofline:
     """Return a machine with such an sgemm in each round, a student of 1 and a teacher of 2 GFLOP for each image."""
-    count_cost = Cost(step_flop=int(1e9), teacher_flop=int(2e9), step_bytes=1)
-    measure_rates = {"sgemm": tuple(1e9 * each for each in gflop_per_s), "copy": (1.0,) * len(gflop_per_s)}
-    return compute_roofline(count_cost, measure_rates, images=1)
+    cost = Cost(step_flop=int(1e9), teacher_flop=int(2e9), step_bytes=1)
+    rates = {"sgemm": tuple(1e9 * each for each in gflop_per_s), "copy": (1.0,) * len(gflop_per_s)}
+    return compute_roofline(cost, rates, images=1)
 
 
 def spoken(**rounds: list[float]) -> dict[str, Speed]:
@@ -576,3 +579,24 @@ def test_an_absent_gpu_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["--device", "cuda"])
     assert result.exit_code == CompressError("").exit_code
     assert "torch sees no CUDA device" in result.output
+
+
+@given(st.lists(st.floats(1, 1e4), min_size=5, max_size=15), st.randoms(use_true_random=False))
+def test_every_interval_holds_its_figure(rounds: list[float], random: Random) -> None:
+    """Rate, ratio and memory come from the same estimator as the interval beside them."""
+    other = random.sample(rounds, len(rounds))
+    plain, cached = summarise_speed("plain", other, {}), summarise_speed("kd, cached", rounds, {})
+    for found in (plain, cached):
+        assert found.images_per_s is not None
+        assert found.ci95 is not None
+        assert found.ci95[0] <= found.images_per_s <= found.ci95[1]
+    ratio = compare(
+        Wanted("kd, cached", "plain"), {"plain": plain, "kd, cached": cached}, TINY, bounds(*[1e3] * len(rounds))
+    ).ratio
+    assert ratio is not None
+    assert ratio.ci95[0] <= ratio.speedup <= ratio.ci95[1]
+    peaks, plains = ([Peak(round(1e6 * each), 0) for each in values] for values in (rounds, other))
+    memory = summarise_memory("kd, cached", peaks, plains)
+    assert memory.ci95 is not None
+    assert memory.times_plain is not None
+    assert memory.ci95[0] <= memory.times_plain <= memory.ci95[1]
