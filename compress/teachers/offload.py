@@ -1,8 +1,9 @@
-"""Weights that nobody reads for a while, in a file instead of in memory.
+"""Move weights that are not read for a while from memory to files.
 
-A teacher whose answers are all kept is not run again, and would hold its memory for the rest of the training. Its tensors are
-given a mapping of a file with their bytes: they stay what they are, whoever reads them reads the file, and what nobody reads
-takes no memory.
+A teacher whose outputs are all stored is not run again, and would hold its memory for the rest of the training. Its tensors are
+given a mapping of a file with their bytes: they keep their values, whoever reads them reads the file, and what
+nobody reads takes no memory. To drop and reload the weights instead, one would have to know the file of every tensor (a user's
+checkpoint, a stage of the cache, a head that a stage before has trained), and glibc would keep the freed blocks all the same.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LARGE = 1 << 16
 
 
 def offload_weights(modules: Iterable[nn.Module], folder: Path) -> None:
-    """Let the large frozen tensors of some modules lie in files, which have no names and go when the tensors do.
+    """Move the large frozen tensors of some modules to files, which have no names and are deleted with the tensors.
 
     On systems where a file cannot lose its name while it is open nothing happens.
 

@@ -1,8 +1,8 @@
-"""What runs a network that is being trained: torch as it is, or compiled by its inductor, on a GPU with CUDA graphs too.
+"""Run a network that is being trained: eager torch, or compiled by torch's inductor, on a GPU with CUDA graphs too.
 
 `engine` in the recipe's `train` names it; `auto` times each for a few steps and takes the fastest whose gradients are those of
-eager torch. The network itself stays as it is: what is compiled is a copy of its structure around its very tensors, with hooks
-at its taps that stay, since the compiler sees no others. Each size of batch is compiled anew; validation runs eager torch.
+eager torch. The network itself stays as it is: a copy of its structure around its very tensors is compiled, with hooks at its
+taps that stay, since the compiler sees no others. Each size of batch is compiled anew; validation runs eager torch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SLACK = 1.5
 
 
 class StudentEngine(NamedTuple):
-    """What runs the network of a stage."""
+    """How the network of a stage is run in training steps."""
 
     forward: Forward | None = None
     """From images to logits and maps; `None` is the network itself."""
@@ -65,7 +65,7 @@ def choose_engine(
     events: Events,
     decision: Path | None = None,
 ) -> StudentEngine:
-    """Return what runs the network that a stage trains.
+    """Choose how the network that a stage trains is run.
 
     Args:
         method: The stage, on its device; it ends as it was.
@@ -89,13 +89,13 @@ def choose_engine(
     tried = read_trials(decision, events) if decision is not None else ()
     if not tried:
         with _hold_as_trained(method):
-            tried = trial.all(steps) if engine == "auto" else (trial.one(engine),)
+            tried = trial.try_all(steps) if engine == "auto" else (trial.try_one(engine),)
         if decision is not None:
             records.save(decision, EngineTrials(trials=tried))
     chosen = tried[0].engine
     if chosen == "eager":
         return StudentEngine(trials=tried if len(tried) > 1 else ())
-    return StudentEngine(trial.forward(chosen), chosen, tried)
+    return StudentEngine(trial.get_forward(chosen), chosen, tried)
 
 
 def require_engine(engine: str, device: torch.device, *, field: str = "train.engine") -> None:
@@ -155,7 +155,7 @@ class _Compiled:
         for own, ours in zip(self._network.modules(), self._copy.network.modules(), strict=True):
             ours.training = own.training
         if self._graphs:
-            torch.compiler.cudagraph_mark_step_begin()  # the answers of the step before may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()  # the outputs of the step before may be overwritten
         with _explain_compile_errors():
             logits, *maps = self._run(images)
         self._refuse_apart()
@@ -163,7 +163,7 @@ class _Compiled:
 
         def read(place: int) -> Tensor:
             if place not in found:
-                raise CompressError(f"train.engine: tap {place} was not read when the method was looked at; use eager")
+                raise CompressError(f"train.engine: tap {place} was not read in the dry step; use eager")
             return found[place]
 
         return Outputs(logits, LazyFeatures(len(self._network.taps), read))
@@ -223,29 +223,29 @@ class _Trial:
         self._autocast, self._events, self._device = autocast, events, batch.images.device
         self._built: dict[str, Forward] = {}
 
-    def forward(self, engine: str) -> Forward:
+    def get_forward(self, engine: str) -> Forward:
         """Return the network as an engine runs it, as it was tried where it was."""
         if engine not in self._built:
             self._built[engine] = compile_network(engine, self._network, self._taps, self._device)
         return self._built[engine]
 
-    def all(self, steps: int) -> tuple[EngineTrial, ...]:
+    def try_all(self, steps: int) -> tuple[EngineTrial, ...]:
         """Return what each engine of this device did, the one to take first."""
         eager = self._network.outputs
-        self._pass(eager)  # the first is slow
-        milliseconds = self._milliseconds(eager)
+        self._run_pass(eager)  # the first is slow
+        milliseconds = self._time_pass_ms(eager)
         if milliseconds * steps < 1000 * WORTH_A_TRIAL_SECONDS:
             self._events.say(f"training: {milliseconds * steps / 1000:.0f} s of eager steps are not worth a trial of engines")
             return (EngineTrial(engine="eager", ms_per_batch=milliseconds, relative_difference=0.0),)  # which nobody compares
         forwards: dict[str, Forward] = {"eager": eager}
         for name in ("compile", *(["cuda_graphs"] if self._device.type == "cuda" else [])):
             try:
-                self._pass(self.forward(name))
-                forwards[name] = self.forward(name)
+                self._run_pass(self.get_forward(name))
+                forwards[name] = self.get_forward(name)
             except (CompressError, torch.OutOfMemoryError) as error:
                 self._leave_out(name, str(error))
-        times = self._times(forwards)
-        tried = [self._compared(name, forward, statistics.median(times[name])) for name, forward in forwards.items()]
+        times = self._time_rounds(forwards)
+        tried = [self._compare_gradients(name, forward, statistics.median(times[name])) for name, forward in forwards.items()]
         found = [trial for trial in tried if math.isfinite(trial.relative_difference)]
         for trial in tried:
             if trial not in found:
@@ -259,17 +259,17 @@ class _Trial:
         self._built.pop(engine, None)
         self._events.say(f"training: engine {engine} is left out: {why.removesuffix('; use eager')}")
 
-    def one(self, engine: str) -> EngineTrial:
+    def try_one(self, engine: str) -> EngineTrial:
         """Return what the engine that the recipe names does.
 
         Raises:
             CompressError: It cannot run, or its gradients are too far from those of eager torch.
         """
-        forward = self.forward(engine)
+        forward = self.get_forward(engine)
         self._events.say(f"training: {engine} compiles, which takes a minute or more")
-        self._pass(forward)
-        found = self._compared(engine, forward, self._milliseconds(forward))
-        allowed = _compute_allowed_difference(self._compared("eager", self._network.outputs, 0.0))
+        self._run_pass(forward)
+        found = self._compare_gradients(engine, forward, self._time_pass_ms(forward))
+        allowed = _compute_allowed_difference(self._compare_gradients("eager", self._network.outputs, 0.0))
         if not found.relative_difference <= allowed:
             raise CompressError(
                 f"train.engine: the gradients of {engine} differ from those of eager float32 by "
@@ -277,35 +277,35 @@ class _Trial:
             )
         return found
 
-    def _times(self, forwards: Mapping[str, Forward]) -> dict[str, list[float]]:
+    def _time_rounds(self, forwards: Mapping[str, Forward]) -> dict[str, list[float]]:
         times: dict[str, list[float]] = {name: [] for name in forwards}
         for _ in range(ROUNDS):
             for name, forward in forwards.items():
-                times[name].append(self._milliseconds(forward))
+                times[name].append(self._time_pass_ms(forward))
         return times
 
-    def _milliseconds(self, forward: Forward) -> float:
+    def _time_pass_ms(self, forward: Forward) -> float:
         begun = time.perf_counter()
-        self._pass(forward)
+        self._run_pass(forward)
         return 1000 * (time.perf_counter() - begun)
 
-    def _compared(self, name: str, forward: Forward, milliseconds: float) -> EngineTrial:
+    def _compare_gradients(self, name: str, forward: Forward, milliseconds: float) -> EngineTrial:
         """Return a trial; its difference is infinite where a gradient is not finite.
 
         Raises:
             CompressError: A gradient of eager torch is not finite, so that there is nothing to compare with.
         """
-        ours, exact = self._pass(forward), self._gradients(self._network.outputs, None)
+        ours, exact = self._run_pass(forward), self._compute_gradients(self._network.outputs, None)
         relative = (ours - exact).square().mean().sqrt() / exact.square().mean().sqrt().clamp(min=1e-12)
         difference = float(relative.nan_to_num(torch.inf))
         if name == "eager" and math.isinf(difference):
             raise CompressError("train.engine: the first gradients of eager torch are not finite; use eager, or precision fp32")
         return EngineTrial(engine=name, ms_per_batch=milliseconds, relative_difference=difference)
 
-    def _pass(self, forward: Forward) -> Tensor:
-        return self._gradients(forward, self._autocast)
+    def _run_pass(self, forward: Forward) -> Tensor:
+        return self._compute_gradients(forward, self._autocast)
 
-    def _gradients(self, forward: Forward, autocast: torch.dtype | None) -> Tensor:
+    def _compute_gradients(self, forward: Forward, autocast: torch.dtype | None) -> Tensor:
         """Return the gradients of one step as a vector, once the device is done; statistics and generators end as they were."""
         kept = [buffer.clone() for buffer in self._network.buffers()]
         devices = [self._device] if self._device.type == "cuda" else []

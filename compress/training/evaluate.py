@@ -1,4 +1,4 @@
-"""Metrics of any predictor on any split."""
+"""Evaluate a network or a stage on the images of a split."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def collect_labels(batches: Batches) -> NDArray[np.int64]:
 
 
 def validate(
-    method: Method, batches: Batches, answers: Callable[[Batch], Signals | None] = lambda _batch: None
+    method: Method, batches: Batches, get_signals: Callable[[Batch], Signals | None] = lambda _batch: None
 ) -> dict[str, Accuracy]:
-    """Return the accuracy of everybody whose predictions the method validates, in evaluation mode; modes are restored.
+    """Return the accuracy of each network or head that the method validates, in evaluation mode; modes are restored.
 
     Args:
         method: The stage.
         batches: Held-out images, whole and in order.
-        answers: What frozen teachers say of a batch; what it does not give is computed.
+        get_signals: Returns outputs of frozen teachers for a batch; those that it does not give are computed.
     """
     hits: dict[str, int] = {}
     samples = 0
     with evaluating(method):
         for batch in batches.epoch(0):
             samples += len(batch.labels)
-            for name, given in method.predictions(method.step(batch, signals=answers(batch))).items():
+            for name, given in method.predictions(method.step(batch, signals=get_signals(batch))).items():
                 hits[name] = hits.get(name, 0) + int((given.argmax(dim=1) == batch.labels).sum())
     return {name: Accuracy.from_hits(count, samples) for name, count in hits.items()}

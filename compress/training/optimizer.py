@@ -1,4 +1,4 @@
-"""How weights are moved: the optimiser, its learning rate over the steps, and the moving average of what it gives."""
+"""Optimizer, learning-rate schedule, and moving average of the weights."""
 
 from __future__ import annotations
 

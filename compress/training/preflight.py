@@ -47,12 +47,12 @@ def check_structure(method: Method, batch: Batch) -> None:
                 value.copy_(before[name])
 
 
-def check_teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes: Sequence[str]) -> Accuracy:
+def check_teacher(name: str, logits: Logits, labels: NDArray[np.int64], classes: Sequence[str]) -> Accuracy:
     """Return a teacher's accuracy on the validation split, if it can be a teacher.
 
     Args:
         name: What the recipe calls it, for messages.
-        answers: Its logits, [N, K].
+        logits: Its logits, [N, K].
         labels: The labels, [N].
         classes: Names in label order.
 
@@ -60,11 +60,11 @@ def check_teacher(name: str, answers: Logits, labels: NDArray[np.int64], classes
         CompressError: It is not clearly better than always answering the commonest class, gives numbers that are not finite,
             has another number of classes, or knows the classes in another order.
     """
-    if answers.shape[1] != len(classes):
-        raise CompressError(f"{name}: gives {answers.shape[1]} classes and the data has {len(classes)}; use a matching teacher")
-    if not np.isfinite(answers).all():
+    if logits.shape[1] != len(classes):
+        raise CompressError(f"{name}: gives {logits.shape[1]} classes and the data has {len(classes)}; use a matching teacher")
+    if not np.isfinite(logits).all():
         raise CompressError(f"{name}: gives numbers that are not finite on the validation split; check its weights")
-    predicted = answers.argmax(axis=1)
+    predicted = logits.argmax(axis=1)
     found = Accuracy.from_hits(int((predicted == labels).sum()), len(labels))
     order = _find_best_order(predicted[::2], labels[::2], len(classes))  # fitted on one half, judged on the other
     renamed = 100 * float((order[predicted[1::2]] == labels[1::2]).mean())
@@ -93,15 +93,15 @@ def _find_best_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], cl
     return order
 
 
-def describe_guessing(name: str, answers: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
+def describe_guessing(name: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
     """Return that a network knows no more than the commonest class, or nothing.
 
     Args:
         name: The network in messages.
-        answers: Its logits, [N, K].
+        logits: Its logits, [N, K].
         labels: The labels, [N].
     """
-    found = Accuracy.from_hits(int((answers.argmax(axis=1) == labels).sum()), len(labels))
+    found = Accuracy.from_hits(int((logits.argmax(axis=1) == labels).sum()), len(labels))
     why = _compare_with_chance(name, found, labels)
     return f"{why}; train it longer or with another train.lr" if why else ""
 

@@ -297,7 +297,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return compiled if isinstance(forward, Pretended) else eager
 
         monkeypatch.setattr("compress.training.compile.compile_network", lambda _engine, own, _taps, _device: Pretended(own))
-        monkeypatch.setattr(_Trial, "_milliseconds", milliseconds)
+        monkeypatch.setattr(_Trial, "_time_pass_ms", milliseconds)
 
     return pretend
 
