@@ -198,7 +198,8 @@ def describe_protocol(report: Report) -> Iterator[str]:
         yield f"top-1 on {' and '.join(map(str, samples))} test images, Wilson 95 % interval"
     timed = [variant.latency_ms for variant in report.variants if variant.latency_ms]
     for count, batch in sorted({(latency.threads, latency.batch_size) for latency in timed}):
-        yield f"latency: median per call, {counted(count, 'thread')}, batch {batch}, bootstrap 95 % interval"
+        threads = counted(count, "thread")
+        yield f"latency: median over rounds of the median call, {threads}, batch {batch}, bootstrap 95 % interval"
 
 
 def _is_teacher(variant: Variant) -> bool:
