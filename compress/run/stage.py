@@ -195,7 +195,7 @@ def _is_cached(run: Run, name: str, key: str) -> bool:
 
 
 def _may_use_teachers(method: Method) -> bool:
-    """Return whether a stage may ask a frozen teacher, so that how its answers are computed and kept can change the result."""
+    """Return whether a stage may read outputs of a frozen teacher, so that how they are computed can change its result."""
     return bool(method.teachers) and not isinstance(method, Supervised) and not method.moves_teacher
 
 
@@ -216,9 +216,9 @@ def label_stage(run: Run, name: str) -> str:
 
 def _describe(result: StageResult) -> str:
     if result.validation is not None:
-        taught, waited = _compute_share(result, "teacher_seconds"), _compute_share(result, "waiting_seconds")
-        times = f"{waited:.0%} of the time waiting for images" + (
-            f", {taught:.0%} for teachers" if result.teacher_outputs else ""
+        teachers, waiting = _compute_share(result, "teacher_seconds"), _compute_share(result, "waiting_seconds")
+        times = f"{waiting:.0%} of the time waiting for images" + (
+            f", {teachers:.0%} for teachers" if result.teacher_outputs else ""
         )
         return f"{percent(result.validation)} on validation, best epoch {result.best_epoch} of {len(result.epochs)}; {times}"
     return ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in result.members.items()) + " on validation"

@@ -162,7 +162,7 @@ def _list_refusals(runtime: Any) -> tuple[type[Exception], ...]:
 
 
 def list_engines(teachers: JointTeachers, images: Tensor, autocast: torch.dtype | None) -> Mapping[str, Callable[[], Engine]]:
-    """Return the engines that this device has, by the name that a recipe gives them, each built when it is called."""
+    """Return the engines that this device has for images [B, C, H, W], by their name in recipes; each is built when called."""
     known: dict[str, Callable[[], Engine]] = {
         "eager": lambda: build_eager(teachers, autocast),
         "channels_last": lambda: build_channels_last(teachers, autocast),
@@ -182,7 +182,7 @@ def list_engines(teachers: JointTeachers, images: Tensor, autocast: torch.dtype 
 
 
 def build_engine(name: str, teachers: JointTeachers, images: Tensor, autocast: torch.dtype | None) -> Engine:
-    """Return the engine of that name.
+    """Return the engine of that name, made for batches like `images` [B, C, H, W].
 
     Raises:
         CompressError: This device does not have it.
@@ -282,7 +282,8 @@ def compare_outputs(
 ) -> EngineTrial:
     """Return how an engine's outputs differ from those of eager float32, batch by batch and signal by signal.
 
-    The relative difference is infinite where an output is not finite.
+    Both are given as one tuple for each batch, with one tensor [B, ...] for each signal. The relative difference is infinite where
+    an output is not finite.
     """
     relative, largest, agreed, seen = 0.0, 0.0, 0, 0
     each = zip(teachers.signals, zip(*given, strict=True), zip(*reference, strict=True), strict=True)
@@ -309,7 +310,7 @@ def _copy(teachers: JointTeachers) -> JointTeachers:
 
 
 def time_batch_seconds(engine: Engine, images: Tensor) -> float:
-    """Return how long one batch takes, in seconds."""
+    """Return how long one batch [B, C, H, W] takes, in seconds."""
     begun = time.perf_counter()
     engine(images)
     if images.device.type == "cuda":

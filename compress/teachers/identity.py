@@ -17,7 +17,7 @@ from compress.system.files import sha256_of
 
 
 def hash_module(module: nn.Module) -> str:
-    """Return the sha256 over weights, structure, plain attributes and source of a module: equal only where its answers are."""
+    """Return the sha256 over weights, structure, plain attributes and source of a module: equal only where its outputs are."""
     total = hashlib.sha256(repr(module).encode())
     for name, part in module.named_modules():
         own = {key: value for key, value in vars(part).items() if key not in _EVERY_MODULE}

@@ -183,6 +183,11 @@ class _Writer:
         self._put(header.getvalue())
 
     def add(self, tensor: Tensor) -> None:
+        """Write the outputs for the next images, [B, ...].
+
+        Raises:
+            CompressError: They have another shape than those before, are not finite, or too large for half precision.
+        """
         exact = tensor.detach().float().cpu().numpy()
         if exact.shape[1:] != self._signal.shape[1:]:
             raise CompressError(
@@ -212,7 +217,11 @@ class _Writer:
         self._file.write(data)
 
     def close(self) -> tuple[str, float]:
-        """Return the checksum of the whole file, and the largest error of rounding."""
+        """Return the checksum of the whole file, and the largest error of rounding.
+
+        Raises:
+            CompressError: There were not as many outputs as images.
+        """
         self._file.close()
         if self._written != self._signal.shape[0]:
             raise CompressError(

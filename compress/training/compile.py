@@ -73,7 +73,7 @@ def choose_engine(
         engine: As the recipe's `train` has it.
         steps: Steps of the stage.
         autocast: The precision of the training.
-        events: Where it is said what was tried and left out.
+        events: Receives what was tried and left out.
         decision: File that keeps what was chosen, so that a stage that continues does not choose anew.
 
     Raises:
@@ -209,6 +209,7 @@ class _Tapped(nn.Module):
         self._seen[place] = output
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits [B, K] and the maps [B, c, h, w] of the taps, given images [B, C, H, W]."""
         logits: Tensor = self.network(images)
         return (logits, *(self._seen.pop(place) for place in self._taps))
 

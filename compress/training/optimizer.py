@@ -29,7 +29,7 @@ def compute_learning_rate(settings: TrainSection, step: int, steps_per_epoch: in
 
 
 def build_optimizer(parameters: list[Parameter], settings: TrainSection) -> torch.optim.Optimizer:
-    """Return the optimiser of some parameters, as the recipe asks for it."""
+    """Return the optimizer of some parameters, as the recipe asks for it."""
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=settings.fused)
     return torch.optim.SGD(
