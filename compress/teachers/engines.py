@@ -282,7 +282,7 @@ def compare_outputs(
 ) -> EngineTrial:
     """Return how an engine's outputs differ from those of eager float32, batch by batch and signal by signal.
 
-    Both are given as one tuple for each batch, with one tensor [B, ...] for each signal. The relative difference is infinite where
+    Both are one tuple for each batch, with a tensor [B, ...] for each signal. The relative difference is infinite where
     an output is not finite.
     """
     relative, largest, agreed, seen = 0.0, 0.0, 0, 0
