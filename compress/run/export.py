@@ -7,6 +7,7 @@ verified like any other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -20,11 +21,10 @@ from compress.errors import CompressError
 from compress.fingerprint import hash_plugin, hash_sources, make_key
 from compress.models import count_macs, count_parameters
 from compress.quantization.candidate import Unavailable
-from compress.quantization.ladder import describe_ladder
 from compress.recipe import ExportSection, canonical
 from compress.records import Document, Gate, StageResult, Variant
 from compress.run.context import Run, Trained
-from compress.run.int8 import collect_inputs, collect_key_parts, export_int8, time_candidates
+from compress.run.int8 import collect_inputs, collect_key_parts, export_int8
 from compress.run.verify import (
     HARNESS,
     SplitLogits,
@@ -74,6 +74,10 @@ class ExportedFile(NamedTuple):
     """Of the torch network that the file was made of; quantization-aware distillation makes it of another network."""
     adapted: tuple[StageResult, ...]
     """Stages that made that other network."""
+    candidates: Mapping[int, Path] = {}
+    """Files of the int8 search that are timed, by the number of their rung; see `Outcome.tried`."""
+    float32: Path | None = None
+    """The same network in float32, with which those are compared."""
 
 
 def describe_unexported(run: Run, trained: Trained, logits: SplitLogits, *, shipped: Trained) -> Variant:
@@ -134,10 +138,14 @@ def export_file(
     for part, sha256 in outcome.parts.items():
         if sha256_of(folder / part) != sha256:
             raise CompressError(f"{folder / part}: was changed after it was proved; delete {folder} and run again")
-    variant = _add_speedups(run, folder, outcome, exporter).model_copy(update={"seconds": outcome.seconds})
+    variant = outcome.variant.model_copy(update={"seconds": outcome.seconds})
     _report_verdict(run, variant, outcome.gate)
     own = _load_logits(folder / LOGITS) if outcome.adapted else logits
-    return ExportedFile(variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds, own, outcome.adapted)
+    return ExportedFile(
+        variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds, own, outcome.adapted,
+        candidates={number: folder / path for number, path in outcome.tried.items()},
+        float32=None if outcome.float32 is None else folder / outcome.float32,
+    )  # fmt: skip
 
 
 def _write(run: Run, trained: Trained, exporter: Exporter, logits: SplitLogits, path: Path) -> WrittenFile:
@@ -167,20 +175,6 @@ def _verify(run: Run, made: WrittenFile, section: ExportSection, name: str, *, f
     )  # fmt: skip
 
 
-def _add_speedups(run: Run, folder: Path, outcome: Outcome, exporter: Exporter) -> Variant:
-    """Return the row with the speed of the int8 files that were tried, against the same network in float32."""
-    variant = outcome.variant
-    if variant.ladder is None or outcome.float32 is None:
-        return variant
-    float32 = make_subject(f"{variant.network}-{variant.format}-fp32", folder / outcome.float32, exporter)
-    tried = {
-        number: make_subject(f"{variant.name}, rung {number}", folder / path, exporter)
-        for number, path in outcome.tried.items()
-    }
-    timed = time_candidates(run, variant.name, variant.ladder, float32, tried, source=hash_sources(*HARNESS))
-    return variant.model_copy(update={"ladder": timed})
-
-
 def _load_logits(path: Path) -> SplitLogits:
     with np.load(path, allow_pickle=False) as file:
         return SplitLogits(file["validation"], file["test"])
@@ -188,9 +182,5 @@ def _load_logits(path: Path) -> SplitLogits:
 
 def _report_verdict(run: Run, variant: Variant, gate: Gate) -> None:
     """Tell people and programs what became of a file."""
-    if variant.ladder is not None:
-        for line in describe_ladder(variant.name, variant.ladder):
-            run.events.say(line)
-        run.events.emit("ladder", file=variant.name, **variant.ladder.model_dump())
     run.events.say(f"{variant.name}: gate {'passed' if gate.status == 'passed' else f'FAILED: {gate.reason}'}")
     run.events.emit("gate", file=variant.name, **gate.model_dump())

@@ -280,9 +280,13 @@ def time_candidates(
     except Unstable as error:
         return ladder.model_copy(update={"note": " ".join(filter(None, [ladder.note, f"Not timed: {error}."]))})
     ratios = records.read(folder / SPEEDUPS, Speedups).ratios
+    return set_speedups(ladder, {number: ratios[each.name] for number, each in candidates.items()})
+
+
+def set_speedups(ladder: Ladder, speedups: Mapping[int, Ratio]) -> Ladder:
+    """Return the ladder with the speed-up of the rungs with these numbers."""
     rungs = tuple(
-        rung.model_copy(update={"speedup": ratios[candidates[number].name]}) if number in candidates else rung
-        for number, rung in enumerate(ladder.rungs)
+        rung.model_copy(update={"speedup": speedups.get(number, rung.speedup)}) for number, rung in enumerate(ladder.rungs)
     )
     return ladder.model_copy(update={"rungs": rungs})
 

@@ -14,12 +14,15 @@ from compress import records
 from compress.errors import CompressError
 from compress.fingerprint import hash_sources, make_key
 from compress.preprocess import normalise
-from compress.records import Document, Environment, Latency, Ratio, Variant
+from compress.quantization.ladder import describe_ladder
+from compress.records import Document, Environment, Ladder, Latency, Ratio, Variant
 from compress.run import cache
 from compress.run.context import Run
 from compress.run.export import ExportedFile
+from compress.run.int8 import set_speedups, time_candidates
 from compress.run.verify import HARNESS, make_subject
 from compress.system.files import sha256_of
+from exporters import Exporter
 
 TIMING = "timing.json"
 
@@ -70,13 +73,68 @@ def measure_files(run: Run, delivered: Sequence[ExportedFile]) -> MeasuredFiles:
     try:
         made = run.cache.make(key, make)
     except CompressError as error:
+        for name, row in rows.items():
+            if row.ladder is not None:
+                report_ladder(run, name, row.ladder)
         return MeasuredFiles(rows, problem=error)
     cache.publish(made, run.folder / "measurements")
     timing = records.read(made / TIMING, RunTiming)
     for field in ("latency_ms", "ratio", "throughput_per_s"):
         for name, value in getattr(timing, field).items():
             rows[name] = rows[name].model_copy(update={field: value})
+    latencies = {
+        _hash_file(item): timing.latency_ms[item.variant.name] for item in runnable if item.variant.name in timing.latency_ms
+    }
+    for item in delivered:
+        rows[item.variant.name] = add_speedups(run, item, rows[item.variant.name], latencies)
     return MeasuredFiles(rows, timing.seconds, timing.environment)
+
+
+def add_speedups(run: Run, item: ExportedFile, row: Variant, latencies: Mapping[str, Latency]) -> Variant:
+    """Return the row of a file with the speed of the int8 files that were tried for it, against the same network in float32.
+
+    Args:
+        run: Run context.
+        item: The file.
+        row: Its row.
+        latencies: Of files that were timed in the same rounds, by the sha256 of all that belongs to them; what is among them is
+            not timed again.
+
+    Raises:
+        CompressError: A file does not fit its runtime.
+        Unreachable: A runtime is not there, or crashed.
+    """
+    if row.ladder is None:
+        return row
+    ladder = row.ladder
+    if item.float32 is not None:
+        exporter = exporters.load(item.section)
+        float32 = make_subject(f"{row.network}-{row.format}-fp32", item.float32, exporter)
+        tried = {number: make_subject(f"{row.name}, rung {number}", path, exporter) for number, path in item.candidates.items()}
+        known = [found for each in (float32, *tried.values()) if (found := latencies.get(_hash_parts(exporter, each.path)))]
+        if len(known) == 1 + len(tried):
+            own = {number: ratio(float32.name, known[0], each) for number, each in zip(tried, known[1:], strict=True)}
+            ladder = set_speedups(ladder, own)
+        else:
+            ladder = time_candidates(run, row.name, ladder, float32, tried, source=hash_sources(*HARNESS))
+    report_ladder(run, row.name, ladder)
+    return row.model_copy(update={"ladder": ladder})
+
+
+def report_ladder(run: Run, name: str, ladder: Ladder) -> None:
+    """Tell people and programs how the search for an int8 file went."""
+    for line in describe_ladder(name, ladder):
+        run.events.say(line)
+    run.events.emit("ladder", file=name, **ladder.model_dump())
+
+
+def _hash_file(item: ExportedFile) -> str:
+    return _hash_parts(exporters.load(item.section), item.path)
+
+
+def _hash_parts(exporter: Exporter, path: Path) -> str:
+    """Return the sha256 over all that belongs to a file, whatever its parts are called."""
+    return make_key(parts=[sha256_of(part) for part in exporter.list_parts(path)])
 
 
 def _measure(run: Run, delivered: Sequence[ExportedFile], folder: Path) -> RunTiming:

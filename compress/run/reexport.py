@@ -18,6 +18,7 @@ from compress.run import cache, reload
 from compress.run.context import RECIPE, REJECTED, open_run
 from compress.run.export import NO_TEACHERS, ExportedFile, export_file
 from compress.run.int8 import DISTILLED_RUNGS
+from compress.run.measure import add_speedups
 from compress.run.verify import compute_logits
 from compress.system.files import sha256_of, writable
 
@@ -62,6 +63,7 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
         teachers = reload.load_teachers(run) if is_int8 and recipe.int8.rung in DISTILLED_RUNGS else NO_TEACHERS
         with exporters.reuse_graphs(), share_processes():
             files = [export_file(run, shipped, section, logits, teachers=teachers) for section in sections]
+        files = [item._replace(variant=add_speedups(run, item, item.variant, {})) for item in files]
         gates = {item.variant.name: _note_skipped_distillation(item) for item in files}
         made_in = read_environment()
         for item in files:
