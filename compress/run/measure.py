@@ -113,7 +113,7 @@ def add_speedups(run: Run, item: ExportedFile, row: Variant, latencies: Mapping[
         tried = {number: make_subject(f"{row.name}, rung {number}", path, exporter) for number, path in item.candidates.items()}
         known = [found for each in (float32, *tried.values()) if (found := latencies.get(_hash_parts(exporter, each.path)))]
         if len(known) == 1 + len(tried):
-            own = {number: ratio(float32.name, known[0], each) for number, each in zip(tried, known[1:], strict=True)}
+            own = {number: compute_ratio(float32.name, known[0], each) for number, each in zip(tried, known[1:], strict=True)}
             ladder = set_speedups(ladder, own)
         else:
             ladder = time_candidates(run, row.name, ladder, float32, tried, source=hash_sources(*HARNESS))
