@@ -33,12 +33,12 @@ from compress.errors import CompressError, Unreachable, Unstable
 from compress.events import Events, Task
 from compress.records import Latency, Ratio
 from compress.statistics.series import (
+    compute_paired_ratios,
     count_calls_needed,
     find_percentile,
     is_stable,
     judge_ratio,
     median_interval,
-    paired_ratios,
 )
 from compress.system.files import writable, write_whole
 
@@ -275,7 +275,7 @@ def _explain_missing(calls: int) -> str | None:
 
 def compute_ratio(against: str, other: Latency, own: Latency, *, seed: int = 0) -> Ratio:
     """Return how many times faster `own` is than `other`, called `against`, from the rounds of one `measure`."""
-    ratios = paired_ratios(other.rounds, own.rounds)
+    ratios = compute_paired_ratios(other.rounds, own.rounds)
     ci95 = median_interval(ratios, seed=seed)
     return Ratio(against=against, speedup=statistics.median(ratios), ci95=ci95, verdict=judge_ratio(ci95))
 

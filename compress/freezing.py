@@ -18,7 +18,7 @@ class Trained(Protocol):
         """Return the parameters that each update of one step trains."""
 
 
-def trained_parameters(method: Trained) -> list[Parameter]:
+def list_trained_parameters(method: Trained) -> list[Parameter]:
     """Return the parameters of all phases, in order."""
     return [parameter for group in method.phases().values() for parameter in group]
 

@@ -7,7 +7,7 @@ import math
 MISSING = "–"
 
 
-def counted(number: float, noun: str, plural: str | None = None) -> str:
+def quantify(number: float, noun: str, plural: str | None = None) -> str:
     """Return `1 epoch`, `3 epochs`, `0.5 points`.
 
     Args:

@@ -105,7 +105,7 @@ class Onnx:
         return (path,)
 
     def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
-        """Write the network; see the contract in `_exporter.py`.
+        """Write the network that maps images [B, C, H, W] to logits [B, K]; see the contract in `_exporter.py`.
 
         Raises:
             CompressError: As in the contract.
@@ -123,7 +123,7 @@ class Onnx:
     def prepare_int8(
         self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
     ) -> QuantisableOnnx:
-        """Trace the network and keep the images for calibration; see the contract in `_exporter.py`.
+        """Trace the network and keep the calibration images [N, C, H, W]; see the contract in `_exporter.py`.
 
         Raises:
             CompressError: As in the contract.

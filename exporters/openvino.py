@@ -80,7 +80,7 @@ class Openvino:
         return list_parts(path)
 
     def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
-        """Write the network in fp32 or fp16; see the contract in `_exporter.py`.
+        """Write the network that maps images [B, C, H, W] to logits [B, K]; see the contract in `_exporter.py`.
 
         Raises:
             CompressError: As in the contract.
@@ -102,7 +102,7 @@ class Openvino:
     def prepare_int8(
         self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
     ) -> QuantisableOpenvino:
-        """Translate the network and keep the images for calibration; see the contract in `_exporter.py`.
+        """Translate the network and keep the calibration images [N, C, H, W]; see the contract in `_exporter.py`.
 
         A fixed batch is set on the finished graphs: calibrated image by image, they have the ranges of a dynamic one.
 

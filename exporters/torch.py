@@ -47,7 +47,7 @@ class Torch:
         return (path,)
 
     def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:  # noqa: ARG002 (no room for it)
-        """Write the network with a dynamic batch; see the contract in `_exporter.py`.
+        """Write the network with a dynamic batch, images [B, C, H, W] to logits [B, K]; see the contract in `_exporter.py`.
 
         Raises:
             CompressError: As in the contract.

@@ -1,4 +1,4 @@
-"""Docstrings of public functions: shapes of what is a tensor or an array, and what is raised."""
+"""Docstrings and names of functions: shapes of tensors and arrays, what is raised, and a verb at the beginning."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-PLACES = ("methods", "models", "data", "losses.py", "freezing.py", "preprocess.py", "api.py")
-"""Below `compress`; what else is held to it is added here."""
+PLACES = (
+    *(f"compress/{name}" for name in (
+        "methods", "models", "data", "losses.py", "freezing.py", "preprocess.py", "api.py", "fingerprint.py", "text.py",
+        "events.py", "plugins.py", "recipe", "plan", "records", "statistics", "system", "teachers", "training", "quantization",
+        "run", "deployed",
+    )),
+    "exporters", "benchmarks",
+)  # fmt: skip
+"""All but the command line, whose docstrings are its help."""
 
 ARRAY = re.compile(r"\b(Tensor|NDArray|Images|Labels)\b")
 
@@ -38,8 +45,8 @@ def lacks(function: ast.FunctionDef) -> list[str]:
 @pytest.mark.parametrize("place", PLACES)
 def test_public_functions_state_shapes_and_what_they_raise(place: str, root: Path) -> None:
     """A reader learns from the docstring which shapes go in and come out, and which errors to expect."""
-    home = root / "compress" / place
-    files = [home] if home.is_file() else sorted(home.glob("*.py"))
+    home = root / place
+    files = [home] if home.is_file() else sorted(home.rglob("*.py"))
     found = {
         f"{file.relative_to(root)}:{function.lineno} {function.name}": missing
         for file in files
@@ -54,3 +61,31 @@ def test_a_docstring_that_says_too_little_is_found() -> None:
     """The check sees a missing shape and a missing section."""
     (function,) = public_functions(ast.parse('def f(x: Tensor) -> None:\n    """Do it."""\n    raise ValueError("no")\n'))
     assert lacks(function) == ["a shape", "Raises:"]
+
+
+NO_VERB = re.compile(
+    r"_?(of|for|in|with|by|as|on|to|what|[a-z]+ed|told|said|taken|given|shown|made|seen|found|kept|known|written)(_\w*)?"
+)
+VERBS = {"seed_generator"}
+"""Verbs that look like participles."""
+
+
+@pytest.mark.parametrize("package", ["compress", "exporters", "benchmarks"])
+def test_functions_start_with_a_verb(package: str, root: Path) -> None:
+    """No function is called by a participle or a preposition alone: `find_layers`, not `layers_found`, `taken` or `of`."""
+    found = [
+        f"{file.relative_to(root)}:{node.lineno} {node.name}"
+        for file in sorted((root / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and NO_VERB.fullmatch(node.name) and node.name not in VERBS
+        if not any("property" in ast.unparse(each) for each in node.decorator_list)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("name", "is_wrong"), [("taken", True), ("_of", True), ("for_comparison", True), ("find_layers", False), ("form", False)]
+)
+def test_names_without_a_verb_are_found(name: str, is_wrong: bool) -> None:
+    """The check knows participles and prepositions from verbs."""
+    assert bool(NO_VERB.fullmatch(name)) is is_wrong

@@ -23,7 +23,7 @@ from benchmarks.report.spread import Spread, compute_spread, find_scores, format
 from benchmarks.report.wording import Row
 from compress.errors import CompressError
 from compress.records import Paired, Report, Variant
-from compress.text import MISSING, counted, format_bytes, format_count
+from compress.text import MISSING, format_bytes, format_count, quantify
 
 
 class Entry(NamedTuple):
@@ -205,7 +205,7 @@ def _list_runs(comparison: Comparison) -> dict[str, None]:
 def _make_cells(entry: Entry, *, trained: int | None) -> list[Text]:
     """Return a row; the first of a run says with how many seeds it was `trained`."""
     variant = entry.variant
-    run = f"{entry.run}\n{counted(trained, 'seed')}" if trained is not None else ""
+    run = f"{entry.run}\n{quantify(trained, 'seed')}" if trained is not None else ""
     file = variant.precision if variant.format == variant.runtime else f"{variant.format} {variant.precision}"
     gate = MISSING if entry.state == "none" else entry.state
     style = "bold red" if entry.state == "failed" else "yellow" if entry.unstable else ""

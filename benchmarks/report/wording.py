@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 from compress.records import Accuracy, EngineTrial, Latency, Ratio, Report, StageResult, TeacherOutputsResult, Variant
 from compress.text import (
     MISSING,
-    counted,
     format_number,
     format_percent,
+    quantify,
 )
 
 State = Literal["passed", "failed", "skipped", "none"]
@@ -127,7 +127,7 @@ def _describe_shipped(report: Report, passed: list[Row]) -> str:
     if best.ratio and best.latency_ms:
         rough = " (unstable, a rough figure)" if row.unstable else ""
         facts.append(
-            f"{_describe_speed(report, best.ratio)}{rough} on {best.runtime}, {counted(best.latency_ms.threads, 'thread')}"
+            f"{_describe_speed(report, best.ratio)}{rough} on {best.runtime}, {quantify(best.latency_ms.threads, 'thread')}"
         )
     if len({variant.device for variant in report.variants}) > 1:
         facts.append(f"device {best.device}")
@@ -198,7 +198,7 @@ def describe_protocol(report: Report) -> Iterator[str]:
         yield f"top-1 on {' and '.join(map(str, samples))} test images, Wilson 95 % interval"
     timed = [variant.latency_ms for variant in report.variants if variant.latency_ms]
     for count, batch in sorted({(latency.threads, latency.batch_size) for latency in timed}):
-        threads = counted(count, "thread")
+        threads = quantify(count, "thread")
         yield f"latency: median over rounds of the median call, {threads}, batch {batch}, bootstrap 95 % interval"
 
 

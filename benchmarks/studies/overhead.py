@@ -22,7 +22,7 @@ from benchmarks.environment import read_environment
 from benchmarks.report import pages
 from compress.errors import CompressError, Unreachable
 from compress.records import Document, Environment, Record, save
-from compress.text import counted, format_duration, format_number
+from compress.text import format_duration, format_number, quantify
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/digits.yaml"
@@ -165,8 +165,8 @@ def render(result: Overhead) -> str:
     )
     parts = [f"# Overhead of {result.recipe}", "", f"`{result.command}`", "", *make_table(result), "", total, ""]
     if result.stages_found:
-        parts += [f"{counted(result.stages_found, 'stage')} came from the cache, so this is not the cost of a fresh run.", ""]
-    parts.append(f"{machine.cpu}, {counted(machine.cores_logical, 'core')}, load {machine.facts['load_average_1_5_15_min']}.")
+        parts += [f"{quantify(result.stages_found, 'stage')} came from the cache, so this is not the cost of a fresh run.", ""]
+    parts.append(f"{machine.cpu}, {quantify(machine.cores_logical, 'core')}, load {machine.facts['load_average_1_5_15_min']}.")
     return "\n".join(parts) + "\n"
 
 

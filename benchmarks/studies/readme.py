@@ -26,7 +26,11 @@ INT8 = ROOT / "benchmarks" / "results" / "int8" / RESULT
 @click.command(help="Write the measured table into README.md.")
 @click.option("--check", is_flag=True, help="Write nothing; fail when README.md is not up to date.")
 def main(check: bool) -> None:
-    """Write or compare the table."""
+    """Write or compare the tables.
+
+    Raises:
+        ClickException: README.md is not what the committed results say.
+    """
     path = ROOT / "README.md"
     old = path.read_text(encoding="utf-8")
     new = replace_table(old, "demo", make_demo_table(_read_report("digits")))

@@ -60,7 +60,7 @@ def detail(kind: plugins.Kind, name: str) -> tuple[dict[str, Any], *tuple[object
         return _document(plugin), about, "It has no options."
     table = make_table("option", "type", "default", "what it is")
     for option, facts in plugin.options.items():
-        table.add_row(option, in_words(facts.annotation), _default(facts), facts.description)
+        table.add_row(option, describe_type(facts.annotation), _default(facts), facts.description)
     return _document(plugin), about, table
 
 
@@ -72,7 +72,7 @@ WORDS = {
 """What people call the types of `compress.recipe`."""
 
 
-def in_words(annotation: str) -> str:
+def describe_type(annotation: str) -> str:
     """Return the annotation of an option as people write it: `Listing[Share]` is `list of number, 0 ≤ x ≤ 1`."""
     annotation = re.sub(r"Literal\[([^\]]*)\]", lambda found: found[1].replace("'", "").replace(", ", " | "), annotation)
     annotation = re.sub(r"Listing\[(\w+)\]", r"list of \1", annotation)

@@ -114,11 +114,11 @@ def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: st
         raise
     _show_report(terminal, runs / loaded.name)
     bundle = runs / loaded.name / "bundle"
-    use = _typed("predict", bundle, "IMAGE") if bundle.is_dir() else _typed("export", bundle.parent, "--to", "openvino")
-    terminal.hint(f"{use}, or {_typed('compare', runs)}/*")
+    use = quote("predict", bundle, "IMAGE") if bundle.is_dir() else quote("export", bundle.parent, "--to", "openvino")
+    terminal.hint(f"{use}, or {quote('compare', runs)}/*")
 
 
-def _typed(*words: object) -> str:
+def quote(*words: object) -> str:
     """Return what to type for a command, each of its words quoted as the shell needs it."""
     return shlex.join(["compress", *map(str, words)])
 
@@ -150,7 +150,7 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     given: list[object] = [word for override in overrides for word in ("--set", override)]
     given += ["--seeds", seeds] if seeds else []
     given += ["--runs", runs] if runs != RUNS else []
-    terminal.hint(_typed("run", recipe, *given))
+    terminal.hint(quote("run", recipe, *given))
 
 
 @verb("export")
@@ -192,7 +192,7 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     gates = reexport.export(run, sections, out=target, events=terminal.events())
     terminal.answer(gates, tables.draw_gates(gates), *tables.list_gate_notes(gates))
     refuse_failures(gates)
-    terminal.hint(_typed("bench", *(exporters.load(section).name_file(target, "student") for section in sections)))
+    terminal.hint(quote("bench", *(exporters.load(section).name_file(target, "student") for section in sections)))
 
 
 def _hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
@@ -201,7 +201,7 @@ def _hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
 
     _hub.write_hub_folder(find_bundle(run), hub, licence=licence)
     terminal.answer({"hub": str(hub)}, f"{hub} can be uploaded; nothing was sent")
-    terminal.hint(_typed("verify", hub))
+    terminal.hint(quote("verify", hub))
 
 
 def _export_as_yaml(text: str) -> str:
@@ -234,16 +234,16 @@ def verify(
 
         found = locate_divergence(bundle, file=file, against=against, events=events)
         terminal.answer(found, *tables.draw_layers(found))
-        terminal.hint(f"{_typed('verify', bundle)} judges the files; compress export RUN writes them anew")
+        terminal.hint(f"{quote('verify', bundle)} judges the files; compress export RUN writes them anew")
         return
     gates = verify_bundle(bundle, file=file, threads=threads, events=events)
     terminal.answer(gates, tables.draw_gates(gates), *tables.list_gate_notes(gates))
     for program in find_unfamiliar_programs(bundle):
         events.say(f"{program}: is not what this version writes; another version's, or changed: read it before you run it")
     if any(gate.status == "failed" for gate in gates.values()):
-        terminal.hint(f"{_typed('verify', bundle, '--locate')} names the layer in which a file parts from a good one")
+        terminal.hint(f"{quote('verify', bundle, '--locate')} names the layer in which a file parts from a good one")
     refuse_failures(gates)
-    terminal.hint(_typed("bench", bundle))
+    terminal.hint(quote("bench", bundle))
 
 
 @verb("bench")
@@ -292,7 +292,7 @@ def predict(terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: s
     predictions = classify_pictures(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
     terminal.answer(predictions, tables.draw_predictions(predictions))
     refuse_unread(predictions)
-    terminal.hint(_typed("bench", bundle))
+    terminal.hint(quote("bench", bundle))
 
 
 @verb("compare")
@@ -307,7 +307,7 @@ def compare(terminal: Terminal, *, runs: Sequence[Path], out: Path | None) -> No
         report.write_comparison(reports, out)
     shown = (report.make_comparison_table(reports), *report.make_student_tables(reports), *([f"written: {out}"] if out else []))
     terminal.answer(report.make_document(reports), *shown)
-    terminal.hint(_typed("report", runs[0]) if out else "the same command with --out comparison.html draws the picture")
+    terminal.hint(quote("report", runs[0]) if out else "the same command with --out comparison.html draws the picture")
 
 
 @verb("report")
@@ -347,7 +347,7 @@ def list_(terminal: Terminal, *, kind: str | None, name: str | None) -> None:
 
     terminal.answer(*catalogue.show(kind, name))
     if name is None:
-        terminal.hint(_typed("list", kind, "NAME") if kind else _typed("list", "KIND"))
+        terminal.hint(quote("list", kind, "NAME") if kind else quote("list", "KIND"))
     else:
         terminal.hint("name it in a recipe, then compress check RECIPE")
 
@@ -365,7 +365,7 @@ def init(terminal: Terminal, *, path: Path, data: Path | None) -> None:
 
     starter.write(path, data=data)
     terminal.answer({"written": str(path)}, f"written: {path}")
-    terminal.hint(_typed("check", path))
+    terminal.hint(quote("check", path))
 
 
 @verb("schema")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compress.records import Gate
-from compress.text import counted
+from compress.text import quantify
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +68,7 @@ def draw_gates(results: Mapping[str, Gate]) -> Table:
             _number(gate.top1_drop_points, ".2f"),
             "–" if gate.drop_ci95 is None else " to ".join(f"{bound:.2f}" for bound in gate.drop_ci95),
         )
-        table.add_row(name, _coloured(gate.status), str(gate.samples), *figures, gate.reason)
+        table.add_row(name, _colour(gate.status), str(gate.samples), *figures, gate.reason)
     return table
 
 
@@ -104,7 +104,7 @@ def draw_predictions(results: Sequence[Prediction]) -> Table:
     table = make_table("image", "class", "score", "ms", right=("score", "ms"), broken=("image", "class"))
     for prediction in results:
         if prediction.error:
-            table.add_row(prediction.image, _coloured("unreadable"), "", "")
+            table.add_row(prediction.image, _colour("unreadable"), "", "")
         for rank, score in enumerate(prediction.classes):
             name, took = (prediction.image, _number(prediction.milliseconds, ".2f")) if rank == 0 else ("", "")
             table.add_row(name, score.name, f"{100 * score.score:.1f} %", took)
@@ -134,7 +134,7 @@ def draw_findings(results: Sequence[Finding]) -> Table:
     """Return what the doctor found."""
     table = make_table("what", "status", "found", "what to do")
     for finding in results:
-        table.add_row(finding.what, _coloured(finding.status), finding.found, finding.remedy)
+        table.add_row(finding.what, _colour(finding.status), finding.found, finding.remedy)
     return table
 
 
@@ -165,7 +165,7 @@ def _plan_details(stage: Stage) -> Iterator[tuple[str, str]]:
         passes = f"{work.trained:,} images forward and backward"
         teaching = f"; {work.teacher:,} forward through teachers" if work.teacher else ""
         seeds = f"{work.seeds} seeds × " if work.seeds > 1 else ""
-        epochs = counted(work.epochs, "epoch")
+        epochs = quantify(work.epochs, "epoch")
         yield "work", f"{seeds}{epochs} × {work.images_per_epoch:,} images = {passes}{teaching}"
     if stage.work is not None and stage.kept:
         yield (
@@ -178,7 +178,7 @@ def _number(value: float | None, style: str) -> str:
     return "–" if value is None else format(value, style)
 
 
-def _coloured(status: str) -> Text:
+def _colour(status: str) -> Text:
     from rich.text import Text
 
     return Text(status, style=COLOURS[status])

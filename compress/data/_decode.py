@@ -191,13 +191,13 @@ def _group_calls(function: Callable[[list[T]], R], items: Iterator[T]) -> Iterat
 def _make_key(encoded: EncodedDataset, preprocess: Preprocess, events: Events) -> str:
     """Return the name of a folder: the sha256 over all that decides the pixels in it."""
 
-    def described(some: list[tuple[str, Path]]) -> list[tuple[str, str]]:
+    def hash_files(some: list[tuple[str, Path]]) -> list[tuple[str, str]]:
         return [(name, sha256_of(path)) for name, path in some]
 
     workers = processors()
     files: list[tuple[str, str]] = []
     with events.task("read data files", len(encoded.files)) as task:
-        for some in prefetch(_group_calls(described, iter(sorted(encoded.files.items()))), workers=workers, lead=2 * workers):
+        for some in prefetch(_group_calls(hash_files, iter(sorted(encoded.files.items()))), workers=workers, lead=2 * workers):
             files += some
             task.advance(len(some))
     parts = [files, encoded.chosen, _get_shape(preprocess), preprocess.channels, preprocess.interpolation, _describe_decoder()]

@@ -23,7 +23,7 @@ from compress.data._disk_images import DiskImages
 from compress.errors import CompressError
 from compress.preprocess import Images, iterate_chunks
 from compress.records import Preprocess
-from compress.text import counted
+from compress.text import quantify
 
 Labels = NDArray[np.int64]
 
@@ -180,7 +180,7 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]
         if len(lost):
             count = int((split.labels == lost[0]).sum())
             raise CompressError(
-                f"class {lost[0]} has {counted(count, 'image')}, too few to hold out {fraction:g} of each class; "
+                f"class {lost[0]} has {quantify(count, 'image')}, too few to hold out {fraction:g} of each class; "
                 "add images, remove the class, or change the fraction"
             )
     train, validation = (np.sort(rows) for rows in sides)

@@ -20,7 +20,7 @@ from compress.data import Dataset, EncodedDataset, EncodedSplit, Labels, Summary
 from compress.errors import CompressError, Unreachable
 from compress.recipe import Text
 from compress.records import Preprocess
-from compress.text import counted
+from compress.text import quantify
 
 LEFT_BY_FILE_MANAGERS = frozenset({"thumbs.db", "desktop.ini"})
 
@@ -65,7 +65,7 @@ class Folder:
             CompressError: Splits are missing, differ in their classes, or hold what they should not.
             Unreachable: The folder is not there or cannot be read.
         """
-        train, test = self._found()
+        train, test = self._find_splits()
         return Summary(tuple(train.files), *(sum(map(len, split.files.values())) for split in (train, test)))
 
     def load(self, preprocess: Preprocess) -> Dataset:
@@ -84,7 +84,7 @@ class Folder:
             CompressError: As in `summary`.
             Unreachable: As in `summary`.
         """
-        train, test = self._found()
+        train, test = self._find_splits()
         files = {
             f"{role} {path.relative_to(found.split).as_posix()}": path
             for role, found in zip(Dataset._fields, (train, test), strict=True)
@@ -93,7 +93,7 @@ class Folder:
         first, second = (EncodedSplit(found.labels(), partial(_name_pictures, found)) for found in (train, test))
         return EncodedDataset(first, second, files, "")
 
-    def _found(self) -> tuple[FolderSplit, FolderSplit]:
+    def _find_splits(self) -> tuple[FolderSplit, FolderSplit]:
         root = Path(self.path)
         if not root.is_dir():
             raise Unreachable(f"{root}: there is no such folder; give the one that holds {self.train_split}/ as data.path")
@@ -139,7 +139,7 @@ def _find_split(root: Path, name: str) -> FolderSplit:
         if not files[path.name]:
             raise CompressError(f"{path}: the class has no pictures; add some, or remove the folder")
     if len(files) < 2:
-        found = counted(len(files), "folder of a class", "folders of classes")
+        found = quantify(len(files), "folder of a class", "folders of classes")
         raise CompressError(f"{folder}: has {found}, and two are needed: {folder}/CLASS/PICTURE")
     return FolderSplit(folder, files)
 

@@ -12,7 +12,7 @@ from compress import losses
 from compress.data import Batch, Batches
 from compress.methods._translators import build_translator
 from compress.records import Analysis
-from compress.text import counted
+from compress.text import quantify
 
 SEED, LEARNING_RATE = 0, 3e-3
 """Of an analysis: where fresh translators start, and Adam's rate. Ours."""
@@ -57,7 +57,7 @@ def measure_reconstruction(maps: MapsOf, train: Batches, validation: Batches, *,
     return Analysis(
         title="Reconstruction of the teachers' maps",
         note=(
-            f"The student is frozen; fresh translators of its map were fitted in {counted(epochs, 'epoch')}, one for each "
+            f"The student is frozen; fresh translators of its map were fitted in {quantify(epochs, 'epoch')}, one for each "
             "distance. "
             "Less is better, between students that were analysed alike. Scaled L1 compares directions alone; the squared "
             "distance is to be read against the mean square of the map."

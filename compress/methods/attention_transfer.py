@@ -29,7 +29,7 @@ from compress.methods import Method, Setting, Step, require_teacher
 from compress.methods._align import Size, find_common_size, pool_to
 from compress.models import Network, find_shapes
 from compress.recipe import Listing, NonNegative, Positive, Text
-from compress.text import counted
+from compress.text import quantify
 
 
 class _Pair(NamedTuple):
@@ -128,7 +128,7 @@ def _pair_taps(setting: Setting, student_taps: Sequence[str] | None, teacher_tap
         theirs = _choose_taps(teacher, teacher_taps, owner=f"teacher {index}", option="teacher_taps")
         if len(own) != len(theirs):
             raise CompressError(
-                f"method.attention_transfer: {counted(len(own), 'tap')} of the student ({', '.join(own)}) stand against "
+                f"method.attention_transfer: {quantify(len(own), 'tap')} of the student ({', '.join(own)}) stand against "
                 f"{len(theirs)} of teacher {index} ({', '.join(theirs)}); name equally many in student_taps and "
                 "teacher_taps, in one order"
             )

@@ -17,7 +17,7 @@ from compress.records import DEPTHS
 from compress.system.files import sha256_of
 from compress.system.memory import Storage, choose
 from compress.system.processors import processors
-from compress.text import counted, name_teacher
+from compress.text import name_teacher, quantify
 
 if TYPE_CHECKING:
     from compress.data import Source, Summary
@@ -122,7 +122,7 @@ def _find_measure_problems(recipe: Recipe) -> Iterator[CompressError]:
             )
     if recipe.measure.threads > processors():
         yield CompressError(
-            f"measure.threads: {recipe.measure.threads} is more than the {counted(processors(), 'logical processor')} of this "
+            f"measure.threads: {recipe.measure.threads} is more than the {quantify(processors(), 'logical processor')} of this "
             "machine that a process here may use; lower it"
         )
 

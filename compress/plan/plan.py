@@ -14,7 +14,7 @@ from compress.plan.method_stages import list_stages, read_labels
 from compress.plan.names import name_baselines, name_methods
 from compress.recipe import ExportSection, MethodSection, Recipe, TeacherSection
 from compress.records import Record
-from compress.text import counted, name_teacher
+from compress.text import name_teacher, quantify
 
 if TYPE_CHECKING:
     from compress.data import Source, Summary
@@ -198,12 +198,12 @@ def _plan_delivery(recipe: Recipe) -> Iterator[Stage]:
             yield Stage(name="int8", about=_describe_ladder(recipe, section))
     if recipe.exports:
         bound = f", logits within {gate.max_abs_diff:g}" if gate.max_abs_diff is not None else ""
-        drop = counted(gate.max_top1_drop_points, "point")
+        drop = quantify(gate.max_top1_drop_points, "point")
         agreement = "that of its precision" if gate.min_agreement is None else f"{100 * gate.min_agreement:g} %"
         rule = f"top-1 at most {drop} lower, agreement at least {agreement}{bound}"
         yield Stage(name="gate", about=f"each file on its own runtime, validation split: {rule}")
     devices = ", ".join(device.device for device in measure.devices) or "this machine"
-    calls = f"batch {measure.batch_size} and {measure.throughput_batch_size}, {counted(measure.threads, 'thread')}"
+    calls = f"batch {measure.batch_size} and {measure.throughput_batch_size}, {quantify(measure.threads, 'thread')}"
     yield Stage(name="measure", about=f"{devices}: {calls}, {measure.rounds} interleaved rounds, against the {measure.against}")
     yield Stage(name="report", about="report.json, report.md, report.html", kept="report.json")
 
@@ -216,7 +216,7 @@ def _describe_ladder(recipe: Recipe, section: ExportSection) -> str:
         "statistics": f"statistics {', '.join(other)}" if other else "other statistics (there are none)",
         "saturation": "a spare bit where products saturate",
         "mixed": f"the worst layers in float, at most {100 * int8.max_float_layers:g} %",
-        "distillation": f"quantization-aware distillation of {counted(int8.epochs, 'epoch')}",
+        "distillation": f"quantization-aware distillation of {quantify(int8.epochs, 'epoch')}",
     }
     images = f"ranges from {int8.calibration_images} training images"
     if int8.rung != "auto":

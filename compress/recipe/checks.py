@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.errors import CompressError
 from compress.recipe.sections import TrainSection
-from compress.text import counted
+from compress.text import quantify
 
 
 def find_drift_problem(where: str, weight: float, *, teachers: int, train: TrainSection) -> CompressError | None:
@@ -23,6 +23,6 @@ def find_drift_problem(where: str, weight: float, *, teachers: int, train: Train
     kind = "Nesterov momentum" if train.nesterov else "momentum"
     return CompressError(
         f"{where}.drift_weight: {weight:g} with train.lr {train.lr:g} makes lr × 2 × drift_weight / "
-        f"{counted(teachers, 'teacher')} = {step:.3g}, and SGD with {kind} {momentum:g} "
+        f"{quantify(teachers, 'teacher')} = {step:.3g}, and SGD with {kind} {momentum:g} "
         f"diverges from {limit:.3g} on; lower drift_weight or train.lr"
     )

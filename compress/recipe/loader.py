@@ -72,7 +72,7 @@ def schema() -> type[Recipe]:
     listing, several = cast("Any", Listing), cast("Any", Several)  # types made at run time are beyond a type checker
     method = variants(MethodSection, "methods", "name")
     devices = listing[variants(DeviceSection, "devices", "device")]
-    return _retyped(
+    return _retype(
         Recipe,
         data=variants(DataSection, "data", "source"),
         teacher=several[variants(TeacherSection, "models", "model")],
@@ -80,11 +80,11 @@ def schema() -> type[Recipe]:
         method=several[method],
         baselines=listing[several[method]],
         exports=listing[variants(ExportSection, "exporters", "format")],
-        measure=_retyped(MeasureSection, devices=devices),
+        measure=_retype(MeasureSection, devices=devices),
     )
 
 
-def _retyped(base: type[S], **annotations: Any) -> type[S]:
+def _retype(base: type[S], **annotations: Any) -> type[S]:
     """Return a section whose fields have other types, but the defaults and descriptions that they had."""
     fields: dict[str, Any] = {}
     for name, annotation in annotations.items():

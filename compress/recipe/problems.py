@@ -100,7 +100,7 @@ def _sentence(error: ErrorDetails, spot: _Spot) -> str:
             sentence = _no_such(value, [word or number for word, number in known])
         case kind:
             wanted = _MUST_BE[kind].format_map(context) if kind in _MUST_BE else error["msg"]
-            sentence = f"must be {wanted}, not {_shown(value)}"
+            sentence = f"must be {wanted}, not {_show(value)}"
     return sentence
 
 
@@ -112,10 +112,10 @@ def _say_unknown(field: str, section: type[BaseModel]) -> str:
 
 
 def _no_such(value: object, known: list[str]) -> str:
-    return f"there is no {_shown(value)}; {plugins.suggestion(str(value), known)}"
+    return f"there is no {_show(value)}; {plugins.suggestion(str(value), known)}"
 
 
-def _shown(value: object) -> str:
+def _show(value: object) -> str:
     """Return a value as YAML has it, shortened."""
     words = {None: "nothing", True: "true", False: "false"}
     if value is None or isinstance(value, bool):

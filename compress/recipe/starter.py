@@ -102,13 +102,13 @@ def recipe(path: Path, *, data: Path | None = None) -> str:
         section, teacher_epochs, student_epochs = DIGITS, 10, 10
     else:
         is_parquet = any(next(data.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet"))
-        place = {"source": PARQUET if is_parquet else PICTURES, "path": _quoted(str(data.absolute()))}
+        place = {"source": PARQUET if is_parquet else PICTURES, "path": _quote(str(data.absolute()))}
         section, teacher_epochs, student_epochs = OWN.format(**place), 60, 60
     name = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in path.stem).strip("-") or "recipe"
     file = shlex.quote(str(path))
     return RECIPE.format(name=name, file=file, data=section, teacher_epochs=teacher_epochs, student_epochs=student_epochs)
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """Return a text in double quotes for YAML: letters of any script as they are, what cannot be printed escaped."""
     return json.dumps(text, ensure_ascii=not text.isprintable())

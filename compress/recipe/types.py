@@ -38,16 +38,16 @@ class _SchemaAlso:
         return {"anyOf": [full, self.also(full)]}
 
 
-def _as_tuple(value: object) -> object:
+def _make_tuple(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return tuple(value)
     return value if value is None else (value,)
 
 
 T = TypeVar("T")
-Listing = Annotated[tuple[T, ...], BeforeValidator(_as_tuple), _SchemaAlso(lambda full: full["items"])]
+Listing = Annotated[tuple[T, ...], BeforeValidator(_make_tuple), _SchemaAlso(lambda full: full["items"])]
 """A list in which a single item may stand without brackets."""
-Several = Annotated[tuple[T, ...], Field(min_length=1), BeforeValidator(_as_tuple), _SchemaAlso(lambda full: full["items"])]
+Several = Annotated[tuple[T, ...], Field(min_length=1), BeforeValidator(_make_tuple), _SchemaAlso(lambda full: full["items"])]
 """The same, of at least one item."""
 
 
@@ -92,10 +92,10 @@ def variants(base: type[PluginSection], kind: plugins.Kind, tag: str) -> Any:
     union: Any = reduce(or_, (_section(base, plugins.describe(kind, name), tag) for name in names))
     chosen = Annotated[union, Discriminator(tag)] if len(names) > 1 else union
 
-    def by_name(value: object) -> object:
+    def read_by_name(value: object) -> object:
         return {tag: value} if isinstance(value, str) else value
 
-    return Annotated[chosen, BeforeValidator(by_name), _SchemaAlso(lambda _full: {"enum": names})]
+    return Annotated[chosen, BeforeValidator(read_by_name), _SchemaAlso(lambda _full: {"enum": names})]
 
 
 def _section(base: type[PluginSection], plugin: plugins.Plugin, tag: str) -> type[PluginSection]:

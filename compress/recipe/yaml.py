@@ -147,7 +147,7 @@ class _Reader:
     def mapping(self, node: MappingNode, place: Place, depth: int) -> dict[str, Any]:
         self.expect(node, "map")
         fields: dict[str, Any] = {}
-        for source in _merged(node):
+        for source in _merge(node):
             fields = self.merge(source, place, depth) | fields
         own: set[str] = set()
         for key, value in node.value:
@@ -203,7 +203,7 @@ class _Reader:
         return RecipeError([f"{self.mark(node).text}: {problem}"])
 
 
-def _merged(node: MappingNode) -> Iterator[Node]:
+def _merge(node: MappingNode) -> Iterator[Node]:
     for key, value in node.value:
         if key.tag == MERGE:
             yield from value.value if isinstance(value, SequenceNode) else (value,)

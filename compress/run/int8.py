@@ -32,7 +32,7 @@ from compress.run import cache
 from compress.run.context import Run, Trained
 from compress.run.verify import Logits, SplitLogits, WrittenFile, compute_logits, describe, judge, make_subject, run_file
 from compress.system.files import sha256_of, writable
-from compress.text import counted
+from compress.text import quantify
 from exporters import Quantisable, Quantisation, Quantiser, Simulated
 
 TRIED, SPEEDUPS = "tried", "speedups.json"
@@ -274,7 +274,7 @@ def time_candidates(
         what="speedups of int8", files=[[each.name, sha256_of(each.path)] for each in subjects], packages=machine.packages,
         measure=settings.model_dump(mode="json", exclude={"devices"}), cpu=machine.cpu, source=source,
     )  # fmt: skip
-    run.events.say(f"{name}: timing {counted(len(candidates), 'int8 file')} against float32")
+    run.events.say(f"{name}: timing {quantify(len(candidates), 'int8 file')} against float32")
     try:
         folder = run.cache.make(key, lambda folder: records.save(folder / SPEEDUPS, _measure_speedups(run, subjects, folder)))
     except Unstable as error:

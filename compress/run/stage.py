@@ -11,7 +11,7 @@ from compress import records
 from compress.data import Batch, InMemory
 from compress.errors import CompressError
 from compress.fingerprint import describe_training, make_key
-from compress.freezing import freeze_all_but, trained_parameters
+from compress.freezing import freeze_all_but, list_trained_parameters
 from compress.methods import Method
 from compress.methods.supervised import Supervised
 from compress.models import count_macs, count_parameters
@@ -201,7 +201,7 @@ def _may_use_teachers(method: Method) -> bool:
 
 def _announce(run: Run, name: str, method: Method, batch: Batch) -> None:
     """Say what is trained, what is frozen, and how much of the gradient each loss term has."""
-    trained = sum(parameter.numel() for parameter in trained_parameters(method))
+    trained = sum(parameter.numel() for parameter in list_trained_parameters(method))
     frozen = count_parameters(method) - trained
     shares = preflight.measure_gradient_shares(method, batch)
     listed = ", ".join(f"{term} {share:.0%}" for term, share in shares.items())

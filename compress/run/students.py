@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compress.fingerprint import hash_plugin
-from compress.freezing import freeze_all_but, trained_parameters
+from compress.freezing import freeze_all_but, list_trained_parameters
 from compress.methods import Method
 from compress.models import Network
 from compress.plan.names import name_methods
@@ -110,7 +110,7 @@ def describe_model(section: ModelSection) -> dict[str, object]:
 
 def _trains_student(stage: Method) -> bool:
     own = {id(parameter) for parameter in stage.student.parameters()}
-    return any(id(parameter) in own for parameter in trained_parameters(stage))
+    return any(id(parameter) in own for parameter in list_trained_parameters(stage))
 
 
 def _belongs_to_teachers(stage: Method, given: Sequence[Network]) -> bool:

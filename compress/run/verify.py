@@ -139,6 +139,12 @@ def run_file(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *,
     """Run the images of some splits, one after the other, through a file on its own runtime.
 
     Images in memory are run by one process, images on disk by one for every `SLICE_BYTES` of them.
+
+    Args:
+        file: The file on its runtime.
+        splits: Images of each split, uint8 [N, H, W, C].
+        preprocess: How they become float32 [N, C, H, W].
+        batch_size: Images in a call.
     """
     parts = [
         protocol.evaluate(file, normalise(pixels, preprocess), pixels=pixels, batch_size=batch_size)

@@ -69,7 +69,7 @@ def count_calls_needed(percent: int) -> int:
     return math.ceil(100 * FEWEST_BEYOND / (100 - percent))
 
 
-def unpaired_ratio(other: Sequence[float], own: Sequence[float], *, seed: int = 0) -> tuple[float, tuple[float, float]]:
+def compute_unpaired_ratio(other: Sequence[float], own: Sequence[float], *, seed: int = 0) -> tuple[float, tuple[float, float]]:
     """Return median of other / median of own, with its 95 % interval; the two have nothing in common, round by round.
 
     Raises:
@@ -95,7 +95,7 @@ def _ends(found: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired_ratios(other: Sequence[float], own: Sequence[float]) -> list[float]:
+def compute_paired_ratios(other: Sequence[float], own: Sequence[float]) -> list[float]:
     """Return other / own for each round; above 1 the own file is faster.
 
     Raises:

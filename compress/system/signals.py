@@ -13,23 +13,26 @@ from compress.events import Events
 
 @contextmanager
 def graceful(events: Events) -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether the user wants to stop.
+    """Give a function that tells whether the user wants to stop.
 
     Outside the main thread, where Python allows no signal handlers, it always answers no.
+
+    Raises:
+        KeyboardInterrupt: The user asked a second time.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     asked = threading.Event()
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
+    def handle_signal(_number: int, _frame: FrameType | None) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
         events.say("stopping after this step, the state is saved; Ctrl-C again stops at once")
 
     heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]  # nohup
-    before = {number: signal.signal(number, on_signal) for number in heeded}
+    before = {number: signal.signal(number, handle_signal) for number in heeded}
     try:
         yield asked.is_set
     finally:
@@ -39,15 +42,19 @@ def graceful(events: Events) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM, where nothing else heeds it, end a command as Ctrl-C does, with everything tidied up behind it."""
+    """Let SIGTERM, where nothing else handles it, end a command as Ctrl-C does, with everything tidied up behind it.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM came.
+    """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
+    def handle_signal(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGTERM, handle_signal)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from compress.data import Batch
-from compress.freezing import evaluating, freeze_all_but, trained_parameters
+from compress.freezing import evaluating, freeze_all_but, list_trained_parameters
 from compress.methods import Method, Signal
 from compress.models import Network
 from compress.text import name_teacher
@@ -15,7 +15,7 @@ from compress.text import name_teacher
 
 def find_validation_signals(method: Method, batch: Batch) -> list[Signal]:
     """Return what the validation of a stage reads of frozen teachers; the stage is left unchanged."""
-    freeze_all_but(method, trained_parameters(method))
+    freeze_all_but(method, list_trained_parameters(method))
     with torch.no_grad(), evaluating(method):
         step = method.step(batch)
         method.predictions(step)
@@ -44,7 +44,7 @@ def take_first_images(batch: Batch) -> Batch:
 def run_dry_step(method: Method, batch: Batch) -> DryStep:
     """Return what a stage reads, found by running each of its phases once; the stage is left unchanged."""
     phases = method.phases()
-    freeze_all_but(method, trained_parameters(method))
+    freeze_all_but(method, list_trained_parameters(method))
     buffers = {name: value.clone() for name, value in method.named_buffers()}
     found: dict[Signal, None] = {}
     taps: set[int] = set()

@@ -27,7 +27,7 @@ from compress.events import Events
 from compress.recipe import TeacherOutputsSection
 from compress.records import Document
 from compress.system.files import sha256_of, writable, write_whole
-from compress.text import counted
+from compress.text import quantify
 
 DTYPES: Mapping[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
 NETWORK = frozenset({
@@ -242,7 +242,7 @@ def find_obstacle(folder: Path, section: TeacherOutputsSection, *, bytes_per_vie
         return f"{folder} is on {where}, where a mapped file can change under its reader; put --runs on a local disk"
     if size > section.max_gib:
         limit = f"teacher_outputs.max_gib {section.max_gib:g}"
-        return f"{counted(views, 'view')} would take {size:.2g} GiB, more than {limit}; raise it"
+        return f"{quantify(views, 'view')} would take {size:.2g} GiB, more than {limit}; raise it"
     return ""
 
 

@@ -26,7 +26,7 @@ from compress import records
 from compress.data import Batch
 from compress.errors import CompressError
 from compress.events import Events
-from compress.freezing import freeze_all_but, trained_parameters
+from compress.freezing import freeze_all_but, list_trained_parameters
 from compress.methods import Forward, LazyFeatures, Method
 from compress.models import Network, Outputs
 from compress.records import EngineTrial, EngineTrials
@@ -80,7 +80,7 @@ def choose_engine(
         CompressError: The engine that the recipe names does not run here, cannot take the network, or gives other gradients.
     """
     network = method.student
-    trained = {id(parameter) for parameter in trained_parameters(method)}
+    trained = {id(parameter) for parameter in list_trained_parameters(method)}
     if engine == "eager" or not any(id(parameter) in trained for parameter in network.parameters()):
         return StudentEngine()
     torch.compiler.reset()  # all that is compiled shares one limit, and what earlier stages compiled is not run again
@@ -342,7 +342,7 @@ def _compute_allowed_difference(eager: EngineTrial) -> float:
 @contextmanager
 def _hold_as_trained(method: Method) -> Iterator[None]:
     """Let the stage be as its training has it for a while."""
-    freeze_all_but(method, trained_parameters(method))
+    freeze_all_but(method, list_trained_parameters(method))
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from compress.data import Batch, Batches
 from compress.errors import CompressError, Interrupted
 from compress.events import Events, Task
-from compress.freezing import find_moving_tensors, freeze_all_but, train_only, trained_parameters
+from compress.freezing import find_moving_tensors, freeze_all_but, list_trained_parameters, train_only
 from compress.methods import Forward, Method, Signals
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Epoch
@@ -138,7 +138,7 @@ class _Run:
         self.events, self.path, self.title, self.stopped = events, state, title, stopped
         self.teachers, self.validating, self.forward = teachers, validating, forward
         self.steps, self.saved = len(train), time.monotonic()
-        freeze_all_but(method, trained_parameters(method))
+        freeze_all_but(method, list_trained_parameters(method))
         self.updates = _Updates(method, settings)
         self.epoch, self.step, self.sums = 0, 0, _Sums()
         self.history: list[Epoch] = []

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compress.data import Batch
 from compress.errors import CompressError
-from compress.freezing import freeze_all_but, trained_parameters
+from compress.freezing import freeze_all_but, list_trained_parameters
 from compress.methods import Method
 from compress.records import Accuracy
 from compress.training.evaluate import Logits
@@ -37,7 +37,7 @@ def check_structure(method: Method, batch: Batch) -> None:
         before = {name: value.detach().clone() for name, value in tensors.items()}
         phases = stage.phases()
         _refuse_overlap(stage, phases)
-        freeze_all_but(stage, trained_parameters(stage))
+        freeze_all_but(stage, list_trained_parameters(stage))
         for phase, group in phases.items():
             _refuse_no_gradient(stage, batch, phase, group)
         _refuse_moved(stage, before)
@@ -119,7 +119,7 @@ def _compare_with_chance(name: str, found: Accuracy, labels: NDArray[np.int64]) 
 def measure_gradient_shares(method: Method, batch: Batch) -> dict[str, float]:
     """Return the share of each loss term in the sum of gradient norms over what the stage trains, on one batch."""
     phases = method.phases()
-    freeze_all_but(method, trained_parameters(method))
+    freeze_all_but(method, list_trained_parameters(method))
     buffers = {name: value.clone() for name, value in method.named_buffers()}
     norms: dict[str, float] = {}
     for phase, group in phases.items():
@@ -188,7 +188,7 @@ def _find_classifier(stage: Method) -> nn.Linear | None:
 
 def _refuse_moved(stage: Method, before: dict[str, Tensor]) -> None:
     """Refuse a stage in which one pass changed the statistics of a module that holds nothing trained."""
-    trained = {id(parameter) for parameter in trained_parameters(stage)}
+    trained = {id(parameter) for parameter in list_trained_parameters(stage)}
     for prefix, module in stage.named_modules():
         if any(id(parameter) in trained for parameter in module.parameters()):
             continue

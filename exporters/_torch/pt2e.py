@@ -110,7 +110,11 @@ class Pt2eExporter:
         raise NotImplementedError
 
     def make_quantizer(self, statistics: str) -> Any:
-        """Make the format's own quantizer, for one of `STATISTICS`."""
+        """Make the format's own quantizer, for one of `STATISTICS`.
+
+        Raises:
+            NotImplementedError: The format has not said which.
+        """
         raise NotImplementedError
 
     def name_file(self, folder: Path, stem: str) -> Path:
@@ -124,7 +128,7 @@ class Pt2eExporter:
         return (path,)
 
     def export(self, module: nn.Module, example: Tensor, path: Path, *, about: About | None = None) -> None:
-        """Write the network; see the contract in `_exporter.py`.
+        """Write the network that maps images [B, C, H, W] to logits [B, K]; see the contract in `_exporter.py`.
 
         Raises:
             CompressError: As in the contract.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from compress.records import PILLOW_MODES, Accuracy, BundleFile, Manifest, Variant
-from compress.text import counted
+from compress.text import quantify
 
 NOT_MEASURED = "not measured"
 PREDICTED = ("onnxruntime", "openvino")
@@ -123,7 +123,7 @@ def _format_latency(found: Variant | None) -> str:
         return NOT_MEASURED
     latency = found.latency_ms
     mark = "" if latency.stable else ", unstable"
-    threads = f"{counted(latency.threads, 'thread')}, batch {latency.batch_size}"
+    threads = f"{quantify(latency.threads, 'thread')}, batch {latency.batch_size}"
     return f"{latency.p50:.3f} ({latency.ci95[0]:.3f}–{latency.ci95[1]:.3f}; {threads}{mark})"
 
 

@@ -62,7 +62,7 @@ def judge_peaks(peaks: Sequence[tuple[Tensor, float]]) -> Finding:
     An infinity is one in float32 too, and says nothing of fp16.
 
     Args:
-        peaks: Each tensor with the largest absolute value of all its elements.
+        peaks: Each tensor with the largest absolute value of all its elements, a scalar, [].
     """
     finite = [(tensor, peak) for tensor, peak in peaks if np.isfinite(peak)]
     beyond = [each for each in finite if each[1] > LARGEST_FP16]

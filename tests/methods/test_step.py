@@ -29,7 +29,7 @@ def head() -> nn.Module:
 
 
 @contextmanager
-def counted(*modules: nn.Module) -> Iterator[list[int]]:
+def quantify(*modules: nn.Module) -> Iterator[list[int]]:
     """Count how often each module runs."""
     calls = [0] * len(modules)
 
@@ -67,7 +67,7 @@ def test_all_answers_come_from_one_pass_of_each_network() -> None:
     """Logits, maps and heads of one teacher cost one forward pass, and a teacher that is not asked none."""
     asked, silent, probe = teacher(), teacher(), frozen(head())
     step = Step(batch(), tiny(2), [asked, silent], phase="student")
-    with counted(asked, silent, probe) as calls:
+    with quantify(asked, silent, probe) as calls:
         (
             step.teacher(0).logits,
             step.teacher(0).features[1],
@@ -82,7 +82,7 @@ def test_the_teacher_does_not_run_when_its_answers_are_known() -> None:
     network, probe, data = teacher(), frozen(head()), batch()
     targets = {Signal(0): torch.randn(16, 4), Signal(0, 1): torch.randn(16, 16, 4, 4), Signal(0, 0, probe): torch.randn(16, 4)}
     step = Step(data, tiny(2), [network], phase="student", signals=targets)
-    with counted(network, probe) as calls:
+    with quantify(network, probe) as calls:
         answers = step.teacher().logits, step.teacher().features[-1], step.apply_to_teacher(probe, 0, -2)
     assert calls == [0, 0]
     assert all(torch.equal(answer, target) for answer, target in zip(answers, targets.values(), strict=True))
@@ -93,7 +93,7 @@ def test_what_is_missing_from_the_targets_is_computed() -> None:
     network, probe, data = teacher(), frozen(head()), batch()
     known = torch.randn(16, 8, 8, 8)
     step = Step(data, tiny(2), [network], phase="student", signals={Signal(0, 0): known})
-    with counted(network) as calls, torch.no_grad():
+    with quantify(network) as calls, torch.no_grad():
         assert torch.equal(step.apply_to_teacher(probe, 0, 0), probe(known))
         assert calls == [0]
         assert torch.equal(step.teacher().features[1], network.outputs(data.images).features[1])
@@ -105,7 +105,7 @@ def test_a_moving_teacher_is_never_taken_from_targets_nor_listed() -> None:
     network.classifier.requires_grad_(True)
     stale = {Signal(0): torch.zeros(16, 4), Signal(0, 0, probe): torch.zeros(16, 4), Signal(0, 1): torch.zeros(16, 16, 4, 4)}
     step = Step(data, tiny(2), [network], phase="student", signals=stale)
-    with counted(network) as calls:
+    with quantify(network) as calls:
         outputs = step.teacher()
         logits, deep, through = outputs.logits, outputs.features[1], step.apply_to_teacher(probe, 0, 0)
     assert calls == [1]

@@ -17,7 +17,7 @@ ROUNDS = st.lists(st.floats(0.1, 100), min_size=5, max_size=20)
 @given(ROUNDS)
 def test_a_series_against_itself_is_not_distinguishable(rounds: list[float]) -> None:
     """However noisy a series is, nothing is faster or slower than itself."""
-    ci95 = series.median_interval(series.paired_ratios(rounds, rounds))
+    ci95 = series.median_interval(series.compute_paired_ratios(rounds, rounds))
     assert ci95 == (1.0, 1.0)
     assert series.judge_ratio(ci95) == "not distinguishable"
 
@@ -26,11 +26,11 @@ def test_a_series_against_itself_is_not_distinguishable(rounds: list[float]) -> 
 def test_half_the_time_is_twice_as_fast(rounds: list[float]) -> None:
     """Scaling a series by two gives the ratio two and its verdict, and one half the other way round."""
     double = [2 * value for value in rounds]
-    low, high = series.median_interval(series.paired_ratios(double, rounds))
+    low, high = series.median_interval(series.compute_paired_ratios(double, rounds))
     assert low == pytest.approx(2)
     assert high == pytest.approx(2)
     assert series.judge_ratio((low, high)) == "faster"
-    assert series.judge_ratio(series.median_interval(series.paired_ratios(rounds, double))) == "slower"
+    assert series.judge_ratio(series.median_interval(series.compute_paired_ratios(rounds, double))) == "slower"
 
 
 @given(ROUNDS, st.floats(0.5, 3))
@@ -57,7 +57,7 @@ def test_a_drift_common_to_both_cancels_in_the_ratio() -> None:
     heat, noise = np.linspace(1, 2, 15), random.normal(1, 0.01, (2, 15))
     slow, fast = (3 * heat * noise[0]).tolist(), (2 * heat * noise[1]).tolist()
     assert not series.is_stable(slow)
-    low, high = series.median_interval(series.paired_ratios(slow, fast))
+    low, high = series.median_interval(series.compute_paired_ratios(slow, fast))
     assert low < 1.5 < high
     assert high - low < 0.05
 
@@ -94,7 +94,7 @@ def test_a_verdict_is_only_what_the_interval_allows(ci95: tuple[float, float], v
 def test_rounds_that_cannot_be_paired_are_refused() -> None:
     """Series from two measurements give no ratio."""
     with pytest.raises(CompressError, match="3 and 2 rounds cannot be paired"):
-        series.paired_ratios([1.0, 1.0, 1.0], [1.0, 1.0])
+        series.compute_paired_ratios([1.0, 1.0, 1.0], [1.0, 1.0])
     with pytest.raises(CompressError, match="there are none"):
         series.median_interval([])
 
@@ -102,14 +102,14 @@ def test_rounds_that_cannot_be_paired_are_refused() -> None:
 def test_unpaired_figures_are_compared_by_their_medians() -> None:
     """What has no rounds in common: the order does not matter, twice as much is twice as much, and nothing is an error."""
     one, two = [10.0, 11.0, 9.0, 10.5, 9.5], [21.0, 19.0, 20.0, 22.0, 18.0]
-    ratio, (low, high) = series.unpaired_ratio(two, one)
+    ratio, (low, high) = series.compute_unpaired_ratio(two, one)
     assert ratio == 2.0
     assert low < 2.0 < high
-    assert series.unpaired_ratio(sorted(two), one)[0] == ratio
-    alike = series.unpaired_ratio(one, one)[1]
+    assert series.compute_unpaired_ratio(sorted(two), one)[0] == ratio
+    alike = series.compute_unpaired_ratio(one, one)[1]
     assert alike[0] < 1.0 < alike[1]
     with pytest.raises(CompressError, match="needs rounds"):
-        series.unpaired_ratio([], one)
+        series.compute_unpaired_ratio([], one)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def quantize_with_onnxruntime(source: Path, images: Images, target: Path) -> flo
 
 
 def quantize_with_nncf(source: Path, images: Images, target: Path) -> float:
-    """Quantise OpenVINO IR by NNCF; return the seconds. Arguments are as for `by_onnxruntime`."""
+    """Quantise OpenVINO IR by NNCF; return the seconds. Images are float32 [N, C, H, W]."""
     openvino, nncf = quiet.openvino(), quiet.nncf()
     begun = monotonic()
     model = openvino.Core().read_model(source)

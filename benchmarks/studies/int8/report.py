@@ -11,7 +11,7 @@ from markupsafe import Markup
 from benchmarks.report import pages, wording
 from benchmarks.studies.int8.records import OURS, Int8, Network, Points, Row, Sabotage, Session
 from compress.records import Accuracy, Ratio, read, save
-from compress.text import MISSING, counted, format_bytes, format_interval, format_number, format_percent, format_signed
+from compress.text import MISSING, format_bytes, format_interval, format_number, format_percent, format_signed, quantify
 
 RESULT, SABOTAGE = "int8.json", "sabotage.json"
 POINTLESS = frozenset({"slower", "not distinguishable"})
@@ -128,7 +128,7 @@ def _format_speed(found: Ratio | None) -> str:
 def _describe_rung(row: Row) -> str:
     if row.tries == 0:
         return MISSING
-    tried = f"{counted(row.tries, 'file')} tried"
+    tried = f"{quantify(row.tries, 'file')} tried"
     return f"{row.rung}: {row.detail}; {tried}" if row.rung else f"none met the gate; {tried}"
 
 

@@ -69,7 +69,7 @@ def make_network(name: str, classes: int, *, seed: int) -> Network:
 
 
 def settle(module: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Let batch norms take the mean statistics of these images, so that a teacher's answers are of a usual size."""
+    """Let batch norms take the mean statistics of batches [B, C, H, W], so that logits are of a usual size."""
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     usual = [norm.momentum for norm in norms]
     for norm in norms:

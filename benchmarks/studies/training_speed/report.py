@@ -14,7 +14,7 @@ from benchmarks.studies.training_speed.pairs import Pair
 from benchmarks.studies.training_speed.profile import Profile
 from benchmarks.studies.training_speed.roofline import Cost
 from compress.records import Document, Environment, Ratio, Record, save
-from compress.statistics.series import is_stable, judge_ratio, median_interval, paired_ratios, unpaired_ratio
+from compress.statistics.series import compute_paired_ratios, compute_unpaired_ratio, is_stable, judge_ratio, median_interval
 
 Outcome = Literal["met", "missed", "undecided", "not measured", "no goal"]
 Rounds = Mapping[str, tuple[float, ...]]
@@ -178,7 +178,7 @@ def compare(wanted: Wanted, speeds: Mapping[str, Speed], pair: Pair, bounds: Roo
     goal = wanted.goal if pair.name == PEER_PAIR or not peer else None
     if not own.rounds or not other.rounds:
         return Compared(subject=own.subject, against=other.subject, ratio=None, goal=goal, outcome="not measured", limit=None)
-    ratios = paired_ratios([1 / rate for rate in other.rounds], [1 / rate for rate in own.rounds])
+    ratios = compute_paired_ratios([1 / rate for rate in other.rounds], [1 / rate for rate in own.rounds])
     ci95 = median_interval(ratios)
     ratio = Ratio(against=other.subject, speedup=statistics.median(ratios), ci95=ci95, verdict=judge_ratio(ci95))
     step = OURS[own.subject]
@@ -233,7 +233,7 @@ def summarise_memory(name: str, peaks: Sequence[Peak], plain: Sequence[Peak]) ->
         return Memory(
             subject=name, peak_bytes=whole, mapped_bytes=mapped, times_plain=1.0, peaks_bytes=tuple(own), outcome="no goal"
         )  # fmt: skip
-    ratio, ci95 = unpaired_ratio(own, other)
+    ratio, ci95 = compute_unpaired_ratio(own, other)
     judged: Outcome = "met" if ci95[1] <= MEMORY_GOAL else "missed" if ci95[0] > MEMORY_GOAL else "undecided"
     return Memory(
         subject=name, peak_bytes=whole, mapped_bytes=mapped, times_plain=ratio, ci95=ci95, peaks_bytes=tuple(own),
