@@ -65,7 +65,7 @@ class WrittenFile(NamedTuple):
     logits: SplitLogits
     """Of that network."""
     original: NDArray[np.float32] | None = None
-    """What the network logits of the validation images before it was adapted to int8, if it was."""
+    """Logits of the validation images before the network was adapted to int8, if it was, [N, K]."""
     ladder: Ladder | None = None
     tried: Mapping[int, Path] = {}
     """int8 files that are timed, by the number of their rung in the ladder."""
@@ -74,7 +74,7 @@ class WrittenFile(NamedTuple):
 
 
 def compute_logits(run: Run, trained: Trained) -> SplitLogits:
-    """Return the logits of a network on the validation and the test split."""
+    """Compute the logits of a network on the validation and the test split, float32 on the CPU."""
     cpu = torch.device("cpu")  # where the files run; a GPU may round differently
     network, splits = trained.network.to(cpu), (run.data.validation, run.data.test)
     return SplitLogits(*(evaluate.compute_logits(network, run.batch_in_order(split, device=cpu)) for split in splits))
@@ -181,7 +181,7 @@ def judge(
 
     Args:
         run: Run context.
-        logits: What the file says, [N, K].
+        logits: Of the file, [N, K].
         precision: Of the file.
         reference: What the network says that the file was made of: agreement and differences are taken from it.
         original: Logits of that network before it was adapted to int8, if it was: the drop of top-1 is taken from them.
