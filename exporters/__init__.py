@@ -4,7 +4,7 @@
     export(module, image, Path("student.onnx"), format="onnx", options={"opset": 20})
     export(module, image, Path("small.onnx"), format="onnx", options={"precision": "int8"}, calibration=images)
 
-A format of your own is a class that follows the protocol `Exporter`, or `Quantiser` if it offers int8. Importing this package
+A format of your own is a class that follows the protocol `Exporter`, or `Quantizer` if it offers int8. Importing this package
 loads neither torch, nor numpy, nor any format's package.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from compress import plugins
 from compress.errors import CompressError
 from compress.recipe import ExportSection
-from exporters._exporter import About, Exporter, Quantisable, Quantisation, Quantiser, Simulated
+from exporters._exporter import About, Exporter, Quantizable, Quantization, Quantizer, Simulated
 from exporters._onnx.reuse import reuse_graphs
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from exporters.verification.gate import gate
 
 __all__ = [
-    "About", "Exporter", "Quantisable", "Quantisation", "Quantiser", "Simulated", "export", "gate", "load", "reuse_graphs",
+    "About", "Exporter", "Quantizable", "Quantization", "Quantizer", "Simulated", "export", "gate", "load", "reuse_graphs",
 ]  # fmt: skip
 
 
@@ -75,8 +75,8 @@ def export(
     elif exporter.precision != "int8":
         raise CompressError(f"{path}: calibration images are for precision int8, not {exporter.precision}; leave them out")
     else:
-        quantiser = cast("Quantiser", exporter)  # every exporter that offers int8 is one
-        quantiser.prepare_int8(module, image, calibration, about=about).write(path, Quantisation())
+        quantizer = cast("Quantizer", exporter)  # every exporter that offers int8 is one
+        quantizer.prepare_int8(module, image, calibration, about=about).write(path, Quantization())
     return path
 
 

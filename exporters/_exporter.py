@@ -10,7 +10,7 @@ packages are imported inside functions, so that asking an exporter for the name 
 exported by the package: `from exporters import About, Exporter`.
 
 Precision int8 is not one algorithm but a ladder that `compress.quantization.ladder` climbs. An exporter that offers it is
-also a `Quantiser`: it traces the network and collects statistics once, and then writes as many files as there are rungs to try.
+also a `Quantizer`: it traces the network and collects statistics once, and then writes as many files as there are rungs to try.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class About(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Quantisation:
+class Quantization:
     """Settings of int8 quantization: one rung of the ladder."""
 
     statistics: str = "default"
-    """Estimator of ranges and biases; one of the quantiser's `statistics`."""
+    """Estimator of ranges and biases; one of the quantizer's `statistics`."""
     saturation_fix: bool = False
     """Leave a bit of the weights unused, for processors whose int8 products saturate at 16 bits (x86 without VNNI)."""
     keep: tuple[str, ...] = ()
-    """Layers that stay in floating point, by their names in `Quantisable.layers`."""
+    """Layers that stay in floating point, by their names in `Quantizable.layers`."""
 
 
 class Exporter(Protocol):
@@ -90,18 +90,18 @@ class Exporter(Protocol):
 
         Raises:
             CompressError: The format cannot hold this network; the message names the operator or weight. Or the precision is
-                int8, which needs images: see `Quantiser`.
+                int8, which needs images: see `Quantizer`.
             Unreachable: The disk is full or the folder cannot be written.
         """
 
 
-class Quantisable(Protocol):
+class Quantizable(Protocol):
     """A traced network with calibration images, of which several int8 files can be written."""
 
     layers: tuple[str, ...]
     """Names of the layers that can be kept in floating point, from input to output."""
 
-    def write(self, path: Path, quantisation: Quantisation) -> None:
+    def write(self, path: Path, quantization: Quantization) -> None:
         """Write the int8 file, whole or not at all.
 
         Raises:
@@ -111,16 +111,16 @@ class Quantisable(Protocol):
 
 
 @runtime_checkable
-class Simulated(Quantisable, Protocol):
-    """A quantisable network whose files take long to write, so that their logits can be simulated in torch."""
+class Simulated(Quantizable, Protocol):
+    """A quantizable network whose files take long to write, so that their logits can be simulated in torch."""
 
-    def simulate(self, quantisation: Quantisation, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def simulate(self, quantization: Quantization, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute in torch, approximately, the logits of the file that `write` would write.
 
         Good for comparing layers; a file itself is judged by the logits on its own runtime.
 
         Args:
-            quantisation: As for `write`.
+            quantization: As for `write`.
             images: Normalised, float32 [N, C, H, W].
 
         Returns:
@@ -131,17 +131,17 @@ class Simulated(Quantisable, Protocol):
         """
 
 
-class Quantiser(Exporter, Protocol):
+class Quantizer(Exporter, Protocol):
     """An exporter that also makes int8 files."""
 
     statistics: ClassVar[tuple[str, ...]]
     """Names of the estimators of ranges and biases: first `default`, then those that are worth a trial, the likeliest first."""
     no_spare_bit: ClassVar[str]
-    """Reason why its runtime never needs `Quantisation.saturation_fix`, which is then refused; empty where it may need it."""
+    """Reason why its runtime never needs `Quantization.saturation_fix`, which is then refused; empty where it may need it."""
 
     def prepare_int8(
         self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
-    ) -> Quantisable:
+    ) -> Quantizable:
         """Trace the network and keep the images for calibration.
 
         Args:

@@ -5,7 +5,7 @@ The signature names input and output `images` and `logits`. The batch is fixed, 
 cannot hold so plain a thing as `flatten(1)` of a dynamic batch.
 
 int8 is static PT2E quantization with litert-torch's own quantizer: signed int8, and a scale for each channel of the weights.
-The file is quantised through and through: it takes and gives int8, and says by which scale and zero point.
+The file is quantized through and through: it takes and gives int8, and says by which scale and zero point.
 `benchmarks/runtimes/litert.py` rounds images and scales logits by these, so whoever uses it still sees float32; an application
 does the same. What is put around the network stays in floating point: a file that normalises by itself takes uint8 pixels, and
 one that gives class and score gives float32 logits with them. The class is int32 in this format.

@@ -38,7 +38,7 @@ from exporters._onnx.graph import (
     strip_nodes,
     write_metadata,
 )
-from exporters._onnx.int8 import STATISTICS, QuantisableOnnx
+from exporters._onnx.int8 import STATISTICS, QuantizableOnnx
 from exporters._onnx.reuse import find_or_convert
 from exporters._torch.calibration_images import check_images
 from exporters._torch.trace import list_tensors, trace
@@ -122,7 +122,7 @@ class Onnx:
 
     def prepare_int8(
         self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
-    ) -> QuantisableOnnx:
+    ) -> QuantizableOnnx:
         """Trace the network and keep the calibration images [N, C, H, W]; see the contract in `_exporter.py`.
 
         Raises:
@@ -132,8 +132,8 @@ class Onnx:
         self._check_about(name, example, about)
         check_images(images, tuple(example.shape[1:]), f"export of {name}")
         model = self.convert(module, example)
-        return QuantisableOnnx(
-            model, images, where=f"export of {name}", save=lambda quantised, path: self._save(quantised, path, about)
+        return QuantizableOnnx(
+            model, images, where=f"export of {name}", save=lambda quantized, path: self._save(quantized, path, about)
         )
 
     def _check_about(self, name: str, example: Tensor, about: About | None) -> None:

@@ -5,7 +5,7 @@ precision is always said, weights beyond fp16 are refused, and the files are rea
 made by NNCF on the OpenVINO graph.
 
 Importing `openvino` reports the import to its makers (and writes an identity below the user's home) unless the user opted
-out or the optional package `openvino_telemetry` is missing, and `nncf` reports every quantisation. We make that package look
+out or the optional package `openvino_telemetry` is missing, and `nncf` reports every quantization. We make that package look
 missing for the time of the import: both then take a stub. No setting of the user is changed.
 """
 
@@ -25,7 +25,7 @@ from exporters._exporter import About, check_option, parse_batch, parse_places
 from exporters._onnx.graph import check_preprocess
 from exporters._openvino.file import list_parts, write_files
 from exporters._openvino.graph import find_constants, find_layers, translate, write_metadata
-from exporters._openvino.int8 import ESTIMATIONS, QuantisableOpenvino
+from exporters._openvino.int8 import ESTIMATIONS, QuantizableOpenvino
 from exporters._torch.calibration_images import check_images
 from exporters.onnx import Onnx
 
@@ -101,16 +101,16 @@ class Openvino:
 
     def prepare_int8(
         self, module: nn.Module, example: Tensor, images: NDArray[np.float32], *, about: About | None = None
-    ) -> QuantisableOpenvino:
+    ) -> QuantizableOpenvino:
         """Translate the network and keep the calibration images [N, C, H, W]; see the contract in `_exporter.py`.
 
         A fixed batch is set on the finished graphs: calibrated image by image, they have the ranges of a dynamic one.
 
         Raises:
-            CompressError: Besides what the contract says: no layer has weights to quantise.
+            CompressError: Besides what the contract says: no layer has weights to quantize.
         """
         if self.precision != "int8":
-            raise CompressError(f"{WHERE}: precision is {self.precision!r}; only 'int8' is quantised")
+            raise CompressError(f"{WHERE}: precision is {self.precision!r}; only 'int8' is quantized")
         name = type(module).__name__
         pixels = self._choose_preprocess(module, example, about)
         check_images(images, tuple(example.shape[1:]), f"export of {name}")
@@ -119,10 +119,10 @@ class Openvino:
         layers = find_layers(model, content, {weight for weight, _ in module.named_parameters()})
         if not layers:
             raise CompressError(
-                f"export of {name}: no convolution or linear layer has weights to quantise; use precision: fp32"
+                f"export of {name}: no convolution or linear layer has weights to quantize; use precision: fp32"
             )
         write_metadata(model, about, takes_pixels=self.takes_pixels)
-        return QuantisableOpenvino(
+        return QuantizableOpenvino(
             model, layers, images, batch_size=self.batch_size, pixels=pixels, gives_class=self.gives_class
         )
 

@@ -15,7 +15,7 @@ CONTRACTS = {
     "compress.methods": {"Method", "Setting", "Signal", "Step"},
     "compress.models": {"Network", "Outputs"},
     "compress.data": {"Batch", "Dataset", "Source", "Split"},
-    "exporters": {"About", "Exporter", "Quantisable", "Quantisation", "Quantiser", "Simulated", "export", "gate", "load"},
+    "exporters": {"About", "Exporter", "Quantizable", "Quantization", "Quantizer", "Simulated", "export", "gate", "load"},
 }
 
 PLUGINS = {

@@ -3,7 +3,7 @@
 A `.tflite` file is a graph and its weights. Operators are those of the runtime, for no others are registered and no delegate is
 loaded that could bring more, so a stranger's file runs nothing of its own.
 
-Many files of others, quantised through and through, take and give int8. Contrary to the other runtimes this one therefore
+Many files of others, quantized through and through, take and give int8. Contrary to the other runtimes this one therefore
 converts: images are rounded by the scale and zero point that the file states, and logits scaled back.
 """
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from compress.errors import CompressError, Interrupted
 from compress.recipe import GateSection
 from compress.records import Accuracy, Gate, Ladder, Rung
-from exporters import Quantisation
+from exporters import Quantization
 from exporters.verification.gate import AGREEMENT
 
 
@@ -35,7 +35,7 @@ class QuantizationBackend(Protocol):
     def reference(self) -> NDArray[np.float32]:
         """Logits of the network in float32, [N, K]."""
 
-    def write(self, folder: Path, quantisation: Quantisation) -> Path:
+    def write(self, folder: Path, quantization: Quantization) -> Path:
         """Write the int8 file into a folder and return its path.
 
         Raises:
@@ -53,7 +53,7 @@ class QuantizationBackend(Protocol):
             CompressError: The runtime cannot run it.
         """
 
-    def simulate(self, quantisation: Quantisation, images: NDArray[np.intp]) -> NDArray[np.float32] | None:
+    def simulate(self, quantization: Quantization, images: NDArray[np.intp]) -> NDArray[np.float32] | None:
         """Return the logits [N, K] of a file for the images with the numbers `images`, [N], computed without writing it.
 
         `None` where a file is written as quickly.
@@ -82,7 +82,7 @@ class Candidate(Generic[B]):
 
     rung: Rung
     gate: Gate
-    quantisation: Quantisation
+    quantization: Quantization
     backend: B
     path: Path
 
@@ -134,5 +134,5 @@ def rank(candidate: Candidate[B], budget: GateSection) -> tuple[float, ...]:
     least = AGREEMENT["int8"] if budget.min_agreement is None else budget.min_agreement
     short += max(0.0, 100 * least - gate.agreement_percent)
     furthest = np.inf if gate.max_abs_diff is None else gate.max_abs_diff
-    kept = len(candidate.quantisation.keep) if candidate.passed else 0
+    kept = len(candidate.quantization.keep) if candidate.passed else 0
     return (candidate.passed, -kept, -short, gate.agreement_percent, -furthest)

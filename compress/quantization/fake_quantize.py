@@ -80,12 +80,12 @@ def round_weight(weight: Tensor, limit: int = WEIGHT_LIMIT) -> Tensor:
 
 
 @contextmanager
-def fake_quantise(
+def apply_fake_quantization(
     network: nn.Module, images: Tensor | NDArray[np.float32], *, saturation_fix: bool = False
 ) -> Iterator[nn.Module]:
     """Let a network compute as if in int8 inside a `with` block; afterwards it computes as before, to the bit.
 
-        with fake_quantise(network, calibration):
+        with apply_fake_quantization(network, calibration):
             logits = network(images)
 
     Args:
@@ -94,16 +94,16 @@ def fake_quantise(
         saturation_fix: Leave a bit of the weights unused, as for processors whose int8 products saturate.
 
     Raises:
-        CompressError: There is nothing to quantise, there are no images, or the network gives numbers that are not finite.
+        CompressError: There is nothing to quantize, there are no images, or the network gives numbers that are not finite.
     """
     where = next(iter([*network.parameters(), *network.buffers()]), torch.empty(0)).device
     calibration = torch.as_tensor(images).to(where)
-    quantiser = FakeQuantiser(network, lambda chunk: [network(chunk)], calibration, saturation_fix=saturation_fix)
-    with quantiser.active():
+    quantizer = FakeQuantizer(network, lambda chunk: [network(chunk)], calibration, saturation_fix=saturation_fix)
+    with quantizer.active():
         yield network
 
 
-class FakeQuantiser:
+class FakeQuantizer:
     """Rounds the layers of a network that run, to grids that are fitted on calibration images.
 
     Args:
@@ -113,7 +113,7 @@ class FakeQuantiser:
         saturation_fix: Leave a bit of the weights unused.
 
     Raises:
-        CompressError: As for `fake_quantise`.
+        CompressError: As for `apply_fake_quantization`.
     """
 
     scales: Tensor
@@ -137,7 +137,7 @@ class FakeQuantiser:
         self._sites = list(ranges)
         if not self._sites:
             raise CompressError(
-                f"int8: {type(network).__name__} has nothing to quantise: no Conv2d and no Linear of it runs; export it in fp32"
+                f"int8: {type(network).__name__} has nothing to quantize: no Conv2d and no Linear of it runs; export it in fp32"
             )
         device = images.device
         self.scales = torch.ones(len(self._sites), device=device)
@@ -154,7 +154,7 @@ class FakeQuantiser:
         """Let the layers compute as if in int8 inside a `with` block.
 
         Raises:
-            CompressError: They do so already, by another quantiser.
+            CompressError: They do so already, by another quantizer.
         """
         try:
             self._attach()

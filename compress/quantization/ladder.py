@@ -4,21 +4,21 @@ Default post-training quantization ruins some small networks and does no harm to
 run. So each rung makes files, runs them on their own runtime on the validation split, and has the gate judge them. The first
 file that passes ends the search. The rungs, each on top of the best before it:
 
-default: Ranges as the quantiser estimates them by itself.
-statistics: Every other way to estimate ranges and biases that the quantiser offers, the most promising first.
+default: Ranges as the quantizer estimates them by itself.
+statistics: Every other way to estimate ranges and biases that the quantizer offers, the most promising first.
 saturation: A spare bit in the weights, where the processor adds int8 products in 16 bits and would saturate. With the best
     statistics first, then with the others: as long as products saturate, statistics can hardly be told apart.
 mixed: The layers that do most harm stay in floating point: 1, 2, 4, ... of them until the gate passes, then fewer by bisection.
-    The order is measured, each layer quantised alone (`compress.quantization.sensitivity`). At most `int8.max_float_layers` of
+    The order is measured, each layer quantized alone (`compress.quantization.sensitivity`). At most `int8.max_float_layers` of
     all layers are kept: a file that is float in all but name is better made by the next rung, or as fp16.
-distillation: The network itself is adapted to int8 by its teachers, and quantised by the best of the first three rungs.
+distillation: The network itself is adapted to int8 by its teachers, and quantized by the best of the first three rungs.
 
 Decisions. Statistics are tried in order until one passes, not all of them: a candidate can take a minute, and what passes is
 good enough by the user's own budget; where none passes, or the rung is pinned, all are tried and the best goes on. Better is
 what misses the gate by fewer points of top-1 and agreement together; of files that pass, the one with the fewest float layers.
 The sensitivity is measured with the statistics that were best so far. A pinned rung stands alone, on default statistics;
 distillation then has the spare bit where the processor needs it, for rounding is what it learns to bear. A candidate that the
-quantiser refuses or the runtime cannot run is recorded as failed with the reason, and the search goes on; if none left a file,
+quantizer refuses or the runtime cannot run is recorded as failed with the reason, and the search goes on; if none left a file,
 the first reason is raised. Nothing here sees the test split.
 """
 
@@ -36,7 +36,7 @@ from compress.quantization.candidate import B, Candidate, LadderResult, Unavaila
 from compress.quantization.sensitivity import measure_layer_sensitivity
 from compress.recipe import GateSection, Int8Section
 from compress.records import Ladder, Rung, Sensitivity
-from exporters import Quantisation
+from exporters import Quantization
 
 RungName = Literal["default", "statistics", "saturation", "mixed", "distillation"]
 RUNGS: tuple[RungName, ...] = ("default", "statistics", "saturation", "mixed", "distillation")
@@ -55,7 +55,7 @@ class LadderSearch(Generic[B]):
     Args:
         backend: The network as it was trained.
         adapt: Returns the network after quantization-aware distillation; or the reason why there is none.
-        statistics: Names of the quantiser's statistics, `default` first.
+        statistics: Names of the quantizer's statistics, `default` first.
         settings: Which rungs, how long, how much in floating point.
         gate: The budget.
         no_spare_bit: Why the runtime or this processor needs no spare bit; empty where it needs one.
@@ -67,7 +67,7 @@ class LadderSearch(Generic[B]):
     """
 
     def __init__(
-        self, backend: B, *, adapt: Callable[[Quantisation], B] | Unavailable, statistics: tuple[str, ...],
+        self, backend: B, *, adapt: Callable[[Quantization], B] | Unavailable, statistics: tuple[str, ...],
         settings: Int8Section, gate: GateSection, no_spare_bit: str, calibration_images: int, folder: Path, name: str,
         events: Events, clock: Callable[[], float] = monotonic,
     ) -> None:  # fmt: skip
@@ -122,37 +122,37 @@ class LadderSearch(Generic[B]):
     def _rank_number(self, number: int) -> tuple[float, ...]:
         return rank(self._candidates[number], self._gate)
 
-    def _find_best_quantisation(self) -> Quantisation:
-        """Return the best of the first three rungs; the quantiser's default where none was tried."""
-        whole = [each for each in self._candidates.values() if not each.quantisation.keep]
-        return max(whole, key=lambda each: rank(each, self._gate)).quantisation if whole else Quantisation()
+    def _find_best_quantization(self) -> Quantization:
+        """Return the best of the first three rungs; the quantizer's default where none was tried."""
+        whole = [each for each in self._candidates.values() if not each.quantization.keep]
+        return max(whole, key=lambda each: rank(each, self._gate)).quantization if whole else Quantization()
 
     def _try_default(self) -> None:
-        self._try("default", self._backend, Quantisation(), "the quantiser's own statistics")
+        self._try("default", self._backend, Quantization(), "the quantizer's own statistics")
 
     def _try_statistics(self) -> None:
         if len(self._statistics) < 2:
-            self._record_skipped("statistics", "this quantiser has no other statistics")
+            self._record_skipped("statistics", "this quantizer has no other statistics")
         for index, statistics in enumerate(self._statistics[1:]):
             if index and (self._is_late() or (self._has_passed() and self._settings.rung == "auto")):
                 break
-            self._try("statistics", self._backend, Quantisation(statistics=statistics), f"statistics {statistics}")
+            self._try("statistics", self._backend, Quantization(statistics=statistics), f"statistics {statistics}")
 
     def _try_saturation(self) -> None:
         if self._no_spare_bit and self._settings.rung == "auto":
             self._record_skipped("saturation", self._no_spare_bit)
             return
-        best = self._find_best_quantisation().statistics
+        best = self._find_best_quantization().statistics
         others = [each for each in self._statistics if each != best] if self._settings.rung == "auto" else []
         for index, statistics in enumerate([best, *others]):
             if index and self._is_late():
                 break
-            quantisation = Quantisation(statistics=statistics, saturation_fix=True)
-            if self._try("saturation", self._backend, quantisation, f"a spare bit, statistics {statistics}"):
+            quantization = Quantization(statistics=statistics, saturation_fix=True)
+            if self._try("saturation", self._backend, quantization, f"a spare bit, statistics {statistics}"):
                 break
 
     def _try_mixed(self) -> None:
-        layers, base, begun = self._backend.layers, self._find_best_quantisation(), self._clock()
+        layers, base, begun = self._backend.layers, self._find_best_quantization(), self._clock()
         most = int(self._settings.max_float_layers * len(layers))
         if most < 1:
             share = f"{self._settings.max_float_layers:g} of its {len(layers)} layers"
@@ -173,7 +173,7 @@ class LadderSearch(Generic[B]):
         def keep(count: int) -> bool:
             nonlocal begun
             kept = tuple(layer for layer in layers if layer in worst[:count])
-            detail = f"{count} of {len(layers)} layers in floating point, {_describe_quantisation(base)}"
+            detail = f"{count} of {len(layers)} layers in floating point, {_describe_quantization(base)}"
             passed = self._try("mixed", self._backend, replace(base, keep=kept), detail, begun=begun)
             begun = self._clock()
             return passed
@@ -181,7 +181,7 @@ class LadderSearch(Generic[B]):
         _find_fewest(keep, most, self._is_late)
 
     def _try_distillation(self) -> None:
-        base, begun = self._find_best_quantisation(), self._clock()
+        base, begun = self._find_best_quantization(), self._clock()
         if not self._candidates:
             base = replace(base, saturation_fix=not self._no_spare_bit)
         if isinstance(self._adapt, Unavailable):
@@ -195,10 +195,10 @@ class LadderSearch(Generic[B]):
         except CompressError as error:
             self._record_failed("distillation", "quantization-aware distillation", str(error), begun)
             return
-        detail = f"adapted by its teachers, {_describe_quantisation(base)}"
+        detail = f"adapted by its teachers, {_describe_quantization(base)}"
         self._try("distillation", backend, base, detail, begun=begun)
 
-    def _measure_sensitivity(self, base: Quantisation) -> tuple[Sensitivity, ...]:
+    def _measure_sensitivity(self, base: Quantization) -> tuple[Sensitivity, ...]:
         """Return how much each layer harms alone, worst first.
 
         Raises:
@@ -224,17 +224,17 @@ class LadderSearch(Generic[B]):
         self._events.emit("sensitivity", file=self._name, layers=[each.model_dump() for each in found])
         return found
 
-    def _try(self, rung: RungName, backend: B, quantisation: Quantisation, detail: str, *, begun: float | None = None) -> bool:
+    def _try(self, rung: RungName, backend: B, quantization: Quantization, detail: str, *, begun: float | None = None) -> bool:
         """Make a file, run and judge it; return whether it passes."""
         begun = self._clock() if begun is None else begun
         number = len(self._rungs)
         with self._events.task(f"{self._name}: {rung}: {detail}", total=2, kind="int8 search") as task:
             try:
-                path = backend.write(self._folder / str(number), quantisation)
+                path = backend.write(self._folder / str(number), quantization)
             except (Unreachable, Interrupted):
                 raise
             except CompressError as error:
-                self._record_failed(rung, detail, str(error), begun, kept=quantisation.keep)
+                self._record_failed(rung, detail, str(error), begun, kept=quantization.keep)
                 return False
             task.advance()
             gate, accuracy = judge_file(backend, path)
@@ -242,10 +242,10 @@ class LadderSearch(Generic[B]):
         record = Rung(
             rung=rung, detail=detail, status=gate.status, reason=gate.reason, validation=accuracy,
             agreement_percent=gate.agreement_percent, top1_drop_points=gate.top1_drop_points,
-            size_bytes=backend.count_bytes(path), seconds=self._clock() - begun, float_layers=quantisation.keep,
+            size_bytes=backend.count_bytes(path), seconds=self._clock() - begun, float_layers=quantization.keep,
         )  # fmt: skip
         self._record(record)
-        self._candidates[number] = Candidate(record, gate, quantisation, backend, path)
+        self._candidates[number] = Candidate(record, gate, quantization, backend, path)
         return self._candidates[number].passed
 
     def _record_skipped(self, rung: RungName, reason: str) -> None:
@@ -283,8 +283,8 @@ def _find_fewest(passes: Callable[[int], bool], most: int, is_late: Callable[[],
         failed, count = (failed, middle) if passes(middle) else (middle, count)
 
 
-def _describe_quantisation(quantisation: Quantisation) -> str:
-    return f"statistics {quantisation.statistics}{', a spare bit' if quantisation.saturation_fix else ''}"
+def _describe_quantization(quantization: Quantization) -> str:
+    return f"statistics {quantization.statistics}{', a spare bit' if quantization.saturation_fix else ''}"
 
 
 def describe_ladder(name: str, ladder: Ladder) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Measure the sensitivity of each layer to int8: the order in which layers are given back to floating point.
 
-Each layer is quantised alone, the file is run on its own runtime on some of the validation images, and its logits are compared
+Each layer is quantized alone, the file is run on its own runtime on some of the validation images, and its logits are compared
 with those of the network in float32. Where writing a file takes long, torch runs the graph that would be written. The other way
 round, one layer kept in float at a time, hides a layer behind the harm of all others. Errors of layers add up only about, so
 the order is a guide, and the gate judges what is made by it.
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.records import Sensitivity
-from exporters import Quantisation
+from exporters import Quantization
 
 if TYPE_CHECKING:
     from compress.quantization.candidate import QuantizationBackend
@@ -29,7 +29,7 @@ BROKEN = 1e6
 
 
 def measure_layer_sensitivity(
-    backend: QuantizationBackend, base: Quantisation, folder: Path, on_layer: Callable[[str], None]
+    backend: QuantizationBackend, base: Quantization, folder: Path, on_layer: Callable[[str], None]
 ) -> tuple[Sensitivity, ...]:
     """Return how far each layer moves the logits when it alone is int8, worst first.
 
@@ -40,14 +40,14 @@ def measure_layer_sensitivity(
         on_layer: Called with the name of each layer when it was measured.
 
     Raises:
-        CompressError: The quantiser cannot do a layer alone, or the runtime cannot run it.
+        CompressError: The quantizer cannot do a layer alone, or the runtime cannot run it.
     """
     layers, count = backend.layers, len(backend.labels)
     images = np.linspace(0, count - 1, min(IMAGES, count)).astype(np.intp)
     found = []
     for layer in layers:
         others = tuple(each for each in layers if each != layer)
-        alone = Quantisation(statistics=base.statistics, saturation_fix=base.saturation_fix, keep=others)
+        alone = Quantization(statistics=base.statistics, saturation_fix=base.saturation_fix, keep=others)
         logits = backend.simulate(alone, images)
         if logits is None:
             logits = backend.run_file(backend.write(folder, alone), images)

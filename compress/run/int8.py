@@ -33,7 +33,7 @@ from compress.run.context import Run, Trained
 from compress.run.verify import Logits, SplitLogits, WrittenFile, compute_logits, describe, judge, make_subject, run_file
 from compress.system.files import sha256_of, writable
 from compress.text import quantify
-from exporters import Quantisable, Quantisation, Quantiser, Simulated
+from exporters import Quantizable, Quantization, Quantizer, Simulated
 
 TRIED, SPEEDUPS = "tried", "speedups.json"
 DISTILLED_RUNGS = frozenset({"auto", "distillation"})
@@ -111,7 +111,7 @@ def export_int8(
         Unreachable: The disk is full, the folder cannot be written, or a package is missing.
         Interrupted: The user stopped.
     """
-    exporter, tried = cast("Quantiser", exporters.load(section)), folder / TRIED
+    exporter, tried = cast("Quantizer", exporters.load(section)), folder / TRIED
     with writable(tried):
         shutil.rmtree(tried, ignore_errors=True)  # of a search that was interrupted
     result = LadderSearch(
@@ -162,28 +162,28 @@ class RunBackend:
     """
 
     def __init__(
-        self, run: Run, trained: Trained, exporter: Quantiser, calibration: Calibration, *, reference: Logits,
+        self, run: Run, trained: Trained, exporter: Quantizer, calibration: Calibration, *, reference: Logits,
         original: Logits | None = None,
     ) -> None:  # fmt: skip
         self._run, self._exporter, self._calibration = run, exporter, calibration
         self.trained, self.reference, self.original = trained, reference, original
 
     @cached_property
-    def _quantisable(self) -> Quantisable:
+    def _quantizable(self) -> Quantizable:
         network, image = self.trained.network, self._run.data.sample_image()
         return self._exporter.prepare_int8(network, image, self._calibration.images, about=describe(self._run, self.trained))
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers that can stay in floating point, from input to output."""
-        return self._quantisable.layers
+        return self._quantizable.layers
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """Classes of the validation images, [N]."""
         return self._run.validation_labels
 
-    def write(self, folder: Path, quantisation: Quantisation) -> Path:
+    def write(self, folder: Path, quantization: Quantization) -> Path:
         """Write the int8 file into a folder and return its path.
 
         Raises:
@@ -193,7 +193,7 @@ class RunBackend:
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
         path = self._exporter.name_file(folder, self.trained.name)
-        self._quantisable.write(path, quantisation)
+        self._quantizable.write(path, quantization)
         return path
 
     def count_bytes(self, path: Path) -> int:
@@ -210,7 +210,7 @@ class RunBackend:
         shown = held if images is None else held[images]
         return run_file(make_subject(path.name, path, self._exporter), [shown], self._run.data.preprocess).logits
 
-    def simulate(self, quantisation: Quantisation, images: NDArray[np.intp]) -> Logits | None:
+    def simulate(self, quantization: Quantization, images: NDArray[np.intp]) -> Logits | None:
         """Return the logits [N, K] of a file as torch foretells them for the images with the numbers `images`, [N].
 
         `None` where a file is written as quickly.
@@ -218,10 +218,10 @@ class RunBackend:
         Raises:
             CompressError: The format cannot hold this network so.
         """
-        if not isinstance(self._quantisable, Simulated):
+        if not isinstance(self._quantizable, Simulated):
             return None
         shown = normalise(self._run.data.validation.images[images], self._run.data.preprocess)
-        return self._quantisable.simulate(quantisation, shown)
+        return self._quantizable.simulate(quantization, shown)
 
     def judge(self, logits: Logits) -> Gate:
         """Return the gate's verdict on a file by its logits, [N, K]."""
@@ -229,19 +229,19 @@ class RunBackend:
 
 
 def _build_adapter(
-    run: Run, trained: Trained, exporter: Quantiser, logits: SplitLogits, inputs: Int8Inputs
-) -> Callable[[Quantisation], RunBackend] | Unavailable:
+    run: Run, trained: Trained, exporter: Quantizer, logits: SplitLogits, inputs: Int8Inputs
+) -> Callable[[Quantization], RunBackend] | Unavailable:
     """Return what adapts the network to int8 by its teachers, or why there is nothing."""
     teachers = inputs.teachers
     if isinstance(teachers, Unavailable):
         return teachers
 
-    def adapt(quantisation: Quantisation) -> RunBackend:
-        from compress.run.qad import distil_quantised  # needed by few runs, and it loads the training half
+    def adapt(quantization: Quantization) -> RunBackend:
+        from compress.run.qad import distil_quantized  # needed by few runs, and it loads the training half
 
-        adapted = distil_quantised(
+        adapted = distil_quantized(
             run, trained, run.recipe.method, teachers, calibration=inputs.calibration.images,
-            saturation_fix=quantisation.saturation_fix,
+            saturation_fix=quantization.saturation_fix,
         )  # fmt: skip
         reference = compute_logits(run, adapted).validation
         return RunBackend(run, adapted, exporter, inputs.calibration, reference=reference, original=logits.validation)

@@ -3,7 +3,7 @@
 The last rung of the ladder. The student computes as if in int8 (`compress.quantization.fake_quantize`) and is trained on
 for a few epochs by the method that made it; preparatory stages and teacher outputs are found in the cache. Validation,
 which chooses the epoch, computes as if in int8 too, with ranges fitted to the weights as they then are. The result are
-float32 weights of the same names and graph, for an exporter to quantise as any others.
+float32 weights of the same names and graph, for an exporter to quantize as any others.
 
 Of a finished stage only what is shipped is kept. Auxiliary modules that merely help to teach, such as translators and adapters,
 start anew and would teach nonsense first; so a stage before fits them to the student, which is held still.
@@ -29,7 +29,7 @@ from compress.fingerprint import hash_plugin
 from compress.methods import Forward, Method, Setting, Signals, Step
 from compress.models import Network
 from compress.quantization import fake_quantize
-from compress.quantization.fake_quantize import FakeQuantiser
+from compress.quantization.fake_quantize import FakeQuantizer
 from compress.recipe import MethodSection, TrainSection
 from compress.records import Accuracy, StageResult
 from compress.records.training import WEIGHTS
@@ -41,10 +41,10 @@ from compress.system.files import sha256_of
 from compress.training import checkpoint
 
 _SCHEDULE: Mapping[str, object] = {"schedule": "cosine", "warmup_epochs": 0.0, "ema_decay": None, "engine": "eager"}
-"""An average over so few steps would hardly leave the start, and no compiler sees the hooks that quantise."""
+"""An average over so few steps would hardly leave the start, and no compiler sees the hooks that quantize."""
 
 
-def distil_quantised(
+def distil_quantized(
     run: Run,
     trained: Trained,
     methods: Sequence[MethodSection],
@@ -67,7 +67,7 @@ def distil_quantised(
         saturation_fix: Leave a bit of the weights unused, for processors whose int8 products saturate.
 
     Raises:
-        CompressError: The student was not trained here or has nothing to quantise, or training does not work.
+        CompressError: The student was not trained here or has nothing to quantize, or training does not work.
         Interrupted: The user stopped; the state is saved.
     """
     if trained.folder is None or not trained.results:
@@ -132,9 +132,9 @@ def _train(
         return list(method.predictions(method.step(Batch(images, labels))).values())
 
     images = torch.from_numpy(calibration).to(run.device)
-    quantiser = FakeQuantiser(method, compute_logits, images, saturation_fix=saturation_fix)
+    quantizer = FakeQuantizer(method, compute_logits, images, saturation_fix=saturation_fix)
     settings = {**_SCHEDULE, "epochs": run.recipe.int8.epochs, "lr": run.recipe.int8.lr, "select": "best"}
-    continued = _Continued(method, method.phases(), product=method.product(), settings=settings, quantiser=quantiser)
+    continued = _Continued(method, method.phases(), product=method.product(), settings=settings, quantizer=quantizer)
     decisive = {
         **decisive,
         "auxiliary": [result.key for result in auxiliary],
@@ -143,7 +143,7 @@ def _train(
     }
     kept = any(each.images == "training" and each.store == "kept" for each in trained.results[-1].teacher_outputs)
     name, how = f"{trained.name}-int8{'-saturation' if saturation_fix else ''}", f"{trained.method}, quantization-aware"
-    with quantiser.active():
+    with quantizer.active():
         return train_stage(run, name, continued, run.recipe.train, reads=decisive, method_name=how, shared=kept)
 
 
@@ -155,7 +155,7 @@ class _Continued(Method):
         phases: The parameters that are trained, by phase.
         product: The module whose weights the stage saves.
         settings: Fields of the section `train` that are other than those with which the student was trained.
-        quantiser: Active while the student computes as if in int8; its grids are fitted anew before each validation.
+        quantizer: Active while the student computes as if in int8; its grids are fitted anew before each validation.
     """
 
     stage: str = "int8"  # type: ignore[misc]
@@ -168,16 +168,16 @@ class _Continued(Method):
         *,
         product: nn.Module,
         settings: Mapping[str, object],
-        quantiser: FakeQuantiser | None = None,
+        quantizer: FakeQuantizer | None = None,
     ) -> None:
         teachers = tuple(teacher for teacher in method.teachers if isinstance(teacher, Network))
         super().__init__(Setting(method.student, teachers, torch.empty(0), 0))
         self.method, self.saved, self.moves_teacher = method, product, method.moves_teacher
-        self.trained, self.settings, self.quantiser = dict(phases), dict(settings), quantiser
-        self.is_calibrated = quantiser is None
-        if quantiser is not None:  # as buffers a stage that continues finds them as they were
-            self.register_buffer("scales", quantiser.scales)
-            self.register_buffer("zero_points", quantiser.zero_points)
+        self.trained, self.settings, self.quantizer = dict(phases), dict(settings), quantizer
+        self.is_calibrated = quantizer is None
+        if quantizer is not None:  # as buffers a stage that continues finds them as they were
+            self.register_buffer("scales", quantizer.scales)
+            self.register_buffer("zero_points", quantizer.zero_points)
 
     def phases(self) -> dict[str, list[Parameter]]:
         """Return the parameters that are trained, by phase."""
@@ -201,13 +201,13 @@ class _Continued(Method):
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all modules; the next predictions calibrate first, for the weights may have moved since."""
-        self.is_calibrated = self.quantiser is None
+        self.is_calibrated = self.quantizer is None
         return super().train(mode)
 
     def predictions(self, step: Step) -> dict[str, Tensor]:
         """Return the logits of the method, each [B, K], as an int8 file of these weights would give them."""
-        if self.quantiser is not None and not self.is_calibrated:
-            self.quantiser.calibrate()
+        if self.quantizer is not None and not self.is_calibrated:
+            self.quantizer.calibrate()
         self.is_calibrated = True
         return self.method.predictions(step)
 

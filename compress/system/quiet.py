@@ -46,7 +46,7 @@ def nncf() -> Any:
 
 
 @contextmanager
-def quantiser() -> Iterator[None]:
+def quantizer() -> Iterator[None]:
     """Silence nncf, which writes log lines and progress bars to stdout."""
     import rich
 

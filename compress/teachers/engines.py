@@ -94,14 +94,14 @@ def build_compiled(teachers: JointTeachers) -> Engine:
     return run
 
 
-def build_openvino(teachers: JointTeachers, images: Tensor, precision: str, *, quantised: bool = False) -> Engine:
+def build_openvino(teachers: JointTeachers, images: Tensor, precision: str, *, quantized: bool = False) -> Engine:
     """Return the deployment runtime, compiled for batches of this size; smaller ones are filled up.
 
     Args:
         teachers: All teachers and their signals.
         images: A batch of real images, [B, C, H, W].
         precision: In which the runtime computes, as it calls it.
-        quantised: Let NNCF turn weights and activations into int8 first, with ranges as they are on these images.
+        quantized: Let NNCF turn weights and activations into int8 first, with ranges as they are on these images.
 
     Raises:
         CompressError: It cannot take these networks, or computes in another precision than the requested one.
@@ -115,7 +115,7 @@ def build_openvino(teachers: JointTeachers, images: Tensor, precision: str, *, q
         raise CompressError(
             f"teacher_outputs.engine: OpenVINO cannot take the teacher ({reason}); choose another engine"
         ) from error
-    if quantised:
+    if quantized:
         model = _quantize(model, images)
     options = {
         "INFERENCE_PRECISION_HINT": precision,
@@ -146,12 +146,12 @@ def _quantize(model: Any, images: Tensor) -> Any:
     """Return a graph in int8, by NNCF's defaults."""
     nncf = _quiet.nncf()
     try:
-        with _quiet.quantiser():
+        with _quiet.quantizer():
             return nncf.quantize(model, nncf.Dataset([images.contiguous().numpy()]), subset_size=1)
     except (RuntimeError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CompressError(
-            f"teacher_outputs.engine: NNCF cannot quantise the teacher ({reason}); choose another engine"
+            f"teacher_outputs.engine: NNCF cannot quantize the teacher ({reason}); choose another engine"
         ) from error
 
 
@@ -174,7 +174,7 @@ def list_engines(teachers: JointTeachers, images: Tensor, autocast: torch.dtype 
         return known
     capabilities = _quiet.openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     known["openvino"] = lambda: build_openvino(teachers, images, "f32")
-    known["openvino_int8"] = lambda: build_openvino(teachers, images, "f32", quantised=True)
+    known["openvino_int8"] = lambda: build_openvino(teachers, images, "f32", quantized=True)
     if "BF16" in capabilities:
         known["bf16"] = lambda: build_channels_last(teachers, torch.bfloat16)
         known["openvino_bf16"] = lambda: build_openvino(teachers, images, "bf16")

@@ -1,4 +1,4 @@
-"""Quantise an ONNX graph to int8 with quantize-dequantize pairs (QDQ), by onnxruntime's own static quantizer.
+"""Quantize an ONNX graph to int8 with quantize-dequantize pairs (QDQ), by onnxruntime's own static quantizer.
 
 Activations are unsigned, weights signed with one scale for each output channel: signed activations run two to three times
 slower on x86, and one scale for a whole weight ruins depthwise convolutions. This module chooses the nodes to quantize:
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from compress.errors import CompressError
 from compress.plugins import suggestion
 from compress.system import quiet
-from exporters._exporter import Quantisation
+from exporters._exporter import Quantization
 from exporters._onnx.bias import correct_biases, find_slots, give_biases, measure_means, select_images
 from exporters._onnx.calibration import (
     Range,
@@ -50,8 +50,8 @@ _BETWEEN = _ELEMENTWISE | {
 _PRODUCTS = ("Gemm", "MatMul")
 
 
-class QuantisableOnnx:
-    """A float32 graph and calibration images; see `Quantisable` in `_exporter.py`.
+class QuantizableOnnx:
+    """A float32 graph and calibration images; see `Quantizable` in `_exporter.py`.
 
     Args:
         model: With input `images`, float32 [batch, channels, height, width]; it is changed.
@@ -81,33 +81,33 @@ class QuantisableOnnx:
         self._ranges: dict[str, dict[str, Range]] = {}
         self._means: dict[str, NDArray[np.float64]] = {}
 
-    def write(self, path: Path, quantisation: Quantisation) -> None:
+    def write(self, path: Path, quantization: Quantization) -> None:
         """Write the int8 file, whole or not at all; see the contract.
 
         Raises:
             CompressError: As in the contract.
             Unreachable: As in the contract.
         """
-        self._save(self.quantise(quantisation), path)
+        self._save(self.quantize(quantization), path)
 
-    def quantise(self, quantisation: Quantisation) -> ModelProto:
+    def quantize(self, quantization: Quantization) -> ModelProto:
         """Return the quantized graph.
 
         Raises:
             CompressError: There are no such statistics or layers, or onnxruntime cannot quantize the graph.
         """
-        if quantisation.statistics not in STATISTICS:
-            near = suggestion(quantisation.statistics, list(STATISTICS))
-            raise CompressError(f"{self._where}: there are no statistics {quantisation.statistics!r}; {near}")
-        for layer in quantisation.keep:
+        if quantization.statistics not in STATISTICS:
+            near = suggestion(quantization.statistics, list(STATISTICS))
+            raise CompressError(f"{self._where}: there are no statistics {quantization.statistics!r}; {near}")
+        for layer in quantization.keep:
             if layer not in self._layers:
                 raise CompressError(f"{self._where}: there is no layer {layer!r} to keep; {suggestion(layer, self._layers)}")
-        layers = [self._layers[name] for name in self.layers if name not in quantisation.keep]
+        layers = [self._layers[name] for name in self.layers if name not in quantization.keep]
         nodes = {node for layer in layers for node in layer.nodes}
-        corrected = quantisation.statistics == "bias_correction"
-        ranges = self._estimate_ranges("default" if corrected else quantisation.statistics)
+        corrected = quantization.statistics == "bias_correction"
+        ranges = self._estimate_ranges("default" if corrected else quantization.statistics)
         try:
-            model = _insert_pairs(self._model, ranges, _choose_nodes(self._model, nodes), spare_bit=quantisation.saturation_fix)
+            model = _insert_pairs(self._model, ranges, _choose_nodes(self._model, nodes), spare_bit=quantization.saturation_fix)
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CompressError(
@@ -136,12 +136,12 @@ class QuantisableOnnx:
                 self._ranges[statistics] = {name: estimate(counts[name], full[name]) for name in full}
         return self._ranges[statistics]
 
-    def _correct_biases(self, quantised: ModelProto, nodes: set[str]) -> None:
+    def _correct_biases(self, quantized: ModelProto, nodes: set[str]) -> None:
         images = select_images(self._images)
         slots = find_slots(self._model)
         if not self._means:
             self._means = measure_means(self._model, slots, images, self._where)
-        correct_biases(quantised, [slot for slot in slots if slot.node in nodes], self._means, images, self._where)
+        correct_biases(quantized, [slot for slot in slots if slot.node in nodes], self._means, images, self._where)
 
 
 def _find_activations(model: ModelProto) -> list[str]:
@@ -167,16 +167,16 @@ def _find_layer_nodes(model: ModelProto) -> set[str]:
 def _choose_nodes(model: ModelProto, layers: set[str]) -> list[str]:
     """Choose the nodes to quantize, in order: these layers, and nodes between them that read quantized tensors only."""
     nodes = [node for node in model.graph.node if node.name in layers]
-    quantised = {node.input[0] for node in nodes}
-    quantised |= {node.output[0] for node in nodes if node.op_type not in _PRODUCTS}
+    quantized = {node.input[0] for node in nodes}
+    quantized |= {node.output[0] for node in nodes if node.op_type not in _PRODUCTS}
     transformer = any(node.op_type == "LayerNormalization" for node in model.graph.node)
     chosen: list[str] = []
     for node in model.graph.node:
         if node.name in layers:
             chosen.append(node.name)
-        elif node.op_type in _BETWEEN and not transformer and quantised.issuperset(_list_data_inputs(node)):
+        elif node.op_type in _BETWEEN and not transformer and quantized.issuperset(_list_data_inputs(node)):
             chosen.append(node.name)
-            quantised.update(node.output)
+            quantized.update(node.output)
     return chosen
 
 
@@ -215,8 +215,8 @@ def _insert_pairs(model: ModelProto, ranges: dict[str, Range], nodes: list[str],
             op_types_to_quantize=sorted(kinds),
             extra_options={"OpTypesToExcludeOutputQuantization": list(_PRODUCTS)},
         )
-        quantised: ModelProto = quantizer.quantize_model()
-    return quantised
+        quantized: ModelProto = quantizer.quantize_model()
+    return quantized
 
 
 def _keep_output_float(model: ModelProto) -> None:

@@ -102,7 +102,7 @@ def find_layers(model: Any, content: bytes, weights: set[str]) -> tuple[Layer, .
     """Find the layers of a graph: whatever multiplies activations with a weight, from input to output.
 
     A layer has its name in the module where the graph still knows it, and that of its node otherwise. Nodes that share a weight
-    are one layer: it is quantised for all or for none.
+    are one layer: it is quantized for all or for none.
 
     Args:
         model: The translated graph.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from compress import plugins
 from compress.errors import CompressError
 from compress.system import quiet
-from exporters._exporter import Quantisation
+from exporters._exporter import Quantization
 from exporters._openvino.file import write_files
 from exporters._openvino.graph import Layer, extract_reason, find_float_nodes, find_weighted_nodes, has_attention
 
@@ -33,7 +33,7 @@ class _Estimation(NamedTuple):
     """NNCF's settings for estimating ranges and biases."""
 
     full_bias_correction: bool = False
-    """Correct each bias with the outputs of the quantised layers before it, not with their mean outputs in float."""
+    """Correct each bias with the outputs of the quantized layers before it, not with their mean outputs in float."""
     ranges: str = ""
     """Activation ranges: the extremes of all images instead of the mean of each image's."""
     alignment: bool = False
@@ -57,7 +57,7 @@ Source: openvinotoolkit/nncf, tests/post_training/data/ptq_reference_data.yaml.
 """
 
 
-class QuantisableOpenvino:
+class QuantizableOpenvino:
     """A translated network with images on which its ranges are estimated, ready to be written in int8.
 
     Args:
@@ -69,7 +69,7 @@ class QuantisableOpenvino:
         gives_class: Whether class and score are put behind.
 
     Raises:
-        CompressError: There is no layer to quantise.
+        CompressError: There is no layer to quantize.
     """
 
     def __init__(
@@ -87,16 +87,16 @@ class QuantisableOpenvino:
         self._batch_size, self._pixels, self._gives_class = batch_size, pixels, gives_class
         self._attention = has_attention(model)
 
-    def write(self, path: Path, quantisation: Quantisation) -> None:
+    def write(self, path: Path, quantization: Quantization) -> None:
         """Write the int8 file; see the contract in `_exporter.py`.
 
         Raises:
             CompressError: As in the contract.
             Unreachable: As in the contract.
         """
-        self._check(quantisation)
-        keep = frozenset(quantisation.keep)
-        model = self._quantise(quantisation, find_float_nodes(self._model, self._layers, keep), path)
+        self._check(quantization)
+        keep = frozenset(quantization.keep)
+        model = self._quantize(quantization, find_float_nodes(self._model, self._layers, keep), path)
         if self._batch_size is not None:
             model.reshape([self._batch_size, *self._images.shape[1:]])
         write_files(
@@ -107,21 +107,21 @@ class QuantisableOpenvino:
             gives_class=self._gives_class,
         )
 
-    def _check(self, quantisation: Quantisation) -> None:
-        if quantisation.statistics not in ESTIMATIONS:
-            hint = plugins.suggestion(quantisation.statistics, list(ESTIMATIONS))
-            raise CompressError(f"exporters/openvino: there are no statistics {quantisation.statistics!r}; {hint}")
-        for name in quantisation.keep:
+    def _check(self, quantization: Quantization) -> None:
+        if quantization.statistics not in ESTIMATIONS:
+            hint = plugins.suggestion(quantization.statistics, list(ESTIMATIONS))
+            raise CompressError(f"exporters/openvino: there are no statistics {quantization.statistics!r}; {hint}")
+        for name in quantization.keep:
             if name not in self.layers:
                 hint = plugins.suggestion(name, list(self.layers))
                 raise CompressError(f"exporters/openvino: keep: the network has no layer {name!r}; {hint}")
 
-    def _quantise(self, quantisation: Quantisation, ignored: list[str], path: Path) -> Any:
-        """Quantise a copy of the graph; its weights are stored as int8 already."""
+    def _quantize(self, quantization: Quantization, ignored: list[str], path: Path) -> Any:
+        """Quantize a copy of the graph; its weights are stored as int8 already."""
         nncf = quiet.nncf()
-        estimation = ESTIMATIONS[quantisation.statistics]
+        estimation = ESTIMATIONS[quantization.statistics]
         try:
-            with quiet.quantiser():
+            with quiet.quantizer():
                 return nncf.quantize(
                     self._model.clone(),
                     nncf.Dataset(self._images[:, None]),  # each item is a batch of one image
@@ -129,14 +129,14 @@ class QuantisableOpenvino:
                     fast_bias_correction=not estimation.full_bias_correction,
                     model_type=nncf.ModelType.TRANSFORMER if self._attention else None,
                     ignored_scope=nncf.IgnoredScope(names=ignored),
-                    advanced_parameters=_build_parameters(nncf, estimation, saturation_fix=quantisation.saturation_fix),
+                    advanced_parameters=_build_parameters(nncf, estimation, saturation_fix=quantization.saturation_fix),
                 )
         except (RuntimeError, KeyError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
             if isinstance(error, KeyError) and not estimation.alignment:
                 raise  # NNCF 3.4.0 fails so, by a defect of its own, where channel alignment finds something to align
             why = f"KeyError: {error}" if isinstance(error, KeyError) else extract_reason(error)
             raise CompressError(
-                f"{path}: NNCF cannot quantise this network ({why}); use other statistics, or precision: fp16"
+                f"{path}: NNCF cannot quantize this network ({why}); use other statistics, or precision: fp16"
             ) from error
 
     def _check_stored(self, stored: Any, keep: frozenset[str], path: Path) -> None:

@@ -26,7 +26,7 @@ from compress.errors import CompressError, Unreachable
 from compress.records import Precision
 from compress.system import quiet
 from compress.system.files import write_whole
-from exporters._exporter import About, Quantisation, check_option, parse_places
+from exporters._exporter import About, Quantization, check_option, parse_places
 from exporters._torch.calibration_images import check_images
 from exporters._torch.ends import Ends, choose_ends
 from exporters._torch.trace import trace
@@ -148,7 +148,7 @@ class Pt2eExporter:
         images: NDArray[np.float32],
         *,
         about: About | None = None,
-    ) -> QuantisablePt2e:
+    ) -> QuantizablePt2e:
         """Trace the network and keep the images [N, C, H, W] for calibration; see the contract in `_exporter.py`.
 
         Raises:
@@ -156,7 +156,7 @@ class Pt2eExporter:
         """
         name, shape = type(module).__name__, tuple(example.shape[1:])
         carried = self._choose_ends(about, example, name)
-        return QuantisablePt2e(
+        return QuantizablePt2e(
             where=self.where,
             traced=trace_for_int8(module, example, images, self.batch_size),
             images=images,
@@ -176,7 +176,7 @@ class Pt2eExporter:
 
 
 @dataclass(frozen=True)
-class QuantisablePt2e:
+class QuantizablePt2e:
     """A traced network with images on which its ranges are estimated, ready to be written in int8.
 
     Args:
@@ -202,16 +202,16 @@ class QuantisablePt2e:
         """The convolutions and linear layers, by the names of the user's modules."""
         return tuple(dict.fromkeys(self.traced.layers.values()))
 
-    def write(self, path: Path, quantisation: Quantisation) -> None:
+    def write(self, path: Path, quantization: Quantization) -> None:
         """Write the int8 file; see the contract in `_exporter.py`.
 
         Raises:
             CompressError: As in the contract.
             Unreachable: As in the contract.
         """
-        self.save(self._quantise(quantisation), path)
+        self.save(self._quantize(quantization), path)
 
-    def simulate(self, quantisation: Quantisation, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def simulate(self, quantization: Quantization, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute the logits of the graph that would be written, float32 [N, K]; see the contract in `_exporter.py`.
 
         Raises:
@@ -219,27 +219,27 @@ class QuantisablePt2e:
         """
         import torch
 
-        graph = self._quantise(quantisation)
+        graph = self._quantize(quantization)
         with torch.no_grad():
             return np.concatenate([graph(batch).numpy() for batch in self._split_batches(images)])[: len(images)]
 
-    def _check(self, quantisation: Quantisation) -> None:
-        if quantisation.statistics not in STATISTICS:
-            hint = plugins.suggestion(quantisation.statistics, list(STATISTICS))
-            raise CompressError(f"{self.where}: there are no statistics {quantisation.statistics!r}; {hint}")
-        if quantisation.saturation_fix:
+    def _check(self, quantization: Quantization) -> None:
+        if quantization.statistics not in STATISTICS:
+            hint = plugins.suggestion(quantization.statistics, list(STATISTICS))
+            raise CompressError(f"{self.where}: there are no statistics {quantization.statistics!r}; {hint}")
+        if quantization.saturation_fix:
             raise CompressError(f"{self.where}: the saturation fix does not apply: {NO_SPARE_BIT}; leave it out")
-        for name in quantisation.keep:
+        for name in quantization.keep:
             if name not in self.layers:
                 hint = plugins.suggestion(name, list(self.layers))
                 raise CompressError(f"{self.where}: keep: the network has no layer {name!r}; {hint}")
 
-    def _quantise(self, quantisation: Quantisation) -> GraphModule:
+    def _quantize(self, quantization: Quantization) -> GraphModule:
         """Return the graph with quantize and dequantize operators around the operators that run in int8."""
-        self._check(quantisation)
-        kept = {node for node, layer in self.traced.layers.items() if layer in quantisation.keep}
+        self._check(quantization)
+        kept = {node for node, layer in self.traced.layers.items() if layer in quantization.keep}
         with quieten_packages(self.where):
-            return self._convert(quantisation.statistics, kept)
+            return self._convert(quantization.statistics, kept)
 
     def _convert(self, statistics: str, kept: Collection[str]) -> GraphModule:
         import torch
@@ -277,7 +277,7 @@ class _KeepingQuantizer:
         return getattr(self._quantizer, name)
 
     def annotate(self, model: GraphModule) -> GraphModule:
-        """Mark every operator that shall be quantised."""
+        """Mark every operator that shall be quantized."""
         from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
 
         for node in model.graph.nodes:

@@ -43,7 +43,7 @@ from compress.system import quiet
 
 file, images, seconds = sys.argv[1:]
 openvino, nncf = quiet.openvino(), quiet.nncf()
-with quiet.quantiser():
+with quiet.quantizer():
     model = nncf.quantize(openvino.Core().read_model(file), nncf.Dataset([np.load(images)]))
 print(sum(op.get_type_name() == "FakeQuantize" for op in model.get_ops()))
 time.sleep(float(seconds))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from compress.preprocess import measure_statistics, normalise
 from compress.recipe import GateSection
 from compress.records import Gate, Precision, Preprocess
-from exporters import About, Quantisation
+from exporters import About, Quantization
 from exporters.bundle import bundle
 from exporters.onnx import Onnx
 from exporters.openvino import Openvino
@@ -151,7 +151,7 @@ def export(
         about = About("student", known.classes, known.preprocess, {"made by": "a test"})
         if precision == "int8":
             images = normalise(known.pixels[:100], known.preprocess)
-            exporter.prepare_int8(network, example, images, about=about).write(path, Quantisation())
+            exporter.prepare_int8(network, example, images, about=about).write(path, Quantization())
         else:
             exporter.export(network, example, path, about=about)
         _exported[asked] = File(path, task, seed, precision, takes_pixels, gives_class)

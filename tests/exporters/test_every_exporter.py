@@ -21,7 +21,7 @@ from compress import plugins
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
 from compress.records import Precision, Preprocess
-from exporters import About, Quantisation, gate
+from exporters import About, Quantization, gate
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def produce(exporter, network, image, path):
         statistics = exporter.statistics[
             1 if exporter.runtime == "openvino" else 0
         ]  # NNCF's own bias correction flips near ties
-        exporter.prepare_int8(network, image, calibration).write(path, Quantisation(statistics, saturation_fix=fix))
+        exporter.prepare_int8(network, image, calibration).write(path, Quantization(statistics, saturation_fix=fix))
     else:
         exporter.export(network, image, path)
 
@@ -217,7 +217,7 @@ import numpy as np
 import torch
 from torch import nn
 from compress import plugins
-from exporters import Quantisation
+from exporters import Quantization
 
 def export_all(folder, variants):
     torch.manual_seed(1)
@@ -229,7 +229,7 @@ def export_all(folder, variants):
         example, path = torch.rand(1, 3, 8, 8), exporter.name_file(Path(folder), "student")
         if precision == "int8":
             images = np.random.default_rng(0).normal(size=(20, 3, 8, 8)).astype(np.float32)
-            exporter.prepare_int8(network, example, images).write(path, Quantisation())
+            exporter.prepare_int8(network, example, images).write(path, Quantization())
         else:
             exporter.export(network, example, path)
 """

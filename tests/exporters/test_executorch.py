@@ -13,7 +13,7 @@ from benchmarks.protocol import Subject, evaluate
 from benchmarks.runtimes.executorch import refuse_other_backends
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
-from exporters import Quantisation, gate
+from exporters import Quantization, gate
 from exporters.executorch import LARGEST_BATCH, Executorch
 
 pytestmark = pytest.mark.slow
@@ -49,18 +49,18 @@ def test_missing_package_is_one_message(network, image, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("quantisation", "said"),
+    ("quantization", "said"),
     [
-        (Quantisation(statistics="minmx"), "there are no statistics 'minmx'; did you mean 'minmax'"),
-        (Quantisation(saturation_fix=True), "the saturation fix does not apply"),
-        (Quantisation(keep=("block.cnv",)), r"keep: the network has no layer 'block\.cnv'; did you mean 'block\.conv'"),
+        (Quantization(statistics="minmx"), "there are no statistics 'minmx'; did you mean 'minmax'"),
+        (Quantization(saturation_fix=True), "the saturation fix does not apply"),
+        (Quantization(keep=("block.cnv",)), r"keep: the network has no layer 'block\.cnv'; did you mean 'block\.conv'"),
     ],
 )
-def test_what_is_not_offered_is_refused_at_once(quantisation, said, network, image, calibration, tmp_path):
-    """A rung that this quantiser has not is a message, before anything is computed."""
-    quantisable = Executorch(precision="int8").prepare_int8(network, image, calibration)
+def test_what_is_not_offered_is_refused_at_once(quantization, said, network, image, calibration, tmp_path):
+    """A rung that this quantizer has not is a message, before anything is computed."""
+    quantizable = Executorch(precision="int8").prepare_int8(network, image, calibration)
     with pytest.raises(CompressError, match=f"exporters/executorch: {said}"):
-        quantisable.write(tmp_path / "s.pte", quantisation)
+        quantizable.write(tmp_path / "s.pte", quantization)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,12 +96,12 @@ def test_work_for_another_backend_is_refused_by_name(tmp_path):
 @installed
 def test_files_pass_the_gate_through_the_runner(network, image, images, calibration, answers, tmp_path):
     """fp32 and int8, on the file's own runtime in a process of its own, with the threads that were asked for."""
-    whole, quantised = Executorch(), Executorch(precision="int8")
-    paths = [exporter.name_file(tmp_path, "s") for exporter in (whole, quantised)]
+    whole, quantized = Executorch(), Executorch(precision="int8")
+    paths = [exporter.name_file(tmp_path, "s") for exporter in (whole, quantized)]
     whole.export(network, image, paths[0])
-    quantised.prepare_int8(network, image, calibration).write(paths[1], Quantisation())
+    quantized.prepare_int8(network, image, calibration).write(paths[1], Quantization())
     wanted = answers(network, images)
-    for exporter, path in zip((whole, quantised), paths, strict=True):
+    for exporter, path in zip((whole, quantized), paths, strict=True):
         found = evaluate(Subject("s", path, "executorch"), images, batch_size=4, threads=2)
         labels = wanted.argmax(axis=1)
         verdict = gate(wanted, found.logits, labels, settings=GateSection(), precision=exporter.precision)
@@ -113,11 +113,11 @@ def test_files_pass_the_gate_through_the_runner(network, image, images, calibrat
 @installed
 def test_layers_that_are_kept_are_as_exact_as_float(network, image, images, calibration, answers, run, tmp_path):
     """With every layer kept, only the rounding of what lies between is left; with none, the file is further off."""
-    quantisable = Executorch(precision="int8").prepare_int8(network, image, calibration)
+    quantizable = Executorch(precision="int8").prepare_int8(network, image, calibration)
     off = {}
     for keep in ((), LAYERS):
         path = tmp_path / f"{len(keep)}.pte"
-        quantisable.write(path, Quantisation(statistics="minmax", keep=keep))
+        quantizable.write(path, Quantization(statistics="minmax", keep=keep))
         off[keep] = float(np.abs(run("executorch", path, images) - answers(network, images)).mean())
     assert off[LAYERS] < off[()]
 
@@ -125,12 +125,12 @@ def test_layers_that_are_kept_are_as_exact_as_float(network, image, images, cali
 @installed
 def test_what_is_simulated_is_what_the_file_says(network, image, images, calibration, answers, run, tmp_path):
     """One layer in int8 moves the answers alike in torch and in the file, so the order of layers is the same."""
-    quantisable = Executorch(precision="int8").prepare_int8(network, image, calibration)
+    quantizable = Executorch(precision="int8").prepare_int8(network, image, calibration)
     exact = answers(network, images)
     for layer in ("stem", "classifier"):
-        alone = Quantisation(keep=tuple(name for name in LAYERS if name != layer))
-        quantisable.write(tmp_path / f"{layer}.pte", alone)
-        said, simulated = run("executorch", tmp_path / f"{layer}.pte", images), quantisable.simulate(alone, images)
+        alone = Quantization(keep=tuple(name for name in LAYERS if name != layer))
+        quantizable.write(tmp_path / f"{layer}.pte", alone)
+        said, simulated = run("executorch", tmp_path / f"{layer}.pte", images), quantizable.simulate(alone, images)
         assert simulated.shape == exact.shape
         assert np.abs(said - simulated).mean() < 0.2 * np.abs(said - exact).mean()
 

@@ -12,7 +12,7 @@ from benchmarks.protocol import Subject, evaluate
 from benchmarks.runtimes import litert as runtime
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
-from exporters import Quantisation, gate
+from exporters import Quantization, gate
 from exporters.litert import Litert
 
 pytestmark = pytest.mark.slow
@@ -47,9 +47,9 @@ def test_missing_package_is_one_message(network, image, tmp_path, monkeypatch):
 def test_saturation_does_not_apply(network, image, calibration, tmp_path):
     """XNNPACK runs these files, so the ladder skips the rung against saturation, and who asks for it is told why."""
     assert "nothing saturates" in Litert.no_spare_bit
-    quantisable = Litert(precision="int8").prepare_int8(network, image, calibration)
+    quantizable = Litert(precision="int8").prepare_int8(network, image, calibration)
     with pytest.raises(CompressError, match="exporters/litert: the saturation fix does not apply"):
-        quantisable.write(tmp_path / "s.tflite", Quantisation(saturation_fix=True))
+        quantizable.write(tmp_path / "s.tflite", Quantization(saturation_fix=True))
 
 
 def test_integers_come_back_within_half_a_step():
@@ -76,12 +76,12 @@ def test_a_file_that_takes_something_else_is_refused():
 @installed
 def test_files_pass_the_gate_through_the_runner(network, image, images, calibration, answers, tmp_path):
     """fp32 and int8, on the file's own runtime in a process of its own, with the threads that were asked for."""
-    whole, quantised = Litert(), Litert(precision="int8")
-    paths = [exporter.name_file(tmp_path, "s") for exporter in (whole, quantised)]
+    whole, quantized = Litert(), Litert(precision="int8")
+    paths = [exporter.name_file(tmp_path, "s") for exporter in (whole, quantized)]
     whole.export(network, image, paths[0])
-    quantised.prepare_int8(network, image, calibration).write(paths[1], Quantisation())
+    quantized.prepare_int8(network, image, calibration).write(paths[1], Quantization())
     wanted = answers(network, images)
-    for exporter, path in zip((whole, quantised), paths, strict=True):
+    for exporter, path in zip((whole, quantized), paths, strict=True):
         found = evaluate(Subject("s", path, "litert", batch_size=1), images, threads=2)
         labels = wanted.argmax(axis=1)
         verdict = gate(wanted, found.logits, labels, settings=GateSection(), precision=exporter.precision)
@@ -99,7 +99,7 @@ def test_interface_has_names_and_says_how_to_round(precision, dtype, network, im
     exporter = Litert(precision=precision)
     path = exporter.name_file(tmp_path, "s")
     if precision == "int8":
-        exporter.prepare_int8(network, image, calibration).write(path, Quantisation())
+        exporter.prepare_int8(network, image, calibration).write(path, Quantization())
     else:
         exporter.export(network, image, path)
     interpreter = Interpreter(model_path=str(path))
@@ -112,9 +112,9 @@ def test_interface_has_names_and_says_how_to_round(precision, dtype, network, im
 @installed
 def test_int8_file_computes_what_was_observed(network, image, images, calibration, run, tmp_path):
     """The file's own int8 arithmetic agrees with torchao's graph of rounded floats; dropout in between loses no bias."""
-    quantisable = Litert(precision="int8").prepare_int8(network, image, calibration)
-    quantisable.write(tmp_path / "s.tflite", Quantisation())
-    wanted = quantisable.simulate(Quantisation(), images)
+    quantizable = Litert(precision="int8").prepare_int8(network, image, calibration)
+    quantizable.write(tmp_path / "s.tflite", Quantization())
+    wanted = quantizable.simulate(Quantization(), images)
     steps = np.unique(np.abs(np.diff(np.sort(wanted, axis=None))).round(6))
     # the logits are multiples of one step; halves that are rounded up or to even move them by a step or two, and a bias that
     # is lost behind dropout by dozens

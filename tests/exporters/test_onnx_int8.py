@@ -18,9 +18,9 @@ from torch import nn
 import exporters
 from compress.errors import CompressError
 from compress.models import resnet_cifar
-from exporters import Quantisation
+from exporters import Quantization
 from exporters._onnx.calibration import BINS, Range, choose_least_squares_range, choose_percentile_range
-from exporters._onnx.int8 import STATISTICS, QuantisableOnnx
+from exporters._onnx.int8 import STATISTICS, QuantizableOnnx
 from exporters.onnx import Onnx
 
 LAYERS = (
@@ -59,17 +59,17 @@ def wanted(resnet, digits):
 
 
 @pytest.fixture(scope="module")
-def quantisable(resnet, digits):
+def quantizable(resnet, digits):
     return Onnx(precision="int8").prepare_int8(resnet, EXAMPLE, digits[:64])
 
 
 @pytest.fixture
-def write(quantisable, tmp_path):
+def write(quantizable, tmp_path):
     """Write a file, and return its graph."""
 
     def written(**rung):
         path = tmp_path / "student.onnx"
-        quantisable.write(path, Quantisation(**rung))
+        quantizable.write(path, Quantization(**rung))
         return onnx.load(path)
 
     return written
@@ -95,9 +95,9 @@ def stored(model):
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def test_layers_have_the_names_of_the_module(quantisable):
+def test_layers_have_the_names_of_the_module(quantizable):
     """Whoever trained the network recognises what can be kept in floating point, from input to output."""
-    assert quantisable.layers == LAYERS
+    assert quantizable.layers == LAYERS
 
 
 @pytest.mark.parametrize("statistics", STATISTICS)
@@ -205,25 +205,25 @@ def test_logits_of_a_pool_are_not_rounded_either():
     graph = onnx.helper.make_graph(nodes, "graph", [entry], [answer], [weight])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     wanted = exactly(model, IMAGES)
-    made = QuantisableOnnx(model, IMAGES, where="a test", save=lambda *_: None).quantise(Quantisation())
+    made = QuantizableOnnx(model, IMAGES, where="a test", save=lambda *_: None).quantize(Quantization())
     (last,) = (node for node in made.graph.node if "logits" in node.output)
     assert last.op_type == "Flatten"
     assert "QuantizeLinear" in {node.op_type for node in made.graph.node}
     assert relative(exactly(made, IMAGES), wanted) < 0.1
 
 
-def test_files_do_not_depend_on_those_written_before(quantisable, tmp_path):
+def test_files_do_not_depend_on_those_written_before(quantizable, tmp_path):
     """One calibration serves any number of files, in any order, with equal bytes."""
     rungs = [
-        Quantisation(),
-        Quantisation("bias_correction"),
-        Quantisation("mse", saturation_fix=True),
-        Quantisation(keep=("linear",)),
+        Quantization(),
+        Quantization("bias_correction"),
+        Quantization("mse", saturation_fix=True),
+        Quantization(keep=("linear",)),
     ]
     first, second = [], []
     for files, order in ((first, rungs), (second, rungs[::-1])):
         for rung in order:
-            quantisable.write(tmp_path / "student.onnx", rung)
+            quantizable.write(tmp_path / "student.onnx", rung)
             files.append((tmp_path / "student.onnx").read_bytes())
     assert first == second[::-1]
     assert len(set(first)) == len(rungs)
@@ -272,10 +272,10 @@ def test_least_squares_range_beats_the_full_one():
         ({"keep": ("linaer",)}, "no layer 'linaer' to keep; did you mean 'linear'"),
     ],
 )
-def test_unknown_word_is_refused(rung, said, quantisable, tmp_path):
+def test_unknown_word_is_refused(rung, said, quantizable, tmp_path):
     """A mistyped name stops; it is never taken for the default."""
     with pytest.raises(CompressError, match=said):
-        quantisable.write(tmp_path / "student.onnx", Quantisation(**rung))
+        quantizable.write(tmp_path / "student.onnx", Quantization(**rung))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -319,9 +319,9 @@ def test_activation_that_overflows_is_named(tmp_path):
     """Ranges that are infinite would silently make every other value zero."""
     network = Pooled(layer=True)
     nn.init.constant_(network.linear.weight, 3e38)
-    quantisable = Onnx(precision="int8").prepare_int8(network, torch.zeros(1, 3, 6, 6), np.abs(IMAGES) + 10)
+    quantizable = Onnx(precision="int8").prepare_int8(network, torch.zeros(1, 3, 6, 6), np.abs(IMAGES) + 10)
     with pytest.raises(CompressError, match="activation 'logits' is not finite on the calibration images"):
-        quantisable.write(tmp_path / "student.onnx", Quantisation())
+        quantizable.write(tmp_path / "student.onnx", Quantization())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -342,16 +342,16 @@ def test_transformers_keep_attention_and_normalisation_float(digits):
     """Only what multiplies with a weight is quantized, under its own name; the logits stay near, with corrected biases, too."""
     torch.manual_seed(0)
     network = Attentive().eval()
-    quantisable = Onnx(precision="int8").prepare_int8(network, EXAMPLE, digits[:32])
-    assert quantisable.layers == (
+    quantizable = Onnx(precision="int8").prepare_int8(network, EXAMPLE, digits[:32])
+    assert quantizable.layers == (
         "patches", "block.self_attn.in_proj_weight", "block.self_attn.out_proj", "block.linear1", "block.linear2", "head",
     )  # fmt: skip
     with torch.no_grad():
         wanted = network(torch.from_numpy(digits[32:96])).numpy()
     for statistics in ("default", "bias_correction"):
-        model = quantisable.quantise(Quantisation(statistics))
-        dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-        readers = {node.op_type for node in model.graph.node if dequantised & {*node.input}}
+        model = quantizable.quantize(Quantization(statistics))
+        dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+        readers = {node.op_type for node in model.graph.node if dequantized & {*node.input}}
         assert readers <= {"Conv", "Gemm", "MatMul", "Reshape"}  # the patches' output is quantized, for its kernel
         assert relative(exactly(model, digits[32:96]), wanted) < 0.1
 
@@ -361,18 +361,18 @@ def test_opset_and_batch_are_what_was_asked_for(opset, batch, network, image, im
     """The oldest and the newest operator set, and a fixed batch, for which seven images are filled up to nine."""
     exporter = Onnx(precision="int8", opset=opset, batch=batch)
     path = exporter.name_file(tmp_path, "student")
-    exporter.prepare_int8(network, image, np.concatenate([images, images[:1]])).write(path, Quantisation())
+    exporter.prepare_int8(network, image, np.concatenate([images, images[:1]])).write(path, Quantization())
     model = onnx.load(path)
     assert model.opset_import[0].version == opset
     assert relative(exactly(model, images[:3]), answers(network, images[:3])) < 0.1
 
 
-def test_function_for_any_module_takes_calibration_images(resnet, digits, quantisable, tmp_path):
+def test_function_for_any_module_takes_calibration_images(resnet, digits, quantizable, tmp_path):
     """`exporters.export` writes what the first rung of the ladder does, and refuses images that would be ignored."""
     path = exporters.export(
         resnet, EXAMPLE, tmp_path / "a.onnx", format="onnx", options={"precision": "int8"}, calibration=digits[:64]
     )
-    quantisable.write(tmp_path / "b.onnx", Quantisation())
+    quantizable.write(tmp_path / "b.onnx", Quantization())
     assert path.read_bytes() == (tmp_path / "b.onnx").read_bytes()
     with pytest.raises(CompressError, match="calibration images are for precision int8, not fp32; leave them out"):
         exporters.export(resnet, EXAMPLE, tmp_path / "c.onnx", format="onnx", calibration=digits[:64])

@@ -15,7 +15,7 @@ import exporters
 from compress import preprocess
 from compress.errors import CompressError
 from compress.records import Preprocess
-from exporters import About, Quantisation
+from exporters import About, Quantization
 from exporters._onnx.graph import add_normalisation
 from exporters.onnx import Onnx
 
@@ -34,7 +34,7 @@ def written(exporter, network, image, pixels, tmp_path):
     path = exporter.name_file(tmp_path, "student")
     if exporter.precision == "int8":
         images = preprocess.normalise(pixels, PREPROCESS)
-        exporter.prepare_int8(network, image, images, about=ABOUT).write(path, Quantisation())
+        exporter.prepare_int8(network, image, images, about=ABOUT).write(path, Quantization())
     else:
         exporter.export(network, image, path, about=ABOUT)
     return path

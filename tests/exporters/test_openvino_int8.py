@@ -16,9 +16,9 @@ from torch import nn
 
 from compress.errors import CompressError
 from compress.system import quiet
-from exporters import Quantisation
+from exporters import Quantization
 from exporters._openvino.graph import Layer, find_weighted_nodes
-from exporters._openvino.int8 import QuantisableOpenvino
+from exporters._openvino.int8 import QuantizableOpenvino
 from exporters.openvino import Openvino
 from tests.exporters.digits import ABOUT, EXAMPLE, IMAGES, PIXELS, digits_network
 
@@ -46,8 +46,8 @@ def files(calibrated, tmp_path_factory):
     folder = tmp_path_factory.mktemp("int8")
     made = {}
 
-    def file(**quantisation):
-        wanted = Quantisation(**quantisation)
+    def file(**quantization):
+        wanted = Quantization(**quantization)
         if wanted not in made:
             made[wanted] = folder / f"{len(made)}.xml"
             calibrated.write(made[wanted], wanted)
@@ -106,14 +106,14 @@ def test_a_defect_of_channel_alignment_costs_that_rung_alone(network, statistics
     calibrated = Openvino(precision="int8").prepare_int8(network, EXAMPLE, IMAGES[:4])
     monkeypatch.setattr(quiet.nncf(), "quantize", failing)
     with pytest.raises(raised, match="float32") as caught:
-        calibrated.write(tmp_path / "m.xml", Quantisation(statistics=statistics))
+        calibrated.write(tmp_path / "m.xml", Quantization(statistics=statistics))
     assert raised is KeyError or "(KeyError: <class 'numpy.float32'>)" in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_first_statistics_are_the_default():
     """The ladder begins with what nncf does by itself."""
-    assert Openvino.statistics[0] == Quantisation().statistics == "default"
+    assert Openvino.statistics[0] == Quantization().statistics == "default"
 
 
 def test_each_image_has_the_same_logits_alone_and_in_a_batch(files):
@@ -177,7 +177,7 @@ def test_file_does_not_depend_on_what_was_written_before(files, calibrated, tmp_
     """The same rung gives the same bytes again, after others, for the network is never touched."""
     first = files(keep=LAYERS[1:])
     files()
-    calibrated.write(tmp_path / "again.xml", Quantisation(keep=LAYERS[1:]))
+    calibrated.write(tmp_path / "again.xml", Quantization(keep=LAYERS[1:]))
     assert (tmp_path / "again.xml").read_bytes() == first.read_bytes()
     assert (tmp_path / "again.bin").read_bytes() == first.with_suffix(".bin").read_bytes()
 
@@ -188,13 +188,13 @@ opened = []
 socket.socket.connect = lambda *arguments: opened.append(arguments)
 import torch
 from pathlib import Path
-from exporters import Quantisation
+from exporters import Quantization
 from exporters.openvino import Openvino
 from tests.exporters.digits import ABOUT, EXAMPLE, IMAGES, digits_network
 torch.set_num_threads(1)
 assert "pytest" not in sys.modules  # nncf reports nothing where it sees it
 calibrated = Openvino(precision="int8").prepare_int8(digits_network(), EXAMPLE, IMAGES[:24], about=ABOUT)
-calibrated.write(Path(sys.argv[1]) / "m.xml", Quantisation())
+calibrated.write(Path(sys.argv[1]) / "m.xml", Quantization())
 from nncf.telemetry.decorator import telemetry
 from nncf.telemetry.wrapper import _IS_IN_PYTEST_CONTEXT
 assert not _IS_IN_PYTEST_CONTEXT
@@ -224,24 +224,24 @@ def test_writing_is_silent_and_leaves_the_settings_of_others(calibrated, tmp_pat
     """No log line, no progress bar; nncf's logger, rich's console and the class of loggers are as they were."""
     logger, console = logging.getLogger("nncf"), rich.get_console()
     before = logger.level, console.quiet
-    calibrated.write(tmp_path / "m.xml", Quantisation(keep=LAYERS[1:]))
+    calibrated.write(tmp_path / "m.xml", Quantization(keep=LAYERS[1:]))
     assert capfd.readouterr() == ("", "")
     assert (logger.level, console.quiet) == before
     assert logging.getLoggerClass() is logging.Logger
 
 
 def test_file_says_what_it_is(files):
-    """What `about` says survives the quantisation."""
+    """What `about` says survives the quantization."""
     model = quiet.openvino().Core().read_model(files())
     assert json.loads(model.get_rt_info(["edge_compress", "classes"]).astype(str)) == list(ABOUT.classes)
     assert model.get_rt_info(["edge_compress", "preprocess_by"]).astype(str) == "caller"
 
 
 def test_fixed_batch_of_pixels_has_the_ranges_of_the_plain_file(files, network, tmp_path):
-    """uint8 [4, H, W, C] in and only so many, as the name says; normalised inside, and quantised as without."""
+    """uint8 [4, H, W, C] in and only so many, as the name says; normalised inside, and quantized as without."""
     exporter = Openvino(precision="int8", batch=4, preprocess="inside")
     path = exporter.name_file(tmp_path, "student")
-    exporter.prepare_int8(network, EXAMPLE, IMAGES[:24], about=ABOUT).write(path, Quantisation())
+    exporter.prepare_int8(network, EXAMPLE, IMAGES[:24], about=ABOUT).write(path, Quantization())
     assert path.name == "student-int8-batch4-pixels.xml"
     model = quiet.openvino().Core().read_model(path)
     assert [str(value.partial_shape) for value in (*model.inputs, *model.outputs)] == ["[4,16,16,1]", "[4,10]"]
@@ -270,19 +270,19 @@ def test_images_that_tell_nothing_are_refused(images, said, network):
 
 
 @pytest.mark.parametrize(
-    ("quantisation", "said"),
+    ("quantization", "said"),
     [
-        (Quantisation(statistics="minmux"), "there are no statistics 'minmux'; did you mean 'minmax'"),
+        (Quantization(statistics="minmux"), "there are no statistics 'minmux'; did you mean 'minmax'"),
         (
-            Quantisation(keep=("conv1", "layer1.0.conv3")),
+            Quantization(keep=("conv1", "layer1.0.conv3")),
             r"keep: the network has no layer 'layer1.0.conv3'; did you mean 'layer1",
         ),
     ],
 )
-def test_unknown_names_are_refused_with_a_near_one(quantisation, said, calibrated, tmp_path):
+def test_unknown_names_are_refused_with_a_near_one(quantization, said, calibrated, tmp_path):
     """Nothing is written, and the name that was probably meant is given."""
     with pytest.raises(CompressError, match=said):
-        calibrated.write(tmp_path / "m.xml", quantisation)
+        calibrated.write(tmp_path / "m.xml", quantization)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -297,19 +297,19 @@ def test_network_without_layers_is_refused():
         Openvino(precision="int8").prepare_int8(Mean(), EXAMPLE, IMAGES)
 
 
-def test_layer_that_was_not_quantised_is_noticed(calibrated, tmp_path):
+def test_layer_that_was_not_quantized_is_noticed(calibrated, tmp_path):
     """The file is read again before it is handed over; a name that promises more than was stored is refused."""
-    wrong = QuantisableOpenvino(calibrated._model, (Layer("pool", ("node_mean",)),), IMAGES[:2], batch_size=None, pixels=None)
+    wrong = QuantizableOpenvino(calibrated._model, (Layer("pool", ("node_mean",)),), IMAGES[:2], batch_size=None, pixels=None)
     with pytest.raises(CompressError, match="weights of layer 'pool' were stored as no constant, not i8 or u8"):
-        wrong.write(tmp_path / "m.xml", Quantisation())
+        wrong.write(tmp_path / "m.xml", Quantization())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_int8_is_not_exported_without_images(network, tmp_path):
-    """And float precisions are not quantised."""
+    """And float precisions are not quantized."""
     with pytest.raises(CompressError, match="int8 needs images to estimate ranges"):
         Openvino(precision="int8").export(network, EXAMPLE, tmp_path / "m.xml")
-    with pytest.raises(CompressError, match="precision is 'fp32'; only 'int8' is quantised"):
+    with pytest.raises(CompressError, match="precision is 'fp32'; only 'int8' is quantized"):
         Openvino().prepare_int8(network, EXAMPLE, IMAGES)
     assert list(tmp_path.iterdir()) == []
 
@@ -358,5 +358,5 @@ def test_layers_and_attention_are_found_in_other_networks(module, layers, attent
     calibrated = Openvino(precision="int8").prepare_int8(module(), EXAMPLE, IMAGES[:4])
     assert calibrated.layers == layers
     assert calibrated._attention is attention
-    calibrated.write(tmp_path / "m.xml", Quantisation(statistics="channel_alignment"))
+    calibrated.write(tmp_path / "m.xml", Quantization(statistics="channel_alignment"))
     assert {array.dtype for array in stored(tmp_path / "m.xml").values()} == {np.dtype(np.int8)}

@@ -22,13 +22,13 @@ from compress.models import Network
 from compress.models.resnet_cifar import resnet8
 from compress.quantization.fake_quantize import (
     CHUNK,
-    FakeQuantiser,
-    fake_quantise,
+    FakeQuantizer,
+    apply_fake_quantization,
     fit_grid,
     round_activation,
     round_weight,
 )
-from exporters import Quantisation
+from exporters import Quantization
 from exporters.onnx import Onnx
 from tests.tiny import tiny
 
@@ -174,7 +174,7 @@ def test_a_layer_computes_from_rounded_weights_and_inputs(saturation_fix: bool) 
     read = round_activation(inside, fit_grid(*torch.aminmax(hidden)))
     logits = nn.functional.linear(read, round_weight(linear.weight, limit), linear.bias)
     expected = round_activation(logits, fit_grid(*torch.aminmax(network(calibration))))  # a file rounds its output, too
-    with fake_quantise(network, calibration.numpy(), saturation_fix=saturation_fix):
+    with apply_fake_quantization(network, calibration.numpy(), saturation_fix=saturation_fix):
         given = network(held_out)
     assert torch.equal(given, expected)
 
@@ -185,7 +185,7 @@ def test_names_and_values_of_the_state_stay_and_everything_is_undone() -> None:
     network, held_out = trained_like(), images(5)
     before, plain = copy.deepcopy(network.state_dict()), network(held_out)
     attributes = {name: (type(module), set(vars(module))) for name, module in network.named_modules()}
-    with fake_quantise(network, images()):
+    with apply_fake_quantization(network, images()):
         inside = network(held_out)
         assert list(network.state_dict()) == list(before)
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -202,10 +202,10 @@ def test_everything_is_undone_after_an_error() -> None:
     """A network is as before, whatever happened inside."""
     network, held_out = trained_like(), images(5)
     plain = network(held_out)
-    with pytest.raises(KeyError), fake_quantise(network, images()):
+    with pytest.raises(KeyError), apply_fake_quantization(network, images()):
         raise KeyError
     assert torch.equal(network(held_out), plain)
-    with pytest.raises(RuntimeError), fake_quantise(network, images()):
+    with pytest.raises(RuntimeError), apply_fake_quantization(network, images()):
         network(torch.zeros(1, 7, 8, 8))  # stopped within a layer
     assert torch.equal(network(held_out), plain)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
@@ -225,7 +225,7 @@ def test_everything_is_undone_after_ctrl_c_within_a_layer() -> None:
     """The parameter is back in its place, by identity, although nothing that runs after a layer has run."""
     network, held_out = nn.Sequential(nn.Flatten(), _Interrupted(64, 3)), images(5)
     weight, plain = network[1].weight, network(held_out)
-    with pytest.raises(KeyboardInterrupt), fake_quantise(network, images()):
+    with pytest.raises(KeyboardInterrupt), apply_fake_quantization(network, images()):
         network(torch.ones(1, 1, 8, 8))
     assert network[1].weight is weight
     assert torch.equal(network(held_out), plain)
@@ -235,7 +235,7 @@ def test_everything_is_undone_after_ctrl_c_within_a_layer() -> None:
 def test_a_copy_is_independent() -> None:
     """A copy that is made inside computes the same, also afterwards, and training it leaves the original alone."""
     network, held_out = trained_like(), images(5)
-    with fake_quantise(network, images()):
+    with apply_fake_quantization(network, images()):
         inside = network(held_out)
         twin = copy.deepcopy(network)
         assert torch.equal(twin(held_out), inside)
@@ -251,7 +251,7 @@ def test_modes_weights_and_statistics_stay_as_they_are() -> None:
     """Calibration looks at a network in evaluation mode, without gradient, and leaves no trace."""
     network = tiny(4).train()
     before = copy.deepcopy(network.state_dict())
-    with fake_quantise(network, images()):
+    with apply_fake_quantization(network, images()):
         assert all(module.training for module in network.modules())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -260,7 +260,7 @@ def test_modes_weights_and_statistics_stay_as_they_are() -> None:
 def test_every_weight_gets_the_gradient_of_the_rounded_network() -> None:
     """The gradient at the rounded weights is that of the weights; nothing that a network trains is cut off."""
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
-    with fake_quantise(network, images()):
+    with apply_fake_quantization(network, images()):
         network(images(8)).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -272,12 +272,12 @@ def test_only_layers_that_run_are_rounded() -> None:
     student = tiny(2)
     shipped = Projected(student, [Branch(nn.Identity(), build_projector(4, 4, 8, final_relu=True), nn.Linear(8, 4))])
     student.classifier.weight.data.fill_(7)
-    quantiser = FakeQuantiser(shipped, lambda chunk: [shipped.branches[0](student.outputs(chunk).features[-1])], images())
-    assert "branches.0.classifier" in quantiser.layers
-    assert "branches.0.projector.0" in quantiser.layers
-    assert "backbone.module.first.0" in quantiser.layers
+    quantizer = FakeQuantizer(shipped, lambda chunk: [shipped.branches[0](student.outputs(chunk).features[-1])], images())
+    assert "branches.0.classifier" in quantizer.layers
+    assert "branches.0.projector.0" in quantizer.layers
+    assert "backbone.module.first.0" in quantizer.layers
     twin = nn.ModuleDict({"used": nn.Linear(64, 3), "idle": nn.Linear(64, 3)})
-    alone = FakeQuantiser(twin, lambda chunk: [twin["used"](chunk.flatten(1))], images())
+    alone = FakeQuantizer(twin, lambda chunk: [twin["used"](chunk.flatten(1))], images())
     assert alone.layers == ("used",)
 
 
@@ -285,15 +285,15 @@ def test_only_layers_that_run_are_rounded() -> None:
 def test_ranges_follow_the_weights_when_asked() -> None:
     """Fitting anew gives what a fresh look at the network gives, and the layers use it at once; training copies change too."""
     network, calibration, held_out = trained_like(), images(), images(5)
-    quantiser = FakeQuantiser(network, lambda chunk: [network(chunk)], calibration)
-    with quantiser.active():
+    quantizer = FakeQuantizer(network, lambda chunk: [network(chunk)], calibration)
+    with quantizer.active():
         network(held_out)
         for parameter in network.parameters():
             parameter.mul_(1.3)
         stale = network(held_out)
-        quantiser.calibrate()
+        quantizer.calibrate()
         fitted = network(held_out)
-    with fake_quantise(network, calibration):
+    with apply_fake_quantization(network, calibration):
         fresh = network(held_out)
     assert torch.equal(fitted, fresh)
     assert not torch.equal(stale, fresh)
@@ -309,12 +309,12 @@ def test_it_foretells_what_a_file_answers(tmp_path: Path) -> None:
     """
     network, calibration, held_out = trained_like(), images(64), images(200)
     path = tmp_path / "int8.onnx"
-    quantisable = Onnx(precision="int8").prepare_int8(network, held_out[:1], calibration.numpy())
-    quantisable.write(path, Quantisation(saturation_fix=True))
+    quantizable = Onnx(precision="int8").prepare_int8(network, held_out[:1], calibration.numpy())
+    quantizable.write(path, Quantization(saturation_fix=True))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     answered = torch.from_numpy(session.run(None, {"images": held_out.numpy()})[0])
     exact = network(held_out)
-    with fake_quantise(network, calibration, saturation_fix=True):
+    with apply_fake_quantization(network, calibration, saturation_fix=True):
         foretold = network(held_out)
     of_file, of_network = answered - exact, foretold - exact
     assert float(torch.corrcoef(torch.stack([of_file.flatten(), of_network.flatten()]))[0, 1]) > 0.6
@@ -324,7 +324,7 @@ def test_it_foretells_what_a_file_answers(tmp_path: Path) -> None:
 def test_a_reduced_precision_around_it_works() -> None:
     """Mixed precision of training and channels last are as without rounding: accepted, near float32, gradient in float32."""
     network, held_out = trained_like(), images(5).to(memory_format=torch.channels_last)
-    with fake_quantise(network, images()):
+    with apply_fake_quantization(network, images()):
         exact = network(held_out)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             near = network(held_out).float()
@@ -340,7 +340,7 @@ def test_what_moves_in_training_is_as_without_it() -> None:
     network = tiny(4)
     freeze_all_but(network, network.parameters())
     plain = set(find_moving_tensors(network))
-    with fake_quantise(network, images()):
+    with apply_fake_quantization(network, images()):
         assert set(find_moving_tensors(network)) == plain
 
 
@@ -349,25 +349,25 @@ class _Silent(nn.Module):
         return values.mean(dim=(2, 3))
 
 
-def test_what_cannot_be_quantised_is_refused_with_the_reason() -> None:
-    """Nothing to quantise, no images, numbers that are not finite, a computed weight, twice at once: each says so."""
+def test_what_cannot_be_quantized_is_refused_with_the_reason() -> None:
+    """Nothing to quantize, no images, numbers that are not finite, a computed weight, twice at once: each says so."""
     network = tiny(4)
-    with pytest.raises(CompressError, match=r"_Silent has nothing to quantise: no Conv2d and no Linear of it runs"):
-        fake_quantise(_Silent(), images()).__enter__()
+    with pytest.raises(CompressError, match=r"_Silent has nothing to quantize: no Conv2d and no Linear of it runs"):
+        apply_fake_quantization(_Silent(), images()).__enter__()
     for wrong in (torch.zeros(0, 1, 8, 8), torch.zeros(1, 8, 8)):
         with pytest.raises(CompressError, match=r"calibration images are \[.*\]; give at least one"):
-            fake_quantise(network, wrong).__enter__()
+            apply_fake_quantization(network, wrong).__enter__()
     broken = copy.deepcopy(network)
     broken.module.second[0].weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(CompressError, match=r"'module.linear' meets numbers on the calibration images that are not finite"):
-        fake_quantise(broken, images()).__enter__()
+        apply_fake_quantization(broken, images()).__enter__()
     computed = copy.deepcopy(network)
     parametrizations.orthogonal(computed.module.linear)
     with pytest.raises(CompressError, match=r"the weight of 'module.linear' is computed by a parametrisation"):
-        fake_quantise(computed, images()).__enter__()
+        apply_fake_quantization(computed, images()).__enter__()
     plain = network.eval()(images(4)).shape
-    with fake_quantise(network, images()):
-        with pytest.raises(CompressError, match="computes as if in int8 already"), fake_quantise(network, images()):
+    with apply_fake_quantization(network, images()):
+        with pytest.raises(CompressError, match="computes as if in int8 already"), apply_fake_quantization(network, images()):
             pass
         assert network(images(4)).shape == plain
     assert type(network.classifier) is nn.Linear
@@ -380,7 +380,7 @@ def test_calibration_in_parts_sees_all_images() -> None:
     calibration[-1] *= 100
 
     def scales(some: Tensor) -> Tensor:
-        return FakeQuantiser(network, lambda chunk: [network(chunk)], some).scales
+        return FakeQuantizer(network, lambda chunk: [network(chunk)], some).scales
 
     torch.testing.assert_close(scales(calibration.flip(0)), scales(calibration), rtol=1e-5, atol=0)
     assert bool((scales(calibration[:-1]) < 0.9 * scales(calibration)).all())

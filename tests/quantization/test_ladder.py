@@ -21,14 +21,14 @@ from compress.quantization.candidate import LadderResult, Unavailable
 from compress.quantization.ladder import LadderSearch, describe_ladder
 from compress.recipe import GateSection, Int8Section
 from compress.records import Gate, Ladder
-from exporters import Quantisation
+from exporters import Quantization
 
 LAYERS = tuple(f"conv{number}" for number in range(16))
 IMAGES, CLASSES = 400, 5
 GATE = GateSection(max_top1_drop_points=1.0, min_agreement=0.97)
 
-Harm = Callable[[Quantisation], float]
-"""Share of the images on which a file of a quantisation is wrong."""
+Harm = Callable[[Quantization], float]
+"""Share of the images on which a file of a quantization is wrong."""
 
 
 class Pretended:
@@ -38,13 +38,13 @@ class Pretended:
         self.layers, self.harm, self.gate = tuple(layers), harm, gate
         self.labels: NDArray[np.int64] = np.arange(IMAGES) % CLASSES
         self.reference: NDArray[np.float32] = 5 * np.eye(CLASSES, dtype=np.float32)[self.labels]
-        self.written: list[Quantisation] = []
+        self.written: list[Quantization] = []
 
-    def write(self, folder: Path, quantisation: Quantisation) -> Path:
-        self.written.append(quantisation)
+    def write(self, folder: Path, quantization: Quantization) -> Path:
+        self.written.append(quantization)
         folder.mkdir(parents=True)
         path = folder / "net-int8.fake"
-        path.write_text(json.dumps(self.harm(quantisation)))
+        path.write_text(json.dumps(self.harm(quantization)))
         return path
 
     def count_bytes(self, path: Path) -> int:
@@ -58,7 +58,7 @@ class Pretended:
         answers += np.float32(share)  # even where no class changes, more harm moves the logits further
         return answers if images is None else answers[images]
 
-    def simulate(self, _quantisation: Quantisation, _images: NDArray[np.intp]) -> NDArray[np.float32] | None:
+    def simulate(self, _quantization: Quantization, _images: NDArray[np.intp]) -> NDArray[np.float32] | None:
         return None
 
     def judge(self, logits: NDArray[np.float32]) -> Gate:
@@ -95,7 +95,7 @@ def path_of(record: Ladder) -> list[tuple[str, str]]:
 
 def damaged(*layers: str, each: float = 0.05) -> Harm:
     """Harm that some layers do unless they stay in floating point."""
-    return lambda quantisation: each * len(set(layers) - set(quantisation.keep))
+    return lambda quantization: each * len(set(layers) - set(quantization.keep))
 
 
 def test_the_search_ends_at_the_first_file_that_passes(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_search_ends_at_the_first_file_that_passes(tmp_path: Path) -> None:
     network = Pretended(lambda _: 0.005)
     end = search(network, tmp_path)
     assert path_of(end.ladder) == [("default", "passed")]
-    assert network.written == [Quantisation()]
+    assert network.written == [Quantization()]
     assert (end.ladder.chosen, end.chosen.path) == (0, tmp_path / "0" / "net-int8.fake")
     rung = end.ladder.rungs[0]
     assert rung.validation is not None
@@ -114,24 +114,24 @@ def test_the_search_ends_at_the_first_file_that_passes(tmp_path: Path) -> None:
 def test_other_statistics_are_tried_until_one_passes(tmp_path: Path) -> None:
     """The second rung ends with the first statistics that meet the budget."""
     harm = {"default": 0.3, "bias": 0.2, "minmax": 0.005, "entropy": 0.0}
-    network = Pretended(lambda quantisation: harm[quantisation.statistics])
+    network = Pretended(lambda quantization: harm[quantization.statistics])
     end = search(network, tmp_path, statistics=tuple(harm))
     assert path_of(end.ladder) == [("default", "failed"), ("statistics", "failed"), ("statistics", "passed")]
-    assert end.chosen.quantisation == Quantisation(statistics="minmax")
+    assert end.chosen.quantization == Quantization(statistics="minmax")
 
 
 def test_the_best_statistics_are_kept_for_the_rungs_above(tmp_path: Path) -> None:
     """Where none is enough, the spare bit and the float layers come on top of the best, and not of the last."""
     harm = {"default": 0.3, "bias": 0.1, "minmax": 0.2}
-    network = Pretended(lambda quantisation: harm[quantisation.statistics])
+    network = Pretended(lambda quantization: harm[quantization.statistics])
     search(network, tmp_path, no_spare_bit="")
-    assert network.written[3] == Quantisation(statistics="bias", saturation_fix=True)
+    assert network.written[3] == Quantization(statistics="bias", saturation_fix=True)
     assert {each.statistics for each in network.written if each.keep} == {"bias"}
 
 
 def test_the_spare_bit_is_tried_only_where_the_processor_needs_it(tmp_path: Path) -> None:
     """On another processor the rung is skipped, and says why."""
-    network = Pretended(lambda quantisation: 0.0 if quantisation.saturation_fix else 0.3)
+    network = Pretended(lambda quantization: 0.0 if quantization.saturation_fix else 0.3)
     end = search(network, tmp_path / "old", no_spare_bit="")
     assert path_of(end.ladder)[-1] == ("saturation", "passed")
     end = search(network, tmp_path / "new", no_spare_bit="it has VNNI")
@@ -141,7 +141,7 @@ def test_the_spare_bit_is_tried_only_where_the_processor_needs_it(tmp_path: Path
 
 def test_a_spare_bit_that_does_harm_is_given_back(tmp_path: Path) -> None:
     """The rungs above build on the best, which the spare bit need not be."""
-    network = Pretended(lambda quantisation: 0.4 if quantisation.saturation_fix else 0.3)
+    network = Pretended(lambda quantization: 0.4 if quantization.saturation_fix else 0.3)
     search(network, tmp_path, no_spare_bit="")
     assert not any(each.saturation_fix for each in network.written if each.keep)
 
@@ -150,16 +150,16 @@ def test_with_the_spare_bit_all_statistics_get_another_chance(tmp_path: Path) ->
     """While products saturate, the best statistics are an accident, so the others are tried with the bit, too."""
     harm = {"default": 0.005, "bias": 0.2, "minmax": 0.2}
 
-    def share(quantisation: Quantisation) -> float:
-        return harm[quantisation.statistics] if quantisation.saturation_fix else 0.3 - 0.1 * (quantisation.statistics == "bias")
+    def share(quantization: Quantization) -> float:
+        return harm[quantization.statistics] if quantization.saturation_fix else 0.3 - 0.1 * (quantization.statistics == "bias")
 
     network = Pretended(share)
     end = search(network, tmp_path, no_spare_bit="")
     assert [each for each in network.written if each.saturation_fix] == [
-        Quantisation(statistics="bias", saturation_fix=True),
-        Quantisation(saturation_fix=True),
+        Quantization(statistics="bias", saturation_fix=True),
+        Quantization(saturation_fix=True),
     ]
-    assert end.chosen.quantisation == Quantisation(saturation_fix=True)
+    assert end.chosen.quantization == Quantization(saturation_fix=True)
     assert end.ladder.chosen is not None
 
 
@@ -168,7 +168,7 @@ def test_the_fewest_layers_that_are_enough_stay_in_floating_point(tmp_path: Path
     """Sensitivity finds the layers that do the harm, wherever they are, and bisection gives the others back to int8."""
     network = Pretended(damaged(*worst))
     end = search(network, tmp_path, statistics=("default",))
-    assert end.chosen.quantisation.keep == worst
+    assert end.chosen.quantization.keep == worst
     assert end.ladder.chosen is not None
     assert end.ladder.rungs[end.ladder.chosen].float_layers == worst
     assert {each.layer for each in end.ladder.sensitivity[: len(worst)]} == set(worst)
@@ -188,7 +188,7 @@ def test_sensitivity_is_measured_with_each_layer_alone_in_int8(tmp_path: Path) -
 
 def test_a_layer_whose_answers_are_not_finite_is_the_worst(tmp_path: Path) -> None:
     """It comes first, and the record stays a number that JSON has."""
-    network = Pretended(lambda quantisation: float("nan") if "conv5" not in quantisation.keep else 0.0)
+    network = Pretended(lambda quantization: float("nan") if "conv5" not in quantization.keep else 0.0)
     plain = network.run_file
 
     def run_file(path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
@@ -199,7 +199,7 @@ def test_a_layer_whose_answers_are_not_finite_is_the_worst(tmp_path: Path) -> No
     network.run_file = run_file  # type: ignore[method-assign]
     end = search(network, tmp_path, rung="mixed")
     assert end.ladder.sensitivity[0].layer == "conv5"
-    assert end.chosen.quantisation.keep == ("conv5",)
+    assert end.chosen.quantization.keep == ("conv5",)
     assert Ladder.model_validate_json(end.ladder.model_dump_json()) == end.ladder
 
 
@@ -213,33 +213,33 @@ def test_a_file_that_is_float_in_all_but_name_is_not_an_answer(tmp_path: Path) -
     assert ("mixed", "skipped") in path_of(none.ladder)
 
 
-def test_distillation_is_the_last_rung_and_uses_the_best_quantisation_so_far(tmp_path: Path) -> None:
-    """The adapted network is quantised by what was best for the one before, all layers in int8."""
+def test_distillation_is_the_last_rung_and_uses_the_best_quantization_so_far(tmp_path: Path) -> None:
+    """The adapted network is quantized by what was best for the one before, all layers in int8."""
     adapted = Pretended(lambda _: 0.0)
-    asked: list[Quantisation] = []
+    asked: list[Quantization] = []
 
-    def adapt(quantisation: Quantisation) -> Pretended:
-        asked.append(quantisation)
+    def adapt(quantization: Quantization) -> Pretended:
+        asked.append(quantization)
         return adapted
 
     harm = {"default": 0.3, "bias": 0.1, "minmax": 0.2}
 
-    def share(quantisation: Quantisation) -> float:
-        return harm[quantisation.statistics] - 0.005 * len(quantisation.keep)  # float layers help, and not enough
+    def share(quantization: Quantization) -> float:
+        return harm[quantization.statistics] - 0.005 * len(quantization.keep)  # float layers help, and not enough
 
     end = search(Pretended(share), tmp_path, adapt=adapt)
     assert path_of(end.ladder)[-1] == ("distillation", "passed")
     assert end.chosen.backend is adapted
-    assert asked == adapted.written == [Quantisation(statistics="bias")]
+    assert asked == adapted.written == [Quantization(statistics="bias")]
 
 
 def test_if_every_rung_fails_the_nearest_is_chosen_and_marked(tmp_path: Path) -> None:
     """Nothing is chosen; the file is the one that misses the gate by least, and every rung says why."""
     harm = {"default": 0.3, "bias": 0.06, "minmax": 0.2}
-    end = search(Pretended(lambda quantisation: harm[quantisation.statistics]), tmp_path)
+    end = search(Pretended(lambda quantization: harm[quantization.statistics]), tmp_path)
     assert end.ladder.chosen is None
     assert not end.chosen.passed
-    assert end.chosen.quantisation.statistics == "bias"
+    assert end.chosen.quantization.statistics == "bias"
     assert [rung for rung, _ in path_of(end.ladder)][-1] == "distillation"
     assert all(rung.reason for rung in end.ladder.rungs)
     assert "no rung of the int8 ladder meets the gate" in next(iter(describe_ladder("net", end.ladder)))
@@ -248,7 +248,7 @@ def test_if_every_rung_fails_the_nearest_is_chosen_and_marked(tmp_path: Path) ->
 def test_nearest_counts_the_points_of_accuracy_and_of_agreement_that_are_missing(tmp_path: Path) -> None:
     """Of two files that fail, the better misses the gate by fewer points together, whichever of its rules that is."""
     found = {"default": (60.0, 9.0), "bias": (90.0, 0.0), "minmax": (96.0, 3.0)}  # agreement in percent, drop in points
-    network = Pretended(lambda quantisation: list(found).index(quantisation.statistics) / 10)
+    network = Pretended(lambda quantization: list(found).index(quantization.statistics) / 10)
 
     def judge(logits: NDArray[np.float32]) -> Gate:
         agreement, drop = list(found.values())[round(10 * float(logits.min()))]
@@ -256,7 +256,7 @@ def test_nearest_counts_the_points_of_accuracy_and_of_agreement_that_are_missing
 
     network.judge = judge  # type: ignore[method-assign]
     end = search(network, tmp_path, max_float_layers=0.0)
-    assert end.chosen.quantisation.statistics == "minmax"
+    assert end.chosen.quantization.statistics == "minmax"
 
 
 @pytest.mark.parametrize("rung", ladder.RUNGS)
@@ -267,25 +267,25 @@ def test_a_pinned_rung_is_the_only_one(tmp_path: Path, rung: str) -> None:
     assert {each.rung for each in end.ladder.rungs} == {rung}
     assert rung in end.ladder.note
     if rung == "saturation":
-        assert network.written == [Quantisation(saturation_fix=True)]
+        assert network.written == [Quantization(saturation_fix=True)]
     if rung == "statistics":
         assert [each.statistics for each in network.written] == ["bias", "minmax"]
     if rung == "distillation":
-        assert adapted.written == [Quantisation(saturation_fix=False)]
+        assert adapted.written == [Quantization(saturation_fix=False)]
 
 
 def test_a_pinned_distillation_has_the_spare_bit_where_the_processor_needs_it(tmp_path: Path) -> None:
     """Nothing before it found out that products saturate, and what the network learns must be what the file does."""
     adapted = Pretended(lambda _: 0.0)
     search(Pretended(damaged("conv1")), tmp_path, rung="distillation", adapt=lambda _: adapted, no_spare_bit="")
-    assert adapted.written == [Quantisation(saturation_fix=True)]
+    assert adapted.written == [Quantization(saturation_fix=True)]
 
 
 def test_pinned_statistics_are_all_tried_and_the_best_is_chosen(tmp_path: Path) -> None:
     """Who pins the rung wants the best of it, not the first that passes."""
     harm = {"default": 0.3, "bias": 0.01, "minmax": 0.0}
-    end = search(Pretended(lambda quantisation: harm[quantisation.statistics]), tmp_path, rung="statistics")
-    assert end.chosen.quantisation.statistics == "minmax"
+    end = search(Pretended(lambda quantization: harm[quantization.statistics]), tmp_path, rung="statistics")
+    assert end.chosen.quantization.statistics == "minmax"
     assert end.ladder.chosen == 1
 
 
@@ -305,11 +305,11 @@ def test_layers_are_simulated_where_files_take_long_to_write(tmp_path: Path) -> 
     """The same layers are kept as if each had its file, and none is written for the measurement."""
 
     class Slow(Pretended):
-        def simulate(self, quantisation: Quantisation, images: NDArray[np.intp]) -> NDArray[np.float32] | None:
-            return self.reference[images] * np.float32(1 - self.harm(quantisation))
+        def simulate(self, quantization: Quantization, images: NDArray[np.intp]) -> NDArray[np.float32] | None:
+            return self.reference[images] * np.float32(1 - self.harm(quantization))
 
     quick, slow = Pretended(damaged("conv3", "conv7")), Slow(damaged("conv3", "conv7"))
-    kept = [search(network, tmp_path / name).chosen.quantisation.keep for name, network in (("q", quick), ("s", slow))]
+    kept = [search(network, tmp_path / name).chosen.quantization.keep for name, network in (("q", quick), ("s", slow))]
     assert kept == [("conv3", "conv7")] * 2
     assert len(quick.written) - len(slow.written) == len(LAYERS)
 
@@ -331,15 +331,15 @@ def test_a_passing_file_is_not_refined_after_the_limit_of_time(tmp_path: Path) -
     """Time is spent on what is needed before it is spent on what is nicer."""
     network = Pretended(damaged("conv1", "conv2", "conv3"))
     end = search(network, tmp_path, rung="mixed", max_minutes=1.0, clock=Clock(network, 60 / (len(LAYERS) + 2.5)))
-    assert len(end.chosen.quantisation.keep) == 4
+    assert len(end.chosen.quantization.keep) == 4
     assert end.ladder.chosen is not None
 
 
-def test_what_a_quantiser_refuses_is_recorded_as_failed_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_what_a_quantizer_refuses_is_recorded_as_failed_and_the_search_goes_on(tmp_path: Path) -> None:
     """The reason is in the record; only if nothing at all can be made is it raised."""
 
-    def refuse(quantisation: Quantisation) -> float:
-        if quantisation.statistics != "minmax":
+    def refuse(quantization: Quantization) -> float:
+        if quantization.statistics != "minmax":
             raise CompressError("no Relu6")
         return 0.0
 
@@ -353,7 +353,7 @@ def test_what_a_quantiser_refuses_is_recorded_as_failed_and_the_search_goes_on(t
 def test_a_full_disk_and_an_interruption_end_the_search(tmp_path: Path, error: CompressError) -> None:
     """They say nothing of the network, so no rung is called failed for them."""
 
-    def refuse(_: Quantisation) -> float:
+    def refuse(_: Quantization) -> float:
         raise error
 
     with pytest.raises(type(error)):

@@ -25,7 +25,7 @@ from compress.run.context import Run, Trained
 from compress.run.export import LOGITS, OUTCOME, Outcome
 from compress.run.int8 import RunBackend
 from compress.run.verify import judge
-from exporters import Quantisation
+from exporters import Quantization
 
 RunTiny = Callable[..., tuple[Report, str]]
 
@@ -266,12 +266,12 @@ def test_a_real_network_is_simulated_where_its_format_can(slow: bool) -> None:
     class Quick:
         layers = ("conv",)
 
-        def write(self, path: Path, quantisation: Quantisation) -> None:
-            raise AssertionError(f"{path}: nothing is written to simulate {quantisation}")
+        def write(self, path: Path, quantization: Quantization) -> None:
+            raise AssertionError(f"{path}: nothing is written to simulate {quantization}")
 
     class Slow(Quick):
-        def simulate(self, quantisation: Quantisation, images: NDArray[np.float32]) -> NDArray[np.float32]:
-            assert quantisation.keep == ("conv",)
+        def simulate(self, quantization: Quantization, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            assert quantization.keep == ("conv",)
             means: NDArray[np.float32] = images.mean(axis=(2, 3))
             return means
 
@@ -284,7 +284,7 @@ def test_a_real_network_is_simulated_where_its_format_can(slow: bool) -> None:
     trained = Trained("net", "supervised", nn.Identity(), (), "0", None)
     calibration = Calibration(np.zeros((2, 3, 2, 2), np.float32), "0")
     backend = RunBackend(run, trained, exporter, calibration, reference=np.zeros((3, 3), np.float32))
-    found = backend.simulate(Quantisation(keep=("conv",)), np.array([1, 2]))
+    found = backend.simulate(Quantization(keep=("conv",)), np.array([1, 2]))
     if not slow:
         assert found is None
         return

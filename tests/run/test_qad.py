@@ -24,7 +24,7 @@ from compress.methods import Method, Setting
 from compress.models import Network
 from compress.preprocess import normalise
 from compress.quantization import fake_quantize
-from compress.quantization.fake_quantize import FakeQuantiser, fake_quantise
+from compress.quantization.fake_quantize import FakeQuantizer, apply_fake_quantization
 from compress.recipe import TrainSection
 from compress.records import Preprocess
 from compress.records.training import WEIGHTS
@@ -97,7 +97,7 @@ def test_every_method_can_go_on_and_ships_what_it_shipped(name: str, tmp_path: P
     work, teachers = begin(tmp_path, f"method={METHODS[name]}")
     trained = train_student(work, "student", work.recipe.method, teachers)
     student, teacher = state(trained.network), state(teachers[0].network)
-    adapted = qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
+    adapted = qad.distil_quantized(work, trained, work.recipe.method, teachers, calibration=some(work))
     assert equal(state(trained.network), student)
     assert equal(state(teachers[0].network), teacher)
     assert list(adapted.network.state_dict()) == list(student)
@@ -110,10 +110,10 @@ def test_every_method_can_go_on_and_ships_what_it_shipped(name: str, tmp_path: P
     assert adapted.folder is not None
     validation = adapted.results[-1].validation
     assert validation is not None
-    with fake_quantise(adapted.network, some(work)):
+    with apply_fake_quantization(adapted.network, some(work)):
         assert top1(adapted.network, work.batch_in_order(work.data.validation)) == validation.top1_percent
     weights = (adapted.folder / WEIGHTS).read_bytes()
-    again = qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
+    again = qad.distil_quantized(work, trained, work.recipe.method, teachers, calibration=some(work))
     assert again.key == adapted.key
     assert again.results == adapted.results
     assert equal(state(again.network), state(adapted.network))
@@ -159,13 +159,13 @@ def test_what_rounding_ruins_is_rescued() -> None:
     calibration = torch.from_numpy(normalise(train.images[:64], preprocess))
     plain = top1(student, validation)
     assert plain == top1(teacher, validation) > 80
-    with fake_quantise(student, calibration):
+    with apply_fake_quantization(student, calibration):
         ruined = top1(student, validation)
     kd: Method = plugins.load("methods", "kd")(Setting(student, (teacher,), image, 10))
     method = continued(kd, calibration)
     with active(method):
         loop.fit(method, batches, validation, settings=TrainSection(epochs=2, lr=0.02, batch_size=32))
-    with fake_quantise(student, calibration):
+    with apply_fake_quantization(student, calibration):
         rescued = top1(student, validation)
     assert ruined < plain - 15
     assert rescued > ruined + 10
@@ -176,13 +176,13 @@ def continued(method: Method, calibration: Tensor) -> qad._Continued:
     def compute_logits(images: Tensor) -> list[Tensor]:
         return list(method.predictions(method.step(Batch(images, torch.zeros(len(images), dtype=torch.int64)))).values())
 
-    quantiser = FakeQuantiser(method, compute_logits, calibration)
-    return qad._Continued(method, method.phases(), product=method.product(), settings={}, quantiser=quantiser)
+    quantizer = FakeQuantizer(method, compute_logits, calibration)
+    return qad._Continued(method, method.phases(), product=method.product(), settings={}, quantizer=quantizer)
 
 
 def active(method: qad._Continued) -> AbstractContextManager[None]:
-    assert method.quantiser is not None
-    return method.quantiser.active()
+    assert method.quantizer is not None
+    return method.quantizer.active()
 
 
 def fresh(name: str) -> qad._Continued:
@@ -241,9 +241,9 @@ def test_an_interruption_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         trained = train_student(work, "student", work.recipe.method, teachers)
         if isinstance(events, Interrupting):
             with pytest.raises(Interrupted, match=r"student-int8: stopped .* repeat to continue"):
-                qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
+                qad.distil_quantized(work, trained, work.recipe.method, teachers, calibration=some(work))
             work = replace(work, events=Events())
-        adapted = qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
+        adapted = qad.distil_quantized(work, trained, work.recipe.method, teachers, calibration=some(work))
         assert len(adapted.results[-1].epochs) == 2
         found.append(state(adapted.network))
     assert equal(*found)
@@ -263,7 +263,7 @@ Ready = Callable[[], tuple[Run, Trained, list[Trained]]]
 def test_the_teachers_answers_are_found_and_not_asked_for_again(ready: Ready) -> None:
     """The store that the student was trained with serves this stage too."""
     work, trained, teachers = ready()
-    adapted = qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
+    adapted = qad.distil_quantized(work, trained, work.recipe.method, teachers, calibration=some(work))
     (teaching,) = adapted.results[-1].teacher_outputs
     assert (teaching.store, teaching.views_computed) == ("kept", 0)
     assert teaching.signals == trained.results[-1].teacher_outputs[0].signals
@@ -275,7 +275,7 @@ def test_the_schedule_is_short_and_its_rate_that_of_the_recipe(ready: Ready) -> 
     update = {"warmup_epochs": 1.0, "schedule": "constant", "ema_decay": 0.999, "engine": "compile"}
     hasty = work.recipe.train.model_copy(update=update)
     work = replace(work, recipe=work.recipe.model_copy(update={"train": hasty}))
-    adapted = qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work))
+    adapted = qad.distil_quantized(work, trained, work.recipe.method, teachers, calibration=some(work))
     first, last = adapted.results[-1].epochs
     assert first.lr < work.recipe.int8.lr
     assert last.lr < 0.2 * first.lr
@@ -288,7 +288,7 @@ def test_what_decides_the_result_decides_the_key(ready: Ready) -> None:
 
     def key(work: Run, **options: object) -> str:
         given = {"calibration": some(work), **options}
-        return qad.distil_quantised(work, trained, work.recipe.method, teachers, **given).key  # type: ignore[arg-type]
+        return qad.distil_quantized(work, trained, work.recipe.method, teachers, **given).key  # type: ignore[arg-type]
 
     slower = work.recipe.model_copy(update={"int8": work.recipe.int8.model_copy(update={"lr": 0.001})})
     keys = {
@@ -313,7 +313,7 @@ def test_weights_that_were_given_are_refused(ready: Ready) -> None:
     work, trained, teachers = ready()
     for wrong in (trained._replace(folder=None), trained._replace(results=())):
         with pytest.raises(CompressError, match=r"int8.rung: distillation trains on what was trained here.*pin another rung"):
-            qad.distil_quantised(work, wrong, work.recipe.method, teachers, calibration=some(work))
+            qad.distil_quantized(work, wrong, work.recipe.method, teachers, calibration=some(work))
 
 
 def test_empty_calibration_is_refused_and_leaves_nothing(ready: Ready) -> None:
@@ -321,6 +321,6 @@ def test_empty_calibration_is_refused_and_leaves_nothing(ready: Ready) -> None:
     work, trained, teachers = ready()
     before = state(trained.network)
     with pytest.raises(CompressError, match="calibration images are"):
-        qad.distil_quantised(work, trained, work.recipe.method, teachers, calibration=some(work)[:0])
+        qad.distil_quantized(work, trained, work.recipe.method, teachers, calibration=some(work)[:0])
     assert equal(state(trained.network), before)
     assert not list(work.cache.folder.glob("*.partial"))

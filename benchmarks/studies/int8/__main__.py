@@ -7,7 +7,7 @@ of the ladder that it is from, and its speed against float32; and beside them wh
 the same float32 files with the same calibration images (`defaults.py`). Writes `int8.json` and `report.md`, and a copy of
 each run's own report in a folder beside them. Networks that are in `int8.json` already stay, unless their run is given again.
 Give the machine nothing else to do. The result is written after every run. Timing takes
-`--seconds` for each runtime of a run; the test images and the quantisers of others come on top, minutes for 224 pixels.
+`--seconds` for each runtime of a run; the test images and the quantizers of others come on top, minutes for 224 pixels.
 
 Formats whose packages want an environment of their own are measured there, once the rows above exist. For example, where
 `edge-compress[executorch]` is installed:

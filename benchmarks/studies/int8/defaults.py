@@ -1,4 +1,4 @@
-"""Quantise a float32 file of ours by the defaults of a runtime's own quantiser, with the same calibration images.
+"""Quantize a float32 file of ours by the defaults of a runtime's own quantizer, with the same calibration images.
 
 onnxruntime: its `quant_pre_process`, as its documentation recommends, then `quantize_static`. OpenVINO: `nncf.quantize`, then
 `openvino.save_model`. Nothing but the images is passed to any of them. Each runs in a process of its own, for they write to
@@ -31,13 +31,13 @@ class DefaultFile(NamedTuple):
 
     path: Path | None
     seconds: float | None = None
-    """Quantising, without starting Python and importing."""
+    """Quantizing, without starting Python and importing."""
     reason: str = ""
-    """What the quantiser raised."""
+    """What the quantizer raised."""
 
 
 def quantize_with_onnxruntime(source: Path, images: Images, target: Path) -> float:
-    """Quantise an ONNX file by `onnxruntime.quantization`; return the seconds.
+    """Quantize an ONNX file by `onnxruntime.quantization`; return the seconds.
 
     Args:
         source: In float32, with one input.
@@ -63,7 +63,7 @@ def quantize_with_onnxruntime(source: Path, images: Images, target: Path) -> flo
 
 
 def quantize_with_nncf(source: Path, images: Images, target: Path) -> float:
-    """Quantise OpenVINO IR by NNCF; return the seconds. Images are float32 [N, C, H, W]."""
+    """Quantize OpenVINO IR by NNCF; return the seconds. Images are float32 [N, C, H, W]."""
     openvino, nncf = quiet.openvino(), quiet.nncf()
     begun = monotonic()
     model = openvino.Core().read_model(source)
@@ -77,7 +77,7 @@ NAMES: Mapping[str, str] = {"onnx": "onnxruntime's defaults", "openvino": "NNCF'
 
 
 def make_default_file(file_format: str, source: Path, images: Images, folder: Path) -> DefaultFile:
-    """Return a file that the defaults make, in a folder; a quantiser that fails is a result, too.
+    """Return a file that the defaults make, in a folder; a quantizer that fails is a result, too.
 
     Args:
         file_format: One of `TOOLS`.

@@ -1,4 +1,4 @@
-"""`int8.json`: accuracy, size and speed of our int8 files, and of those that other quantisers make by their defaults."""
+"""`int8.json`: accuracy, size and speed of our int8 files, and of those that other quantizers make by their defaults."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Row(Record):
     tries: int = 0
     """Files that the ladder made."""
     seconds: float | None = None
-    """Of ours: export and proof, in int8 with all rungs but without training; of the others: quantising alone."""
+    """Of ours: export and proof, in int8 with all rungs but without training; of the others: quantizing alone."""
     ladder_seconds: float | None = None
     """All rungs, with the training of the last where it was reached."""
 

@@ -17,7 +17,7 @@ RESULT, SABOTAGE = "int8.json", "sabotage.json"
 POINTLESS = frozenset({"slower", "not distinguishable"})
 """Verdicts on the speed of an int8 file with which int8 does not pay."""
 COMPARED = {"onnx": ("onnxruntime", "onnxruntime's defaults"), "openvino": ("OpenVINO", "NNCF's defaults")}
-"""Formats in the README, which are those with a quantiser to compare with; names of runtime and quantiser for people."""
+"""Formats in the README, which are those with a quantizer to compare with; names of runtime and quantizer for people."""
 NAMES = {"executorch": "ExecuTorch", "litert": "LiteRT"}
 """Names of further formats for people."""
 
@@ -215,7 +215,7 @@ def _make_legend(networks: Sequence[Network]) -> str:
     return (
         f"Top-1 on {test} test images and, in brackets, the points above the same network in float32; the rung of the ladder "
         f"(`int8:`) that met the gate's budget of {budgets} points on the validation split; speed on one thread against "
-        f"float32 on the same runtime. Defaults: the runtime's own quantiser with the same {shown} calibration images. "
+        f"float32 on the same runtime. Defaults: the runtime's own quantizer with the same {shown} calibration images. "
         f"Measured on {machines}, one seed: compare files of one network, not networks. Intervals, sizes, agreement and the "
         "other formats: [report](benchmarks/results/int8/report.md)."
     )

@@ -101,7 +101,7 @@ def _describe_ladder(ladder: Ladder | None) -> dict[str, Any]:
 
 
 def _measure_defaults(run: Finished, file_format: str, source: Subject, folder: Path, events: Events) -> Entry:
-    """Quantise the float32 file by the defaults of others and run the result; a failure is a row, too."""
+    """Quantize the float32 file by the defaults of others and run the result; a failure is a row, too."""
     name = NAMES[file_format]
     with events.task(f"{run.name}: {name}", total=1) as task:
         made = make_default_file(file_format, source.path, run.calibration.images, folder)

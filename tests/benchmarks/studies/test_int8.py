@@ -45,7 +45,7 @@ from compress.records import (
 )
 from compress.run.data import RunData, prepare_data
 from compress.system.files import sha256_of
-from exporters import Quantisation
+from exporters import Quantization
 from exporters.onnx import Onnx
 from tests.benchmarks.sample_report import sample
 from tests.benchmarks.tiny import Tiny
@@ -91,11 +91,11 @@ def export(folder: Path, data: RunData) -> tuple[Path, Path]:
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10)
     ).eval()
-    plain, quantised = folder / "student-fp32.onnx", folder / "student-int8.onnx"
+    plain, quantized = folder / "student-fp32.onnx", folder / "student-int8.onnx"
     Onnx().export(network, data.sample_image(), plain)
     images = calibration.select_calibration(data.train, data.preprocess, count=40, seed=1).images
-    Onnx(precision="int8").prepare_int8(network, data.sample_image(), images).write(quantised, Quantisation())
-    return plain, quantised
+    Onnx(precision="int8").prepare_int8(network, data.sample_image(), images).write(quantized, Quantization())
+    return plain, quantized
 
 
 def variant(name: str, path: Path, data: RunData) -> Variant:
@@ -149,10 +149,10 @@ def test_a_finished_run_becomes_rows(run: Path, out: Path) -> None:
     parsed = recipe.load(run / "recipe.yaml")
     data = prepare_data(parsed.data, base=run, seed=parsed.seed)
     images, labels = normalise(data.test.images, data.preprocess), data.test.labels
-    reference, quantised = (answers(run / "bundle" / f"student-{kind}.onnx", images).argmax(1) for kind in ("fp32", "int8"))
+    reference, quantized = (answers(run / "bundle" / f"student-{kind}.onnx", images).argmax(1) for kind in ("fp32", "int8"))
     assert plain.accuracy == Accuracy.from_hits(int((reference == labels).sum()), len(labels))
-    assert ours.accuracy == Accuracy.from_hits(int((quantised == labels).sum()), len(labels))
-    assert ours.agreement_percent == pytest.approx(100 * (quantised == reference).mean())
+    assert ours.accuracy == Accuracy.from_hits(int((quantized == labels).sum()), len(labels))
+    assert ours.agreement_percent == pytest.approx(100 * (quantized == reference).mean())
     assert ours.to_float is not None
     assert ours.to_float.points == pytest.approx(ours.accuracy.top1_percent - plain.accuracy.top1_percent)
     assert ours.to_defaults is not None
@@ -320,7 +320,7 @@ def test_nncf_is_given_the_images_and_nothing_else(tiny: Tiny, tmp_path: Path) -
     assert 'element_type="i8"' in made.path.read_text(encoding="utf-8")
 
 
-def test_a_quantiser_that_fails_is_a_result(tmp_path: Path) -> None:
+def test_a_quantizer_that_fails_is_a_result(tmp_path: Path) -> None:
     """Whatever it raises becomes the reason why there is no file."""
     source = tmp_path / "a.onnx"
     source.write_bytes(b"no model")
