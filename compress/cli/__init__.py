@@ -6,6 +6,6 @@ Nothing is imported before the command line starts, so that a module of this pac
 
 def main() -> None:
     """Run the command line."""
-    from compress.cli.commands import main as run
+    from compress.cli import commands
 
-    run()
+    commands.main()

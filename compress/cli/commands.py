@@ -182,7 +182,7 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     if hub is not None:
         if formats or out is not None:
             raise click.UsageError("--hub writes the bundle that the run left; give it without --to and --out")
-        _hub(terminal, run, hub, licence)
+        _write_hub(terminal, run, hub, licence)
         return
     run = reexport.find_run_folder(run)
     overrides = [f"exports=[{', '.join(map(_export_as_yaml, formats))}]"] if formats else []
@@ -195,11 +195,11 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     terminal.hint(quote("bench", *(exporters.load(section).name_file(target, "student") for section in sections)))
 
 
-def _hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
+def _write_hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
     from compress.deployed.files import find_bundle
-    from exporters.bundle import hub as _hub
+    from exporters.bundle.hub import write_hub_folder
 
-    _hub.write_hub_folder(find_bundle(run), hub, licence=licence)
+    write_hub_folder(find_bundle(run), hub, licence=licence)
     terminal.answer({"hub": str(hub)}, f"{hub} can be uploaded; nothing was sent")
     terminal.hint(quote("verify", hub))
 
@@ -391,10 +391,10 @@ def schema(terminal: Terminal, *, out: Path | None) -> None:
 @runs_option
 def doctor(terminal: Terminal, *, runs: Path) -> None:
     """Tell what works on this machine and what does not."""
-    from compress.cli import doctor as examination
     from compress.cli import tables
+    from compress.cli.doctor import examine, refuse_broken
 
-    findings = examination.examine(runs)
+    findings = examine(runs)
     terminal.answer(findings, tables.draw_findings(findings))
-    examination.refuse_broken(findings)
+    refuse_broken(findings)
     terminal.hint("compress init")

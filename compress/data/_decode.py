@@ -9,6 +9,7 @@ verified by every run that opens it, and what is damaged is decoded again. A loc
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import shutil
@@ -19,12 +20,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import PIL
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import __version__ as pillow
 from PIL import features
 
-from compress import preprocess as decoder
 from compress import records
 from compress.data._disk_images import DiskImages, ImageFile
 from compress.data._prefetch import prefetch
@@ -33,8 +33,8 @@ from compress.errors import CompressError, Unreachable
 from compress.events import Events, Task
 from compress.preprocess import decode
 from compress.records import Document, Preprocess
-from compress.system import memory as storage
 from compress.system.files import sha256_of, writable, write_whole
+from compress.system.memory import require_memory
 from compress.system.processors import processors
 from compress.text import format_bytes
 
@@ -64,7 +64,7 @@ def decode_to_memory(encoded: EncodedDataset, preprocess: Preprocess, events: Ev
         CompressError: They do not fit; or a picture cannot be decoded, and the message names it.
         Unreachable: A file cannot be read.
     """
-    storage.require_memory(_count_images(encoded), *_get_shape(preprocess), can_stream=True)
+    require_memory(_count_images(encoded), *_get_shape(preprocess), can_stream=True)
     with (events or Events()).task("decode images", _count_images(encoded)) as task:
         return Dataset(*(_decode_split(getattr(encoded, name), preprocess, task) for name in Dataset._fields))
 
@@ -207,7 +207,7 @@ def _make_key(encoded: EncodedDataset, preprocess: Preprocess, events: Events) -
 def _describe_decoder() -> list[str | None]:
     """Return what decides the pixels of an encoded picture: our own source, Pillow, and the libraries that it decodes with."""
     libraries = [features.version(name) for name in ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff")]
-    return [sha256_of(Path(decoder.__file__)), pillow, *libraries]
+    return [sha256_of(Path(inspect.getfile(decode))), PIL.__version__, *libraries]
 
 
 def _get_shape(preprocess: Preprocess) -> tuple[int, int, int]:

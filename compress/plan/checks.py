@@ -15,7 +15,7 @@ from compress.recipe import Recipe
 from compress.recipe.checks import find_drift_problem
 from compress.records import DEPTHS
 from compress.system.files import sha256_of
-from compress.system.memory import Storage, choose
+from compress.system.memory import Storage, choose_place
 from compress.system.processors import processors
 from compress.text import name_teacher, quantify
 
@@ -177,7 +177,7 @@ def choose_storage(recipe: Recipe, source: Source, summary: Summary) -> Storage:
     Raises:
         CompressError: They do not fit where the recipe wants them.
     """
-    return choose(
+    return choose_place(
         recipe.data.storage, images=summary.train_images + summary.test_images, height=recipe.data.image_size,
         width=recipe.data.image_size, depth=DEPTHS[source.channels], can_stream=hasattr(source, "load_encoded"),
     )  # fmt: skip

@@ -30,7 +30,7 @@ from compress.fingerprint import make_key
 from compress.preprocess import measure_statistics, normalise
 from compress.recipe import DataSection
 from compress.records import Preprocess
-from compress.system import memory as storage
+from compress.system.memory import Wanted, choose_place
 
 LARGE_LEAK = 0.01
 """Share of a split that is also in another one from which on people are warned; well-known sets have some in a thousand."""
@@ -132,11 +132,11 @@ def find_leaks(given: Split, train: Split, validation: Split, test: Split) -> It
 
 
 def _load(
-    source: Source, preprocess: Preprocess, wanted: storage.Wanted, summary: Summary, *, cache: Path | None, events: Events
+    source: Source, preprocess: Preprocess, wanted: Wanted, summary: Summary, *, cache: Path | None, events: Events
 ) -> Dataset:
     """Return the data set, its images where the recipe wants them."""
     encoded = getattr(source, "load_encoded", None)
-    chosen = storage.choose(
+    chosen = choose_place(
         wanted, images=summary.train_images + summary.test_images, height=preprocess.height, width=preprocess.width,
         depth=preprocess.depth, can_stream=encoded is not None and cache is not None,
     )  # fmt: skip

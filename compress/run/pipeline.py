@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import exporters
-from benchmarks import report as pages
+from benchmarks import report
 from benchmarks.devices.local import share_processes
 from compress import plugins
 from compress.errors import CompressError, GateFailed, Unreachable
@@ -17,7 +17,6 @@ from compress.recipe import ExportSection, Recipe
 from compress.records import Report
 from compress.records.training import WEIGHTS
 from compress.run import dry_run
-from compress.run import seeds as students
 from compress.run.context import Run, Trained, open_run
 from compress.run.export import TORCH, ExportedFile, describe_unexported, export_file
 from compress.run.handover import hand_over
@@ -25,6 +24,7 @@ from compress.run.int8 import select_calibration_images
 from compress.run.lockstep import train_in_lockstep
 from compress.run.measure import measure_files
 from compress.run.report import Findings, build_report, describe_failures
+from compress.run.seeds import find_correct_images, split_by_seed, train_further_seeds, train_students
 from compress.run.teachers import obtain_teacher
 from compress.run.verify import SplitLogits, compute_logits
 
@@ -52,10 +52,10 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
     with open_run(recipe, base=base, runs=runs, events=events, seeds=len(seeds) or 1) as context:
         _check_before_training(context)
         teachers = [obtain_teacher(context, index, section) for index, section in enumerate(recipe.teacher)]
-        first, *others = students.split_by_seed(context, seeds or [recipe.seed])
+        first, *others = split_by_seed(context, seeds or [recipe.seed])
         with train_in_lockstep([first, *others], teachers) as (first_ready, *others_ready):
-            shipped, *baselines = students.train_students(first_ready, teachers)
-            further = students.train_further_seeds(others_ready, teachers)
+            shipped, *baselines = train_students(first_ready, teachers)
+            further = train_further_seeds(others_ready, teachers)
 
         trained = (*teachers, shipped, *baselines)
         logits = {each.name: compute_logits(context, each) for each in trained}
@@ -64,18 +64,19 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
         hand_over(first, shipped, files, logits[shipped.name], measured)
 
         rows = [describe_unexported(context, each, logits[each.name], shipped=shipped) for each in baselines]
-        scored = [
-            students.score(first if each in (shipped, *baselines) else context, each, logits[each.name]) for each in trained
+        correct = [
+            find_correct_images(first if each in (shipped, *baselines) else context, each, logits[each.name])
+            for each in trained
         ]
-        found = Findings(trained, files, measured, rows, further, [*scored, *further.scored], logits[shipped.name], notes)
-        report = build_report(context, found)
-        pages.write(report, context.folder)
-        events.emit("end", status=report.status, seconds=report.seconds)
-    if report.status == "failed":
+        found = Findings(trained, files, measured, rows, further, [*correct, *further.correct], logits[shipped.name], notes)
+        record = build_report(context, found)
+        report.write(record, context.folder)
+        events.emit("end", status=record.status, seconds=record.seconds)
+    if record.status == "failed":
         raise GateFailed(describe_failures(context, files))
     if measured.problem is not None:
         raise type(measured.problem)(f"{measured.problem}; everything else is in {context.folder / 'report.html'}")
-    return report
+    return record
 
 
 def _check_before_training(run: Run) -> None:

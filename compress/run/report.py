@@ -10,11 +10,10 @@ import exporters
 from benchmarks.environment import read_environment
 from benchmarks.report import paired
 from compress.records import Report, StageResult, Variant
-from compress.run import seeds as students
 from compress.run.context import REJECTED, Run, Trained
 from compress.run.export import ExportedFile
 from compress.run.measure import MeasuredFiles
-from compress.run.seeds import CorrectImages, FurtherSeeds
+from compress.run.seeds import CorrectImages, FurtherSeeds, collect_scores, describe_seeds
 from compress.run.verify import SplitLogits
 from compress.training import preflight
 
@@ -40,7 +39,7 @@ def build_report(run: Run, found: Findings) -> Report:
     """Return the report of a run."""
     stages = _collect_stages(found)
     seconds = {**found.further.seconds, **{key: stage.seconds for key, stage in stages.items()}}
-    scores = students.collect_scores(found.correct)
+    scores = collect_scores(found.correct)
     guesses = preflight.describe_guessing("student", found.shipped.validation, run.validation_labels)
     return Report(
         name=run.recipe.name,
@@ -56,7 +55,7 @@ def build_report(run: Run, found: Findings) -> Report:
         environment=found.measured.environment or read_environment(),
         notes=(
             *_describe_protocol(run),
-            *students.describe_seeds(run, scores),
+            *describe_seeds(run, scores),
             *([f"Nothing could be timed: {found.measured.problem}"] if found.measured.problem else []),
             *found.notes,
             *(leak.text for leak in run.data.leaks if not leak.is_large),

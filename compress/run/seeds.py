@@ -1,6 +1,6 @@
 """Train the students of all seeds, and find the images that each classifies correctly.
 
-What seeds share and in what they differ is logits in `compress.plan.seeds`.
+What seeds share and in what they differ is described in `compress.plan.seeds`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CorrectImages(NamedTuple):
 class FurtherSeeds(NamedTuple):
     """Results of the seeds after the first."""
 
-    scored: tuple[CorrectImages, ...]
+    correct: tuple[CorrectImages, ...]
     seconds: Mapping[str, float]
     """How long each stage took, by its key."""
 
@@ -77,51 +77,52 @@ def train_students(run: Run, teachers: Sequence[Trained]) -> list[Trained]:
 
 def train_further_seeds(runs: Sequence[Run], teachers: Sequence[Trained]) -> FurtherSeeds:
     """Train students and baselines of further seeds; their networks are not kept in memory."""
-    scored: list[CorrectImages] = []
+    correct: list[CorrectImages] = []
     seconds: dict[str, float] = {}
     for run in runs:
         for trained in train_students(run, teachers):
-            scored.append(_score_network(run, trained))
+            correct.append(_obtain_correct_images(run, trained))
             seconds |= {result.key: result.seconds for result in trained.results}
-    return FurtherSeeds(tuple(scored), seconds)
+    return FurtherSeeds(tuple(correct), seconds)
 
 
-def score(run: Run, trained: Trained, logits: SplitLogits) -> CorrectImages:
+def find_correct_images(run: Run, trained: Trained, logits: SplitLogits) -> CorrectImages:
     """Find the images that a network classifies correctly by its logits."""
     splits = (run.data.validation, run.data.test)
-    right = (answers.argmax(axis=1) == split.labels for answers, split in zip(logits, splits, strict=True))
+    right = (found.argmax(axis=1) == split.labels for found, split in zip(logits, splits, strict=True))
     return CorrectImages(trained.name, trained.method, run.seed, *right)
 
 
-def _score_network(run: Run, trained: Trained) -> CorrectImages:
+def _obtain_correct_images(run: Run, trained: Trained) -> CorrectImages:
+    """Return the images that a network classifies correctly: found in the cache, or computed and kept there."""
     key = make_key(
         network=trained.key, data=[run.data.key, run.data.test_key], engine=dict(describe_training()), what="correct"
     )
 
     def make(folder: Path) -> None:
         alone = trained._replace(network=copy.deepcopy(trained.network))  # parts that others use must stay on their device
-        scored = score(run, alone, compute_logits(run, alone))
-        np.savez(folder / CORRECT, validation=scored.validation, test=scored.test)
+        found = find_correct_images(run, alone, compute_logits(run, alone))
+        np.savez(folder / CORRECT, validation=found.validation, test=found.test)
 
     with np.load(run.cache.make(key, make) / CORRECT, allow_pickle=False) as file:
         return CorrectImages(trained.name, trained.method, run.seed, file["validation"], file["test"])
 
 
-def collect_scores(scored: Sequence[CorrectImages]) -> tuple[Scores, ...]:
-    """Return the same as records, the seeds of each network together, in order of first appearance."""
-    networks = dict.fromkeys((each.network, each.method) for each in scored)
+def collect_scores(correct: Sequence[CorrectImages]) -> tuple[Scores, ...]:
+    """Return the scores of each network over its seeds, in order of first appearance."""
+    networks = dict.fromkeys((each.network, each.method) for each in correct)
     return tuple(
-        Scores(network=network, method=method, seeds=tuple(_score(each) for each in scored if each.network == network))
+        Scores(network=network, method=method, seeds=tuple(_make_score(each) for each in correct if each.network == network))
         for network, method in networks
     )
 
 
-def _score(scored: CorrectImages) -> SeedScore:
+def _make_score(images: CorrectImages) -> SeedScore:
     return SeedScore(
-        seed=scored.seed,
-        validation=Accuracy.from_hits(int(scored.validation.sum()), len(scored.validation)),
-        accuracy=Accuracy.from_hits(int(scored.test.sum()), len(scored.test)),
-        correct=paired.pack(scored.test),
+        seed=images.seed,
+        validation=Accuracy.from_hits(int(images.validation.sum()), len(images.validation)),
+        accuracy=Accuracy.from_hits(int(images.test.sum()), len(images.test)),
+        correct=paired.pack(images.test),
     )
 
 

@@ -37,8 +37,8 @@ class Storage(NamedTuple):
         return f"{size} decoded once to disk, read row by row ({format_bytes(self.available_bytes)} of memory is free)"
 
 
-def choose(wanted: Wanted, *, images: int, height: int, width: int, depth: int, can_stream: bool) -> Storage:
-    """Return where images go.
+def choose_place(wanted: Wanted, *, images: int, height: int, width: int, depth: int, can_stream: bool) -> Storage:
+    """Choose whether decoded images are held in memory or on disk.
 
     Args:
         wanted: What the recipe says.

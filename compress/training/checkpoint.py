@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from compress.errors import CompressError, Unreachable
@@ -48,7 +48,7 @@ def save_weights(path: Path, network: nn.Module, *, metadata: Mapping[str, str])
     """
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _unwrap(network).state_dict().items()}
     with write_whole(path, durable=True) as temporary:
-        temporary.write_bytes(_insert_metadata(to_safetensors(tensors), metadata))
+        temporary.write_bytes(_insert_metadata(safetensors.torch.save(tensors), metadata))
 
 
 def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -> dict[str, str]:

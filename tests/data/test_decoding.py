@@ -23,7 +23,7 @@ from compress.data.folder import Folder
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
 from compress.records import Preprocess
-from compress.system.memory import MEMORY_SHARE, available_bytes, choose
+from compress.system.memory import MEMORY_SHARE, available_bytes, choose_place
 
 RGB = Preprocess(height=6, width=5, channels="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -314,11 +314,11 @@ def test_the_choice_follows_what_is_free(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("compress.system.memory.available_bytes", lambda: 1_000_000)
     square = {"height": 10, "width": 10, "depth": 1, "can_stream": True}
     most = int(1_000_000 * MEMORY_SHARE) // 100
-    assert choose("auto", images=most, **square).place == "memory"
-    assert choose("auto", images=most + 1, **square).place == "disk"
-    assert choose("memory", images=most + 1, **square).place == "memory"
-    assert choose("disk", images=1, **square).place == "disk"
-    assert choose("auto", images=most + 1, **square | {"can_stream": False}).place == "memory"
+    assert choose_place("auto", images=most, **square).place == "memory"
+    assert choose_place("auto", images=most + 1, **square).place == "disk"
+    assert choose_place("memory", images=most + 1, **square).place == "memory"
+    assert choose_place("disk", images=1, **square).place == "disk"
+    assert choose_place("auto", images=most + 1, **square | {"can_stream": False}).place == "memory"
 
 
 def test_what_does_not_fit_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,11 +328,11 @@ def test_what_does_not_fit_is_refused_with_the_remedy(monkeypatch: pytest.Monkey
     with pytest.raises(
         CompressError, match=r"11 images of 10 × 10 need .* of memory, .* is free; set data\.storage: disk, choose"
     ):
-        choose("memory", can_stream=True, **square)
+        choose_place("memory", can_stream=True, **square)
     with pytest.raises(CompressError, match=r"is free; choose a smaller size, or use fewer images"):
-        choose("auto", can_stream=False, **square)
+        choose_place("auto", can_stream=False, **square)
     with pytest.raises(CompressError, match=r"data\.storage: disk, but this source gives its images only all at once"):
-        choose("disk", can_stream=False, **square)
+        choose_place("disk", can_stream=False, **square)
 
 
 def test_a_container_has_no_more_than_its_limit(tmp_path: Path) -> None:
