@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.protocol import Subject, evaluate
-from benchmarks.runtimes import litert as runtime
+from benchmarks.runtimes.litert import round_to_type, scale_to_floats
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
 from exporters import Quantization, gate
@@ -56,21 +56,21 @@ def test_integers_come_back_within_half_a_step():
     """Rounding images for a file that takes int8, and scaling back, moves no value by more than half a step."""
     facts = {"dtype": np.int8, "quantization": (0.05, -7)}
     images = np.random.default_rng(0).uniform(-6.0, 6.6, size=(2, 3, 4, 4)).astype(np.float32)
-    integers = runtime.rounded(images, facts)
+    integers = round_to_type(images, facts)
     assert integers.dtype == np.int8
-    assert abs(runtime.scaled(integers, facts) - images).max() <= 0.05 / 2 + 1e-6
+    assert abs(scale_to_floats(integers, facts) - images).max() <= 0.05 / 2 + 1e-6
 
 
 def test_what_integers_cannot_hold_is_clipped():
     """A value beyond the range becomes its border and does not wrap round."""
     facts = {"dtype": np.uint8, "quantization": (1.0, 0)}
-    assert runtime.rounded(np.array([-3.0, 300.0], np.float32), facts).tolist() == [0, 255]
+    assert round_to_type(np.array([-3.0, 300.0], np.float32), facts).tolist() == [0, 255]
 
 
 def test_a_file_that_takes_something_else_is_refused():
     """Integers without a scale are no rounded images."""
     with pytest.raises(ValueError, match="takes int32, not float32"):
-        runtime.rounded(np.zeros(1, np.float32), {"dtype": np.int32, "quantization": (0.0, 0)})
+        round_to_type(np.zeros(1, np.float32), {"dtype": np.int32, "quantization": (0.0, 0)})
 
 
 @installed
