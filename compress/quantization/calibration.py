@@ -62,10 +62,8 @@ def draw_balanced_rows(labels: Labels, count: int, *, seed: int) -> NDArray[np.i
     Raises:
         CompressError: No rows, or only rows of one class.
     """
-    chance = np.random.default_rng(
-        np.random.SeedSequence([seed, 0xCA11B8])
-    )  # a stream of its own beside other uses of the seed
-    mixed = chance.permutation(len(labels))
+    own_stream = np.random.SeedSequence([seed, 0xCA11B8])  # apart from other uses of the seed
+    mixed = np.random.default_rng(own_stream).permutation(len(labels))
     turn = np.empty(len(labels), dtype=np.int64)  # [N], how many of the same class come before it
     for label in np.unique(labels):
         own = mixed[labels[mixed] == label]

@@ -1,4 +1,4 @@
-"""The stage cache: work is found again by what decides its result.
+"""The stage cache: results of stages, found again by a key of all that decides them.
 
 A stage's key is the sha256 over everything that can change its result: its recipe section, the keys of what it reads, and the
 versions of the engine. Its folder lies under `.cache/` of the runs folder and has its final name only when it is whole; while
@@ -82,7 +82,7 @@ def lock_run(run: Path) -> Iterator[None]:
 
 
 def publish(stage: Path, folder: Path) -> None:
-    """Show a finished stage in the run's folder: copies, for who changes a file there must not change the cache.
+    """Copy a finished stage into the run's folder; a file that is changed there does not change the cache.
 
     Raises:
         Unreachable: The folder cannot be written.
@@ -94,7 +94,7 @@ def publish(stage: Path, folder: Path) -> None:
 
 
 def copy(path: Path, target: Path) -> None:
-    """Hand out one file of a finished stage, for the user to do with as he likes.
+    """Copy one file of a finished stage out of the cache; the copy is the user's.
 
     Raises:
         Unreachable: The folder cannot be written.

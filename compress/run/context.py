@@ -41,25 +41,25 @@ class Run:
     device: torch.device
     data: RunData
     readers: int
-    """How many students ask the given teachers, over all methods and seeds."""
+    """Number of students that read outputs of the given teachers, over all methods and seeds."""
     seed: int
-    """Of the students: their initial weights and the order of their batches. Data, teachers, and stages that train teachers'
-    own modules follow the recipe's seed, whatever this is."""
+    """Seed of the students: of their initial weights and the order of their batches. Data, teachers, and stages that train
+    teachers' own modules follow the recipe's seed, whatever this is."""
     students: Path
     """Folder of this seed's students; the run's own for the first seed."""
     lockstep: Lockstep | None = None
-    """Of the students that are trained in lockstep, if any are."""
+    """How students are trained in lockstep, if they are."""
 
     def use_recipe_seed(self) -> Run:
         """Return the run with the seed that all students share."""
         return replace(self, seed=self.recipe.seed, students=self.folder)
 
     def batch_in_order(self, split: Split, *, device: torch.device | None = None) -> InMemory:
-        """Return all images of a split in order, in batches."""
+        """Return the data loader of a split for evaluation: all images in order, not augmented."""
         return _choose_loader(split)(split, self.data.preprocess, batch_size=256, device=device or self.device)
 
     def batch_shuffled(self, split: Split, settings: TrainSection, *, seed: int) -> InMemory:
-        """Return batches of a split for training: shuffled and augmented."""
+        """Return the data loader of a split for training: shuffled and augmented."""
         return _choose_loader(split)(
             split,
             self.data.preprocess,
@@ -85,14 +85,14 @@ def _choose_loader(split: Split) -> type[InMemory]:
 
 
 class Lockstep(NamedTuple):
-    """How far a student trains before the others do (`compress.run.lockstep`)."""
+    """How students are trained in lockstep (`compress.run.lockstep`): which, and where each stops for the others."""
 
     stop_after: int | None
-    """Epochs; `None` to train to the end."""
+    """Epochs after which a student stops for the others; `None` to train to the end."""
     students: frozenset[str]
     """Names of those that are trained in lockstep; others train to their end."""
     outputs: Path
-    """Folder for the teachers' outputs to the view that the epoch at hand shows."""
+    """Folder for the teachers' outputs for the view that the current epoch shows."""
 
 
 class Trained(NamedTuple):
@@ -110,7 +110,7 @@ class Trained(NamedTuple):
 
 @contextmanager
 def open_run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: int = 1) -> Iterator[Run]:
-    """Lock the run's folder, load the data, and give what all stages share."""
+    """Lock the run's folder, load the data, and give the context that all stages share."""
     folder = runs / recipe.name
     with lock_run(folder):
         events.attach(folder / "events.jsonl")

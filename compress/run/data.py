@@ -1,4 +1,4 @@
-"""The data of a run: loaded, split, normalised, and compared for images that are in two splits."""
+"""Load and split the data of a run, settle its preprocessing, and look for images that are in two splits."""
 
 from __future__ import annotations
 

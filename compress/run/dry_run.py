@@ -1,4 +1,4 @@
-"""Dry run of a recipe: its real networks and methods, one batch, no data and no training.
+"""Dry run of a recipe: its own networks and methods on one batch, without training.
 
 Whatever a constructor or a first step would refuse is refused here: taps that do not exist, maps that cannot be aligned,
 methods that contradict each other, weights that do not fit. `compress run` does this with its own data before it trains

@@ -1,8 +1,8 @@
 """Export a network and verify the file on its own runtime.
 
 Every file is run by the runner in a process of its own on validation and test images. The gate judges the validation images;
-the test images are for the report alone. A file of precision int8 is what `compress.quantization.ladder` comes to; then it is
-verified like any other.
+the test images are for the report alone. A file of precision int8 is searched for first
+(`compress.run.int8`), and then verified like any other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from compress.run.verify import (
     HARNESS,
     SplitLogits,
     WrittenFile,
-    describe,
+    make_metadata,
     make_subject,
     verify_file,
 )
@@ -43,7 +43,7 @@ TORCH = "torch"
 
 
 class Outcome(Document):
-    """What is known of one exported file before it is timed."""
+    """Record of one exported file before it is timed."""
 
     variant: Variant
     gate: Gate
@@ -57,11 +57,11 @@ class Outcome(Document):
     adapted: tuple[StageResult, ...]
     """Stages that adapted the network to int8."""
     seconds: float
-    """Export and proof; the stages above have their own."""
+    """Of export and verification; the stages above have their own."""
 
 
 class ExportedFile(NamedTuple):
-    """One exported file and what is known of it."""
+    """One exported file with its row of the report and its verdict."""
 
     variant: Variant
     gate: Gate
@@ -69,7 +69,7 @@ class ExportedFile(NamedTuple):
     path: Path
     section: ExportSection
     seconds: float
-    """How long export and proof took when they were made."""
+    """How long export and verification took when they were done."""
     logits: SplitLogits
     """Of the torch network that the file was made of; quantization-aware distillation makes it of another network."""
     adapted: tuple[StageResult, ...]
@@ -81,7 +81,7 @@ class ExportedFile(NamedTuple):
 
 
 def describe_unexported(run: Run, trained: Trained, logits: SplitLogits, *, shipped: Trained) -> Variant:
-    """Return the row of a network that is compared as trained and not exported, beside the one that is shipped."""
+    """Return the row of the report for a network that was trained for comparison and is not exported."""
     image = run.data.sample_image()
     same = count_macs(trained.network, image) == count_macs(shipped.network, image)
     graph = "the same graph as the student's" if same else "another graph than the student's, and so another latency"
@@ -151,13 +151,13 @@ def export_file(
 def _write(run: Run, trained: Trained, exporter: Exporter, logits: SplitLogits, path: Path) -> WrittenFile:
     """Write a file of any precision but int8."""
     with run.events.task(f"export {path.name}", total=1, kind="export") as task:
-        exporter.export(trained.network, run.data.sample_image(), path, about=describe(run, trained))
+        exporter.export(trained.network, run.data.sample_image(), path, about=make_metadata(run, trained))
         task.advance()
     return WrittenFile(path, trained, logits)
 
 
 def _verify(run: Run, made: WrittenFile, section: ExportSection, name: str, *, folder: Path, begun: float) -> Outcome:
-    """Verify a file and return what is known of it."""
+    """Verify a file and return its record."""
     exporter = exporters.load(section)
     with run.events.task(f"verify {name}", total=1, kind="verification") as task:
         variant, gate = verify_file(run, made, make_subject(name, made.path, exporter), section)
@@ -169,7 +169,7 @@ def _verify(run: Run, made: WrittenFile, section: ExportSection, name: str, *, f
     return Outcome(
         variant=variant.model_copy(update={"size_bytes": size, "ladder": made.ladder}), gate=gate, path=made.path.name,
         parts={part.name: sha256_of(part) for part in exporter.list_parts(made.path)},
-        tried={number: path.relative_to(folder).as_posix() for number, path in made.tried.items()},
+        tried={number: path.relative_to(folder).as_posix() for number, path in made.candidates.items()},
         float32=made.float32 and made.float32.relative_to(folder).as_posix(), adapted=adapted,
         seconds=max(0.0, monotonic() - begun - sum(result.seconds for result in adapted)),
     )  # fmt: skip
@@ -181,6 +181,6 @@ def _load_logits(path: Path) -> SplitLogits:
 
 
 def _report_verdict(run: Run, variant: Variant, gate: Gate) -> None:
-    """Tell people and programs what became of a file."""
+    """Report the verdict on a file."""
     run.events.say(f"{variant.name}: gate {'passed' if gate.status == 'passed' else f'FAILED: {gate.reason}'}")
     run.events.emit("gate", file=variant.name, **gate.model_dump())

@@ -1,4 +1,4 @@
-"""Hand over what passed its gate as a bundle, and keep the rest apart with the reason beside it."""
+"""Hand over the files that passed their gate as a bundle, and keep the others apart with the reason beside them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def hand_over(run: Run, shipped: Trained, files: Sequence[ExportedFile], logits:
 
 
 def _describe_background(run: Run, shipped: Trained, logits: SplitLogits, measured: MeasuredFiles) -> bundle.Background:
-    """Return what the model card tells beside the files."""
+    """Return the facts of the model card that the files do not hold."""
     teachers = [row for row in measured.variants.values() if row.format == TORCH and row.network != shipped.name]
     return bundle.Background(
         recipe=run.recipe,

@@ -1,4 +1,4 @@
-"""Export a trained network in int8: run the ladder search on its exporter and runtime, and time what it came to.
+"""Export a trained network in int8: search the ladder for a file, with its exporter and runtime, and time the candidates.
 
 A search is given calibration images and teachers by the run (`Int8Inputs`), and makes, runs and judges files by `RunBackend`.
 Its best files stay in the cache and are timed against the same network in float32.
@@ -30,7 +30,7 @@ from compress.recipe import ExportSection, Int8Section, canonical
 from compress.records import Document, Gate, Ladder, Ratio
 from compress.run import cache
 from compress.run.context import Run, Trained
-from compress.run.verify import Logits, SplitLogits, WrittenFile, compute_logits, describe, judge, make_subject, run_file
+from compress.run.verify import Logits, SplitLogits, WrittenFile, compute_logits, judge, make_metadata, make_subject, run_file
 from compress.system.files import sha256_of, writable
 from compress.text import quantify
 from exporters import Quantizable, Quantization, Quantizer, Simulated
@@ -43,7 +43,7 @@ TIMED_IMAGES = 256
 
 
 class Int8Inputs(NamedTuple):
-    """What an int8 file is made with, beside its network."""
+    """Inputs of the search for an int8 file, beside its network."""
 
     settings: Int8Section
     calibration: Calibration
@@ -54,7 +54,7 @@ class Int8Inputs(NamedTuple):
 
 
 def collect_inputs(run: Run, teachers: tuple[Trained, ...] | Unavailable, *, for_comparison: bool) -> Int8Inputs:
-    """Return what a run gives to the search; a file for comparison gets the first rung and no other.
+    """Return the inputs that a run gives to the search; a file for comparison gets the first rung and no other.
 
     Raises:
         CompressError: There are no calibration images, or all are of one class.
@@ -75,7 +75,7 @@ def select_calibration_images(run: Run) -> Calibration:
 
 
 def collect_key_parts(run: Run, inputs: Int8Inputs) -> Mapping[str, object]:
-    """Return what decides which int8 file is made, beside what decides any file."""
+    """Return the parts of the cache key of an int8 file that other files do not have."""
     machine = read_environment()
     teachers = inputs.teachers if inputs.settings.rung in DISTILLED_RUNGS else Unavailable("")
     if isinstance(teachers, Unavailable):
@@ -143,7 +143,7 @@ def _export_float32(run: Run, trained: Trained, section: ExportSection, folder: 
     """Write the same network in float32, with the other options as they are."""
     exporter = exporters.load(section.model_copy(update={"precision": "fp32"}))
     path = exporter.name_file(folder, trained.name)
-    exporter.export(trained.network, run.data.sample_image(), path, about=describe(run, trained))
+    exporter.export(trained.network, run.data.sample_image(), path, about=make_metadata(run, trained))
     return path
 
 
@@ -171,7 +171,9 @@ class RunBackend:
     @cached_property
     def _quantizable(self) -> Quantizable:
         network, image = self.trained.network, self._run.data.sample_image()
-        return self._exporter.prepare_int8(network, image, self._calibration.images, about=describe(self._run, self.trained))
+        return self._exporter.prepare_int8(
+            network, image, self._calibration.images, about=make_metadata(self._run, self.trained)
+        )
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -211,7 +213,7 @@ class RunBackend:
         return run_file(make_subject(path.name, path, self._exporter), [shown], self._run.data.preprocess).logits
 
     def simulate(self, quantization: Quantization, images: NDArray[np.intp]) -> Logits | None:
-        """Return the logits [N, K] of a file as torch foretells them for the images with the numbers `images`, [N].
+        """Return the logits [N, K] of a file as torch simulates them for the images with the numbers `images`, [N].
 
         `None` where a file is written as quickly.
 
@@ -231,7 +233,7 @@ class RunBackend:
 def _build_adapter(
     run: Run, trained: Trained, exporter: Quantizer, logits: SplitLogits, inputs: Int8Inputs
 ) -> Callable[[Quantization], RunBackend] | Unavailable:
-    """Return what adapts the network to int8 by its teachers, or why there is nothing."""
+    """Return the function that adapts the network to int8 by its teachers, or why there is none."""
     teachers = inputs.teachers
     if isinstance(teachers, Unavailable):
         return teachers

@@ -52,8 +52,8 @@ def train_in_lockstep(runs: Sequence[Run], teachers: Sequence[Trained]) -> Itera
     """Train the students of all seeds in lockstep, where that pays, up to their last epoch; it is trained with the given runs.
 
     Args:
-        runs: Of each seed.
-        teachers: Whose outputs all students read.
+        runs: The run of each seed.
+        teachers: The teachers, whose outputs all students read.
 
     Yields:
         The runs with which the students are trained to their end.

@@ -1,4 +1,4 @@
-"""Timing all files of a run together, in interleaved rounds."""
+"""Time all files of a run together, in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TIMING = "timing.json"
 
 
 class RunTiming(Document):
-    """What was measured, by the variant's name."""
+    """Record of what was measured, by the variant's name."""
 
     latency_ms: dict[str, Latency]
     ratio: dict[str, Ratio]
@@ -50,12 +50,12 @@ class MeasuredFiles(NamedTuple):
     """Why nothing could be timed."""
 
 
-def measure_files(run: Run, delivered: Sequence[ExportedFile]) -> MeasuredFiles:
+def measure_files(run: Run, files: Sequence[ExportedFile]) -> MeasuredFiles:
     """Return the rows of all files that run, with latency, throughput, and their ratio to the reference of their runtime.
 
     A file is compared as `measure.against` says. What could not be timed is tried again next time.
     """
-    runnable = [item for item in delivered if item.variant.accuracy is not None]
+    runnable = [item for item in files if item.variant.accuracy is not None]
     settings = run.recipe.measure
     machine = read_environment()
     key = make_key(
@@ -67,7 +67,7 @@ def measure_files(run: Run, delivered: Sequence[ExportedFile]) -> MeasuredFiles:
     def make(folder: Path) -> None:
         records.save(folder / TIMING, _measure(run, runnable, folder))
 
-    rows = {item.variant.name: item.variant for item in delivered}
+    rows = {item.variant.name: item.variant for item in files}
     if not runnable:
         return MeasuredFiles(rows)
     try:
@@ -85,13 +85,13 @@ def measure_files(run: Run, delivered: Sequence[ExportedFile]) -> MeasuredFiles:
     latencies = {
         _hash_file(item): timing.latency_ms[item.variant.name] for item in runnable if item.variant.name in timing.latency_ms
     }
-    for item in delivered:
+    for item in files:
         rows[item.variant.name] = add_speedups(run, item, rows[item.variant.name], latencies)
     return MeasuredFiles(rows, timing.seconds, timing.environment)
 
 
 def add_speedups(run: Run, item: ExportedFile, row: Variant, latencies: Mapping[str, Latency]) -> Variant:
-    """Return the row of a file with the speed of the int8 files that were tried for it, against the same network in float32.
+    """Return the row of a file with the speed of its int8 candidates, against the same network in float32.
 
     Args:
         run: Run context.
@@ -106,19 +106,26 @@ def add_speedups(run: Run, item: ExportedFile, row: Variant, latencies: Mapping[
     """
     if row.ladder is None:
         return row
-    ladder = row.ladder
-    if item.float32 is not None:
-        exporter = exporters.load(item.section)
-        float32 = make_subject(f"{row.network}-{row.format}-fp32", item.float32, exporter)
-        tried = {number: make_subject(f"{row.name}, rung {number}", path, exporter) for number, path in item.candidates.items()}
-        known = [found for each in (float32, *tried.values()) if (found := latencies.get(_hash_parts(exporter, each.path)))]
-        if len(known) == 1 + len(tried):
-            own = {number: compute_ratio(float32.name, known[0], each) for number, each in zip(tried, known[1:], strict=True)}
-            ladder = set_speedups(ladder, own)
-        else:
-            ladder = time_candidates(run, row.name, ladder, float32, tried, source=hash_sources(*HARNESS))
+    ladder = row.ladder if item.float32 is None else _time_ladder(run, item, row.ladder, item.float32, latencies)
     report_ladder(run, row.name, ladder)
     return row.model_copy(update={"ladder": ladder})
+
+
+def _time_ladder(run: Run, item: ExportedFile, ladder: Ladder, float32: Path, latencies: Mapping[str, Latency]) -> Ladder:
+    """Return the ladder with the speed of its candidates: from the rounds where all were timed in them, else timed now."""
+    exporter, row = exporters.load(item.section), item.variant
+    reference = make_subject(f"{row.network}-{row.format}-fp32", float32, exporter)
+    candidates = {
+        number: make_subject(f"{row.name}, rung {number}", path, exporter) for number, path in item.candidates.items()
+    }
+    subjects = (reference, *candidates.values())
+    timed = [found for each in subjects if (found := latencies.get(_hash_parts(exporter, each.path)))]
+    if len(timed) < len(subjects):
+        return time_candidates(run, row.name, ladder, reference, candidates, source=hash_sources(*HARNESS))
+    first, *others = timed
+    return set_speedups(
+        ladder, {number: compute_ratio(reference.name, first, each) for number, each in zip(candidates, others, strict=True)}
+    )
 
 
 def report_ladder(run: Run, name: str, ladder: Ladder) -> None:
@@ -137,13 +144,13 @@ def _hash_parts(exporter: Exporter, path: Path) -> str:
     return make_key(parts=[sha256_of(part) for part in exporter.list_parts(path)])
 
 
-def _measure(run: Run, delivered: Sequence[ExportedFile], folder: Path) -> RunTiming:
+def _measure(run: Run, files: Sequence[ExportedFile], folder: Path) -> RunTiming:
     """Time all files; the raw series of every call are left in the folder."""
     settings, begun = run.recipe.measure, monotonic()
-    single = _run_rounds(run, delivered, settings.batch_size, folder / "latency-raw.json")
-    bulk = _run_rounds(run, delivered, settings.throughput_batch_size, folder / "throughput-raw.json")
+    single = _run_rounds(run, files, settings.batch_size, folder / "latency-raw.json")
+    bulk = _run_rounds(run, files, settings.throughput_batch_size, folder / "throughput-raw.json")
     latency = {name: found.latency for name, found in single.items()}
-    pairs = {item.variant.name: _find_reference(item, delivered, settings.against) for item in delivered}
+    pairs = {item.variant.name: _find_reference(item, files, settings.against) for item in files}
     ratios = {
         name: compute_ratio(other, latency[other], latency[name])
         for name, other in pairs.items()
@@ -159,10 +166,10 @@ def _measure(run: Run, delivered: Sequence[ExportedFile], folder: Path) -> RunTi
     )
 
 
-def _run_rounds(run: Run, delivered: Sequence[ExportedFile], batch_size: int, raw: Path) -> dict[str, Measurement]:
+def _run_rounds(run: Run, files: Sequence[ExportedFile], batch_size: int, raw: Path) -> dict[str, Measurement]:
     """Time all files that take this many images in a call."""
     settings = run.recipe.measure
-    subjects = [make_subject(item.variant.name, item.path, exporters.load(item.section)) for item in delivered]
+    subjects = [make_subject(item.variant.name, item.path, exporters.load(item.section)) for item in files]
     fitting = [each for each in subjects if each.batch_size in (None, batch_size)]
     pixels = run.data.validation.images[:256]
     return measure(
@@ -171,12 +178,12 @@ def _run_rounds(run: Run, delivered: Sequence[ExportedFile], batch_size: int, ra
     ) if fitting else {}  # fmt: skip
 
 
-def _find_reference(item: ExportedFile, delivered: Sequence[ExportedFile], network: str) -> str | None:
+def _find_reference(item: ExportedFile, files: Sequence[ExportedFile], network: str) -> str | None:
     """Return the name of the file that this one is compared with: the first teacher's alike, or the student's in float32."""
     precision = item.variant.precision if network == "teacher" else "fp32"
     like = [
         other
-        for other in delivered
+        for other in files
         if other.variant.network.startswith(network)
         and (other.variant.format, other.variant.precision) == (item.variant.format, precision)
     ]

@@ -80,7 +80,7 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
 
 
 def _check_before_training(run: Run) -> None:
-    """Refuse before anything is trained what could only be refused later."""
+    """Refuse, before anything is trained, what would otherwise be refused after hours."""
     for section in run.recipe.exports:
         _require_runtime(section)
     batch = next(run.batch_shuffled(run.data.train, run.recipe.train, seed=0).epoch(0))
@@ -93,7 +93,7 @@ def _check_before_training(run: Run) -> None:
 
 
 def _require_runtime(section: ExportSection) -> None:
-    """Import what runs the files of a format; without it they could be trained for, but not verified."""
+    """Import the runtime of a format; without it files could be written and not verified."""
     try:
         plugins.load("runtimes", exporters.load(section).runtime).prepare()
     except ModuleNotFoundError as error:
@@ -117,7 +117,7 @@ def _export_for_comparison(
 ) -> tuple[list[ExportedFile], list[str]]:
     """Export the teachers, in int8 by the first rung of the ladder alone.
 
-    What a format cannot hold is a note, for the student does not depend on it.
+    Where a format cannot hold a teacher there is a note instead, for the student does not depend on it.
     """
     files, notes = [], []
     for trained, section in product(teachers, sections):

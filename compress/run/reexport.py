@@ -41,7 +41,8 @@ def find_run_folder(path: Path) -> Path:
 def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | None, events: Events) -> dict[str, Gate]:
     """Export the student of a finished run once more, in other formats, and judge the files.
 
-    int8 files climb the whole ladder, taught by the run's own teachers; where these are gone, a note of the gate says so.
+    int8 files are searched for on the whole ladder, with the run's own teachers; where these are gone, a note of the gate says
+    so.
 
     Args:
         run_folder: A folder that `run` left.
@@ -85,7 +86,7 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
 
 
 def _describe_file(item: ExportedFile, gate: Gate, path: Path, target: Path) -> BundleFile:
-    """Return what is known of a file that was copied to `path`, with places relative to `target`."""
+    """Return the record of a file that was copied to `path`, with paths relative to `target`."""
     exporter = exporters.load(item.section)
     parts = {(path.parent / part.name).relative_to(target).as_posix(): part for part in exporter.list_parts(item.path)}
     return BundleFile(
@@ -97,7 +98,7 @@ def _describe_file(item: ExportedFile, gate: Gate, path: Path, target: Path) -> 
 
 
 def _note_skipped_distillation(item: ExportedFile) -> Gate:
-    """Return the gate of a file with a note of the last rung of its ladder, if that was wanted and could not be climbed."""
+    """Return the gate of a file with a note of the last rung of its ladder, if that was wanted and could not be tried."""
     rungs = item.variant.ladder.rungs if item.variant.ladder is not None else ()
     skipped = [each.reason for each in rungs if each.rung == "distillation" and each.status == "skipped"]
     notes = filter(None, [item.gate.note, *(f"rung 'distillation' was left out: {reason}" for reason in skipped)])

@@ -1,8 +1,8 @@
-"""What a finished run has left for further files: its student, and the teachers who can adapt it to int8.
+"""Load a finished run for further files: its student, and the teachers that can adapt it to int8.
 
 A teacher that was trained lies in the run's folder, one that was given where the user keeps it. Stages that prepared the
-method, such as the heads of a cohort, are found in the cache by their keys. Nothing of this is trained again here: where
-something is missing, that is said.
+method, such as the heads of a cohort, are found in the cache by their keys. Nothing of this is trained again here; where
+something is missing, a message says what.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _holds(product: nn.Module, deployable: nn.Module) -> bool:
 
 
 def load_teachers(run: Run) -> tuple[Trained, ...] | Unavailable:
-    """Return the teachers of a finished run, or why it cannot be taught on."""
+    """Return the teachers of a finished run, or why its student cannot be trained further."""
     try:
         found = tuple(_load_teacher(run, index, name, section) for index, (name, section) in enumerate(_list_teachers(run)))
     except CompressError as error:

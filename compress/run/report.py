@@ -19,7 +19,7 @@ from compress.training import preflight
 
 
 class Findings(NamedTuple):
-    """Everything that a run found out."""
+    """All results of a run, from which its report is built."""
 
     trained: Sequence[Trained]
     """Teachers, the student that is shipped, and the baselines of the first seed."""
@@ -68,7 +68,7 @@ def build_report(run: Run, found: Findings) -> Report:
 
 
 def describe_failures(run: Run, files: Sequence[ExportedFile]) -> str:
-    """Return where the student's files that failed their gate are, and why each failed, a line each."""
+    """Return the path of each student's file that failed its gate, and why it failed, a line each."""
     lines = [f"{run.folder / REJECTED / item.path.name}: {item.gate.reason}" for item in _find_failed(files)]
     return "\n".join([*lines, f"the files are kept apart; see {run.folder / 'report.html'}"])
 

@@ -35,8 +35,9 @@ class CorrectImages(NamedTuple):
     method: str
     seed: int
     validation: NDArray[np.bool_]
-    """[N] of the validation split."""
+    """Of the validation split, [N]."""
     test: NDArray[np.bool_]
+    """Of the test split, [N]."""
 
 
 class FurtherSeeds(NamedTuple):
@@ -127,7 +128,7 @@ def _make_score(images: CorrectImages) -> SeedScore:
 
 
 def describe_seeds(run: Run, scores: Sequence[Scores]) -> tuple[str, ...]:
-    """Return what a reader must know of several seeds."""
+    """Return the note of the report on several seeds; nothing for one seed."""
     seeds = next([score.seed for score in each.seeds] for each in scores if each.network == "student")
     if len(seeds) == 1:
         return ()

@@ -1,4 +1,4 @@
-"""One stage of training: found in the cache by all that decides its result, or trained there and then shown in the run."""
+"""Train one stage, or find it in the cache by all that decides its result, and copy it into the run's folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from compress.training.loop import Fit
 
 
 class _Stage(NamedTuple):
-    """One stage of training and where its result is kept."""
+    """One stage of training and the key of its result."""
 
     name: str
     """What the stage is called in the run."""
@@ -46,7 +46,7 @@ class _Stage(NamedTuple):
     shared: bool
     """Whether other students read the same outputs of frozen teachers."""
     lockstep: Lockstep | None
-    """In lockstep with others, if it is trained so."""
+    """How it is trained in lockstep with others, if it is."""
 
 
 def train_stage(
@@ -129,7 +129,7 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
 def _provide_for_stage(
     run: Run, stage: _Stage, folder: Path, batches: InMemory, held_out: InMemory, *, first: Batch
 ) -> tuple[TeacherOutputs | None, TeacherOutputs | None]:
-    """Return what gives the outputs of frozen teachers to training and to validation, where a stage needs them."""
+    """Return the teacher outputs for training and for validation, each where a stage needs them."""
     method, section, store = stage.method, run.recipe.teacher_outputs, run.cache.folder / FOLDER
     training = OutputsRequest(
         method, find_required_signals(method, first), batches, section=section, folder=store, epochs=stage.settings.epochs,
@@ -145,7 +145,7 @@ def _provide_for_stage(
 
 
 def _provide_if_needed(request: OutputsRequest) -> TeacherOutputs | None:
-    """Return what gives the outputs of frozen teachers, or nothing where a stage reads none."""
+    """Return the outputs of frozen teachers, or nothing where a stage reads none."""
     return provide_outputs(request) if request.signals else None
 
 
@@ -172,7 +172,7 @@ def _record(
 
 
 def _show(run: Run, stage: _Stage, result: StageResult, folder: Path, *, found: bool) -> None:
-    """Copy a finished stage into the run's folder, and tell people and programs of it."""
+    """Copy a finished stage into the run's folder, and report it."""
     cache.publish(folder, run.students / stage.name)
     run.events.emit("stage", stage=stage.name, seed=run.seed, key=stage.key, found=found, seconds=result.seconds)
     effort = "(found in the cache)" if found else f"in {result.seconds:.0f} s"
@@ -180,7 +180,7 @@ def _show(run: Run, stage: _Stage, result: StageResult, folder: Path, *, found: 
 
 
 def _is_cached(run: Run, name: str, key: str) -> bool:
-    """Return whether a stage is in the cache; one whose weights are not what was trained is forgotten."""
+    """Return whether a stage is in the cache; one that is damaged is dropped."""
     folder = run.cache.find(key)
     if folder is None:
         return False
@@ -210,7 +210,7 @@ def _announce(run: Run, name: str, method: Method, batch: Batch) -> None:
 
 
 def label_stage(run: Run, name: str) -> str:
-    """Return what people read: the first seed's stages have no more than their names."""
+    """Return the name of a stage in progress and messages, with the seed unless it is the first."""
     return name if run.students == run.folder else f"{name}, seed {run.seed}"
 
 
@@ -225,12 +225,12 @@ def _describe(result: StageResult) -> str:
 
 
 def _compute_share(result: StageResult, part: str) -> float:
-    """Return the share of all epochs' time that a part of it has."""
+    """Return the share of a part, such as `teacher_seconds`, in the time of all epochs."""
     return float(
         sum(getattr(epoch, part) for epoch in result.epochs) / max(sum(epoch.seconds for epoch in result.epochs), 1e-9)
     )
 
 
 def percent(accuracy: Accuracy) -> str:
-    """Return a top-1 as people read it."""
+    """Return a top-1 as text."""
     return f"{accuracy.top1_percent:.2f} %"

@@ -26,7 +26,7 @@ def train_student(run: Run, name: str, sections: Sequence[MethodSection], teache
         Paused: The other students of a lockstep come next.
         Interrupted: The user stopped; the state is saved.
     """
-    networks = _networks(teachers)
+    networks = _select_networks(teachers)
     method = build_method(run, sections, networks)
     knowledge = [trained.key for trained in teachers]
     results = train_preparatory_stages(run, name, method, sections, networks=networks, knowledge=knowledge)
@@ -38,7 +38,7 @@ def train_student(run: Run, name: str, sections: Sequence[MethodSection], teache
         "model": describe_model(run.recipe.student),
         "weights": start and sha256_of(run.base / start),
         "method": [section.model_dump(mode="json") for section in sections],
-        "methods": _sources(sections),
+        "methods": _hash_methods(sections),
     }
     final = method.stages()[-1]
     others_read = run.readers > 1 and _uses_only(final, networks)
@@ -47,14 +47,14 @@ def train_student(run: Run, name: str, sections: Sequence[MethodSection], teache
 
 
 def find_shared_stage(run: Run, sections: Sequence[MethodSection], teachers: Sequence[Trained]) -> Method | None:
-    """Return the stage that trains a student by these methods, as it is before training, if it asks no teacher but those given.
+    """Return the untrained stage that trains a student by these methods; nothing if it reads other teachers than the given.
 
-    What such teachers say is the same for all students of a recipe.
+    Outputs of such teachers are the same for all students of a recipe.
 
     Raises:
         CompressError: The methods contradict each other.
     """
-    networks = _networks(teachers)
+    networks = _select_networks(teachers)
     final = build_method(run, sections, networks).stages()[-1]
     return final if _uses_only(final, networks) else None
 
@@ -118,7 +118,7 @@ def _belongs_to_teachers(stage: Method, given: Sequence[Network]) -> bool:
     return not _trains_student(stage) and _uses_only(stage, given)
 
 
-def _networks(teachers: Sequence[Trained]) -> list[Network]:
+def _select_networks(teachers: Sequence[Trained]) -> list[Network]:
     return [trained.network for trained in teachers if isinstance(trained.network, Network)]
 
 
@@ -127,5 +127,5 @@ def _uses_only(stage: Method, given: Sequence[Network]) -> bool:
     return all(any(own is network for network in given) for own in stage.teachers)
 
 
-def _sources(sections: Sequence[MethodSection]) -> list[str]:
+def _hash_methods(sections: Sequence[MethodSection]) -> list[str]:
     return [hash_plugin("methods", section.name) for section in sections]

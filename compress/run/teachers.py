@@ -35,8 +35,8 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
         method = Supervised(Setting(network, (), run.data.sample_image(), len(run.data.classes)))
         reads = {"model": model, "role": name}
         trained = train_stage(run, name, method, settings, reads=reads, method_name="supervised")
-    answers = evaluate.compute_logits(trained.network, run.batch_in_order(run.data.validation))
-    found = preflight.check_teacher(name, answers, run.validation_labels, run.data.classes)
+    logits = evaluate.compute_logits(trained.network, run.batch_in_order(run.data.validation))
+    found = preflight.check_teacher(name, logits, run.validation_labels, run.data.classes)
     if trained.folder is None:
         run.events.say(f"{name}: {section.model} from {section.weights}, {percent(found)} on validation")
     return trained

@@ -1,8 +1,8 @@
 """Verification of an exported file: run on its own runtime, and compared with the network that it was made of.
 
-A file must answer like the network that it was made of; its accuracy may drop by the budget against the network that was
-trained. The two are one, except after quantization-aware distillation, which adapts the network itself. There agreement and the
-largest difference are taken against the adapted network in float32, for they ask whether the export is true to what was
+A file must give the outputs of the network that it was made of; its accuracy may drop by the budget against the network that
+was trained. The two are one, except after quantization-aware distillation, which adapts the network itself. There agreement and
+the largest difference are taken against the adapted network in float32, for they ask whether the export is true to what was
 trained; but the drop is taken against the student as it was before, or else an adaptation that cost five points would pass by
 comparing its file with itself.
 """
@@ -43,8 +43,8 @@ ALONE = 32
 """Validation images that a file is also fed one by one."""
 
 SLICE_BYTES = 1 << 28
-"""Of images on disk, what is in memory together, four times that as float32, for one process that runs them; the first such
-slice also shows what fp16 can hold."""
+"""Bytes of images on disk that one process runs; as float32 they take four times as much memory. The first such slice also
+shows whether activations stay within fp16."""
 
 
 class SplitLogits(NamedTuple):
@@ -63,11 +63,11 @@ class WrittenFile(NamedTuple):
     trained: Trained
     """The network that it was made of."""
     logits: SplitLogits
-    """Of that network."""
+    """Logits of that network."""
     original: NDArray[np.float32] | None = None
     """Logits of the validation images before the network was adapted to int8, if it was, [N, K]."""
     ladder: Ladder | None = None
-    tried: Mapping[int, Path] = {}
+    candidates: Mapping[int, Path] = {}
     """int8 files that are timed, by the number of their rung in the ladder."""
     float32: Path | None = None
     """The same network in float32, with which those are compared."""
@@ -85,8 +85,8 @@ def make_subject(name: str, path: Path, exporter: Exporter) -> Subject:
     return Subject(name, path, exporter.runtime, exporter.batch_size, exporter.takes_pixels, exporter.gives_class)
 
 
-def describe(run: Run, trained: Trained) -> About:
-    """Return what a file says of itself; it depends on the network alone, so that equal networks give equal files."""
+def make_metadata(run: Run, trained: Trained) -> About:
+    """Return the metadata of a file; it depends on the network alone, so that equal networks give equal files."""
     provenance = {"made by": f"edge-compress {__version__}", "method": trained.method, "stage": trained.key}
     return About(trained.name, run.data.classes, run.data.preprocess, provenance)
 
@@ -181,11 +181,12 @@ def judge(
 
     Args:
         run: Run context.
-        logits: Of the file, [N, K].
+        logits: Logits of the file, [N, K].
         precision: Of the file.
-        reference: What the network says that the file was made of: agreement and differences are taken from it.
-        original: Logits of that network before it was adapted to int8, if it was: the drop of top-1 is taken from them.
-        alone: What the file says of the first images, each fed in a call of its own.
+        reference: Logits of the network that the file was made of, [N, K]: agreement and differences are taken from them.
+        original: Logits of that network before it was adapted to int8, if it was, [N, K]: the drop of top-1 is taken from
+            them.
+        alone: Logits of the file for the first images, each fed in a call of its own, [M, K].
     """
     return exporters.gate(
         reference, logits, run.validation_labels, settings=run.recipe.gate, precision=precision, alone=alone, original=original
