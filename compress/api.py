@@ -86,7 +86,7 @@ def distill(
     given = [CheckedLoader("train", train), CheckedLoader("validation", validation)]
     modules = _list_modules(teacher, student)
     where = choose_device(settings.device)
-    layout = loop.FORMATS[settings.memory_format]
+    layout = loop.MEMORY_FORMATS[settings.memory_format]
     batches, held_out = (FromLoader(loader, device=where, seed=seed, memory_format=layout) for loader in given)
     first = next(batches.epoch(0))
     tapped = (taps,) if isinstance(taps, str) else taps

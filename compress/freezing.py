@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 
-class Trained(Protocol):
-    """A stage of training, as far as it matters here."""
+class HasPhases(Protocol):
+    """A module that lists, by phase, the parameters that are trained."""
 
     def phases(self) -> dict[str, list[Parameter]]:
         """Return the parameters that each update of one step trains."""
 
 
-def list_trained_parameters(method: Trained) -> list[Parameter]:
+def list_trained_parameters(method: HasPhases) -> list[Parameter]:
     """Return the parameters of all phases, in order."""
     return [parameter for group in method.phases().values() for parameter in group]
 

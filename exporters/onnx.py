@@ -187,7 +187,7 @@ class Onnx:
         import torch
 
         try:
-            with quiet.tracer():
+            with quiet.silence_tracer():
                 exported = torch.onnx.export(
                     program,
                     input_names=[INPUT],

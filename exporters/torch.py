@@ -58,7 +58,7 @@ class Torch:
         # through memory: an archive that is written by name repeats that name inside, here a random temporary one
         archive = io.BytesIO()
         program = trace(module, example)
-        with quiet.tracer():
+        with quiet.silence_tracer():
             torch.export.save(program, archive)
         with write_whole(path) as temporary:
             temporary.write_bytes(archive.getvalue())

@@ -25,7 +25,7 @@ from compress import __version__
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.system.package_guard import check_siblings
-from compress.system.signals import terminable
+from compress.system.signals import treat_sigterm_as_interrupt
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,7 +119,7 @@ class Program(click.Group):
         terminal: Terminal = ctx.obj
         try:
             check_siblings()
-            with terminable():
+            with treat_sigterm_as_interrupt():
                 result = super().invoke(ctx)
             sys.stdout.flush()
         except click.ClickException as error:

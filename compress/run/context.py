@@ -71,7 +71,7 @@ class Run:
             flip=self.recipe.data.flip,
             views=self.recipe.data.views,
             augmentation_seed=self.recipe.data.augmentation_seed,
-            memory_format=loop.FORMATS[settings.memory_format],
+            memory_format=loop.MEMORY_FORMATS[settings.memory_format],
         )
 
     @property

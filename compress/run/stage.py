@@ -22,7 +22,7 @@ from compress.run import cache
 from compress.run.build import derive_seed
 from compress.run.context import STATE, Lockstep, Run, Trained
 from compress.system.files import sha256_of
-from compress.system.signals import graceful
+from compress.system.signals import catch_stop_request
 from compress.teachers.plan import OutputsRequest
 from compress.teachers.provider import FOLDER, TeacherOutputs, provide_outputs
 from compress.teachers.signals import find_required_signals, find_validation_signals, take_first_images
@@ -114,7 +114,7 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
         method, batch, engine=settings.engine, steps=settings.epochs * len(batches),
         autocast=loop.DTYPES[settings.precision], events=run.events, decision=folder / ".engine-student.json",
     )  # fmt: skip
-    with graceful(run.events) as stopped:
+    with catch_stop_request(run.events) as stopped:
         fit = loop.fit(
             method, batches, held_out, settings=settings, seed=stage.seed, state=folder / STATE, stopped=stopped,
             events=run.events, description=label_stage(run, stage.name), teachers=training, validating=validating,

@@ -1,4 +1,4 @@
-"""Third parties that talk while they work, kept quiet; their errors still arrive as exceptions."""
+"""Import third-party packages without their telemetry, and silence their logs; their errors still arrive as exceptions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from io import StringIO
 from typing import Any
 
 
-def openvino() -> Any:
+def import_openvino() -> Any:
     """Return the package `openvino`, imported without its telemetry."""
     if "openvino" not in sys.modules:
         with _without_telemetry():
@@ -20,7 +20,7 @@ def openvino() -> Any:
     return sys.modules["openvino"]
 
 
-def onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
     """Return the package `onnxruntime`, imported without its telemetry, unless ORT_DISABLE_TELEMETRY says otherwise.
 
     With telemetry, the package leaves a device id and a database of events in the user's cache and looks up the vendor's host.
@@ -32,10 +32,10 @@ def onnxruntime() -> Any:
     return onnxruntime
 
 
-def nncf() -> Any:
+def import_nncf() -> Any:
     """Return the package `nncf`, imported without its telemetry and without its class becoming that of all later loggers."""
     if "nncf" not in sys.modules:
-        openvino()
+        import_openvino()
         kept = logging.getLoggerClass()
         try:
             with _without_telemetry():
@@ -46,7 +46,7 @@ def nncf() -> Any:
 
 
 @contextmanager
-def quantizer() -> Iterator[None]:
+def silence_nncf() -> Iterator[None]:
     """Silence nncf, which writes log lines and progress bars to stdout."""
     import rich
 
@@ -62,7 +62,7 @@ def quantizer() -> Iterator[None]:
 
 
 @contextmanager
-def root_logger() -> Iterator[None]:
+def silence_root_logger() -> Iterator[None]:
     """Silence what writes to the root logger, as onnxruntime's quantizer does: Python would install a handler for it."""
     root, handler, level = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
     root.addHandler(handler)
@@ -75,7 +75,7 @@ def root_logger() -> Iterator[None]:
 
 
 @contextmanager
-def tracer() -> Iterator[None]:
+def silence_tracer() -> Iterator[None]:
     """Silence torch's tracer and converter: log lines, one warning of their own, graphs printed on failure."""
     logger = logging.getLogger("torch")
     level = logger.level

@@ -12,10 +12,10 @@ from compress.events import Events
 
 
 @contextmanager
-def graceful(events: Events) -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether the user wants to stop.
+def catch_stop_request(events: Events) -> Iterator[Callable[[], bool]]:
+    """Catch Ctrl-C and SIGTERM, and yield a function that returns whether one came, so that the step at hand can end first.
 
-    Outside the main thread, where Python allows no signal handlers, it always answers no.
+    Outside the main thread, where Python allows no signal handlers, it always returns false.
 
     Raises:
         KeyboardInterrupt: The user asked a second time.
@@ -41,7 +41,7 @@ def graceful(events: Events) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def treat_sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM, where nothing else handles it, end a command as Ctrl-C does, with everything tidied up behind it.
 
     Raises:

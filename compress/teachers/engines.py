@@ -106,9 +106,9 @@ def build_openvino(teachers: JointTeachers, images: Tensor, precision: str, *, q
     Raises:
         CompressError: It cannot take these networks, or computes in another precision than the requested one.
     """
-    runtime = quiet.openvino()
+    runtime = quiet.import_openvino()
     try:
-        with quiet.tracer(), torch.no_grad():
+        with quiet.silence_tracer(), torch.no_grad():
             model = runtime.convert_model(torch.export.export(copy.deepcopy(teachers).eval(), (images,)))
     except _list_refusals(runtime) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -144,9 +144,9 @@ def build_openvino(teachers: JointTeachers, images: Tensor, precision: str, *, q
 
 def _quantize(model: Any, images: Tensor) -> Any:
     """Return a graph in int8, by NNCF's defaults."""
-    nncf = quiet.nncf()
+    nncf = quiet.import_nncf()
     try:
-        with quiet.quantizer():
+        with quiet.silence_nncf():
             return nncf.quantize(model, nncf.Dataset([images.contiguous().numpy()]), subset_size=1)
     except (RuntimeError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -172,7 +172,7 @@ def list_engines(teachers: JointTeachers, images: Tensor, autocast: torch.dtype 
         known["bf16"] = lambda: build_channels_last(teachers, torch.bfloat16)
         known["fp16"] = lambda: build_channels_last(teachers, torch.float16)
         return known
-    capabilities = quiet.openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = quiet.import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     known["openvino"] = lambda: build_openvino(teachers, images, "f32")
     known["openvino_int8"] = lambda: build_openvino(teachers, images, "f32", quantized=True)
     if "BF16" in capabilities:

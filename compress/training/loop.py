@@ -33,7 +33,7 @@ LOOK_EVERY = 10
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 class Paused(Exception):
@@ -96,7 +96,7 @@ def fit(
         Interrupted: `stopped` said so; the state is saved.
     """
     title = description or method.stage
-    run = _Run(
+    run = _StageTraining(
         method, train, validation, settings=settings, events=events or Events(), state=state, title=title, stopped=stopped,
         teachers=teachers, validating=validating, forward=forward,
     )  # fmt: skip
@@ -116,7 +116,7 @@ def fit(
     return run.finish()
 
 
-class _Run:
+class _StageTraining:
     """The state of one stage's training, and the moves that change it."""
 
     def __init__(

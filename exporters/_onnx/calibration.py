@@ -43,7 +43,7 @@ def start_session(model: ModelProto, where: str) -> Any:
     Raises:
         CompressError: onnxruntime cannot run the graph; the message names the operator.
     """
-    onnxruntime = quiet.onnxruntime()
+    onnxruntime = quiet.import_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()

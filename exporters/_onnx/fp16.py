@@ -33,7 +33,7 @@ def convert_to_fp16(model: ModelProto, where: str) -> ModelProto:
     Raises:
         CompressError: A weight is beyond float16, or an operator has no float16 form; the message names it.
     """
-    quiet.onnxruntime()
+    quiet.import_onnxruntime()
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     _refuse_beyond_fp16(model, where)

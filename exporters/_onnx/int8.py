@@ -188,7 +188,7 @@ def _insert_pairs(model: ModelProto, ranges: dict[str, Range], nodes: list[str],
     """Return a copy with these nodes quantized."""
     import onnx
 
-    quiet.onnxruntime()
+    quiet.import_onnxruntime()
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
     from onnxruntime.quantization.quant_utils import add_infer_metadata
@@ -202,7 +202,7 @@ def _insert_pairs(model: ModelProto, ranges: dict[str, Range], nodes: list[str],
         name: TensorData(lowest=np.float32(found.lowest), highest=np.float32(found.highest)) for name, found in ranges.items()
     }
     kinds = {node.op_type for node in copy.graph.node if node.name in set(nodes)}
-    with quiet.root_logger():
+    with quiet.silence_root_logger():
         quantizer = QDQQuantizer(
             copy,
             per_channel=True,

@@ -51,7 +51,7 @@ def write_files(
 
 def _save(model: Any, temporary: Path, path: Path, *, half: bool) -> Any:
     """Save a graph and return what is read again, for a full disk can go unnoticed."""
-    openvino = quiet.openvino()
+    openvino = quiet.import_openvino()
     name_steadily(model)
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # the files will be moved

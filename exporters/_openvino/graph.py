@@ -39,7 +39,7 @@ def translate(content: bytes) -> Any:
     Raises:
         CompressError: OpenVINO has no form for an operator; the message names it.
     """
-    openvino = quiet.openvino()
+    openvino = quiet.import_openvino()
     from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure
 
     try:
@@ -109,7 +109,7 @@ def find_layers(model: Any, content: bytes, weights: set[str]) -> tuple[Layer, .
         content: The ONNX graph that it comes from; translation loses the names of transposed weights.
         weights: Names of the module's parameters.
     """
-    read = quiet.openvino().Core().read_model(content)
+    read = quiet.import_openvino().Core().read_model(content)
     known = {node.get_friendly_name(): _name_weight(node) for node in read.get_ops() if node.get_type_name() in _WEIGHTED}
     nodes: dict[str, list[str]] = {}
     for node, _ in find_weighted_nodes(model):
@@ -195,7 +195,7 @@ def add_normalisation(model: Any, preprocess: Preprocess) -> Any:
 
     It comes last, on finished graphs: in int8 and fp16 its constants would be rounded.
     """
-    openvino = quiet.openvino()
+    openvino = quiet.import_openvino()
     from openvino.preprocess import PrePostProcessor
 
     front = PrePostProcessor(model)
@@ -211,7 +211,7 @@ def add_class_and_score(model: Any) -> Any:
 
     It comes last, on finished graphs: in int8 and fp16 both are then computed in float32 from the logits that the file gives.
     """
-    openvino = quiet.openvino()
+    openvino = quiet.import_openvino()
     from openvino import opset13 as operators
 
     logits = model.output(0).get_node().input_value(0)

@@ -118,10 +118,10 @@ class QuantizableOpenvino:
 
     def _quantize(self, quantization: Quantization, ignored: list[str], path: Path) -> Any:
         """Quantize a copy of the graph; its weights are stored as int8 already."""
-        nncf = quiet.nncf()
+        nncf = quiet.import_nncf()
         estimation = ESTIMATIONS[quantization.statistics]
         try:
-            with quiet.quantizer():
+            with quiet.silence_nncf():
                 return nncf.quantize(
                     self._model.clone(),
                     nncf.Dataset(self._images[:, None]),  # each item is a batch of one image

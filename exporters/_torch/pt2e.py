@@ -53,7 +53,7 @@ def quieten_packages(where: str) -> Iterator[None]:
         Unreachable: A package is not installed.
     """
     try:
-        with quiet.tracer(), warnings.catch_warnings():
+        with quiet.silence_tracer(), warnings.catch_warnings():
             # deprecations among torch, torchao and the lowering packages, and their notes that they are experimental
             warnings.simplefilter("ignore")
             yield
@@ -316,7 +316,7 @@ def trace_for_int8(module: nn.Module, example: Tensor, images: NDArray[np.float3
     network.to("cpu", torch.float32).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch
     zeros = torch.zeros(batch_size or 2, *example.shape[1:])
     dynamic = None if batch_size is not None else ({0: torch.export.Dim("batch")},)
-    with quiet.tracer():
+    with quiet.silence_tracer():
         graph: Any = torch.export.export(network, (zeros,), dynamic_shapes=dynamic, strict=False).module()
     _drop_dropout(graph)
     return Traced(graph, find_weighted_nodes(graph))

@@ -46,7 +46,7 @@ def trace(module: nn.Module, example: Tensor, *, batch: int | None = None) -> Ex
     _run(network, images, name)
     dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
     try:
-        with quiet.tracer():
+        with quiet.silence_tracer():
             program = torch.export.export(network, (images,), dynamic_shapes=dynamic, strict=False)
     except (RuntimeError, TypeError, ValueError) as error:
         raise CompressError(f"export of {name}: its forward pass cannot be traced: {_explain_failure(error)}") from error

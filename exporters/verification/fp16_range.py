@@ -156,7 +156,7 @@ def _add_maxima(model: ModelProto, names: Sequence[str]) -> list[str]:
 
 def _measure_openvino(path: Path, images: NDArray[Any], batch_size: int | None) -> dict[str, float]:
     """Return the largest absolute value of every tensor with a fraction of an OpenVINO file, computed in float32."""
-    openvino = quiet.openvino()
+    openvino = quiet.import_openvino()
     from openvino import opset13
 
     core = openvino.Core()

@@ -160,7 +160,7 @@ def _describe_onnx_port(value: Any) -> Port:
 
 def _read_openvino(path: Path) -> Interface:
     try:
-        model = quiet.openvino().Core().read_model(path)
+        model = quiet.import_openvino().Core().read_model(path)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CompressError(f"{path}: is not OpenVINO IR with its weights beside it ({reason}); export it again") from error

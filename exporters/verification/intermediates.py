@@ -99,7 +99,7 @@ def _name_layer(weight: str) -> str:
 
 
 def _run_onnx(content: bytes, images: NDArray[Any]) -> dict[str, Values]:
-    onnxruntime = quiet.onnxruntime()
+    onnxruntime = quiet.import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -110,7 +110,7 @@ def _run_onnx(content: bytes, images: NDArray[Any]) -> dict[str, Values]:
 
 
 def _open_openvino(path: Path) -> Graph:
-    core = quiet.openvino().Core()
+    core = quiet.import_openvino().Core()
     model = core.read_model(path)
     tensors, rounded = [Tensor(model.input(0).any_name, "Input", "input", "")], {}
     names = {node.get_friendly_name(): name_openvino_tensor(node) for node in find_computed_nodes(model)}

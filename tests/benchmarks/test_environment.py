@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import environment as module
+from benchmarks import environment
 from benchmarks.environment import FACTS, read_environment
 
 
@@ -67,7 +67,7 @@ FILES = {
 def test_the_kernels_files_are_understood(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits and CPU facts are read from either layout of the kernel's files, the tightest limit winning."""
     files, (fact, expected) = FILES[case]
-    monkeypatch.setattr(module, "read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(environment, "read", lambda path: files.get(path, ""))
     assert FACTS[fact]() == expected
 
 

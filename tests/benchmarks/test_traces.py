@@ -42,8 +42,8 @@ import numpy as np
 from compress.system import quiet
 
 file, images, seconds = sys.argv[1:]
-openvino, nncf = quiet.openvino(), quiet.nncf()
-with quiet.quantizer():
+openvino, nncf = quiet.import_openvino(), quiet.import_nncf()
+with quiet.silence_nncf():
     model = nncf.quantize(openvino.Core().read_model(file), nncf.Dataset([np.load(images)]))
 print(sum(op.get_type_name() == "FakeQuantize" for op in model.get_ops()))
 time.sleep(float(seconds))

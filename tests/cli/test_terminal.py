@@ -134,16 +134,16 @@ def test_output_without_terminal_is_plain(recipe: Path) -> None:
 
 TERMINATED = """
 import signal
-from compress.system.signals import terminable
+from compress.system.signals import treat_sigterm_as_interrupt
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 try:
-    with terminable():
+    with treat_sigterm_as_interrupt():
         signal.raise_signal(signal.SIGTERM)
 except KeyboardInterrupt:
     print("interrupted")
 assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as under some supervisors
-with terminable():
+with treat_sigterm_as_interrupt():
     signal.raise_signal(signal.SIGTERM)
 print("ignored")
 """

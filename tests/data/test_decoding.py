@@ -17,8 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.data import Dataset, DiskImages, EncodedDataset, EncodedSplit, decode_to_disk, decode_to_memory, fingerprint
-from compress.data import _decode as _decoding
+from compress.data import (
+    Dataset,
+    DiskImages,
+    EncodedDataset,
+    EncodedSplit,
+    _decode,
+    decode_to_disk,
+    decode_to_memory,
+    fingerprint,
+)
 from compress.data.folder import Folder
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
@@ -58,8 +66,8 @@ def test_the_number_of_processors_changes_nothing(
     """Images are decoded in any order and written in theirs."""
     encoded = Folder(path=pictures).load_encoded()
     expected = fingerprint(decode_to_memory(encoded, RGB))
-    monkeypatch.setattr(_decoding, "processors", lambda: processors)
-    monkeypatch.setattr(_decoding, "TOGETHER", 2)
+    monkeypatch.setattr(_decode, "processors", lambda: processors)
+    monkeypatch.setattr(_decode, "TOGETHER", 2)
     assert fingerprint(decode_to_disk(encoded, RGB, tmp_path / "cache")) == expected
     assert fingerprint(decode_to_memory(encoded, RGB)) == expected
 
@@ -170,11 +178,11 @@ def test_images_of_another_data_set_are_not_taken(pictures: str, tmp_path: Path)
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from compress.data import _decode as _decoding
+from compress.data import _decode
 from compress.data.folder import Folder
 from compress.records import Preprocess
 
-whole, _decoding.TOGETHER = _decoding._decode_picture, 1
+whole, _decode.TOGETHER = _decode._decode_picture, 1
 
 def slow(where, picture, preprocess):
     if "dog" in where:
@@ -182,9 +190,9 @@ def slow(where, picture, preprocess):
         time.sleep(60)
     return whole(where, picture, preprocess)
 
-_decoding._decode_picture = slow
+_decode._decode_picture = slow
 rgb = Preprocess(height=6, width=5, channels="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
-_decoding.decode_to_disk(Folder(path=sys.argv[1]).load_encoded(), rgb, Path(sys.argv[2]))
+_decode.decode_to_disk(Folder(path=sys.argv[1]).load_encoded(), rgb, Path(sys.argv[2]))
 """
 
 
@@ -203,9 +211,9 @@ def test_a_run_that_was_killed_leaves_nothing_wrong(pictures: str, tmp_path: Pat
     assert not home.name.startswith(".")
 
 
-def _decode(path: str, cache: Path, results: multiprocessing.Queue) -> None:
+def _decode_slowly(path: str, cache: Path, results: multiprocessing.Queue) -> None:
     heard = Heard()
-    decode, count = _decoding._decode_picture, 0
+    decode, count = _decode._decode_picture, 0
 
     def slow(*arguments):
         nonlocal count
@@ -213,7 +221,7 @@ def _decode(path: str, cache: Path, results: multiprocessing.Queue) -> None:
         time.sleep(0.01)
         return decode(*arguments)
 
-    _decoding._decode_picture = slow
+    _decode._decode_picture = slow
     results.put((fingerprint(decode_to_disk(Folder(path=path).load_encoded(), RGB, cache, heard)), count, heard.lines))
 
 
@@ -221,7 +229,7 @@ def test_of_two_processes_one_decodes(pictures: str, tmp_path: Path) -> None:
     """The other waits for it, and both have the same images."""
     context = multiprocessing.get_context("spawn")  # a fork may inherit a lock that a thread of torch holds
     results = context.Queue()
-    processes = [context.Process(target=_decode, args=(pictures, tmp_path / "cache", results)) for _ in range(2)]
+    processes = [context.Process(target=_decode_slowly, args=(pictures, tmp_path / "cache", results)) for _ in range(2)]
     for process in processes:
         process.start()
     (one, few, heard), (other, many, _) = sorted((results.get(timeout=300) for _ in processes), key=lambda each: each[1])
@@ -243,7 +251,7 @@ def test_a_picture_that_cannot_be_decoded_leaves_nothing(pictures: str, tmp_path
         decode_to_memory(encoded, RGB)
 
 
-def test_a_full_disk_is_told_before_decoding(pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_before_decode(pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what is needed, what is free, and what to do."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))

@@ -15,7 +15,7 @@ from compress.cli.commands import program
 from compress.preprocess import normalise
 from compress.recipe import GateSection
 from compress.records import Gate, Preprocess
-from exporters.bundle import bundle as _bundle
+from exporters.bundle import bundle
 
 CLASSES = ("dark", "middle", "bright")
 PREPROCESS = Preprocess(height=8, width=8, channels="rgb", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -53,10 +53,10 @@ def write_bundle(folder: Path, *, shift: float = 0.0) -> Path:
         path = exporter.name_file(folder.parent, "student")
         exporters.export(network, torch.zeros(1, 3, 8, 8), path, format=name)
         passed = Gate(status="passed", reason="", samples=25, agreement_percent=100, max_abs_diff=0, top1_drop_points=0)
-        files.append(_bundle.Deployable(path, name, exporter, passed))
+        files.append(bundle.Deployable(path, name, exporter, passed))
     stored = logits + np.array([shift, 0, 0], np.float32)
-    samples = _bundle.Samples(images, logits.argmax(1).astype(np.int64), stored)
-    _bundle.write_bundle(
+    samples = bundle.Samples(images, logits.argmax(1).astype(np.int64), stored)
+    bundle.write_bundle(
         folder,
         name="brightness",
         classes=CLASSES,

@@ -97,7 +97,7 @@ def run_onnxruntime(path: Path, images: Images) -> Images:
 
 def run_openvino(path: Path, images: Images) -> Images:
     settings = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
-    compiled = quiet.openvino().Core().compile_model(path, "CPU", settings)
+    compiled = quiet.import_openvino().Core().compile_model(path, "CPU", settings)
     return np.array(compiled({"images": images})["logits"])
 
 

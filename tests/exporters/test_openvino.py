@@ -21,7 +21,7 @@ from exporters.openvino import Openvino
 
 
 def stored_types(path):
-    nodes = quiet.openvino().Core().read_model(path).get_ops()
+    nodes = quiet.import_openvino().Core().read_model(path).get_ops()
     return {
         node.get_element_type().get_type_name()
         for node in nodes
@@ -54,7 +54,7 @@ def test_input_and_output_keep_their_names(network, image, tmp_path):
     exporter = Openvino()
     path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
-    model = quiet.openvino().Core().read_model(path)
+    model = quiet.import_openvino().Core().read_model(path)
     assert [value.any_name for value in (*model.inputs, *model.outputs)] == ["images", "logits"]
     assert [str(value.partial_shape) for value in (*model.inputs, *model.outputs)] == ["[?,3,12,10]", "[?,5]"]
 
@@ -84,7 +84,7 @@ def test_fixed_batch_is_in_the_name_and_in_the_file(network, image, images, answ
     path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
     assert path.name == "student-fp32-batch3.xml"
-    model = quiet.openvino().Core().read_model(path)
+    model = quiet.import_openvino().Core().read_model(path)
     assert [str(value.partial_shape) for value in (*model.inputs, *model.outputs)] == ["[3,3,12,10]", "[3,5]"]
     wanted = answers(network, images[:3])
     assert np.abs(run("openvino", path, images[:3]) - wanted).max() < 1e-4
@@ -101,7 +101,7 @@ ABOUT = About(
 
 def said(path):
     """What a file says of itself, as whoever loads it reads it."""
-    model = quiet.openvino().Core().read_model(path)
+    model = quiet.import_openvino().Core().read_model(path)
     keys = ("name", "classes", "preprocess", "preprocess_by", "provenance", "format_version")
     return {key: model.get_rt_info(["edge_compress", key]).astype(str) for key in keys}
 
@@ -122,7 +122,7 @@ def test_preprocessing_inside_is_normalisation_and_then_the_network(precision, n
     assert path.name == f"student-{precision}-pixels.xml"
     wanted = run("openvino", plain, normalised)
     assert np.abs(run("openvino", path, pixels) - wanted).max() < 1e-5 * np.abs(wanted).max()
-    model = quiet.openvino().Core().read_model(path)
+    model = quiet.import_openvino().Core().read_model(path)
     assert [value.any_name for value in (*model.inputs, *model.outputs)] == ["images", "logits"]
     assert str(model.input(0).partial_shape) == "[?,12,10,3]"
     assert model.input(0).get_element_type().get_type_name() == "u8"

@@ -58,7 +58,7 @@ def files(calibrated, tmp_path_factory):
 
 def answer(path, images):
     settings = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
-    compiled = quiet.openvino().Core().compile_model(path, "CPU", settings)
+    compiled = quiet.import_openvino().Core().compile_model(path, "CPU", settings)
     return np.array(compiled({"images": images})["logits"])
 
 
@@ -74,7 +74,7 @@ def distance(found, wanted):
 
 def stored(path):
     """The integer or float weights of each node that has some."""
-    model = quiet.openvino().Core().read_model(path)
+    model = quiet.import_openvino().Core().read_model(path)
     return {node.get_friendly_name(): weight.get_data().copy() for node, weight in find_weighted_nodes(model)}
 
 
@@ -104,7 +104,7 @@ def test_a_defect_of_channel_alignment_costs_that_rung_alone(network, statistics
         raise KeyError(np.float32)
 
     calibrated = Openvino(precision="int8").prepare_int8(network, EXAMPLE, IMAGES[:4])
-    monkeypatch.setattr(quiet.nncf(), "quantize", failing)
+    monkeypatch.setattr(quiet.import_nncf(), "quantize", failing)
     with pytest.raises(raised, match="float32") as caught:
         calibrated.write(tmp_path / "m.xml", Quantization(statistics=statistics))
     assert raised is KeyError or "(KeyError: <class 'numpy.float32'>)" in str(caught.value)
@@ -154,7 +154,7 @@ def test_all_kept_is_the_network_itself(files, network):
     """Nothing is rounded any more, additions and pools included."""
     path = files(keep=LAYERS)
     assert distance(answer(path, IMAGES), logits(network)) < 1e-5
-    types = {node.get_type_name() for node in quiet.openvino().Core().read_model(path).get_ops()}
+    types = {node.get_type_name() for node in quiet.import_openvino().Core().read_model(path).get_ops()}
     assert "FakeQuantize" not in types
 
 
@@ -232,7 +232,7 @@ def test_writing_is_silent_and_leaves_the_settings_of_others(calibrated, tmp_pat
 
 def test_file_says_what_it_is(files):
     """What `about` says survives the quantization."""
-    model = quiet.openvino().Core().read_model(files())
+    model = quiet.import_openvino().Core().read_model(files())
     assert json.loads(model.get_rt_info(["edge_compress", "classes"]).astype(str)) == list(ABOUT.classes)
     assert model.get_rt_info(["edge_compress", "preprocess_by"]).astype(str) == "caller"
 
@@ -243,7 +243,7 @@ def test_fixed_batch_of_pixels_has_the_ranges_of_the_plain_file(files, network, 
     path = exporter.name_file(tmp_path, "student")
     exporter.prepare_int8(network, EXAMPLE, IMAGES[:24], about=ABOUT).write(path, Quantization())
     assert path.name == "student-int8-batch4-pixels.xml"
-    model = quiet.openvino().Core().read_model(path)
+    model = quiet.import_openvino().Core().read_model(path)
     assert [str(value.partial_shape) for value in (*model.inputs, *model.outputs)] == ["[4,16,16,1]", "[4,10]"]
     found = np.concatenate([answer(path, PIXELS[start : start + 4]) for start in (0, 4, 8)])
     # a value between two steps of the first int8 range may round the other way

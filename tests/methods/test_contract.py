@@ -72,7 +72,7 @@ def test_the_optimizer_holds_exactly_what_the_phase_lists(method: Method) -> Non
     """Nothing is trained that is not listed, and everything that is listed is trained."""
     for stage in method.stages():
         phases = stage.phases()
-        run = loop._Run(
+        run = loop._StageTraining(
             stage,
             Repeated(batch(), 1),
             Repeated(batch(), 1),

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from compress import recipe
 from compress.errors import CompressError, RecipeError, Unreachable
 from compress.recipe import Recipe
-from compress.recipe import yaml as _yaml
+from compress.recipe.yaml import MAX_BYTES
 
 WHERE = "recipes/x.yaml"
 
@@ -240,7 +240,7 @@ BOMBS = {
     "deep": "[" * 5000,
     "deep and closed": "a: " + "[" * 100 + "]" * 100,
     "wide": "[" + "a," * 20_000 + "]",
-    "large": "a: " + "x" * _yaml.MAX_BYTES,
+    "large": "a: " + "x" * MAX_BYTES,
     "not UTF-8": b"name: \xff",
     "control character": "name: \x00",
     "empty": "",

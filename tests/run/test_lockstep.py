@@ -17,8 +17,7 @@ from compress import recipe
 from compress.errors import Interrupted
 from compress.events import Events
 from compress.records import StageResult, read
-from compress.run import lockstep, seeds
-from compress.run import stage as staging
+from compress.run import lockstep, seeds, stage
 from compress.run.context import open_run
 from compress.run.teachers import obtain_teacher
 
@@ -131,7 +130,7 @@ def test_a_run_that_is_stopped_in_any_turn_continues(
     run(tmp_path, tiny_recipe, FEW, "method={name: kd}", "baselines=[]")  # the teacher is there
     looks = itertools.count(1)
     with monkeypatch.context() as patch:
-        patch.setattr(staging, "graceful", lambda _events: nullcontext(lambda: next(looks) == at))
+        patch.setattr(stage, "catch_stop_request", lambda _events: nullcontext(lambda: next(looks) == at))
         with pytest.raises(Interrupted):
             run(tmp_path, tiny_recipe, FEW, "baselines=[]")
     heard = Listening()

@@ -28,8 +28,7 @@ from compress.quantization.fake_quantize import FakeQuantizer, apply_fake_quanti
 from compress.recipe import TrainSection
 from compress.records import Preprocess
 from compress.records.training import WEIGHTS
-from compress.run import cache, qad
-from compress.run import stage as staging
+from compress.run import cache, qad, stage
 from compress.run.build import build_network
 from compress.run.context import Run, Trained
 from compress.run.data import prepare_data
@@ -228,13 +227,13 @@ class Interrupting(Events):
 
 @contextmanager
 def on_request(events: Events) -> Iterator[Callable[[], bool]]:
-    """Stand in for `graceful` without a signal: one that is sent to this process would reach whatever runs the tests."""
+    """Stand in for `catch_stop_request` without a signal: one sent to this process would reach whatever runs the tests."""
     yield lambda: isinstance(events, Interrupting) and events.stop
 
 
 def test_an_interruption_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage that is interrupted continues when it is asked for again, to the bytes of one that never was."""
-    monkeypatch.setattr(staging, "graceful", on_request)
+    monkeypatch.setattr(stage, "catch_stop_request", on_request)
     found = []
     for where, events in ((tmp_path / "whole", Events()), (tmp_path / "stopped", Interrupting("student-int8"))):
         work, teachers = begin(where, events=events)

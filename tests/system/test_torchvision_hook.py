@@ -27,9 +27,9 @@ def test_installing_loads_nothing_heavy(tmp_path):
     """Importing the package installs one hook and imports neither torch nor NumPy, however often it is asked to."""
     script = """
 import sys, compress
-from compress.system import torchvision_hook as _torchvision
-_torchvision.install()
-print([type(finder) for finder in sys.meta_path].count(_torchvision._Finder), {"torch", "numpy"} & set(sys.modules))
+from compress.system import torchvision_hook
+torchvision_hook.install()
+print([type(finder) for finder in sys.meta_path].count(torchvision_hook._Finder), {"torch", "numpy"} & set(sys.modules))
 """
     assert run(script, path=tmp_path) == "1 set()\n"
 
@@ -120,8 +120,8 @@ def test_nothing_happens_where_the_library_loads(tmp_path):
     (package / "_C.so").write_bytes(loadable.read_bytes())
     script = """
 import compress, torchvision, torch
-from compress.system import torchvision_hook as _torchvision
-print(torchvision.value, torchvision.extension._has_ops(), hasattr(torch.ops.torchvision, "nms"), _torchvision._declared)
+from compress.system import torchvision_hook
+print(torchvision.value, torchvision.extension._has_ops(), hasattr(torch.ops.torchvision, "nms"), torchvision_hook._declared)
 """
     assert run(script, path=tmp_path) == "42 its own False []\n"
 

@@ -64,7 +64,7 @@ def quantize_with_onnxruntime(source: Path, images: Images, target: Path) -> flo
 
 def quantize_with_nncf(source: Path, images: Images, target: Path) -> float:
     """Quantize OpenVINO IR by NNCF; return the seconds. Images are float32 [N, C, H, W]."""
-    openvino, nncf = quiet.openvino(), quiet.nncf()
+    openvino, nncf = quiet.import_openvino(), quiet.import_nncf()
     begun = monotonic()
     model = openvino.Core().read_model(source)
     openvino.save_model(nncf.quantize(model, nncf.Dataset(images[:, None])), target)  # each item is a batch of one image

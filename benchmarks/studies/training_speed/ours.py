@@ -152,13 +152,13 @@ class Workshop:
 
         return Subject(name, steps, work=self.pair.batch_size, facts=facts)
 
-    def prepare(self, ours: Ours) -> tuple[loop._Run, dict[str, str]]:
+    def prepare(self, ours: Ours) -> tuple[loop._StageTraining, dict[str, str]]:
         """Return the state of a training that has not begun, and what is to be known of it."""
         batches = self.make_batches()
         method, settings = self.make_method(ours, batches), self.make_settings(ours)
         teachers, facts = self._provide_teachers(ours, method, batches, settings)
         running = self._choose_engine(ours, method, batches, settings)
-        run = loop._Run(
+        run = loop._StageTraining(
             method, batches, batches, settings=settings, events=Events(), state=None, title=ours.method, teachers=teachers,
             forward=running.forward,
         )  # fmt: skip

@@ -151,7 +151,7 @@ def test_a_damaged_class_or_score_is_refused(kind: str, precision: Any, folder: 
 def test_a_damaged_class_or_score_is_refused_on_openvino(kind: str, folder: Path, tmp_path: Path) -> None:
     """What is wrong is noticed on the other runtime as well."""
     file = coloured.export(folder, "rgb", "onnx", gives_class=True)
-    openvino, path = quiet.openvino(), tmp_path / "damaged.xml"
+    openvino, path = quiet.import_openvino(), tmp_path / "damaged.xml"
     openvino.save_model(openvino.convert_model(damage(file, kind, tmp_path, SCORED).path), path, compress_to_fp16=False)
     stage, said = refused(file._replace(path=path))
     assert stage == SCORED[kind].stage, said
@@ -209,7 +209,7 @@ def test_activations_beyond_fp16_are_refused(name: str, tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_a_damaged_openvino_file_is_refused(kind: str, honest: File, tmp_path: Path) -> None:
     """What is wrong is noticed on the other runtime as well."""
-    openvino, path = quiet.openvino(), tmp_path / "damaged.xml"
+    openvino, path = quiet.import_openvino(), tmp_path / "damaged.xml"
     openvino.save_model(openvino.convert_model(damage(honest, kind, tmp_path).path), path, compress_to_fp16=False)
     assert refused(honest._replace(path=path))[0]
 
