@@ -1,4 +1,4 @@
-"""Where numbers were made: what may move a latency, as far as this machine lets us read it.
+"""Read the environment of a measurement: packages, CPU, and whatever may change a latency, as far as it can be read.
 
 Containers and virtual machines hide most of it. What cannot be read is `unavailable`, never a guess.
 """

@@ -5,7 +5,7 @@
     logits = evaluate(student, images).logits
     figures = measure([student, teacher], images, against="teacher")
 
-Both write a job folder that holds everything the runner needs, hand it to a device, and turn its raw answer into figures.
+Both write a job folder that holds everything the runner needs, hand it to a device, and turn its raw results into figures.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Pixels = NDArray[np.uint8]
 FURTHER = ("class", "score")
 """What a file with `gives_class` gives beside its logits."""
 TAILS = (90, 99)
-"""The percentiles that are told beside the median."""
+"""The percentiles that are reported beside the median."""
 USELESS_FACTOR = 10
 """Where the interval of every file's median spans this factor, not even the order of magnitude is known."""
 
@@ -72,7 +72,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one file answers."""
+    """Outputs of one file, the memory that it took, and what really ran."""
 
     logits: NDArray[np.float32]
     """[N, classes]."""
@@ -100,7 +100,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Job:
-    """`job.json`."""
+    """The settings in `job.json`."""
 
     task: Literal["evaluate", "measure"]
     threads: int
@@ -267,7 +267,7 @@ def _summarize_latency(job: Job, one: dict[str, Any]) -> Latency:
 
 
 def _explain_missing(calls: int) -> str | None:
-    """Return why not all percentiles of so many calls are told, without their number, so that several files may share it."""
+    """Return why percentiles of so many calls are missing, without their number, so that several files may share the text."""
     needed = {percent: count_calls_needed(percent) for percent in TAILS}
     missing = [f"p{percent} needs at least {least} calls" for percent, least in needed.items() if calls < least]
     return f"{' and '.join(missing)}; measure longer" if missing else None

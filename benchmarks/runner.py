@@ -1,7 +1,7 @@
 """The one program that evaluates and times model files on their runtimes: `python runner.py JOB`.
 
 It is self-contained (Python 3.9, numpy and the runtime under test; nothing of ours), so the folder JOB can be pushed to any
-board and gives comparable numbers there. `benchmarks/protocol.py` writes the folder and reads the answer.
+board and gives comparable numbers there. `benchmarks/protocol.py` writes the folder and reads the results.
 
 In JOB:
     job.json            task, threads, batch_size, seed, rounds, seconds, subjects: [{name, runtime, class, file, images,
@@ -96,7 +96,7 @@ def serve() -> None:
         if process == 0:
             touch(pages or [])
             memory = {"baseline_memory_bytes": baseline, **({} if pages else {"peak_memory_bytes": None})}
-            answer_and_exit(folder, memory)
+            run_and_exit(folder, memory)
         _, status = os.waitpid(process, 0)
         ended = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         print(json.dumps({"ended": ended}), file=sys.stderr, flush=True)
@@ -131,7 +131,7 @@ def touch(pages: list[int]) -> None:
         ctypes.string_at(address, 1)
 
 
-def answer_and_exit(folder: Path, memory: dict[str, int | None]) -> NoReturn:
+def run_and_exit(folder: Path, memory: dict[str, int | None]) -> NoReturn:
     """Carry out one job in a fork, and end it whatever happens: nothing may return into the loop of its parent."""
     status = 1
     try:

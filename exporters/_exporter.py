@@ -9,8 +9,9 @@ logits: `class`, int64 [batch], which logit is the largest, and `score`, float32
 packages are imported inside functions, so that asking an exporter for the name of a file costs nothing. What a plug-in needs is
 exported by the package: `from exporters import About, Exporter`.
 
-Precision int8 is not one algorithm but a ladder that `compress.quantization.ladder` climbs. An exporter that offers it is
-also a `Quantizer`: it traces the network and collects statistics once, and then writes as many files as there are rungs to try.
+Precision int8 is not one algorithm but a ladder of them, which `compress.quantization.ladder` tries rung by rung. An exporter
+that offers it is also a `Quantizer`: it traces the network and collects statistics once, and then writes as many files as there
+are rungs to try.
 """
 
 from __future__ import annotations

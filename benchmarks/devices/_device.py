@@ -1,7 +1,7 @@
 """The contract of a place to run.
 
 A device is a class named after its file whose keyword-only arguments are its options in the recipe. It runs the job folder's
-own `runner.py` on that folder (see `benchmarks/runner.py`) and brings the answer back; the protocol is the runner's and
+own `runner.py` on that folder (see `benchmarks/runner.py`) and brings the results back; the protocol is the runner's and
 therefore the same everywhere.
 """
 
@@ -16,7 +16,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class Device(Protocol):
-    """What every device does."""
+    """A place where job folders are run."""
 
     name: str
     """How reports call it."""

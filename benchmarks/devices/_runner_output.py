@@ -1,4 +1,4 @@
-"""What a runner writes to stderr, read line by line; the same for every device."""
+"""Read what a runner writes to stderr, line by line; the same for every device."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`compress`: parse, call one function, print.
 
-Every command keeps to the manners of `compress.cli.terminal`. Nothing but click is imported until a command runs, so `--help`,
-`--version` and completion answer at once.
+Every command has the common options and error messages of `compress.cli.terminal`. Nothing but click is imported until a
+command runs, so `--help`, `--version` and completion answer at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from compress import __version__
-from compress.cli.terminal import Program, Terminal, manners, report_bug
+from compress.cli.terminal import Program, Terminal, make_common_options, report_bug
 from compress.errors import CompressError, GateFailed, Unreachable, Unstable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,12 +72,12 @@ def program() -> None:
     """Hold the commands."""
 
 
-def verb(name: str) -> Callable[[F], click.Command]:
-    """Return a decorator that makes a command with the manners of all; the function gets the `Terminal` first."""
+def add_command(name: str) -> Callable[[F], click.Command]:
+    """Return a decorator that adds a command with the common options; the function gets the `Terminal` first."""
 
     def decorate(function: F) -> click.Command:
         command = program.command(name)(click.pass_obj(function))
-        command.params += manners()
+        command.params += make_common_options()
         return command
 
     return decorate
@@ -89,7 +89,7 @@ def main() -> None:
     program()
 
 
-@verb("run")
+@add_command("run")
 @click.argument("recipe", type=PATH)
 @overrides_option
 @seeds_option
@@ -123,7 +123,7 @@ def quote(*words: object) -> str:
     return shlex.join(["compress", *map(str, words)])
 
 
-@verb("check")
+@add_command("check")
 @click.argument("recipe", type=PATH)
 @overrides_option
 @seeds_option
@@ -146,14 +146,14 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     with terminal.events().task("dry run: networks and methods", total=1) as task:
         dry_run.check_with_random_images(loaded, base=recipe.parent, runs=runs, classes=planned.classes)
         task.advance()
-    terminal.answer(planned, tables.draw_plan(planned))
+    terminal.write_result(planned, tables.draw_plan(planned))
     given: list[object] = [word for override in overrides for word in ("--set", override)]
     given += ["--seeds", seeds] if seeds else []
     given += ["--runs", runs] if runs != RUNS else []
     terminal.hint(quote("run", recipe, *given))
 
 
-@verb("export")
+@add_command("export")
 @click.argument("run", type=PATH, metavar="RUN_OR_CHECKPOINT")
 @click.option(
     "--to",
@@ -190,7 +190,7 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     if not sections:
         raise CompressError(f"{run / 'recipe.yaml'}: names no exports; say what with --to, for example --to onnx:fp32")
     gates = reexport.export(run, sections, out=target, events=terminal.events())
-    terminal.answer(gates, tables.draw_gates(gates), *tables.list_gate_notes(gates))
+    terminal.write_result(gates, tables.draw_gates(gates), *tables.list_gate_notes(gates))
     refuse_failures(gates)
     terminal.hint(quote("bench", *(exporters.load(section).name_file(target, "student") for section in sections)))
 
@@ -200,7 +200,7 @@ def _write_hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
     from exporters.bundle.hub import write_hub_folder
 
     write_hub_folder(find_bundle(run), hub, licence=licence)
-    terminal.answer({"hub": str(hub)}, f"{hub} can be uploaded; nothing was sent")
+    terminal.write_result({"hub": str(hub)}, f"{hub} can be uploaded; nothing was sent")
     terminal.hint(quote("verify", hub))
 
 
@@ -209,7 +209,7 @@ def _export_as_yaml(text: str) -> str:
     return f"{{format: {name}, precision: {precision}}}" if precision else f"{{format: {name}}}"
 
 
-@verb("verify")
+@add_command("verify")
 @click.argument("bundle", type=FOLDER)
 @click.option("--file", help="Only this file of the bundle.")
 @click.option("--locate", is_flag=True, help="Find the first layer in which each file parts from a good file of its network.")
@@ -233,11 +233,11 @@ def verify(
         from compress.deployed.locate import locate_divergence
 
         found = locate_divergence(bundle, file=file, against=against, events=events)
-        terminal.answer(found, *tables.draw_layers(found))
+        terminal.write_result(found, *tables.draw_layers(found))
         terminal.hint(f"{quote('verify', bundle)} judges the files; compress export RUN writes them anew")
         return
     gates = verify_bundle(bundle, file=file, threads=threads, events=events)
-    terminal.answer(gates, tables.draw_gates(gates), *tables.list_gate_notes(gates))
+    terminal.write_result(gates, tables.draw_gates(gates), *tables.list_gate_notes(gates))
     for program in find_unfamiliar_programs(bundle):
         events.say(f"{program}: is not what this version writes; another version's, or changed: read it before you run it")
     if any(gate.status == "failed" for gate in gates.values()):
@@ -246,7 +246,7 @@ def verify(
     terminal.hint(quote("bench", bundle))
 
 
-@verb("bench")
+@add_command("bench")
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="FILE_OR_RUN...")
 @click.option("--against", help="File that the others are compared with; default: the first.")
 @click.option("--device", default="local", show_default=True, help="Where to measure (compress list devices).")
@@ -273,12 +273,12 @@ def bench(
         paths, against=against, device=device, threads=threads, batch_size=batch_size, rounds=rounds, seconds=seconds,
         shape=shape, events=terminal.events(),
     )  # fmt: skip
-    terminal.answer(measured, tables.draw_timings(measured))
+    terminal.write_result(measured, tables.draw_timings(measured))
     refuse_unstable(measured)
     terminal.hint("more --seconds narrows the intervals; compress compare RUN... shows accuracy beside latency")
 
 
-@verb("predict")
+@add_command("predict")
 @click.argument("bundle", type=FOLDER)
 @click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--file", help="File of the bundle; default: the first.")
@@ -290,12 +290,12 @@ def predict(terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: s
     from compress.deployed.predict import classify_pictures, refuse_unread
 
     predictions = classify_pictures(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
-    terminal.answer(predictions, tables.draw_predictions(predictions))
+    terminal.write_result(predictions, tables.draw_predictions(predictions))
     refuse_unread(predictions)
     terminal.hint(quote("bench", bundle))
 
 
-@verb("compare")
+@add_command("compare")
 @click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
 @click.option("--out", type=PATH, help="Also write the comparison with its accuracy-latency picture to this .html file.")
 def compare(terminal: Terminal, *, runs: Sequence[Path], out: Path | None) -> None:
@@ -306,11 +306,11 @@ def compare(terminal: Terminal, *, runs: Sequence[Path], out: Path | None) -> No
     if out is not None:
         report.write_comparison(reports, out)
     shown = (report.make_comparison_table(reports), *report.make_student_tables(reports), *([f"written: {out}"] if out else []))
-    terminal.answer(report.make_document(reports), *shown)
+    terminal.write_result(report.make_document(reports), *shown)
     terminal.hint(quote("report", runs[0]) if out else "the same command with --out comparison.html draws the picture")
 
 
-@verb("report")
+@add_command("report")
 @click.argument("run", type=FOLDER)
 def report_(terminal: Terminal, *, run: Path) -> None:
     """Print the report of a run; writes report.md and .html anew."""
@@ -326,7 +326,7 @@ def _show_report(terminal: Terminal, run: Path) -> None:
 
     written = _read_report(run)
     paths = f"report: {run / 'report.html'}  {run / 'report.md'}  {run / 'report.json'}"
-    terminal.answer(written, report.make_table(written), *report.make_score_tables(written), paths)
+    terminal.write_result(written, report.make_table(written), *report.make_score_tables(written), paths)
 
 
 def _read_report(run: Path) -> Any:
@@ -338,21 +338,21 @@ def _read_report(run: Path) -> Any:
     return read(path, Report)
 
 
-@verb("list")
+@add_command("list")
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 @click.argument("name", required=False)
 def list_(terminal: Terminal, *, kind: str | None, name: str | None) -> None:
     """List what a recipe may name, or the options of one name."""
     from compress.cli import catalogue
 
-    terminal.answer(*catalogue.show(kind, name))
+    terminal.write_result(*catalogue.show(kind, name))
     if name is None:
         terminal.hint(quote("list", kind, "NAME") if kind else quote("list", "KIND"))
     else:
         terminal.hint("name it in a recipe, then compress check RECIPE")
 
 
-@verb("init")
+@add_command("init")
 @click.argument("path", type=PATH, default=Path("recipe.yaml"))
 @click.option(
     "--data",
@@ -364,11 +364,11 @@ def init(terminal: Terminal, *, path: Path, data: Path | None) -> None:
     from compress.recipe import starter
 
     starter.write(path, data=data)
-    terminal.answer({"written": str(path)}, f"written: {path}")
+    terminal.write_result({"written": str(path)}, f"written: {path}")
     terminal.hint(quote("check", path))
 
 
-@verb("schema")
+@add_command("schema")
 @click.option("--out", type=PATH, help="File to write; default: stdout.")
 def schema(terminal: Terminal, *, out: Path | None) -> None:
     """Print the JSON Schema of recipes, for your editor."""
@@ -379,15 +379,15 @@ def schema(terminal: Terminal, *, out: Path | None) -> None:
 
     text = json.dumps(json_schema(), indent=1)
     if out is None:
-        terminal.answer(json_schema(), text)
+        terminal.write_result(json_schema(), text)
     else:
         with write_whole(out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-        terminal.answer({"written": str(out)}, f"written: {out}")
+        terminal.write_result({"written": str(out)}, f"written: {out}")
     terminal.hint(f"first line of a recipe: # yaml-language-server: $schema={out or 'recipe.schema.json'}")
 
 
-@verb("doctor")
+@add_command("doctor")
 @runs_option
 def doctor(terminal: Terminal, *, runs: Path) -> None:
     """Tell what works on this machine and what does not."""
@@ -395,6 +395,6 @@ def doctor(terminal: Terminal, *, runs: Path) -> None:
     from compress.cli.doctor import examine, refuse_broken
 
     findings = examine(runs)
-    terminal.answer(findings, tables.draw_findings(findings))
+    terminal.write_result(findings, tables.draw_findings(findings))
     refuse_broken(findings)
     terminal.hint("compress init")

@@ -73,7 +73,7 @@ def draw_gates(results: Mapping[str, Gate]) -> Table:
 
 
 def list_gate_notes(results: Mapping[str, Gate]) -> list[str]:
-    """Return what one must know beside the verdicts, a line for each file that has such a note."""
+    """Return the notes of the verdicts, a line for each file that has one."""
     return [f"{name}: {gate.note}" for name, gate in results.items() if gate.note]
 
 
@@ -112,7 +112,7 @@ def draw_predictions(results: Sequence[Prediction]) -> Table:
 
 
 def draw_layers(results: Mapping[str, LayerComparison]) -> list[Table | str]:
-    """Return for each file what was found, and its layers where it parts."""
+    """Return the result for each file in a sentence, and its layers where one differs."""
     shown: list[Table | str] = []
     for name, located in results.items():
         shown.append(located.verdict)
@@ -131,7 +131,7 @@ def draw_layers(results: Mapping[str, LayerComparison]) -> list[Table | str]:
 
 
 def draw_findings(results: Sequence[Finding]) -> Table:
-    """Return what the doctor found."""
+    """Return the findings of the doctor."""
     table = make_table("what", "status", "found", "what to do")
     for finding in results:
         table.add_row(finding.what, _colour(finding.status), finding.found, finding.remedy)
@@ -139,7 +139,7 @@ def draw_findings(results: Sequence[Finding]) -> Table:
 
 
 def draw_plan(plan: Plan) -> Tree:
-    """Return the plan as people read it."""
+    """Return the plan as a tree."""
     from rich.text import Text
     from rich.tree import Tree
 

@@ -49,7 +49,7 @@ class Terminal:
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
-        self._answered = False
+        self._has_document = False
 
     @cached_property
     def console(self) -> Console:
@@ -62,14 +62,14 @@ class Terminal:
         """Return where long work reports its progress to."""
         return Events(console=None if self.quiet else self.console)
 
-    def answer(self, result: object, *shown: object) -> None:
-        """Write the results: `result` as the JSON document, or what is `shown` for people."""
+    def write_result(self, result: object, *shown: object) -> None:
+        """Write `result` as the JSON document, or what is `shown` for people."""
         if self.as_json:
             from pydantic_core import to_json
 
-            self._document(to_json(result, indent=1, inf_nan_mode="null").decode())
+            self._write_document(to_json(result, indent=1, inf_nan_mode="null").decode())
         else:
-            sys.stdout.write(self._drawn(*shown))
+            sys.stdout.write(self._draw(*shown))
         sys.stdout.flush()
 
     def hint(self, text: str) -> None:
@@ -85,14 +85,14 @@ class Terminal:
 
     def refuse_as_json(self, message: str, exit_code: int) -> None:
         """Write an error for machines, if they listen and have no document yet."""
-        if self.as_json and not self._answered:
-            self._document(json.dumps({"error": message, "exit_code": exit_code}))
+        if self.as_json and not self._has_document:
+            self._write_document(json.dumps({"error": message, "exit_code": exit_code}))
 
-    def _document(self, text: str) -> None:
-        self._answered = True
+    def _write_document(self, text: str) -> None:
+        self._has_document = True
         sys.stdout.write(text + "\n")
 
-    def _drawn(self, *shown: object) -> str:
+    def _draw(self, *shown: object) -> str:
         from rich.console import Console
 
         console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
@@ -171,7 +171,7 @@ def _set_verbosity(_context: click.Context, _option: click.Parameter, value: int
         logger.info("edge-compress %s, Python %s: %s", __version__, platform.python_version(), " ".join(sys.argv[1:]))
 
 
-def manners() -> list[click.Parameter]:
+def make_common_options() -> list[click.Parameter]:
     """Return the options that every command has."""
     return [
         click.Option(["--json"], is_flag=True, expose_value=False, help="Print one JSON document and nothing else on stdout."),

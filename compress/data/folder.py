@@ -102,8 +102,10 @@ class Folder:
         if list(train.files) != list(test.files):
             pairs = ((train, test), (test, train))
             alone = [f"{one.split} alone has {_list_some(one.files.keys() - other.files)}" for one, other in pairs]
-            told = "; ".join(text for (one, other), text in zip(pairs, alone, strict=True) if one.files.keys() - other.files)
-            raise CompressError(f"{root}: the splits differ in their classes: {told}; give each class a folder in both")
+            differences = "; ".join(
+                text for (one, other), text in zip(pairs, alone, strict=True) if one.files.keys() - other.files
+            )
+            raise CompressError(f"{root}: the splits differ in their classes: {differences}; give each class a folder in both")
         return train, test
 
 

@@ -24,7 +24,7 @@ class FileTiming(Record):
     ratio: Ratio | None = None
     throughput_per_s: float
     effective: dict[str, str]
-    """What the runtime says that it really did."""
+    """What really ran, as the runtime reports it."""
 
 
 def measure_files(

@@ -145,8 +145,8 @@ def choose_inputs(paths: Sequence[Path], shape: str | None) -> Pictures:
     held = {str(path): read_pictures(*read_bundle(path if path.is_dir() else _find_bundle_around(path))) for path in paths}
     shapes = {name: list(each.images.shape[1:]) for name, each in held.items()}
     if len({tuple(sides) for sides in shapes.values()}) > 1:
-        told = ", ".join(f"{name} {sides}" for name, sides in shapes.items())
-        raise CompressError(f"the files take images of different shapes ({told}); measure them one by one")
+        listed = ", ".join(f"{name} {sides}" for name, sides in shapes.items())
+        raise CompressError(f"the files take images of different shapes ({listed}); measure them one by one")
     return next(iter(held.values()))
 
 

@@ -65,11 +65,11 @@ def locate_divergence(
             task.advance()
     if not found:
         raise CompressError(
-            f"{folder / alone[0]}: the bundle has no other float file that gives the network's answers; give --against RUN, "
+            f"{folder / alone[0]}: the bundle has no other float file that gives the network's outputs; give --against RUN, "
             "the run that the bundle came from, whose student is then exported anew"
         )
     for name in alone:
-        events.say(f"{name}: there is no other float file that gives the network's answers, so it is not looked into")
+        events.say(f"{name}: there is no other float file that gives the network's outputs, so it is not looked into")
     return found
 
 
@@ -104,7 +104,7 @@ def _choose_input(entry: BundleFile, pictures: Pictures) -> NDArray[Any]:
 
 
 def _find_reference(folder: Path, manifest: Manifest, entry: BundleFile) -> _Reference | None:
-    """Return another float file that still gives the network's answers, if there is one."""
+    """Return another float file that still gives the network's outputs, if there is one."""
     import numpy as np
 
     import exporters
@@ -145,6 +145,6 @@ def _export_student(run: Path | None, manifest: Manifest, events: Events) -> Ite
         gates = reexport.export(folder, sections, out=Path(place), events=events)
         made = Path(place) / "student-fp32.onnx"
         if not made.is_file():
-            told = "; ".join(gate.reason for gate in gates.values())
-            raise CompressError(f"{run}: the student's own ONNX file fails its gate ({told}); train it again")
+            reasons = "; ".join(gate.reason for gate in gates.values())
+            raise CompressError(f"{run}: the student's own ONNX file fails its gate ({reasons}); train it again")
         yield made

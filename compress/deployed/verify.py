@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def verify_bundle(bundle: Path, *, file: str | None = None, threads: int = 1, events: Events) -> dict[str, Gate]:
     """Gate the files of a bundle on their own runtimes against the logits that the bundle carries.
 
-    The gate is the manifest's; where it allows more than the defaults do, that is said and stands in the note of the verdict.
+    The gate is the manifest's; where it allows more than the defaults do, the note of the verdict says so.
     A file whose runtime cannot be reached here is skipped, with the reason, and the others are judged.
 
     Args:
@@ -47,9 +47,9 @@ def verify_bundle(bundle: Path, *, file: str | None = None, threads: int = 1, ev
     folder, manifest = read_bundle(bundle)
     chosen = manifest.files if file is None else (choose_file(manifest, file),)
     samples, shown = read_samples(folder, manifest), read_pictures(folder, manifest)
-    said = GateSection.model_validate(manifest.gate)
+    stated = GateSection.model_validate(manifest.gate)
     one_image = 100 / len(samples.labels)  # of so few images, one hit less is no verdict
-    settings = said.model_copy(update={"max_top1_drop_points": max(said.max_top1_drop_points, one_image)})
+    settings = stated.model_copy(update={"max_top1_drop_points": max(stated.max_top1_drop_points, one_image)})
     gates = {}
     for entry in chosen:
         promise = ExpectedInterface(
@@ -61,10 +61,10 @@ def verify_bundle(bundle: Path, *, file: str | None = None, threads: int = 1, ev
                 samples.images if entry.takes_pixels else shown.images,
                 reference=samples.get_logits(entry), labels=samples.labels, settings=settings, precision=entry.precision,
             )  # fmt: skip
-        except Unreachable as error:  # said by a process of its own: what this machine cannot load, it cannot kill us with
+        except Unreachable as error:  # from a process of its own, so a file that crashes the runtime does not crash us
             gates[entry.path] = Gate(status="skipped", reason=str(error), samples=0)
             continue
-        if lenient := ", ".join(looser_than_default(said, samples.get_logits(entry), entry.precision)):
+        if lenient := ", ".join(looser_than_default(stated, samples.get_logits(entry), entry.precision)):
             note = "; ".join(filter(None, [verdict.note, f"the gate of this bundle allows {lenient}"]))
             verdict = verdict.model_copy(update={"note": note})
         gates[entry.path] = verdict

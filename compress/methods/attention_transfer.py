@@ -105,7 +105,7 @@ class _Attention(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return losses.attention_map(pool_to(features, self.size))
 
-    def extra_repr(self) -> str:  # by this the target store tells two sizes apart
+    def extra_repr(self) -> str:  # by this the store of teacher outputs distinguishes two sizes
         return f"size={self.size}"
 
 

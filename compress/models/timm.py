@@ -186,7 +186,7 @@ def _wrap_mobile(module: nn.Module, output_stride: int, halving: str, taps: Sequ
 
 
 def _read_feature_info(module: nn.Module) -> Sequence[Mapping[str, Any]]:
-    """Return what timm says of the layers of a network, shallow to deep."""
+    """Return timm's feature information on the layers of a network, shallow to deep."""
     known: Sequence[Mapping[str, Any]] = getattr(module, "feature_info", ())
     return known
 

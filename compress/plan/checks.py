@@ -1,6 +1,6 @@
 """Checks of a recipe beyond its types: files, fields against each other, fields against the data.
 
-Needs no torch. Every check yields all that it finds; what only a network can tell is the pre-flight's work.
+Needs no torch. Every check yields all that it finds; what only a network can show is left to `compress.run.dry_run`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def count_split_images(recipe: Recipe, summary: Summary) -> dict[str, int]:
 
 
 def find_recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
-    """Yield what can be told wrong without looking at the data."""
+    """Yield the problems that show without looking at the data."""
     for index, teacher in enumerate(recipe.teacher):
         where = name_teacher(index, len(recipe.teacher), separator=".")
         yield from _find_weights_problems(where, teacher.weights, teacher.sha256, base)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from compress.recipe import MethodSection
 
 LONGEST_NAME = 60
-"""Characters of a baseline's name that tells its options; with more it is numbered."""
+"""Characters of a baseline's name that states its options; with more it is numbered."""
 
 
 def name_methods(methods: Sequence[MethodSection]) -> str:
@@ -26,23 +26,23 @@ def name_baselines(baselines: Sequence[Sequence[MethodSection]]) -> list[str]:
         for name, own, others in zip(short, baselines, alike, strict=True)
     ]
     names = []
-    for index, (name, told) in enumerate(zip(short, long, strict=True)):
-        unique = long.count(told) == 1 and told not in short and len(told) <= LONGEST_NAME
-        names.append(name if short.count(name) == 1 else told if unique else f"{name}-{index}")
+    for index, (name, with_options) in enumerate(zip(short, long, strict=True)):
+        unique = long.count(with_options) == 1 and with_options not in short and len(with_options) <= LONGEST_NAME
+        names.append(name if short.count(name) == 1 else with_options if unique else f"{name}-{index}")
     return names
 
 
 def _describe_differences(own: Sequence[MethodSection], others: Sequence[Sequence[MethodSection]]) -> str:
     """Return the options in which sets of the same methods differ, such as `temperature 2`."""
-    told = []
+    differing = []
     for place, method in enumerate(own):
-        rivals = [other[place].options() for other in others]
-        told += [
+        alternatives = [other[place].options() for other in others]
+        differing += [
             f"{option} {_format_option(value)}"
             for option, value in method.options().items()
-            if any(rival[option] != value for rival in rivals)
+            if any(other[option] != value for other in alternatives)
         ]
-    return " ".join(told)
+    return " ".join(differing)
 
 
 def _format_option(value: object) -> str:

@@ -177,12 +177,12 @@ def _join_labels(known: Sequence[dict[str, str]], label: str) -> str:
 
 def _count_work(epochs: int, batch_size: int, images: int, teachers: int = 0, views: int | None = None) -> Amount:
     each = images // batch_size * batch_size
-    answered = epochs * each if views is None else min(epochs, views) * images  # once for each view that is kept
-    return Amount(epochs=epochs, images_per_epoch=each, trained=epochs * each, teacher=teachers * answered)
+    passes = epochs * each if views is None else min(epochs, views) * images  # once for each view that is kept
+    return Amount(epochs=epochs, images_per_epoch=each, trained=epochs * each, teacher=teachers * passes)
 
 
 def count_views(recipe: Recipe) -> int | None:
-    """Return how many views of the training images there are, if answers to them are kept; `None` for a new one every epoch."""
+    """Return the number of views of the training images, if teacher outputs may be stored; `None` for a new one every epoch."""
     if recipe.teacher_outputs.store == "off":
         return None
     return recipe.data.views if recipe.data.crop_padding or recipe.data.flip else 1
@@ -221,8 +221,8 @@ def _describe_ladder(recipe: Recipe, section: ExportSection) -> str:
     images = f"ranges from {int8.calibration_images} training images"
     if int8.rung != "auto":
         return f"{section.format}: {rungs[int8.rung]} only (int8.rung); {images}"
-    climb = "; else ".join(rungs.values())
-    return f"{section.format}: until the gate passes: {climb}; {images}, no further rung after {int8.max_minutes:g} minutes"
+    order = "; else ".join(rungs.values())
+    return f"{section.format}: until the gate passes: {order}; {images}, no further rung after {int8.max_minutes:g} minutes"
 
 
 def _is_found(folder: Path, stage: Stage) -> bool:

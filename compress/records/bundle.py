@@ -9,10 +9,10 @@ from compress.records.report import Gate, Variant
 from compress.records.timing import Environment
 
 DEPTHS = {"gray": 1, "rgb": 3}
-"""How many channels an image has that is decoded to these."""
+"""Number of channels of an image by its `channels`."""
 
 PILLOW_MODES = {"gray": "L", "rgb": "RGB"}
-"""What Pillow calls them."""
+"""Pillow's name of each."""
 
 
 class Preprocess(Record):
@@ -55,8 +55,8 @@ class BundleFile(Record):
     and `score`, float32 [batch], its share of the softmax."""
     gate: Gate
     logits: str = "logits"
-    """Name in the samples of what the network answers from which the file was made; another than the shipped one where it was
-    adapted to int8."""
+    """Name, in the samples, of the logits of the network that the file was made of; not `logits` where that network was adapted
+    to int8."""
     measured: Variant | None = None
     """What was measured where the file was made; `compress verify` and `compress bench` measure anew."""
 

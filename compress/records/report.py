@@ -13,7 +13,7 @@ from compress.records.training import StageResult
 
 
 class Gate(Record):
-    """How an exported file did on its own runtime, on held-out images, against the torch network it came from."""
+    """Verdict on an exported file, run on its own runtime on held-out images, against the torch network it came from."""
 
     status: Status
     reason: str
@@ -28,7 +28,7 @@ class Gate(Record):
     drop_ci95: tuple[float, float] | None = None
     """Interval of the drop in points, paired: from the images on which only the network, or only the file, is right."""
     note: str = ""
-    """What a reader must know beside the verdict: what so few images cannot tell, what was not seen, what came near a limit."""
+    """Limits of the verdict: a drop that so few images cannot exclude, what was not checked, what came near a bound."""
     worst_images: tuple[int, ...] = ()
     """Indices in the validation split of the images whose logits differ most."""
 
@@ -66,12 +66,12 @@ class Rung(Record):
 
 
 class Ladder(Record):
-    """How an int8 file came about. Every choice was made on the validation split."""
+    """Record of the search for an int8 file. Every choice was made on the validation split."""
 
     rungs: tuple[Rung, ...]
     """In the order in which they were tried."""
     chosen: int | None
-    """Number of the one that was taken, from 0; none where all failed."""
+    """Number of the chosen one, from 0; none where all failed."""
     sensitivity: tuple[Sensitivity, ...] = ()
     """Worst layer first; empty where it was not needed."""
     calibration_images: int
@@ -111,7 +111,7 @@ class Variant(Record):
     peak_memory_bytes: int | None = None
     """Peak resident memory of a process that runs only this file."""
     effective: dict[str, str] = Field(default_factory=dict)
-    """What the runtime says that it really did: provider, inference precision, threads."""
+    """What really ran, as the runtime reports it: provider, inference precision, threads."""
     ladder: Ladder | None = None
     """How it became int8."""
     seconds: float | None = None

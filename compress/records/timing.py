@@ -15,7 +15,7 @@ class Latency(Record):
     p50: float
     """Median over rounds of each round's median call, milliseconds; so are the fields below."""
     p90: float | None
-    """Percentile of all calls, and so is p99; `None` where they are too few to tell."""
+    """Percentile of all calls, and so is p99; `None` where there are too few calls."""
     p99: float | None
     mean: float
     stdev: float
@@ -24,7 +24,7 @@ class Latency(Record):
     samples: int
     """Timed calls."""
     percentiles_missing: str | None = None
-    """Why p90 or p99 is not told; `None` where both are."""
+    """Why p90 or p99 is missing; `None` where both are there."""
     rounds: tuple[float, ...]
     """Median of each interleaved round, in order."""
     first_call: float
@@ -50,7 +50,7 @@ class Ratio(Record):
 
 
 class Environment(Document):
-    """Where numbers were made."""
+    """The machine and the packages with which numbers were measured."""
 
     packages: dict[str, str]
     python: str

@@ -104,7 +104,7 @@ class StageResult(Document):
     engine_trials: tuple[EngineTrial, ...] = ()
     """What was tried for that, the chosen engine first; empty where the recipe leaves it at eager."""
     teacher_outputs: tuple[TeacherOutputsResult, ...] = ()
-    """For the training images, and for the held-out ones where validation asks teachers; empty where none was asked."""
+    """For the training images, and for the held-out ones where validation reads them too; empty where none were read."""
     epochs: tuple[Epoch, ...] = ()
     seconds: float
     files: dict[str, str]

@@ -76,7 +76,7 @@ def train_stage(
         Interrupted: The user stopped; the state is saved.
     """
     stage = _identify(run, name, method, method.schedule(settings), reads=reads, method_name=method_name, shared=shared)
-    found = _is_cached(run, name, stage.key)
+    found = _verify_cached(run, name, stage.key)
     folder = run.cache.make(stage.key, lambda folder: _train(run, stage, folder))
     result = records.read(folder / METRICS, StageResult).model_copy(update={"stage": name, "method": method_name})
     checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
@@ -179,7 +179,7 @@ def _show(run: Run, stage: _Stage, result: StageResult, folder: Path, *, found: 
     run.events.say(f"{label_stage(run, stage.name)}: {_describe(result)} {effort}")
 
 
-def _is_cached(run: Run, name: str, key: str) -> bool:
+def _verify_cached(run: Run, name: str, key: str) -> bool:
     """Return whether a stage is in the cache; one that is damaged is dropped."""
     folder = run.cache.find(key)
     if folder is None:

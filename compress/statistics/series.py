@@ -30,7 +30,7 @@ STABLE_INTERVAL = 0.10
 STABLE_DRIFT = 0.10
 """The last third of the rounds may differ from the first by this share."""
 FEWEST_BEYOND = 10
-"""A percentile is told only where at least so many calls are expected beyond it: fewer, and it is the luck of the slowest."""
+"""A percentile is reported only where at least so many calls are expected beyond it; with fewer it is chance."""
 
 
 def drift(rounds: Sequence[float]) -> float:
@@ -40,7 +40,7 @@ def drift(rounds: Sequence[float]) -> float:
 
 
 def is_stable(rounds: Sequence[float]) -> bool:
-    """Return whether the rounds of one file tell its median: with a narrow interval, and without a drift."""
+    """Return whether the rounds of one file determine its median: with a narrow interval, and without a drift."""
     low, high = median_interval(rounds)
     return high - low <= STABLE_INTERVAL * float(np.median(rounds)) and abs(drift(rounds)) <= STABLE_DRIFT
 
@@ -65,7 +65,7 @@ def find_percentile(calls: Sequence[float], percent: int) -> float | None:
 
 
 def count_calls_needed(percent: int) -> int:
-    """Return from how many calls on a percentile is told."""
+    """Return the number of calls from which on a percentile is reported."""
     return math.ceil(100 * FEWEST_BEYOND / (100 - percent))
 
 

@@ -54,7 +54,7 @@ def test_every_command_is_listed_with_its_help() -> None:
 
 
 @pytest.mark.parametrize("name", list(program.commands))
-def test_every_command_has_the_same_manners(name: str) -> None:
+def test_every_command_has_the_same_options(name: str) -> None:
     """Every command takes --json, --quiet and --verbose, and describes each of its options."""
     command = program.commands[name]
     flags = {flag for parameter in command.params for flag in parameter.opts}

@@ -1,1 +1,1 @@
-"""Whether our timings are those that the runtimes' own tools and plain loops tell; `__main__.py` runs it."""
+"""Compare our latencies with those of the runtimes' own tools and of plain loops; `__main__.py` runs it."""

@@ -1,4 +1,4 @@
-"""Whether our timings are those that the runtimes' own tools tell.
+"""Compare our latencies with those of the runtimes' own tools and of plain loops.
 
     python -m benchmarks.studies.fidelity [--network NAME]... [--rounds 9] [--seconds 2] [--out FOLDER]
 
@@ -22,7 +22,7 @@ from benchmarks.environment import read_environment
 from benchmarks.studies.fidelity import report
 from benchmarks.studies.fidelity.networks import NETWORKS, File, write_files
 from benchmarks.studies.fidelity.records import Fidelity, Row
-from benchmarks.studies.fidelity.timers import COMPARED, RIVALS, time_ours
+from benchmarks.studies.fidelity.timers import COMPARED, OTHER_TIMERS, time_ours
 from compress.errors import CompressError
 from compress.events import Events
 
@@ -34,7 +34,7 @@ Times = dict[str, list[float]]
 
 
 def time_round(file: File, number: int, seconds: float) -> Mapping[str, float]:
-    """Return what every timer says of a file, ours between the others, in an order that turns round by round.
+    """Return the milliseconds of every timer for a file, ours between the others, in an order that turns round by round.
 
     Raises:
         CompressError: A timer failed; the message says which.
@@ -42,7 +42,7 @@ def time_round(file: File, number: int, seconds: float) -> Mapping[str, float]:
     first, *others = COMPARED[file.runtime]
     order = [first, OURS, *others]
     turned = order if number % 2 == 0 else order[::-1]
-    return {name: (time_ours if name == OURS else RIVALS[name])(file, seconds) for name in turned}
+    return {name: (time_ours if name == OURS else OTHER_TIMERS[name])(file, seconds) for name in turned}
 
 
 def list_rows(times: Mapping[File, Times]) -> tuple[Row, ...]:

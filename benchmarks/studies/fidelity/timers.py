@@ -24,15 +24,15 @@ START_APP = "import sys; sys.modules['openvino_telemetry'] = None; from openvino
 """`benchmark_app` without the telemetry that its command switches on."""
 OURS_ROUNDS = 5
 BATCHES = 16
-"""So many images are fed in turn by ours, as it always does."""
+"""Number of images that ours feeds in turn, as always."""
 TRIES = 3
-"""So often ours is tried where a neighbour makes it unstable; the others tell a median of whatever they saw."""
+"""Number of times that ours is tried where other work makes it unstable; the others give a median of whatever they measured."""
 WAIT_SECONDS = 300
 MEDIAN = re.compile(r"Median:\s+([0-9.]+) (us|ms)")
 
 
 def time_ours(file: File, seconds: float) -> float:
-    """Return p50 in milliseconds as every report of ours tells it.
+    """Return p50 in milliseconds as our reports state it.
 
     Raises:
         CompressError: The file does not fit its runtime.
@@ -116,6 +116,6 @@ def _run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-RIVALS = {APP: time_benchmark_app, LOOP: time_bare_loop}
+OTHER_TIMERS = {APP: time_benchmark_app, LOOP: time_bare_loop}
 COMPARED = {"openvino": (APP, LOOP), "onnxruntime": (LOOP,)}
 """By runtime: what its files are also timed with."""

@@ -1,6 +1,6 @@
 """Training speed: `python -m benchmarks.studies.training_speed [--pair NAME] [--subject NAME] [--rounds 15] [--out FOLDER]`.
 
-Images per second of our distillation steps, with and without kept answers of the teacher, against our plain training and
+Images per second of our distillation steps, with and without stored outputs of the teacher, against our plain training and
 against torchdistill's own training of the same networks on the same images (`pip install 'edge-compress[peers]'`), in
 interleaved rounds of one process; how far that is from what the machine's arithmetic allows; and what it takes in memory and on
 disk. Give the machine nothing else to do. The report is written after every pair. With the

@@ -26,7 +26,7 @@ class Peak(NamedTuple):
     """Of the process that trained, Python and torch included."""
 
     peak_bytes: int | None
-    """Most resident memory at any time; None where the system does not tell."""
+    """Most resident memory at any time; None where the system does not show it."""
     mapped_bytes: int
     """Resident pages of the store's files at the end, which the system takes back when it needs them."""
 
@@ -35,7 +35,7 @@ def measure_peak(folder: Path, subject: str, device: str) -> Peak:
     """Return the peak of a fresh process that does some steps of a subject.
 
     Raises:
-        CompressError: It failed, or made answers of the teacher that the store should have had.
+        CompressError: It failed, or computed outputs of the teacher that the store should have had.
     """
     command = [sys.executable, "-m", "benchmarks.studies.training_speed.memory", str(folder), subject, device]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
@@ -66,7 +66,7 @@ def _print_peak(folder: Path, name: str, device: str) -> None:
     before = workshop.measure_store_bytes()
     subject = workshop.make_subject(name)
     if workshop.measure_store_bytes() != before:
-        raise CompressError(f"{name}: the store lacked answers; time this subject before it is weighed")
+        raise CompressError(f"{name}: the store lacked outputs; time this subject before its memory is measured")
     steps = subject.steps()
     for _ in range(STEPS):
         next(steps)

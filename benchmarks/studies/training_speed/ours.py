@@ -34,7 +34,7 @@ from compress.training.compile import StudentEngine, choose_engine
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 VIEWS = 2
-"""Augmented views of the images; what the teacher says of all of them is kept before the first timed step."""
+"""Augmented views of the images; the teacher's outputs for all of them are stored before the first timed step."""
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
 TEMPERATURE, CE_WEIGHT = 4.0, 0.9
 
@@ -46,7 +46,7 @@ class Ours:
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     cached: bool = False
-    """Whether the teacher's answers come from the store."""
+    """Whether the teacher's outputs come from the store."""
     engine: str | None = None
     """What runs the teacher at every step, `auto` the fastest in a trial; `None` leaves it to the step: eager torch."""
     train: Mapping[str, Any] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """Profile of a training step: torch's profiler over a few steps, operator by operator.
 
 Times are those of the thread that trains: an operator's own, without the operators that it calls. What other threads or
-processes do meanwhile, such as a data loader's workers, is not seen; what runs outside torch, such as a runtime that answers
-for the teacher, Python itself, and waiting, is the rest. Profiling slows small operators down, so shares tell where to look,
+processes do meanwhile, such as a data loader's workers, is not seen; what runs outside torch, such as a runtime that runs
+the teacher, Python itself, and waiting, is the rest. Profiling slows small operators down, so shares tell where to look,
 not how fast a step is.
 """
 

@@ -64,7 +64,7 @@ class Speed(Record):
     ci95: tuple[float, float] | None = None
     rounds: tuple[float, ...] = ()
     stable: bool = False
-    """Whether its rounds tell the median: a narrow interval, no drift."""
+    """Whether its rounds determine the median: a narrow interval, no drift."""
     facts: dict[str, str]
 
 
@@ -141,7 +141,7 @@ class PairResult(Record):
     profiles: tuple[Profile, ...]
     memory: tuple[Memory, ...]
     store: Store | None
-    """Where the cohort's answers were kept, in the subject `dih, cached`."""
+    """Whether the cohort's outputs were stored, and how, in the subject `dih, cached`."""
 
 
 class TrainingSpeed(Document):
