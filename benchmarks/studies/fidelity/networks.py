@@ -74,7 +74,7 @@ def write_files(name: str, folder: Path) -> Iterator[File]:
     for precision in PRECISIONS:
         for runtime, file_format in FORMATS.items():
             options = {"precision": precision}
-            path = plugins.load("exporters", file_format)(**options).path(folder, name)
+            path = plugins.load("exporters", file_format)(**options).name_file(folder, name)
             calibration = images if precision == "int8" else None
             export(
                 network,
