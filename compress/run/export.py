@@ -24,7 +24,7 @@ from compress.quantization.candidate import Unavailable
 from compress.recipe import ExportSection, canonical
 from compress.records import Document, Gate, StageResult, Variant
 from compress.run.context import Run, Trained
-from compress.run.int8 import collect_inputs, collect_key_parts, export_int8
+from compress.run.int8 import Int8Inputs, collect_inputs, collect_key_parts, export_int8
 from compress.run.verify import (
     HARNESS,
     SplitLogits,
@@ -114,13 +114,7 @@ def export_file(
     """
     exporter = exporters.load(section)
     int8 = collect_inputs(run, teachers, for_comparison=for_comparison) if exporter.precision == "int8" else None
-    key = make_key(
-        network=trained.key, name=trained.name, method=trained.method, section=canonical(section),
-        data=[run.data.key, run.data.test_key], gate=canonical(run.recipe.gate),
-        packages=read_environment().packages,
-        source=hash_sources("exporters/**/*.py", *HARNESS), exporter=hash_plugin("exporters", section.format),
-        runtime=hash_plugin("runtimes", exporter.runtime), int8=int8 and collect_key_parts(run, int8),
-    )  # fmt: skip
+    key = _make_key(run, trained, section, int8)
     if (known := run.cache.find(key)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
         run.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
     name = exporter.name_file(Path(), f"{trained.name}-{section.format}").stem
@@ -133,18 +127,37 @@ def export_file(
             made = export_int8(run, trained, section, logits, folder=folder, name=name, inputs=int8)
         records.save(folder / OUTCOME, _verify(run, made, section, name, folder=folder, begun=begun))
 
-    folder = run.cache.make(key, make)
+    exported = _read_exported(run.cache.make(key, make), section, logits)
+    _report_verdict(run, exported.variant, exported.gate)
+    return exported
+
+
+def _read_exported(folder: Path, section: ExportSection, logits: SplitLogits) -> ExportedFile:
+    """Return an exported file from its folder in the cache, `logits` being those of the network before any adaptation.
+
+    Raises:
+        CompressError: A part of the file was changed.
+    """
     outcome = records.read(folder / OUTCOME, Outcome)
     for part, sha256 in outcome.parts.items():
         if sha256_of(folder / part) != sha256:
             raise CompressError(f"{folder / part}: was changed after it was proved; delete {folder} and run again")
-    variant = outcome.variant.model_copy(update={"seconds": outcome.seconds})
-    _report_verdict(run, variant, outcome.gate)
-    own = _load_logits(folder / LOGITS) if outcome.adapted else logits
     return ExportedFile(
-        variant, outcome.gate, folder, folder / outcome.path, section, outcome.seconds, own, outcome.adapted,
+        outcome.variant.model_copy(update={"seconds": outcome.seconds}), outcome.gate, folder, folder / outcome.path, section,
+        outcome.seconds, _load_logits(folder / LOGITS) if outcome.adapted else logits, outcome.adapted,
         candidates={number: folder / path for number, path in outcome.tried.items()},
         float32=None if outcome.float32 is None else folder / outcome.float32,
+    )  # fmt: skip
+
+
+def _make_key(run: Run, trained: Trained, section: ExportSection, int8: Int8Inputs | None) -> str:
+    """Return the cache key of an exported file: the sha256 over all that decides the file and its verdict."""
+    return make_key(
+        network=trained.key, name=trained.name, method=trained.method, section=canonical(section),
+        data=[run.data.key, run.data.test_key], gate=canonical(run.recipe.gate),
+        packages=read_environment().packages,
+        source=hash_sources("exporters/**/*.py", *HARNESS), exporter=hash_plugin("exporters", section.format),
+        runtime=hash_plugin("runtimes", exporters.load(section).runtime), int8=int8 and collect_key_parts(run, int8),
     )  # fmt: skip
 
 

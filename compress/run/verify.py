@@ -93,13 +93,8 @@ def make_metadata(run: Run, trained: Trained) -> About:
 
 def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSection) -> tuple[Variant, Gate]:
     """Run the file on validation and test images, and judge it on the validation images."""
-    data, trained, logits = run.data, made.trained, made.logits
-    precision, held = exporters.load(section).precision, len(data.validation.labels)
-    row = Variant(
-        name=file.name, network=trained.name, method=trained.method, format=section.format, runtime=file.runtime,
-        precision=precision, device="local", parameters=count_parameters(trained.network),
-        macs=count_macs(trained.network, run.data.sample_image()), status="failed",
-    )  # fmt: skip
+    data, logits, precision = run.data, made.logits, exporters.load(section).precision
+    row = _make_row(run, made.trained, file, section, precision)
     try:
         found = run_file(file, [data.validation.images, data.test.images], data.preprocess)
         alone = None
@@ -108,18 +103,9 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
     except CompressError as error:
         reason = f"{file.runtime} cannot run it: {error}"
         return row.model_copy(update={"reason": reason}), Gate(status="failed", reason=reason, samples=0)
-    on_validation, on_test = found.logits[:held], found.logits[held:]
-    gate = judge(
-        run, on_validation, precision=precision, reference=logits.validation, original=made.original,
-        alone=None if alone is None else alone.logits,
-    )  # fmt: skip
-    if file.gives_class:
-        gate = add_failures(gate, find_score_errors(found, alone, precision=precision))
-    promise = ExpectedInterface(data.preprocess, data.classes, file.batch_size, file.takes_pixels, file.gives_class)
-    pixels = next(_slices([data.validation.images]))
-    shown = pixels if file.takes_pixels else normalise(pixels, data.preprocess)
-    gate = inspect_file(gate, file.path, promise, shown, precision=precision)
-    if gate.max_abs_diff is None:  # not what was promised, so there is nothing to compare
+    on_validation, on_test = np.split(found.logits, [len(data.validation.labels)])
+    gate = _judge_outputs(run, made, file, found, alone, precision=precision)
+    if gate.max_abs_diff is None:  # no logits that could be compared
         return row.model_copy(update={"reason": gate.reason}), gate
     return row.model_copy(
         update={
@@ -133,6 +119,32 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
             "reason": gate.reason,
         }
     ), gate
+
+
+def _make_row(run: Run, trained: Trained, file: Subject, section: ExportSection, precision: Precision) -> Variant:
+    """Return the row of a file before it has run."""
+    return Variant(
+        name=file.name, network=trained.name, method=trained.method, format=section.format, runtime=file.runtime,
+        precision=precision, device="local", parameters=count_parameters(trained.network),
+        macs=count_macs(trained.network, run.data.sample_image()), status="failed",
+    )  # fmt: skip
+
+
+def _judge_outputs(
+    run: Run, made: WrittenFile, file: Subject, found: Evaluation, alone: Evaluation | None, *, precision: Precision
+) -> Gate:
+    """Judge all that a file gave for the validation images, its interface, and whether its activations fit its precision."""
+    data, on_validation = run.data, found.logits[: len(run.data.validation.labels)]
+    gate = judge(
+        run, on_validation, precision=precision, reference=made.logits.validation, original=made.original,
+        alone=None if alone is None else alone.logits,
+    )  # fmt: skip
+    if file.gives_class:
+        gate = add_failures(gate, find_score_errors(found, alone, precision=precision))
+    expected = ExpectedInterface(data.preprocess, data.classes, file.batch_size, file.takes_pixels, file.gives_class)
+    pixels = next(_slices([data.validation.images]))
+    shown = pixels if file.takes_pixels else normalise(pixels, data.preprocess)
+    return inspect_file(gate, file.path, expected, shown, precision=precision)
 
 
 def run_file(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *, batch_size: int = 32) -> Evaluation:
