@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from compress import plugins
 from compress.recipe.types import plugin_name
-from compress.recipe.yaml import Document, Place
+from compress.recipe.yaml import Place, YamlDocument
 
 _MUST_BE: Mapping[str, str] = {
     "bool_type": "true or false",
@@ -46,7 +46,7 @@ class _Spot(NamedTuple):
     """The sections that may stand at the place."""
 
 
-def explain(document: Document, root: type[BaseModel], errors: Sequence[ErrorDetails]) -> list[str]:
+def explain(document: YamlDocument, root: type[BaseModel], errors: Sequence[ErrorDetails]) -> list[str]:
     """Return one line for each problem, in the order of the file, those of `--set` last."""
     found = list(document.problems)
     for error in errors:

@@ -35,7 +35,7 @@ class Mark(NamedTuple):
     """`recipes/x.yaml:14`, or the `--set` option."""
 
 
-class Document:
+class YamlDocument:
     """A tree of dicts, lists and scalars that knows where each of them was written."""
 
     def __init__(self, value: Any, marks: dict[Place, Mark], problems: list[tuple[Mark, str]]) -> None:
@@ -89,7 +89,7 @@ class Document:
         self.problems += new.problems
 
 
-def read(text: bytes, at: Callable[[int], str]) -> Document:
+def read(text: bytes, at: Callable[[int], str]) -> YamlDocument:
     """Read one YAML document.
 
     Args:
@@ -111,7 +111,7 @@ def read(text: bytes, at: Callable[[int], str]) -> Document:
         raise RecipeError([f"{at(mark.line + 1 if mark else 1)}: {error.problem or error.context}"]) from error
     except YAMLError as error:
         raise RecipeError([f"{at(1)}: is not YAML: {str(error).splitlines()[0]}"]) from error
-    return Document(value, reader.marks, reader.problems)
+    return YamlDocument(value, reader.marks, reader.problems)
 
 
 class _Reader:

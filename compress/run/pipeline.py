@@ -23,7 +23,7 @@ from compress.run.handover import hand_over
 from compress.run.int8 import select_calibration_images
 from compress.run.lockstep import train_in_lockstep
 from compress.run.measure import measure_files
-from compress.run.report import Findings, build_report, describe_failures
+from compress.run.report import RunResults, build_report, describe_failures
 from compress.run.seeds import find_correct_images, split_by_seed, train_further_seeds, train_students
 from compress.run.teachers import obtain_teacher
 from compress.run.verify import SplitLogits, compute_logits
@@ -68,7 +68,7 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
             find_correct_images(first if each in (shipped, *baselines) else context, each, logits[each.name])
             for each in trained
         ]
-        found = Findings(trained, files, measured, rows, further, [*correct, *further.correct], logits[shipped.name], notes)
+        found = RunResults(trained, files, measured, rows, further, [*correct, *further.correct], logits[shipped.name], notes)
         record = build_report(context, found)
         report.write(record, context.folder)
         events.emit("end", status=record.status, seconds=record.seconds)

@@ -18,7 +18,7 @@ from compress.run.verify import SplitLogits
 from compress.training import preflight
 
 
-class Findings(NamedTuple):
+class RunResults(NamedTuple):
     """All results of a run, from which its report is built."""
 
     trained: Sequence[Trained]
@@ -35,7 +35,7 @@ class Findings(NamedTuple):
     notes: Sequence[str]
 
 
-def build_report(run: Run, found: Findings) -> Report:
+def build_report(run: Run, found: RunResults) -> Report:
     """Return the report of a run."""
     stages = _collect_stages(found)
     seconds = {**found.further.seconds, **{key: stage.seconds for key, stage in stages.items()}}
@@ -77,7 +77,7 @@ def _find_failed(files: Sequence[ExportedFile]) -> list[ExportedFile]:
     return [item for item in files if item.gate.status == "failed" and item.variant.network == "student"]
 
 
-def _collect_stages(found: Findings) -> dict[str, StageResult]:
+def _collect_stages(found: RunResults) -> dict[str, StageResult]:
     """Return every stage that was trained, once, by its key: those of networks, then those that adapted one to int8."""
     trained = {result.key: result for item in found.trained for result in item.results}
     return trained | {result.key: result for item in found.files for result in item.adapted}

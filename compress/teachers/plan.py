@@ -74,7 +74,7 @@ class OutputsRequest:
         return [teacher for teacher in self.method.teachers if isinstance(teacher, Network)]
 
 
-class Storage(NamedTuple):
+class OutputStorage(NamedTuple):
     """Where outputs are stored, or why they are not."""
 
     refusal: str
@@ -92,7 +92,7 @@ class OutputsPlan(NamedTuple):
     """The first batch, [B, C, H, W]: the size and layout of all that an engine is given."""
     probe: tuple[Tensor, ...]
     """Outputs of eager float32 for its first images, one tensor [P, ...] for each signal."""
-    storage: Storage
+    storage: OutputStorage
     engine: str
     trials: tuple[EngineTrial, ...]
     """What was tried to choose the engine, if anything was."""
@@ -123,7 +123,7 @@ def plan_outputs(request: OutputsRequest) -> OutputsPlan:
     return OutputsPlan(teachers, sample, probe, storage, engine, trials, stored)
 
 
-def _plan_storage(request: OutputsRequest, probe: Sequence[Tensor]) -> Storage:
+def _plan_storage(request: OutputsRequest, probe: Sequence[Tensor]) -> OutputStorage:
     """Return where outputs are stored: those of all views, of one at a time, or none.
 
     Raises:
@@ -132,8 +132,8 @@ def _plan_storage(request: OutputsRequest, probe: Sequence[Tensor]) -> Storage:
     too_much = _find_storage_obstacle(request, probe, views=len(request.views))
     one_at_a_time = too_much and request.one_view and request.section.store == "auto"
     if one_at_a_time and request.one_view and not _find_storage_obstacle(request, probe, views=1):
-        return Storage("", one_view=True, folder=request.one_view)
-    return Storage(_explain_not_stored(request, too_much), one_view=False, folder=request.folder)
+        return OutputStorage("", one_view=True, folder=request.one_view)
+    return OutputStorage(_explain_not_stored(request, too_much), one_view=False, folder=request.folder)
 
 
 def _find_storage_obstacle(request: OutputsRequest, probe: Sequence[Tensor], *, views: int) -> str:

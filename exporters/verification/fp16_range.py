@@ -29,7 +29,7 @@ NEAR = LARGEST_FP16 / 2
 """Beyond it there is less than one bit of room for other images."""
 
 
-class Finding(NamedTuple):
+class RangeCheck(NamedTuple):
     """Result of the check; both texts are empty where all activations fit."""
 
     reason: str
@@ -38,7 +38,7 @@ class Finding(NamedTuple):
     """What may go wrong on other images."""
 
 
-def check_fp16_range(path: Path, images: NDArray[Any], batch_size: int | None) -> Finding:
+def check_fp16_range(path: Path, images: NDArray[Any], batch_size: int | None) -> RangeCheck:
     """Check the activations of an fp16 file on some images.
 
     Args:
@@ -51,12 +51,14 @@ def check_fp16_range(path: Path, images: NDArray[Any], batch_size: int | None) -
     """
     measure = {".onnx": _measure_onnx, ".xml": _measure_openvino}.get(path.suffix)
     if measure is None:
-        return Finding("", f"a {path.suffix} file cannot be looked into, so whether its activations fit into fp16 is not known")
+        return RangeCheck(
+            "", f"a {path.suffix} file cannot be looked into, so whether its activations fit into fp16 is not known"
+        )
     peaks = measure(path, images, batch_size)
     return judge_peaks([(tensor, peaks[tensor.name]) for tensor in open_graph(path).tensors if tensor.name in peaks])
 
 
-def judge_peaks(peaks: Sequence[tuple[Tensor, float]]) -> Finding:
+def judge_peaks(peaks: Sequence[tuple[Tensor, float]]) -> RangeCheck:
     """Judge the largest absolute value of each tensor, from input to output.
 
     An infinity is one in float32 too, and says nothing of fp16.
@@ -68,16 +70,16 @@ def judge_peaks(peaks: Sequence[tuple[Tensor, float]]) -> Finding:
     beyond = [each for each in finite if each[1] > LARGEST_FP16]
     if beyond:
         overflow = f"{_describe_peak(*beyond[0])} on these images, beyond the {LARGEST_FP16:g} of fp16{_count_others(beyond)}"
-        return Finding(
+        return RangeCheck(
             f"fp16 overflow: {overflow}; this processor computes it in float32, one that computes in fp16 gets infinities: use "
             "precision: fp32 or int8, or train with smaller activations",
             "",
         )
     worst = max(finite, key=lambda each: each[1], default=None)
     if worst is None or worst[1] <= NEAR:
-        return Finding("", "")
+        return RangeCheck("", "")
     share = 100 * worst[1] / LARGEST_FP16
-    return Finding(
+    return RangeCheck(
         "", f"{_describe_peak(*worst)}, {share:.0f} % of what fp16 holds: other images may overflow where fp16 is computed"
     )
 

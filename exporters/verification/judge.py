@@ -18,9 +18,9 @@ from exporters.verification.causes import Images, find_input_causes
 from exporters.verification.fp16_range import check_fp16_range
 from exporters.verification.gate import gate
 from exporters.verification.interface import ExpectedInterface, find_violations, read_interface
-from exporters.verification.scores import Outputs, find_score_errors
+from exporters.verification.scores import FileOutputs, find_score_errors
 
-Run = Callable[[Any, int | None], Outputs]
+Run = Callable[[Any, int | None], FileOutputs]
 """From images as the file takes them, and how many of them go into a call (`None`: any number), to the outputs of the file."""
 
 ALONE = 32

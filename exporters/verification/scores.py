@@ -27,7 +27,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {CLASS: ("int64", "int32"), SCORE: ("floa
 """Types by output. LiteRT gives its classes as int32; a type that can be read from the file must be int64 (`interface.py`)."""
 
 
-class Outputs(Protocol):
+class FileOutputs(Protocol):
     """Outputs of a file for N images."""
 
     @property
@@ -39,7 +39,7 @@ class Outputs(Protocol):
         """`class` and `score`, each [N], as far as the file gives them."""
 
 
-def find_score_errors(outputs: Outputs, alone: Outputs | None, *, precision: Precision) -> Iterator[str]:
+def find_score_errors(outputs: FileOutputs, alone: FileOutputs | None, *, precision: Precision) -> Iterator[str]:
     """Yield each way in which class and score do not follow from the logits beside them.
 
     Args:
@@ -53,7 +53,7 @@ def find_score_errors(outputs: Outputs, alone: Outputs | None, *, precision: Pre
         yield from (f"fed one by one, {error}" for error in _find_errors(alone, precision))
 
 
-def _find_errors(outputs: Outputs, precision: Precision) -> Iterator[str]:
+def _find_errors(outputs: FileOutputs, precision: Precision) -> Iterator[str]:
     logits = outputs.logits.astype(np.float64)
     for name, kinds in KINDS.items():
         found = outputs.further.get(name)

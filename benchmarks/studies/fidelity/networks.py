@@ -24,7 +24,7 @@ FORMATS = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TimedNetwork:
     """A network by its plug-in and the shape of its images."""
 
     model: str
@@ -39,9 +39,9 @@ class Candidate:
 
 
 NETWORKS = {
-    "digits": Candidate("resnet_cifar.resnet8", classes=10, channels=1, size=16),
-    "resnet20": Candidate("resnet_cifar.resnet20", classes=10, channels=3, size=32),
-    "mobilenet_v3_small": Candidate("torchvision.mobilenet_v3_small", classes=1000, channels=3, size=224),
+    "digits": TimedNetwork("resnet_cifar.resnet8", classes=10, channels=1, size=16),
+    "resnet20": TimedNetwork("resnet_cifar.resnet20", classes=10, channels=3, size=32),
+    "mobilenet_v3_small": TimedNetwork("torchvision.mobilenet_v3_small", classes=1000, channels=3, size=224),
 }
 """The student of `recipes/digits.yaml`, and two that others know."""
 
@@ -55,7 +55,7 @@ class File(NamedTuple):
     path: Path
 
 
-def make_images(candidate: Candidate) -> NDArray[np.float32]:
+def make_images(candidate: TimedNetwork) -> NDArray[np.float32]:
     """Return random images, [64, C, H, W]."""
     return np.random.default_rng(0).standard_normal((IMAGES, *candidate.shape[1:]), dtype=np.float32)
 
@@ -87,7 +87,7 @@ def write_files(name: str, folder: Path) -> Iterator[File]:
             yield File(name, precision, runtime, path)
 
 
-def build_network(candidate: Candidate) -> Network:
+def build_network(candidate: TimedNetwork) -> Network:
     """Return a network whose activations are of the size that they have in a trained one.
 
     Batch norm sees random images for that: left alone, deep activations may become numbers that processors are slow with.
