@@ -33,12 +33,12 @@ from compress.errors import CompressError, Unreachable, Unstable
 from compress.events import Events, Task
 from compress.records import Latency, Ratio
 from compress.statistics.series import (
+    compute_median_interval,
     compute_paired_ratios,
     count_calls_needed,
     find_percentile,
     is_stable,
     judge_ratio,
-    median_interval,
 )
 from compress.system.files import writable, write_whole
 
@@ -116,7 +116,7 @@ def find_runtime(path: Path) -> str:
     Raises:
         CompressError: No runtime opens such files.
     """
-    endings = {ending: name for name in plugins.names("runtimes") for ending in plugins.load("runtimes", name).suffixes}
+    endings = {ending: name for name in plugins.list_names("runtimes") for ending in plugins.load("runtimes", name).suffixes}
     if path.suffix not in endings:
         known = ", ".join(f"{ending} ({name})" for ending, name in sorted(endings.items()))
         raise CompressError(f"{path}: no runtime opens files that end in {path.suffix!r}; there are: {known}")
@@ -254,7 +254,7 @@ def _summarize_latency(job: Job, one: dict[str, Any]) -> Latency:
         p99=find_percentile(calls, 99),
         mean=statistics.fmean(calls),
         stdev=statistics.stdev(calls),
-        ci95=median_interval(rounds, seed=job.seed),
+        ci95=compute_median_interval(rounds, seed=job.seed),
         samples=len(calls),
         percentiles_missing=_explain_missing(len(calls)),
         rounds=rounds,
@@ -276,7 +276,7 @@ def _explain_missing(calls: int) -> str | None:
 def compute_ratio(against: str, other: Latency, own: Latency, *, seed: int = 0) -> Ratio:
     """Return how many times faster `own` is than `other`, called `against`, from the rounds of one `measure`."""
     ratios = compute_paired_ratios(other.rounds, own.rounds)
-    ci95 = median_interval(ratios, seed=seed)
+    ci95 = compute_median_interval(ratios, seed=seed)
     return Ratio(against=against, speedup=statistics.median(ratios), ci95=ci95, verdict=judge_ratio(ci95))
 
 

@@ -272,7 +272,7 @@ def _check_methods(method: Methods) -> list[MethodSection]:
         for option in options:
             if option not in known:
                 raise CompressError(
-                    f"method.{name}: there is no option {option!r}; {plugins.suggestion(str(option), list(known))}"
+                    f"method.{name}: there is no option {option!r}; {plugins.suggest_name(str(option), list(known))}"
                 )
         try:
             sections.append(adapter.validate_python({"name": name, **options}))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from compress import plugins
 from compress.errors import Unreachable
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 
 TRAINING = (
     "compress/losses.py", "compress/freezing.py", "compress/preprocess.py", "compress/data/*.py", "compress/models/*.py",
@@ -47,7 +47,7 @@ def hash_sources(*patterns: str) -> str:
 
 def hash_plugin(kind: plugins.Kind, name: str) -> str:
     """Return the sha256 of a plug-in's source, which may lie in a user's own package."""
-    return sha256_of(plugins.describe(kind, name).path)
+    return hash_file(plugins.describe(kind, name).path)
 
 
 @cache

@@ -73,7 +73,7 @@ class Plugin:
     """Its source."""
 
 
-def names(kind: Kind) -> list[str]:
+def list_names(kind: Kind) -> list[str]:
     """Return the names of all plug-ins of a kind, sorted."""
     return sorted(_table(kind))
 
@@ -86,7 +86,7 @@ def describe(kind: Kind, name: str) -> Plugin:
     """
     table = _table(kind)
     if name not in table:
-        raise CompressError(f"{kind}: there is no {name!r}; {suggestion(name, table)}")
+        raise CompressError(f"{kind}: there is no {name!r}; {suggest_name(name, table)}")
     return table[name]
 
 
@@ -101,11 +101,11 @@ def load(kind: Kind, name: str) -> Any:
     try:
         module = importlib.import_module(plugin.module)
     except ModuleNotFoundError as error:
-        raise Unreachable(missing_package(f"{kind}/{name}", error)) from error
+        raise Unreachable(explain_missing_package(f"{kind}/{name}", error)) from error
     return getattr(module, plugin.attribute)
 
 
-def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
+def suggest_name(name: str, known: Mapping[str, object] | list[str]) -> str:
     """Return `did you mean 'x'?` for a near miss, and the list of what exists otherwise."""
     near = get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
@@ -141,7 +141,7 @@ def _find_extra(package: str) -> str | None:
     return next((extra for extra, packages in brought.items() if package in packages), None)
 
 
-def missing_package(where: str, error: ModuleNotFoundError) -> str:
+def explain_missing_package(where: str, error: ModuleNotFoundError) -> str:
     """Return the message for an optional package that is not installed."""
     package = (error.name or str(error)).partition(".")[0]
     extra = _find_extra(package)

@@ -65,7 +65,9 @@ def export(
     known = plugins.describe("exporters", format).options
     for option in options:
         if option not in known:
-            raise CompressError(f"exporters/{format}: there is no option {option!r}; {plugins.suggestion(option, list(known))}")
+            raise CompressError(
+                f"exporters/{format}: there is no option {option!r}; {plugins.suggest_name(option, list(known))}"
+            )
     exporter: Exporter = plugins.load("exporters", format)(**options)
     suffix = exporter.name_file(path.parent, path.stem).suffix
     if path.suffix != suffix:

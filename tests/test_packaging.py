@@ -71,7 +71,7 @@ def test_the_installed_wheel_works(installed: Path, root: Path) -> None:
         "from compress.system import package_guard; from compress import plugins, recipe\n"
         "from pathlib import Path; package_guard.check_siblings();"
         f"recipe.load(Path({str(root / 'recipes' / 'digits.yaml')!r}));"
-        "print(compress.__file__, *(name for kind in plugins.KINDS for name in plugins.names(kind)))"
+        "print(compress.__file__, *(name for kind in plugins.KINDS for name in plugins.list_names(kind)))"
     )
     where, *names = python("-I", "-c", program, cwd=installed).split()
     assert Path(where).is_relative_to(installed)

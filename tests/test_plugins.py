@@ -44,7 +44,7 @@ PLAIN = '"""{summary}"""\nclass {name}:\n    """Does it."""\n    def __init__(se
 def test_a_file_is_a_plug_in(kind: Kind, root: Path) -> None:
     """Every plain file of a plug-in folder is found by its name, and no file with a leading underscore is."""
     files = {path.stem for path in (root / FOLDERS[kind]).glob("*.py") if not path.name.startswith("_")}
-    found = {name.partition(".")[0] for name in plugins.names(kind)}
+    found = {name.partition(".")[0] for name in plugins.list_names(kind)}
     assert files
     assert found == files
 
@@ -52,7 +52,7 @@ def test_a_file_is_a_plug_in(kind: Kind, root: Path) -> None:
 @pytest.mark.parametrize("kind", plugins.KINDS)
 def test_every_plug_in_explains_itself(kind: Kind) -> None:
     """Each plug-in has a one-line summary, and one for every option that a recipe can set."""
-    for name in plugins.names(kind):
+    for name in plugins.list_names(kind):
         plugin = plugins.describe(kind, name)
         assert plugin.summary, f"{kind}/{name} has no first line"
         if kind != "runtimes":  # their arguments come from the runner
@@ -62,7 +62,8 @@ def test_every_plug_in_explains_itself(kind: Kind) -> None:
 def test_describing_imports_nothing() -> None:
     """Listing every plug-in of every kind loads neither them nor what they need."""
     program = (
-        "import sys; from compress import plugins; [plugins.describe(k, n) for k in plugins.KINDS for n in plugins.names(k)];"
+        "import sys; from compress import plugins;"
+        "[plugins.describe(kind, name) for kind in plugins.KINDS for name in plugins.list_names(kind)];"
         "print(*{'torch', 'numpy', 'sklearn', 'openvino', 'onnx'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -78,7 +79,7 @@ def test_a_users_network(install: Install) -> None:
     assert plugin.options == {
         "width": Option("Count", 8, "Channels of the first layer, which may be explained over two lines.")
     }
-    assert "mine._helper" not in plugins.names("models")
+    assert "mine._helper" not in plugins.list_names("models")
     with pytest.raises(RuntimeError, match="imported only to be described"):
         plugins.load("models", "mine.small")
 
@@ -89,7 +90,7 @@ def test_a_users_class(install: Install, kind: Kind) -> None:
     install(kind, "my_own", PLAIN.format(summary="My own.", name="MyOwn"))
     plugin = plugins.describe(kind, "my_own")
     assert (plugin.attribute, plugin.summary, plugin.options) == ("MyOwn", "My own.", {"path": Option("Text", "here", "")})
-    assert "my_own" in plugins.names(kind)
+    assert "my_own" in plugins.list_names(kind)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_a_missing_package_of_an_extra() -> None:
     """Where one of our extras brings the package, that is what is offered."""
     brought = {"pyarrow.parquet": "hf", "timm": "timm", "ai_edge_litert": "litert", "torchao.quantization": "executorch"}
     for name, extra in brought.items():
-        message = plugins.missing_package("data/huggingface", ModuleNotFoundError("No module named 'x'", name=name))
+        message = plugins.explain_missing_package("data/huggingface", ModuleNotFoundError("No module named 'x'", name=name))
         assert message.endswith(f"pip install 'edge-compress[{extra}]'")
 
 
@@ -147,14 +148,14 @@ def test_an_unfit_plug_in_is_named(install: Install, source: str, expected: str)
     """A package that breaks the contract is named by its file."""
     install("devices", "mine", source)
     with pytest.raises(CompressError, match=f"mine_devices.py: {expected}"):
-        plugins.names("devices")
+        plugins.list_names("devices")
 
 
 def test_two_plug_ins_of_one_name(install: Install) -> None:
     """A package cannot silently take the place of one of ours."""
     install("methods", "kd", '"""Mine."""\nclass Kd: ...\n')
     with pytest.raises(CompressError, match=r"entry point 'kd' .* compress\.methods\.kd already has 'kd'; rename one"):
-        plugins.names("methods")
+        plugins.list_names("methods")
 
 
 @pytest.mark.parametrize("value", ["acme.gone", "gone.module", "acme.mine_methods:Mine"])
@@ -164,7 +165,7 @@ def test_an_entry_point_to_nowhere(install: Install, value: str) -> None:
     with pytest.raises(
         Unreachable, match=f"entry point 'mine' of compress.methods names {value!r}, which is no installed module"
     ):
-        plugins.names("methods")
+        plugins.list_names("methods")
 
 
 def test_required_options_have_no_default(install: Install) -> None:

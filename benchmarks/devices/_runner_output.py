@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.devices._device import Progress
 from compress.errors import CompressError, Unreachable
-from compress.plugins import missing_package
+from compress.plugins import explain_missing_package
 
 
 @dataclass
@@ -55,7 +55,7 @@ class RunnerOutput:
             return Unreachable(f"{self.subject}: {self._explain_death(status)}")
         where = self.error["subject"] or "the job"
         if "missing" in self.error:
-            return Unreachable(missing_package(where, ModuleNotFoundError(name=self.error["missing"])))
+            return Unreachable(explain_missing_package(where, ModuleNotFoundError(name=self.error["missing"])))
         if self.error["type"] == "MemoryError":
             return Unreachable(f"{where}: memory ran out; free some, or lower batch_size")
         return CompressError(f"{where}: {' '.join(self.error['error'].split())}")

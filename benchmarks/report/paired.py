@@ -12,7 +12,13 @@ import numpy as np
 
 from compress.errors import CompressError
 from compress.records import McNemar, Paired, Scores, SeedScore
-from compress.statistics.paired import Correct, interval_over_images_and_seeds, interval_over_seeds, judge_difference, mcnemar
+from compress.statistics.paired import (
+    Correct,
+    compute_interval_over_images_and_seeds,
+    compute_interval_over_seeds,
+    judge_difference,
+    mcnemar,
+)
 
 
 def pack(correct: Correct) -> str:
@@ -58,7 +64,7 @@ def pair(this: Scores, other: Scores, *, names: tuple[str, str] | None = None) -
         McNemar(seed=one.seed, other_seed=two.seed, **dict(zip(("only_this", "only_other", "p_value"), found, strict=True)))
         for (one, two), found in zip(pairs, map(mcnemar, mine, theirs), strict=True)
     )
-    ci95, between = interval_over_images_and_seeds(differences), interval_over_seeds(points)
+    ci95, between = compute_interval_over_images_and_seeds(differences), compute_interval_over_seeds(points)
     return Paired(
         this=names[0] if names else this.network,
         other=names[1] if names else other.network,

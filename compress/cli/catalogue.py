@@ -22,30 +22,30 @@ def show(kind: str | None, name: str | None) -> tuple[Any, *tuple[Any, ...]]:
         CompressError: There is no such plug-in.
     """
     if kind is None:
-        return overview()
+        return list_kinds()
     known = cast("plugins.Kind", kind)
-    return listing(known) if name is None else detail(known, name)
+    return list_plugins(known) if name is None else describe_plugin(known, name)
 
 
-def overview() -> tuple[dict[str, list[str]], Table]:
+def list_kinds() -> tuple[dict[str, list[str]], Table]:
     """Return the names of all plug-ins of every kind."""
-    known: dict[str, list[str]] = {kind: plugins.names(kind) for kind in plugins.KINDS}
+    known: dict[str, list[str]] = {kind: plugins.list_names(kind) for kind in plugins.KINDS}
     table = make_table("kind", "plug-ins")
     for kind, names in known.items():
         table.add_row(kind, ", ".join(names))
     return known, table
 
 
-def listing(kind: plugins.Kind) -> tuple[list[dict[str, Any]], Table]:
+def list_plugins(kind: plugins.Kind) -> tuple[list[dict[str, Any]], Table]:
     """Return every plug-in of a kind with its summary and the names of its options."""
-    known = [plugins.describe(kind, name) for name in plugins.names(kind)]
+    known = [plugins.describe(kind, name) for name in plugins.list_names(kind)]
     table = make_table(kind, "what it is", "options")
     for plugin in known:
         table.add_row(plugin.name, plugin.summary, ", ".join(plugin.options))
     return [_document(plugin) for plugin in known], table
 
 
-def detail(kind: plugins.Kind, name: str) -> tuple[dict[str, Any], *tuple[object, ...]]:
+def describe_plugin(kind: plugins.Kind, name: str) -> tuple[dict[str, Any], *tuple[object, ...]]:
     """Return one plug-in with its docstring and its options.
 
     Raises:

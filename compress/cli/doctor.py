@@ -50,7 +50,7 @@ def examine(runs: Path) -> list[Finding]:
         _python(),
         *_packages(),
         *_extras(),
-        *map(_runtime, plugins.names("runtimes")),
+        *map(_runtime, plugins.list_names("runtimes")),
         *_machine(),
         *_disk(runs),
     ]

@@ -136,9 +136,11 @@ class Program(click.Group):
         except ModuleNotFoundError as error:
             if not error.name or find_spec(error.name.partition(".")[0]) is not None:
                 raise
-            from compress.plugins import missing_package
+            from compress.plugins import explain_missing_package
 
-            ctx.exit(terminal.refuse(missing_package(f"compress {ctx.invoked_subcommand}", error), Unreachable.exit_code))
+            ctx.exit(
+                terminal.refuse(explain_missing_package(f"compress {ctx.invoked_subcommand}", error), Unreachable.exit_code)
+            )
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(BROKEN_PIPE)

@@ -22,7 +22,7 @@ from compress.data._source import (
     check_dataset,
     check_labels,
     count_repeated,
-    fingerprint,
+    hash_dataset,
     hold_out,
     take_stratified,
 )
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset", "EncodedSplit", "FromDisk",
     "FromLoader", "ImageFile", "InMemory", "Labels", "Loader", "Source", "Split", "Summary", "check_dataset",
-    "check_labels", "count_repeated", "decode_to_disk", "decode_to_memory", "fingerprint", "hold_out", "refuse_labels",
+    "check_labels", "count_repeated", "decode_to_disk", "decode_to_memory", "hash_dataset", "hold_out", "refuse_labels",
     "take_stratified",
 ]  # fmt: skip
 

@@ -33,9 +33,9 @@ from compress.errors import CompressError, Unreachable
 from compress.events import Events, Task
 from compress.preprocess import decode
 from compress.records import Document, Preprocess
-from compress.system.files import sha256_of, writable, write_whole
+from compress.system.files import hash_file, writable, write_whole
 from compress.system.memory import require_memory
-from compress.system.processors import processors
+from compress.system.processors import count_processors
 from compress.text import format_bytes
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ def _open_verified(home: Path, key: str, events: Events) -> Mapping[str, ImageFi
         with events.task("verify decoded images", len(known.sha256)) as task:
             right = known.key == key
             for name, sha256 in known.sha256.items():
-                right = right and sha256_of(_get_path(home, name)) == sha256
+                right = right and hash_file(_get_path(home, name)) == sha256
                 task.advance()
         if right:
             return {name: ImageFile(_get_path(home, name)) for name in known.shapes}
@@ -172,7 +172,7 @@ def _decode_in_order(pictures: EncodedSplit, preprocess: Preprocess) -> Iterator
     def stack(some: list[tuple[str, bytes | Path | None]]) -> NDArray[np.uint8]:
         return np.stack([_decode_picture(where, picture, preprocess) for where, picture in some])
 
-    workers = processors()
+    workers = count_processors()
     yield from prefetch(_group_calls(stack, pictures.each()), workers=workers, lead=2 * workers)
 
 
@@ -192,9 +192,9 @@ def _make_key(encoded: EncodedDataset, preprocess: Preprocess, events: Events) -
     """Return the name of a folder: the sha256 over all that decides the pixels in it."""
 
     def hash_files(some: list[tuple[str, Path]]) -> list[tuple[str, str]]:
-        return [(name, sha256_of(path)) for name, path in some]
+        return [(name, hash_file(path)) for name, path in some]
 
-    workers = processors()
+    workers = count_processors()
     files: list[tuple[str, str]] = []
     with events.task("read data files", len(encoded.files)) as task:
         for some in prefetch(_group_calls(hash_files, iter(sorted(encoded.files.items()))), workers=workers, lead=2 * workers):
@@ -207,7 +207,7 @@ def _make_key(encoded: EncodedDataset, preprocess: Preprocess, events: Events) -
 def _describe_decoder() -> list[str | None]:
     """Return what decides the pixels of an encoded picture: our own source, Pillow, and the libraries that it decodes with."""
     libraries = [features.version(name) for name in ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff")]
-    return [sha256_of(Path(inspect.getfile(decode))), PIL.__version__, *libraries]
+    return [hash_file(Path(inspect.getfile(decode))), PIL.__version__, *libraries]
 
 
 def _get_shape(preprocess: Preprocess) -> tuple[int, int, int]:

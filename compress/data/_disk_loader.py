@@ -23,7 +23,7 @@ from compress.data._loader import VIEWS, InMemory, seed_generator
 from compress.data._prefetch import prefetch
 from compress.data._source import Split
 from compress.records import Preprocess
-from compress.system.processors import processors
+from compress.system.processors import count_processors
 
 LEAD = 2
 """Batches that are ready beside those that are being made."""
@@ -51,7 +51,7 @@ class FromDisk(InMemory):
         labelled = Split(split.images[:1], split.labels)  # what is held in memory: all labels, but of the images only one
         super().__init__(labelled, preprocess, **options)
         self._stored, self._device = split.images, self._labels.device
-        self._workers = workers or min(MOST_WORKERS, processors())
+        self._workers = workers or min(MOST_WORKERS, count_processors())
         height, width = self._stored.shape[1:3]
         border = self._padding if self._shuffle else 0
         self._down, self._across = (np.pad(np.arange(size), border, mode="reflect") for size in (height, width))

@@ -2,7 +2,7 @@
 
 A source is a class named after its file whose keyword-only arguments are its options in the recipe. It imports no torch, so
 that `compress check` can describe the data without loading an engine. Images are uint8, decoded and resized by
-`compress.preprocess`. `check_dataset`, `fingerprint` and `hold_out` serve every source. Who knows the licence of the data may
+`compress.preprocess`. `check_dataset`, `hash_dataset` and `hold_out` serve every source. Who knows the licence of the data may
 state it as a class attribute `licence`: it goes into the notice of every bundle.
 
 A source may offer a second method beside those of `Source`, `load_encoded() -> EncodedDataset`: its pictures as they are in its
@@ -140,7 +140,7 @@ def check_labels(name: str, labels: Labels, classes: int) -> None:
         raise CompressError(f"{where}: {problem}; mend the labels, or choose another split")
 
 
-def fingerprint(dataset: Dataset) -> str:
+def hash_dataset(dataset: Dataset) -> str:
     """Return the sha256 of shapes, labels and image bytes: equal exactly when the data is equal."""
     digest = hashlib.sha256()
     for images, labels in dataset:

@@ -19,7 +19,7 @@ from typing import Literal
 
 from compress.data import Dataset, EncodedDataset, EncodedSplit, Summary, _parquet, check_labels, decode_to_memory
 from compress.errors import CompressError, Unreachable
-from compress.plugins import missing_package
+from compress.plugins import explain_missing_package
 from compress.recipe import Text
 from compress.records import Preprocess
 
@@ -107,7 +107,7 @@ class Huggingface:
                 for split in self.splits
             )
         except ModuleNotFoundError as error:
-            raise Unreachable(missing_package("data/huggingface", error)) from error
+            raise Unreachable(explain_missing_package("data/huggingface", error)) from error
         return train, test
 
     def _folder(self) -> Path:
@@ -126,7 +126,7 @@ class Huggingface:
         try:
             from huggingface_hub import snapshot_download
         except ModuleNotFoundError as error:
-            raise Unreachable(missing_package("data/huggingface", error)) from error
+            raise Unreachable(explain_missing_package("data/huggingface", error)) from error
         places = [f"{self.subset}/"] if self.subset else ["", "*/"]
         files = [f"{place}{split}*.parquet" for place in places for split in self.splits]
         try:

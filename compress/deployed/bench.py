@@ -61,7 +61,7 @@ def measure_files(
     subjects, shown = find_subjects(paths), choose_inputs(paths, shape)
     names = [subject.name for subject in subjects]
     if against is not None and against not in names:
-        raise CompressError(f"--against {against}: is not measured; {plugins.suggestion(against, names)}")
+        raise CompressError(f"--against {against}: is not measured; {plugins.suggest_name(against, names)}")
     measured = protocol.measure(
         subjects,
         shown.images,

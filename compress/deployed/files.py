@@ -70,7 +70,7 @@ def choose_file(manifest: Manifest, file: str | None) -> BundleFile:
     """
     known = {entry.path: entry for entry in manifest.files}
     if file is not None and file not in known:
-        raise CompressError(f"--file {file}: the bundle has no such file; {plugins.suggestion(file, list(known))}")
+        raise CompressError(f"--file {file}: the bundle has no such file; {plugins.suggest_name(file, list(known))}")
     return manifest.files[0] if file is None else known[file]
 
 

@@ -14,9 +14,9 @@ from compress.errors import CompressError, Unreachable
 from compress.recipe import Recipe
 from compress.recipe.checks import find_drift_problem
 from compress.records import DEPTHS
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from compress.system.memory import Storage, choose_place
-from compress.system.processors import processors
+from compress.system.processors import count_processors
 from compress.text import name_teacher, quantify
 
 if TYPE_CHECKING:
@@ -120,9 +120,10 @@ def _find_measure_problems(recipe: Recipe) -> Iterator[CompressError]:
             yield CompressError(
                 f"measure.devices: a run measures on this machine only, not on {section.device!r}; use compress bench"
             )
-    if recipe.measure.threads > processors():
+    available = count_processors()
+    if recipe.measure.threads > available:
         yield CompressError(
-            f"measure.threads: {recipe.measure.threads} is more than the {quantify(processors(), 'logical processor')} of this "
+            f"measure.threads: {recipe.measure.threads} is more than the {quantify(available, 'logical processor')} of this "
             "machine that a process here may use; lower it"
         )
 
@@ -137,7 +138,7 @@ def _find_weights_problems(where: str, weights: str | None, sha256: str | None, 
         yield Unreachable(f"{where}.weights: {path}: is a folder; name the file in it")
     elif not path.is_file():
         yield Unreachable(f"{where}.weights: {path}: there is no such file; paths start at the recipe's folder")
-    elif sha256 is not None and (actual := sha256_of(path)) != sha256:
+    elif sha256 is not None and (actual := hash_file(path)) != sha256:
         yield CompressError(f"{where}.sha256: {path} has {actual}; it is another file, or the checksum is of another version")
 
 

@@ -108,11 +108,11 @@ def _say_unknown(field: str, section: type[BaseModel]) -> str:
     """Return what is wrong with a field that a section does not have."""
     if (section.__name__, field) in RENAMED:
         return f"is now called {RENAMED[section.__name__, field]!r}; rename it"
-    return f"unknown field; {plugins.suggestion(field, list(section.model_fields))}"
+    return f"unknown field; {plugins.suggest_name(field, list(section.model_fields))}"
 
 
 def _no_such(value: object, known: list[str]) -> str:
-    return f"there is no {_show(value)}; {plugins.suggestion(str(value), known)}"
+    return f"there is no {_show(value)}; {plugins.suggest_name(str(value), known)}"
 
 
 def _show(value: object) -> str:

@@ -88,7 +88,7 @@ _VOCABULARY: Mapping[str, Any] = {
 
 def variants(base: type[PluginSection], kind: plugins.Kind, tag: str) -> Any:
     """Return the union, told apart by the field `tag`, of one section type for each plug-in of a kind."""
-    names = plugins.names(kind)
+    names = plugins.list_names(kind)
     union: Any = reduce(or_, (_section(base, plugins.describe(kind, name), tag) for name in names))
     chosen = Annotated[union, Discriminator(tag)] if len(names) > 1 else union
 

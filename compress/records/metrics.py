@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, Self
 
 from compress.records.base import Record
-from compress.statistics.proportions import wilson_interval
+from compress.statistics.proportions import compute_wilson_interval
 
 
 class Accuracy(Record):
@@ -23,7 +23,7 @@ class Accuracy(Record):
         Raises:
             CompressError: There are no images, or more hits than images.
         """
-        low, high = wilson_interval(correct, samples)
+        low, high = compute_wilson_interval(correct, samples)
         return cls(top1_percent=100 * correct / samples, samples=samples, ci95=(100 * low, 100 * high))
 
 

@@ -20,7 +20,7 @@ from compress.data import (
     count_repeated,
     decode_to_disk,
     decode_to_memory,
-    fingerprint,
+    hash_dataset,
     hold_out,
     take_stratified,
 )
@@ -99,12 +99,12 @@ def prepare_data(
         mean, std = mean or found[0], std or found[1]
     preprocess = preprocess.model_copy(update={"mean": mean, "std": std})
     key = make_key(
-        images=fingerprint(Dataset(train, validation)),
+        images=hash_dataset(Dataset(train, validation)),
         preprocess=preprocess.model_dump(mode="json"),
         classes=classes,
         augment=[section.crop_padding, section.flip, section.views, section.augmentation_seed],
     )
-    test_key = make_key(images=fingerprint(Dataset(dataset.test, dataset.test)))
+    test_key = make_key(images=hash_dataset(Dataset(dataset.test, dataset.test)))
     return RunData(
         preprocess,
         classes,

@@ -33,7 +33,7 @@ from compress.run.verify import (
     make_subject,
     verify_file,
 )
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from compress.training.evaluate import measure_accuracy
 from exporters import Exporter
 
@@ -140,7 +140,7 @@ def _read_exported(folder: Path, section: ExportSection, logits: SplitLogits) ->
     """
     outcome = records.read(folder / OUTCOME, Outcome)
     for part, sha256 in outcome.parts.items():
-        if sha256_of(folder / part) != sha256:
+        if hash_file(folder / part) != sha256:
             raise CompressError(f"{folder / part}: was changed after it was proved; delete {folder} and run again")
     return ExportedFile(
         outcome.variant.model_copy(update={"seconds": outcome.seconds}), outcome.gate, folder, folder / outcome.path, section,
@@ -181,7 +181,7 @@ def _verify(run: Run, made: WrittenFile, section: ExportSection, name: str, *, f
     size = sum(part.stat().st_size for part in exporter.list_parts(made.path))
     return Outcome(
         variant=variant.model_copy(update={"size_bytes": size, "ladder": made.ladder}), gate=gate, path=made.path.name,
-        parts={part.name: sha256_of(part) for part in exporter.list_parts(made.path)},
+        parts={part.name: hash_file(part) for part in exporter.list_parts(made.path)},
         tried={number: path.relative_to(folder).as_posix() for number, path in made.candidates.items()},
         float32=made.float32 and made.float32.relative_to(folder).as_posix(), adapted=adapted,
         seconds=max(0.0, monotonic() - begun - sum(result.seconds for result in adapted)),

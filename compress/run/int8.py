@@ -31,7 +31,7 @@ from compress.records import Document, Gate, Ladder, Ratio
 from compress.run import cache
 from compress.run.context import Run, Trained
 from compress.run.verify import Logits, SplitLogits, WrittenFile, compute_logits, judge, make_metadata, make_subject, run_file
-from compress.system.files import sha256_of, writable
+from compress.system.files import hash_file, writable
 from compress.text import quantify
 from exporters import Quantizable, Quantization, Quantizer, Simulated
 
@@ -273,7 +273,7 @@ def time_candidates(
     subjects = [float32, *candidates.values()]
     machine, settings = read_environment(), run.recipe.measure
     key = make_key(
-        what="speedups of int8", files=[[each.name, sha256_of(each.path)] for each in subjects], packages=machine.packages,
+        what="speedups of int8", files=[[each.name, hash_file(each.path)] for each in subjects], packages=machine.packages,
         measure=settings.model_dump(mode="json", exclude={"devices"}), cpu=machine.cpu, source=source,
     )  # fmt: skip
     run.events.say(f"{name}: timing {quantify(len(candidates), 'int8 file')} against float32")

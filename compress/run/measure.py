@@ -21,7 +21,7 @@ from compress.run.context import Run
 from compress.run.export import ExportedFile
 from compress.run.int8 import set_speedups, time_candidates
 from compress.run.verify import HARNESS, make_subject
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from exporters import Exporter
 
 TIMING = "timing.json"
@@ -59,7 +59,7 @@ def measure_files(run: Run, files: Sequence[ExportedFile]) -> MeasuredFiles:
     settings = run.recipe.measure
     machine = read_environment()
     key = make_key(
-        files=[[item.variant.name, sha256_of(item.path)] for item in runnable],
+        files=[[item.variant.name, hash_file(item.path)] for item in runnable],
         measure=settings.model_dump(mode="json", exclude={"devices"}), packages=machine.packages, cpu=machine.cpu,
         source=hash_sources(*HARNESS),
     )  # fmt: skip
@@ -141,7 +141,7 @@ def _hash_file(item: ExportedFile) -> str:
 
 def _hash_parts(exporter: Exporter, path: Path) -> str:
     """Return the sha256 over all that belongs to a file, whatever its parts are called."""
-    return make_key(parts=[sha256_of(part) for part in exporter.list_parts(path)])
+    return make_key(parts=[hash_file(part) for part in exporter.list_parts(path)])
 
 
 def _measure(run: Run, files: Sequence[ExportedFile], folder: Path) -> RunTiming:

@@ -97,7 +97,7 @@ def _require_runtime(section: ExportSection) -> None:
     try:
         plugins.load("runtimes", exporters.load(section).runtime).prepare()
     except ModuleNotFoundError as error:
-        raise Unreachable(plugins.missing_package(f"exports: format {section.format!r}", error)) from error
+        raise Unreachable(plugins.explain_missing_package(f"exports: format {section.format!r}", error)) from error
 
 
 def _export_all(

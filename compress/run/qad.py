@@ -37,7 +37,7 @@ from compress.run.build import build_method
 from compress.run.context import Run, Trained
 from compress.run.stage import train_stage
 from compress.run.students import train_preparatory_stages
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from compress.training import checkpoint
 
 _SCHEDULE: Mapping[str, object] = {"schedule": "cosine", "warmup_epochs": 0.0, "ema_decay": None, "engine": "eager"}
@@ -85,7 +85,7 @@ def distil_quantized(
         "prepared": [result.key for result in prepared],
         "method": [section.model_dump(mode="json") for section in methods],
         "methods": [hash_plugin("methods", section.name) for section in methods],
-        "source": [sha256_of(Path(file)) for file in (__file__, fake_quantize.__file__)],
+        "source": [hash_file(Path(file)) for file in (__file__, fake_quantize.__file__)],
     }
     start = _Start(run, trained, method.stages()[-1], decisive)
     checkpoint.load_weights(start.method.product(), trained.folder / WEIGHTS, sha256=trained.results[-1].files[WEIGHTS])

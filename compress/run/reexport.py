@@ -20,7 +20,7 @@ from compress.run.export import NO_TEACHERS, ExportedFile, export_file
 from compress.run.int8 import DISTILLED_RUNGS
 from compress.run.measure import add_speedups
 from compress.run.verify import compute_logits
-from compress.system.files import sha256_of, writable
+from compress.system.files import hash_file, writable
 
 
 def find_run_folder(path: Path) -> Path:
@@ -90,7 +90,7 @@ def _describe_file(item: ExportedFile, gate: Gate, path: Path, target: Path) -> 
     exporter = exporters.load(item.section)
     parts = {(path.parent / part.name).relative_to(target).as_posix(): part for part in exporter.list_parts(item.path)}
     return BundleFile(
-        path=path.relative_to(target).as_posix(), parts={name: sha256_of(part) for name, part in parts.items()},
+        path=path.relative_to(target).as_posix(), parts={name: hash_file(part) for name, part in parts.items()},
         format=item.section.format, runtime=exporter.runtime, precision=exporter.precision,
         size_bytes=sum(part.stat().st_size for part in parts.values()), batch_size=exporter.batch_size,
         takes_pixels=exporter.takes_pixels, gives_class=exporter.gives_class, gate=gate, measured=item.variant,

@@ -21,7 +21,7 @@ from compress.records.training import METRICS, WEIGHTS
 from compress.run import cache
 from compress.run.build import derive_seed
 from compress.run.context import STATE, Lockstep, Run, Trained
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from compress.system.signals import catch_stop_request
 from compress.teachers.plan import OutputsRequest
 from compress.teachers.provider import FOLDER, TeacherOutputs, provide_outputs
@@ -165,7 +165,7 @@ def _record(
         best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
         analyses=analyses, engine=running.engine, engine_trials=running.trials, teacher_outputs=tuple(outputs),
         epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
-        files={WEIGHTS: sha256_of(folder / WEIGHTS)},
+        files={WEIGHTS: hash_file(folder / WEIGHTS)},
     )  # fmt: skip
     records.save(folder / METRICS, result)
     (folder / STATE).unlink(missing_ok=True)
@@ -185,7 +185,7 @@ def _verify_cached(run: Run, name: str, key: str) -> bool:
     if folder is None:
         return False
     try:
-        if sha256_of(folder / WEIGHTS) == records.read(folder / METRICS, StageResult).files[WEIGHTS]:
+        if hash_file(folder / WEIGHTS) == records.read(folder / METRICS, StageResult).files[WEIGHTS]:
             return True
     except CompressError:  # a file is missing or unreadable
         pass

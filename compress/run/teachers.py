@@ -10,7 +10,7 @@ from compress.run.build import build_network
 from compress.run.context import Run, Trained
 from compress.run.stage import percent, train_stage
 from compress.run.students import describe_model
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from compress.text import name_teacher
 from compress.training import checkpoint, evaluate, preflight
 
@@ -28,7 +28,7 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
     if section.weights is not None:
         path = run.base / section.weights
         checkpoint.load_weights(network, path, sha256=section.sha256)
-        key = make_key(weights=sha256_of(path), model=model)
+        key = make_key(weights=hash_file(path), model=model)
         trained = Trained(name, "given", network, (), key, None)
     else:
         settings = section.train or run.recipe.train

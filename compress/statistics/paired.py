@@ -43,7 +43,7 @@ def mcnemar(this: Correct, other: Correct) -> tuple[int, int, float]:
     return only_this, only_other, float(binomtest(only_this, differing).pvalue) if differing else 1.0
 
 
-def interval_over_seeds(points: Sequence[float]) -> Interval | None:
+def compute_interval_over_seeds(points: Sequence[float]) -> Interval | None:
     """Return the 95 % interval of the mean of differences by Student's t, in their unit; `None` for fewer than two."""
     from scipy.stats import t
 
@@ -54,12 +54,12 @@ def interval_over_seeds(points: Sequence[float]) -> Interval | None:
     return mean - half, mean + half
 
 
-def interval_over_images_and_seeds(differences: NDArray[np.int8], *, seed: int = 0) -> Interval:
+def compute_interval_over_images_and_seeds(differences: NDArray[np.int8], *, seed: int = 0) -> Interval:
     """Return the 95 % percentile-bootstrap interval of the mean of differences, in points.
 
     Images and seeds are drawn anew, each with replacement and independently of the other, because every seed sees every image
     (Owen 2007, the pigeonhole bootstrap). It is cautious about images and, with few seeds, too sure about seeds, so a verdict
-    also asks `interval_over_seeds`. Swapping the two networks mirrors it exactly.
+    also asks `compute_interval_over_seeds`. Swapping the two networks mirrors it exactly.
 
     Args:
         differences: Right minus right, -1, 0 or 1, [seeds, images].

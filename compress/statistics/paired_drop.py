@@ -17,7 +17,7 @@ MOST_IMAGES = 100_000
 """Nobody gathers more validation images than this for a tighter interval, so no larger number is given."""
 
 
-def drop_interval(only_first: float, only_second: float, images: float) -> tuple[float, float]:
+def compute_drop_interval(only_first: float, only_second: float, images: float) -> tuple[float, float]:
     """Return the 95 % interval of accuracy of the first minus accuracy of the second, in percentage points.
 
     Args:
@@ -28,7 +28,7 @@ def drop_interval(only_first: float, only_second: float, images: float) -> tuple
     return -100 * _upper(only_second, only_first, images), 100 * _upper(only_first, only_second, images)
 
 
-def images_needed(only_first: int, only_second: int, images: int, limit_points: float) -> int | None:
+def count_images_needed(only_first: int, only_second: int, images: int, limit_points: float) -> int | None:
     """Return how many images would exclude a larger drop than the limit, if answers changed on the same share of them.
 
     Returns:
@@ -38,7 +38,7 @@ def images_needed(only_first: int, only_second: int, images: int, limit_points: 
 
     def excludes(count: float) -> bool:
         scale = count / images
-        return drop_interval(only_first * scale, only_second * scale, count)[1] <= limit_points
+        return compute_drop_interval(only_first * scale, only_second * scale, count)[1] <= limit_points
 
     low, high = float(images), float(MOST_IMAGES)
     if low >= high or not excludes(high):

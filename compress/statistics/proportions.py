@@ -10,7 +10,7 @@ Z_975 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 
 
-def wilson_interval(hits: int, samples: int) -> tuple[float, float]:
+def compute_wilson_interval(hits: int, samples: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a share, as shares from 0 to 1 (Wilson 1927).
 
     Args:

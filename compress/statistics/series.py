@@ -33,7 +33,7 @@ FEWEST_BEYOND = 10
 """A percentile is reported only where at least so many calls are expected beyond it; with fewer it is chance."""
 
 
-def drift(rounds: Sequence[float]) -> float:
+def compute_drift(rounds: Sequence[float]) -> float:
     """Return by which share the median of the last third lies above that of the first; negative when it fell."""
     third = max(1, len(rounds) // 3)
     return float(np.median(rounds[-third:]) / np.median(rounds[:third]) - 1)
@@ -41,11 +41,11 @@ def drift(rounds: Sequence[float]) -> float:
 
 def is_stable(rounds: Sequence[float]) -> bool:
     """Return whether the rounds of one file determine its median: with a narrow interval, and without a drift."""
-    low, high = median_interval(rounds)
-    return high - low <= STABLE_INTERVAL * float(np.median(rounds)) and abs(drift(rounds)) <= STABLE_DRIFT
+    low, high = compute_median_interval(rounds)
+    return high - low <= STABLE_INTERVAL * float(np.median(rounds)) and abs(compute_drift(rounds)) <= STABLE_DRIFT
 
 
-def median_interval(rounds: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+def compute_median_interval(rounds: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
     """Return the 95 % percentile-bootstrap interval of the median over rounds.
 
     For a median it agrees with the exact interval of order statistics; with 15 rounds it covers 95 to 96 %, with the

@@ -110,7 +110,7 @@ def _nothing_can_be_made(path: Path) -> bool:
         return True
 
 
-def sha256_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the checksum of a file.
 
     Raises:

@@ -51,7 +51,7 @@ def choose_place(wanted: Wanted, *, images: int, height: int, width: int, depth:
     Raises:
         CompressError: They do not fit where the recipe wants them.
     """
-    needed, available = images * height * width * depth, available_bytes()
+    needed, available = images * height * width * depth, measure_available_bytes()
     if wanted == "disk" and not can_stream:
         raise CompressError("data.storage: disk, but this source gives its images only all at once; use memory or auto")
     if can_stream and (wanted == "disk" or (wanted == "auto" and needed > MEMORY_SHARE * available)):
@@ -66,7 +66,7 @@ def require_memory(images: int, height: int, width: int, depth: int, *, can_stre
     Raises:
         CompressError: The message says how much they need and what to do.
     """
-    needed, available = images * height * width * depth, available_bytes()
+    needed, available = images * height * width * depth, measure_available_bytes()
     if needed > available:
         raise CompressError(
             f"data.image_size: {images} images of {height} × {width} need {format_bytes(needed)} of memory, and "
@@ -75,7 +75,7 @@ def require_memory(images: int, height: int, width: int, depth: int, *, can_stre
         )
 
 
-def available_bytes(control: Path = Path("/sys/fs/cgroup")) -> int:
+def measure_available_bytes(control: Path = Path("/sys/fs/cgroup")) -> int:
     """Return how much memory is free for this process, in a container no more than what is left of the container's.
 
     Args:

@@ -5,6 +5,6 @@ from __future__ import annotations
 import os
 
 
-def processors() -> int:
+def count_processors() -> int:
     """Return how many logical processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

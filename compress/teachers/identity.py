@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 
 
 def hash_module(module: nn.Module) -> str:
@@ -62,4 +62,4 @@ def _identify_class(kind: Any) -> str:
         path = inspect.getsourcefile(kind)
     except TypeError:  # made in a notebook or at a prompt: its name, structure and weights must do
         path = None
-    return f"{kind.__module__}.{kind.__qualname__} {sha256_of(Path(path)) if path and Path(path).is_file() else ''}"
+    return f"{kind.__module__}.{kind.__qualname__} {hash_file(Path(path)) if path and Path(path).is_file() else ''}"

@@ -26,7 +26,7 @@ from compress.errors import CompressError
 from compress.events import Events
 from compress.recipe import TeacherOutputsSection
 from compress.records import Document
-from compress.system.files import sha256_of, writable, write_whole
+from compress.system.files import hash_file, writable, write_whole
 from compress.text import quantify
 
 DTYPES: Mapping[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
@@ -93,7 +93,7 @@ class Store:
         if not path.is_file() or not path.with_suffix(".json").is_file():
             return None
         record = self.read_record(signal, view)
-        if record is not None and self._fits(record, signal, view) and sha256_of(path) == record.sha256:
+        if record is not None and self._fits(record, signal, view) and hash_file(path) == record.sha256:
             outputs: NDArray[Any] = np.load(path, mmap_mode="r")
             if outputs.shape == signal.shape and outputs.dtype == self._dtype:
                 return outputs

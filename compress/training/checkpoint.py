@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError, Unreachable
 from compress.models import Network
-from compress.system.files import sha256_of, write_whole
+from compress.system.files import hash_file, write_whole
 
 _NESTS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts keep the weights."""
@@ -70,7 +70,7 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -
     """
     if path.is_dir():
         raise Unreachable(f"{path}: is a folder, not a file of weights; name the file in it")
-    found = sha256_of(path)
+    found = hash_file(path)
     if sha256 is not None and found != sha256:
         raise CompressError(f"{path}: has sha256 {found}, not {sha256}; get the right file or correct the checksum")
     tensors, metadata = _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})

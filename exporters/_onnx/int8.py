@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import CompressError
-from compress.plugins import suggestion
+from compress.plugins import suggest_name
 from compress.system import quiet
 from exporters._exporter import Quantization
 from exporters._onnx.bias import correct_biases, find_slots, give_biases, measure_means, select_images
@@ -97,11 +97,11 @@ class QuantizableOnnx:
             CompressError: There are no such statistics or layers, or onnxruntime cannot quantize the graph.
         """
         if quantization.statistics not in STATISTICS:
-            near = suggestion(quantization.statistics, list(STATISTICS))
+            near = suggest_name(quantization.statistics, list(STATISTICS))
             raise CompressError(f"{self._where}: there are no statistics {quantization.statistics!r}; {near}")
         for layer in quantization.keep:
             if layer not in self._layers:
-                raise CompressError(f"{self._where}: there is no layer {layer!r} to keep; {suggestion(layer, self._layers)}")
+                raise CompressError(f"{self._where}: there is no layer {layer!r} to keep; {suggest_name(layer, self._layers)}")
         layers = [self._layers[name] for name in self.layers if name not in quantization.keep]
         nodes = {node for layer in layers for node in layer.nodes}
         corrected = quantization.statistics == "bias_correction"

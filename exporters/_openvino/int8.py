@@ -109,11 +109,11 @@ class QuantizableOpenvino:
 
     def _check(self, quantization: Quantization) -> None:
         if quantization.statistics not in ESTIMATIONS:
-            hint = plugins.suggestion(quantization.statistics, list(ESTIMATIONS))
+            hint = plugins.suggest_name(quantization.statistics, list(ESTIMATIONS))
             raise CompressError(f"exporters/openvino: there are no statistics {quantization.statistics!r}; {hint}")
         for name in quantization.keep:
             if name not in self.layers:
-                hint = plugins.suggestion(name, list(self.layers))
+                hint = plugins.suggest_name(name, list(self.layers))
                 raise CompressError(f"exporters/openvino: keep: the network has no layer {name!r}; {hint}")
 
     def _quantize(self, quantization: Quantization, ignored: list[str], path: Path) -> Any:

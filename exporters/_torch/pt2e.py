@@ -58,7 +58,7 @@ def quieten_packages(where: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except ModuleNotFoundError as error:
-        raise Unreachable(plugins.missing_package(where, error)) from error
+        raise Unreachable(plugins.explain_missing_package(where, error)) from error
 
 
 class Pt2eExporter:
@@ -225,13 +225,13 @@ class QuantizablePt2e:
 
     def _check(self, quantization: Quantization) -> None:
         if quantization.statistics not in STATISTICS:
-            hint = plugins.suggestion(quantization.statistics, list(STATISTICS))
+            hint = plugins.suggest_name(quantization.statistics, list(STATISTICS))
             raise CompressError(f"{self.where}: there are no statistics {quantization.statistics!r}; {hint}")
         if quantization.saturation_fix:
             raise CompressError(f"{self.where}: the saturation fix does not apply: {NO_SPARE_BIT}; leave it out")
         for name in quantization.keep:
             if name not in self.layers:
-                hint = plugins.suggestion(name, list(self.layers))
+                hint = plugins.suggest_name(name, list(self.layers))
                 raise CompressError(f"{self.where}: keep: the network has no layer {name!r}; {hint}")
 
     def _quantize(self, quantization: Quantization) -> GraphModule:

@@ -29,7 +29,7 @@ from compress import plugins, records
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
 from compress.records import BundleFile, Gate, Manifest, Preprocess, Variant
-from compress.system.files import sha256_of, write_whole
+from compress.system.files import hash_file, write_whole
 from exporters._exporter import INPUT, OUTPUT, Exporter
 from exporters._onnx.external_data import refuse_external_data
 from exporters.bundle.card import Background, render_card
@@ -117,7 +117,7 @@ def write_bundle(
             files=tuple(_copy_file(file, number, temporary) for number, file in enumerate(files)),
             gate=gate.model_dump(),
             samples=SAMPLES,
-            samples_sha256=sha256_of(temporary / SAMPLES),
+            samples_sha256=hash_file(temporary / SAMPLES),
             provenance=dict(provenance),
         )
         records.save(temporary / MANIFEST, manifest)
@@ -213,7 +213,7 @@ def _copy_file(file: Deployable, number: int, folder: Path) -> BundleFile:
         shutil.copyfile(part, folder / part.name)
     return BundleFile(
         path=file.path.name,
-        parts={part.name: sha256_of(folder / part.name) for part in parts},
+        parts={part.name: hash_file(folder / part.name) for part in parts},
         format=file.format,
         runtime=file.exporter.runtime,
         precision=file.exporter.precision,

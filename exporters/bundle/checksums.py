@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compress.errors import CompressError, Unreachable
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 
 SUMS = "SHA256SUMS"
 FOLDERS = ("cpp", "samples")
@@ -27,7 +27,7 @@ def write_checksums(bundle: Path) -> None:
         CompressError: It holds something that is no plain file.
         Unreachable: It cannot be read.
     """
-    lines = [f"{sha256_of(bundle / name)}  {name}\n" for name in list_files(bundle) if name != SUMS]
+    lines = [f"{hash_file(bundle / name)}  {name}\n" for name in list_files(bundle) if name != SUMS]
     (bundle / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -98,7 +98,7 @@ def check_checksum(path: Path, sha256: str, *, source: str) -> None:
         CompressError: It has another one.
         Unreachable: The file cannot be read.
     """
-    found = sha256_of(path)
+    found = hash_file(path)
     if found != sha256:
         raise CompressError(f"{path}: has sha256 {found}, {source} says {sha256}; it was changed or damaged: get it again")
 

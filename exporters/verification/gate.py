@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from compress.errors import CompressError
 from compress.recipe import GateSection
 from compress.records import Accuracy, Gate, Precision
-from compress.statistics.paired_drop import drop_interval, images_needed
+from compress.statistics.paired_drop import compute_drop_interval, count_images_needed
 from exporters.verification.causes import find_output_causes
 
 BOUNDS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 2e-1, "int8": 2.0}
@@ -143,7 +143,7 @@ def gate(
         agreement_percent=100 * seen.agreement,
         max_abs_diff=largest if np.isfinite(largest) else None,
         top1_drop_points=_compute_drop(dropped),
-        drop_ci95=drop_interval(dropped.only_network, dropped.only_file, images),
+        drop_ci95=compute_drop_interval(dropped.only_network, dropped.only_file, images),
         note=_explain_doubt(dropped, budget),
         worst_images=tuple(int(index) for index in np.argsort(-seen.differences, kind="stable")[:WORST]),
     )
@@ -236,14 +236,14 @@ def _compute_drop(seen: _Comparison) -> float:
 def _explain_doubt(seen: _Comparison, budget: float) -> str:
     """Return what the images cannot tell about the drop, or nothing."""
     images = len(seen.differences)
-    low, high = drop_interval(seen.only_network, seen.only_file, images)
+    low, high = compute_drop_interval(seen.only_network, seen.only_file, images)
     if _compute_drop(seen) > budget:
         interval = f"{low:.2f} to {high:.2f}".replace("-", "−")
         likely = f"{images} images cannot exclude that the drop is within the budget (95 % interval {interval})"
         return likely if low <= budget else ""
     if high <= budget:
         return ""
-    needed = images_needed(seen.only_network, seen.only_file, images, budget)
+    needed = count_images_needed(seen.only_network, seen.only_file, images, budget)
     more = "" if needed is None else f"; {needed} images with as few changed answers would"
     return f"{images} images cannot exclude a drop of up to {high:.2f} points, beyond the budget of {budget:g}{more}"
 

@@ -66,7 +66,7 @@ def ignore(done: int, total: int, doing: str) -> None:
     """Take no notice of progress."""
 
 
-@pytest.mark.parametrize("name", plugins.names("devices"))
+@pytest.mark.parametrize("name", plugins.list_names("devices"))
 def test_every_device_keeps_the_contract(name: str) -> None:
     """A device is called by its name and takes exactly what the contract says."""
     device = plugins.load("devices", name)

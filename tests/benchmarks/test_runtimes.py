@@ -36,7 +36,7 @@ RUNTIMES = [
             reason=f"{NEEDS.get(name)} is not installed: pip install 'edge-compress[{name}]'",
         ),
     )
-    for name in plugins.names("runtimes")
+    for name in plugins.list_names("runtimes")
 ]
 ADDED_MICROSECONDS = 15
 """Copies of a few hundred bytes, a lookup, torch's inference mode: 0.4 to 5 µs where this was written. OpenVINO's dispatcher

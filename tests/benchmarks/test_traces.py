@@ -111,7 +111,7 @@ def traces(start: Start, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nncf", *plugins.names("runtimes")])
+@pytest.mark.parametrize("name", ["nncf", *plugins.list_names("runtimes")])
 def test_a_runtime_leaves_no_file_and_asks_for_nobody(name: str, traces: dict[str, Traces]) -> None:
     """Whoever runs a file leaves nothing on his disk that he did not ask for, and no vendor hears of it."""
     if name not in traces:

@@ -49,7 +49,7 @@ def test_a_needed_runtime_that_fails_is_an_error() -> None:
 def test_every_runtime_is_a_line_of_the_examination(tmp_path: Path) -> None:
     """Every runtime plug-in is a line of the table, whether its package is there or not; the needed ones work."""
     found = {each.what: each.status for each in doctor.examine(tmp_path)}
-    assert {f"runtime {name}" for name in plugins.names("runtimes")} <= found.keys()
+    assert {f"runtime {name}" for name in plugins.list_names("runtimes")} <= found.keys()
     assert {found[f"runtime {name}"] for name in ("torch", "onnxruntime", "openvino")} == {"ok"}
 
 

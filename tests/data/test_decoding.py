@@ -25,13 +25,13 @@ from compress.data import (
     _decode,
     decode_to_disk,
     decode_to_memory,
-    fingerprint,
+    hash_dataset,
 )
 from compress.data.folder import Folder
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
 from compress.records import Preprocess
-from compress.system.memory import MEMORY_SHARE, available_bytes, choose_place
+from compress.system.memory import MEMORY_SHARE, choose_place, measure_available_bytes
 
 RGB = Preprocess(height=6, width=5, channels="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -56,7 +56,7 @@ def test_images_on_disk_are_those_in_memory(pictures: str, tmp_path: Path) -> No
     encoded = Folder(path=pictures).load_encoded()
     disk, memory = decode_to_disk(encoded, RGB, tmp_path / "cache"), decode_to_memory(encoded, RGB)
     assert all(isinstance(split.images, DiskImages) for split in disk)
-    assert fingerprint(disk) == fingerprint(memory)
+    assert hash_dataset(disk) == hash_dataset(memory)
 
 
 @pytest.mark.parametrize("processors", [1, 4])
@@ -65,11 +65,11 @@ def test_the_number_of_processors_changes_nothing(
 ) -> None:
     """Images are decoded in any order and written in theirs."""
     encoded = Folder(path=pictures).load_encoded()
-    expected = fingerprint(decode_to_memory(encoded, RGB))
-    monkeypatch.setattr(_decode, "processors", lambda: processors)
+    expected = hash_dataset(decode_to_memory(encoded, RGB))
+    monkeypatch.setattr(_decode, "count_processors", lambda: processors)
     monkeypatch.setattr(_decode, "TOGETHER", 2)
-    assert fingerprint(decode_to_disk(encoded, RGB, tmp_path / "cache")) == expected
-    assert fingerprint(decode_to_memory(encoded, RGB)) == expected
+    assert hash_dataset(decode_to_disk(encoded, RGB, tmp_path / "cache")) == expected
+    assert hash_dataset(decode_to_memory(encoded, RGB)) == expected
 
 
 def test_pictures_are_decoded_once(pictures: str, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_pictures_are_decoded_once(pictures: str, tmp_path: Path) -> None:
 
     never = [EncodedSplit(each.labels, refuse) for each in (encoded.train, encoded.test)]
     found = decode_to_disk(EncodedDataset(never[0], never[1], encoded.files, encoded.chosen), RGB, tmp_path / "cache")
-    assert fingerprint(found) == fingerprint(decode_to_memory(encoded, RGB))
+    assert hash_dataset(found) == hash_dataset(decode_to_memory(encoded, RGB))
     assert len(homes(tmp_path / "cache")) == 1
 
 
@@ -151,13 +151,13 @@ DAMAGES = [_truncate, _change_one_byte, _change_the_shape, _lose_a_file, _lose_t
 def test_what_is_damaged_is_decoded_again(pictures: str, tmp_path: Path, damage) -> None:
     """One line says so, and the images are right."""
     encoded, cache = Folder(path=pictures).load_encoded(), tmp_path / "cache"
-    expected = fingerprint(decode_to_disk(encoded, RGB, cache))
+    expected = hash_dataset(decode_to_disk(encoded, RGB, cache))
     (home,) = homes(cache)
     damage(home)
     heard = Heard()
-    assert fingerprint(decode_to_disk(encoded, RGB, cache, heard)) == expected
+    assert hash_dataset(decode_to_disk(encoded, RGB, cache, heard)) == expected
     assert heard.lines == [f"data: the decoded images in {home} are damaged; they are decoded again"]
-    assert fingerprint(decode_to_disk(encoded, RGB, cache, heard)) == expected
+    assert hash_dataset(decode_to_disk(encoded, RGB, cache, heard)) == expected
     assert len(heard.lines) == 1
 
 
@@ -166,12 +166,12 @@ def test_images_of_another_data_set_are_not_taken(pictures: str, tmp_path: Path)
     encoded, cache = Folder(path=pictures).load_encoded(), tmp_path / "cache"
     decode_to_disk(encoded, RGB.model_copy(update={"interpolation": "nearest"}), cache)
     (other,) = homes(cache)
-    expected = fingerprint(decode_to_disk(encoded, RGB, cache))
+    expected = hash_dataset(decode_to_disk(encoded, RGB, cache))
     (own,) = set(homes(cache)) - {other}
     shutil.rmtree(own)
     other.rename(own)
     heard = Heard()
-    assert fingerprint(decode_to_disk(encoded, RGB, cache, heard)) == expected
+    assert hash_dataset(decode_to_disk(encoded, RGB, cache, heard)) == expected
     assert len(heard.lines) == 1
 
 
@@ -206,7 +206,7 @@ def test_a_run_that_was_killed_leaves_nothing_wrong(pictures: str, tmp_path: Pat
     (left,) = homes(cache)
     assert left.name.startswith(".")
     encoded = Folder(path=pictures).load_encoded()
-    assert fingerprint(decode_to_disk(encoded, RGB, cache)) == fingerprint(decode_to_memory(encoded, RGB))
+    assert hash_dataset(decode_to_disk(encoded, RGB, cache)) == hash_dataset(decode_to_memory(encoded, RGB))
     (home,) = homes(cache)
     assert not home.name.startswith(".")
 
@@ -222,7 +222,7 @@ def _decode_slowly(path: str, cache: Path, results: multiprocessing.Queue) -> No
         return decode(*arguments)
 
     _decode._decode_picture = slow
-    results.put((fingerprint(decode_to_disk(Folder(path=path).load_encoded(), RGB, cache, heard)), count, heard.lines))
+    results.put((hash_dataset(decode_to_disk(Folder(path=path).load_encoded(), RGB, cache, heard)), count, heard.lines))
 
 
 def test_of_two_processes_one_decodes(pictures: str, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_of_two_processes_one_decodes(pictures: str, tmp_path: Path) -> None:
     (one, few, heard), (other, many, _) = sorted((results.get(timeout=300) for _ in processes), key=lambda each: each[1])
     for process in processes:
         process.join()
-    assert one == other == fingerprint(decode_to_memory(Folder(path=pictures).load_encoded(), RGB))
+    assert one == other == hash_dataset(decode_to_memory(Folder(path=pictures).load_encoded(), RGB))
     assert (few, many, heard) == (0, 13, [])
 
 
@@ -311,7 +311,7 @@ def test_memory_does_not_hold_the_set(tmp_path: Path, monkeypatch: pytest.Monkey
     decode_to_disk(EncodedDataset(split, split, {"one": picture}, ""), big, tmp_path / "warm")
     tracemalloc.start()
     found = decode_to_disk(EncodedDataset(split, split, {"one": picture}, ""), big, tmp_path / "cache")
-    fingerprint(Dataset(found.train.select(np.arange(0, 1000, 2)), found.test))
+    hash_dataset(Dataset(found.train.select(np.arange(0, 1000, 2)), found.test))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < size / 4
@@ -319,7 +319,7 @@ def test_memory_does_not_hold_the_set(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_choice_follows_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory as long as the set takes no more than its share, disk beyond it; what the recipe says goes first."""
-    monkeypatch.setattr("compress.system.memory.available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("compress.system.memory.measure_available_bytes", lambda: 1_000_000)
     square = {"height": 10, "width": 10, "depth": 1, "can_stream": True}
     most = int(1_000_000 * MEMORY_SHARE) // 100
     assert choose_place("auto", images=most, **square).place == "memory"
@@ -331,7 +331,7 @@ def test_the_choice_follows_what_is_free(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_does_not_fit_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too much for memory where memory is wanted, and a disk that the source knows nothing of."""
-    monkeypatch.setattr("compress.system.memory.available_bytes", lambda: 1000)
+    monkeypatch.setattr("compress.system.memory.measure_available_bytes", lambda: 1000)
     square = {"images": 11, "height": 10, "width": 10, "depth": 1}
     with pytest.raises(
         CompressError, match=r"11 images of 10 × 10 need .* of memory, .* is free; set data\.storage: disk, choose"
@@ -349,7 +349,7 @@ def test_a_container_has_no_more_than_its_limit(tmp_path: Path) -> None:
     (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 250\nactive_file 50\n")
     for limit, free in (("1000", 550), ("100", 0)):
         (tmp_path / "memory.max").write_text(f"{limit}\n")
-        assert available_bytes(tmp_path) == free
+        assert measure_available_bytes(tmp_path) == free
     (tmp_path / "memory.max").write_text("max\n")
-    assert available_bytes(tmp_path) > 1 << 20
-    assert available_bytes(tmp_path / "nowhere") > 1 << 20
+    assert measure_available_bytes(tmp_path) > 1 << 20
+    assert measure_available_bytes(tmp_path / "nowhere") > 1 << 20

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from compress import plugins
-from compress.data import check_dataset, fingerprint
+from compress.data import check_dataset, hash_dataset
 from compress.records import Preprocess
 
-NAMES = plugins.names("data")
+NAMES = plugins.list_names("data")
 
 
 @pytest.fixture(params=NAMES)
@@ -57,8 +57,8 @@ def test_images_have_the_shape_asked_for(source, channels):
 
 def test_loading_twice_gives_equal_bytes(source):
     """Data is a pure function of the options and the size."""
-    assert fingerprint(source.load(contract())) == fingerprint(source.load(contract()))
-    assert fingerprint(source.load(contract())) != fingerprint(source.load(contract(9)))
+    assert hash_dataset(source.load(contract())) == hash_dataset(source.load(contract()))
+    assert hash_dataset(source.load(contract())) != hash_dataset(source.load(contract(9)))
 
 
 def test_interpolation_reaches_the_images(source):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compress.data import Dataset, Split, check_dataset, count_repeated, fingerprint, hold_out, take_stratified
+from compress.data import Dataset, Split, check_dataset, count_repeated, hash_dataset, hold_out, take_stratified
 from compress.errors import CompressError
 
 
@@ -41,7 +41,7 @@ def test_bad_data_is_told_with_split_and_row(train, reason):
 def test_the_fingerprint_sees_every_byte():
     """One pixel, one label, one shape or the order of splits changes it; a copy in another memory layout does not."""
     first, second = split([0, 1, 0]), split([1, 0, 1, 1])
-    same = fingerprint(Dataset(first, second))
+    same = hash_dataset(Dataset(first, second))
     images, labels = first.images.copy(), first.labels.copy()
     images[1, 2, 3, 0] ^= 1
     labels[2] = 1
@@ -51,8 +51,8 @@ def test_the_fingerprint_sees_every_byte():
         Dataset(Split(first.images.reshape(3, 2, 8, 3), first.labels), second),
         Dataset(second, first),
     ]
-    assert len({same, *map(fingerprint, others)}) == 5
-    assert fingerprint(Dataset(Split(np.asfortranarray(first.images), first.labels), second)) == same
+    assert len({same, *map(hash_dataset, others)}) == 5
+    assert hash_dataset(Dataset(Split(np.asfortranarray(first.images), first.labels), second)) == same
 
 
 LABELS = [0] * 40 + [1] * 20 + [2] * 10

@@ -21,7 +21,7 @@ from compress.data import (
     InMemory,
     Split,
     check_dataset,
-    fingerprint,
+    hash_dataset,
     hold_out,
     take_stratified,
 )
@@ -152,7 +152,7 @@ def test_splits_on_disk_are_divided_like_arrays(tmp_path: Path) -> None:
     assert np.array_equal(part.images, same.images[:])
     dataset = Dataset(disk, disk)
     assert check_dataset(dataset, 4) is dataset
-    assert fingerprint(dataset) == fingerprint(Dataset(memory, memory))
+    assert hash_dataset(dataset) == hash_dataset(Dataset(memory, memory))
     assert measure_statistics(disk.images) == measure_statistics(memory.images)
 
 

@@ -31,9 +31,11 @@ def offered(name: str) -> list[str]:
     return [precision for precision in get_args(Precision) if f"'{precision}'" in annotation]
 
 
-VARIANTS = [(name, precision) for name in plugins.names("exporters") for precision in offered(name)]
+VARIANTS = [(name, precision) for name in plugins.list_names("exporters") for precision in offered(name)]
 each = pytest.mark.parametrize(("name", "precision"), VARIANTS)
-each_format = pytest.mark.parametrize(("name", "precision"), [(name, offered(name)[0]) for name in plugins.names("exporters")])
+each_format = pytest.mark.parametrize(
+    ("name", "precision"), [(name, offered(name)[0]) for name in plugins.list_names("exporters")]
+)
 
 
 NEEDS = {"executorch": "executorch", "litert": "litert_torch"}
@@ -107,7 +109,7 @@ def outputs(exporter, path, images):
 
 def test_every_format_for_devices_offers_both_ends():
     """Each format that enters a bundle can carry pre- and postprocessing, asked for in the same words."""
-    for name in plugins.names("exporters"):
+    for name in plugins.list_names("exporters"):
         if plugins.load("exporters", name).inert:
             options = plugins.describe("exporters", name).options
             assert options["preprocess"].annotation == options["postprocess"].annotation == "Literal['outside', 'inside']"

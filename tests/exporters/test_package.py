@@ -17,7 +17,7 @@ def test_importing_the_package_loads_nothing_heavy():
     """`compress --help` may import it; torch, numpy and the formats come later, and `describe` does not need them either."""
     script = (
         "import sys, exporters; from compress import plugins; assert 'numpy' not in sys.modules;"
-        "[plugins.load('exporters', name) for name in plugins.names('exporters')];"
+        "[plugins.load('exporters', name) for name in plugins.list_names('exporters')];"
         "heavy = {'torch', 'onnx', 'openvino', 'nncf', 'onnxruntime'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -20,7 +20,7 @@ from exporters.onnx import Onnx
 from tests.methods.laws import check_each_network_runs_once
 from tests.tiny import Repeated, batch, setting, tiny
 
-NAMES = plugins.names("methods")
+NAMES = plugins.list_names("methods")
 
 
 def build(name: str, where: Setting) -> Method:

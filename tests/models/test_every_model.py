@@ -7,7 +7,7 @@ from torch import nn
 from compress import plugins
 from compress.models import find_shapes
 
-NAMES = plugins.names("models")
+NAMES = plugins.list_names("models")
 CLASSES = 7
 OPTIONS = {
     "timm.any": {"architecture": "mobilenetv3_small_050", "image_size": 32},

@@ -15,7 +15,7 @@ from compress.training.checkpoint import load_weights
 timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")
 from compress.models import timm as family  # noqa: E402  (only where timm is installed)
 
-NAMES = [name.partition(".")[2] for name in plugins.names("models") if name.startswith("timm.") and name != "timm.any"]
+NAMES = [name.partition(".")[2] for name in plugins.list_names("models") if name.startswith("timm.") and name != "timm.any"]
 MOBILE = [name for name in NAMES if "output_stride" in plugins.describe("models", f"timm.{name}").options]
 
 

@@ -14,7 +14,7 @@ from compress.models import torchvision as family
 from compress.training.checkpoint import load_weights, save_weights
 
 models = family.models  # torchvision's own, which can be imported only when `compress` was
-NAMES = [name.partition(".")[2] for name in plugins.names("models") if name.startswith("torchvision.")]
+NAMES = [name.partition(".")[2] for name in plugins.list_names("models") if name.startswith("torchvision.")]
 STRIDED = [name for name in NAMES if "output_stride" in plugins.describe("models", f"torchvision.{name}").options]
 
 

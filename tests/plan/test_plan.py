@@ -15,8 +15,8 @@ from compress.plan.method_stages import list_stages, read_labels
 from compress.plan.names import name_baselines, name_methods
 from compress.plan.plan import Plan, make_plan
 from compress.recipe import Recipe, parse
-from compress.system.files import sha256_of
-from compress.system.processors import processors
+from compress.system.files import hash_file
+from compress.system.processors import count_processors
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def recipe(text: str, *overrides: str) -> Recipe:
     return parse(text.encode(), "tiny.yaml", overrides)
 
 
-@pytest.mark.parametrize("method", plugins.names("methods"))
+@pytest.mark.parametrize("method", plugins.list_names("methods"))
 def test_every_method_says_what_it_trains_and_ships(method: str) -> None:
     """A method's module carries the labelled lines that the plan shows, and its last stage is the student."""
     about = read_labels(method)
@@ -61,7 +61,7 @@ def test_stages_of_one_name_are_numbered_as_their_folders_are(make) -> None:
 
 def test_no_more_threads_are_measured_than_there_are_processors(make) -> None:
     """What the measurement would refuse after hours of training is refused before, with what is possible."""
-    available = processors()
+    available = count_processors()
     assert make(f"measure.threads={available}")
     with pytest.raises(CompressError, match=rf"measure.threads: 1000 is more than the {available} logical processors? of"):
         make("measure.threads=1000")
@@ -189,7 +189,7 @@ def test_finished_stages_are_pointed_out(make, tmp_path: Path) -> None:
 def test_given_weights_are_not_trained(make, tmp_path: Path) -> None:
     """A teacher with weights is frozen and costs no training."""
     (tmp_path / "teacher.safetensors").write_bytes(b"anything")
-    sha256 = sha256_of(tmp_path / "teacher.safetensors")
+    sha256 = hash_file(tmp_path / "teacher.safetensors")
     planned = make(f"teacher=[{{model: resnet_cifar.resnet20, weights: teacher.safetensors, sha256: {sha256}}}]")
     teacher = next(stage for stage in planned.stages if stage.name == "teacher")
     assert (teacher.work, teacher.trained, teacher.frozen) == (None, "", "everything")

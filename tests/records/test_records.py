@@ -101,13 +101,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"gone\.json: cannot be read \(No such file or directory\)"):
         records.read(tmp_path / "gone.json", Report)
     with pytest.raises(Unreachable, match=r"gone\.json: cannot be read"):
-        files.sha256_of(tmp_path / "gone.json")
+        files.hash_file(tmp_path / "gone.json")
 
 
 def test_checksum_is_that_of_the_bytes(tmp_path: Path) -> None:
     """The checksum is SHA-256 as everybody computes it."""
     (tmp_path / "file").write_bytes(b"abc")
-    assert files.sha256_of(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.hash_file(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_write_whole_replaces_a_file(tmp_path: Path) -> None:

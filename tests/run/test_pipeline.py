@@ -34,7 +34,7 @@ from compress.recipe import ExportSection
 from compress.records import Exported, Manifest, Report, StageResult, read
 from compress.run import cache, pipeline, reexport
 from compress.run.export import ExportedFile
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from compress.training import checkpoint
 from exporters import About
 from exporters.bundle.bundle import check_bundle, write_checksums
@@ -330,7 +330,7 @@ def test_an_exported_file_has_a_record_of_what_is_known_of_it(run: Run, runs: Pa
     known = read(tmp_path / "student-fp32.onnx.json", Exported)
     bundle = read(runs / "tiny" / "bundle" / "manifest.json", Manifest)
     (held,) = (each for each in bundle.files if each.path == "student-fp32.onnx")
-    assert known.file.parts == {"student-fp32.onnx": sha256_of(tmp_path / "student-fp32.onnx")}
+    assert known.file.parts == {"student-fp32.onnx": hash_file(tmp_path / "student-fp32.onnx")}
     assert known.file.measured is not None
     assert held.measured is not None
     assert known.file.measured.accuracy == held.measured.accuracy
@@ -376,7 +376,7 @@ def test_a_damaged_bundle_is_held_to_the_student_of_its_run(run: Run, runs: Path
     tensor.CopyFrom(onnx.numpy_helper.from_array(0 * onnx.numpy_helper.to_array(tensor), name))
     onnx.save(model, path)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][0] |= {"parts": {path.name: sha256_of(path)}, "size_bytes": path.stat().st_size}
+    manifest["files"][0] |= {"parts": {path.name: hash_file(path)}, "size_bytes": path.stat().st_size}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     write_checksums(folder)
     found = locate_divergence(folder, against=runs / "tiny", events=Events())[path.name]

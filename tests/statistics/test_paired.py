@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.statistics.paired import interval_over_images_and_seeds, interval_over_seeds, judge_difference, mcnemar
+from compress.statistics.paired import (
+    compute_interval_over_images_and_seeds,
+    compute_interval_over_seeds,
+    judge_difference,
+    mcnemar,
+)
 
 T_975 = {1: 12.706204736, 2: 4.302652730, 4: 2.776445105}
 """Quantiles of Student's t by degrees of freedom, from printed tables."""
@@ -40,12 +45,12 @@ def test_interval_over_seeds_is_students(points: list[float]) -> None:
     count, mean = len(points), sum(points) / len(points)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in points) / (count - 1))
     half = T_975[count - 1] * deviation / math.sqrt(count)
-    assert interval_over_seeds(points) == pytest.approx((mean - half, mean + half), abs=1e-6)
+    assert compute_interval_over_seeds(points) == pytest.approx((mean - half, mean + half), abs=1e-6)
 
 
 def test_one_seed_has_no_interval_over_seeds() -> None:
     """Nothing is said of other seeds where there is one."""
-    assert interval_over_seeds([1.0]) is None
+    assert compute_interval_over_seeds([1.0]) is None
 
 
 differences = st.integers(1, 4).flatmap(
@@ -57,8 +62,8 @@ differences = st.integers(1, 4).flatmap(
 def test_swapping_two_networks_mirrors_the_interval(rows: list[list[int]]) -> None:
     """The comparison has no side: what one gains the other loses, to the last digit."""
     table = np.array(rows, dtype=np.int8)
-    low, high = interval_over_images_and_seeds(table)
-    assert interval_over_images_and_seeds(-table) == pytest.approx((-high, -low), abs=1e-9)
+    low, high = compute_interval_over_images_and_seeds(table)
+    assert compute_interval_over_images_and_seeds(-table) == pytest.approx((-high, -low), abs=1e-9)
     assert -100 <= low <= high <= 100
 
 
@@ -66,7 +71,7 @@ def test_interval_over_images_is_that_of_the_mean() -> None:
     """For one pair on many images the interval is the mean ± 1.96 standard errors, to the bootstrap's own wobble."""
     table = np.random.default_rng(3).choice([-1, 0, 1], size=(1, 5000), p=[0.04, 0.9, 0.06]).astype(np.int8)
     mean, error = 100 * table.mean(), 100 * table.std() / math.sqrt(5000)
-    low, high = interval_over_images_and_seeds(table)
+    low, high = compute_interval_over_images_and_seeds(table)
     assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.1 * error)  # 4000 draws: 3 %
 
 
@@ -74,9 +79,12 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     """The same mean difference is less certain when it comes from one lucky seed."""
     agree, lucky = np.zeros((3, 300), dtype=np.int8), np.zeros((3, 300), dtype=np.int8)
     agree[:, :10], lucky[0, :30] = 1, 1
-    (low, _), (lucky_low, lucky_high) = interval_over_images_and_seeds(agree), interval_over_images_and_seeds(lucky)
+    (low, _), (lucky_low, lucky_high) = (
+        compute_interval_over_images_and_seeds(agree),
+        compute_interval_over_images_and_seeds(lucky),
+    )
     assert low > 0 >= lucky_low
-    assert lucky_high > interval_over_images_and_seeds(agree)[1]
+    assert lucky_high > compute_interval_over_images_and_seeds(agree)[1]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.statistics.paired_drop import MOST_IMAGES, drop_interval, images_needed
+from compress.statistics.paired_drop import MOST_IMAGES, compute_drop_interval, count_images_needed
 
 
 def restricted_variance(only_first: int, only_second: int, images: int, difference: float) -> float:
@@ -28,7 +28,7 @@ def restricted_variance(only_first: int, only_second: int, images: int, differen
 )
 def test_the_interval_ends_where_the_score_test_rejects(only_first: int, only_second: int, images: int) -> None:
     """At both ends the score statistic, with its variance found by brute force, is 1.96: Tango's definition."""
-    low, high = drop_interval(only_first, only_second, images)
+    low, high = compute_drop_interval(only_first, only_second, images)
     assert low <= 100 * (only_first - only_second) / images <= high
     for end in (low / 100, high / 100):
         surplus = only_first - only_second - images * end
@@ -38,7 +38,7 @@ def test_the_interval_ends_where_the_score_test_rejects(only_first: int, only_se
 
 def test_the_interval_of_a_published_table() -> None:
     """Airway hyper-responsiveness before and after transplantation: in Fagerland et al. (2014) it is -0.517 to -0.026."""
-    assert drop_interval(1, 7, 21) == pytest.approx((-51.7, -2.6), abs=0.05)
+    assert compute_drop_interval(1, 7, 21) == pytest.approx((-51.7, -2.6), abs=0.05)
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:
@@ -53,7 +53,7 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
                 logs[images] - logs[only_first] - logs[only_second] - logs[rest]
                 + only_first * np.log(first) + only_second * np.log(second) + rest * np.log(1 - first - second)
             )  # fmt: skip
-            low, high = drop_interval(only_first, only_second, images)
+            low, high = compute_drop_interval(only_first, only_second, images)
             covered += chance * (low <= 100 * (first - second) <= high)
             total += chance
     assert total > 0.999
@@ -65,23 +65,23 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
 def test_exchanging_the_two_mirrors_the_interval(first: int, second: int, rest: int) -> None:
     """Which of the two is called first changes the sign and nothing else."""
     images = first + second + rest + 1
-    low, high = drop_interval(first, second, images)
-    assert drop_interval(second, first, images) == pytest.approx((-high, -low), abs=1e-9)
+    low, high = compute_drop_interval(first, second, images)
+    assert compute_drop_interval(second, first, images) == pytest.approx((-high, -low), abs=1e-9)
 
 
 def test_images_on_which_both_are_right_narrow_the_interval() -> None:
-    """Twice the images with twice the changed answers say more, and `images_needed` is where they say enough."""
-    widths = [np.ptp(drop_interval(scale, scale, 200 * scale)) for scale in (1, 2, 4, 8)]
+    """Twice the images with twice the changed answers say more, and `count_images_needed` is where they say enough."""
+    widths = [np.ptp(compute_drop_interval(scale, scale, 200 * scale)) for scale in (1, 2, 4, 8)]
     assert widths == sorted(widths, reverse=True)
-    needed = images_needed(1, 1, 200, 1.0)
+    needed = count_images_needed(1, 1, 200, 1.0)
     assert needed is not None
-    assert drop_interval(needed / 200, needed / 200, needed)[1] <= 1.0
-    assert drop_interval(0.9 * needed / 200, 0.9 * needed / 200, 0.9 * needed)[1] > 1.0
-    assert images_needed(2, 0, 200, 1.0) is None
+    assert compute_drop_interval(needed / 200, needed / 200, needed)[1] <= 1.0
+    assert compute_drop_interval(0.9 * needed / 200, 0.9 * needed / 200, 0.9 * needed)[1] > 1.0
+    assert count_images_needed(2, 0, 200, 1.0) is None
 
 
 def test_no_number_of_images_is_named_that_nobody_gathers() -> None:
     """A drop near the limit would need millions of images; then no number is named, nor where there are that many already."""
-    assert images_needed(3, 0, 200, 1.51) is None
-    assert images_needed(1, 1, 2 * MOST_IMAGES, 0.0001) is None
-    assert images_needed(3, 0, 200, 1.7) == 17_000
+    assert count_images_needed(3, 0, 200, 1.51) is None
+    assert count_images_needed(1, 1, 2 * MOST_IMAGES, 0.0001) is None
+    assert count_images_needed(3, 0, 200, 1.7) == 17_000

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.statistics.proportions import wilson_interval
+from compress.statistics.proportions import compute_wilson_interval
 
 
 def wilson_by_bisection(correct: int, samples: int, *, upper: bool) -> float:
@@ -28,7 +28,7 @@ def wilson_by_bisection(correct: int, samples: int, *, upper: bool) -> float:
 @given(st.integers(1, 20_000).flatmap(lambda samples: st.tuples(st.integers(0, samples), st.just(samples))))
 def test_the_wilson_interval_solves_the_score_test(case: tuple[int, int]) -> None:
     """The 95 % interval holds exactly the shares that a score test at 5 % does not refuse."""
-    low, high = wilson_interval(*case)
+    low, high = compute_wilson_interval(*case)
     assert 0 <= low <= case[0] / case[1] <= high <= 1
     assert low == pytest.approx(wilson_by_bisection(*case, upper=False), abs=1e-8)  # bisection of doubles ends near 1e-10
     assert high == pytest.approx(wilson_by_bisection(*case, upper=True), abs=1e-8)

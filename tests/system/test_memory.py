@@ -101,7 +101,7 @@ def test_the_plan_tells_where_images_will_be(base: Path, monkeypatch: pytest.Mon
 
     assert about().endswith("112 KiB in memory")
     assert "112 KiB decoded once to disk, read row by row (" in about("data.storage=disk")
-    monkeypatch.setattr("compress.system.memory.available_bytes", lambda: 1 << 18)
+    monkeypatch.setattr("compress.system.memory.measure_available_bytes", lambda: 1 << 18)
     assert "112 KiB decoded once to disk, read row by row (256 KiB of memory is free)" in about()
 
 

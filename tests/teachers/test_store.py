@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from compress import records
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from compress.teachers.identity import hash_module
 from compress.teachers.store import Store, StoredSignal, ViewRecord, _Writer, find_file_system
 from tests.teachers.kept import LOGITS, MAP, ROWS, answers
@@ -123,22 +123,22 @@ def _garbled_record(path: Path) -> None:
 def _of_other_shape(path: Path) -> None:
     """Answers of another shape, whole in themselves."""
     np.save(path, np.zeros((ROWS, 6), dtype=np.float32))
-    _rewrite(path, shape=(ROWS, 6), sha256=sha256_of(path))
+    _rewrite(path, shape=(ROWS, 6), sha256=hash_file(path))
 
 
 def _of_other_shape_than_its_record(path: Path) -> None:
     np.save(path, np.zeros((ROWS, 6), dtype=np.float32))
-    _rewrite(path, sha256=sha256_of(path))
+    _rewrite(path, sha256=hash_file(path))
 
 
 def _of_fewer_rows(path: Path) -> None:
     np.save(path, np.zeros((ROWS - 1, 5), dtype=np.float32))
-    _rewrite(path, shape=(ROWS - 1, 5), sha256=sha256_of(path))
+    _rewrite(path, shape=(ROWS - 1, 5), sha256=hash_file(path))
 
 
 def _of_other_type(path: Path) -> None:
     np.save(path, np.zeros((ROWS, 5), dtype=np.float64))
-    _rewrite(path, sha256=sha256_of(path))
+    _rewrite(path, sha256=hash_file(path))
 
 
 def _of_another_signal(path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from compress.errors import CompressError, Unreachable
 from compress.models import Network
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from compress.training.checkpoint import load_state, load_weights, save_state, save_weights
 
 
@@ -247,9 +247,9 @@ def test_the_checksum_is_compared(tmp_path):
     """A wrong checksum names both; the right one loads."""
     path = tmp_path / "w.safetensors"
     save_weights(path, network(), metadata={})
-    with pytest.raises(CompressError, match=f"has sha256 {sha256_of(path)}, not {'0' * 64}"):
+    with pytest.raises(CompressError, match=f"has sha256 {hash_file(path)}, not {'0' * 64}"):
         load_weights(network(), path, sha256="0" * 64)
-    load_weights(network(), path, sha256=sha256_of(path))
+    load_weights(network(), path, sha256=hash_file(path))
 
 
 def test_a_missing_file_is_unreachable(tmp_path):

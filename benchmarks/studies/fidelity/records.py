@@ -6,7 +6,7 @@ import statistics
 from typing import Literal
 
 from compress.records import Document, Environment, Record
-from compress.statistics.series import median_interval
+from compress.statistics.series import compute_median_interval
 
 GOAL = (0.97, 1.03)
 """Where the median ratio should lie: 3 % is what two starts of one process differ by on a quiet machine."""
@@ -41,7 +41,7 @@ class Row(Record):
     @property
     def ci95(self) -> tuple[float, float]:
         """Bootstrap interval of the median ratio over rounds."""
-        return median_interval(self.ratios)
+        return compute_median_interval(self.ratios)
 
     @property
     def added_microseconds(self) -> float:

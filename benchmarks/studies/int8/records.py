@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from compress.records import Accuracy, Document, Environment, Latency, Precision, Ratio, Record
-from compress.statistics.paired import Correct, Verdict, interval_over_images_and_seeds
+from compress.statistics.paired import Correct, Verdict, compute_interval_over_images_and_seeds
 
 OURS = "edge-compress"
 
@@ -33,7 +33,7 @@ def compare_correct(this: Correct, other: Correct) -> Points:
     """Return what one file gets right minus what another does, from the images that each gets right, [N]."""
     return Points(
         points=100 * float(this.mean() - other.mean()),
-        ci95=interval_over_images_and_seeds((this.astype(np.int8) - other.astype(np.int8))[None]),
+        ci95=compute_interval_over_images_and_seeds((this.astype(np.int8) - other.astype(np.int8))[None]),
         only_this=int((this & ~other).sum()),
         only_other=int((other & ~this).sum()),
     )

@@ -23,7 +23,7 @@ from compress.quantization.calibration import Calibration
 from compress.recipe import Recipe, load
 from compress.records import Exported, Gate, Manifest, Report, Variant, read
 from compress.run.data import RunData, prepare_data
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 
 EXPORTS = "exports"
 """Where `compress export` leaves files in a run's folder, each with a record beside it."""
@@ -106,7 +106,7 @@ def _find_subjects(folder: Path, report: Report) -> Iterator[Subject]:
     takes = {}
     for entry in manifest.files:
         for part, sha256 in entry.parts.items():
-            if sha256_of(bundle / part) != sha256:
+            if hash_file(bundle / part) != sha256:
                 raise CompressError(f"{bundle / part}: is not the file that was proved; run the recipe again")
         if entry.measured is not None:
             takes[entry.measured.name] = entry.batch_size, entry.takes_pixels
@@ -130,7 +130,7 @@ def _find_exports(folder: Path, formats: Collection[str]) -> Iterator[tuple[Vari
         if known.weights_sha256 != shipped:
             raise CompressError(f"{path}: is of another student than the run's bundle; export the run again")
         for part, sha256 in entry.parts.items():
-            if sha256_of(path.parent / part) != sha256:
+            if hash_file(path.parent / part) != sha256:
                 raise CompressError(f"{path.parent / part}: is not the file that was proved; export the run again")
         yield row, Subject(row.name, path.parent / entry.path, entry.runtime, entry.batch_size, entry.takes_pixels)
 

@@ -14,7 +14,13 @@ from benchmarks.studies.training_speed.pairs import Pair
 from benchmarks.studies.training_speed.profile import Profile
 from benchmarks.studies.training_speed.roofline import Cost
 from compress.records import Document, Environment, Ratio, Record, save
-from compress.statistics.series import compute_paired_ratios, compute_unpaired_ratio, is_stable, judge_ratio, median_interval
+from compress.statistics.series import (
+    compute_median_interval,
+    compute_paired_ratios,
+    compute_unpaired_ratio,
+    is_stable,
+    judge_ratio,
+)
 
 Outcome = Literal["met", "missed", "undecided", "not measured", "no goal"]
 Rounds = Mapping[str, tuple[float, ...]]
@@ -166,7 +172,7 @@ def judge_goal(goal: float | None, ci95: tuple[float, float]) -> Outcome:
 def summarise_speed(name: str, rounds: Sequence[float], facts: Mapping[str, str], *, seed: int = 0) -> Speed:
     """Return the summary of one subject's images per second in each round."""
     return Speed(
-        subject=name, images_per_s=statistics.median(rounds), ci95=median_interval(rounds, seed=seed),
+        subject=name, images_per_s=statistics.median(rounds), ci95=compute_median_interval(rounds, seed=seed),
         rounds=tuple(rounds), stable=is_stable(rounds), facts=dict(facts),
     )  # fmt: skip
 
@@ -179,7 +185,7 @@ def compare(wanted: Wanted, speeds: Mapping[str, Speed], pair: Pair, bounds: Roo
     if not own.rounds or not other.rounds:
         return Compared(subject=own.subject, against=other.subject, ratio=None, goal=goal, outcome="not measured", limit=None)
     ratios = compute_paired_ratios([1 / rate for rate in other.rounds], [1 / rate for rate in own.rounds])
-    ci95 = median_interval(ratios)
+    ci95 = compute_median_interval(ratios)
     ratio = Ratio(against=other.subject, speedup=statistics.median(ratios), ci95=ci95, verdict=judge_ratio(ci95))
     step = OURS[own.subject]
     alone = step.cached or step.method == "supervised" or step.engine == INT8  # no float32 bounds what int8 can do
@@ -196,10 +202,10 @@ def compute_roofline(cost: Cost, rounds: Rounds, images: int) -> Roofline:
     sgemm, copy = statistics.median(rounds["sgemm"]), statistics.median(rounds["copy"])
     return Roofline(
         sgemm_gflop_per_s=sgemm / 1e9,
-        sgemm_ci95=_scale(median_interval(rounds["sgemm"]), 1e9),
+        sgemm_ci95=_scale(compute_median_interval(rounds["sgemm"]), 1e9),
         sgemm_rounds=tuple(rate / 1e9 for rate in rounds["sgemm"]),
         copy_gib_per_s=copy / 2**30,
-        copy_ci95=_scale(median_interval(rounds["copy"]), 2**30),
+        copy_ci95=_scale(compute_median_interval(rounds["copy"]), 2**30),
         step_gflop_per_image=cost.step_flop / images / 1e9,
         teacher_gflop_per_image=cost.teacher_flop / images / 1e9,
         step_mib_per_image=cost.step_bytes / images / 2**20,

@@ -44,7 +44,7 @@ from compress.records import (
     save,
 )
 from compress.run.data import RunData, prepare_data
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from exporters import Quantization
 from exporters.onnx import Onnx
 from tests.benchmarks.sample_report import sample
@@ -112,7 +112,7 @@ def variant(name: str, path: Path, data: RunData) -> Variant:
 def manifest(files: Sequence[Path], rows: Sequence[Variant], data: RunData) -> Manifest:
     entries = [
         BundleFile(
-            path=path.name, parts={path.name: sha256_of(path)}, format="onnx", runtime="onnxruntime", precision=row.precision,
+            path=path.name, parts={path.name: hash_file(path)}, format="onnx", runtime="onnxruntime", precision=row.precision,
             size_bytes=path.stat().st_size, gate=GATE, measured=row,
         )
         for path, row in zip(files, rows, strict=True)

@@ -100,9 +100,9 @@ def resign(folder):
 
     def change(manifest):
         for file in manifest["files"]:
-            file["parts"] = {name: files.sha256_of(folder / name) for name in file["parts"]}
+            file["parts"] = {name: files.hash_file(folder / name) for name in file["parts"]}
             file["size_bytes"] = sum((folder / name).stat().st_size for name in file["parts"])
-        manifest["samples_sha256"] = files.sha256_of(folder / manifest["samples"])
+        manifest["samples_sha256"] = files.hash_file(folder / manifest["samples"])
 
     edit(folder, change)
 

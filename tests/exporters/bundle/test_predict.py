@@ -24,7 +24,7 @@ from compress.events import Events
 from compress.preprocess import decode, normalise
 from compress.recipe import GateSection
 from compress.records import Preprocess
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from exporters.bundle.bundle import check_bundle, write_bundle, write_checksums
 from exporters.bundle.programs import predict
 from exporters.onnx import Onnx
@@ -215,7 +215,7 @@ def sign(bundle: Path, change: Callable[[dict[str, Any]], object] = len) -> None
     manifest = json.loads(path.read_text())
     change(manifest)
     for file in manifest["files"]:
-        file["parts"] = {name: sha256_of(bundle / name) for name in file["parts"] if (bundle / name).is_file()}
+        file["parts"] = {name: hash_file(bundle / name) for name in file["parts"] if (bundle / name).is_file()}
     path.write_text(json.dumps(manifest))
     write_checksums(bundle)
 

@@ -15,7 +15,7 @@ from compress.errors import CompressError
 from compress.preprocess import normalise
 from compress.recipe import GateSection
 from compress.records import Accuracy, Preprocess
-from compress.statistics.paired_drop import drop_interval
+from compress.statistics.paired_drop import compute_drop_interval
 from exporters.verification.causes import find_input_causes, find_output_causes
 from exporters.verification.gate import AGREEMENT, BOUNDS, find_batch_differences, gate
 
@@ -269,7 +269,7 @@ def test_the_drop_comes_with_its_interval_and_with_doubt():
     """A file that passes says what drop its images cannot exclude, and how many could."""
     verdict = judge(flipped(1), settings=GateSection(max_abs_diff=100.0))
     assert verdict.status == "passed"
-    assert verdict.drop_ci95 == drop_interval(1, 0, IMAGES)
+    assert verdict.drop_ci95 == compute_drop_interval(1, 0, IMAGES)
     assert "200 images cannot exclude a drop of up to 2.78 points, beyond the budget of 1; " in verdict.note
     assert "images with as few changed answers would" in verdict.note
     assert judge(flipped(1), settings=GateSection(max_abs_diff=100.0, max_top1_drop_points=5)).note == ""

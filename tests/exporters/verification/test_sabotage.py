@@ -23,7 +23,7 @@ from compress.preprocess import normalise
 from compress.recipe import GateSection
 from compress.records import Gate
 from compress.system import quiet
-from compress.system.files import sha256_of
+from compress.system.files import hash_file
 from exporters.bundle.bundle import check_bundle, read_samples, write_checksums
 from exporters.verification.interface import ExpectedInterface, find_violations, read_interface
 from exporters.verification.judge import judge
@@ -426,7 +426,7 @@ def repack(folder: Path, **arrays: Any) -> None:
     with np.load(folder / "samples.npz") as file:
         known = dict(file)
     np.savez(folder / "samples.npz", **(known | arrays))
-    edit(folder, put("samples_sha256", sha256_of(folder / "samples.npz")), reseal=True)
+    edit(folder, put("samples_sha256", hash_file(folder / "samples.npz")), reseal=True)
 
 
 @pytest.mark.parametrize("kind", ["labels", "logits", "images"])
@@ -444,7 +444,7 @@ def test_a_file_that_was_exchanged_and_sealed_is_noticed(kind: str, honest: File
     """A damaged file under the old name, with every checksum made right, still answers wrongly."""
     (place,) = bundle.glob("*.onnx")
     shutil.copy(damage(honest, kind, tmp_path).path, place)
-    sums = {place.name: sha256_of(place)}
+    sums = {place.name: hash_file(place)}
     edit(bundle, lambda m: m["files"][0].update(parts=sums, size_bytes=place.stat().st_size), reseal=True)
     with pytest.raises(CompressError, match=place.name):
         accepted(bundle)
