@@ -25,7 +25,7 @@ from compress.freezing import evaluating
 from compress.methods import Combined, Method, Setting
 from compress.models import Network
 from compress.recipe import MethodSection, TrainSection
-from compress.recipe.types import variants
+from compress.recipe.types import build_section_union
 from compress.records import Accuracy, Epoch
 from compress.training import evaluate, loop, preflight
 from compress.training.compile import choose_engine
@@ -265,7 +265,7 @@ def _check_methods(method: Methods) -> list[MethodSection]:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise CompressError(f"method: names {twice[0]!r} twice; name it once, with all its options")
-    adapter: TypeAdapter[MethodSection] = TypeAdapter(variants(MethodSection, "methods", "name"))
+    adapter: TypeAdapter[MethodSection] = TypeAdapter(build_section_union(MethodSection, "methods", "name"))
     sections = []
     for name, options in wanted:
         known = plugins.describe("methods", name).options

@@ -119,7 +119,7 @@ class Events:
             kind: Sort of work, such as `training`; where it is given, an event `step` tells programs how long it took.
         """
         if self._bar is None and self._console is not None and self._console.is_terminal:
-            self._bar = _bar(self._console)
+            self._bar = _make_bar(self._console)
         task = Task(self._console, self._bar, description, total, done)
         begun = time.monotonic()
         self._nested_seconds.append(0.0)
@@ -137,7 +137,7 @@ def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _bar(console: Console) -> Progress:
+def _make_bar(console: Console) -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     return Progress(

@@ -75,7 +75,7 @@ class Plugin:
 
 def list_names(kind: Kind) -> list[str]:
     """Return the names of all plug-ins of a kind, sorted."""
-    return sorted(_table(kind))
+    return sorted(_collect_plugins(kind))
 
 
 def describe(kind: Kind, name: str) -> Plugin:
@@ -84,7 +84,7 @@ def describe(kind: Kind, name: str) -> Plugin:
     Raises:
         CompressError: There is no such plug-in; the message lists near misses or all names.
     """
-    table = _table(kind)
+    table = _collect_plugins(kind)
     if name not in table:
         raise CompressError(f"{kind}: there is no {name!r}; {suggest_name(name, table)}")
     return table[name]
@@ -123,11 +123,11 @@ def list_extra(extra: str) -> list[Requirement]:
     return [
         requirement
         for requirement in conditional
-        if _holds(requirement, extra) and not _holds(requirement, "")  # else it is needed without the extra, too
+        if _is_needed(requirement, extra) and not _is_needed(requirement, "")  # else it is needed without the extra, too
     ]
 
 
-def _holds(requirement: Requirement, extra: str) -> bool:
+def _is_needed(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
@@ -150,27 +150,27 @@ def explain_missing_package(where: str, error: ModuleNotFoundError) -> str:
 
 
 @cache
-def _table(kind: Kind) -> dict[str, Plugin]:
+def _collect_plugins(kind: Kind) -> dict[str, Plugin]:
     own = importlib.util.find_spec(_PACKAGES[kind])
     if own is None or not own.submodule_search_locations:
         raise Unreachable(f"the folder of {kind} ({_PACKAGES[kind]}) is not installed; reinstall edge-compress")
     table: dict[str, Plugin] = {}
     for path in sorted(Path(own.submodule_search_locations[0]).glob("[!_]*.py")):
-        for plugin in _read(kind, path.stem, f"{_PACKAGES[kind]}.{path.stem}", path):
+        for plugin in _read_plugins(kind, path.stem, f"{_PACKAGES[kind]}.{path.stem}", path):
             table[plugin.name] = plugin
     for point in entry_points(group=f"compress.{kind}"):
         where = f"entry point {point.name!r} of compress.{kind}"
-        origin = _origin(point.value)
+        origin = _find_source(point.value)
         if origin is None:
             raise Unreachable(f"{where} names {point.value!r}, which is no installed module; reinstall or remove its package")
-        for plugin in _read(kind, point.name, point.value, origin):
+        for plugin in _read_plugins(kind, point.name, point.value, origin):
             if plugin.name in table:
                 raise CompressError(f"{where}: {table[plugin.name].module} already has {plugin.name!r}; rename one of them")
             table[plugin.name] = plugin
     return table
 
 
-def _origin(module: str) -> Path | None:
+def _find_source(module: str) -> Path | None:
     """Return the file of a module without importing the packages around it, which `find_spec` alone would do."""
     top, *inner = module.split(".")
     spec = importlib.util.find_spec(top)
@@ -181,40 +181,58 @@ def _origin(module: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
-def _read(kind: Kind, name: str, module: str, path: Path) -> Iterator[Plugin]:
+def _read_plugins(kind: Kind, name: str, module: str, path: Path) -> Iterator[Plugin]:
     try:
-        yield from _parse(kind, name, module, path)
+        yield from _parse_plugins(kind, name, module, path)
     except (SyntaxError, ValueError) as error:
         raise CompressError(f"{path}: cannot be read as a plug-in: {error}; mend it or remove its package") from error
 
 
-def _parse(kind: Kind, name: str, module: str, path: Path) -> Iterator[Plugin]:
+def _parse_plugins(kind: Kind, name: str, module: str, path: Path) -> Iterator[Plugin]:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     about = ast.get_docstring(tree) or ""
     if kind == "models":
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 text = ast.get_docstring(node) or ""
-                yield Plugin(kind, f"{name}.{node.name}", module, node.name, _first(text), text, _options(node, text), path)
+                yield Plugin(
+                    kind,
+                    f"{name}.{node.name}",
+                    module,
+                    node.name,
+                    _take_first_sentence(text),
+                    text,
+                    _read_options(node, text),
+                    path,
+                )
         return
     wanted = "".join(word.capitalize() for word in name.split("_"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == wanted:
             text = ast.get_docstring(node) or ""
-            yield Plugin(kind, name, module, wanted, _first(about), about, _options(_constructor(node), text), path)
+            yield Plugin(
+                kind,
+                name,
+                module,
+                wanted,
+                _take_first_sentence(about),
+                about,
+                _read_options(_find_constructor(node), text),
+                path,
+            )
             return
     raise CompressError(f"{path}: a plug-in named {name!r} must hold the class {wanted!r}")
 
 
-def _constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
+def _find_constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
     found = (item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
     return next(found, None)
 
 
-def _options(function: ast.FunctionDef | None, docstring: str) -> dict[str, Option]:
+def _read_options(function: ast.FunctionDef | None, docstring: str) -> dict[str, Option]:
     if function is None:
         return {}
-    described = _arguments(docstring)
+    described = _read_arguments(docstring)
     options = {}
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         annotation = ast.unparse(argument.annotation) if argument.annotation else "object"
@@ -223,7 +241,7 @@ def _options(function: ast.FunctionDef | None, docstring: str) -> dict[str, Opti
     return options
 
 
-def _arguments(docstring: str) -> dict[str, str]:
+def _read_arguments(docstring: str) -> dict[str, str]:
     """Return the descriptions of a Google-style `Args:` section."""
     lines = cleandoc(docstring).splitlines()
     if "Args:" not in lines:
@@ -241,5 +259,5 @@ def _arguments(docstring: str) -> dict[str, str]:
     return described
 
 
-def _first(docstring: str) -> str:
+def _take_first_sentence(docstring: str) -> str:
     return docstring.partition("\n\n")[0].replace("\n", " ").strip()

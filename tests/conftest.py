@@ -144,7 +144,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
     def forget() -> None:
         importlib.invalidate_caches()
-        plugins._table.cache_clear()
+        plugins._collect_plugins.cache_clear()
         recipe.schema.cache_clear()
 
     site = tmp_path / "site-packages"

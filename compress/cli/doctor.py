@@ -47,12 +47,12 @@ def examine(runs: Path) -> list[Finding]:
         runs: Folder that runs are written to.
     """
     return [
-        _python(),
-        *_packages(),
-        *_extras(),
-        *map(_runtime, plugins.list_names("runtimes")),
-        *_machine(),
-        *_disk(runs),
+        _check_python(),
+        *_check_packages(),
+        *_check_extras(),
+        *map(_check_runtime, plugins.list_names("runtimes")),
+        *_describe_machine(),
+        *_check_disk(runs),
     ]
 
 
@@ -67,16 +67,16 @@ def refuse_broken(findings: Sequence[Finding]) -> None:
         raise Unreachable("\n".join(broken))
 
 
-def _python() -> Finding:
+def _check_python() -> Finding:
     found = f"{platform.python_version()} at {sys.executable}"
     return Finding(what="python", status="ok", found=found)
 
 
-def _packages() -> Iterator[Finding]:
+def _check_packages() -> Iterator[Finding]:
     """Yield every required package whose version is not what was tried, and one line for all others."""
     good = []
-    for requirement in _requirements():
-        finding = _package(requirement)
+    for requirement in _list_requirements():
+        finding = _check_package(requirement)
         if finding.status == "ok":
             good.append(finding.found)
         else:
@@ -84,23 +84,23 @@ def _packages() -> Iterator[Finding]:
     yield Finding(what="packages", status="ok", found=", ".join(good))
 
 
-def _extras() -> Iterator[Finding]:
+def _check_extras() -> Iterator[Finding]:
     for extra in importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []:
-        wanted = [_package(requirement) for requirement in plugins.list_extra(extra) if requirement.name != DISTRIBUTION]
+        wanted = [_check_package(requirement) for requirement in plugins.list_extra(extra) if requirement.name != DISTRIBUTION]
         missing = [finding.what for finding in wanted if finding.status != "ok"]
         remedy = f"if you need it: pip install '{DISTRIBUTION}[{extra}]'" if missing else ""
         found = f"lacks {', '.join(missing)}" if missing else ", ".join(finding.found for finding in wanted)
         yield Finding(what=f"extra {extra}", status="absent" if missing else "ok", found=found, remedy=remedy)
 
 
-def _requirements() -> Iterator[Requirement]:
+def _list_requirements() -> Iterator[Requirement]:
     """Yield what this distribution requires without any extra."""
     for requirement in map(Requirement, importlib.metadata.requires(DISTRIBUTION) or []):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield requirement
 
 
-def _package(requirement: Requirement) -> Finding:
+def _check_package(requirement: Requirement) -> Finding:
     name, wanted = requirement.name, f"{requirement.name}{requirement.specifier}"
     try:
         version = importlib.metadata.version(name)
@@ -112,7 +112,7 @@ def _package(requirement: Requirement) -> Finding:
     return Finding(what=name, status="ok", found=f"{name} {version}")
 
 
-def _runtime(name: str) -> Finding:
+def _check_runtime(name: str) -> Finding:
     """Let a runtime do one inference in its own process, if it is there."""
     return try_runtime(name, plugins.load("runtimes", name).package, PROBE)
 
@@ -126,7 +126,7 @@ def try_runtime(name: str, package: str, program: str) -> Finding:
         program: What runs one inference and prints a line, given the name.
     """
     what = f"runtime {name}"
-    if package in {requirement.name for requirement in _requirements()}:
+    if package in {requirement.name for requirement in _list_requirements()}:
         works, found = _run_probe(program, name)
         remedy = "" if works else f"pip install --force-reinstall {package}, in an environment of its own"
         return Finding(what=what, status="ok" if works else "failed", found=found, remedy=remedy)
@@ -155,7 +155,7 @@ def _run_probe(program: str, name: str) -> tuple[bool, str]:
     return done.returncode == 0, (lines or ["no message"])[-1]
 
 
-def _machine() -> Iterator[Finding]:
+def _describe_machine() -> Iterator[Finding]:
     from benchmarks.environment import read_environment
     from benchmarks.runner import UNAVAILABLE
 
@@ -170,7 +170,7 @@ def _machine() -> Iterator[Finding]:
         yield Finding(what="unreadable", status="absent", found=f"{', '.join(hidden)}: reports will say so")
 
 
-def _disk(runs: Path) -> Iterator[Finding]:
+def _check_disk(runs: Path) -> Iterator[Finding]:
     existing = next(folder for folder in (runs.absolute(), *runs.absolute().parents) if folder.is_dir())
     try:
         with tempfile.TemporaryFile(dir=existing):

@@ -153,11 +153,11 @@ def hash_dataset(dataset: Dataset) -> str:
 
 def count_repeated(split: Split, known: Split) -> int:
     """Return how many images of a split are, pixel by pixel, in another one too; all are read."""
-    seen = set(_digests(known.images))
-    return sum(digest in seen for digest in _digests(split.images))
+    seen = set(_compute_digests(known.images))
+    return sum(digest in seen for digest in _compute_digests(split.images))
 
 
-def _digests(images: Images) -> Iterator[bytes]:
+def _compute_digests(images: Images) -> Iterator[bytes]:
     for part in iterate_chunks(images):
         for image in part:
             yield hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()

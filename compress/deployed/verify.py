@@ -64,7 +64,7 @@ def verify_bundle(bundle: Path, *, file: str | None = None, threads: int = 1, ev
         except Unreachable as error:  # from a process of its own, so a file that crashes the runtime does not crash us
             gates[entry.path] = Gate(status="skipped", reason=str(error), samples=0)
             continue
-        if lenient := ", ".join(looser_than_default(stated, samples.get_logits(entry), entry.precision)):
+        if lenient := ", ".join(find_looser_bounds(stated, samples.get_logits(entry), entry.precision)):
             note = "; ".join(filter(None, [verdict.note, f"the gate of this bundle allows {lenient}"]))
             verdict = verdict.model_copy(update={"note": note})
         gates[entry.path] = verdict
@@ -86,7 +86,7 @@ def _make_runner(subject: Subject, threads: int, events: Events) -> Callable[[ND
     return run
 
 
-def looser_than_default(settings: GateSection, reference: NDArray[np.float32], precision: Precision) -> Iterator[str]:
+def find_looser_bounds(settings: GateSection, reference: NDArray[np.float32], precision: Precision) -> Iterator[str]:
     """Yield what a gate allows beyond the defaults of `GateSection`; nothing where it is as strict or stricter.
 
     Args:

@@ -22,7 +22,7 @@ from compress.recipe.sections import (
     StudentSection,
     TeacherSection,
 )
-from compress.recipe.types import Listing, Section, Several, variants
+from compress.recipe.types import Listing, Section, Several, build_section_union
 from compress.recipe.yaml import read, write
 
 S = TypeVar("S", bound=Section)
@@ -70,16 +70,16 @@ def parse(text: bytes, where: str, overrides: Sequence[str] = ()) -> Recipe:
 def schema() -> type[Recipe]:
     """Return the type of recipes with the options of all plug-ins that are installed."""
     listing, several = cast("Any", Listing), cast("Any", Several)  # types made at run time are beyond a type checker
-    method = variants(MethodSection, "methods", "name")
-    devices = listing[variants(DeviceSection, "devices", "device")]
+    method = build_section_union(MethodSection, "methods", "name")
+    devices = listing[build_section_union(DeviceSection, "devices", "device")]
     return _retype(
         Recipe,
-        data=variants(DataSection, "data", "source"),
-        teacher=several[variants(TeacherSection, "models", "model")],
-        student=variants(StudentSection, "models", "model"),
+        data=build_section_union(DataSection, "data", "source"),
+        teacher=several[build_section_union(TeacherSection, "models", "model")],
+        student=build_section_union(StudentSection, "models", "model"),
         method=several[method],
         baselines=listing[several[method]],
-        exports=listing[variants(ExportSection, "exporters", "format")],
+        exports=listing[build_section_union(ExportSection, "exporters", "format")],
         measure=_retype(MeasureSection, devices=devices),
     )
 

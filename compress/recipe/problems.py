@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from compress import plugins
-from compress.recipe.types import plugin_name
+from compress.recipe.types import find_plugin_name
 from compress.recipe.yaml import Place, YamlDocument
 
 _MUST_BE: Mapping[str, str] = {
@@ -52,15 +52,15 @@ def explain(document: YamlDocument, root: type[BaseModel], errors: Sequence[Erro
     for error in errors:
         if error["type"] == "too_short" and error["input"]:
             continue  # pydantic counts the items that are left when those with problems are not counted
-        spot = _spot(root, error["loc"])
+        spot = _find_spot(root, error["loc"])
         if error["type"].startswith("union_tag"):
             spot = spot._replace(place=(*spot.place, error["ctx"]["discriminator"].strip("'")))
         written, shown = document.find(spot.place)
-        found.append((document.mark(written), f"{shown}: {_sentence(error, spot)}"))
+        found.append((document.mark(written), f"{shown}: {_make_sentence(error, spot)}"))
     return [f"{mark.text}: {text}" for mark, text in sorted(found, key=lambda item: item[0].order)]
 
 
-def _spot(root: type[BaseModel], location: Sequence[str | int]) -> _Spot:
+def _find_spot(root: type[BaseModel], location: Sequence[str | int]) -> _Spot:
     """Return what pydantic's location means: it names union members between the fields."""
     place: Place = ()
     section, choices = root, [root]
@@ -68,24 +68,24 @@ def _spot(root: type[BaseModel], location: Sequence[str | int]) -> _Spot:
         if isinstance(part, int):
             place = (*place, part)
         elif len(choices) > 1:
-            choices = [choice for choice in choices if plugin_name(choice) == part]
+            choices = [choice for choice in choices if find_plugin_name(choice) == part]
         elif choices:
             section, place = choices[0], (*place, part)
             field = section.model_fields.get(part)
-            choices = list(_sections(field.annotation)) if field else []
+            choices = list(_list_sections(field.annotation)) if field else []
     return _Spot(place, section, choices)
 
 
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+def _list_sections(annotation: Any) -> Iterator[type[BaseModel]]:
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
-        yield from _sections(argument)
+        yield from _list_sections(argument)
 
 
-def _sentence(error: ErrorDetails, spot: _Spot) -> str:
+def _make_sentence(error: ErrorDetails, spot: _Spot) -> str:
     value, context = error["input"], error.get("ctx", {})
-    names = [plugin_name(choice) for choice in spot.choices]
+    names = [find_plugin_name(choice) for choice in spot.choices]
     match error["type"]:
         case "missing":
             sentence = "is missing"
@@ -94,10 +94,10 @@ def _sentence(error: ErrorDetails, spot: _Spot) -> str:
         case "union_tag_not_found":
             sentence = f"is missing; there are: {', '.join(names)}"
         case "union_tag_invalid":
-            sentence = _no_such(context["tag"], names)
+            sentence = _explain_unknown(context["tag"], names)
         case "literal_error":
             known = re.findall(r"'([^']*)'|(\d+)", context["expected"])  # words stand in quotes, numbers do not
-            sentence = _no_such(value, [word or number for word, number in known])
+            sentence = _explain_unknown(value, [word or number for word, number in known])
         case kind:
             wanted = _MUST_BE[kind].format_map(context) if kind in _MUST_BE else error["msg"]
             sentence = f"must be {wanted}, not {_show(value)}"
@@ -111,7 +111,7 @@ def _say_unknown(field: str, section: type[BaseModel]) -> str:
     return f"unknown field; {plugins.suggest_name(field, list(section.model_fields))}"
 
 
-def _no_such(value: object, known: list[str]) -> str:
+def _explain_unknown(value: object, known: list[str]) -> str:
     return f"there is no {_show(value)}; {plugins.suggest_name(str(value), known)}"
 
 

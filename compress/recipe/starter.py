@@ -91,12 +91,12 @@ def write(path: Path, *, data: Path | None = None) -> None:
         raise CompressError(f"{path}: is there already and is not overwritten; give another name")
     if data is not None and not data.is_dir():
         raise Unreachable(f"--data {data}: there is no such folder")
-    text = recipe(path, data=data)
+    text = render_recipe(path, data=data)
     with write_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def recipe(path: Path, *, data: Path | None = None) -> str:
+def render_recipe(path: Path, *, data: Path | None = None) -> str:
     """Return the text of a starter recipe that shall lie at `path`."""
     if data is None:
         section, teacher_epochs, student_epochs = DIGITS, 10, 10

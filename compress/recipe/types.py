@@ -66,15 +66,15 @@ class PluginSection(Section):
         Args:
             base: Folder of the recipe. An option `path` that names something there is given as that place.
         """
-        own = next(cls for cls in type(self).__mro__ if issubclass(cls, PluginSection) and not plugin_name(cls))
+        own = next(cls for cls in type(self).__mro__ if issubclass(cls, PluginSection) and not find_plugin_name(cls))
         options = {key: getattr(self, key) for key in type(self).model_fields if key not in own.model_fields}
         if base is not None and isinstance(options.get("path"), str) and (base / options["path"]).exists():
             options["path"] = str((base / options["path"]).resolve())
         return options
 
 
-def plugin_name(section: type) -> str:
-    """Return the plug-in that a type made by `variants` is for; empty for a plain section."""
+def find_plugin_name(section: type) -> str:
+    """Return the plug-in that a type made by `build_section_union` is for; empty for a plain section."""
     return section.__name__.partition(".")[2]
 
 
@@ -86,7 +86,7 @@ _VOCABULARY: Mapping[str, Any] = {
 """The names that the annotation of a plug-in's option may use."""
 
 
-def variants(base: type[PluginSection], kind: plugins.Kind, tag: str) -> Any:
+def build_section_union(base: type[PluginSection], kind: plugins.Kind, tag: str) -> Any:
     """Return the union, told apart by the field `tag`, of one section type for each plug-in of a kind."""
     names = plugins.list_names(kind)
     union: Any = reduce(or_, (_section(base, plugins.describe(kind, name), tag) for name in names))

@@ -220,8 +220,10 @@ def _describe(result: StageResult) -> str:
         times = f"{waiting:.0%} of the time waiting for images" + (
             f", {teachers:.0%} for teachers" if result.teacher_outputs else ""
         )
-        return f"{percent(result.validation)} on validation, best epoch {result.best_epoch} of {len(result.epochs)}; {times}"
-    return ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in result.members.items()) + " on validation"
+        return (
+            f"{format_top1(result.validation)} on validation, best epoch {result.best_epoch} of {len(result.epochs)}; {times}"
+        )
+    return ", ".join(f"{name} {format_top1(accuracy)}" for name, accuracy in result.members.items()) + " on validation"
 
 
 def _compute_share(result: StageResult, part: str) -> float:
@@ -231,6 +233,6 @@ def _compute_share(result: StageResult, part: str) -> float:
     )
 
 
-def percent(accuracy: Accuracy) -> str:
+def format_top1(accuracy: Accuracy) -> str:
     """Return a top-1 as text."""
     return f"{accuracy.top1_percent:.2f} %"

@@ -8,7 +8,7 @@ from compress.methods.supervised import Supervised
 from compress.recipe import TeacherSection
 from compress.run.build import build_network
 from compress.run.context import Run, Trained
-from compress.run.stage import percent, train_stage
+from compress.run.stage import format_top1, train_stage
 from compress.run.students import describe_model
 from compress.system.files import hash_file
 from compress.text import name_teacher
@@ -38,5 +38,5 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
     logits = evaluate.compute_logits(trained.network, run.batch_in_order(run.data.validation))
     found = preflight.check_teacher(name, logits, run.validation_labels, run.data.classes)
     if trained.folder is None:
-        run.events.say(f"{name}: {section.model} from {section.weights}, {percent(found)} on validation")
+        run.events.say(f"{name}: {section.model} from {section.weights}, {format_top1(found)} on validation")
     return trained

@@ -142,7 +142,7 @@ def _judge_outputs(
     if file.gives_class:
         gate = add_failures(gate, find_score_errors(found, alone, precision=precision))
     expected = ExpectedInterface(data.preprocess, data.classes, file.batch_size, file.takes_pixels, file.gives_class)
-    pixels = next(_slices([data.validation.images]))
+    pixels = next(_iterate_slices([data.validation.images]))
     shown = pixels if file.takes_pixels else normalise(pixels, data.preprocess)
     return inspect_file(gate, file.path, expected, shown, precision=precision)
 
@@ -160,7 +160,7 @@ def run_file(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *,
     """
     parts = [
         protocol.evaluate(file, normalise(pixels, preprocess), pixels=pixels, batch_size=batch_size)
-        for pixels in _slices(splits)
+        for pixels in _iterate_slices(splits)
     ]
     if len(parts) == 1:
         return parts[0]
@@ -173,7 +173,7 @@ def run_file(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *,
     )
 
 
-def _slices(splits: Sequence[Images]) -> Iterator[NDArray[np.uint8]]:
+def _iterate_slices(splits: Sequence[Images]) -> Iterator[NDArray[np.uint8]]:
     """Yield the images of all splits in order: in one array where they lie in memory, in several where they do not."""
     arrays = [images for images in splits if isinstance(images, np.ndarray)]
     if len(arrays) == len(splits):

@@ -25,7 +25,7 @@ def compute_drop_interval(only_first: float, only_second: float, images: float) 
         only_second: Images that only the second gets right.
         images: All images, at least one.
     """
-    return -100 * _upper(only_second, only_first, images), 100 * _upper(only_first, only_second, images)
+    return -100 * _find_upper_end(only_second, only_first, images), 100 * _find_upper_end(only_first, only_second, images)
 
 
 def count_images_needed(only_first: int, only_second: int, images: int, limit_points: float) -> int | None:
@@ -51,18 +51,18 @@ def count_images_needed(only_first: int, only_second: int, images: int, limit_po
     return -(-needed // unit) * unit
 
 
-def _upper(only_first: float, only_second: float, images: float) -> float:
+def _find_upper_end(only_first: float, only_second: float, images: float) -> float:
     """Return the difference above the estimate at which the score statistic reaches -1.96, by halving."""
     low, high = (only_first - only_second) / images, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         surplus = only_first - only_second - images * middle  # observed minus expected, never above 0
-        inside = surplus + Z_975 * math.sqrt(images * _variance(only_first, only_second, images, middle)) >= 0
+        inside = surplus + Z_975 * math.sqrt(images * _compute_variance(only_first, only_second, images, middle)) >= 0
         low, high = (middle, high) if inside else (low, middle)
     return high
 
 
-def _variance(only_first: float, only_second: float, images: float, difference: float) -> float:
+def _compute_variance(only_first: float, only_second: float, images: float, difference: float) -> float:
     """Return the variance of one image's difference if `difference` is true (the most likely such table)."""
     linear = (2 * images - only_first + only_second) * difference - only_first - only_second
     constant = -only_second * difference * (1 - difference)

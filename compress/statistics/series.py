@@ -54,7 +54,7 @@ def compute_median_interval(rounds: Sequence[float], *, seed: int = 0) -> tuple[
     Raises:
         CompressError: There are no rounds.
     """
-    return _ends(_medians(rounds, np.random.default_rng(seed)))
+    return _compute_ends(_resample_medians(rounds, np.random.default_rng(seed)))
 
 
 def find_percentile(calls: Sequence[float], percent: int) -> float | None:
@@ -76,11 +76,11 @@ def compute_unpaired_ratio(other: Sequence[float], own: Sequence[float], *, seed
         CompressError: One of them is empty.
     """
     random = np.random.default_rng(seed)
-    ends = _ends(_medians(other, random) / _medians(own, random))
+    ends = _compute_ends(_resample_medians(other, random) / _resample_medians(own, random))
     return float(np.median(other) / np.median(own)), ends
 
 
-def _medians(rounds: Sequence[float], random: np.random.Generator) -> NDArray[np.float64]:
+def _resample_medians(rounds: Sequence[float], random: np.random.Generator) -> NDArray[np.float64]:
     """Return the median of each bootstrap resample, [resamples]."""
     values: NDArray[np.float64] = np.asarray(rounds, dtype=np.float64)  # [rounds]
     if not len(values):
@@ -90,7 +90,7 @@ def _medians(rounds: Sequence[float], random: np.random.Generator) -> NDArray[np
     return medians
 
 
-def _ends(found: NDArray[np.float64]) -> tuple[float, float]:
+def _compute_ends(found: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.percentile(found, (50 * (1 - LEVEL), 50 * (1 + LEVEL)))
     return float(low), float(high)
 

@@ -19,10 +19,10 @@ def check_siblings() -> None:
         spec = find_spec(name)
         found = Path(spec.origin).parent if spec is not None and spec.origin is not None else None
         if found is None or found.resolve() != (home / name).resolve():
-            raise CompressError(f"the package {name!r} beside {home / 'compress'} is {_whose(name, found)}")
+            raise CompressError(f"the package {name!r} beside {home / 'compress'} is {_find_owner(name, found)}")
 
 
-def _whose(name: str, found: Path | None) -> str:
+def _find_owner(name: str, found: Path | None) -> str:
     if found is None:
         return "missing; install edge-compress again"
     from importlib.metadata import packages_distributions

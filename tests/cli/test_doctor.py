@@ -62,7 +62,7 @@ def test_a_package_of_another_version_is_named_with_what_to_install(
 ) -> None:
     """A version beyond any kind of bounds is told with the command that mends it; a local label is no other version."""
     monkeypatch.setattr(importlib.metadata, "version", lambda _name: "2.13.0+cpu")
-    finding = doctor._package(Requirement(f"torch{bounds}"))
+    finding = doctor._check_package(Requirement(f"torch{bounds}"))
     assert finding.status == status
     if status == "failed":
         assert finding.found.startswith("2.13.0+cpu is not ")
