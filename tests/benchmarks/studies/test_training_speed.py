@@ -383,7 +383,7 @@ def test_mapped_pages_are_counted(tmp_path: Path) -> None:
 def test_memory_is_refused_where_the_store_is_empty(tmp_path: Path) -> None:
     """A process that would have to run the teacher first says so instead of giving its peak."""
     prepare(tmp_path, TINY, device=CPU)
-    with pytest.raises(CompressError, match="the store lacked answers"):
+    with pytest.raises(CompressError, match="the store lacked outputs"):
         _print_peak(tmp_path, "kd, cached", "cpu")
 
 
