@@ -16,6 +16,7 @@ are rungs to try.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "images", "logits"
 CLASS, SCORE = "class", "score"
+FORMAT_VERSION = "1"
+"""Version of the metadata that `build_metadata` returns; raised when a key changes its meaning."""
 
 
 class About(NamedTuple):
@@ -44,6 +47,22 @@ class About(NamedTuple):
     """Preprocessing of an image; carried out by the file itself with `preprocess: inside`."""
     provenance: Mapping[str, str]
     """Origin of the network: tool, method, stage."""
+
+
+def build_metadata(about: About, *, takes_pixels: bool) -> dict[str, str]:
+    """Return the metadata of a file by its key.
+
+    `name`; `classes`, a JSON list in label order; `preprocess`, the JSON object of `records.Preprocess`; `preprocess_by`,
+    `file` or `caller`; `provenance`, a JSON object; and `format_version`.
+    """
+    return {
+        "name": about.name,
+        "classes": json.dumps(about.classes),
+        "preprocess": json.dumps(about.preprocess.model_dump(mode="json"), sort_keys=True),
+        "preprocess_by": "file" if takes_pixels else "caller",
+        "provenance": json.dumps(dict(about.provenance), sort_keys=True),
+        "format_version": FORMAT_VERSION,
+    }
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ def verify(
 ) -> None:  # fmt: skip
     """Gate the files of a bundle again, on their own runtimes.
 
-    Images, the torch network's answers and the gate are those that the bundle carries; what its gate allows beyond the
+    Images, the torch network's outputs and the gate are those that the bundle carries; what its gate allows beyond the
     defaults is said.
     """
     from compress.cli import tables

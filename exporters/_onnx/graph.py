@@ -5,7 +5,6 @@ Everything here works on a protobuf in memory and depends on nothing but its con
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,15 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import CompressError
-from exporters._exporter import CLASS, INPUT, OUTPUT, SCORE, About
+from exporters._exporter import CLASS, INPUT, OUTPUT, SCORE, About, build_metadata
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
     from compress.records import Preprocess
 
-FORMAT_VERSION = "1"
-"""Version of the metadata that `write_metadata` writes; raised when a key changes its meaning."""
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 """Operators with an integer kernel that multiply their first input with a weight, their second."""
 _NORMALISED = "images_normalised"
@@ -274,24 +271,13 @@ def _rename_clashes(graph: GraphProto, names: frozenset[str]) -> None:
 def write_metadata(model: ModelProto, about: About | None, *, takes_pixels: bool) -> None:
     """Write the metadata of a file; nothing where nothing is known.
 
-    `metadata_props` then holds `name`; `classes`, a JSON list in label order; `preprocess`, the JSON object of
-    `records.Preprocess`; `preprocess_by`, `file` or `caller`; `provenance`, a JSON object; and `format_version`.
+    `metadata_props` then holds what `build_metadata` returns.
     """
     from onnx import helper
 
     if about is None:
         return
-    helper.set_model_props(
-        model,
-        {
-            "name": about.name,
-            "classes": json.dumps(about.classes),
-            "preprocess": json.dumps(about.preprocess.model_dump(mode="json"), sort_keys=True),
-            "preprocess_by": "file" if takes_pixels else "caller",
-            "provenance": json.dumps(dict(about.provenance), sort_keys=True),
-            "format_version": FORMAT_VERSION,
-        },
-    )
+    helper.set_model_props(model, build_metadata(about, takes_pixels=takes_pixels))
 
 
 def check_graph(model: ModelProto, where: str, advice: str) -> None:

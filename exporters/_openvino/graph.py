@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress.errors import CompressError
 from compress.system import quiet
-from exporters._exporter import CLASS, SCORE, About
-from exporters._onnx.graph import FORMAT_VERSION
+from exporters._exporter import CLASS, SCORE, About, build_metadata
 
 if TYPE_CHECKING:
     from compress.records import Preprocess
@@ -172,21 +170,12 @@ def _find_nearest_layers(order: list[Any], layer: Mapping[str, str], around: Cal
 def write_metadata(model: Any, about: About | None, *, takes_pixels: bool) -> None:
     """Write the metadata of a file; nothing where nothing is known.
 
-    Under `edge_compress` the graph's `rt_info` then holds, as in ONNX: `name`; `classes`, a JSON list in label order;
-    `preprocess`, the JSON object of `records.Preprocess`; `preprocess_by`, `file` or `caller`; `provenance`, a JSON object; and
-    `format_version`. JSON is pure ASCII, for XML cannot hold every character of a name.
+    Under `edge_compress` the graph's `rt_info` then holds what `build_metadata` returns. Its JSON is pure ASCII, for XML cannot
+    hold every character of a name.
     """
     if about is None:
         return
-    metadata = {
-        "name": about.name,
-        "classes": json.dumps(about.classes),
-        "preprocess": json.dumps(about.preprocess.model_dump(mode="json"), sort_keys=True),
-        "preprocess_by": "file" if takes_pixels else "caller",
-        "provenance": json.dumps(dict(about.provenance), sort_keys=True),
-        "format_version": FORMAT_VERSION,
-    }
-    for key, value in metadata.items():
+    for key, value in build_metadata(about, takes_pixels=takes_pixels).items():
         model.set_rt_info(value, [METADATA, key])
 
 

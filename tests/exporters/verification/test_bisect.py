@@ -155,7 +155,7 @@ def test_a_bundle_without_a_reference_says_what_it_needs(
     """Where no other float file can be trusted, the run is asked for."""
     bad = damaged(sabotage.weights(2, np.zeros_like))
     bundle = coloured.write_bundle(tmp_path / "bundle", [bad, files["openvino fp32"]])
-    with pytest.raises(CompressError, match="no other float file that gives the network's answers; give --against RUN"):
+    with pytest.raises(CompressError, match="no other float file that gives the network's outputs; give --against RUN"):
         locate_divergence(bundle, events=Events(), file=files["openvino fp32"].path.name)
 
 
