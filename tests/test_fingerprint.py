@@ -9,10 +9,10 @@ import pytest
 from compress import fingerprint
 from compress.errors import Unreachable
 from compress.fingerprint import hash_sources, make_key
-from compress.run.verify import HARNESS
+from compress.run.verify import HARNESS, VERDICT
 
 
-@pytest.mark.parametrize("pattern", [*fingerprint.TRAINING, *HARNESS])
+@pytest.mark.parametrize("pattern", sorted({*fingerprint.TRAINING, *HARNESS, *VERDICT}))
 def test_every_pattern_matches_files(pattern: str) -> None:
     """What decides training or timing is there under the name that the key looks for."""
     root = Path(fingerprint.__file__).parents[1]

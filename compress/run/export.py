@@ -26,7 +26,7 @@ from compress.records import Document, Gate, StageResult, Variant
 from compress.run.context import Run, Trained
 from compress.run.int8 import Int8Inputs, collect_inputs, collect_key_parts, export_int8
 from compress.run.verify import (
-    HARNESS,
+    VERDICT,
     SplitLogits,
     WrittenFile,
     make_metadata,
@@ -156,7 +156,7 @@ def _make_key(run: Run, trained: Trained, section: ExportSection, int8: Int8Inpu
         network=trained.key, name=trained.name, method=trained.method, section=canonical(section),
         data=[run.data.key, run.data.test_key], gate=canonical(run.recipe.gate),
         packages=read_environment().packages,
-        source=hash_sources("exporters/**/*.py", *HARNESS), exporter=hash_plugin("exporters", section.format),
+        source=hash_sources(*VERDICT), exporter=hash_plugin("exporters", section.format),
         runtime=hash_plugin("runtimes", exporters.load(section).runtime), int8=int8 and collect_key_parts(run, int8),
     )  # fmt: skip
 

@@ -39,6 +39,11 @@ Logits = NDArray[np.float32]
 
 HARNESS = ("benchmarks/*.py", "benchmarks/runtimes/*.py", "benchmarks/devices/*.py")
 """Our own source that runs and times files."""
+VERDICT = (
+    "exporters/**/*.py", *HARNESS, "compress/run/export.py", "compress/run/verify.py", "compress/preprocess.py",
+    "compress/records/*.py", "compress/statistics/*.py",
+)  # fmt: skip
+"""Our own source that decides an exported file and what is said of it."""
 ALONE = 32
 """Validation images that a file is also fed one by one."""
 
