@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,9 @@ def _listen(
     timeout.start()
     try:
         if job is not None and process.stdin is not None:
-            process.stdin.write(f"{job}\n")
-            process.stdin.flush()
+            with suppress(BrokenPipeError):  # it died while it waited; its status is read below and told
+                process.stdin.write(f"{job}\n")
+                process.stdin.flush()
         while output.ended is None and process.stderr is not None and (line := process.stderr.readline()):
             output.read_line(line, progress)
         if output.ended is None:
