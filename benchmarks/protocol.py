@@ -153,7 +153,7 @@ def evaluate(
     """
     job = Job("evaluate", threads=threads, batch_size=subject.batch_size or min(batch_size, max(len(images), 1)))
     with _job_folder(job, [subject], images, pixels) as folder:
-        with (events or Events()).task(f"evaluate {subject.name}", total=len(images), kind="evaluation") as task:
+        with (events or Events()).task(f"evaluate {subject.name}", total=len(images)) as task:
             result = _run_job(folder, device, timeout_seconds, task)
         logits = np.load(folder / "logits.npy", allow_pickle=False)
         kept = {name: folder / f"{name}.npy" for name in FURTHER if subject.gives_class}

@@ -34,7 +34,6 @@ NOTES = {
     "training": "epochs with their validation",
     "teacher outputs": "views that the teachers were run on for the store",
     "timing": "interleaved rounds, with the processes that run them",
-    "evaluation": "files run for other purposes",
     "verification": "files run on validation and test images in their own processes, and the gate",
     "export": "writing files of fp32 and fp16",
     "int8 search": "writing int8 files, rung by rung",

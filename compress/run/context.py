@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -106,6 +106,11 @@ class Trained(NamedTuple):
     key: str
     folder: Path | None
     """Where its weights are; `None` for a teacher from the user's file."""
+
+    def move_to_cpu(self) -> Self:
+        """Move the network to the CPU, where files are made and run; a GPU may round differently."""
+        self.network.to("cpu")
+        return self
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def export_file(
 
     Args:
         run: Run context.
-        trained: The network, on the CPU, where `compute_logits` has put it.
+        trained: The network, on the CPU.
         section: The format.
         logits: The network's logits.
         teachers: They adapt the network to int8 if nothing else helps; or why there are none, and that rung is skipped.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -73,9 +73,7 @@ def measure_files(run: Run, files: Sequence[ExportedFile]) -> MeasuredFiles:
     try:
         made = run.cache.make(key, make)
     except CompressError as error:
-        for name, row in rows.items():
-            if row.ladder is not None:
-                report_ladder(run, name, row.ladder)
+        report_ladders(run, rows.values())
         return MeasuredFiles(rows, problem=error)
     cache.publish(made, run.folder / "measurements")
     timing = records.read(made / TIMING, RunTiming)
@@ -87,6 +85,7 @@ def measure_files(run: Run, files: Sequence[ExportedFile]) -> MeasuredFiles:
     }
     for item in files:
         rows[item.variant.name] = add_speedups(run, item, rows[item.variant.name], latencies)
+    report_ladders(run, rows.values())
     return MeasuredFiles(rows, timing.seconds, timing.environment)
 
 
@@ -107,7 +106,6 @@ def add_speedups(run: Run, item: ExportedFile, row: Variant, latencies: Mapping[
     if row.ladder is None:
         return row
     ladder = row.ladder if item.float32 is None else _time_ladder(run, item, row.ladder, item.float32, latencies)
-    report_ladder(run, row.name, ladder)
     return row.model_copy(update={"ladder": ladder})
 
 
@@ -128,11 +126,14 @@ def _time_ladder(run: Run, item: ExportedFile, ladder: Ladder, float32: Path, la
     )
 
 
-def report_ladder(run: Run, name: str, ladder: Ladder) -> None:
-    """Tell people and programs how the search for an int8 file went."""
-    for line in describe_ladder(name, ladder):
-        run.events.say(line)
-    run.events.emit("ladder", file=name, **ladder.model_dump())
+def report_ladders(run: Run, rows: Iterable[Variant]) -> None:
+    """Tell people and programs how the search for each int8 file went."""
+    for row in rows:
+        if row.ladder is None:
+            continue
+        for line in describe_ladder(row.name, row.ladder):
+            run.events.say(line)
+        run.events.emit("ladder", file=row.name, **row.ladder.model_dump())
 
 
 def _hash_file(item: ExportedFile) -> str:

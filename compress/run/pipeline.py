@@ -57,7 +57,8 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
             shipped, *baselines = train_students(first_ready, teachers)
             further = train_further_seeds(others_ready, teachers)
 
-        trained = (*teachers, shipped, *baselines)
+        students = [shipped, *baselines]
+        trained = [each.move_to_cpu() for each in (*teachers, *students)]
         logits = {each.name: compute_logits(context, each) for each in trained}
         files, notes = _export_all(first, shipped, teachers, logits)
         measured = measure_files(context, files)
@@ -65,10 +66,11 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
 
         rows = [describe_unexported(context, each, logits[each.name], shipped=shipped) for each in baselines]
         correct = [
-            find_correct_images(first if each in (shipped, *baselines) else context, each, logits[each.name])
-            for each in trained
+            *(find_correct_images(context, each, logits[each.name]) for each in teachers),
+            *(find_correct_images(first, each, logits[each.name]) for each in students),
+            *further.correct,
         ]
-        found = RunResults(trained, files, measured, rows, further, [*correct, *further.correct], logits[shipped.name], notes)
+        found = RunResults(trained, files, measured, rows, further, correct, logits[shipped.name], notes)
         record = build_report(context, found)
         report.write(record, context.folder)
         events.emit("end", status=record.status, seconds=record.seconds)

@@ -18,7 +18,7 @@ from compress.run import cache, reload
 from compress.run.context import RECIPE, REJECTED, open_run
 from compress.run.export import NO_TEACHERS, ExportedFile, export_file
 from compress.run.int8 import DISTILLED_RUNGS
-from compress.run.measure import add_speedups
+from compress.run.measure import add_speedups, report_ladders
 from compress.run.verify import compute_logits
 from compress.system.files import hash_file, writable
 
@@ -58,13 +58,14 @@ def export(run_folder: Path, sections: Sequence[ExportSection], *, out: Path | N
     target = out or run_folder / "exports"
     with open_run(recipe, base=run_folder, runs=run_folder.resolve().parent, events=events) as whole_run:
         run = reload.use_shipped_seed(whole_run)
-        shipped = reload.load_student(run)
+        shipped = reload.load_student(run).move_to_cpu()
         logits = compute_logits(run, shipped)
         is_int8 = any(exporters.load(section).precision == "int8" for section in sections)
         teachers = reload.load_teachers(run) if is_int8 and recipe.int8.rung in DISTILLED_RUNGS else NO_TEACHERS
         with exporters.reuse_graphs(), share_processes():
             files = [export_file(run, shipped, section, logits, teachers=teachers) for section in sections]
         files = [item._replace(variant=add_speedups(run, item, item.variant, {})) for item in files]
+        report_ladders(run, [item.variant for item in files])
         gates = {item.variant.name: _note_skipped_distillation(item) for item in files}
         made_in = read_environment()
         for item in files:

@@ -7,6 +7,7 @@ something is missing, a message says what.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from compress import records
 from compress.errors import CompressError, Unreachable
 from compress.freezing import freeze_all_but
+from compress.methods import Method
 from compress.models import Network
 from compress.plan.names import name_baselines, name_methods
 from compress.quantization.candidate import Unavailable
@@ -43,21 +45,31 @@ def load_student(run: Run) -> Trained:
         CompressError: The weights are not those of the recipe's networks, or were changed.
     """
     try:
-        return _load_taught_student(run)
+        return _restore_student(run, [_load_network(run, name, section) for name, section in _list_teachers(run)])[1]
     except Unreachable as error:
         gone = [section for section in run.recipe.teacher if section.weights and not (run.base / section.weights).exists()]
         if not gone:
             raise
-        folder = run.folder / "student"
-        result = records.read(folder / METRICS, StageResult)
-        strangers = [build_network(run, section, name) for name, section in _list_teachers(run)]
-        method = build_method(run, run.recipe.method, strangers)
-        checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
+        method, student = _restore_student(run, [build_network(run, section, name) for name, section in _list_teachers(run)])
         if not _holds(method.product(), method.deployable()):
             raise
-        freeze_all_but(method, ())
         run.events.say(f"the student is taken as it was shipped; {error}")
-        return Trained("student", name_methods(run.recipe.method), method.deployable(), (result,), result.key, folder)
+        return student
+
+
+def _restore_student(run: Run, teachers: Sequence[Network]) -> tuple[Method, Trained]:
+    """Return the student of a finished run from its own folder, with the method on these teachers that holds it.
+
+    Raises:
+        Unreachable: The run has not trained its student.
+        CompressError: The weights are not those of the recipe's networks, or were changed.
+    """
+    folder, method = run.folder / "student", build_method(run, run.recipe.method, teachers)
+    result = records.read(folder / METRICS, StageResult)
+    checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
+    freeze_all_but(method, ())
+    name = name_methods(run.recipe.method)
+    return method, Trained("student", name, method.deployable(), (result,), result.key, folder)
 
 
 def _holds(product: nn.Module, deployable: nn.Module) -> bool:
@@ -88,12 +100,21 @@ def _list_teachers(run: Run) -> list[tuple[str, TeacherSection]]:
 def _load_teacher(run: Run, index: int, name: str, section: TeacherSection) -> Trained:
     if section.weights is not None:
         return obtain_teacher(run, index, section)
-    folder = run.folder / name
+    folder, network = run.folder / name, _load_network(run, name, section)
     result = records.read(folder / METRICS, StageResult)
-    network = build_network(run.use_recipe_seed(), section, name)
-    checkpoint.load_weights(network, folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(network, ())
     return Trained(name, result.method, network, (result,), result.key, folder)
+
+
+def _load_network(run: Run, name: str, section: TeacherSection) -> Network:
+    """Return the network of a teacher with its weights, which a method may look at when it is built."""
+    network = build_network(run, section, name)
+    if section.weights is not None:
+        checkpoint.load_weights(network, run.base / section.weights, sha256=section.sha256)
+    else:
+        files = records.read(run.folder / name / METRICS, StageResult).files
+        checkpoint.load_weights(network, run.folder / name / WEIGHTS, sha256=files[WEIGHTS])
+    return network
 
 
 def _find_preparatory_stages(run: Run) -> list[StageResult]:
@@ -103,30 +124,3 @@ def _find_preparatory_stages(run: Run) -> list[StageResult]:
     names = [path.parent.name for path in sorted(run.folder.glob(f"*/{METRICS}"))]
     own = [name for name in names if name not in others and not name.startswith(tuple(f"{each}-" for each in networks))]
     return [records.read(run.folder / name / METRICS, StageResult) for name in own]
-
-
-def _load_taught_student(run: Run) -> Trained:
-    """Return the student of a finished run from its own folder, as it was shipped.
-
-    Raises:
-        Unreachable: The run has not trained its student.
-        CompressError: The weights are not those of the recipe's networks, or were changed.
-    """
-    folder = run.folder / "student"
-    result = records.read(folder / METRICS, StageResult)
-    method = build_method(
-        run, run.recipe.method, [_load_teacher_network(run, index) for index in range(len(run.recipe.teacher))]
-    )
-    checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
-    freeze_all_but(method, ())
-    return Trained("student", name_methods(run.recipe.method), method.deployable(), (result,), result.key, folder)
-
-
-def _load_teacher_network(run: Run, index: int) -> Network:
-    """Return a teacher of a finished run with its weights, which a method may look at when it is built."""
-    section = run.recipe.teacher[index]
-    name = name_teacher(index, len(run.recipe.teacher))
-    network = build_network(run, section, name)
-    path = run.base / section.weights if section.weights is not None else run.folder / name / WEIGHTS
-    checkpoint.load_weights(network, path, sha256=section.sha256)
-    return network

@@ -101,7 +101,7 @@ def _obtain_correct_images(run: Run, trained: Trained) -> CorrectImages:
     )
 
     def make(folder: Path) -> None:
-        alone = trained._replace(network=copy.deepcopy(trained.network))  # parts that others use must stay on their device
+        alone = trained._replace(network=copy.deepcopy(trained.network)).move_to_cpu()  # parts that others use stay there
         found = find_correct_images(run, alone, compute_logits(run, alone))
         np.savez(folder / CORRECT, validation=found.validation, test=found.test)
 

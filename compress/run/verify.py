@@ -24,6 +24,7 @@ from benchmarks import protocol
 from benchmarks.protocol import Evaluation, Subject
 from compress import __version__
 from compress.errors import CompressError
+from compress.events import Events
 from compress.models import count_macs, count_parameters
 from compress.preprocess import Images, normalise
 from compress.recipe import ExportSection
@@ -79,10 +80,10 @@ class WrittenFile(NamedTuple):
 
 
 def compute_logits(run: Run, trained: Trained) -> SplitLogits:
-    """Compute the logits of a network on the validation and the test split, float32 on the CPU."""
-    cpu = torch.device("cpu")  # where the files run; a GPU may round differently
-    network, splits = trained.network.to(cpu), (run.data.validation, run.data.test)
-    return SplitLogits(*(evaluate.compute_logits(network, run.batch_in_order(split, device=cpu)) for split in splits))
+    """Compute the logits of a network, which lies on the CPU, on the validation and the test split."""
+    splits = run.data.validation, run.data.test
+    batches = [run.batch_in_order(split, device=torch.device("cpu")) for split in splits]
+    return SplitLogits(*(evaluate.compute_logits(trained.network, each) for each in batches))
 
 
 def make_subject(name: str, path: Path, exporter: Exporter) -> Subject:
@@ -101,10 +102,10 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
     data, logits, precision = run.data, made.logits, exporters.load(section).precision
     row = _make_row(run, made.trained, file, section, precision)
     try:
-        found = run_file(file, [data.validation.images, data.test.images], data.preprocess)
+        found = run_file(file, [data.validation.images, data.test.images], data.preprocess, events=run.events)
         alone = None
         if file.batch_size is None:
-            alone = run_file(file, [data.validation.images[:ALONE]], data.preprocess, batch_size=1)
+            alone = run_file(file, [data.validation.images[:ALONE]], data.preprocess, batch_size=1, events=run.events)
     except CompressError as error:
         reason = f"{file.runtime} cannot run it: {error}"
         return row.model_copy(update={"reason": reason}), Gate(status="failed", reason=reason, samples=0)
@@ -152,7 +153,9 @@ def _judge_outputs(
     return inspect_file(gate, file.path, expected, shown, precision=precision)
 
 
-def run_file(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *, batch_size: int = 32) -> Evaluation:
+def run_file(
+    file: Subject, splits: Sequence[Images], preprocess: Preprocess, *, batch_size: int = 32, events: Events | None = None
+) -> Evaluation:
     """Run the images of some splits, one after the other, through a file on its own runtime.
 
     Images in memory are run by one process, images on disk by one for every `SLICE_BYTES` of them.
@@ -162,9 +165,10 @@ def run_file(file: Subject, splits: Sequence[Images], preprocess: Preprocess, *,
         splits: Images of each split, uint8 [N, H, W, C].
         preprocess: How they become float32 [N, C, H, W].
         batch_size: Images in a call.
+        events: Where progress is shown.
     """
     parts = [
-        protocol.evaluate(file, normalise(pixels, preprocess), pixels=pixels, batch_size=batch_size)
+        protocol.evaluate(file, normalise(pixels, preprocess), pixels=pixels, batch_size=batch_size, events=events)
         for pixels in _iterate_slices(splits)
     ]
     if len(parts) == 1:
