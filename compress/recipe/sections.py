@@ -86,7 +86,8 @@ class TrainSection(Section):
     """How images lie in memory; with the channels last, convolutions are faster on most CPUs and GPUs."""
     engine: Literal["eager", "compile", "cuda_graphs", "auto"] = "eager"
     """What runs the network in training steps: torch as it is, compiled by its inductor, or that with CUDA graphs. Compiling
-    takes minutes and needs a C++ compiler; `auto` tries them where training takes long, and takes what is faster."""
+    takes minutes and needs a C++ compiler. `auto` tries them where the network has enough to do, takes what is faster and keeps
+    that in the cache, for later runs of the same network; a trial in another cache may end otherwise."""
     fused: bool = True
     """Update all parameters in one pass over memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -113,6 +113,7 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
     running = choose_engine(
         method, batch, engine=settings.engine, steps=settings.epochs * len(batches),
         autocast=loop.DTYPES[settings.precision], events=run.events, decision=folder / ".engine-student.json",
+        shared=run.cache.folder / "student_engines",
     )  # fmt: skip
     with catch_stop_request(run.events) as stopped:
         fit = loop.fit(

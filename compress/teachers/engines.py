@@ -12,11 +12,13 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from compress import records
@@ -27,6 +29,7 @@ from compress.methods import Signal
 from compress.models import Network
 from compress.records import EngineTrial, EngineTrials
 from compress.system import quiet
+from compress.system.files import writable
 
 ROUNDS = 3
 """Interleaved timings of each engine in a trial; the median counts."""
@@ -252,6 +255,38 @@ def read_trials(path: Path, events: Events) -> tuple[EngineTrial, ...]:
         events.say(f"{error}; the engines are tried anew")
         path.unlink()
         return ()
+
+
+def keep_trials(
+    make: Callable[[], tuple[EngineTrial, ...]], *, own: Path | None, shared: Path | None, events: Events
+) -> tuple[EngineTrial, ...]:
+    """Return the trial that a file keeps, or make it and keep it, so that what a clock decided once stays decided.
+
+    Args:
+        make: Makes the trial.
+        own: File for this stage alone; it comes first, so that a stage that continues never decides anew.
+        shared: File for every stage with the same networks and batches, now and in later runs.
+        events: Receives what is wrong with a file.
+
+    Raises:
+        Unreachable: A folder cannot be written.
+        CompressError: Nothing could be tried.
+    """
+    files = [path for path in (own, shared) if path is not None]
+    with nullcontext() if shared is None else _lock(shared.parent):
+        tried = next((found for path in files if (found := read_trials(path, events))), ()) or make()
+        for path in files:
+            if not path.is_file():
+                records.save(path, EngineTrials(trials=tried))
+    return tried
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            yield
 
 
 def _is_too_far(trial: EngineTrial, tolerance: float) -> bool:

@@ -11,10 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from compress import records
 from compress.data import InMemory
 from compress.errors import CompressError
 from compress.events import Events
@@ -22,8 +20,7 @@ from compress.fingerprint import describe_training, make_key
 from compress.methods import Method, Signal
 from compress.models import Network, count_macs
 from compress.recipe import TeacherOutputsSection
-from compress.records import EngineTrial, EngineTrials
-from compress.system.files import writable
+from compress.records import EngineTrial
 from compress.teachers import engines
 from compress.teachers.engines import JointTeachers
 from compress.teachers.identity import hash_module, identify_class
@@ -173,18 +170,10 @@ def _choose_engine(
         return request.section.engine, ()
     if count_macs(teachers, sample[:1]) * len(sample) * calls < WORTH_A_TRIAL_MACS[sample.device.type]:
         return "eager", ()
-    folder = request.folder / "engines"
-    general = folder / f"{_make_trial_key(request, teachers, sample)}.json"
-    own = request.decision or general
-    with writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
-            tried = engines.read_trials(own, request.events) or engines.read_trials(general, request.events)
-            if not tried:
-                tried = _try_engines(request, teachers, sample)
-                records.save(general, EngineTrials(trials=tried))
-            if not own.is_file():
-                records.save(own, EngineTrials(trials=tried))
+    tried = engines.keep_trials(
+        lambda: _try_engines(request, teachers, sample), own=request.decision, events=request.events,
+        shared=request.folder / "engines" / f"{_make_trial_key(request, teachers, sample)}.json",
+    )  # fmt: skip
     return tried[0].engine, tried if len(tried) > 1 else ()
 
 

@@ -1,8 +1,9 @@
 """Run a network that is being trained: eager torch, or compiled by torch's inductor, on a GPU with CUDA graphs too.
 
 `engine` in the recipe's `train` names it; `auto` times each for a few steps and takes the fastest whose gradients are those of
-eager torch. The network itself stays as it is: a copy of its structure around its very tensors is compiled, with hooks at its
-taps that stay, since the compiler sees no others. Each size of batch is compiled anew; validation runs eager torch.
+eager torch. Whether it does follows from the work alone, and what it took is kept in the cache. The network itself stays as it
+is: a copy of its structure around its very tensors is compiled, with hooks at its taps that stay, since the compiler sees no
+others. Each size of batch is compiled anew; validation runs eager torch.
 """
 
 from __future__ import annotations
@@ -22,21 +23,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import records
 from compress.data import Batch
 from compress.errors import CompressError
 from compress.events import Events
+from compress.fingerprint import describe_training, make_key
 from compress.freezing import freeze_all_but, list_trained_parameters
 from compress.methods import Forward, LazyFeatures, Method
-from compress.models import Network, Outputs
-from compress.records import EngineTrial, EngineTrials
-from compress.teachers.engines import read_trials
+from compress.models import Network, Outputs, count_macs
+from compress.records import EngineTrial
+from compress.teachers.engines import keep_trials
+from compress.teachers.identity import hash_module
 from compress.teachers.signals import run_dry_step, take_first_images
 
 ROUNDS = 5
 """Interleaved timings of each engine in a trial; the median counts."""
-WORTH_A_TRIAL_SECONDS = 600.0
-"""Training whose eager steps take less than that ends before compiling, which takes a minute or more, has paid."""
+WORTH_A_TRIAL_MACS = {"cpu": 1e13, "cuda": 1e16}
+"""Multiply-accumulates of the forward passes of a stage from which on engines are tried: about ten minutes of training on two
+AVX2 cores; less ends before compiling, which takes a minute or more, has paid. A fixed number instead of a timing, so that
+whether eager torch is left does not depend on the load of the machine."""
 PAYS = 1.05
 """How many times as fast as eager torch an engine must be: less is noise, and would make results depend on it."""
 TOLERANCE = 0.03
@@ -64,6 +68,7 @@ def choose_engine(
     autocast: torch.dtype | None,
     events: Events,
     decision: Path | None = None,
+    shared: Path | None = None,
 ) -> StudentEngine:
     """Choose how the network that a stage trains is run.
 
@@ -75,6 +80,7 @@ def choose_engine(
         autocast: The precision of the training.
         events: Receives what was tried and left out.
         decision: File that keeps what was chosen, so that a stage that continues does not choose anew.
+        shared: Folder that keeps what `auto` chose, for every later stage that trains the same network on such batches.
 
     Raises:
         CompressError: The engine that the recipe names does not run here, cannot take the network, or gives other gradients.
@@ -86,12 +92,12 @@ def choose_engine(
     torch.compiler.reset()  # all that is compiled shares one limit, and what earlier stages compiled is not run again
     taps = run_dry_step(method, take_first_images(batch)).student_taps
     trial = _Trial(network, batch, taps, autocast, events)
-    tried = read_trials(decision, events) if decision is not None else ()
-    if not tried:
-        with _hold_as_trained(method):
-            tried = trial.try_all(steps) if engine == "auto" else (trial.try_one(engine),)
-        if decision is not None:
-            records.save(decision, EngineTrials(trials=tried))
+    if engine == "auto" and not trial.is_worth(steps):
+        return StudentEngine()
+    make = trial.try_all if engine == "auto" else lambda: (trial.try_one(engine),)
+    known = shared / f"{trial.make_key()}.json" if shared is not None and engine == "auto" else None
+    with _hold_as_trained(method):
+        tried = keep_trials(make, own=decision, shared=known, events=events)
     chosen = tried[0].engine
     if chosen == "eager":
         return StudentEngine(trials=tried if len(tried) > 1 else ())
@@ -230,14 +236,29 @@ class _Trial:
             self._built[engine] = compile_network(engine, self._network, self._taps, self._device)
         return self._built[engine]
 
-    def try_all(self, steps: int) -> tuple[EngineTrial, ...]:
+    def is_worth(self, steps: int) -> bool:
+        """Return whether so many steps are enough work for a trial; people are told where they are not."""
+        images, enough = self._batch.images, WORTH_A_TRIAL_MACS[self._device.type]
+        macs = count_macs(self._network, images[:1]) * len(images) * steps
+        if macs < enough:
+            self._events.say(
+                f"training: eager torch; {macs:.1e} multiply-accumulates are too few for a trial of engines, which begins at "
+                f"{enough:.0e}"
+            )
+        return macs >= enough
+
+    def make_key(self) -> str:
+        """Return the key of a trial: the sha256 over all that it depends on besides the load of the machine."""
+        images = self._batch.images
+        return make_key(
+            network=hash_module(self._network), taps=self._taps, images=list(images.shape), strides=images.stride(),
+            autocast=str(self._autocast), device=self._device.type, machine=dict(describe_training()),
+        )  # fmt: skip
+
+    def try_all(self) -> tuple[EngineTrial, ...]:
         """Return what each engine of this device did, the one to take first."""
         eager = self._network.outputs
         self._run_pass(eager)  # the first is slow
-        milliseconds = self._time_pass_ms(eager)
-        if milliseconds * steps < 1000 * WORTH_A_TRIAL_SECONDS:
-            self._events.say(f"training: {milliseconds * steps / 1000:.0f} s of eager steps are not worth a trial of engines")
-            return (EngineTrial(engine="eager", ms_per_batch=milliseconds, relative_difference=0.0),)  # which nobody compares
         forwards: dict[str, Forward] = {"eager": eager}
         for name in ("compile", *(["cuda_graphs"] if self._device.type == "cuda" else [])):
             try:

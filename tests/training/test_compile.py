@@ -21,7 +21,7 @@ from compress.events import Events
 from compress.freezing import freeze_all_but
 from compress.methods import Forward, Method, Setting
 from compress.methods.supervised import Supervised
-from compress.models import Network, Outputs
+from compress.models import Network, Outputs, count_macs
 from compress.models.resnet_cifar import resnet20
 from compress.recipe import TrainSection
 from compress.records import EngineTrials, read
@@ -89,16 +89,13 @@ def deep() -> Method:
     return Supervised(Setting(resnet20(4, 1), (), next(data().epoch(0)).images[:1], 4))
 
 
-def chosen(method: Method, folder: Path, engine: str, *, steps: int = 10, autocast: torch.dtype | None = None) -> StudentEngine:
+def chosen(
+    method: Method, folder: Path, engine: str, *, steps: int = 10, autocast: torch.dtype | None = None, name: str = "e.json"
+) -> StudentEngine:
     return choose_engine(
-        method,
-        next(data().epoch(0)),
-        engine=engine,
-        steps=steps,
-        autocast=autocast,
-        events=Events(),
-        decision=folder / "e.json",
-    )
+        method, next(data().epoch(0)), engine=engine, steps=steps, autocast=autocast, events=Events(),
+        decision=folder / name, shared=folder / "shared",
+    )  # fmt: skip
 
 
 def passed(runs: Forward, images: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
@@ -298,6 +295,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         monkeypatch.setattr("compress.training.compile.compile_network", lambda _engine, own, _taps, _device: Pretended(own))
         monkeypatch.setattr(_Trial, "_time_pass_ms", milliseconds)
+        monkeypatch.setattr("compress.training.compile.WORTH_A_TRIAL_MACS", {"cpu": 0})
 
     return pretend
 
@@ -316,7 +314,7 @@ def test_the_trial_takes_what_is_faster_and_right(
 ) -> None:
     """Faster by more than noise, with eager torch's gradients; both are in the report, the chosen one first."""
     pretended(eager=times[0], compiled=times[1], scale=scale)
-    found = chosen(supervised(), tmp_path, "auto", steps=100_000)
+    found = chosen(supervised(), tmp_path, "auto")
     assert found.engine == expected
     assert (found.forward is None) == (expected == "eager")
     rivals = {"eager", "compile"} - {expected} if math.isfinite(scale) else set()
@@ -324,27 +322,45 @@ def test_the_trial_takes_what_is_faster_and_right(
     assert len(found.trials) == (2 if rivals else 0)
 
 
-def test_short_training_is_not_worth_a_trial(tmp_path: Path, pretended: Callable[..., None]) -> None:
-    """Compiling would take longer than what it could save."""
-    pretended(eager=100.0, compiled=1.0)
-    found = chosen(supervised(), tmp_path, "auto", steps=100)
-    assert found == StudentEngine()
+@pytest.mark.parametrize("slowness", [0.001, 1e6], ids=["an idle machine", "a machine that seems to take days"])
+def test_whether_engines_are_tried_does_not_depend_on_the_machine(
+    slowness: float, tmp_path: Path, pretended: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work decides: below a fixed number of operations eager torch runs, from it on a trial is made, whatever a clock shows."""
+    pretended(eager=100 * slowness, compiled=slowness)
+    images = next(data().epoch(0)).images
+    macs = count_macs(network(), images[:1]) * len(images) * 10
+    monkeypatch.setattr("compress.training.compile.WORTH_A_TRIAL_MACS", {"cpu": macs + 1})
+    assert chosen(supervised(), tmp_path, "auto", steps=10) == StudentEngine()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("compress.training.compile.WORTH_A_TRIAL_MACS", {"cpu": macs})
+    assert chosen(supervised(), tmp_path, "auto", steps=10).engine == "compile"
 
 
 def test_who_continues_does_not_choose_anew(tmp_path: Path, pretended: Callable[..., None]) -> None:
     """The trial's times may be others; the decision stays."""
     pretended(eager=100.0, compiled=50.0)
-    assert chosen(supervised(), tmp_path, "auto", steps=100_000).engine == "compile"
+    assert chosen(supervised(), tmp_path, "auto").engine == "compile"
     pretended(eager=100.0, compiled=500.0)
-    again = chosen(supervised(), tmp_path, "auto", steps=100_000)
+    again = chosen(supervised(), tmp_path, "auto")
     assert (again.engine, again.trials) == ("compile", read(tmp_path / "e.json", EngineTrials).trials)
+
+
+def test_what_a_trial_found_holds_for_later_stages_of_the_same_network(tmp_path: Path, pretended: Callable[..., None]) -> None:
+    """A stage that is trained again under another load ends with the same bytes; another network has a trial of its own."""
+    pretended(eager=100.0, compiled=50.0)
+    first = chosen(supervised(), tmp_path, "auto", name="first.json")
+    pretended(eager=100.0, compiled=500.0)
+    again = chosen(supervised(), tmp_path, "auto", name="again.json")
+    assert (again.engine, again.trials) == ("compile", first.trials)
+    assert chosen(supervised(Small(5)), tmp_path, "auto", name="other.json").engine == "eager"
 
 
 def test_a_damaged_decision_is_made_anew(tmp_path: Path, pretended: Callable[..., None]) -> None:
     """It is said, and the run goes on."""
     (tmp_path / "e.json").write_text("{", encoding="utf-8")
     pretended(eager=100.0, compiled=50.0)
-    assert chosen(supervised(), tmp_path, "auto", steps=100_000).engine == "compile"
+    assert chosen(supervised(), tmp_path, "auto").engine == "compile"
     assert read(tmp_path / "e.json", EngineTrials).trials
 
 
@@ -361,7 +377,7 @@ def test_a_trial_leaves_the_stage_as_it_was(tmp_path: Path, pretended: Callable[
     method = supervised()
     freeze_all_but(method, ())
     before, modes, state = weights(method), [module.training for module in method.modules()], torch.get_rng_state()
-    chosen(method, tmp_path, "auto", steps=100_000)
+    chosen(method, tmp_path, "auto")
     assert all(torch.equal(value, before[name]) for name, value in weights(method).items())
     assert modes == [module.training for module in method.modules()]
     assert torch.equal(state, torch.get_rng_state())
@@ -381,7 +397,7 @@ def test_an_engine_that_fails_in_the_trial_is_left_out_aloud(tmp_path: Path, mon
         raise CompressError("train.engine: torch cannot compile the network (no luck); use eager")
 
     monkeypatch.setattr("compress.training.compile.compile_network", refuse)
-    monkeypatch.setattr("compress.training.compile.WORTH_A_TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr("compress.training.compile.WORTH_A_TRIAL_MACS", {"cpu": 0})
     text = io.StringIO()
     found = choose_engine(
         supervised(), next(data().epoch(0)), engine="auto", steps=10, autocast=None,
