@@ -118,7 +118,7 @@ def judge_file(backend: QuantizationBackend, path: Path) -> tuple[Gate, Accuracy
     gate = backend.judge(logits)
     if gate.max_abs_diff is None and gate.agreement_percent is None:  # no logits to compare
         return gate, None
-    return gate, Accuracy.from_hits(int((logits.argmax(axis=1) == backend.labels).sum()), len(backend.labels))
+    return gate, Accuracy.from_predictions(logits.argmax(axis=1).tolist(), backend.labels.tolist(), logits.shape[1])
 
 
 def rank(candidate: Candidate[B], budget: GateSection) -> tuple[float, ...]:

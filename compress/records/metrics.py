@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from compress.records.base import Record
-from compress.statistics.proportions import compute_wilson_interval
+from compress.statistics.proportions import compute_balanced_interval, compute_wilson_interval
+
+UNEVEN = 2
+"""Classes are uneven where the commonest has more than so many times the images of the rarest."""
 
 
 class Accuracy(Record):
@@ -15,6 +20,19 @@ class Accuracy(Record):
     samples: int
     ci95: tuple[float, float]
     """Wilson interval, in percent."""
+    balanced_percent: float | None = None
+    """Balanced accuracy: the mean over the classes of the share of their images that is right; `None` in old records."""
+    balanced_ci95: tuple[float, float] | None = None
+    """Its interval, in percent."""
+    recall_percent: tuple[float | None, ...] = ()
+    """Where classes are uneven, the share of the images of each class that is right; `None` for a class without images."""
+    class_samples: tuple[int, ...] = ()
+    """Where classes are uneven, the images of each class."""
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether some classes have so many more images than others that top-1 says little."""
+        return bool(self.recall_percent)
 
     @classmethod
     def from_hits(cls, correct: int, samples: int) -> Self:
@@ -25,6 +43,36 @@ class Accuracy(Record):
         """
         low, high = compute_wilson_interval(correct, samples)
         return cls(top1_percent=100 * correct / samples, samples=samples, ci95=(100 * low, 100 * high))
+
+    @classmethod
+    def from_counts(cls, correct: Sequence[int], samples: Sequence[int]) -> Self:
+        """Return top-1 and balanced accuracy of the images of each class, and the recall of each where classes are uneven.
+
+        Args:
+            correct: Hits among the images of each class, [K].
+            samples: Images of each class, [K].
+
+        Raises:
+            CompressError: There are no images, or more hits than images in a class.
+        """
+        plain = cls.from_hits(sum(correct), sum(samples))
+        balanced, low, high = compute_balanced_interval(correct, samples)
+        update: dict[str, object] = {"balanced_percent": 100 * balanced, "balanced_ci95": (100 * low, 100 * high)}
+        if max(samples) > UNEVEN * min(samples):
+            recalls = (100 * hits / images if images else None for hits, images in zip(correct, samples, strict=True))
+            update |= {"recall_percent": tuple(recalls), "class_samples": tuple(samples)}
+        return plain.model_copy(update=update)
+
+    @classmethod
+    def from_predictions(cls, predicted: Sequence[int], labels: Sequence[int], classes: int) -> Self:
+        """Return top-1 and balanced accuracy of predicted classes [N] against labels [N].
+
+        Raises:
+            CompressError: There are no images.
+        """
+        right = Counter(label for answer, label in zip(predicted, labels, strict=True) if answer == label)
+        images, every = Counter(labels), range(max(classes, max(labels, default=0) + 1))
+        return cls.from_counts([right[label] for label in every], [images[label] for label in every])
 
 
 class SeedScore(Record):

@@ -39,7 +39,7 @@ def build_report(run: Run, found: RunResults) -> Report:
     """Return the report of a run."""
     stages = _collect_stages(found)
     seconds = {**found.further.seconds, **{key: stage.seconds for key, stage in stages.items()}}
-    scores = collect_scores(found.correct)
+    scores = collect_scores(run, found.correct)
     guesses = preflight.describe_guessing("student", found.shipped.validation, run.validation_labels)
     return Report(
         name=run.recipe.name,

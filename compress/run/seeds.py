@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import paired
+from compress.data import Split
 from compress.fingerprint import describe_training, make_key
 from compress.plan.names import name_baselines
 from compress.recipe import MethodSection, Recipe
@@ -109,22 +110,30 @@ def _obtain_correct_images(run: Run, trained: Trained) -> CorrectImages:
         return CorrectImages(trained.name, trained.method, run.seed, file["validation"], file["test"])
 
 
-def collect_scores(correct: Sequence[CorrectImages]) -> tuple[Scores, ...]:
+def collect_scores(run: Run, correct: Sequence[CorrectImages]) -> tuple[Scores, ...]:
     """Return the scores of each network over its seeds, in order of first appearance."""
     networks = dict.fromkeys((each.network, each.method) for each in correct)
     return tuple(
-        Scores(network=network, method=method, seeds=tuple(_make_score(each) for each in correct if each.network == network))
+        Scores(
+            network=network, method=method, seeds=tuple(_make_score(run, each) for each in correct if each.network == network)
+        )
         for network, method in networks
     )
 
 
-def _make_score(images: CorrectImages) -> SeedScore:
+def _make_score(run: Run, images: CorrectImages) -> SeedScore:
     return SeedScore(
         seed=images.seed,
-        validation=Accuracy.from_hits(int(images.validation.sum()), len(images.validation)),
-        accuracy=Accuracy.from_hits(int(images.test.sum()), len(images.test)),
+        validation=_count(images.validation, run.data.validation, run),
+        accuracy=_count(images.test, run.data.test, run),
         correct=paired.pack(images.test),
     )
+
+
+def _count(correct: NDArray[np.bool_], split: Split, run: Run) -> Accuracy:
+    """Return the accuracy on a split, given which of its images are right, [N]."""
+    counts = (np.bincount(labels, minlength=len(run.data.classes)).tolist() for labels in (split.labels[correct], split.labels))
+    return Accuracy.from_counts(*counts)
 
 
 def describe_seeds(run: Run, scores: Sequence[Scores]) -> tuple[str, ...]:

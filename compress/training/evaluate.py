@@ -18,8 +18,8 @@ Logits = NDArray[np.float32]
 
 
 def measure_accuracy(logits: Logits, labels: NDArray[np.int64]) -> Accuracy:
-    """Return top-1 accuracy of logits [N, K] against labels [N]."""
-    return Accuracy.from_hits(int((logits.argmax(axis=1) == labels).sum()), len(labels))
+    """Return top-1 and balanced accuracy of logits [N, K] against labels [N]."""
+    return Accuracy.from_predictions(logits.argmax(axis=1).tolist(), labels.tolist(), logits.shape[1])
 
 
 def compute_logits(module: nn.Module, batches: Batches) -> Logits:
@@ -46,11 +46,13 @@ def validate(
         batches: Held-out images, whole and in order.
         get_signals: Returns outputs of frozen teachers for a batch; those that it does not give are computed.
     """
-    hits: dict[str, int] = {}
-    samples = 0
+    predicted: dict[str, list[int]] = {}
+    labels: list[int] = []
+    classes = 1
     with evaluating(method):
         for batch in batches.epoch(0):
-            samples += len(batch.labels)
+            labels += batch.labels.tolist()
             for name, given in method.predictions(method.step(batch, signals=get_signals(batch))).items():
-                hits[name] = hits.get(name, 0) + int((given.argmax(dim=1) == batch.labels).sum())
-    return {name: Accuracy.from_hits(count, samples) for name, count in hits.items()}
+                classes = max(classes, given.shape[1])
+                predicted.setdefault(name, []).extend(given.argmax(dim=1).tolist())
+    return {name: Accuracy.from_predictions(found, labels, classes) for name, found in predicted.items()}

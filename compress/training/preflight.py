@@ -19,10 +19,9 @@ from compress.errors import CompressError
 from compress.freezing import freeze_all_but, list_trained_parameters
 from compress.methods import Method
 from compress.records import Accuracy
+from compress.training.class_order import describe_order, find_class_order, write_recipe_line
 from compress.training.evaluate import Logits
-
-REORDERED_GAIN_POINTS = 20.0
-"""A teacher that gains this much when its classes are renamed was trained on another class order."""
+from compress.training.usefulness import find_guessing
 
 
 def check_structure(method: Method, batch: Batch) -> None:
@@ -57,25 +56,23 @@ def check_teacher(name: str, logits: Logits, labels: NDArray[np.int64], classes:
         classes: Names in label order.
 
     Raises:
-        CompressError: It is not clearly better than always answering the commonest class, gives numbers that are not finite,
-            has another number of classes, or knows the classes in another order.
+        CompressError: Its answers do not depend on what is shown, it gives numbers that are not finite, has another number of
+            classes, or knows the classes in another order.
     """
     if logits.shape[1] != len(classes):
         raise CompressError(f"{name}: gives {logits.shape[1]} classes and the data has {len(classes)}; use a matching teacher")
     if not np.isfinite(logits).all():
         raise CompressError(f"{name}: gives numbers that are not finite on the validation split; check its weights")
     predicted = logits.argmax(axis=1)
-    found = Accuracy.from_hits(int((predicted == labels).sum()), len(labels))
-    order = _find_best_order(predicted[::2], labels[::2], len(classes))  # fitted on one half, judged on the other
-    renamed = 100 * float((order[predicted[1::2]] == labels[1::2]).mean())
-    if renamed - 100 * float((predicted[1::2] == labels[1::2]).mean()) > REORDERED_GAIN_POINTS:
-        moved = int(np.flatnonzero(order != np.arange(len(classes)))[0])
-        target = int(order[moved])
+    found = Accuracy.from_predictions(predicted.tolist(), labels.tolist(), len(classes))
+    if order := find_class_order(predicted, labels, classes):
+        renamed = 100 * float(order.correct.mean())
         raise CompressError(
-            f"{name}: has {found.top1_percent:.1f} % top-1, but {renamed:.1f} % with its classes renamed: it was trained with "
-            f"another class order (its class {moved} is {classes[target]!r} here); reorder the labels or take another teacher"
+            f"{name}: has {found.top1_percent:.1f} % top-1, but {renamed:.1f} % with {order.what}: it was trained with "
+            f"another class order ({describe_order(order, classes)}); add to its section of the recipe: "
+            f"{write_recipe_line(order, classes)}"
         )
-    if why := _compare_with_chance(name, found, labels):
+    if why := find_guessing(name, predicted, labels, len(classes)):
         raise CompressError(
             f"{why}; if it is trained here, train it longer or with another learning rate (teacher.train); if it is given, "
             "check its weights and the mean and std of the data"
@@ -83,37 +80,16 @@ def check_teacher(name: str, logits: Logits, labels: NDArray[np.int64], classes:
     return found
 
 
-def _find_best_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Return the class of the data that each class of the teacher is, by the assignment that hits most, [K]."""
-    from scipy.optimize import linear_sum_assignment
-
-    confusion = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(confusion, (predicted, labels), 1)
-    order: NDArray[np.int64] = linear_sum_assignment(confusion, maximize=True)[1]
-    return order
-
-
 def describe_guessing(name: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
-    """Return that a network knows no more than the commonest class, or nothing.
+    """Return that the answers of a network do not depend on what is shown, or nothing.
 
     Args:
         name: The network in messages.
         logits: Its logits, [N, K].
         labels: The labels, [N].
     """
-    found = Accuracy.from_hits(int((logits.argmax(axis=1) == labels).sum()), len(labels))
-    why = _compare_with_chance(name, found, labels)
+    why = find_guessing(name, logits.argmax(axis=1), labels, logits.shape[1])
     return f"{why}; train it longer or with another train.lr" if why else ""
-
-
-def _compare_with_chance(name: str, found: Accuracy, labels: NDArray[np.int64]) -> str:
-    chance = 100 * float(np.bincount(labels).max()) / len(labels)
-    if found.ci95[0] > chance:
-        return ""
-    return (
-        f"{name}: has {found.top1_percent:.1f} % top-1 on {len(labels)} validation images, not clearly more than the "
-        f"{chance:.1f} % of always answering the commonest class"
-    )
 
 
 def measure_gradient_shares(method: Method, batch: Batch) -> dict[str, float]:

@@ -36,3 +36,14 @@ def test_a_student_that_knows_something_is_not() -> None:
     """Clearly better than the commonest class is enough."""
     predicted = np.where(np.arange(100) % 5 < 3, LABELS, (LABELS + 1) % 4)
     assert preflight.describe_guessing("student", says(predicted), LABELS) == ""
+
+
+@pytest.mark.parametrize(("defects", "found", "alarms"), [(15, 14, 16), (15, 7, 5), (30, 29, 300)])
+def test_a_detector_of_rare_defects_is_useful(defects: int, found: int, alarms: int) -> None:
+    """Less top-1 than "always good" is no reason to refuse a teacher whose answers depend on what is shown."""
+    labels = np.repeat([0, 1], [1000 - defects, defects])
+    predicted = np.repeat([1, 0, 1, 0], [alarms, 1000 - defects - alarms, found, defects - found])
+    accuracy = preflight.check_teacher("teacher", np.eye(2, dtype=np.float32)[predicted], labels, ("good", "defective"))
+    assert accuracy.top1_percent < 100 * (1000 - defects) / 1000 or alarms < defects
+    assert accuracy.is_uneven
+    assert accuracy.recall_percent[1] == pytest.approx(100 * found / defects)
