@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,19 +18,20 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from compress import plugins
-from compress.data import Batch, CheckedLoader, FromLoader, Loader, refuse_labels
+from compress.data import Batch, CheckedLoader, FromLoader, Loader, Unpack, refuse_labels
 from compress.errors import CompressError
 from compress.events import Events
 from compress.fingerprint import describe_training, make_key
 from compress.freezing import evaluating
 from compress.methods import Combined, Method, Setting
-from compress.models import Network
+from compress.models import Network, wrap_module
 from compress.recipe import MethodSection, TrainSection
 from compress.recipe.types import build_section_union
 from compress.records import Accuracy, Epoch
 from compress.training import evaluate, loop, preflight
 from compress.training.compile import choose_engine
 from compress.training.device import choose_device
+from compress.training.optimizer import BuildOptimizer
 
 Methods = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
@@ -57,8 +59,13 @@ def distill(
     seed: int = 0,
     state: str | Path | None = None,
     events: Events | None = None,
+    unpack: Unpack | None = None,
+    logits: Callable[[Any], Tensor] | None = None,
+    optimizer: BuildOptimizer | None = None,
 ) -> Distilled:
     """Train a student with the help of one or several teachers.
+
+    Parameters of the student that are frozen stay as they are, and modules that hold nothing else keep their statistics, too.
 
     With an `engine` in `settings` other than `eager`, torch forgets all that the process has compiled before, and compiles it
     again when it is called next: what compiles here calls `torch.compiler.reset` for each stage, since torch 2.10 has no
@@ -66,49 +73,84 @@ def distill(
 
     Args:
         teacher: Network or networks, images [B, C, H, W] to logits [B, K], whose weights are never changed; `[]` for none.
-        student: The network that is trained, in place and whole: none of its parameters may be frozen.
-        train: Batches of (images float32 [B, C, H, W], labels int64 [B]), with a length; iterated once an epoch.
-        validation: Held-out batches of the same kind.
+        student: The network that is trained, in place.
+        train: Batches of (images float32 [B, C, H, W], labels [B]), with a length; iterated once an epoch. Labels are the
+            class of each image in any integer type, or one-hot, or shares that sum to 1, [B, K].
+        validation: Held-out batches of the same kind; of shares, the largest is the label.
         method: A method's name, or names with their options: `{"dih": {"logit_loss": "dist"}}`, or a list of these. Several are
             combined.
         taps: Names of the teacher's submodules whose feature maps a method may use; a `compress.Network` brings its own.
+            Default: the last map of each resolution. The student's are always found so, or brought by a `compress.Network`.
         settings: How to train; `device` decides where, and the batches are the loader's whatever `batch_size` says.
         seed: Seed of what is random.
         state: Folder in which an interrupted call keeps its state and from which the same call continues.
-        events: Where progress goes.
+        events: Where progress goes; default: to the terminal if there is one, with the time that is left. `Events()` is silent.
+        unpack: Returns images and labels of a batch that is no such pair: `lambda batch: (batch["pixel_values"],
+            batch["labels"])`.
+        logits: Finds the logits in what a network gives where that is no tensor: `lambda output: output.logits`.
+        optimizer: Returns the optimizer of the parameters that it is given: `lambda parameters: Adam(parameters, lr=1e-3)`;
+            called once for each stage. Its learning rates follow the schedule of the settings. What it leaves out is not
+            trained. Default: that of the settings.
 
     Raises:
-        CompressError: A name, an option or a shape does not fit, the student is frozen in part, or a teacher knows nothing;
+        CompressError: A name, an option or a shape does not fit, the student is frozen whole, or a teacher knows nothing;
             nothing was trained. Or a later batch of `train` does not fit; that ends the training.
+
+    Example:
+        >>> import torch, compress
+        >>> from torch import nn
+        >>> labels = torch.arange(64) % 2
+        >>> images = torch.randn(64, 1, 8, 8) + 2 * labels[:, None, None, None]  # one class is brighter
+        >>> batches = [{"picture": images, "class": labels}]
+        >>> student = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> done = compress.distill(
+        ...     [], student, train=batches, validation=batches, method="supervised",
+        ...     settings=compress.TrainSection(epochs=20, lr=0.2),
+        ...     unpack=lambda batch: (batch["picture"], batch["class"]),
+        ... )
+        >>> done.validation.top1_percent > 80
+        True
     """
-    settings = _check_settings(settings)
+    settings, events = _check_settings(settings), events or _watch_terminal()
     sections = _check_methods(method)
-    given = [CheckedLoader("train", train), CheckedLoader("validation", validation)]
+    given = [
+        CheckedLoader("train", train, unpack=unpack, keeps_shares=True),
+        CheckedLoader("validation", validation, unpack=unpack),
+    ]
     modules = _list_modules(teacher, student)
+    _check_hooks(unpack=unpack, logits=logits, optimizer=optimizer)
     where = choose_device(settings.device)
     layout = loop.MEMORY_FORMATS[settings.memory_format]
     batches, held_out = (FromLoader(loader, device=where, seed=seed, memory_format=layout) for loader in given)
     first = next(batches.epoch(0))
-    tapped = (taps,) if isinstance(taps, str) else taps
-    networks = tuple(_wrap(each, tapped).to(where) for each in modules)
-    learner = _wrap(student, ()).to(where)
-    _refuse_frozen(learner)
-    classes = _count_classes("student", learner, first.images[:1])
+    image = first.images[:1]
+    tapped = ((taps,) if isinstance(taps, str) else tuple(taps)) or None
+    networks = tuple(
+        _wrap(f"teacher {index}", each.to(where), image, taps=tapped, logits=logits) for index, each in enumerate(modules)
+    )
+    learner = _wrap("student", student.to(where), image, taps=None, logits=logits)
+    learner.fixed = _find_frozen(learner)
+    classes = _count_classes("student", learner, image)
     for index, network in enumerate(networks):
-        _count_classes(f"teacher {index}", network, first.images[:1])
+        _count_classes(f"teacher {index}", network, image)
     refuse_labels("train", first.labels, classes)
     given[0].classes = classes
     torch.manual_seed(seed)
-    setting = Setting(learner, networks, first.images[:1], classes, lambda role: _redraw(learner, role, seed).to(where))
+    setting = Setting(learner, networks, image, classes, lambda role: _redraw(learner, role, seed).to(where))
     whole = _build_method(sections, setting).to(where)
     with _restore_flags([*networks, learner]):
         _check_teachers(networks, held_out, classes)
         preflight.check_structure(whole, first)
-        files = [
-            None if state is None else _get_state_path(Path(state), stage, sections, settings, seed) for stage in whole.stages()
-        ]
+        decisive = {
+            "methods": [section.model_dump(mode="json") for section in sections],
+            "settings": settings.model_dump(mode="json"),
+            "seed": seed,
+            "optimizer": optimizer and _name_callable(optimizer),
+            "fixed": sorted(learner.fixed),
+        }
+        files = [None if state is None else _get_state_path(Path(state), stage, decisive) for stage in whole.stages()]
         fits = [
-            _fit(stage, batches, held_out, first, settings, seed=seed, state=file, events=events or Events())
+            _fit(stage, batches, held_out, first, settings, seed=seed, state=file, events=events, optimizer=optimizer)
             for stage, file in zip(whole.stages(), files, strict=True)
         ]
     for file in files:
@@ -119,9 +161,27 @@ def distill(
     return Distilled(whole.deployable().eval(), fits[-1].validation["student"], epochs)
 
 
+def _watch_terminal() -> Events:
+    """Return events that show progress on stderr if that is a terminal, and nothing otherwise."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return Events(console=console if console.is_terminal else None)
+
+
+def _check_hooks(**hooks: object) -> None:
+    for name, hook in hooks.items():
+        if hook is not None and not callable(hook):
+            raise CompressError(f"{name}: is a {type(hook).__name__}; give a function, see help(compress.distill)")
+
+
+def _name_callable(function: object) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
 def _fit(
     stage: Method, train: FromLoader, held_out: FromLoader, first: Batch, settings: TrainSection, *, seed: int,
-    state: Path | None, events: Events,
+    state: Path | None, events: Events, optimizer: BuildOptimizer | None,
 ) -> loop.Fit:  # fmt: skip
     settings = stage.schedule(settings)
     running = choose_engine(
@@ -129,7 +189,8 @@ def _fit(
         autocast=loop.DTYPES[settings.precision], events=events, decision=state and _get_decision_path(state),
     )  # fmt: skip
     return loop.fit(
-        stage, train, held_out, settings=settings, seed=seed, state=state, events=events, forward=running.forward
+        stage, train, held_out, settings=settings, seed=seed, state=state, events=events, forward=running.forward,
+        optimizer=optimizer,
     )  # fmt: skip
 
 
@@ -146,13 +207,10 @@ def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: 
         preflight.check_teacher(f"teacher {index}", evaluate.compute_logits(network, held_out), labels, names)
 
 
-def _get_state_path(folder: Path, stage: Method, sections: Sequence[MethodSection], settings: TrainSection, seed: int) -> Path:
-    """Return where a stage keeps its state: another method, network, setting or seed has another file."""
+def _get_state_path(folder: Path, stage: Method, decisive: Mapping[str, object]) -> Path:
+    """Return where a stage keeps its state: another method, network, setting, seed or hook has another file."""
     shapes = {name: list(value.shape) for name, value in stage.state_dict().items()}
-    methods = [section.model_dump(mode="json") for section in sections]
-    key = make_key(
-        shapes=shapes, methods=methods, settings=settings.model_dump(mode="json"), seed=seed, engine=describe_training()
-    )
+    key = make_key(shapes=shapes, engine=describe_training(), **decisive)
     return folder / f"{stage.stage}-{key[:16]}.pt"
 
 
@@ -170,16 +228,25 @@ def _restore_flags(networks: Sequence[Network]) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _wrap(module: nn.Module, taps: Sequence[str]) -> Network:
-    return module if isinstance(module, Network) else Network(module, taps=taps)
+def _wrap(
+    who: str, module: nn.Module, image: Tensor, *, taps: Sequence[str] | None, logits: Callable[[Any], Tensor] | None
+) -> Network:
+    """Return the network of a module that was found to be one."""
+    try:
+        return wrap_module(module, image, name=who, taps=taps, logits=logits)
+    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        raise CompressError(f"{who}: logits= fails on what it gives ({type(error).__name__}: {error}); correct it") from error
 
 
 def _redraw(student: Network, role: str, seed: int) -> Network:
     """Return a network like the student whose weights are drawn anew, as its layers draw them themselves."""
     twin = copy.deepcopy(student)
+    fixed = {name.rpartition(".")[0] for name in student.fixed}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{role}".encode()).digest()[:4]))
-        for name, layer in twin.named_modules():
+        for name, layer in twin.module.named_modules():
+            if name in fixed:
+                continue  # what the user froze, which all students have in common
             if callable(getattr(layer, "reset_parameters", None)):
                 layer.reset_parameters()
             elif list(layer.parameters(recurse=False)):
@@ -203,9 +270,23 @@ def _count_classes(who: str, network: Network, image: Tensor) -> int:
         reason = str(error).partition("\n")[0]
         raise CompressError(f"{who}: cannot take images {list(image.shape)}: {reason}; match it to the loader") from error
     found = f"{list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
+    if not isinstance(logits, Tensor):
+        raise CompressError(
+            f"{who}: gives {found}; it must give logits [batch, classes]: say where they are with {_propose_logits(logits)}, "
+            "or wrap it in a module that gives them"
+        )
+    if logits.dim() != 2:
         raise CompressError(f"{who}: gives {found}; it must give logits [batch, classes]: wrap it in a module that does")
     return int(logits.shape[1])
+
+
+def _propose_logits(output: object) -> str:
+    """Return the code of a `logits` that may fit what a network gives."""
+    if isinstance(output, tuple | list):
+        return "logits=lambda output: output[0]"
+    names = list(output) if isinstance(output, Mapping) else []
+    key = next((name for name in ("logits", "out", "output", "scores", *names) if name in names), "logits")
+    return f"logits=lambda output: output[{key!r}]" if names else "logits=lambda output: output.logits"
 
 
 def _check_settings(settings: TrainSection | None) -> TrainSection:
@@ -226,15 +307,20 @@ def _list_modules(teacher: nn.Module | Sequence[nn.Module], student: nn.Module) 
     return teachers
 
 
-def _refuse_frozen(student: Network) -> None:
-    """Refuse a student of which the user froze a part, since methods train the whole of it."""
+def _find_frozen(student: Network) -> frozenset[str]:
+    """Return the names of the parameters that the user froze.
+
+    Raises:
+        CompressError: That is all of them.
+    """
     parameters = dict(student.module.named_parameters())
-    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
-    if frozen:
+    frozen = frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad)
+    if len(frozen) == len(parameters):
         raise CompressError(
-            f"student: {len(frozen)} of its {len(parameters)} parameters are frozen, first {frozen[0]!r}, and all would be "
-            "trained; call requires_grad_(True) on them, or hold what must stay as it is in buffers"
+            f"student: all of its {len(parameters)} parameters are frozen, so nothing can be trained; call "
+            "requires_grad_(True) on those that shall be"
         )
+    return frozen
 
 
 def _list_methods(method: Methods) -> list[tuple[str, Mapping[str, Any]]]:
@@ -256,6 +342,12 @@ def _list_methods(method: Methods) -> list[tuple[str, Mapping[str, Any]]]:
     return pairs
 
 
+@cache
+def _build_adapter(_names: tuple[str, ...]) -> TypeAdapter[MethodSection]:
+    """Return what checks the options of the methods that are installed: built once, for its types are never freed."""
+    return TypeAdapter(build_section_union(MethodSection, "methods", "name"))
+
+
 def _check_methods(method: Methods) -> list[MethodSection]:
     """Return the options of every method, checked as a recipe's are."""
     wanted = _list_methods(method)
@@ -265,7 +357,7 @@ def _check_methods(method: Methods) -> list[MethodSection]:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise CompressError(f"method: names {twice[0]!r} twice; name it once, with all its options")
-    adapter: TypeAdapter[MethodSection] = TypeAdapter(build_section_union(MethodSection, "methods", "name"))
+    adapter = _build_adapter(tuple(plugins.list_names("methods")))
     sections = []
     for name, options in wanted:
         known = plugins.describe("methods", name).options

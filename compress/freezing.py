@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -14,13 +14,26 @@ from torch.nn import Parameter
 class HasPhases(Protocol):
     """A module that lists, by phase, the parameters that are trained."""
 
+    @property
+    def student(self) -> nn.Module:
+        """The network that is trained; what it lists under `fixed`, by name within its `module`, never is."""
+
     def phases(self) -> dict[str, list[Parameter]]:
         """Return the parameters that each update of one step trains."""
 
 
+def list_phases(method: HasPhases) -> dict[str, list[Parameter]]:
+    """Return the phases of a method without the parameters of the student that its owner froze."""
+    fixed: Collection[str] = getattr(method.student, "fixed", ())
+    if not fixed:
+        return method.phases()
+    held = {id(parameter) for name, parameter in method.student.named_parameters() if name.removeprefix("module.") in fixed}
+    return {name: [each for each in group if id(each) not in held] for name, group in method.phases().items()}
+
+
 def list_trained_parameters(method: HasPhases) -> list[Parameter]:
     """Return the parameters of all phases, in order."""
-    return [parameter for group in method.phases().values() for parameter in group]
+    return [parameter for group in list_phases(method).values() for parameter in group]
 
 
 def freeze_all_but(method: nn.Module, trained: Iterable[Parameter]) -> None:

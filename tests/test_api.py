@@ -177,17 +177,34 @@ def test_one_tap_is_a_name_and_not_its_letters(teacher: nn.Module) -> None:
     assert {epoch.stage for epoch in done.epochs} == {"heads", "student"}
 
 
-def test_a_student_that_is_frozen_in_part_is_refused_and_stays_as_it_was(teacher: nn.Module) -> None:
-    """What the user froze is never trained: the call says how many parameters those are, and changes nothing."""
+@pytest.mark.parametrize("method", ["kd", {"fitnet": {}}, {"feed": {}}, {"dskd": {}}])
+def test_what_the_user_froze_stays_as_it_is(teacher: nn.Module, method: str | dict[str, dict[str, object]]) -> None:
+    """Frozen weights, and the statistics of layers that hold nothing else, are the same before and after; the rest learns."""
     student = Tiny(2)
-    student.linear.requires_grad_(False)
+    student.first.requires_grad_(False)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    with pytest.raises(
-        CompressError, match=r"student: 2 of its \d+ parameters are frozen, first 'linear.weight'.*requires_grad_"
-    ):
-        compress.distill(teacher, student, train=loader(), validation=loader(), settings=QUICK)
-    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
-    assert [parameter.requires_grad for parameter in student.linear.parameters()] == [False, False]
+    compress.distill(
+        teacher, student, train=loader(), validation=loader(), method=method, taps=["first", "second"], settings=QUICK
+    )
+    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed >= {"second.0.weight", "second.1.running_mean", "linear.weight"}
+    assert not [name for name in changed if name.startswith("first.")]
+    assert [parameter.requires_grad for parameter in student.first.parameters()] == [False] * 3
+
+
+def test_a_student_that_is_frozen_whole_is_refused() -> None:
+    """There is nothing to train, and the call says so before it does anything."""
+    with pytest.raises(CompressError, match=r"student: all of its \d+ parameters are frozen.*requires_grad_"):
+        compress.distill([], Tiny(2).requires_grad_(False), train=loader(), validation=loader(), method="supervised")
+
+
+def test_generations_share_what_the_user_froze(teacher: nn.Module) -> None:
+    """A fresh student of a line has the frozen layers of the one that was given, and other weights elsewhere."""
+    student = compress.Network(Tiny(2), taps=())
+    student.fixed = frozenset({"first.0.weight"})
+    twin = _redraw(student, "generation1", 0)
+    assert torch.equal(twin.module.first[0].weight, student.module.first[0].weight)
+    assert not torch.equal(twin.module.second[0].weight, student.module.second[0].weight)
 
 
 IMAGES, LABELS = torch.rand(8, 1, 8, 8), torch.arange(8) % 4
@@ -208,13 +225,15 @@ class Lying(list[object]):
         (None, "needs a length, and NoneType has none"),
         ([(IMAGES, LABELS + 1)], "has label 4, and the student gives 4 classes"),
         ([(IMAGES, LABELS - 1)], "has label -1"),
-        ([(IMAGES, nn.functional.one_hot(LABELS).float())], r"labels are float32 \[8, 4\]; .* int64 \[8\]"),
-        ([(IMAGES, LABELS.int())], r"labels are int32 \[8\]"),
+        ([(IMAGES, LABELS.float())], r"labels are float32 \[8\]; .* int64 \[8\]; labels.long\(\) makes them so"),
+        ([(IMAGES, LABELS[:, None, None].expand(8, 8, 8))], r"labels are int64 \[8, 8, 8\]; .* one-hot"),
+        ([(IMAGES, torch.ones(8, 4))], r"image 0 are no shares that sum to 1 \(their sum is 4\).*several at once"),
+        ([(IMAGES, torch.ones(8, 4) - nn.functional.one_hot(LABELS) * 3)], "are no shares"),
         ([(IMAGES, LABELS[:7])], r"labels are int64 \[7\]"),
         ([((255 * IMAGES).byte(), LABELS)], r"images are uint8 \[8, 1, 8, 8\]; give float32"),
         ([(IMAGES[0], LABELS)], r"images are float32 \[1, 8, 8\]"),
         ([(IMAGES[:0], LABELS[:0])], r"images are float32 \[0, 1, 8, 8\]"),
-        ([{"images": IMAGES, "labels": LABELS}], "is a dict; give a pair of tensors"),
+        ([{"images": IMAGES, "labels": LABELS}], r"is a dict of 'images', 'labels'; give a pair .* unpack=lambda batch: \(batch\['images'\], batch\['labels'\]\)"),
         ([(IMAGES, LABELS, LABELS)], "is a tuple of Tensor, Tensor, Tensor; give a pair"),
         ([(IMAGES.numpy(), LABELS.numpy())], "is a tuple of ndarray, ndarray; give a pair"),
         ([IMAGES], "is a Tensor; give a pair"),
@@ -262,7 +281,7 @@ class Tuple(nn.Module):
     [
         ({"teacher": None}, "teacher: is a NoneType; give a module"),
         ({"teacher": [Tiny(2), "resnet"]}, "teacher 1: is a str; give a torch.nn.Module"),
-        ({"teacher": Tuple()}, r"teacher 0: gives a tuple; it must give logits"),
+        ({"teacher": Tuple()}, r"teacher 0: gives a tuple; it must give logits .* logits=lambda output: output\[0\]"),
         ({"student": Tuple()}, r"student: gives a tuple; it must give logits"),
         ({"student": nn.Conv2d(1, 4, 8)}, r"student: gives \[1, 4, 1, 1\]; it must give logits"),
         ({"student": nn.Conv2d(3, 4, 8)}, r"student: cannot take images \[1, 1, 8, 8\]"),
@@ -275,3 +294,126 @@ def test_networks_and_settings_of_another_kind_are_refused(given: dict[str, obje
     arguments = {"teacher": [], "student": Tiny(2), "method": "supervised", "settings": QUICK, **given}
     with pytest.raises(compress.CompressError, match=said):
         compress.distill(**arguments, train=loader(), validation=loader())  # type: ignore[arg-type]
+
+
+class Output(dict[str, torch.Tensor]):
+    """What many libraries' networks give: a mapping whose items are attributes, too."""
+
+    @property
+    def logits(self) -> torch.Tensor:
+        return self["logits"]
+
+
+class Talkative(nn.Module):
+    """A network that gives more than its logits."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: torch.Tensor) -> Output:
+        return Output(logits=self.inner(images), hidden=images)
+
+
+def test_batches_and_outputs_of_other_libraries_need_a_hook_alone(teacher: nn.Module) -> None:
+    """`unpack` reads a batch of any form, `logits` what a network gives; what is shipped gives logits."""
+    batches = [{"pixel_values": images, "labels": labels} for images, labels in loader()]
+    student = Talkative(Tiny(2))
+    for method in ("kd", {"dih": {"heads_epochs": 1}}, "simkd", "atsc"):
+        done = compress.distill(
+            Talkative(teacher), student, train=batches, validation=batches, method=method, settings=QUICK,
+            unpack=lambda batch: (batch["pixel_values"], batch["labels"]), logits=lambda output: output.logits,
+        )  # fmt: skip
+        assert done.network(IMAGES).shape == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "said"),
+    [
+        ({"unpack": lambda batch: (batch["x"], batch["y"])}, r"train, batch 0: unpack fails on a list of Tensor, Tensor \(TypeErr"),
+        ({"unpack": lambda batch: batch[0]}, "train, batch 0: is a Tensor; give a pair"),
+        ({"unpack": "images"}, "unpack: is a str; give a function"),
+        ({"optimizer": lambda parameters: None}, "optimizer: returned a NoneType for phase 'student'; return a torch.optim"),
+        ({"optimizer": lambda _: torch.optim.SGD(Tiny(2).parameters())}, "holds parameters that are not among those"),
+        ({"student": Talkative(Tiny(2)), "logits": lambda output: output["scores"]}, r"student: logits= fails .*KeyError"),
+        ({"student": Talkative(Tiny(2))}, r"student: gives a Output; .* logits=lambda output: output\['logits'\]"),
+    ],
+)  # fmt: skip
+def test_a_hook_that_does_not_fit_is_named(hooks: dict[str, object], said: str) -> None:
+    """One message says which hook, and what it met."""
+    arguments = {"student": Tiny(2), **hooks}
+    with pytest.raises(CompressError, match=said):
+        compress.distill([], train=loader(), validation=loader(), method="supervised", settings=QUICK, **arguments)  # type: ignore[arg-type]
+
+
+LABEL_FORMS = {
+    "int32": lambda labels: labels.int(), "uint8": lambda labels: labels.byte(), "column": lambda labels: labels[:, None],
+    "one-hot": nn.functional.one_hot, "one-hot float": lambda labels: nn.functional.one_hot(labels).float(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", LABEL_FORMS)
+def test_labels_in_any_exact_form_mean_the_same(form: str) -> None:
+    """Integers of any size, a column of them and one-hot rows train to the same bytes as int64."""
+    batches = list(loader())
+    losses = []
+    for write in (lambda labels: labels, LABEL_FORMS[form]):
+        torch.manual_seed(0)
+        given = [(images, write(labels)) for images, labels in batches]
+        done = compress.distill([], Tiny(2), train=given, validation=given, method="supervised", settings=QUICK)
+        losses.append(done.epochs[0].losses)
+    assert losses[0] == losses[1]
+
+
+def test_shares_of_classes_are_trained_as_they_are(teacher: nn.Module) -> None:
+    """Labels that are mixed or smoothed are the target of the cross-entropy, and their largest share counts for accuracy."""
+    batches = [(images, 0.9 * nn.functional.one_hot(labels) + 0.025) for images, labels in loader()]
+    losses = []
+    for smoothing, data in ((0.0, batches), (0.1, list(loader()))):
+        torch.manual_seed(0)
+        method = {"supervised": {"label_smoothing": smoothing}}
+        settings = compress.TrainSection(epochs=1, lr=1e-9)
+        done = compress.distill([], Tiny(2), train=data, validation=data, method=method, settings=settings)
+        losses.append(done.epochs[0].losses["ce"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # of other batches, for the loader shuffles
+    done = compress.distill(teacher, Tiny(2), train=batches, validation=batches, settings=QUICK)
+    assert done.validation.samples == 64
+    with pytest.raises(CompressError, match="train: labels are shares of 5 classes, and the student gives 4"):
+        five = [(IMAGES, torch.full((8, 5), 0.2))]
+        compress.distill([], Tiny(2), train=five, validation=loader(), method="supervised", settings=QUICK)
+
+
+def test_an_optimizer_of_the_users_own_trains_what_it_holds() -> None:
+    """Its learning rates are those of its groups times the schedule, and what it leaves out keeps its weights."""
+    student, made = Tiny(2), []
+    first = {id(parameter) for parameter in student.first.parameters()}
+
+    def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        held = [each for each in parameters if id(each) not in first]
+        made.append(torch.optim.AdamW([{"params": held[:1], "lr": 0.5}, {"params": held[1:]}], lr=0.01))
+        return made[-1]
+
+    before = student.first[0].weight.detach().clone()
+    settings = compress.TrainSection(epochs=2, schedule="step", milestones=(0.5,), decay=0.1)
+    compress.distill(
+        [], student, train=loader(), validation=loader(), method="supervised", settings=settings, optimizer=build
+    )
+    (optimizer,) = made
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.001])
+    assert torch.equal(student.first[0].weight, before)
+
+
+def test_maps_and_classifier_of_plain_modules_are_found(teacher: nn.Module) -> None:
+    """Methods on feature maps and on the classifier need no names: the last map of each resolution is tapped."""
+    for method in ("simkd", "fitnet", "attention_transfer", {"dih": {"heads_epochs": 1}}):
+        compress.distill(teacher, Tiny(2), train=loader(), validation=loader(), method=method, settings=QUICK)
+
+
+def test_a_call_leaves_no_types_behind(teacher: nn.Module) -> None:
+    """Types that check options are built once and not for each call."""
+    from compress.recipe.sections import MethodSection
+
+    compress.distill(teacher, Tiny(2), train=loader(), validation=loader(), settings=QUICK)
+    before = len(MethodSection.__subclasses__())
+    compress.distill(teacher, Tiny(2), train=loader(), validation=loader(), settings=QUICK)
+    assert len(MethodSection.__subclasses__()) == before

@@ -30,13 +30,12 @@ from compress.data._source import (
 if TYPE_CHECKING:
     from compress.data._disk_loader import FromDisk
     from compress.data._loader import InMemory
-    from compress.data._user_loader import CheckedLoader, FromLoader, Loader, refuse_labels
+    from compress.data._user_loader import CheckedLoader, FromLoader, Loader, Unpack, refuse_labels
 
 __all__ = [
-    "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset", "EncodedSplit", "FromDisk",
-    "FromLoader", "ImageFile", "InMemory", "Labels", "Loader", "Source", "Split", "Summary", "check_dataset",
-    "check_labels", "count_repeated", "decode_to_disk", "decode_to_memory", "hash_dataset", "hold_out", "refuse_labels",
-    "take_stratified",
+    "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset", "EncodedSplit", "FromDisk", "FromLoader",
+    "ImageFile", "InMemory", "Labels", "Loader", "Source", "Split", "Summary", "Unpack", "check_dataset", "check_labels",
+    "count_repeated", "decode_to_disk", "decode_to_memory", "hash_dataset", "hold_out", "refuse_labels", "take_stratified",
 ]  # fmt: skip
 
 _WITH_TORCH = {
@@ -45,6 +44,7 @@ _WITH_TORCH = {
     "FromLoader": "compress.data._user_loader",
     "InMemory": "compress.data._loader",
     "Loader": "compress.data._user_loader",
+    "Unpack": "compress.data._user_loader",
     "refuse_labels": "compress.data._user_loader",
 }
 

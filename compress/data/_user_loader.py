@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,15 @@ from torch import Tensor
 from compress.data._batch import Batch
 from compress.errors import CompressError
 
-Loader = Iterable[tuple[Tensor, Tensor]]
-"""Images float32 [B, C, H, W] with labels int64 [B], batch by batch."""
+Loader = Iterable[Any]
+"""Images float32 [B, C, H, W] with labels [B], batch by batch; batches of another form need an `Unpack`."""
+Unpack = Callable[[Any], tuple[Tensor, Tensor]]
+"""From a batch as the loader gives it to images [B, C, H, W] and labels [B]."""
+IMAGE_KEYS = ("pixel_values", "images", "image", "img", "inputs", "input", "x", "data")
+LABEL_KEYS = ("labels", "label", "targets", "target", "classes", "class", "y")
+"""How batches that are mappings mostly call their parts; used to propose an `unpack`, never to guess one."""
+ROUNDING = 1e-3
+"""How far the shares of an image may sum up away from 1."""
 
 
 class FromLoader:
@@ -67,7 +75,10 @@ class CheckedLoader:
 
     Args:
         name: The argument that it was given as.
-        loader: Gives pairs of images float32 [B, C, H, W] and labels int64 [B].
+        loader: Gives pairs of images float32 [B, C, H, W] and labels: the class of each image, [B], in any integer type, or
+            one-hot or as shares that sum to 1, [B, K].
+        unpack: Returns such a pair from what the loader gives.
+        keeps_shares: Whether shares of classes, [B, K], stay what they are; else the largest counts, as for accuracy.
 
     Raises:
         CompressError: It has no length, or no batches.
@@ -76,8 +87,8 @@ class CheckedLoader:
     classes: int | None = None
     """How many there are, once that is known; labels on the CPU are then checked too (others would wait for a device)."""
 
-    def __init__(self, name: str, loader: Loader) -> None:
-        self._name, self._loader = name, loader
+    def __init__(self, name: str, loader: Loader, *, unpack: Unpack | None = None, keeps_shares: bool = False) -> None:
+        self._name, self._loader, self._unpack, self._keeps_shares = name, loader, unpack, keeps_shares
         try:
             self._count = len(loader)  # type: ignore[arg-type]
         except TypeError as error:
@@ -90,7 +101,7 @@ class CheckedLoader:
         return self._count
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images [B, C, H, W] and labels [B].
+        """Yield images [B, C, H, W] and labels, int64 [B], or shares of classes float32 [B, K] where these are kept.
 
         Raises:
             CompressError: A batch is not what was agreed, or there are fewer than the length says.
@@ -104,29 +115,88 @@ class CheckedLoader:
                     f"{self._name}: gave {position} batches, and its length says {self._count}; correct the loader's length"
                 ) from None
             where = f"{self._name}, batch {position}"
-            images, labels = _check_pair(where, batch)
+            images, labels = _check_pair(where, batch if self._unpack is None else _unpack_batch(where, batch, self._unpack))
+            if labels.dim() == 2 and not self._keeps_shares:
+                labels = labels.argmax(dim=1)
             if self.classes is not None and labels.device.type == "cpu":
                 refuse_labels(where, labels, self.classes)
             yield images, labels
 
 
+def _unpack_batch(where: str, batch: object, unpack: Unpack) -> object:
+    """Return what the user's `unpack` finds in a batch.
+
+    Raises:
+        CompressError: It fails.
+    """
+    try:
+        return unpack(batch)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CompressError(f"{where}: unpack fails on {_describe_batch(batch)} ({reason}); correct it") from error
+
+
 def _check_pair(where: str, batch: object) -> tuple[Tensor, Tensor]:
-    """Return images [B, C, H, W] and labels [B] of a batch.
+    """Return images [B, C, H, W] of a batch, and its labels, int64 [B] or shares of classes float32 [B, K].
 
     Raises:
         CompressError: It is no pair of tensors, or a type or shape is another.
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
-        parts = f" of {', '.join(type(part).__name__ for part in batch[:4])}" if isinstance(batch, tuple | list) else ""
-        raise CompressError(f"{where}: is a {type(batch).__name__}{parts}; give a pair of tensors (images, labels)")
+        raise CompressError(
+            f"{where}: is {_describe_batch(batch)}; give a pair of tensors (images, labels), or say how to find them with "
+            f"unpack={_propose_unpack(batch)}"
+        )
     images, labels = batch
     if images.dtype != torch.float32 or images.dim() != 4 or 0 in images.shape:
         raise CompressError(
             f"{where}: images are {_describe(images)}; give float32 [B, C, H, W] not empty, normalised for the networks"
         )
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        raise CompressError(f"{where}: labels are {_describe(labels)}; give the class of each image, int64 [{len(images)}]")
-    return images, labels
+    return images, _convert_labels(where, labels, len(images))
+
+
+def _describe_batch(batch: object) -> str:
+    if isinstance(batch, Mapping):
+        return f"a {type(batch).__name__} of {', '.join(map(repr, list(batch)[:8]))}"
+    parts = f" of {', '.join(type(part).__name__ for part in batch[:4])}" if isinstance(batch, tuple | list) else ""
+    return f"a {type(batch).__name__}{parts}"
+
+
+def _propose_unpack(batch: object) -> str:
+    """Return the code of an `unpack` that may fit a batch."""
+    if isinstance(batch, Mapping):
+        image = next((key for key in IMAGE_KEYS if key in batch), "images")
+        label = next((key for key in LABEL_KEYS if key in batch), "labels")
+        return f"lambda batch: (batch[{image!r}], batch[{label!r}])"
+    return "lambda batch: (batch[0], batch[1])" if isinstance(batch, tuple | list) else "lambda batch: (IMAGES, LABELS)"
+
+
+def _convert_labels(where: str, labels: Tensor, count: int) -> Tensor:
+    """Return labels of so many images as int64 [B], or shares of classes that are not one-hot as float32 [B, K].
+
+    Raises:
+        CompressError: They are neither.
+    """
+    whole = not labels.is_floating_point() and not labels.is_complex()
+    if labels.shape == (count, 1) and whole:
+        labels = labels[:, 0]
+    if labels.shape == (count,) and whole:
+        return labels.long()
+    if labels.dim() != 2 or len(labels) != count or labels.shape[1] < 2:
+        remedy = "; labels.long() makes them so, where they are whole numbers" if labels.shape == (count,) else ""
+        raise CompressError(
+            f"{where}: labels are {_describe(labels)}; give the class of each image, int64 [{count}]{remedy}, or one-hot or as "
+            f"shares that sum to 1, [{count}, classes]"
+        )
+    shares = labels.float()
+    sums = shares.sum(dim=1)
+    if not (shares >= 0).all() or not torch.allclose(sums, torch.ones_like(sums), rtol=0, atol=ROUNDING):
+        row = int(((sums - 1).abs() + (shares < 0).any(dim=1)).argmax())
+        raise CompressError(
+            f"{where}: labels are {_describe(labels)}, and those of image {row} are no shares that sum to 1 (their sum is "
+            f"{float(sums[row]):g}); give one class for each image, for several at once are not trained here"
+        )
+    return shares.argmax(dim=1) if bool(((shares == 0) | (shares == 1)).all()) else shares
 
 
 def _describe(tensor: Tensor) -> str:
@@ -134,11 +204,18 @@ def _describe(tensor: Tensor) -> str:
 
 
 def refuse_labels(where: str, labels: Tensor, classes: int) -> None:
-    """Refuse labels [B] that are no class of the student.
+    """Refuse labels [B], or shares of classes [B, K], that are no class of the student.
 
     Raises:
-        CompressError: One is below 0, or `classes` or more.
+        CompressError: One is below 0, or `classes` or more, or there are shares of another number of classes.
     """
+    if labels.dim() == 2:
+        if labels.shape[1] != classes:
+            raise CompressError(
+                f"{where}: labels are shares of {labels.shape[1]} classes, and the student gives {classes}; give labels and "
+                "student the same classes"
+            )
+        return
     least, most = (int(bound) for bound in labels.aminmax())
     if least < 0 or most >= classes:
         raise CompressError(

@@ -183,7 +183,8 @@ def remove_head(network: Network, image: Tensor, *, where: str) -> Network:
         CompressError: The network does not run without the weights that follow its last tap.
     """
     tap = network.taps[-1]
-    cut = Network(_replace_by_identity(network.module, _find_weights_after(network, tap, image)), taps=(tap,))
+    rest = _replace_by_identity(network.module, _find_weights_after(network, tap, image))
+    cut = Network(rest, taps=(tap,), logits=network.find_logits)
     try:
         with evaluating(cut):
             cut.outputs(image)

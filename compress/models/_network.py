@@ -7,8 +7,8 @@ one function per network, `resnet20(classes, channels, *, option=...) -> Network
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -32,14 +32,33 @@ class Network(nn.Module):
         module: Maps images [B, C, H, W] to logits [B, K].
         taps: Names of submodules whose outputs are the feature maps, shallow to deep.
         classifier: Name of the last linear layer; methods that share or adapt the classifier need it.
+        logits: Finds the logits in what the module gives, where that is no tensor: `lambda output: output.logits`.
 
     Raises:
         CompressError: A tap or the classifier is not a submodule; the message lists near misses.
+
+    Example:
+        >>> import compress
+        >>> from torch import nn
+        >>> layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+        >>> compress.Network(layers, taps=["1"], classifier="4").classifier
+        Linear(in_features=8, out_features=10, bias=True)
     """
 
-    def __init__(self, module: nn.Module, *, taps: Sequence[str], classifier: str | None = None) -> None:
+    fixed: frozenset[str] = frozenset()
+    """Parameters of the module, by name, that were frozen when it was given and are never trained."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        taps: Sequence[str],
+        classifier: str | None = None,
+        logits: Callable[[Any], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.module, self.taps, self.classifier_name = module, tuple(taps), classifier
+        self.find_logits = logits
         known = dict(module.named_modules())
         for name in (*self.taps, *([classifier] if classifier is not None else [])):
             if name not in known:
@@ -48,7 +67,8 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, K] for images [B, C, H, W]."""
-        logits: Tensor = self.module(images)
+        output = self.module(images)
+        logits: Tensor = output if self.find_logits is None or isinstance(output, Tensor) else self.find_logits(output)
         return logits
 
     def outputs(self, images: Tensor) -> Outputs:

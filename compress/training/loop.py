@@ -20,13 +20,22 @@ from torch import Tensor, nn
 from compress.data import Batch, Batches
 from compress.errors import CompressError, Interrupted
 from compress.events import Events, Task
-from compress.freezing import find_moving_tensors, freeze_all_but, list_trained_parameters, train_only
+from compress.freezing import find_moving_tensors, freeze_all_but, list_phases, train_only
 from compress.methods import Forward, Method, Signals
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Epoch
 from compress.teachers.provider import TeacherOutputs
 from compress.training import checkpoint, evaluate
-from compress.training.optimizer import build_average, build_optimizer, compute_learning_rate, use_averaged_weights
+from compress.training.optimizer import (
+    BuildOptimizer,
+    build_average,
+    build_given_optimizer,
+    build_optimizer,
+    compute_learning_rate,
+    read_learning_rates,
+    select_held,
+    use_averaged_weights,
+)
 
 LOOK_EVERY = 10
 """Steps between looks at the loss on a GPU; a loss that is not finite stays so."""
@@ -72,6 +81,7 @@ def fit(
     validating: TeacherOutputs | None = None,
     forward: Forward | None = None,
     until: int | None = None,
+    optimizer: BuildOptimizer | None = None,
 ) -> Fit:
     """Train one stage and leave the selected weights in `method.product()`.
 
@@ -89,6 +99,8 @@ def fit(
         validating: The same for the held-out images, where validation reads outputs of teachers.
         forward: Runs the student in training steps; without it the student itself does.
         until: Epochs after which to pause; `None` trains to the end.
+        optimizer: Returns the optimizer of the parameters that it is given, for each phase; default: that of the settings. The
+            schedule of the settings is a factor on its learning rates, and what it leaves out is not trained.
 
     Raises:
         Paused: There are epochs left after `until`; the same call with a larger one continues.
@@ -98,7 +110,7 @@ def fit(
     title = description or method.stage
     run = _StageTraining(
         method, train, validation, settings=settings, events=events or Events(), state=state, title=title, stopped=stopped,
-        teachers=teachers, validating=validating, forward=forward,
+        teachers=teachers, validating=validating, forward=forward, optimizer=optimizer,
     )  # fmt: skip
     torch.manual_seed(seed)
     run.resume()
@@ -133,13 +145,14 @@ class _StageTraining:
         teachers: TeacherOutputs | None = None,
         validating: TeacherOutputs | None = None,
         forward: Forward | None = None,
+        optimizer: BuildOptimizer | None = None,
     ) -> None:
         self.method, self.train, self.validation, self.settings = method, train, validation, settings
         self.events, self.path, self.title, self.stopped = events, state, title, stopped
         self.teachers, self.validating, self.forward = teachers, validating, forward
         self.steps, self.saved = len(train), time.monotonic()
-        freeze_all_but(method, list_trained_parameters(method))
-        self.updates = _Updates(method, settings)
+        self.updates = _Updates(method, settings, optimizer)
+        freeze_all_but(method, [parameter for group in self.updates.phases.values() for parameter in group])
         self.epoch, self.step, self.sums = 0, 0, _Sums()
         self.history: list[Epoch] = []
         self.best: dict[str, Any] = {}
@@ -347,20 +360,28 @@ class _Sums:
 class _Updates:
     """Everything that moves the weights of a stage: an optimizer for each phase, the gradient scaler, the moving average."""
 
-    def __init__(self, method: Method, settings: TrainSection) -> None:
+    def __init__(self, method: Method, settings: TrainSection, build: BuildOptimizer | None = None) -> None:
         self._product, self._max_gradient_norm = method.product(), settings.max_gradient_norm
-        self.phases = method.phases()
-        self.optimizers = {name: build_optimizer(group, settings) for name, group in self.phases.items()}
+        self.phases = list_phases(method)
+        self._rates: dict[str, list[float]] = {}
+        """Learning rates at the start of each group of the user's own optimizers."""
+        if build is None:
+            self.optimizers = {name: build_optimizer(group, settings) for name, group in self.phases.items()}
+        else:
+            self.optimizers = {name: build_given_optimizer(build, group, name) for name, group in self.phases.items()}
+            self._rates = {name: read_learning_rates(optimizer) for name, optimizer in self.optimizers.items()}
+            self.phases = {name: select_held(self.optimizers[name], group) for name, group in self.phases.items()}
+        self._highest = settings.lr
         self.autocast = DTYPES[settings.precision]
         self.device = next(self._product.parameters()).device
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self._average = build_average(self._product, settings.ema_decay)
 
     def set_learning_rate(self, rate: float) -> None:
-        """Let all phases use a learning rate."""
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        """Let all phases use a learning rate; optimizers of the user's own use their own, by the same factor."""
+        for name, optimizer in self.optimizers.items():
+            for number, group in enumerate(optimizer.param_groups):
+                group["lr"] = self._rates[name][number] * (rate / self._highest) if self._rates else rate
 
     def update(self, total: Tensor, phase: str) -> None:
         """Change the parameters of a phase by the gradient of a loss []."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,11 @@ from torch import nn
 from torch.nn import Parameter
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from compress.errors import CompressError
 from compress.recipe import TrainSection
+
+BuildOptimizer = Callable[[list[Parameter]], torch.optim.Optimizer]
+"""From the parameters that one phase trains to their optimizer."""
 
 
 def compute_learning_rate(settings: TrainSection, step: int, steps_per_epoch: int) -> float:
@@ -40,6 +44,42 @@ def build_optimizer(parameters: list[Parameter], settings: TrainSection) -> torc
         weight_decay=settings.weight_decay,
         fused=settings.fused,
     )
+
+
+def build_given_optimizer(build: BuildOptimizer, parameters: list[Parameter], phase: str) -> torch.optim.Optimizer:
+    """Return the user's own optimizer of some parameters.
+
+    Args:
+        build: What the user gave.
+        parameters: Of one phase.
+        phase: Its name, for messages.
+
+    Raises:
+        CompressError: It returned no optimizer, or one that trains something else or nothing.
+    """
+    optimizer: object = build(list(parameters))
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise CompressError(
+            f"optimizer: returned a {type(optimizer).__name__} for phase {phase!r}; return a torch.optim.Optimizer of the "
+            "parameters that it is given, for example optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
+        )
+    known = {id(parameter) for parameter in parameters}
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not held or any(id(parameter) not in known for parameter in held):
+        found = "holds parameters that are not among those" if held else "holds none of the parameters"
+        raise CompressError(f"optimizer: {found} that phase {phase!r} trains; build it of what it is given")
+    return optimizer
+
+
+def read_learning_rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Return the learning rate of each group of parameters."""
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+def select_held(optimizer: torch.optim.Optimizer, parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Return those parameters that an optimizer holds."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [parameter for parameter in parameters if id(parameter) in held]
 
 
 def build_average(product: nn.Module, decay: float | None) -> AveragedModel | None:

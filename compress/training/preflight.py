@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compress.data import Batch
 from compress.errors import CompressError
-from compress.freezing import freeze_all_but, list_trained_parameters
+from compress.freezing import freeze_all_but, list_phases, list_trained_parameters
 from compress.methods import Method
 from compress.records import Accuracy
 from compress.training.class_order import describe_order, find_class_order, write_recipe_line
@@ -34,7 +34,7 @@ def check_structure(method: Method, batch: Batch) -> None:
     for stage in method.stages():
         tensors = {**dict(stage.named_parameters()), **dict(stage.named_buffers())}
         before = {name: value.detach().clone() for name, value in tensors.items()}
-        phases = stage.phases()
+        phases = list_phases(stage)
         _refuse_overlap(stage, phases)
         freeze_all_but(stage, list_trained_parameters(stage))
         for phase, group in phases.items():
@@ -94,7 +94,7 @@ def describe_guessing(name: str, logits: NDArray[np.float32], labels: NDArray[np
 
 def measure_gradient_shares(method: Method, batch: Batch) -> dict[str, float]:
     """Return the share of each loss term in the sum of gradient norms over what the stage trains, on one batch."""
-    phases = method.phases()
+    phases = list_phases(method)
     freeze_all_but(method, list_trained_parameters(method))
     buffers = {name: value.clone() for name, value in method.named_buffers()}
     norms: dict[str, float] = {}
