@@ -395,9 +395,7 @@ def test_an_optimizer_of_the_users_own_trains_what_it_holds() -> None:
 
     before = student.first[0].weight.detach().clone()
     settings = compress.TrainSection(epochs=2, schedule="step", milestones=(0.5,), decay=0.1)
-    compress.distill(
-        [], student, train=loader(), validation=loader(), method="supervised", settings=settings, optimizer=build
-    )
+    compress.distill([], student, train=loader(), validation=loader(), method="supervised", settings=settings, optimizer=build)
     (optimizer,) = made
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.001])
     assert torch.equal(student.first[0].weight, before)
