@@ -233,7 +233,7 @@ class Lying(list[object]):
         ([((255 * IMAGES).byte(), LABELS)], r"images are uint8 \[8, 1, 8, 8\]; give float32"),
         ([(IMAGES[0], LABELS)], r"images are float32 \[1, 8, 8\]"),
         ([(IMAGES[:0], LABELS[:0])], r"images are float32 \[0, 1, 8, 8\]"),
-        ([{"images": IMAGES, "labels": LABELS}], r"is a dict of 'images', 'labels'; give a pair .* unpack=lambda batch: \(batch\['images'\], batch\['labels'\]\)"),
+        ([{"images": IMAGES, "labels": LABELS}], r"is a dict of 'images', 'labels'; give .*\(batch\['images'\], batch\["),
         ([(IMAGES, LABELS, LABELS)], "is a tuple of Tensor, Tensor, Tensor; give a pair"),
         ([(IMAGES.numpy(), LABELS.numpy())], "is a tuple of ndarray, ndarray; give a pair"),
         ([IMAGES], "is a Tensor; give a pair"),
@@ -330,10 +330,10 @@ def test_batches_and_outputs_of_other_libraries_need_a_hook_alone(teacher: nn.Mo
 @pytest.mark.parametrize(
     ("hooks", "said"),
     [
-        ({"unpack": lambda batch: (batch["x"], batch["y"])}, r"train, batch 0: unpack fails on a list of Tensor, Tensor \(TypeErr"),
+        ({"unpack": lambda batch: (batch["x"], batch["y"])}, r"train, batch 0: unpack fails on a list of Tensor, Tensor \(T"),
         ({"unpack": lambda batch: batch[0]}, "train, batch 0: is a Tensor; give a pair"),
         ({"unpack": "images"}, "unpack: is a str; give a function"),
-        ({"optimizer": lambda parameters: None}, "optimizer: returned a NoneType for phase 'student'; return a torch.optim"),
+        ({"optimizer": lambda _: None}, "optimizer: returned a NoneType for phase 'student'; return a torch.optim"),
         ({"optimizer": lambda _: torch.optim.SGD(Tiny(2).parameters())}, "holds parameters that are not among those"),
         ({"student": Talkative(Tiny(2)), "logits": lambda output: output["scores"]}, r"student: logits= fails .*KeyError"),
         ({"student": Talkative(Tiny(2))}, r"student: gives a Output; .* logits=lambda output: output\['logits'\]"),
@@ -378,8 +378,8 @@ def test_shares_of_classes_are_trained_as_they_are(teacher: nn.Module) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # of other batches, for the loader shuffles
     done = compress.distill(teacher, Tiny(2), train=batches, validation=batches, settings=QUICK)
     assert done.validation.samples == 64
+    five = [(IMAGES, torch.full((8, 5), 0.2))]
     with pytest.raises(CompressError, match="train: labels are shares of 5 classes, and the student gives 4"):
-        five = [(IMAGES, torch.full((8, 5), 0.2))]
         compress.distill([], Tiny(2), train=five, validation=loader(), method="supervised", settings=QUICK)
 
 
