@@ -11,9 +11,9 @@ import logging
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -23,14 +23,11 @@ from torch import Tensor, nn
 from compress.errors import CompressError, Unreachable
 from compress.models import Network
 from compress.system.files import hash_file, write_whole
-
-_NESTS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts keep the weights."""
-
-_COUNTER = "num_batches_tracked"
-"""Batch norm's counter, which torch did not save before 0.4.1 and inference never reads."""
+from compress.training.harmless import allow_harmless_objects
+from compress.training.wrappings import COUNTER, StateDict, list_state_dicts
 
 _SHOWN = 5
+_CHANNELS = {1: "gray", 3: "rgb"}
 
 log = logging.getLogger(__name__)
 
@@ -51,21 +48,32 @@ def save_weights(path: Path, network: nn.Module, *, metadata: Mapping[str, str])
         temporary.write_bytes(_insert_metadata(safetensors.torch.save(tensors), metadata))
 
 
-def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -> dict[str, str]:
-    """Load weights into a network and return the file's metadata.
+class LoadedWeights(NamedTuple):
+    """What was loaded from a file of weights."""
 
-    Accepted are safetensors and torch files with a state dict, bare or under `state_dict`, `model_state_dict` or `model`, with
-    or without the prefix `module.`. Floating-point numbers of another precision are converted, which is logged. Batch norm's
-    `num_batches_tracked` may be absent.
+    metadata: dict[str, str]
+    """Of a safetensors file."""
+    note: str
+    """Which of several weights in the file were taken, and how to take the others; empty where there was no choice."""
+
+
+def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None, ema: bool = False) -> LoadedWeights:
+    """Load weights into a network.
+
+    Accepted are safetensors and torch files with a state dict, bare or under any key, with any prefix before its names
+    (`compress.training.wrappings`), beside an optimizer, arguments and whatever else is harmless. Floating-point numbers of
+    another precision are converted, which is logged. Batch norm's `num_batches_tracked` may be absent.
 
     Args:
         network: A network, whose module is loaded, or any module. It is unchanged when an error is raised.
         path: The file.
         sha256: The checksum that the file must have.
+        ema: Take averaged weights where the file holds them beside the plain ones.
 
     Raises:
-        CompressError: The checksum differs, the file is damaged or could run code, or tensors are missing, surplus, misshapen,
-            without plain numbers (sparse, meta), or not finite in the network's own precision.
+        CompressError: The checksum differs, the file is damaged or could run code, holds no averaged weights although `ema`
+            wants them, or two networks that fit; or tensors are missing, surplus, misshapen, without plain numbers (sparse,
+            meta), or not finite in the network's own precision.
         Unreachable: The file cannot be read, or is a folder.
     """
     if path.is_dir():
@@ -73,20 +81,55 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -
     found = hash_file(path)
     if sha256 is not None and found != sha256:
         raise CompressError(f"{path}: has sha256 {found}, not {sha256}; get the right file or correct the checksum")
-    tensors, metadata = _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
-    _refuse_unusual(tensors, path)
+    content, metadata = _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
     module = _unwrap(network)
     own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    chosen, note = _choose(list_state_dicts(content, own), path, ema=ema)
+    tensors = chosen.tensors
+    _refuse_unusual(tensors, path)
     _refuse_other_classes(network, own, tensors, path)
+    _refuse_other_channels(own, tensors, path)
     problems = _find_mismatches(own, tensors)
     if problems:
+        foreign = [str(name) for name, value in content.items() if not isinstance(value, Tensor)] if not chosen.where else []
+        problems += [_list_names("not tensors", foreign)] if foreign else []
+        under = f"under {chosen.place!r}, " if chosen.place else ""
         raise CompressError(
-            f"{path}: does not fit {type(module).__name__}: {'; '.join(problems)}; choose the model it was made for"
+            f"{path}: {under}does not fit {type(module).__name__}: {'; '.join(problems)}; choose the model it was made for"
         )
     converted = _convert(own, tensors, path)
     _log_conversions(own, tensors, path)
     module.load_state_dict(converted, strict=False)  # only batch norm's counters may be absent by now
-    return metadata
+    return LoadedWeights(metadata, note)
+
+
+def _choose(found: Sequence[StateDict], path: Path, *, ema: bool) -> tuple[StateDict, str]:
+    """Return the weights to take, and a note where there was a choice.
+
+    Raises:
+        CompressError: There are none, no averaged ones although they are wanted, or two networks that fit.
+    """
+    if not found:
+        raise CompressError(f"{path}: holds no named tensors; save model.state_dict()")
+    averaged = [each for each in found if each.is_averaged]
+    plain = [each for each in found if not each.is_averaged]
+    if ema and not averaged:
+        raise CompressError(f"{path}: ema: true, but the file holds no averaged weights that fit; remove ema")
+    wanted = averaged if ema or not plain else plain
+    if len(wanted) > 1 and wanted[0].fits:
+        places = " and ".join(repr(each.place or "the file itself") for each in wanted)
+        raise CompressError(f"{path}: holds several networks that fit, under {places}; save the one that is meant alone")
+    taken = wanted[0]
+    if averaged and plain and taken.fits:
+        other = plain[0] if ema else averaged[0]
+        kinds = ("averaged (EMA)", "plain") if ema else ("plain", "averaged (EMA)")
+        choice = "remove ema" if ema else "set ema: true"
+        where = [f" under {each.place!r}" if each.place else "" for each in (taken, other)]
+        return taken, f"{path}: took the {kinds[0]} weights{where[0]}; for the {kinds[1]} ones{where[1]}, {choice}"
+    return (
+        taken,
+        f"{path}: took averaged (EMA) weights, the only ones that fit" if averaged and not plain and taken.fits else "",
+    )
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -138,26 +181,20 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors" or head[8:] == b"{"
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return _strip_prefix({name: file.get_tensor(name) for name in file.keys()}), file.metadata() or {}  # noqa: SIM118 (not a dict)
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise CompressError(f"{path}: is no whole safetensors file ({error}); get it again") from error
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    content = _load_torch(path)
-    for nest in _NESTS:
-        if isinstance(content, dict) and isinstance(content.get(nest), dict):
-            content = content[nest]
-            break
-    if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
+def _read_torch(path: Path) -> dict[str, Any]:
+    with allow_harmless_objects():
+        content = _load_torch(path)
+    if not isinstance(content, dict) or not content:
         raise CompressError(f"{path}: holds a {type(content).__name__}, not named tensors; save model.state_dict()")
-    foreign = [name for name, value in content.items() if not isinstance(value, Tensor)]
-    if foreign:
-        raise CompressError(f"{path}: {_list_names('not tensors', foreign)}; save model.state_dict() alone")
-    return _strip_prefix(content)
+    return content
 
 
 def _load_torch(path: Path) -> Any:
@@ -186,14 +223,9 @@ def _load_torch(path: Path) -> Any:
         raise CompressError(f"{path}: is no torch file of tensors ({reason}); get it again, or use safetensors") from error
 
 
-def _strip_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefixed = all(name.startswith("module.") for name in tensors)
-    return {name.removeprefix("module.") if prefixed else name: tensor for name, tensor in tensors.items()}
-
-
 def _find_mismatches(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     """Return one text for each kind of misfit: missing, surplus, misshapen."""
-    missing = [name for name in own if name not in found and not name.endswith(_COUNTER)]
+    missing = [name for name in own if name not in found and not name.endswith(COUNTER)]
     surplus = [name for name in found if name not in own]
     both = [name for name in own if name in found]
     misshapen = [
@@ -219,6 +251,24 @@ def _refuse_other_classes(network: nn.Module, own: Mapping[str, Tensor], found: 
             f"{path}: its classifier {network.classifier_name!r} has {len(found[name])} classes and the data has "
             f"{len(own[name])}; give weights that were trained on these classes"
         )
+
+
+def _refuse_other_channels(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that differ in the channels of the first layer alone, with just these words."""
+    differing = [name for name in own if name in found and own[name].shape != found[name].shape]
+    if len(differing) != 1 or own[differing[0]].dim() != 4:
+        return
+    name = differing[0]
+    rest = [{key: value for key, value in tensors.items() if key != name} for tensors in (own, found)]
+    wide, narrow = own[name].shape, found[name].shape
+    if (wide[0], *wide[2:]) != (narrow[0], *narrow[2:]) or _find_mismatches(*rest):
+        return
+    here, there = (_CHANNELS.get(shape[1], f"{shape[1]} channels") for shape in (wide, narrow))
+    remedy = f"`channels: {there}` in the section of a teacher adapts the images to it, or" if there in ("gray", "rgb") else ""
+    raise CompressError(
+        f"{path}: its first layer {name!r} takes {there} images ({narrow[1]} channels), and those here are {here} ({wide[1]}); "
+        f"{remedy} set data.channels to what the weights take"
+    )
 
 
 def _describe_tensor(tensor: Tensor) -> str:
