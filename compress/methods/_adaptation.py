@@ -1,4 +1,4 @@
-"""Table of what adaptation did to teachers, for the report of ATSC."""
+"""Teachers that adapt to their student in ATSC: what of them is trained, how far they drift, and the table for the report."""
 
 from __future__ import annotations
 
@@ -6,12 +6,69 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from compress import losses
+from compress.errors import CompressError
+from compress.models import Network
 from compress.records import Analysis
 
 COLLAPSE_POINTS = 20.0
 """A teacher that loses so much top-1 by adapting no longer knows what it shall teach."""
 
 log = logging.getLogger(__name__)
+
+
+class AdaptingTeacher(NamedTuple):
+    """A copy of a teacher that is trained, beside the teacher that it started as."""
+
+    network: Network
+    original: Network
+    bias_only: bool
+    """Whether the labels train the bias of its classifier alone."""
+    frozen_norms: bool
+    """Whether its batch norm stays as it is."""
+
+    def refuse_missing_parameters(self, index: int) -> None:
+        """Refuse a teacher without what is to be trained or held.
+
+        Raises:
+            CompressError: Its classifier has no bias, or a batch norm no scale and shift.
+        """
+        if self.bias_only and self.network.classifier.bias is None:
+            raise CompressError(
+                f"method.atsc.classifier_update: 'bias', and the classifier of teacher {index} has none; use 'full'"
+            )
+        bare = [name for name, module in self.network.named_modules() if _is_batch_norm(module) and not [*module.parameters()]]
+        if self.frozen_norms and bare:
+            raise CompressError(
+                f"method.atsc.teacher_bn: 'frozen', and {bare[0]!r} of teacher {index} has no scale and shift to freeze it "
+                "by; use 'train'"
+            )
+
+    def list_fitted(self) -> list[Parameter]:
+        """Return what the labels train."""
+        classifier = self.network.classifier
+        return [classifier.bias] if self.bias_only else list(classifier.parameters())
+
+    def find_moved(self) -> dict[str, Parameter]:
+        """Return what the difference of the maps and the drift train, by name."""
+        others = {id(parameter) for parameter in self.list_fitted()}
+        if self.frozen_norms:  # without trained scale and shift it is held in evaluation mode
+            norms = [module for module in self.network.modules() if _is_batch_norm(module)]
+            others |= {id(parameter) for norm in norms for parameter in norm.parameters()}
+        return {name: parameter for name, parameter in self.network.named_parameters() if id(parameter) not in others}
+
+    def compute_drift(self) -> Tensor:
+        """Return the sum of squared differences of the penalised weights from where they started, []."""
+        start = dict(self.original.named_parameters())
+        here = {name: weight for name, weight in self.find_moved().items() if weight.dim() > 1}
+        return losses.drift(here.values(), [start[name] for name in here])
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "running_mean", None), Tensor)
 
 
 class Adaptation(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.methods._align import Size, find_common_size
@@ -65,6 +66,19 @@ def find_places(setting: Setting, taps: Sequence[str]) -> list[ShallowPlace]:
             size = find_common_size(own[at], features[-1], where=f"method.dskd: student's tap {tap!r}, teacher {index}")
             places.append(ShallowPlace(tap, at, index, size, own[at].shape[1], features[-1].shape[1]))
     return places
+
+
+def average_by_tap(places: Sequence[ShallowPlace], values: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return for each tap the mean over its teachers, [] each.
+
+    Args:
+        places: Every shallow tap with every teacher.
+        values: A value [] for each place.
+    """
+    by_tap: dict[str, list[Tensor]] = {}
+    for place, value in zip(places, values, strict=True):
+        by_tap.setdefault(place.tap, []).append(value)
+    return {tap: torch.stack(each).mean() for tap, each in by_tap.items()}
 
 
 def build_adapter(inputs: int, inside: int, outputs: int) -> nn.Sequential:

@@ -31,14 +31,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from compress import losses
 from compress.data import Batches
-from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, _projector, require_teacher
 from compress.methods._accuracy import measure_accuracy
-from compress.methods._adaptation import Adaptation, describe_adaptations
+from compress.methods._adaptation import Adaptation, AdaptingTeacher, describe_adaptations
 from compress.methods._projector import Projected
-from compress.models import Network
 from compress.recipe import Count, NonNegative, Positive, TrainSection
 from compress.recipe.checks import find_drift_problem
 from compress.records import Accuracy, Analysis
@@ -48,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def meet_half_way(projections: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Return the mean squared difference of maps, [B, c, h, w] each, averaged over teachers; both sides get a gradient.
+    """Return the mean squared difference of maps, [B, c, h, w] each, averaged over teachers; both get a gradient.
 
     Args:
         projections: The student's map in the shape of each teacher's.
@@ -93,38 +90,23 @@ class Atsc(Method):
         super().__init__(setting._replace(teachers=copies))
         self.originals = nn.ModuleList(setting.teachers)
         self.beta, self.drift_weight = beta, drift_weight
-        self.classifier_update, self.teacher_bn = classifier_update, teacher_bn
+        self.teacher_bn = teacher_bn
+        self.adapting = [
+            AdaptingTeacher(network, original, classifier_update == "bias", teacher_bn == "frozen")
+            for network, original in zip(copies, setting.teachers, strict=True)
+        ]
+        for index, teacher in enumerate(self.adapting):
+            teacher.refuse_missing_parameters(index)
         classifiers = [network.classifier for network in copies]
         paths = _projector.build_paths(setting, classifiers, where="atsc", factor=factor, final_relu=final_relu)
         self.teacher_pools = paths.teacher_pools
         self.adapted = _Adapted(paths.shipped, self.teachers)
         self.keeps_best = keep == "best" and len(copies) > 1
-        self._refuse_what_cannot_be_updated()
-
-    def _refuse_what_cannot_be_updated(self) -> None:
-        """Refuse copies without what is to be trained.
-
-        Raises:
-            CompressError: A classifier has no bias, or a batch norm no scale and shift.
-        """
-        for index, network in enumerate(self._networks()):
-            if self.classifier_update == "bias" and network.classifier.bias is None:
-                raise CompressError(
-                    f"method.atsc.classifier_update: 'bias', and the classifier of teacher {index} has none; use 'full'"
-                )
-            bare = [
-                name for name, module in network.named_modules() if _is_batch_norm(module) and not list(module.parameters())
-            ]
-            if self.teacher_bn == "frozen" and bare:
-                raise CompressError(
-                    f"method.atsc.teacher_bn: 'frozen', and {bare[0]!r} of teacher {index} has no scale and shift to freeze it "
-                    "by; use 'train'"
-                )
 
     def phases(self) -> dict[str, list[Parameter]]:
         """Return student, projectors and copies of the teachers; then what the labels train of their classifiers."""
-        moved = [weight for network in self._networks() for weight in self._find_moved(network).values()]
-        fitted = [weight for network in self._networks() for weight in self._list_fitted(network)]
+        moved = [weight for teacher in self.adapting for weight in teacher.find_moved().values()]
+        fitted = [weight for teacher in self.adapting for weight in teacher.list_fitted()]
         return {"projection": [*_projector.list_trained(self.adapted.shipped), *moved], "classifier": fitted}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
@@ -136,17 +118,9 @@ class Atsc(Method):
         theirs = _projector.pool_teachers(step, self.teacher_pools)
         terms = {"mse": self.beta * meet_half_way(ours, theirs)}
         if self.drift_weight:
-            terms["drift"] = self.drift_weight * torch.stack(self.compute_drifts()).mean()
+            drifts = [teacher.compute_drift() for teacher in self.adapting]
+            terms["drift"] = self.drift_weight * torch.stack(drifts).mean()
         return terms
-
-    def compute_drifts(self) -> list[Tensor]:
-        """Return for each teacher the sum of squared differences of its penalised weights from where they started, []."""
-        drifts = []
-        for network, original in zip(self._networks(), self.originals, strict=True):
-            start = dict(original.named_parameters())
-            here = {name: weight for name, weight in self._find_moved(network).items() if weight.dim() > 1}
-            drifts.append(losses.drift(here.values(), [start[name] for name in here]))
-        return drifts
 
     def predictions(self, step: Step) -> dict[str, Tensor]:
         """Return the logits of what is shipped, [B, K]; where one path is to be chosen, those of every path."""
@@ -192,16 +166,16 @@ class Atsc(Method):
     def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
         """Return what adaptation did to the teachers, and how the student does with the classifier of each."""
         del train
-        count = len(self.teachers)
+        count = len(self.adapting)
         adaptations = [
             Adaptation(
                 teacher=name_teacher(index, count),
-                before=measure_accuracy(original, validation).top1_percent,
-                after=measure_accuracy(self.teachers[index], validation).top1_percent,
-                drift=float(drift.detach()),
+                before=measure_accuracy(teacher.original, validation).top1_percent,
+                after=measure_accuracy(teacher.network, validation).top1_percent,
+                drift=float(teacher.compute_drift().detach()),
                 student=measure_accuracy(self._take_path(index), validation).top1_percent,
             )
-            for index, (drift, original) in enumerate(zip(self.compute_drifts(), self.originals, strict=True))
+            for index, teacher in enumerate(self.adapting)
         ]
         which = name_teacher(int(self.adapted.chosen), count) if self.keeps_best else "mean of all"
         whole = (which, measure_accuracy(self.deployable(), validation).top1_percent) if count > 1 else None
@@ -210,23 +184,6 @@ class Atsc(Method):
     def _take_path(self, index: int) -> Projected:
         """Return the path to the classifier of one teacher."""
         return Projected(self.adapted.shipped.backbone, [self.adapted.shipped.each_branch()[index]])
-
-    def _networks(self) -> list[Network]:
-        """Return the copies of the teachers."""
-        return [network for network in self.teachers if isinstance(network, Network)]
-
-    def _list_fitted(self, network: Network) -> list[Parameter]:
-        """Return what the labels train of a copy."""
-        classifier = network.classifier
-        return [classifier.bias] if self.classifier_update == "bias" else list(classifier.parameters())
-
-    def _find_moved(self, network: Network) -> dict[str, Parameter]:
-        """Return what the difference of the maps and the drift train of a copy, by name."""
-        others = {id(parameter) for parameter in self._list_fitted(network)}
-        if self.teacher_bn == "frozen":  # without trained scale and shift it is held in evaluation mode
-            norms = [module for module in network.modules() if _is_batch_norm(module)]
-            others |= {id(parameter) for norm in norms for parameter in norm.parameters()}
-        return {name: parameter for name, parameter in network.named_parameters() if id(parameter) not in others}
 
 
 class _Adapted(nn.Module):
@@ -238,7 +195,3 @@ class _Adapted(nn.Module):
         super().__init__()
         self.shipped, self.teachers = shipped, teachers
         self.register_buffer("chosen", torch.zeros((), dtype=torch.int64))
-
-
-def _is_batch_norm(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "running_mean", None), Tensor)

@@ -29,7 +29,7 @@ from compress import losses
 from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
 from compress.methods._align import pool_to
-from compress.methods._shallow import build_adapter, build_classifier, choose_taps, find_places
+from compress.methods._shallow import average_by_tap, build_adapter, build_classifier, choose_taps, find_places
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Text
 
 Weighting = Literal["softmax", "uniform", "softmax_neg"]
@@ -131,21 +131,14 @@ class Dskd(Method):
         each = []
         for place, classifier, features in zip(self.places, self.classifiers, adapted, strict=True):
             each.append(self._teach(step.apply(classifier, features), step.teacher(place.teacher).logits))
-        return self._average_over_teachers(each)
+        return average_by_tap(self.places, each)
 
     def _compute_feature_losses(self, step: Step, adapted: Sequence[Tensor]) -> dict[str, Tensor]:
         each = []
         for place, features in zip(self.places, adapted, strict=True):
             target = pool_to(step.teacher(place.teacher).features[-1], place.size)
             each.append(losses.feature_mse(features, target))
-        return self._average_over_teachers(each)
-
-    def _average_over_teachers(self, each: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return for each tap the mean over its places, [] each."""
-        by_tap: dict[str, list[Tensor]] = {}
-        for place, value in zip(self.places, each, strict=True):
-            by_tap.setdefault(place.tap, []).append(value)
-        return {tap: torch.stack(values).mean() for tap, values in by_tap.items()}
+        return average_by_tap(self.places, each)
 
     def _weigh(self, step: Step, group: str, by_tap: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return each tap's loss times its weight within the group, []; the weights are logged and carry no gradient."""

@@ -14,7 +14,7 @@ factor of two apart, no ReLU where the teacher's map is negative somewhere, and 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress import losses
-from compress.errors import CompressError
-from compress.freezing import evaluating
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import Size, find_common_size, pool_to
-from compress.models import Network, find_shapes
+from compress.methods._align import pool_to
+from compress.methods._hints import build_regressor, find_hints, find_tap
+from compress.models import find_shapes
 from compress.recipe import NonNegative, Positive, Text
 
 
@@ -60,11 +59,11 @@ class Fitnet(Method):
         super().__init__(setting)
         require_teacher(setting, "fitnet")
         self.weight, self.ce_weight, self.kd_weight, self.temperature = weight, ce_weight, kd_weight, temperature
-        self.student_tap = _find_tap(setting.student, student_tap, owner="the student", option="student_tap")
-        self.hints = _find_hints(setting, self.student_tap, teacher_tap)
+        self.student_tap = find_tap(setting.student, student_tap, owner="the student", option="student_tap")
+        self.hints = find_hints(setting, self.student_tap, teacher_tap)
         channels = find_shapes(setting.student, setting.image).features[self.student_tap].shape[1]
         self.regressors = nn.ModuleList(
-            _build_regressor(channels, hint, final_relu=hint.never_negative if final_relu == "auto" else final_relu == "on")
+            build_regressor(channels, hint, final_relu=hint.never_negative if final_relu == "auto" else final_relu == "on")
             for hint in self.hints
         )
 
@@ -93,71 +92,3 @@ class Fitnet(Method):
             target = pool_to(step.teacher(index).features[hint.tap], hint.gives)
             each.append(losses.feature_mse(regressed, target))
         return each
-
-
-class _Hint(NamedTuple):
-    """The map of one teacher, and the sizes between which its regressor stands."""
-
-    tap: int
-    channels: int
-    reads: Size
-    """Height and width to which the student's map is pooled."""
-    gives: Size
-    """Height and width to which the teacher's map is pooled, and which the regressor gives."""
-    never_negative: bool
-    """Whether the map of the setting's image is."""
-
-
-def _find_hints(setting: Setting, student_tap: int, teacher_tap: str | None) -> list[_Hint]:
-    guided = find_shapes(setting.student, setting.image).features[student_tap]
-    hints = []
-    for index, teacher in enumerate(setting.teachers):
-        tap = _find_tap(teacher, teacher_tap, owner=f"teacher {index}", option="teacher_tap")
-        with evaluating(teacher):
-            target = teacher.outputs(setting.image).features[tap]
-        reads, gives = _choose_sizes(guided, target, where=f"method.fitnet: teacher {index}")
-        hints.append(_Hint(tap, target.shape[1], reads, gives, bool((target >= 0).all())))
-    return hints
-
-
-def _find_tap(network: Network, tap: str | None, *, owner: str, option: str) -> int:
-    """Return the place of a named tap, or of the middle one.
-
-    Raises:
-        CompressError: There is no such tap, or none at all.
-    """
-    if tap is None and network.taps:
-        return (len(network.taps) - 1) // 2
-    if tap not in network.taps:
-        wanted = "no taps" if tap is None else f"no tap {tap!r}"
-        advice = f"it has: {', '.join(network.taps)}" if network.taps else "name its layers as taps first"
-        raise CompressError(f"method.fitnet.{option}: {owner} has {wanted}; {advice}")
-    return network.taps.index(tap)
-
-
-def _choose_sizes(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Size, Size]:
-    """Return the sizes that a regressor reads and gives: those of the maps, where one is the other or twice it."""
-    common = find_common_size(student, teacher, where=where)
-    reads, gives = (student.shape[2], student.shape[3]), (teacher.shape[2], teacher.shape[3])
-    return (reads, gives) if reads == _double(gives) or gives == _double(reads) else (common, common)
-
-
-def _double(size: Size) -> Size:
-    return 2 * size[0], 2 * size[1]
-
-
-def _build_regressor(inputs: int, hint: _Hint, *, final_relu: bool) -> nn.Sequential:
-    """Return a convolution with batch-norm: [B, inputs, *hint.reads] -> [B, hint.channels, *hint.gives].
-
-    Source:
-        HobbitLong/RepDistiller b84f547, models/util.py: the kernels for equal, half and double size; its biases, which
-        batch-norm cancels, are left out.
-    """
-    convolution: nn.Module
-    if hint.reads == hint.gives:
-        convolution = nn.Conv2d(inputs, hint.channels, 1, bias=False)
-    elif hint.reads == _double(hint.gives):
-        convolution = nn.Conv2d(inputs, hint.channels, 3, stride=2, padding=1, bias=False)
-    else:
-        convolution = nn.ConvTranspose2d(inputs, hint.channels, 4, stride=2, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(hint.channels), *([nn.ReLU()] if final_relu else []))
