@@ -29,8 +29,8 @@ from compress.recipe import MethodSection, TrainSection
 from compress.recipe.types import build_section_union
 from compress.records import Accuracy, Epoch
 from compress.training import evaluate, loop, preflight
-from compress.training.compile import choose_engine
 from compress.training.device import choose_device
+from compress.training.engines import choose_engine
 from compress.training.optimizer import BuildOptimizer
 
 Methods = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]

@@ -127,7 +127,7 @@ def test_the_engine_of_the_settings_runs_the_student(tmp_path: Path, monkeypatch
         ran.append(Counted(network.outputs))
         return ran[-1]
 
-    monkeypatch.setattr("compress.training.compile.compile_network", build)
+    monkeypatch.setattr("compress.training.engines.compile_network", build)
     settings = compress.TrainSection(epochs=2, engine="compile", state_seconds=0)
     compress.distill([], Tiny(2), train=loader(), validation=loader(), method="supervised", settings=settings, state=tmp_path)
     assert [counted.steps for counted in ran] == [TRIED + 2 * len(loader())]

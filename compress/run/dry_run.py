@@ -30,8 +30,9 @@ from compress.run.context import Run
 from compress.run.data import RunData
 from compress.text import name_teacher
 from compress.training import checkpoint, loop, preflight
-from compress.training.compile import choose_engine, require_engine
+from compress.training.compile import require_engine
 from compress.training.device import choose_device
+from compress.training.engines import choose_engine
 from exporters import About, Exporter
 
 IMAGES = 8

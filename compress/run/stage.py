@@ -27,7 +27,7 @@ from compress.teachers.plan import OutputsRequest
 from compress.teachers.provider import FOLDER, TeacherOutputs, provide_outputs
 from compress.teachers.signals import find_required_signals, find_validation_signals, take_first_images
 from compress.training import checkpoint, loop, preflight
-from compress.training.compile import StudentEngine, choose_engine
+from compress.training.engines import StudentEngine, choose_engine
 from compress.training.loop import Fit
 
 

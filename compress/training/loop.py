@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.data import Batch, Batches
 from compress.errors import CompressError, Interrupted
 from compress.events import Events, Task
-from compress.freezing import find_moving_tensors, freeze_all_but, list_phases, train_only
+from compress.freezing import find_moving_tensors, freeze_all_but, train_only
 from compress.methods import Forward, Method, Signals
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Epoch
@@ -28,14 +27,9 @@ from compress.teachers.provider import TeacherOutputs
 from compress.training import checkpoint, evaluate
 from compress.training.optimizer import (
     BuildOptimizer,
-    build_average,
-    build_given_optimizer,
-    build_optimizer,
     compute_learning_rate,
-    read_learning_rates,
-    select_held,
-    use_averaged_weights,
 )
+from compress.training.updates import Updates
 
 LOOK_EVERY = 10
 """Steps between looks at the loss on a GPU; a loss that is not finite stays so."""
@@ -151,7 +145,7 @@ class _StageTraining:
         self.events, self.path, self.title, self.stopped = events, state, title, stopped
         self.teachers, self.validating, self.forward = teachers, validating, forward
         self.steps, self.saved = len(train), time.monotonic()
-        self.updates = _Updates(method, settings, optimizer)
+        self.updates, self.autocast = Updates(method, settings, optimizer), DTYPES[settings.precision]
         freeze_all_but(method, [parameter for group in self.updates.phases.values() for parameter in group])
         self.epoch, self.step, self.sums = 0, 0, _Sums()
         self.history: list[Epoch] = []
@@ -216,7 +210,7 @@ class _StageTraining:
         updates.set_learning_rate(compute_learning_rate(self.settings, self.done, self.steps))
         for phase in updates.phases:
             with train_only(updates.phases, phase):
-                step = self.method.step(batch, phase=phase, autocast=updates.autocast, signals=signals, forward=self.forward)
+                step = self.method.step(batch, phase=phase, autocast=self.autocast, signals=signals, forward=self.forward)
                 terms = self.method(step)
                 total = torch.stack([value.float() for value in terms.values()]).sum()
                 if updates.device.type == "cpu" or self.step % LOOK_EVERY == 0:  # looking waits for a GPU to have finished
@@ -355,69 +349,6 @@ class _Sums:
         named["total"] = torch.stack(list(named.values())).sum()
         _add(self.losses, named)
         _add(self.observed, {f"{prefix}{name}": value.double() for name, value in observed.items()})
-
-
-class _Updates:
-    """Everything that moves the weights of a stage: an optimizer for each phase, the gradient scaler, the moving average."""
-
-    def __init__(self, method: Method, settings: TrainSection, build: BuildOptimizer | None = None) -> None:
-        self._product, self._max_gradient_norm = method.product(), settings.max_gradient_norm
-        self.phases = list_phases(method)
-        self._rates: dict[str, list[float]] = {}
-        """Learning rates at the start of each group of the user's own optimizers."""
-        if build is None:
-            self.optimizers = {name: build_optimizer(group, settings) for name, group in self.phases.items()}
-        else:
-            self.optimizers = {name: build_given_optimizer(build, group, name) for name, group in self.phases.items()}
-            self._rates = {name: read_learning_rates(optimizer) for name, optimizer in self.optimizers.items()}
-            self.phases = {name: select_held(self.optimizers[name], group) for name, group in self.phases.items()}
-        self._highest = settings.lr
-        self.autocast = DTYPES[settings.precision]
-        self.device = next(self._product.parameters()).device
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        self._average = build_average(self._product, settings.ema_decay)
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Let all phases use a learning rate; optimizers of the user's own use their own, by the same factor."""
-        for name, optimizer in self.optimizers.items():
-            for number, group in enumerate(optimizer.param_groups):
-                group["lr"] = self._rates[name][number] * (rate / self._highest) if self._rates else rate
-
-    def update(self, total: Tensor, phase: str) -> None:
-        """Change the parameters of a phase by the gradient of a loss []."""
-        optimizer = self.optimizers[phase]
-        optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(total).backward()
-        if self._max_gradient_norm is not None:
-            self._scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.phases[phase], self._max_gradient_norm)
-        self._scaler.step(optimizer)
-        self._scaler.update()
-
-    def update_average(self) -> None:
-        """Let the average follow the weights, if one is kept."""
-        if self._average is not None:
-            self._average.update_parameters(self._product)
-
-    def use_average(self) -> AbstractContextManager[None]:
-        """Let the product hold the averaged weights for a while, if an average is kept."""
-        return use_averaged_weights(self._product, self._average)
-
-    def get_state(self) -> dict[str, Any]:
-        """Return what `resume` needs."""
-        return {
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "scaler": self._scaler.state_dict(),
-            "average": None if self._average is None else self._average.state_dict(),
-        }
-
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `get_state` returned."""
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        self._scaler.load_state_dict(state["scaler"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
 
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:

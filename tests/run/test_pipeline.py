@@ -229,7 +229,7 @@ def test_the_engine_of_the_recipe_runs_every_step(run: Run, tmp_path: Path, monk
         built.append(Counted(network.outputs))
         return built[-1]
 
-    monkeypatch.setattr("compress.training.compile.compile_network", build)
+    monkeypatch.setattr("compress.training.engines.compile_network", build)
     report = run("train.engine=compile", "teacher.train.epochs=1", "exports=[]", where=tmp_path)
     students = [stage for stage in report.stages if stage.stage != "teacher"]
     assert {stage.engine for stage in students} == {"compile"}
@@ -245,7 +245,7 @@ def test_a_student_that_cannot_be_compiled_is_refused_before_anything_is_trained
     def refuse(engine: str, *_: object) -> Forward:
         raise CompressError(f"train.engine: torch cannot {engine} the network")
 
-    monkeypatch.setattr("compress.training.compile.compile_network", refuse)
+    monkeypatch.setattr("compress.training.engines.compile_network", refuse)
     with pytest.raises(CompressError, match=r"train\.engine: torch cannot compile the network"):
         run("train.engine=compile", where=tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -27,7 +27,8 @@ from compress.recipe import TrainSection
 from compress.records import EngineTrials, read
 from compress.teachers.signals import run_dry_step
 from compress.training import loop
-from compress.training.compile import TOLERANCE, StudentEngine, _Trial, choose_engine, compile_network
+from compress.training.compile import compile_network
+from compress.training.engines import TOLERANCE, StudentEngine, _Trial, choose_engine
 from tests.tiny import CPU, PREPROCESS, Counted, data, fresh, held_out, split, weights
 
 pytestmark = [
@@ -293,9 +294,9 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def milliseconds(_self: object, forward: Forward) -> float:
             return compiled if isinstance(forward, Pretended) else eager
 
-        monkeypatch.setattr("compress.training.compile.compile_network", lambda _engine, own, _taps, _device: Pretended(own))
+        monkeypatch.setattr("compress.training.engines.compile_network", lambda _engine, own, _taps, _device: Pretended(own))
         monkeypatch.setattr(_Trial, "_time_pass_ms", milliseconds)
-        monkeypatch.setattr("compress.training.compile.WORTH_A_TRIAL_MACS", {"cpu": 0})
+        monkeypatch.setattr("compress.training.engines.WORTH_A_TRIAL_MACS", {"cpu": 0})
 
     return pretend
 
@@ -330,10 +331,10 @@ def test_whether_engines_are_tried_does_not_depend_on_the_machine(
     pretended(eager=100 * slowness, compiled=slowness)
     images = next(data().epoch(0)).images
     macs = count_macs(network(), images[:1]) * len(images) * 10
-    monkeypatch.setattr("compress.training.compile.WORTH_A_TRIAL_MACS", {"cpu": macs + 1})
+    monkeypatch.setattr("compress.training.engines.WORTH_A_TRIAL_MACS", {"cpu": macs + 1})
     assert chosen(supervised(), tmp_path, "auto", steps=10) == StudentEngine()
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("compress.training.compile.WORTH_A_TRIAL_MACS", {"cpu": macs})
+    monkeypatch.setattr("compress.training.engines.WORTH_A_TRIAL_MACS", {"cpu": macs})
     assert chosen(supervised(), tmp_path, "auto", steps=10).engine == "compile"
 
 
@@ -396,8 +397,8 @@ def test_an_engine_that_fails_in_the_trial_is_left_out_aloud(tmp_path: Path, mon
     def refuse(*_: object) -> Forward:
         raise CompressError("train.engine: torch cannot compile the network (no luck); use eager")
 
-    monkeypatch.setattr("compress.training.compile.compile_network", refuse)
-    monkeypatch.setattr("compress.training.compile.WORTH_A_TRIAL_MACS", {"cpu": 0})
+    monkeypatch.setattr("compress.training.engines.compile_network", refuse)
+    monkeypatch.setattr("compress.training.engines.WORTH_A_TRIAL_MACS", {"cpu": 0})
     text = io.StringIO()
     found = choose_engine(
         supervised(), next(data().epoch(0)), engine="auto", steps=10, autocast=None,

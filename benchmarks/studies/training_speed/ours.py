@@ -30,7 +30,7 @@ from compress.teachers.plan import OutputsRequest
 from compress.teachers.provider import TeacherOutputs, provide_outputs
 from compress.teachers.signals import find_required_signals, take_first_images
 from compress.training import loop
-from compress.training.compile import StudentEngine, choose_engine
+from compress.training.engines import StudentEngine, choose_engine
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 VIEWS = 2
