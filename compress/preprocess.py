@@ -6,7 +6,9 @@ gives the same numbers everywhere. What is decided here for pictures that are no
 * Formats are PNG, JPEG, WebP, GIF, BMP, TIFF and PPM. Others are refused: some of Pillow's decoders start other programs.
 * An EXIF orientation is applied. Of a camera's multi-picture JPEG the main picture is taken; animations are refused.
 * Transparency is laid over white. Palettes are expanded. CMYK is converted without a colour profile, as Pillow does.
-* Of 16-bit values the upper byte is kept. 32-bit integer and float pictures are refused, for their range is unknown.
+* Values of more than 8 bits become bytes by `scale_to_bytes`: `white_level` of the contract, 65535 where it says none, and all
+  above it is 255. Of 16 bits that is the upper byte. Gray integers of 32 bits need a white level, for their range is unknown;
+  float pictures are refused.
 * More than `MAX_PIXELS` pixels are refused before anything is decoded: a file of some kilobytes can expand to gigabytes.
 """
 
@@ -14,22 +16,28 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from compress.errors import CompressError, Unreachable
 from compress.records import PILLOW_MODES, Preprocess
+from compress.system.signatures import recognise_format
 
 MAX_PIXELS = 89_478_485
 """A quarter of a gigabyte as RGB; Pillow's own limit, there only a warning."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+FULL_WHITE = 65535
+"""The white of 16 bits, unless the contract says another."""
 
 _BROKEN = (
     OSError, ValueError, SyntaxError, TypeError, EOFError, OverflowError, struct.error,
@@ -44,6 +52,19 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+
+READ_FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF and PPM"
+"""`FORMATS` as people call them."""
+
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+"""Of files that one expects to be read."""
+
+_OTHER_BYTES = {
+    "RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGB;16N": "RGB;16B" if sys.byteorder == "little" else "RGB;16L",
+    "RGBA;16B": "RGBA;16L", "RGBA;16L": "RGBA;16B", "RGBA;16N": "RGBA;16B" if sys.byteorder == "little" else "RGBA;16L",
+    "RGBX;16B": "RGBX;16L", "RGBX;16L": "RGBX;16B", "LA;16B": "RGBA",
+}  # fmt: skip
+"""Pillow's names of pixels of several channels of 16 bits, and of the same with each two bytes exchanged."""
 
 CHUNK_BYTES = 1 << 24
 """How much of a collection of images is looked at together."""
@@ -79,31 +100,69 @@ def iterate_chunks(images: Images) -> Iterator[NDArray[np.uint8]]:
         yield images[start : start + rows]
 
 
+class Levels(NamedTuple):
+    """The range of the values of pictures of more than 8 bits."""
+
+    least: int
+    most: int
+
+    def join(self, other: Levels) -> Levels:
+        """Return the range of both."""
+        return Levels(min(self.least, other.least), max(self.most, other.most))
+
+
 def decode(source: bytes | Path | Image.Image, preprocess: Preprocess, where: str) -> NDArray[np.uint8]:
     """Return a picture as uint8 [H, W, C], decoded to `preprocess.channels` and resized to its size.
 
     Args:
         source: Encoded bytes, a file, or a Pillow image.
-        preprocess: Size, channels and interpolation.
+        preprocess: Size, channels, interpolation, and what is black and white in more than 8 bits.
         where: What the picture is called in messages.
 
     Raises:
         CompressError: It is not a picture, is damaged, animated or too large, or its values have no known range.
         Unreachable: The file cannot be read.
     """
+    return decode_with_levels(source, preprocess, where)[0]
+
+
+def decode_with_levels(
+    source: bytes | Path | Image.Image, preprocess: Preprocess, where: str
+) -> tuple[NDArray[np.uint8], Levels | None]:
+    """Return a picture as `decode` does, [H, W, C], and the range of its values if it has more than 8 bits.
+
+    Raises:
+        CompressError: As `decode`.
+        Unreachable: As `decode`.
+    """
     if isinstance(source, Path):
         source = _read(source, where)
     try:
-        image = _open(source) if isinstance(source, bytes) else source
+        image = _open(source, where) if isinstance(source, bytes) else source
         _accept(image, where)
-        image = _flatten_mode(ImageOps.exif_transpose(image), PILLOW_MODES[preprocess.channels])
+        values = _read_values(image, source if isinstance(source, bytes) else None, preprocess, where)
+        alpha = _read_alpha(image) if values is not None else None
+        pixels = ImageOps.exif_transpose(image) if values is None else _make_image(values, alpha, preprocess)
+        image = _flatten_mode(pixels, PILLOW_MODES[preprocess.channels])
     except _BROKEN as error:
-        reason = "" if "BytesIO" in str(error) else f" ({error})"  # Pillow names the buffer where it knows nothing better
+        reason = _explain_damage(error, source)
         raise CompressError(f"{where}: cannot be decoded as a picture{reason}; replace or remove it") from error
     size = (preprocess.width, preprocess.height)
     if image.size != size:
         image = image.resize(size, _RESAMPLING[preprocess.interpolation])
-    return np.array(image).reshape(preprocess.height, preprocess.width, preprocess.depth)
+    shown = np.array(image).reshape(preprocess.height, preprocess.width, preprocess.depth)
+    return shown, None if values is None else Levels(int(values.min()), int(values.max()))
+
+
+def scale_to_bytes(values: NDArray[np.integer[Any]], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Return values of more than 8 bits as bytes, of the same shape [...]: black and less become 0, white and more 255.
+
+    Of levels `black` and `white` it is `(value - black) * 256 // (white - black + 1)` in whole numbers, so 0 to 65535 keep
+    their upper byte and 0 to 4095 the upper 8 of 12 bits. `predict.py` and the C++ example of a bundle compute the same.
+    """
+    black, white = preprocess.black_level, FULL_WHITE if preprocess.white_level is None else preprocess.white_level
+    inside = np.clip(values.astype(np.int64), black, white) - black
+    return (inside * 256 // (white - black + 1)).astype(np.uint8)
 
 
 def normalise(images: Images, preprocess: Preprocess) -> NDArray[np.float32]:
@@ -181,8 +240,30 @@ def _read(path: Path, where: str) -> bytes:
         raise Unreachable(f"{where}: cannot be read ({error.strerror}); give the path of a picture") from error
 
 
-def _open(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=FORMATS)
+def _open(data: bytes, where: str) -> Image.Image:
+    """Return an image that is not decoded yet.
+
+    Raises:
+        CompressError: It is in a format that is not read; the message names it.
+    """
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        kind = recognise_format(data)
+        if kind is None:
+            raise
+        suffix = Path(where).suffix
+        named = f", named {suffix}" if suffix.lower() in _SUFFIXES else ""
+        raise CompressError(
+            f"{where}: cannot be decoded as a picture: it is {kind}{named}; {READ_FORMATS} are read: convert it, or remove it"
+        ) from error
+
+
+def _explain_damage(error: BaseException, source: bytes | Image.Image) -> str:
+    """Return the reason that Pillow gives, in parentheses, or a better one; nothing where it knows none."""
+    if isinstance(source, bytes) and not source.strip(b"\0"):
+        return " (all of the file is zeros)" if source else " (the file is empty)"
+    return "" if "BytesIO" in str(error) else f" ({error})"  # Pillow names the buffer where it knows nothing better
 
 
 def _accept(image: Image.Image, where: str) -> None:
@@ -192,15 +273,87 @@ def _accept(image: Image.Image, where: str) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise CompressError(f"{where}: has {frames} frames; give a still picture")
-    if image.mode in {"I", "F"}:
-        raise CompressError(f"{where}: has 32-bit values (mode {image.mode}) of unknown range; convert it to 8 bits")
+    if image.mode == "F":
+        raise CompressError(f"{where}: has 32-bit values (mode F) of unknown range; convert it to 8 bits")
+
+
+def _read_values(image: Image.Image, data: bytes | None, preprocess: Preprocess, where: str) -> NDArray[np.integer[Any]] | None:
+    """Return the values of a picture of more than 8 bits, upright, [H, W] or [H, W, C] without alpha; `None` for 8 bits.
+
+    Pillow has no mode for several channels of 16 bits and keeps the upper bytes; read a second time as if its bytes stood in
+    the other order, a picture gives the lower ones.
+
+    Raises:
+        CompressError: The values have 32 bits, and the contract does not say which is white.
+    """
+    if data is not None and image.format == "PPM":
+        values = _read_portable_map(image, data, preprocess)
+        if values is not None or image.mode != "I":
+            return values
+    if image.mode.startswith("I;16"):
+        return np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+    if image.mode == "I":
+        if preprocess.white_level is None or image.format == "PPM":  # Pillow has stretched a text map to 16 bits
+            raise CompressError(
+                f"{where}: has 32-bit values (mode I) of unknown range; say which is white as data.white_level, or convert it "
+                "to 8 bits"
+            )
+        return np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+    kind = _get_raw_mode(image)
+    if data is None or kind not in _OTHER_BYTES:
+        return None
+    if kind == "LA;16B":
+        bytes_of_both = _read_as(data, "RGBA").astype(np.int64)  # [H, W, 4]: gray and alpha, upper and lower byte
+        return bytes_of_both[..., 0] << 8 | bytes_of_both[..., 1]
+    upper = np.asarray(ImageOps.exif_transpose(image))[..., :3].astype(np.int64)
+    return upper << 8 | _read_as(data, _OTHER_BYTES[kind])[..., :3]
+
+
+def _get_raw_mode(image: Image.Image) -> str:
+    """Return how the pixels lie in the file, in Pillow's words; empty where it is not known."""
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return ""
+    arguments = tiles[0][3]
+    return str(arguments if isinstance(arguments, str) else arguments[0] if arguments else "")
+
+
+def _read_as(data: bytes, kind: str) -> NDArray[np.uint8]:
+    """Return a picture [H, W, C] decoded, upright, as if its pixels lay in the file in another way."""
+    image: Any = Image.open(io.BytesIO(data), formats=FORMATS)
+    image.tile = [tile._replace(args=kind if isinstance(tile[3], str) else (kind, *tile[3][1:])) for tile in image.tile]
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+def _read_portable_map(image: Image.Image, data: bytes, preprocess: Preprocess) -> NDArray[np.integer[Any]] | None:
+    """Return the values [H, W] or [H, W, 3] of a binary PGM or PPM of more than 8 bits.
+
+    `None` for one of 8 bits or in text, and for one that names a white of its own where the contract names none.
+    """
+    kind, largest = data[:2], re.match(rb"P[56](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)\s", data)
+    if largest is None or int(largest[1]) < (FULL_WHITE if preprocess.white_level is None else 256):
+        return None
+    shape = (image.height, image.width, *((3,) if kind == b"P6" else ()))
+    return np.frombuffer(data, ">u2", count=math.prod(shape), offset=largest.end()).reshape(shape).astype(np.int64)
+
+
+def _read_alpha(image: Image.Image) -> Image.Image | None:
+    """Return the transparency of an image, upright, as 8 bits; `None` where it has none."""
+    return ImageOps.exif_transpose(image).getchannel("A") if "A" in image.getbands() else None
+
+
+def _make_image(values: NDArray[np.integer[Any]], alpha: Image.Image | None, preprocess: Preprocess) -> Image.Image:
+    """Return an image of 8 bits from values [H, W] or [H, W, 3]."""
+    image = Image.fromarray(scale_to_bytes(values, preprocess))
+    if alpha is None:
+        return image
+    image = image.convert("RGB")
+    image.putalpha(alpha)
+    return image
 
 
 def _flatten_mode(image: Image.Image, mode: str) -> Image.Image:
     """Return an image in mode `L` or `RGB`."""
-    if image.mode.startswith("I;16"):
-        upper = (np.asarray(image) >> 8).astype(np.uint8)
-        return Image.fromarray(upper).convert(mode)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

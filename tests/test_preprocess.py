@@ -13,8 +13,18 @@ import torch
 from PIL import Image
 
 from compress.errors import CompressError, Unreachable
-from compress.preprocess import MAX_PIXELS, compute_scale_shift, decode, measure_statistics, normalise
+from compress.preprocess import (
+    MAX_PIXELS,
+    Levels,
+    compute_scale_shift,
+    decode,
+    decode_with_levels,
+    measure_statistics,
+    normalise,
+    scale_to_bytes,
+)
 from compress.records import Preprocess
+from tests import wide_pictures
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -153,6 +163,99 @@ def test_sixteen_bits_keep_their_upper_byte():
     values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     result = decode(encoded(Image.fromarray(values)), contract(8, "gray"), "x")
     assert np.array_equal(result[..., 0], values >> 8)
+
+
+WIDE = {
+    "RGB PNG": lambda values: wide_pictures.encode_png(values[..., :3]),
+    "gray PNG": lambda values: wide_pictures.encode_png(values[..., :1]),
+    "little-endian TIFF": lambda values: wide_pictures.encode_tiff(values[..., :3]),
+    "big-endian TIFF": lambda values: wide_pictures.encode_tiff(values[..., :3], order=">"),
+    "deflated TIFF": lambda values: wide_pictures.encode_tiff(values[..., :3], deflated=True),
+    "TIFF of 32 bits": lambda values: wide_pictures.encode_integers(values[..., :1]),
+    "PPM": lambda values: wide_pictures.encode_map(values[..., :3], 65535),
+    "PPM of 12 bits": lambda values: wide_pictures.encode_map(values[..., :3], 4095),
+    "PGM of 12 bits": lambda values: wide_pictures.encode_map(values[..., :1], 4095),
+}
+
+
+def twelve_bits():
+    values = np.random.default_rng(5).integers(0, 4096, (8, 8, 4))
+    values[0, 0], values[0, 1] = 0, 4095
+    return values
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_of_twelve_bits_in_sixteen_the_upper_eight_are_kept(kind):
+    """With the white level that the recipe names, gray or coloured, in every format that holds more than eight bits."""
+    values = twelve_bits()
+    preprocess = contract(8).model_copy(update={"white_level": 4095})
+    result, levels = decode_with_levels(WIDE[kind](values), preprocess, "x")
+    expected = values[..., :1] if "gray" in kind or "PGM" in kind or "32" in kind else values[..., :3]
+    assert np.array_equal(result, np.broadcast_to(expected >> 4, (8, 8, 3)))
+    assert levels == Levels(0, 4095)
+
+
+@pytest.mark.parametrize("kind", ["RGB PNG", "gray PNG", "big-endian TIFF", "deflated TIFF", "PPM"])
+def test_the_range_of_sixteen_bits_is_told(kind):
+    """So that somebody can notice over a set that only a part of it is used; the pixels are the upper bytes."""
+    values = twelve_bits()
+    result, levels = decode_with_levels(WIDE[kind](values), contract(8), "x")
+    assert levels == Levels(0, 4095)
+    assert result.max() == 15
+
+
+def test_transparency_of_sixteen_bits_is_laid_over_white():
+    """Transparency keeps its own range: the white level is about colours."""
+    for channels in (2, 4):
+        values = np.full((8, 8, channels), 2048)
+        values[..., -1] = 65535
+        values[0, 0, -1] = 0
+        preprocess = contract(8).model_copy(update={"white_level": 4095})
+        result = decode(wide_pictures.encode_png(values), preprocess, "x")
+        assert result[0, 0].tolist() == [255] * 3
+        assert result[1:].tolist() == np.full((7, 8, 3), 128).tolist()
+
+
+def test_levels_cut_off_what_lies_beyond():
+    """Below black is 0, above white is 255, and between them is even."""
+    preprocess = contract(8).model_copy(update={"black_level": 1000, "white_level": 1255})
+    assert scale_to_bytes(np.array([0, 999, 1000, 1001, 1254, 1255, 65535]), preprocess).tolist() == [0, 0, 0, 1, 254, 255, 255]
+    full = np.arange(65536)
+    assert np.array_equal(scale_to_bytes(full, contract(8)), full >> 8)
+
+
+FOREIGN = {
+    "AVIF": b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf",
+    "AVIF as a set": b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf",
+    "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    "JPEG XL": b"\xff\x0a\x7a\x1f",
+    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n",
+    "a web page": b"\n<!DOCTYPE html><html><body>404</body></html>",
+    "SVG": b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>",
+    "a PDF": b"%PDF-1.7",
+    "DICOM": bytes(128) + b"DICM",
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a",
+    "a video": b"\0\0\0\x18ftypisom\0\0\2\0isomiso2",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_format_that_is_not_read_is_named(name):
+    """By its content, whatever it is called; and the message lists what is read."""
+    kind = name.removesuffix(" as a set")
+    with pytest.raises(
+        CompressError, match=rf"IMG_1\.jpg: .* it is .*{kind}.*, named \.jpg; PNG, JPEG, .* are read: convert it"
+    ):
+        decode(FOREIGN[name] + bytes(200), contract(), "IMG_1.jpg")
+    with pytest.raises(CompressError, match=rf"row 3: .* it is .*{kind}[^,]*; PNG"):
+        decode(FOREIGN[name] + bytes(200), contract(), "row 3")
+
+
+@pytest.mark.parametrize(("data", "reason"), [(b"", "the file is empty"), (bytes(500), "all of the file is zeros")])
+def test_a_file_without_content_is_told(data, reason):
+    """As an interrupted copy leaves it."""
+    with pytest.raises(CompressError, match=rf"cannot be decoded as a picture \({reason}\); replace or remove it"):
+        decode(data, contract(), "x.png")
 
 
 def test_cmyk_is_converted():

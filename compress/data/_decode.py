@@ -1,7 +1,7 @@
 """Decode pictures by all processors at once, into memory or once and for all into a cache on disk.
 
 The cache has one folder for each data set in one geometry, named by the sha256 over all that decides its pixels: the files'
-names and contents, the options that choose among them, size, channels and interpolation, and what decodes. In it is one
+names and contents, the options that choose among them, size, channels, interpolation and levels, and what decodes. In it is one
 `.npy` file per split, and a record with their checksums. The folder has its name only when it is whole; the checksums are
 verified by every run that opens it, and what is damaged is decoded again. A lock lets one process decode.
 """
@@ -13,25 +13,27 @@ import inspect
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import PIL
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import features
+from pydantic import Field
 
 from compress import records
 from compress.data._disk_images import DiskImages, ImageFile
+from compress.data._findings import SHOWN, Findings
 from compress.data._prefetch import prefetch
 from compress.data._source import Dataset, EncodedDataset, EncodedSplit, Split
 from compress.errors import CompressError, Unreachable
 from compress.events import Events, Task
-from compress.preprocess import decode
+from compress.preprocess import Levels, decode, decode_with_levels
 from compress.records import Document, Preprocess
 from compress.system.files import hash_file, writable, write_whole
 from compress.system.memory import require_memory
@@ -40,6 +42,10 @@ from compress.text import format_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")
+Named = tuple[str, bytes | Path | None]
+"""What a picture is called, and its encoded bytes or its file."""
+Picture = tuple[NDArray[np.uint8], Levels | None]
+"""Pixels [H, W, C], and the range of the values if they have more than 8 bits."""
 
 TOGETHER = 16
 """Pictures that one thread takes at a time: few enough to hold, enough that handing them over costs nothing."""
@@ -55,57 +61,106 @@ class Decoded(Document):
     """[N, H, W, C] of each split."""
     sha256: dict[str, str]
     """Of each split's file."""
+    left_out: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Rows of each split whose pictures cannot be read."""
 
 
-def decode_to_memory(encoded: EncodedDataset, preprocess: Preprocess, events: Events | None = None) -> Dataset:
+class Opened(NamedTuple):
+    """Files of decoded images."""
+
+    files: Mapping[str, ImageFile]
+    left_out: Mapping[str, Sequence[int]]
+    """Rows of each split whose pictures cannot be read."""
+
+
+def decode_to_memory(
+    encoded: EncodedDataset, preprocess: Preprocess, events: Events | None = None, *, skip_unreadable: bool = False
+) -> Dataset:
     """Return a data set as arrays.
 
+    Args:
+        encoded: The pictures.
+        preprocess: Size, channels, interpolation and levels.
+        events: Where progress goes.
+        skip_unreadable: Leave out pictures that cannot be read, with their labels, and say which.
+
     Raises:
-        CompressError: They do not fit; or a picture cannot be decoded, and the message names it.
-        Unreachable: A file cannot be read.
+        CompressError: They do not fit; or pictures cannot be decoded, and the message names them; or they use less than half
+            of 16 bits.
+        Unreachable: Files cannot be read.
     """
     require_memory(_count_images(encoded), *_get_shape(preprocess), can_stream=True)
-    with (events or Events()).task("decode images", _count_images(encoded)) as task:
-        return Dataset(*(_decode_split(getattr(encoded, name), preprocess, task) for name in Dataset._fields))
+    events, findings = events or Events(), Findings()
+    with events.task("decode images", _count_images(encoded)) as task:
+        splits = [_decode_split(name, getattr(encoded, name), preprocess, findings, task) for name in Dataset._fields]
+    _judge_findings(findings, preprocess, events, skip_unreadable=skip_unreadable)
+    return Dataset(*splits)
 
 
-def _decode_split(pictures: EncodedSplit, preprocess: Preprocess, task: Task) -> Split:
+def _judge_findings(findings: Findings, preprocess: Preprocess, events: Events, *, skip_unreadable: bool) -> None:
+    """Refuse what was found, or say what is left out.
+
+    Raises:
+        CompressError: Pictures cannot be read, or use a part of 16 bits.
+        Unreachable: Files cannot be read.
+    """
+    if not skip_unreadable:
+        findings.refuse_unreadable()
+    findings.refuse_narrow_range(preprocess)
+    for problem in findings.unreadable[:SHOWN]:
+        events.say(f"data: left out: {problem}")
+    if len(findings.unreadable) > SHOWN:
+        events.say(f"data: left out: {len(findings.unreadable) - SHOWN} more")
+
+
+def _decode_split(name: str, pictures: EncodedSplit, preprocess: Preprocess, findings: Findings, task: Task) -> Split:
     images = np.empty((len(pictures.labels), *_get_shape(preprocess)), np.uint8)
     begin = 0
-    for some in _decode_in_order(pictures, preprocess):
+    for some in _decode_in_order(name, pictures, preprocess, findings):
         images[begin : begin + len(some)] = some
         begin += len(some)
         task.advance(len(some))
-    return Split(images, pictures.labels)
+    return Split(images[:begin], np.delete(pictures.labels, findings.left_out.get(name, [])))
 
 
-def decode_to_disk(encoded: EncodedDataset, preprocess: Preprocess, folder: Path, events: Events | None = None) -> Dataset:
+def decode_to_disk(
+    encoded: EncodedDataset,
+    preprocess: Preprocess,
+    folder: Path,
+    events: Events | None = None,
+    *,
+    skip_unreadable: bool = False,
+) -> Dataset:
     """Return a data set whose images lie in a folder of the cache, decoded now unless they are there.
 
     Args:
         encoded: The pictures.
-        preprocess: Size, channels and interpolation.
+        preprocess: Size, channels, interpolation and levels.
         folder: Of all decoded images; shared by all runs and processes.
         events: Where progress goes.
+        skip_unreadable: Leave out pictures that cannot be read, with their labels, and say which.
 
     Raises:
-        CompressError: A picture cannot be decoded; the message names it.
-        Unreachable: A file cannot be read, the disk is full, or the folder cannot be written.
+        CompressError: Pictures cannot be decoded, and the message names them; or they use a part of 16 bits.
+        Unreachable: Files cannot be read, the disk is full, or the folder cannot be written.
     """
     events = events or Events()
-    key = _make_key(encoded, preprocess, events)
+    key = _make_key(encoded, preprocess, events, skip_unreadable=skip_unreadable)
     home = folder / key
-    files = _open_verified(home, key, events)
-    if files is None:
+    opened = _open_verified(home, key, events)
+    if opened is None:
         locks = folder / "locks"
         with writable(folder):
             locks.mkdir(parents=True, exist_ok=True)
             with FileLock(locks / key):
-                files = _open_verified(home, key, Events()) or _decode_to_folder(encoded, preprocess, home, events)
-    return Dataset(*(Split(DiskImages(files[name]), getattr(encoded, name).labels) for name in Dataset._fields))
+                opened = _open_verified(home, key, Events()) or _decode_to_folder(
+                    encoded, preprocess, home, events, skip_unreadable=skip_unreadable
+                )
+    labels = {name: np.delete(getattr(encoded, name).labels, opened.left_out.get(name, [])) for name in Dataset._fields}
+    return Dataset(*(Split(DiskImages(opened.files[name]), labels[name]) for name in Dataset._fields))
 
 
-def _open_verified(home: Path, key: str, events: Events) -> Mapping[str, ImageFile] | None:
+def _open_verified(home: Path, key: str, events: Events) -> Opened | None:
     """Return the files of a whole folder, or nothing; what is damaged is reported."""
     if not home.is_dir():
         return None
@@ -117,7 +172,7 @@ def _open_verified(home: Path, key: str, events: Events) -> Mapping[str, ImageFi
                 right = right and hash_file(_get_path(home, name)) == sha256
                 task.advance()
         if right:
-            return {name: ImageFile(_get_path(home, name)) for name in known.shapes}
+            return Opened({name: ImageFile(_get_path(home, name)) for name in known.shapes}, known.left_out)
     except CompressError:  # the record or a file is missing or unreadable
         pass
     events.say(f"data: the decoded images in {home} are damaged; they are decoded again")
@@ -125,36 +180,55 @@ def _open_verified(home: Path, key: str, events: Events) -> Mapping[str, ImageFi
     return None
 
 
-def _decode_to_folder(encoded: EncodedDataset, preprocess: Preprocess, home: Path, events: Events) -> Mapping[str, ImageFile]:
+def _decode_to_folder(
+    encoded: EncodedDataset, preprocess: Preprocess, home: Path, events: Events, *, skip_unreadable: bool
+) -> Opened:
     """Decode everything into a folder, whole or not at all; the caller holds its lock."""
     for left in (home, *home.parent.glob(f".{home.name}.*")):  # damaged, or of a process that was killed
         if left.is_dir():
             shutil.rmtree(left)
     _require_space(home.parent, _count_images(encoded) * int(np.prod(_get_shape(preprocess))))
+    findings, shapes, sha256 = Findings(), {}, {}
     with write_whole(home) as temporary, events.task("decode images", _count_images(encoded)) as task:
         temporary.mkdir()
-        splits = {name: getattr(encoded, name) for name in Dataset._fields}
-        shapes = {name: (len(pictures.labels), *_get_shape(preprocess)) for name, pictures in splits.items()}
-        sha256 = {
-            name: _write(_get_path(temporary, name), shapes[name], _decode_in_order(pictures, preprocess), task)
-            for name, pictures in splits.items()
-        }
-        records.save(temporary / RECORD, Decoded(key=home.name, shapes=shapes, sha256=sha256))
-    return {name: ImageFile(_get_path(home, name)) for name in shapes}
+        for name in Dataset._fields:
+            pictures, path = getattr(encoded, name), _get_path(temporary, name)
+            whole = (len(pictures.labels), *_get_shape(preprocess))
+            sha256[name] = _write(path, whole, _decode_in_order(name, pictures, preprocess, findings), task)
+            shapes[name] = (whole[0] - len(findings.left_out.get(name, [])), *whole[1:])
+            if shapes[name] != whole:
+                sha256[name] = _shorten(path, shapes[name])
+        _judge_findings(findings, preprocess, events, skip_unreadable=skip_unreadable)
+        left_out = {name: tuple(rows) for name, rows in findings.left_out.items()}
+        records.save(temporary / RECORD, Decoded(key=home.name, shapes=shapes, sha256=sha256, left_out=left_out))
+    return Opened({name: ImageFile(_get_path(home, name)) for name in shapes}, left_out)
 
 
 def _write(path: Path, shape: tuple[int, ...], images: Iterator[NDArray[np.uint8]], task: Task) -> str:
     """Write a file of images in order, so that a full disk is an error and not a crash, and return its checksum."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    digest = hashlib.sha256(header.getvalue())
+    header = _make_header(shape)
+    digest = hashlib.sha256(header)
     with path.open("wb") as file:
-        file.write(header.getvalue())
+        file.write(header)
         for some in images:
             digest.update(some.data)
             file.write(some.data)
             task.advance(len(some))
     return digest.hexdigest()
+
+
+def _make_header(shape: tuple[int, ...]) -> bytes:
+    """Return the header of a file of images; it is as long for any number of them, since NumPy leaves room for growth."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _shorten(path: Path, shape: tuple[int, ...]) -> str:
+    """Name the number of images that a file came to hold in its header, and return its checksum."""
+    with path.open("r+b") as file:
+        file.write(_make_header(shape))
+    return hash_file(path)
 
 
 def _require_space(folder: Path, needed: int) -> None:
@@ -166,20 +240,45 @@ def _require_space(folder: Path, needed: int) -> None:
         )
 
 
-def _decode_in_order(pictures: EncodedSplit, preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
-    """Yield the pictures in order, decoded, some at a time, [n, H, W, C]."""
+def _decode_in_order(
+    name: str, pictures: EncodedSplit, preprocess: Preprocess, findings: Findings
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pictures of a split that can be read, in order, decoded, some together, [n, H, W, C]; the rest is counted."""
+    row = 0
+    for some in decode_each(pictures.each(), preprocess):
+        images = []
+        for picture in some:
+            if isinstance(picture, CompressError):
+                findings.add_unreadable(name, row, picture)
+            else:
+                findings.add_picture(name, picture[1])
+                images.append(picture[0])
+            row += 1
+        if images:
+            yield np.stack(images)
 
-    def stack(some: list[tuple[str, bytes | Path | None]]) -> NDArray[np.uint8]:
-        return np.stack([_decode_picture(where, picture, preprocess) for where, picture in some])
+
+def decode_each(pictures: Iterator[Named], preprocess: Preprocess) -> Iterator[list[Picture | CompressError]]:
+    """Yield pictures in order, some at a time: each decoded, [H, W, C], with the range of more than 8 bits, or why not."""
+
+    def decode_some(some: list[Named]) -> list[Picture | CompressError]:
+        return [_try_decode(where, picture, preprocess) for where, picture in some]
 
     workers = count_processors()
-    yield from prefetch(_group_calls(stack, pictures.each()), workers=workers, lead=2 * workers)
+    yield from prefetch(_group_calls(decode_some, pictures), workers=workers, lead=2 * workers)
 
 
-def _decode_picture(where: str, picture: bytes | Path | None, preprocess: Preprocess) -> NDArray[np.uint8]:
+def _try_decode(where: str, picture: bytes | Path | None, preprocess: Preprocess) -> Picture | CompressError:
+    try:
+        return _decode_picture(where, picture, preprocess)
+    except CompressError as error:
+        return error
+
+
+def _decode_picture(where: str, picture: bytes | Path | None, preprocess: Preprocess) -> Picture:
     if not isinstance(picture, bytes | Path):
         raise CompressError(f"{where}: holds no image bytes; write the images themselves into the file, not their paths")
-    return decode(picture, preprocess, where)
+    return decode_with_levels(picture, preprocess, where)
 
 
 def _group_calls(function: Callable[[list[T]], R], items: Iterator[T]) -> Iterator[Callable[[], R]]:
@@ -188,7 +287,7 @@ def _group_calls(function: Callable[[list[T]], R], items: Iterator[T]) -> Iterat
         yield partial(function, some)
 
 
-def _make_key(encoded: EncodedDataset, preprocess: Preprocess, events: Events) -> str:
+def _make_key(encoded: EncodedDataset, preprocess: Preprocess, events: Events, *, skip_unreadable: bool) -> str:
     """Return the name of a folder: the sha256 over all that decides the pixels in it."""
 
     def hash_files(some: list[tuple[str, Path]]) -> list[tuple[str, str]]:
@@ -200,7 +299,9 @@ def _make_key(encoded: EncodedDataset, preprocess: Preprocess, events: Events) -
         for some in prefetch(_group_calls(hash_files, iter(sorted(encoded.files.items()))), workers=workers, lead=2 * workers):
             files += some
             task.advance(len(some))
-    parts = [files, encoded.chosen, _get_shape(preprocess), preprocess.channels, preprocess.interpolation, _describe_decoder()]
+    levels = [preprocess.black_level, preprocess.white_level, skip_unreadable]
+    geometry = [_get_shape(preprocess), preprocess.channels, preprocess.interpolation, levels]
+    parts = [files, encoded.chosen, *geometry, _describe_decoder()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -77,6 +77,12 @@ class Summary(NamedTuple):
     """Names in label order."""
     train_images: int
     test_images: int
+    train_counts: tuple[int, ...] | None = None
+    """Images of each class in the training split; `None` where they are not known without loading."""
+    test_counts: tuple[int, ...] | None = None
+    """The same of the test split."""
+    notes: tuple[str, ...] = ()
+    """What a source decided by itself and a reader must know, for example how a folder without splits was split."""
 
 
 class Source(Protocol):

@@ -1,14 +1,21 @@
 """Pictures in one folder for each class: `train/cat/0001.jpg`, `test/dog/0002.png`, as most tools for images have them.
 
 The names of the folders are the classes, in sorted order, and each class has a folder in both splits. Pictures may lie deeper
-in the folder of their class. Hidden files and folders, whose names begin with a dot, are no part of the data, and neither are a
-few files that file managers leave; any other file that is no picture is refused by name when it is decoded, rather than left
-out in silence. So is a link that leads out of the data's folder: what is trained on, and shipped as samples, lies in it.
+in the folder of their class. The folders of the splits may have any usual name (`Training`, `val`, `testing`, ...). Without
+splits, as in `cat/0001.jpg`, and with `train` alone, a test split is set apart: each picture by a hash of its own path, so that
+it stays where it is when others are added; what was done is told.
+
+Names of classes are compared with their letters composed and without spaces around them, since a folder that was copied from a
+Mac or an archive is the same class. Hidden files and folders, whose names begin with a dot, are no part of the data, and
+neither is what file managers and archives leave; any other file that is no picture is refused by name when it is decoded,
+rather than left out in silence. So is a link that leads out of the data's folder: what is trained on, and shipped as samples,
+lies in it.
 """
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,12 +24,32 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from compress.data import Dataset, EncodedDataset, EncodedSplit, Labels, Summary, decode_to_memory
+from compress.data._splits import (
+    SPLIT_NAMES,
+    TEST_FRACTION,
+    choose_test_rows,
+    describe_difference,
+    describe_renamed,
+    describe_split,
+    find_split,
+    list_names,
+    normalise_name,
+)
 from compress.errors import CompressError, Unreachable
-from compress.recipe import Text
+from compress.recipe import Fraction, Text, WholeNumber
 from compress.records import Preprocess
 from compress.text import quantify
 
-LEFT_BY_FILE_MANAGERS = frozenset({"thumbs.db", "desktop.ini"})
+LEFT_BY_OTHERS = frozenset(
+    {
+        "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "$recycle.bin", "system volume information", "@eadir",
+        "lost+found", "__pycache__",
+    }
+)  # fmt: skip
+"""Files and folders of file managers, archives and file systems, in small letters."""
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+WRAPPERS = 2
+"""Folders around the data that an archive may have added."""
 
 
 class FolderSplit(NamedTuple):
@@ -35,15 +62,29 @@ class FolderSplit(NamedTuple):
         """Return the label of each picture, [N], class after class."""
         return np.repeat(np.arange(len(self.files)), [len(files) for files in self.files.values()])
 
+    def counts(self) -> tuple[int, ...]:
+        """Return the number of pictures of each class."""
+        return tuple(map(len, self.files.values()))
+
+
+class Splits(NamedTuple):
+    """Both splits, and what was decided about them."""
+
+    train: FolderSplit
+    test: FolderSplit
+    notes: tuple[str, ...]
+
 
 class Folder:
-    """One folder for each class in one folder for each split.
+    """One folder for each class, in one folder for each split or in none.
 
     Args:
-        path: The folder of the splits, relative to the recipe or to where the command runs.
-        train_split: Folder of the pictures for training and validation.
-        test_split: Folder of the pictures that are used once, at the end; default: `test`, or else `val`, `valid` or
-            `validation`, if it is there.
+        path: The folder of the splits or of the classes, relative to the recipe or to where the command runs.
+        train_split: Folder of the pictures for training and validation; default: the one with a usual name, such as `train`.
+        test_split: Folder of the pictures that are used once, at the end; default: the one with a usual name, such as `test`,
+            or else `val`, `valid` or `validation`.
+        test_fraction: Share of each class that is set apart for the test where there is no such folder; default 0.2.
+        split_seed: Seed of that split; the recipe's `seed` does not change it.
         channels: What pictures are decoded to.
     """
 
@@ -51,11 +92,14 @@ class Folder:
         self,
         *,
         path: Text,
-        train_split: Text = "train",
+        train_split: Text | None = None,
         test_split: Text | None = None,
+        test_fraction: Fraction | None = None,
+        split_seed: WholeNumber = 0,
         channels: Literal["gray", "rgb"] = "rgb",
     ) -> None:
         self.path, self.train_split, self.test_split = path, train_split, test_split
+        self.test_fraction, self.split_seed = test_fraction, split_seed
         self.channels: str = channels
 
     def summary(self) -> Summary:
@@ -65,8 +109,9 @@ class Folder:
             CompressError: Splits are missing, differ in their classes, or hold what they should not.
             Unreachable: The folder is not there or cannot be read.
         """
-        train, test = self._find_splits()
-        return Summary(tuple(train.files), *(sum(map(len, split.files.values())) for split in (train, test)))
+        train, test, notes = self._find_splits()
+        counts = train.counts(), test.counts()
+        return Summary(tuple(train.files), sum(counts[0]), sum(counts[1]), *counts, notes)
 
     def load(self, preprocess: Preprocess) -> Dataset:
         """Return all pictures in memory, decoded and resized.
@@ -84,7 +129,7 @@ class Folder:
             CompressError: As in `summary`.
             Unreachable: As in `summary`.
         """
-        train, test = self._find_splits()
+        train, test, _ = self._find_splits()
         files = {
             f"{role} {path.relative_to(found.split).as_posix()}": path
             for role, found in zip(Dataset._fields, (train, test), strict=True)
@@ -93,29 +138,133 @@ class Folder:
         first, second = (EncodedSplit(found.labels(), partial(_name_pictures, found)) for found in (train, test))
         return EncodedDataset(first, second, files, "")
 
-    def _find_splits(self) -> tuple[FolderSplit, FolderSplit]:
+    def _find_splits(self) -> Splits:
         root = Path(self.path)
         if not root.is_dir():
-            raise Unreachable(f"{root}: there is no such folder; give the one that holds {self.train_split}/ as data.path")
-        train = _find_split(root, self.train_split)
-        test = _find_split(root, self.test_split or _find_test_split(root, self.train_split))
-        if list(train.files) != list(test.files):
-            pairs = ((train, test), (test, train))
-            alone = [f"{one.split} alone has {_list_some(one.files.keys() - other.files)}" for one, other in pairs]
-            differences = "; ".join(
-                text for (one, other), text in zip(pairs, alone, strict=True) if one.files.keys() - other.files
+            wanted = self.train_split or "train"
+            raise Unreachable(f"{root}: there is no such folder; give the one that holds {wanted}/ as data.path")
+        root = _unwrap(root) if self.train_split is None else root
+        present = {path.name for path in _iterate_folders(root) if _may_be_split(path)}
+        train = self.train_split or find_split("train", present)
+        if train is None:
+            return self._split(_find_classes_without_splits(root), "the path of each picture")
+        test = self.test_split or find_split("test", present - {train}) or find_split("validation", present - {train})
+        if test is None and (self.test_fraction is not None or present == {train}):
+            return self._split(_find_split(root, train), "the path of each picture")
+        if test is not None and self.test_fraction is not None:
+            raise CompressError(f"data.test_fraction: {root / test} is there to be tested on; remove one of the two")
+        return _pair_splits(root, train, test or _refuse_no_test(root, train), present)
+
+    def _split(self, found: FolderSplit, by: str) -> Splits:
+        """Return pictures in two splits, each picture by a hash of its path."""
+        fraction = TEST_FRACTION if self.test_fraction is None else self.test_fraction
+        paths = list(_iterate_files(found))
+        keys = [unicodedata.normalize("NFC", path.relative_to(found.split).as_posix()) for path in paths]
+        chosen = choose_test_rows(keys, found.labels(), fraction=fraction, seed=self.split_seed)
+        sides = dict(zip(paths, chosen.tolist(), strict=True))
+        train, test = (
+            FolderSplit(
+                found.split, {name: [path for path in files if sides[path] == side] for name, files in found.files.items()}
             )
-            raise CompressError(f"{root}: the splits differ in their classes: {differences}; give each class a folder in both")
-        return train, test
+            for side in (False, True)
+        )
+        for name, files in train.files.items():
+            if not files or not test.files[name]:
+                count = quantify(len(found.files[name]), "picture")
+                raise CompressError(f"{found.split}: class {name!r} has {count}, and training and test need one each; add some")
+        note = describe_split(fraction, self.split_seed, sum(train.counts()), sum(test.counts()), by=by)
+        return Splits(train, test, (f"{found.split}: {note}", *_describe_folders(found)))
 
 
-def _find_test_split(root: Path, train_split: str) -> str:
-    for name in ("test", "val", "valid", "validation"):
-        if name != train_split and (root / name).is_dir():
-            return name
+def _unwrap(root: Path) -> Path:
+    """Return the folder that holds the data: an archive may have put others around it."""
+    for _ in range(WRAPPERS):
+        folders, inner = list(_iterate_folders(root)), None
+        if len(folders) == 1 and find_split("train", [folders[0].name]) is None and not _has_pictures(root):
+            inner = folders[0]
+        if inner is None or _has_pictures(inner) or not list(_iterate_folders(inner)):
+            return root
+        root = inner
+    return root
+
+
+def _iterate_folders(root: Path) -> Iterator[Path]:
+    for path in sorted(root.iterdir()):
+        if path.is_dir() and not _is_ignored(path.name):
+            yield path
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(path.suffix.lower() in PICTURE_SUFFIXES for path in folder.iterdir() if not _is_ignored(path.name))
+
+
+def _may_be_split(folder: Path) -> bool:
+    """Tell a split from a class: it holds no pictures itself, unless all folders beside it are called like splits."""
+    return not _has_pictures(folder) or all(_is_called_like_split(path.name) for path in _iterate_folders(folder.parent))
+
+
+def _is_called_like_split(name: str) -> bool:
+    return any(find_split(role, [name]) is not None for role in SPLIT_NAMES)
+
+
+def _find_classes_without_splits(root: Path) -> FolderSplit:
+    """Return the classes of a folder that holds them itself.
+
+    Raises:
+        CompressError: The folder is not one folder for each class.
+        Unreachable: A folder cannot be read.
+    """
+    present = {path.name for path in _iterate_folders(root)}
+    splits = [path.name for path in _iterate_folders(root) if _may_be_split(path) and _is_called_like_split(path.name)]
+    inside = {path.name: {inner.name for inner in _iterate_folders(path)} for path in _iterate_folders(root)}
+    shared = set.intersection(*inside.values()) if len(inside) > 1 else set()
+    if splits or (shared and not any(_has_pictures(root / name) for name in inside)):
+        shared_text = f"folders that all hold {list_names(shared)}, like splits"
+        why = f"{list_names(splits)}, and none of the usual names of a training split" if splits else shared_text
+        raise CompressError(
+            f"{root}: has {why}; name the folders of the splits as data.train_split and data.test_split: there are "
+            f"{list_names(present)}"
+        )
+    strays = [path for path in root.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and not _is_ignored(path.name)]
+    if len(present) < 2 or strays:
+        found = quantify(len(present), "folder of a class", "folders of classes")
+        has = f"{found} and {quantify(len(strays), 'picture')} beside them" if strays else found
+        raise CompressError(
+            f"{root}: has no train/ and test/, and {has}; two classes or more are needed, each with its pictures in a folder "
+            f"of its own: {root}/train/CLASS/PICTURE and {root}/test/CLASS/PICTURE, or {root}/CLASS/PICTURE"
+        )
+    return _list_classes(root, root, beside=False)
+
+
+def _pair_splits(root: Path, train: str, test: str, present: set[str]) -> Splits:
+    """Return the splits of two folders.
+
+    Raises:
+        CompressError: They differ in their classes, or hold what they should not.
+        Unreachable: A folder cannot be read.
+    """
+    first, second = _find_split(root, train), _find_split(root, test)
+    if first.files.keys() != second.files.keys():
+        names = describe_difference(str(first.split), str(second.split), (first.files, second.files))
+        raise CompressError(f"{root}: the splits differ in their classes: {names}; give each class a folder in both")
+    notes = [note for split in (first, second) for note in _describe_folders(split)]
+    validation = find_split("validation", present - {train, test})
+    if validation is not None:
+        notes.append(f"{root / validation} is not used: validation images are held out of {train}/ (data.validation_fraction)")
+    elif find_split("validation", [Path(test).name]) is not None:
+        notes.append(f"{second.split} is what the result is tested on; validation images are held out of {train}/")
+    return Splits(first, second, tuple(dict.fromkeys(notes)))
+
+
+def _describe_folders(found: FolderSplit) -> tuple[str, ...]:
+    return describe_renamed(path.name for path in _iterate_folders(found.split))
+
+
+def _refuse_no_test(root: Path, train_split: str) -> str:
     raise CompressError(
         f"{root}: has no folder test/, val/, valid/ or validation/ beside {train_split}/, and the result must be tested on "
-        "pictures that nothing was chosen by; move about a fifth of each class there, or name the folder as data.test_split"
+        "pictures that nothing was chosen by; move about a fifth of each class there, or name the folder as data.test_split, "
+        f"or set data.test_fraction: {TEST_FRACTION} to have them set apart"
     )
 
 
@@ -128,21 +277,38 @@ def _find_split(root: Path, name: str) -> FolderSplit:
     """
     folder = root / name
     if not folder.is_dir():
-        present = _list_some({path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")})
+        present = _list_some({path.name for path in _iterate_folders(root)})
         raise CompressError(f"{folder}: there is no such folder; {root} has {present}: name the splits' folders in data")
+    return _list_classes(folder, root, beside=True)
+
+
+def _list_classes(folder: Path, root: Path, *, beside: bool) -> FolderSplit:
+    """Return the pictures of each class that has a folder in this one.
+
+    Args:
+        folder: Where the folders of the classes are.
+        root: Of the data; no link may lead out of it.
+        beside: Refuse any file beside the folders of the classes.
+
+    Raises:
+        CompressError: A class is empty, or holds what it should not.
+        Unreachable: A folder cannot be read.
+    """
     _require_inside(folder, root)
     files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+    for path in sorted(folder.iterdir(), key=lambda path: (normalise_name(path.name), path.name)):
         if _is_ignored(path.name):
             continue
-        if not path.is_dir():
+        if path.is_dir():
+            found = _list_files(path, root)
+            if not found:
+                raise CompressError(f"{path}: the class has no pictures; add some, or remove the folder")
+            files.setdefault(normalise_name(path.name), []).extend(found)
+        elif beside:
             raise CompressError(f"{path}: lies beside the folders of the classes; move it into one of them, or remove it")
-        files[path.name] = _list_files(path, root)
-        if not files[path.name]:
-            raise CompressError(f"{path}: the class has no pictures; add some, or remove the folder")
     if len(files) < 2:
-        found = quantify(len(files), "folder of a class", "folders of classes")
-        raise CompressError(f"{folder}: has {found}, and two are needed: {folder}/CLASS/PICTURE")
+        found_classes = quantify(len(files), "folder of a class", "folders of classes")
+        raise CompressError(f"{folder}: has {found_classes}, and two are needed: {folder}/CLASS/PICTURE")
     return FolderSplit(folder, files)
 
 
@@ -173,7 +339,7 @@ def _require_inside(path: Path, root: Path) -> None:
 
 
 def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name.lower() in LEFT_BY_FILE_MANAGERS
+    return name.startswith(".") or name.lower() in LEFT_BY_OTHERS
 
 
 def _iterate_files(found: FolderSplit) -> Iterator[Path]:

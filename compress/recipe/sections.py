@@ -30,7 +30,15 @@ class DataSection(PluginSection):
     image_size: Count
     """Height and width in pixels that the networks see; images of another size are resized."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    """How images are resized."""
+    """How images are resized: both sides to `image_size`, so those that are not square are squeezed, and nothing is cut off."""
+    white_level: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """In pictures of more than 8 bits, the value that becomes white, 255: 4095 where a camera of 12 bits writes files of 16.
+    Default: 65535; a set that uses less than half of 16 bits is then refused, as are gray integers of 32 bits."""
+    black_level: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """In pictures of more than 8 bits, the value that becomes 0, for data with an offset."""
+    skip_unreadable: bool = False
+    """Leave out pictures that cannot be read, say which and how many, and state their number in the report; otherwise they are
+    refused, all at once."""
     mean: Listing[float] | None = None
     """Mean of each channel on the scale 0 to 1; default: that of the training split."""
     std: Listing[Positive] | None = None

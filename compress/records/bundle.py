@@ -18,8 +18,9 @@ PILLOW_MODES = {"gray": "L", "rgb": "RGB"}
 class Preprocess(Record):
     """The one contract of what happens to an image before the network sees it (`compress.preprocess` carries it out).
 
-    The image is decoded to `channels`, resized to exactly `height` × `width` with Pillow's `interpolation` where its size
-    differs, and normalised as `(value / 255 - mean) / std` in float32.
+    The image is decoded to `channels`, its values of more than 8 bits brought to 8 between `black_level` and `white_level`,
+    resized to exactly `height` × `width` with Pillow's `interpolation` where its size differs, and normalised as
+    `(value / 255 - mean) / std` in float32.
     """
 
     height: int
@@ -28,6 +29,10 @@ class Preprocess(Record):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    black_level: int = 0
+    """In pictures of more than 8 bits, the value that becomes 0."""
+    white_level: int | None = None
+    """In pictures of more than 8 bits, the value that becomes 255; `None` is 65535, and refuses gray integers of 32 bits."""
 
     @property
     def depth(self) -> int:

@@ -125,8 +125,8 @@ def open_run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: i
             f"{len(data.train.labels)} training, {len(data.validation.labels)} validation, {len(data.test.labels)} test images"
         )
         events.say(f"data: {recipe.data.source}, {len(data.classes)} classes, {sizes}")
-        for leak in data.leaks:
-            events.say(f"{'warning: ' if leak.is_large else ''}{leak.text}")
+        for note in data.notes:
+            events.say(f"{'warning: ' if note.is_warning else ''}{note.text}")
         with write_whole(folder / RECIPE) as temporary:
             temporary.write_text(dump(recipe, base), encoding="utf-8")
         records.save(folder / "environment.json", read_environment())

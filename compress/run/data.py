@@ -27,21 +27,23 @@ from compress.data import (
 from compress.errors import CompressError
 from compress.events import Events
 from compress.fingerprint import make_key
+from compress.plan.pictures import make_preprocess
 from compress.preprocess import measure_statistics, normalise
 from compress.recipe import DataSection
 from compress.records import Preprocess
-from compress.system.memory import Wanted, choose_place
+from compress.system.memory import choose_place
 
-LARGE_LEAK = 0.01
-"""Share of a split that is also in another one from which on people are warned; well-known sets have some in a thousand."""
+LARGE_SHARE = 0.01
+"""Share of a split from which on people are warned where it is also in another one, or cannot be read; well-known sets share
+some in a thousand."""
 
 
-class Leak(NamedTuple):
-    """Images that are in two splits, and make an accuracy look better than it is."""
+class DataNote(NamedTuple):
+    """What a reader must know of the data, such as images in two splits, which make an accuracy look better than it is."""
 
     text: str
-    is_large: bool
-    """Whether they are enough to change a conclusion."""
+    is_warning: bool
+    """Whether it is enough to change a conclusion."""
 
 
 class RunData(NamedTuple):
@@ -56,8 +58,8 @@ class RunData(NamedTuple):
     """Of all that training and selection see."""
     test_key: str
     """Of the test split."""
-    leaks: tuple[Leak, ...] = ()
-    """What the splits have in common."""
+    notes: tuple[DataNote, ...] = ()
+    """What the source says of the data, what was left out, and what the splits have in common."""
 
     def sample_image(self) -> Tensor:
         """Return one normalised training image, [1, C, H, W]."""
@@ -81,11 +83,10 @@ def prepare_data(
         Unreachable: The data is not there.
     """
     source = plugins.load("data", section.source)(**section.options(base))
-    geometry = {"height": section.image_size, "width": section.image_size, "channels": source.channels}
-    preprocess = Preprocess(**geometry, interpolation=section.interpolation, mean=(0.0,), std=(1.0,))
+    preprocess = make_preprocess(section, source.channels)
     summary = source.summary()
     classes = tuple(summary.classes)
-    loaded = _load(source, preprocess, section.storage, summary, cache=cache, events=events or Events())
+    loaded = _load(source, preprocess, section, summary, cache=cache, events=events or Events())
     dataset = check_dataset(loaded, len(classes))
     train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed)
     train = take_stratified(train, section.train_images or len(train.labels), seed=seed)
@@ -113,14 +114,27 @@ def prepare_data(
         dataset.test,
         key,
         test_key,
-        tuple(find_leaks(dataset.train, train, validation, dataset.test)),
+        (
+            *(DataNote(f"data: {note}", is_warning=False) for note in summary.notes),
+            *find_left_out(summary, dataset),
+            *find_leaks(dataset.train, train, validation, dataset.test),
+        ),
     )
 
 
-def find_leaks(given: Split, train: Split, validation: Split, test: Split) -> Iterator[Leak]:
+def find_left_out(summary: Summary, dataset: Dataset) -> Iterator[DataNote]:
+    """Yield how many pictures of each split were left out since they cannot be read."""
+    wanted = (summary.train_images, summary.test_images)
+    for name, expected, split in zip(Dataset._fields, wanted, dataset, strict=True):
+        if missing := expected - len(split.labels):
+            text = f"data: {missing} of {expected} {name} images cannot be read and are left out (data.skip_unreadable)"
+            yield DataNote(text, is_warning=missing >= LARGE_SHARE * expected)
+
+
+def find_leaks(given: Split, train: Split, validation: Split, test: Split) -> Iterator[DataNote]:
     """Yield what the splits have in common, pixel by pixel; images on disk are not compared."""
     if isinstance(given.images, DiskImages):
-        yield Leak("data: whether splits share images was not looked at, for they lie on disk", is_large=False)
+        yield DataNote("data: whether splits share images was not looked at, for they lie on disk", is_warning=False)
         return
     for name, split, known, where in (
         ("test", test, given, "also training or validation images"),
@@ -128,20 +142,22 @@ def find_leaks(given: Split, train: Split, validation: Split, test: Split) -> It
     ):
         if count := count_repeated(split, known):
             text = f"data: {count} of {len(split.labels)} {name} images are {where}, pixel by pixel; take the copies away"
-            yield Leak(text, is_large=count >= LARGE_LEAK * len(split.labels))
+            yield DataNote(text, is_warning=count >= LARGE_SHARE * len(split.labels))
 
 
 def _load(
-    source: Source, preprocess: Preprocess, wanted: Wanted, summary: Summary, *, cache: Path | None, events: Events
+    source: Source, preprocess: Preprocess, section: DataSection, summary: Summary, *, cache: Path | None, events: Events
 ) -> Dataset:
     """Return the data set, its images where the recipe wants them."""
     encoded = getattr(source, "load_encoded", None)
     chosen = choose_place(
-        wanted, images=summary.train_images + summary.test_images, height=preprocess.height, width=preprocess.width,
+        section.storage, images=summary.train_images + summary.test_images, height=preprocess.height, width=preprocess.width,
         depth=preprocess.depth, can_stream=encoded is not None and cache is not None,
     )  # fmt: skip
     events.emit("images", **chosen._asdict())
     if chosen.place == "disk" and encoded is not None and cache is not None:
         events.say(f"data: {chosen}")
-        return decode_to_disk(encoded(), preprocess, cache, events)
-    return source.load(preprocess) if encoded is None else decode_to_memory(encoded(), preprocess, events)
+        return decode_to_disk(encoded(), preprocess, cache, events, skip_unreadable=section.skip_unreadable)
+    if encoded is None:
+        return source.load(preprocess)
+    return decode_to_memory(encoded(), preprocess, events, skip_unreadable=section.skip_unreadable)

@@ -22,8 +22,9 @@ from compress.errors import CompressError
 from compress.events import Events
 from compress.freezing import freeze_all_but
 from compress.models import Network
+from compress.plan.pictures import make_preprocess
 from compress.recipe import ExportSection, Recipe
-from compress.records import DEPTHS, Preprocess
+from compress.records import DEPTHS
 from compress.run import cache
 from compress.run.build import build_method, build_network
 from compress.run.context import Run
@@ -136,8 +137,6 @@ def _make_random_data(recipe: Recipe, base: Path, classes: tuple[str, ...]) -> R
     size, depth = recipe.data.image_size, DEPTHS[source.channels]
     images = np.random.default_rng(recipe.seed).integers(0, 256, (IMAGES, size, size, depth), np.uint8)
     split = Split(images, np.arange(IMAGES) % len(classes))
-    preprocess = Preprocess(
-        height=size, width=size, channels=source.channels, interpolation=recipe.data.interpolation,
-        mean=recipe.data.mean or (0.5,) * depth, std=recipe.data.std or (0.25,) * depth,
-    )  # fmt: skip
+    mean, std = recipe.data.mean or (0.5,) * depth, recipe.data.std or (0.25,) * depth
+    preprocess = make_preprocess(recipe.data, source.channels).model_copy(update={"mean": mean, "std": std})
     return RunData(preprocess, classes, split, split, split, "", "")

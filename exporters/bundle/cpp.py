@@ -46,6 +46,8 @@ def _render_source(manifest: Manifest, file: BundleFile) -> str:
         classes=[escape_literal(name) for name in manifest.classes],
         scale=[_format_float(value) for value in scale.tolist()],
         shift=[_format_float(value) for value in shift.tolist()],
+        black=pre.black_level,
+        white=pre.white_level,
     )
 
 

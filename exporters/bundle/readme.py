@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from compress.records import PILLOW_MODES, Accuracy, BundleFile, Manifest, Variant
+from compress.records import PILLOW_MODES, Accuracy, BundleFile, Manifest, Preprocess, Variant
 from compress.text import quantify
 
 NOT_MEASURED = "not measured"
@@ -207,7 +207,16 @@ float32 [batch, {len(manifest.classes)}]. An image becomes an input by
     images = ((pixels / numpy.float32(255) - mean) / std).transpose(2, 0, 1)[None]
 
 and the class is `classes[logits.argmax()]` with `classes` from `manifest.json`. These lines are for plain 8-bit pictures;
-`predict.py` also turns pictures as EXIF says, lays transparency over white and keeps the upper byte of 16 bits.{unlike}"""
+`predict.py` also turns pictures as EXIF says, lays transparency over white and {_describe_levels(pre)}.{unlike}"""
+
+
+def _describe_levels(pre: Preprocess) -> str:
+    """Return how values of more than 8 bits become bytes."""
+    if pre.white_level is None:
+        return "keeps the upper byte of 16 bits"
+    black, white = pre.black_level, pre.white_level
+    return f"""brings values of more than 8 bits to 8:
+`(min(max(value, {black}), {white}) - {black}) * 256 // {white - black + 1}`"""
 
 
 def _render_cpp(manifest: Manifest) -> str:

@@ -29,7 +29,7 @@ def test_the_summary_is_right_for_any_fraction(fraction):
     """The constants that spare `compress check` scikit-learn agree with scikit-learn."""
     source = Digits(test_fraction=fraction)
     dataset = source.load(NATIVE)
-    assert source.summary() == (tuple("0123456789"), len(dataset.train.labels), len(dataset.test.labels))
+    assert source.summary()[:3] == (tuple("0123456789"), len(dataset.train.labels), len(dataset.test.labels))
 
 
 def test_the_test_split_is_stratified():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def copy(picture: Path, target: Path) -> None:
 def test_classes_and_labels_are_in_the_order_of_names(pictures: str) -> None:
     """The names of the folders, sorted; and each picture has the label of its folder, in the order of file names."""
     source = Folder(path=pictures)
-    assert source.summary() == (("cat", "dog", "eel"), 9, 4)
+    assert source.summary() == (("cat", "dog", "eel"), 9, 4, (4, 3, 2), (1, 2, 1), ())
     dataset = source.load(RGB)
     assert dataset.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2]
     assert dataset.test.labels.tolist() == [0, 1, 1, 2]
@@ -41,7 +42,8 @@ def test_pictures_may_lie_deeper(pictures: str) -> None:
 def test_hidden_files_are_no_data(pictures: str) -> None:
     """What begins with a dot, and what file managers leave, is left out at every level."""
     root = Path(pictures)
-    for name in ("train/.DS_Store", "train/cat/.hidden.png", "train/cat/._0.png", "train/cat/Thumbs.db", "train/.git/config"):
+    names = ("train/.DS_Store", "train/cat/.hidden.png", "train/cat/._0.png", "train/cat/Thumbs.db", "train/.git/config")
+    for name in (*names, "__MACOSX/train", "train/__MACOSX/._cat", "train/cat/@eaDir/0.png", "test/$RECYCLE.BIN/1"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"no picture")
     assert Folder(path=pictures).load(RGB).train.labels.shape == (9,)
@@ -81,6 +83,158 @@ def test_a_split_that_is_not_there_is_told(pictures: str) -> None:
         Folder(path=pictures, train_split="training").summary()
 
 
+@pytest.mark.parametrize(
+    ("train", "test"), [("training", "testing"), ("Train", "Test"), ("train", "dev"), ("Training", "Validation")]
+)
+def test_splits_may_have_any_usual_name(pictures: str, train: str, test: str) -> None:
+    """In any case of letters; what is tested on is told where it is a validation split."""
+    root = Path(pictures)
+    (root / "train").rename(root / "moved")
+    (root / "moved").rename(root / train)
+    (root / "test").rename(root / "moved")
+    (root / "moved").rename(root / test)
+    summary = Folder(path=pictures).summary()
+    assert summary[1:3] == (9, 4)
+    assert bool(summary.notes) == (test in ("dev", "Validation"))
+
+
+def test_a_validation_folder_that_is_not_used_is_told(pictures: str) -> None:
+    """Beside a test split it is of no use here, which somebody who made it must know."""
+    root = Path(pictures)
+    shutil.copytree(root / "test", root / "valid")
+    (note,) = Folder(path=pictures).summary().notes
+    assert "valid is not used: validation images are held out of train/" in note
+
+
+def make_flat(pictures: str, name: str = "flat", count: int = 30) -> Path:
+    """Return a folder with `count` pictures in each of three classes and no splits."""
+    picture, flat = Path(pictures) / "train/cat/0.png", Path(pictures).parent / name
+    for label in ("cat", "dog", "eel"):
+        for number in range(count):
+            copy(picture, flat / label / f"{number}.png")
+    return flat
+
+
+def list_test_files(root: Path, **options: object) -> set[str]:
+    """Return the pictures of the test split, relative to the folder."""
+    pictures = Folder(path=str(root), **options).load_encoded().test.each()  # type: ignore[arg-type]
+    return {Path(name).relative_to(root).as_posix() for name, _ in pictures}
+
+
+def test_classes_without_splits_are_split(pictures: str) -> None:
+    """About a fifth of each class is set apart, and a note says what was done and by which options."""
+    flat = make_flat(pictures, count=100)
+    (flat / "LICENSE.txt").write_text("free")
+    summary = Folder(path=str(flat)).summary()
+    assert summary.classes == ("cat", "dog", "eel")
+    assert summary.train_images + summary.test_images == 300
+    assert summary.test_counts is not None
+    assert all(10 <= count <= 30 for count in summary.test_counts)
+    (note,) = summary.notes
+    assert "no test split is there" in note
+    assert "data.test_fraction 0.2, data.split_seed 0" in note
+    assert 80 <= Folder(path=str(flat), test_fraction=0.4).summary().test_images <= 160
+
+
+def test_a_split_does_not_depend_on_what_is_added(pictures: str) -> None:
+    """A picture stays on its side when others come, in its own class or in others, and wherever the folder lies."""
+    flat = make_flat(pictures)
+    known = list_test_files(flat)
+    assert known == list_test_files(flat)
+    assert known == list_test_files(make_flat(pictures, "elsewhere"))
+    for number in range(40):
+        copy(flat / "cat/0.png", flat / "cat" / f"new{number}.png")
+    copy(flat / "cat/0.png", flat / "fox" / "0.png")
+    copy(flat / "cat/0.png", flat / "fox" / "1.png")
+    grown = list_test_files(flat)
+    assert {name for name in grown if "new" not in name and "fox" not in name} == known
+    assert known != list_test_files(flat, split_seed=1)
+
+
+def test_train_alone_is_split_too(pictures: str) -> None:
+    """A test split is set apart and told, unless another folder might be it."""
+    shutil.rmtree(Path(pictures) / "test")
+    summary = Folder(path=pictures).summary()
+    assert summary.train_images + summary.test_images == 9
+    assert summary.test_counts == (1, 1, 1)
+    assert "no test split is there" in summary.notes[0]
+    (Path(pictures) / "spare" / "cat").mkdir(parents=True)
+    assert Folder(path=pictures, test_fraction=0.3).summary().test_images >= 3
+
+
+def test_a_fraction_beside_a_test_split_is_refused(pictures: str) -> None:
+    """It would have no effect, and somebody counts on it."""
+    with pytest.raises(CompressError, match=r"data\.test_fraction: .*test is there to be tested on; remove one"):
+        Folder(path=pictures, test_fraction=0.2).summary()
+
+
+def test_a_class_of_one_picture_cannot_be_split(pictures: str) -> None:
+    """It is named, with its number."""
+    flat = make_flat(pictures)
+    copy(flat / "cat/0.png", flat / "fox" / "0.png")
+    with pytest.raises(CompressError, match=r"class 'fox' has 1 picture, and training and test need one each"):
+        Folder(path=str(flat)).summary()
+
+
+def test_a_class_may_be_called_train(pictures: str) -> None:
+    """Beside buses and cars it is a class, since it holds pictures itself."""
+    flat = make_flat(pictures)
+    (flat / "eel").rename(flat / "train")
+    assert Folder(path=str(flat)).summary().classes == ("cat", "dog", "train")
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "test"), ("Training set", "Test set"), ("seg_train", "seg_test"), ("test", "extra")]
+)
+def test_splits_are_not_taken_for_classes(pictures: str, tmp_path: Path, names: tuple[str, str]) -> None:
+    """Pictures without classes in `train` and `test`, or splits with other names, are no data of two classes."""
+    root = tmp_path / "odd"
+    for name in names:
+        if names == ("train", "test"):
+            copy(Path(pictures) / "train/cat/0.png", root / name / "0.png")
+        else:
+            shutil.copytree(Path(pictures) / "train", root / name)
+    with pytest.raises(CompressError, match=r"lies beside the folders of the classes|name the folders of the splits as data\."):
+        Folder(path=str(root)).summary()
+
+
+def test_a_folder_around_the_data_is_passed(pictures: str, tmp_path: Path) -> None:
+    """As an archive leaves it, beside what macOS adds."""
+    (tmp_path / "zip" / "__MACOSX" / "pictures").mkdir(parents=True)
+    shutil.copytree(pictures, tmp_path / "zip" / "pictures")
+    assert Folder(path=str(tmp_path / "zip")).summary()[1:3] == (9, 4)
+    shutil.copytree(make_flat(pictures), tmp_path / "other" / "flowers")
+    assert Folder(path=str(tmp_path / "other")).summary().classes == ("cat", "dog", "eel")
+
+
+@pytest.mark.parametrize("other", ["cafe\u0301", "caf\u00e9 ", " caf\u00e9"])
+def test_two_forms_of_a_name_are_one_class(pictures: str, other: str) -> None:
+    """Composed or not, with spaces around or not: across the splits and within one, and a note quotes them."""
+    root = Path(pictures)
+    (root / "train/cat").rename(root / "train" / "caf\u00e9")
+    (root / "test/cat").rename(root / "test" / other)
+    summary = Folder(path=pictures).summary()
+    assert summary[:3] == (("caf\u00e9", "dog", "eel"), 9, 4)
+    assert ascii(other) in summary.notes[0]
+    (root / "train/dog").rename(root / "train" / other)
+    (root / "test/dog/0.png").rename(root / "test/dog/9.png")
+    for path in (root / "test/dog").iterdir():
+        copy(path, root / "test" / other / path.name)
+    shutil.rmtree(root / "test/dog")
+    assert Folder(path=pictures).summary()[:3] == (("caf\u00e9", "eel"), 9, 4)
+
+
+def test_names_that_differ_in_case_are_told(pictures: str) -> None:
+    """Across splits one of them is wrong; within both they are two classes, as the letters A and a are."""
+    root = Path(pictures)
+    (root / "test/cat").rename(root / "test/Cat")
+    with pytest.raises(CompressError, match=r"'cat' and 'Cat' differ in the case of their letters only"):
+        Folder(path=pictures).summary()
+    copy(root / "train/cat/0.png", root / "train/Cat/0.png")
+    copy(root / "train/cat/0.png", root / "test/cat/0.png")
+    assert Folder(path=pictures).summary().classes == ("Cat", "cat", "dog", "eel")
+
+
 def test_a_missing_folder_is_unreachable() -> None:
     """A path that is not there has its own exit code."""
     with pytest.raises(Unreachable, match="there is no such folder; give the one that holds train/"):
@@ -91,7 +245,7 @@ def test_classes_of_one_split_alone_are_told(pictures: str) -> None:
     """Both splits must have the same classes, or labels would not mean the same."""
     root = Path(pictures)
     (root / "test/eel").rename(root / "test/fox")
-    message = r"differ in their classes: .*train alone has eel; .*test alone has fox; give each class a folder in both"
+    message = r"differ in their classes: .*train alone has 'eel'; .*test alone has 'fox'; give each class a folder in both"
     with pytest.raises(CompressError, match=message):
         Folder(path=pictures).summary()
 

@@ -34,7 +34,7 @@ def test_parts_are_read_in_order(folder):
 
 def test_class_names_come_from_the_features(folder):
     """The names that the files declare, in label order."""
-    assert Huggingface(path=folder).summary() == (("cat", "dog"), 6, 3)
+    assert Huggingface(path=folder).summary()[:3] == (("cat", "dog"), 6, 3)
 
 
 def test_without_declared_names_classes_are_numbers(write):
@@ -271,11 +271,11 @@ def test_a_pinned_hub_dataset_is_downloaded(hub, tmp_path):
 from compress.data.huggingface import Huggingface
 from compress.records import Preprocess
 source = Huggingface(path="owner/name", revision={REVISION!r})
-print(source.summary(), source.load(Preprocess.model_validate({RGB.model_dump()!r})).test.labels.tolist())
+print(source.summary()[:3], source.load(Preprocess.model_validate({RGB.model_dump()!r})).test.labels.tolist())
 """
     environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "*"}
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
-    assert result.stdout == "Summary(classes=('cat', 'dog'), train_images=4, test_images=2) [1, 0]\n", result.stderr
+    assert result.stdout == "(('cat', 'dog'), 4, 2) [1, 0]\n", result.stderr
     fetched = {path.name for path in (tmp_path / "cache").rglob("snapshots/*/*/*")}
     assert fetched == {"train-00000-of-00001.parquet", "test-00000-of-00001.parquet"}
 

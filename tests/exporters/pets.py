@@ -55,8 +55,9 @@ def files(folder: Path) -> list[Deployable]:
 
 
 def write(folder: Path, deployables: list[Deployable], *, provenance: Mapping[str, str] = PROVENANCE, **further: Any) -> Path:
+    about = {"preprocess": PREPROCESS, **further}
     write_bundle(
-        folder, name="pets", classes=CLASSES, preprocess=PREPROCESS, files=deployables, samples=samples(), gate=GateSection(),
-        provenance=provenance, **further,
+        folder, name="pets", classes=CLASSES, files=deployables, samples=samples(), gate=GateSection(), provenance=provenance,
+        **about,
     )  # fmt: skip
     return folder

@@ -22,10 +22,10 @@ def test_images_in_two_splits_are_told_and_many_are_a_warning() -> None:
     given, train, validation = split(1, 2, 3, 4), split(1, 2), split(3, 4)
     assert list(find_leaks(given, train, validation, split(*range(10, 20)))) == []
     (few,) = find_leaks(given, train, validation, split(4, *range(10, 209)))
-    assert not few.is_large
+    assert not few.is_warning
     assert few.text.startswith("data: 1 of 200 test images are also training or validation images, pixel by pixel")
     test, held = find_leaks(given, split(1, 3), validation, split(1, 10))
-    assert test.is_large
+    assert test.is_warning
     assert "1 of 2 validation images are also training images" in held.text
 
 
@@ -35,4 +35,4 @@ def test_images_on_disk_are_said_not_to_have_been_compared(tmp_path: Path) -> No
     stored = Split(DiskImages(ImageFile(tmp_path / "images.npy")), np.zeros(2, np.int64))
     (told,) = find_leaks(stored, stored, stored, stored)
     assert "was not looked at" in told.text
-    assert not told.is_large
+    assert not told.is_warning

@@ -9,12 +9,15 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from compress.preprocess import decode
 from exporters.bundle.bundle import check_bundle
 from exporters.bundle.cpp import build_cpp, escape_literal
 from exporters.openvino import Openvino
+from tests import wide_pictures
 from tests.exporters import pets
 
 pytestmark = pytest.mark.slow
@@ -30,9 +33,10 @@ def openvino_folder() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def built(folder: Path, exporter: Openvino) -> Path:
+def built(folder: Path, exporter: Openvino, **levels: int) -> Path:
     """Write a bundle of one file and build its program, warnings being errors; return the bundle."""
-    bundle = pets.write(folder / "bundle", [pets.export(folder, exporter)])
+    preprocess = pets.PREPROCESS.model_copy(update=levels)
+    bundle = pets.write(folder / "bundle", [pets.export(folder, exporter)], preprocess=preprocess)
     configure = [
         "cmake", "-S", bundle / "cpp", "-B", folder / "build", "-G", "Ninja", f"-DOpenVINO_DIR={openvino_folder() / 'cmake'}",
         "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wconversion -Wno-sign-conversion -Werror",
@@ -102,6 +106,21 @@ def test_program_feeds_pixels_to_a_file_that_normalises_by_itself(tmp_path: Path
 def test_program_reads_the_logits_of_a_file_that_gives_class_and_score(tmp_path: Path) -> None:
     """Further outputs of the file do not disturb it."""
     check_answers(built(tmp_path, Openvino(postprocess="inside")), tmp_path)
+
+
+@compiled
+def test_program_brings_twelve_bits_to_eight_as_training_does(tmp_path: Path) -> None:
+    """Where the recipe named a white level, a picture of two bytes a value gives what its upper eight bits give."""
+    bundle = built(tmp_path, Openvino(), black_level=100, white_level=4000)
+    values = np.random.default_rng(6).integers(0, 4096, (6, 8, 3))
+    wide, narrow = tmp_path / "wide.ppm", tmp_path / "narrow.ppm"
+    wide.write_bytes(wide_pictures.encode_map(values, 65535))
+    preprocess = pets.PREPROCESS.model_copy(update={"black_level": 100, "white_level": 4000})
+    Image.fromarray(decode(wide, preprocess, "wide")).save(narrow)
+    first, second = run(bundle, wide, narrow).stdout.splitlines()
+    assert first.split("\t")[1:] == second.split("\t")[1:]
+    wide.write_bytes(wide.read_bytes()[:-1])
+    assert "ends early" in run(bundle, wide).stderr
 
 
 @compiled

@@ -28,6 +28,7 @@ from compress.system.files import hash_file
 from exporters.bundle.bundle import check_bundle, write_bundle, write_checksums
 from exporters.bundle.programs import predict
 from exporters.onnx import Onnx
+from tests import wide_pictures
 from tests.exporters import pets
 
 pytestmark = pytest.mark.slow
@@ -79,7 +80,21 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     }
     for name, (image, options) in made.items():
         image.save(folder / name, **options)
-    return [folder / name for name in made]
+    values = np.random.default_rng(3).integers(0, 4096, (6, 8, 4))
+    wide = {
+        "wide.png": wide_pictures.encode_png(values[..., :3]),
+        "wide-gray.png": wide_pictures.encode_png(values[..., :1]),
+        "wide-gray-alpha.png": wide_pictures.encode_png(values[..., :2]),
+        "wide-alpha.png": wide_pictures.encode_png(values),
+        "wide.tiff": wide_pictures.encode_tiff(values[..., :3]),
+        "wide-deflated.tiff": wide_pictures.encode_tiff(values[..., :3], order=">", deflated=True),
+        "wide.ppm": wide_pictures.encode_map(values[..., :3], 65535),
+        "wide-12.ppm": wide_pictures.encode_map(values[..., :3], 4095),
+        "wide.pgm": wide_pictures.encode_map(values[..., :1], 65535),
+    }
+    for name, content in wide.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in (*made, *wide)]
 
 
 @pytest.fixture(scope="module")
@@ -127,18 +142,22 @@ def contract(preprocess: Preprocess) -> predict.Contract:
     mode = {"gray": "L", "rgb": "RGB"}[preprocess.channels]
     resampling = predict.RESAMPLING[preprocess.interpolation]
     return predict.Contract(
-        preprocess.height, preprocess.width, mode, resampling, preprocess.mean, preprocess.std, pets.CLASSES
-    )
+        preprocess.height, preprocess.width, mode, resampling, preprocess.mean, preprocess.std, pets.CLASSES,
+        preprocess.black_level, preprocess.white_level,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("channels", ["gray", "rgb"])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-def test_pictures_become_the_same_numbers(channels: str, interpolation: str, pictures: list[Path]) -> None:
+@pytest.mark.parametrize("levels", [{}, {"white_level": 4095}, {"black_level": 900, "white_level": 3000}])
+def test_pictures_become_the_same_numbers(
+    channels: str, interpolation: str, levels: dict[str, int], pictures: list[Path]
+) -> None:
     """Every awkward picture gives bit for bit what training, calibration and `compress predict` see."""
     depth = 1 if channels == "gray" else 3
     preprocess = Preprocess.model_validate(
         {"height": 6, "width": 8, "channels": channels, "interpolation": interpolation, "mean": (0.3, 0.4, 0.7)[:depth],
-         "std": (0.21, 0.2, 0.3)[:depth]}
+         "std": (0.21, 0.2, 0.3)[:depth], **levels}
     )  # fmt: skip
     for path in pictures:
         ours, theirs = decode(path, preprocess, str(path)), predict.decode(path, contract(preprocess))
@@ -153,6 +172,15 @@ def test_the_same_pictures_are_refused(refused: list[Path]) -> None:
             decode(path, pets.PREPROCESS, str(path))
         with pytest.raises(predict.Refused, match=re.escape(str(path))):
             predict.decode(path, contract(pets.PREPROCESS))
+
+
+def test_integers_of_32_bits_are_read_where_white_is_known(tmp_path: Path) -> None:
+    """The bundle's contract says which value is white, so both read what they refuse without it."""
+    path, preprocess = tmp_path / "integers.tiff", pets.PREPROCESS.model_copy(update={"white_level": 100_000})
+    path.write_bytes(wide_pictures.encode_integers(np.random.default_rng(4).integers(-9, 120_000, (6, 8, 1))))
+    ours = decode(path, preprocess, str(path))
+    assert np.array_equal(ours, predict.decode(path, contract(preprocess)))
+    assert len(np.unique(ours)) > 20
 
 
 @pytest.mark.parametrize(("number", "without"), [(0, "openvino"), (1, "openvino"), (2, "onnxruntime"), (3, "onnxruntime")])

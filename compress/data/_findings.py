@@ -1,0 +1,82 @@
+"""What is noticed while pictures are decoded: those that cannot be read, and how much of more than eight bits is used.
+
+Both are told of the whole set at once: a message for each picture would cost a run each.
+"""
+
+from __future__ import annotations
+
+from compress.errors import CompressError, Unreachable
+from compress.preprocess import FULL_WHITE, Levels
+from compress.records import Preprocess
+from compress.text import quantify
+
+SHOWN = 10
+"""Unreadable pictures that a message names."""
+HALF_RANGE = (FULL_WHITE + 1) // 2
+SKIP = "data.skip_unreadable: true leaves out what cannot be read"
+
+
+class Findings:
+    """What is known of the pictures of a data set so far."""
+
+    def __init__(self) -> None:
+        self.looked_at = 0
+        self.unreadable: list[CompressError] = []
+        self.left_out: dict[str, list[int]] = {}
+        """Rows of each split whose pictures cannot be read."""
+        self._levels: dict[str, tuple[int, Levels]] = {}
+
+    def add_unreadable(self, split: str, row: int, problem: CompressError) -> None:
+        """Count a picture that cannot be read."""
+        self.looked_at += 1
+        self.unreadable.append(problem)
+        self.left_out.setdefault(split, []).append(row)
+
+    def add_picture(self, split: str, levels: Levels | None) -> None:
+        """Count a picture, with the range of its values if it has more than eight bits."""
+        self.looked_at += 1
+        if levels is not None:
+            count, known = self._levels.get(split, (0, levels))
+            self._levels[split] = count + 1, known.join(levels)
+
+    def refuse_unreadable(self) -> None:
+        """Refuse pictures that cannot be read.
+
+        Raises:
+            CompressError: There are some; the message names the first of them, and how many there are.
+            Unreachable: All of them are files that cannot be opened.
+        """
+        if not self.unreadable:
+            return
+        kind = Unreachable if all(isinstance(problem, Unreachable) for problem in self.unreadable) else CompressError
+        if len(self.unreadable) == 1:
+            raise kind(f"{self.unreadable[0]} ({SKIP})")
+        lines = [f"  {problem}" for problem in self.unreadable[:SHOWN]]
+        more = [f"  and {len(self.unreadable) - SHOWN} more"] if len(self.unreadable) > SHOWN else []
+        first = f"{len(self.unreadable)} of {self.looked_at} pictures cannot be read:"
+        raise kind("\n".join([first, *lines, *more, f"mend or remove them; {SKIP}"]))
+
+    def refuse_narrow_range(self, preprocess: Preprocess) -> None:
+        """Refuse pictures of 16 bits of which a split uses less than half, unless the recipe says which value is white.
+
+        Raises:
+            CompressError: There are such pictures; the message says which values they use, and what to set.
+        """
+        if preprocess.white_level is not None:
+            return
+        for split, (count, levels) in self._levels.items():
+            if levels.most - levels.least < HALF_RANGE:
+                left = (levels.most >> 8) - (levels.least >> 8) + 1
+                raise CompressError(
+                    f"{split} split: {quantify(count, 'picture')} of more than 8 bits hold values {levels.least} to "
+                    f"{levels.most} only, of the 0 to {FULL_WHITE} of 16 bits, so {left} of 256 levels would be left; "
+                    f"{_propose_levels(levels)}, or data.white_level: {FULL_WHITE} if they are meant to be so"
+                )
+
+
+def _propose_levels(levels: Levels) -> str:
+    """Return what to write into the recipe: the white of as many bits as the values need, or both ends."""
+    bits = max(levels.most.bit_length(), 8)
+    if levels.least > (levels.most - levels.least) // 2:
+        return f"set data.black_level: {levels.least} and data.white_level: {levels.most}"
+    return f"set data.white_level: {(1 << bits) - 1} ({bits} bits)"
