@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.errors import Unreachable
+from compress.text import escape_commands
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +33,7 @@ class Task:
         self._bar = bar
         self._note = ""
         if bar is not None:
-            self._id = bar.add_task(description, total=total, completed=done, note="")
+            self._id = bar.add_task(escape_commands(description), total=total, completed=done, note="")
             bar.start()
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
@@ -73,6 +74,8 @@ class Events:
         self._path, self._console = path, console
         self._bar: Progress | None = None
         self._nested_seconds = [0.0]
+        self.warnings: list[str] = []
+        """What was said that belongs in the report too, each once."""
 
     def attach(self, path: Path) -> None:
         """Append events to this file from now on."""
@@ -88,7 +91,8 @@ class Events:
             return
         from pydantic_core import to_json
 
-        known = {"time": round(time.time(), 3), "event": event, **fields}
+        texts = {name: escape_commands(text) for name, text in fields.items() if isinstance(text, str)}
+        known = {"time": round(time.time(), 3), "event": event, **fields, **texts}
         line = to_json(known, inf_nan_mode="strings", fallback=str)  # JSON has no NaN, which is when events matter most
         try:
             with self._path.open("ab") as file:
@@ -102,6 +106,12 @@ class Events:
         """Tell people one line."""
         if self._console is not None:
             _say(self._console, text)
+
+    def warn(self, text: str) -> None:
+        """Tell people one line that belongs in the report too, such as a result that was damaged and is made anew."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+        self.say(text)
 
     def show(self, renderable: object) -> None:
         """Show people something that rich can draw, such as a table."""

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 
 MISSING = "–"
+
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that command a terminal or turn the direction of text, and halves of characters, which no encoding has."""
+
+
+def escape_commands(text: str) -> str:
+    """Return text that a terminal shows and does not obey, for names come from strangers; lines stay lines."""
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def escape_commands_in_json(text: str) -> str:
+    """Return JSON whose texts hold no such characters, but the same values."""
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def quantify(number: float, noun: str, plural: str | None = None) -> str:

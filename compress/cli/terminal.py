@@ -8,6 +8,7 @@ its message stays on stderr. What is left is our bug: its traceback, then a line
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events
 from compress.system.package_guard import check_siblings
 from compress.system.signals import treat_sigterm_as_interrupt
+from compress.text import escape_commands, escape_commands_in_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,9 +56,9 @@ class Terminal:
     @cached_property
     def console(self) -> Console:
         """Where people look: stderr."""
-        from rich.console import Console
+        from compress.cli.safe_console import make_console
 
-        return Console(stderr=True)
+        return make_console(stderr=True)
 
     def events(self) -> Events:
         """Return where long work reports its progress to."""
@@ -65,9 +67,7 @@ class Terminal:
     def write_result(self, result: object, *shown: object) -> None:
         """Write `result` as the JSON document, or what is `shown` for people."""
         if self.as_json:
-            from pydantic_core import to_json
-
-            self._write_document(to_json(result, indent=1, inf_nan_mode="null").decode())
+            self._write_document(_dump(result))
         else:
             sys.stdout.write(self._draw(*shown))
         sys.stdout.flush()
@@ -80,7 +80,7 @@ class Terminal:
     def refuse(self, message: str, exit_code: int) -> int:
         """Write an error and return its exit code."""
         self.refuse_as_json(message, exit_code)
-        click.echo(message, err=True)
+        click.echo(escape_commands(message), err=True)
         return exit_code
 
     def refuse_as_json(self, message: str, exit_code: int) -> None:
@@ -90,12 +90,12 @@ class Terminal:
 
     def _write_document(self, text: str) -> None:
         self._has_document = True
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(escape_commands_in_json(text) + "\n")
 
     def _draw(self, *shown: object) -> str:
-        from rich.console import Console
+        from compress.cli.safe_console import make_console
 
-        console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+        console = make_console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
         with console.capture() as capture:
             for item in shown:
                 console.print(item, markup=False, highlight=False, soft_wrap=isinstance(item, str))
@@ -124,7 +124,10 @@ class Program(click.Group):
             sys.stdout.flush()
         except click.ClickException as error:
             terminal.refuse_as_json(error.format_message(), error.exit_code)
-            raise
+            shown = io.StringIO()
+            error.show(file=shown)
+            click.echo(escape_commands(shown.getvalue()), err=True, nl=False)
+            ctx.exit(error.exit_code)
         except CompressError as error:
             ctx.exit(terminal.refuse(str(error), error.exit_code))
         except KeyboardInterrupt:
@@ -152,6 +155,16 @@ class Program(click.Group):
             message = f"{error.filename or 'a file'}: {error.strerror}; free space, or choose a folder that you may write to"
             ctx.exit(terminal.refuse(message, Unreachable.exit_code))
         return result
+
+
+def _dump(result: object) -> str:
+    """Return a result as JSON; where a name in it is no UTF-8, the bytes that are none are escaped."""
+    from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+
+    try:
+        return to_json(result, indent=1, inf_nan_mode="null").decode()
+    except PydanticSerializationError:
+        return json.dumps(to_jsonable_python(result), indent=1)
 
 
 def report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
