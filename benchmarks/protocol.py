@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import statistics
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -41,6 +40,7 @@ from compress.statistics.series import (
     judge_ratio,
 )
 from compress.system.files import writable, write_whole
+from compress.system.leftovers import make_temporary_folder
 
 Images = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -293,8 +293,7 @@ def _job_folder(job: Job, subjects: Sequence[Subject], images: Images, pixels: P
     _check_pixels(subjects, images, pixels)
     if min(job.threads, job.batch_size, job.seconds) <= 0:
         raise CompressError(f"threads {job.threads}, batch_size {job.batch_size} and seconds {job.seconds} must be above 0")
-    with tempfile.TemporaryDirectory(prefix="edge-compress-") as name:
-        folder = Path(name)
+    with make_temporary_folder() as folder:
         with writable(folder):
             shutil.copyfile(runner.__file__, folder / "runner.py")
             np.save(folder / "images.npy", images, allow_pickle=False)

@@ -29,10 +29,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from compress.errors import CompressError, Unreachable
 from compress.records import PILLOW_MODES, Preprocess
+from compress.system.files import read_bounded
 from compress.system.signatures import recognise_format
 
 MAX_PIXELS = 89_478_485
 """A quarter of a gigabyte as RGB; Pillow's own limit, there only a warning."""
+MAX_BYTES = 8 * MAX_PIXELS
+"""Of the file of a picture: what so many pixels take in four channels of 16 bits, without compression."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
@@ -235,9 +238,12 @@ def _compute_moments(counts: list[int]) -> tuple[float, float]:
 
 def _read(path: Path, where: str) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Unreachable(f"{where}: cannot be read ({error.strerror}); give the path of a picture") from error
+        return read_bounded(path, limit_bytes=MAX_BYTES, what="a picture")
+    except CompressError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise type(error)(
+            f"{where}: {reason}{'; give the path of a picture' if isinstance(error, Unreachable) else ''}"
+        ) from error
 
 
 def _open(data: bytes, where: str) -> Image.Image:

@@ -6,7 +6,6 @@ answers: the first float file of the bundle that does, or a float32 ONNX file th
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from compress.deployed.files import Pictures, choose_file, read_bundle, read_pic
 from compress.errors import CompressError
 from compress.recipe import GateSection, load
 from compress.records import METRICS, WEIGHTS, BundleFile, Manifest, Precision, StageResult, read
+from compress.system.leftovers import make_temporary_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,9 +141,9 @@ def _export_student(run: Path | None, manifest: Manifest, events: Events) -> Ite
         whose = f"its student has weights of sha256 {own[:12]}, the bundle was made of {source[:12]}"
         raise CompressError(f"{run}: {whose}; give --against the run that the bundle came from")
     sections = load(folder / "recipe.yaml", ["exports=[{format: onnx, precision: fp32}]"]).exports
-    with tempfile.TemporaryDirectory(prefix="edge-compress-") as place:
-        gates = reexport.export(folder, sections, out=Path(place), events=events)
-        made = Path(place) / "student-fp32.onnx"
+    with make_temporary_folder() as place:
+        gates = reexport.export(folder, sections, out=place, events=events)
+        made = place / "student-fp32.onnx"
         if not made.is_file():
             reasons = "; ".join(gate.reason for gate in gates.values())
             raise CompressError(f"{run}: the student's own ONNX file fails its gate ({reasons}); train it again")

@@ -23,7 +23,8 @@ from compress.recipe.sections import (
     TeacherSection,
 )
 from compress.recipe.types import Listing, Section, Several, build_section_union
-from compress.recipe.yaml import read, write
+from compress.recipe.yaml import MAX_BYTES, read, write
+from compress.system.files import read_bounded
 
 S = TypeVar("S", bound=Section)
 
@@ -38,11 +39,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: Every problem that was found, with file and line.
         Unreachable: The file cannot be read.
+        CompressError: It is no file, or too large for a recipe.
     """
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise Unreachable(f"{path}: cannot be read ({error.strerror}); give the path of a recipe") from error
+        text = read_bounded(path, limit_bytes=MAX_BYTES, what="a recipe")
+    except Unreachable as error:
+        raise Unreachable(f"{error}; give the path of a recipe") from error
     return parse(text, str(path), overrides)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from compress.run import cache
 from compress.run.build import build_method, build_network
 from compress.run.context import Run
 from compress.run.data import RunData
+from compress.system.leftovers import make_temporary_folder
 from compress.text import name_teacher
 from compress.training import checkpoint, loop, preflight
 from compress.training.compile import require_engine
@@ -97,8 +97,8 @@ def check_exports(run: Run) -> None:
     with exporters.reuse_graphs(), run.events.task("dry run: exports", total=len(distinct), kind="dry run") as task:
         for name, options in distinct:
             exporter: Exporter = plugins.load("exporters", name)(**options)
-            with TemporaryDirectory(prefix="edge-compress-") as folder:
-                path = exporter.name_file(Path(folder), "student")
+            with make_temporary_folder() as folder:
+                path = exporter.name_file(folder, "student")
                 try:
                     exporter.export(student.eval(), run.data.sample_image(), path, about=about)
                 except CompressError as error:

@@ -1,18 +1,20 @@
-"""Write files whole or not at all, turn refusals of the file system into messages, compute checksums."""
+"""Write files whole or not at all, read no more than can be meant, turn refusals of the file system into messages."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-import secrets
-import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
-from compress.errors import Unreachable
+from compress.errors import CompressError, Unreachable
+from compress.system.leftovers import ASIDE, name_beside, remove, remove_leftovers
+from compress.text import format_bytes
 
 
 @contextmanager
@@ -20,7 +22,8 @@ def write_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
 
     The path may become a file or a folder. A folder that is already there is moved aside, replaced, and then removed: no
-    system call exchanges folders everywhere, so between two renames there is neither, but nothing is ever half there.
+    system call exchanges folders everywhere, so between two renames there is neither, but nothing is ever half there. What
+    processes left that were killed at this is removed first.
 
     Args:
         path: File or folder to write.
@@ -30,40 +33,39 @@ def write_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Raises:
         Unreachable: The disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    aside = temporary.with_suffix(".old")
+    temporary = name_beside(path)
+    aside = temporary.with_suffix(ASIDE)
     with writable(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path.parent)
             yield temporary
             if durable:
-                _sync(temporary)
+                sync(temporary)
             if temporary.is_dir() and path.is_dir():
                 path.replace(aside)
             temporary.replace(path)
             if durable:
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
         finally:
             if aside.exists() and not path.exists():
                 aside.replace(path)
             for left in (temporary, aside):
-                if left.is_dir():
-                    shutil.rmtree(left)
-                left.unlink(missing_ok=True)
+                remove(left)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Force a file, or a folder with all that is in it, onto the disk."""
     if path.is_dir():
         for inner in path.iterdir():
-            _sync(inner)
-        _sync_folder(path)
+            sync(inner)
+        sync_folder(path)
         return
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Force the names in a folder onto the disk, where the system can open a folder."""
     if not hasattr(os, "O_DIRECTORY"):
         return
@@ -110,14 +112,62 @@ def _nothing_can_be_made(path: Path) -> bool:
         return True
 
 
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
+    """Open a file that somebody named, for reading; a device, which never ends, or a pipe, which may never begin, is refused.
+
+    Raises:
+        Unreachable: The file cannot be read, or is a folder.
+        CompressError: It is no file.
+    """
+    try:
+        _require_file(path, path.stat().st_mode)
+        with os.fdopen(os.open(path, _READ), "rb") as file:
+            _require_file(path, os.fstat(file.fileno()).st_mode)
+            yield file
+    except OSError as error:
+        raise Unreachable(f"{path}: cannot be read ({error.strerror})") from error
+
+
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""How to open a path that may have become a pipe since it was looked at."""
+_KINDS = {
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
+}  # fmt: skip
+
+
+def _require_file(path: Path, mode: int) -> None:
+    if kind := _KINDS.get(stat.S_IFMT(mode)):
+        raise CompressError(f"{path}: is {kind}, not a file; write what it gives to a file, and give that")
+
+
+def read_bounded(path: Path, *, limit_bytes: int, what: str) -> bytes:
+    """Return the content of a file that somebody named, if it is no larger than such a file can be.
+
+    Args:
+        path: The file.
+        limit_bytes: The most it may hold.
+        what: What it should be, for the message, such as `a recipe`.
+
+    Raises:
+        Unreachable: The file cannot be read, or is a folder.
+        CompressError: It is no file, or larger.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(limit_bytes + 1) if size <= limit_bytes else b""
+    if max(size, len(content)) > limit_bytes:
+        held = format_bytes(max(size, len(content)))
+        raise CompressError(f"{path}: holds {held}, and {what} has at most {format_bytes(limit_bytes)}; give the right file")
+    return content
+
+
 def hash_file(path: Path) -> str:
     """Return the checksum of a file.
 
     Raises:
         Unreachable: The file cannot be read.
+        CompressError: It is no file but a device or a pipe.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise Unreachable(f"{path}: cannot be read ({error.strerror})") from error
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

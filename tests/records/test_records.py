@@ -277,7 +277,7 @@ def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
     [
         ("/dev/null/inner/file", "Not a directory"),
         ("{folder}", "Is a directory"),
-        ("{folder}/" + "x" * 255, "File name too long"),
+        ("{folder}/" + "x" * 256, "File name too long"),
     ],
 )
 def test_a_path_that_refuses(tmp_path: Path, path: str, reason: str) -> None:
