@@ -175,7 +175,7 @@ def _open_verified(home: Path, key: str, events: Events) -> Opened | None:
             return Opened({name: ImageFile(_get_path(home, name)) for name in known.shapes}, known.left_out)
     except CompressError:  # the record or a file is missing or unreadable
         pass
-    events.say(f"data: the decoded images in {home} are damaged; they are decoded again")
+    events.warn(f"data: the decoded images in {home} are damaged; they are decoded again")
     events.emit("images_damaged", path=str(home))
     return None
 

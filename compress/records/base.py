@@ -1,14 +1,22 @@
-"""Frozen, versioned records: what all have in common, and how they are written and read."""
+"""Frozen, versioned records: what all have in common, and how they are written and read.
+
+A document carries its own `checksum`, the sha256 of its other fields, as JSON with sorted keys and without spaces. So
+a bit that flips on the disk is noticed at the next read, whatever it turns a number into. A bundle's documents have none of
+their own, since `SHA256SUMS` seals the whole folder.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
-from compress.errors import CompressError, Unreachable
-from compress.system.files import write_whole
+from compress.errors import CompressError
+from compress.system.files import read_bounded, write_whole
 
 SCHEMA_VERSION: Literal[2] = 2
 
@@ -25,33 +33,42 @@ class Record(BaseModel):
 class Document(Record):
     """A whole file."""
 
+    carries_checksum: ClassVar[bool] = True
+    """Whether its file holds a checksum of it."""
+
     schema_version: Literal[2] = SCHEMA_VERSION
 
 
 R = TypeVar("R", bound=BaseModel)
 
+CHECKSUM = "checksum"
+"""The field of a file that holds its checksum; no document has a field of its own by that name."""
+_LIMIT_BYTES = 1 << 28
+
 
 def save(path: Path, record: BaseModel) -> None:
-    """Write a record as JSON, whole or not at all.
+    """Write a record as JSON, whole or not at all; a document with its checksum.
 
     Raises:
         Unreachable: The disk is full or the folder cannot be written.
     """
+    text = record.model_dump_json(indent=1)
+    if isinstance(record, Document) and record.carries_checksum:
+        content = from_json(text)
+        text = json.dumps({CHECKSUM: hashlib.sha256(_dump(content)).hexdigest(), **content}, indent=1, ensure_ascii=False)
     with write_whole(path, durable=True) as temporary:
-        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read(path: Path, kind: type[R]) -> R:
-    """Read a record.
+    """Read a record; one with a checksum must be what was written.
 
     Raises:
         Unreachable: There is no such file, or it cannot be read.
-        CompressError: The file is not a record of this kind and version.
+        CompressError: The file is not a record of this kind and version, or was damaged or edited.
     """
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise Unreachable(f"{path}: cannot be read ({error.strerror})") from error
+        return kind.model_validate_json(_read_checked(path))
     except ValidationError as error:
         first = error.errors()[0]
         if first["loc"] == ("schema_version",) and isinstance(first["input"], int):
@@ -62,3 +79,30 @@ def read(path: Path, kind: type[R]) -> R:
         place = ".".join(str(part) for part in first["loc"]) or "document"
         message = f"{path}: is not a {kind.__name__} of schema version {SCHEMA_VERSION}: {place}: {first['msg']}; make it again"
         raise CompressError(message) from error
+
+
+def _read_checked(path: Path) -> bytes:
+    """Return the JSON of a record without its checksum.
+
+    Raises:
+        Unreachable: There is no such file, or it cannot be read.
+        CompressError: The content is not that of the checksum, or too large for a record.
+    """
+    text = read_bounded(path, limit_bytes=_LIMIT_BYTES, what="a record")
+    try:
+        content = from_json(text)
+    except ValueError:  # the type says where it breaks off
+        return text
+    checked = isinstance(content, dict) and CHECKSUM in content
+    checksum = content.pop(CHECKSUM) if checked else None
+    try:
+        dumped = _dump(content)
+    except ValueError as error:
+        raise CompressError(f"{path}: holds a number that is not finite, so it was damaged or edited; make it again") from error
+    if checked and checksum != hashlib.sha256(dumped).hexdigest():
+        raise CompressError(f"{path}: does not agree with its own checksum, so it was damaged or edited; make it again")
+    return dumped
+
+
+def _dump(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from compress.records.base import Document, Precision, Record
 from compress.records.report import Gate, Variant
@@ -68,6 +68,8 @@ class BundleFile(Record):
 
 class Manifest(Document):
     """`manifest.json` of a bundle: all that a device needs to know."""
+
+    carries_checksum: ClassVar[bool] = False
 
     name: str
     classes: tuple[str, ...]

@@ -22,6 +22,7 @@ from compress.records import StageResult
 from compress.run.cache import Cache, lock_run
 from compress.run.data import RunData, prepare_data
 from compress.system.files import write_whole
+from compress.system.leftovers import remove_leftovers
 from compress.training import loop
 from compress.training.device import choose_device
 
@@ -118,6 +119,8 @@ def open_run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: i
     """Lock the run's folder, load the data, and give the context that all stages share."""
     folder = runs / recipe.name
     with lock_run(folder):
+        remove_leftovers(folder, recursive=True)
+        remove_leftovers(runs / ".cache", recursive=True)
         events.attach(folder / "events.jsonl")
         events.emit("begin", recipe=recipe.name)
         data = prepare_data(recipe.data, base=base, seed=recipe.seed, cache=runs / ".cache" / "images", events=events)
@@ -135,4 +138,4 @@ def open_run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: i
             methods for methods in (recipe.method, *recipe.baselines) if any(each.name != "supervised" for each in methods)
         ]
         readers = seeds * len(taught)
-        yield Run(recipe, base, folder, Cache(runs), events, where, data, readers, recipe.seed, folder)
+        yield Run(recipe, base, folder, Cache(runs, events), events, where, data, readers, recipe.seed, folder)

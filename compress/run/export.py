@@ -115,9 +115,9 @@ def export_file(
     exporter = exporters.load(section)
     int8 = collect_inputs(run, teachers, for_comparison=for_comparison) if exporter.precision == "int8" else None
     key = _make_key(run, trained, section, int8)
-    if (known := run.cache.find(key)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
-        run.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
     name = exporter.name_file(Path(), f"{trained.name}-{section.format}").stem
+    if (known := run.cache.find(key, name)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
+        run.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
 
     def make(folder: Path) -> None:
         begun = monotonic()
@@ -127,7 +127,7 @@ def export_file(
             made = export_int8(run, trained, section, logits, folder=folder, name=name, inputs=int8)
         records.save(folder / OUTCOME, _verify(run, made, section, name, folder=folder, begun=begun))
 
-    exported = _read_exported(run.cache.make(key, make), section, logits)
+    exported = _read_exported(run.cache.make(key, name, make), section, logits)
     _report_verdict(run, exported.variant, exported.gate)
     return exported
 

@@ -278,7 +278,9 @@ def time_candidates(
     )  # fmt: skip
     run.events.say(f"{name}: timing {quantify(len(candidates), 'int8 file')} against float32")
     try:
-        folder = run.cache.make(key, lambda folder: records.save(folder / SPEEDUPS, _measure_speedups(run, subjects, folder)))
+        folder = run.cache.make(
+            key, f"speed of {name}", lambda folder: records.save(folder / SPEEDUPS, _measure_speedups(run, subjects, folder))
+        )
     except Unstable as error:
         return ladder.model_copy(update={"note": " ".join(filter(None, [ladder.note, f"Not timed: {error}."]))})
     ratios = records.read(folder / SPEEDUPS, Speedups).ratios

@@ -71,7 +71,7 @@ def measure_files(run: Run, files: Sequence[ExportedFile]) -> MeasuredFiles:
     if not runnable:
         return MeasuredFiles(rows)
     try:
-        made = run.cache.make(key, make)
+        made = run.cache.make(key, "measurements", make)
     except CompressError as error:
         report_ladders(run, rows.values())
         return MeasuredFiles(rows, problem=error)

@@ -84,7 +84,7 @@ def load_teachers(run: Run) -> tuple[Trained, ...] | Unavailable:
         found = tuple(_load_teacher(run, index, name, section) for index, (name, section) in enumerate(_list_teachers(run)))
     except CompressError as error:
         return Unavailable(f"its teachers are needed again: {error}")
-    lost = [stage.stage for stage in _find_preparatory_stages(run) if run.cache.find(stage.key) is None]
+    lost = [stage.stage for stage in _find_preparatory_stages(run) if run.cache.find(stage.key, stage.stage) is None]
     if lost:
         return Unavailable(
             f"stage {lost[0]!r} of its method is needed again and is no longer in {run.cache.folder}; run the recipe again"

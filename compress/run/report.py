@@ -60,7 +60,11 @@ def build_report(run: Run, found: RunResults) -> Report:
             *found.notes,
             *(note.text for note in run.data.notes if not note.is_warning),
         ),
-        warnings=(*(note.text for note in run.data.notes if note.is_warning), *filter(None, [guesses])),
+        warnings=(
+            *(note.text for note in run.data.notes if note.is_warning),
+            *filter(None, [guesses]),
+            *run.events.warnings,
+        ),
         test_key=run.data.test_key,
         scores=scores,
         paired=paired.compare_all(scores),

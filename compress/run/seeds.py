@@ -22,6 +22,7 @@ from compress.plan.names import name_baselines
 from compress.recipe import MethodSection, Recipe
 from compress.records import Accuracy, Scores, SeedScore
 from compress.run.context import Run, Trained
+from compress.run.stage import label_stage
 from compress.run.students import train_student
 from compress.run.verify import SplitLogits, compute_logits
 from compress.system.files import writable
@@ -106,7 +107,8 @@ def _obtain_correct_images(run: Run, trained: Trained) -> CorrectImages:
         found = find_correct_images(run, alone, compute_logits(run, alone))
         np.savez(folder / CORRECT, validation=found.validation, test=found.test)
 
-    with np.load(run.cache.make(key, make) / CORRECT, allow_pickle=False) as file:
+    what = f"scores of {label_stage(run, trained.name)}"
+    with np.load(run.cache.make(key, what, make) / CORRECT, allow_pickle=False) as file:
         return CorrectImages(trained.name, trained.method, run.seed, file["validation"], file["test"])
 
 

@@ -76,8 +76,9 @@ def train_stage(
         Interrupted: The user stopped; the state is saved.
     """
     stage = _identify(run, name, method, method.schedule(settings), reads=reads, method_name=method_name, shared=shared)
-    found = _verify_cached(run, name, stage.key)
-    folder = run.cache.make(stage.key, lambda folder: _train(run, stage, folder))
+    label = label_stage(run, name)
+    found = run.cache.find(stage.key, label) is not None
+    folder = run.cache.make(stage.key, label, lambda folder: _train(run, stage, folder))
     result = records.read(folder / METRICS, StageResult).model_copy(update={"stage": name, "method": method_name})
     checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(method, ())
@@ -102,6 +103,9 @@ def _identify(
 
 def _train(run: Run, stage: _Stage, folder: Path) -> None:
     """Train a stage, or continue it, and leave its weights and its record in the folder."""
+    if _is_finished(folder):  # and its process was killed before the folder got its name
+        (folder / STATE).unlink(missing_ok=True)
+        return
     method, settings = stage.method, stage.settings
     batches = run.batch_shuffled(run.data.train, settings, seed=stage.seed)
     batch = next(batches.epoch(0))
@@ -172,27 +176,22 @@ def _record(
     (folder / STATE).unlink(missing_ok=True)
 
 
+def _is_finished(folder: Path) -> bool:
+    """Return whether the record of a stage, which is written last, is there with the weights that it speaks of."""
+    if not (folder / METRICS).is_file():
+        return False
+    try:
+        return records.read(folder / METRICS, StageResult).files == {WEIGHTS: hash_file(folder / WEIGHTS)}
+    except CompressError:  # a file is missing or damaged
+        return False
+
+
 def _show(run: Run, stage: _Stage, result: StageResult, folder: Path, *, found: bool) -> None:
     """Copy a finished stage into the run's folder, and report it."""
     cache.publish(folder, run.students / stage.name)
     run.events.emit("stage", stage=stage.name, seed=run.seed, key=stage.key, found=found, seconds=result.seconds)
     effort = "(found in the cache)" if found else f"in {result.seconds:.0f} s"
     run.events.say(f"{label_stage(run, stage.name)}: {_describe(result)} {effort}")
-
-
-def _verify_cached(run: Run, name: str, key: str) -> bool:
-    """Return whether a stage is in the cache; one that is damaged is dropped."""
-    folder = run.cache.find(key)
-    if folder is None:
-        return False
-    try:
-        if hash_file(folder / WEIGHTS) == records.read(folder / METRICS, StageResult).files[WEIGHTS]:
-            return True
-    except CompressError:  # a file is missing or unreadable
-        pass
-    run.events.say(f"{label_stage(run, name)}: what was trained in {folder} is damaged; it is trained anew")
-    run.cache.drop(key)
-    return False
 
 
 def _may_use_teachers(method: Method) -> bool:

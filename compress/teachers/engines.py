@@ -252,7 +252,7 @@ def read_trials(path: Path, events: Events) -> tuple[EngineTrial, ...]:
     try:
         return records.read(path, EngineTrials).trials
     except CompressError as error:
-        events.say(f"{error}; the engines are tried anew")
+        events.warn(f"{error}; the engines are tried anew")
         path.unlink()
         return ()
 

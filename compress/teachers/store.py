@@ -99,7 +99,7 @@ class Store:
                 return outputs
         if path not in self._damaged:
             self._damaged.add(path)
-            self._events.say(f"teacher_outputs: {path} is damaged; it is computed anew")
+            self._events.warn(f"teacher_outputs: {path} is damaged; it is computed anew")
             self._events.emit("teacher_outputs_damaged", path=str(path))
         return None
 

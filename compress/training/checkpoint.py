@@ -6,14 +6,16 @@ that refuses is refused. A module is changed only after every tensor of the file
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import pickle
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import safetensors.torch
 import torch
@@ -22,12 +24,16 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError, Unreachable
 from compress.models import Network
-from compress.system.files import hash_file, write_whole
+from compress.system.files import hash_file, open_file, write_whole
+from compress.text import format_bytes
 from compress.training.harmless import allow_harmless_objects
 from compress.training.wrappings import COUNTER, StateDict, list_state_dicts
 
 _SHOWN = 5
 _CHANNELS = {1: "gray", 3: "rgb"}
+
+_MOST_COPIES, _LEAST_LIMIT_BYTES = 32, 1 << 30
+"""A checkpoint may hold an optimizer's state and averages of the weights, but not more than so many times the weights."""
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +84,7 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None, e
     """
     if path.is_dir():
         raise Unreachable(f"{path}: is a folder, not a file of weights; name the file in it")
+    _refuse_giant(network, path)
     found = hash_file(path)
     if sha256 is not None and found != sha256:
         raise CompressError(f"{path}: has sha256 {found}, not {sha256}; get the right file or correct the checksum")
@@ -133,33 +140,83 @@ def _choose(found: Sequence[StateDict], path: Path, *, ema: bool) -> tuple[State
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write training state (tensors, numbers, texts and their lists, tuples and dicts), whole or not at all.
+    """Write training state (tensors, numbers, texts and their lists, tuples and dicts) with its checksum, whole or not at all.
 
     Raises:
         TypeError: The state holds something that `load_state` would refuse.
         Unreachable: The file cannot be written.
     """
     _require_plain(state, "state")
-    with write_whole(path, durable=True) as temporary:
-        torch.save(state, temporary)
+    with write_whole(path, durable=True) as temporary, temporary.open("wb") as file:
+        hashing = _HashingWriter(file)
+        try:
+            torch.save(state, hashing)  # type: ignore[arg-type]  # torch calls no more of a file than this
+        except RuntimeError:  # what torch says where a write failed
+            if hashing.error is not None:
+                raise hashing.error from None
+            raise
+        file.write(_make_seal(hashing.digest.hexdigest()))
+
+
+class _HashingWriter:
+    """A file that keeps the checksum of what is written to it, and the error of the system, which torch hides."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Write some bytes.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        self.digest.update(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        """Do nothing: the file is closed, and forced onto the disk, by whoever opened it."""
+
+
+def _make_seal(sha256: str) -> bytes:
+    """Return what ends a file of training state: the checksum of all before it, of a fixed length."""
+    return f"\nsha256 {sha256}\n".encode()
+
+
+_SEAL_BYTES = len(_make_seal("0" * 64))
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
     """Return what `save_state` wrote, or `None` if there is no such file.
 
     Raises:
-        CompressError: The file is damaged.
+        CompressError: The file is damaged: it does not have the checksum at its end.
         Unreachable: The file cannot be read.
     """
     if not path.exists():
         return None
-    try:
-        state = _load_torch(path)
-    except CompressError as error:
-        raise CompressError(f"{error}; delete {path} to start this stage again") from error
+    if not _is_sealed(path):
+        raise CompressError(f"{path}: is damaged, for it does not end with its checksum")
+    state = _load_torch(path)
     if not isinstance(state, dict):
-        raise CompressError(f"{path}: holds a {type(state).__name__}, not training state; delete it to start this stage again")
+        raise CompressError(f"{path}: holds a {type(state).__name__}, not training state")
     return state
+
+
+def _is_sealed(path: Path) -> bool:
+    """Return whether a file ends with the checksum of all before."""
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        left = max(0, os.fstat(file.fileno()).st_size - _SEAL_BYTES)
+        while left and (some := file.read(min(left, 1 << 20))):
+            digest.update(some)
+            left -= len(some)
+        return file.read() == _make_seal(digest.hexdigest())
 
 
 def _unwrap(network: nn.Module) -> nn.Module:
@@ -175,8 +232,25 @@ def _insert_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
+def _refuse_giant(network: nn.Module, path: Path) -> None:
+    """Refuse a file that is far larger than a checkpoint of the network, before it is read.
+
+    Raises:
+        CompressError: It is, or it is no file.
+        Unreachable: It cannot be read.
+    """
+    own = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values() if isinstance(tensor, Tensor))
+    limit = max(_LEAST_LIMIT_BYTES, _MOST_COPIES * own)
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size > limit:
+        raise CompressError(
+            f"{path}: holds {format_bytes(size)}, and the network has {format_bytes(own)} of weights; save its state_dict alone"
+        )
+
+
 def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(9)  # the length of the header, then JSON
     return path.suffix == ".safetensors" or head[8:] == b"{"
 
@@ -218,6 +292,7 @@ def _load_torch(path: Path) -> Any:
         LookupError,
         AttributeError,
         TypeError,
+        AssertionError,
     ) as error:  # what torch raises for damage
         reason = re.split(r"\. |\n", str(error))[0] or "it is empty"
         raise CompressError(f"{path}: is no torch file of tensors ({reason}); get it again, or use safetensors") from error

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from compress.data import Batch, Batches
-from compress.errors import CompressError, Interrupted
+from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events, Task
 from compress.freezing import find_moving_tensors, freeze_all_but, train_only
 from compress.methods import Forward, Method, Signals
@@ -311,8 +311,8 @@ class _StageTraining:
         )
 
     def resume(self) -> None:
-        """Continue from the state file, if there is one."""
-        saved = checkpoint.load_state(self.path) if self.path is not None else None
+        """Continue from the state file, if there is one; a damaged one is said, and the stage starts again."""
+        saved = self._load_state()
         if saved is None:
             return
         self.epoch, self.step, self.sums = saved["epoch"], saved["step"], _Sums(**saved["sums"])
@@ -330,6 +330,19 @@ class _StageTraining:
         if not saved["paused"]:
             self.events.emit("resumed", stage=self.title, epoch=self.epoch + 1, step=self.step)
             self.events.say(f"{self.title}: continues in epoch {self.epoch + 1}, step {self.step + 1}")
+
+    def _load_state(self) -> dict[str, Any] | None:
+        if self.path is None:
+            return None
+        try:
+            return checkpoint.load_state(self.path)
+        except Unreachable:
+            raise
+        except CompressError as error:
+            self.events.warn(f"{self.title}: {error}; this stage starts again")
+            self.events.emit("state_damaged", stage=self.title, path=str(self.path))
+            self.path.unlink()
+            return None
 
 
 @dataclass

@@ -6,7 +6,9 @@ import pickle
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -285,11 +287,79 @@ def test_no_state_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80garbage", b"PK\x03\x04"])
-def test_damaged_state_says_to_delete_it(tmp_path, content):
+def test_damaged_state_is_refused(tmp_path, content):
     """State that cannot be read is not skipped in silence."""
     (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(CompressError, match="delete"):
+    with pytest.raises(CompressError, match="damaged"):
         load_state(tmp_path / "state.pt")
+
+
+def test_no_flipped_bit_of_a_state_is_used(tmp_path):
+    """Of a state in which any one bit is another, no number is ever loaded."""
+    path = tmp_path / "state.pt"
+    save_state(path, {"weights": torch.randn(100, 100, generator=torch.Generator().manual_seed(0)), "epoch": 1})
+    right, random = path.read_bytes(), np.random.default_rng(0)
+    for place, bit in zip(random.integers(len(right), size=200), random.integers(8, size=200), strict=True):
+        damaged = bytearray(right)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        with pytest.raises(CompressError, match="damaged"):
+            load_state(path)
+
+
+@pytest.mark.parametrize("left", [0, 1, 72, 73, 500])
+def test_a_state_that_was_cut_is_refused(left, tmp_path):
+    """A state that a power cut left half-written is not loaded."""
+    path = tmp_path / "state.pt"
+    save_state(path, {"epoch": 1})
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(CompressError, match="damaged"):
+        load_state(path)
+
+
+FILL = """
+import resource, signal, sys, torch
+from pathlib import Path
+from compress.errors import Unreachable
+from compress.training import checkpoint
+path, limit = Path(sys.argv[1]), int(sys.argv[2])
+checkpoint.save_state(path, {"epoch": 1})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    checkpoint.save_state(path, {"moving": {str(i): torch.zeros(20000) for i in range(50)}})
+except Unreachable as error:
+    print(error)
+assert checkpoint.load_state(path) == {"epoch": 1}
+assert [each.name for each in path.parent.iterdir()] == ["state.pt"]
+"""
+
+
+@pytest.mark.parametrize("limit", [1, 4096, 1_500_000, 4_000_000, 4_009_000])
+def test_a_disk_that_fills_while_a_state_is_saved_keeps_the_one_before(limit, tmp_path):
+    """One message, nothing half-written, and training continues from the state that was there."""
+    done = subprocess.run(
+        [sys.executable, "-c", FILL, str(tmp_path / "state.pt"), str(limit)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'state.pt'}: cannot be written (File too large); free space or choose another folder\n"
+
+
+def test_a_giant_is_refused_before_it_is_read(tmp_path):
+    """A file far larger than any checkpoint of the network is told by its size."""
+    with (tmp_path / "x.pt").open("wb") as file:
+        file.truncate(30 << 30)
+    with pytest.raises(CompressError, match=r"holds 30.0 GiB, and the network has .* of weights"):
+        load_weights(network(), tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe"])
+def test_weights_that_are_no_file_are_refused(path, tmp_path, monkeypatch):
+    """A device does not fill memory, and a pipe does not hang."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    with pytest.raises(CompressError, match="not a file"):
+        load_weights(network(), Path(path))
 
 
 def test_state_that_could_not_be_loaded_is_not_saved(tmp_path):
