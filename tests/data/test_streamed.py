@@ -114,7 +114,7 @@ def test_an_epoch_may_be_left_early(tmp_path: Path) -> None:
 
 
 def test_the_identity_changes_with_whatever_changes_a_pixel(tmp_path: Path) -> None:
-    """Teachers' answers are found by it: other images, transform or augmentation have another, other orders have not."""
+    """Teachers' outputs are found by it: other images, transform or augmentation have another, other orders have not."""
     split = stored(tmp_path, arrays())
     plain = Preprocess(height=HEIGHT, width=WIDTH, channels="rgb", mean=(0.4,) * 3, std=(0.3,) * 3)
 

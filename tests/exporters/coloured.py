@@ -115,8 +115,8 @@ def trained(task: Task, seed: int = 0, epochs: int = 12) -> nn.Module:
 
 @torch.no_grad()
 def logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    answers: NDArray[np.float32] = copy.deepcopy(network).eval()(torch.from_numpy(images)).numpy()
-    return answers
+    found: NDArray[np.float32] = copy.deepcopy(network).eval()(torch.from_numpy(images)).numpy()
+    return found
 
 
 class File(NamedTuple):
@@ -170,7 +170,7 @@ def write_bundle(folder: Path, files: Sequence[File]) -> Path:
     """Write files of one network as a bundle with a hundred samples; they claim that they passed their gate."""
     task, seed = files[0].task, files[0].seed
     known = data(task)
-    answers = logits(trained(task, seed), known.images)
+    found = logits(trained(task, seed), known.images)
     deployable = []
     for file in files:
         name = {".onnx": "onnx", ".xml": "openvino"}[file.path.suffix]
@@ -178,7 +178,7 @@ def write_bundle(folder: Path, files: Sequence[File]) -> Path:
         deployable.append(bundle.Deployable(file.path, name, exporter, PASSED))
     bundle.write_bundle(
         folder, name="coloured digits", classes=known.classes, preprocess=known.preprocess, files=deployable,
-        samples=bundle.Samples(known.held_pixels[:100], known.held_labels[:100], answers[:100]), gate=GateSection(),
+        samples=bundle.Samples(known.held_pixels[:100], known.held_labels[:100], found[:100]), gate=GateSection(),
         provenance={},
     )  # fmt: skip
     return folder

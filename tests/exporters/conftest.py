@@ -18,7 +18,7 @@ from compress import plugins
 from compress.system import quiet
 
 Images = NDArray[np.float32]
-Answers = Callable[[nn.Module, Images], Images]
+ComputeLogits = Callable[[nn.Module, Images], Images]
 CLASSES, SHAPE = 5, (3, 12, 10)
 
 
@@ -72,15 +72,15 @@ def images() -> Images:
 
 
 @pytest.fixture
-def answers() -> Answers:
+def compute_logits() -> ComputeLogits:
     """The network's own logits, in evaluation mode."""
 
-    def answer(network: nn.Module, images: Images) -> Images:
+    def compute(network: nn.Module, images: Images) -> Images:
         with torch.no_grad():
             logits: Images = copy.deepcopy(network).eval()(torch.from_numpy(images)).numpy()
         return logits
 
-    return answer
+    return compute
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def classes_first(model: ModelProto) -> None:
 
 
 def first_image_only(model: ModelProto) -> None:
-    """Answer for the first image of a call whatever the others are, as after a reshape with a fixed batch."""
+    """Give every image of a call the logits of the first, as after a reshape with a fixed batch."""
     first = helper.make_node("Slice", ["honest", "begin", "end", "axis"], ["one"])
     zero = helper.make_node("Mul", ["honest", "nothing"], ["none"])
     nothing = np.zeros(1, np.float32)

@@ -81,13 +81,15 @@ def test_options_have_defaults_and_files_have_names_of_their_own(name, precision
 
 
 @each
-def test_file_answers_like_the_network_at_any_batch_size(name, precision, network, image, images, answers, run, tmp_path):
+def test_file_gives_the_logits_of_the_network_at_any_batch_size(
+    name, precision, network, image, images, compute_logits, run, tmp_path
+):
     """On its own runtime, at batch 1, 3 and 6, the file gives the network's logits: the gate passes on defaults."""
     exporter = make(name, precision)
     path = exporter.name_file(tmp_path, "student")
     produce(exporter, network, image, path)
     assert sorted(tmp_path.iterdir()) == sorted(exporter.list_parts(path))
-    wanted = answers(network, images)
+    wanted = compute_logits(network, images)
     assert float(np.std(wanted)) > 0.5
     for count in (1, 3, 6):
         found = run(exporter.runtime, path, images[:count])
@@ -150,8 +152,8 @@ def test_class_and_score_are_those_of_the_logits(name, precision, network, image
 
 
 @pytest.mark.parametrize(("name", "precision"), [pair for pair in SCORING if pair[1] == "fp32"])
-def test_pixels_in_and_class_out(name, precision, network, image, answers, tmp_path):
-    """With both ends inside, a file takes decoded pictures and answers them as the network does normalised ones."""
+def test_pixels_in_and_class_out(name, precision, network, image, compute_logits, tmp_path):
+    """With both ends inside, a file takes decoded pictures and gives what the network gives for normalised ones."""
     make(name, precision)
     exporter = plugins.load("exporters", name)(precision=precision, preprocess="inside", postprocess="inside")
     path = exporter.name_file(tmp_path, "student")
@@ -161,7 +163,7 @@ def test_pixels_in_and_class_out(name, precision, network, image, answers, tmp_p
     pixels = np.random.default_rng(0).integers(0, 256, (6, 12, 10, 3), dtype=np.uint8)
     found = outputs(exporter, path, pixels)
     normal = ((pixels / 255 - np.array(CONTRACT.mean)) / np.array(CONTRACT.std)).transpose(0, 3, 1, 2)
-    wanted = answers(network, np.ascontiguousarray(normal, np.float32))
+    wanted = compute_logits(network, np.ascontiguousarray(normal, np.float32))
     assert np.abs(found["logits"] - wanted).max() < 1e-4 * np.abs(wanted).max()
     np.testing.assert_array_equal(found["class"], wanted.argmax(axis=1))
     with pytest.raises(CompressError, match="preprocess: inside needs"):

@@ -94,13 +94,13 @@ def test_work_for_another_backend_is_refused_by_name(tmp_path):
 
 
 @installed
-def test_files_pass_the_gate_through_the_runner(network, image, images, calibration, answers, tmp_path):
+def test_files_pass_the_gate_through_the_runner(network, image, images, calibration, compute_logits, tmp_path):
     """fp32 and int8, on the file's own runtime in a process of its own, with the threads that were asked for."""
     whole, quantized = Executorch(), Executorch(precision="int8")
     paths = [exporter.name_file(tmp_path, "s") for exporter in (whole, quantized)]
     whole.export(network, image, paths[0])
     quantized.prepare_int8(network, image, calibration).write(paths[1], Quantization())
-    wanted = answers(network, images)
+    wanted = compute_logits(network, images)
     for exporter, path in zip((whole, quantized), paths, strict=True):
         found = evaluate(Subject("s", path, "executorch"), images, batch_size=4, threads=2)
         labels = wanted.argmax(axis=1)
@@ -111,22 +111,22 @@ def test_files_pass_the_gate_through_the_runner(network, image, images, calibrat
 
 
 @installed
-def test_layers_that_are_kept_are_as_exact_as_float(network, image, images, calibration, answers, run, tmp_path):
+def test_layers_that_are_kept_are_as_exact_as_float(network, image, images, calibration, compute_logits, run, tmp_path):
     """With every layer kept, only the rounding of what lies between is left; with none, the file is further off."""
     quantizable = Executorch(precision="int8").prepare_int8(network, image, calibration)
     off = {}
     for keep in ((), LAYERS):
         path = tmp_path / f"{len(keep)}.pte"
         quantizable.write(path, Quantization(statistics="minmax", keep=keep))
-        off[keep] = float(np.abs(run("executorch", path, images) - answers(network, images)).mean())
+        off[keep] = float(np.abs(run("executorch", path, images) - compute_logits(network, images)).mean())
     assert off[LAYERS] < off[()]
 
 
 @installed
-def test_what_is_simulated_is_what_the_file_says(network, image, images, calibration, answers, run, tmp_path):
-    """One layer in int8 moves the answers alike in torch and in the file, so the order of layers is the same."""
+def test_what_is_simulated_is_what_the_file_says(network, image, images, calibration, compute_logits, run, tmp_path):
+    """One layer in int8 moves the logits alike in torch and in the file, so the order of layers is the same."""
     quantizable = Executorch(precision="int8").prepare_int8(network, image, calibration)
-    exact = answers(network, images)
+    exact = compute_logits(network, images)
     for layer in ("stem", "classifier"):
         alone = Quantization(keep=tuple(name for name in LAYERS if name != layer))
         quantizable.write(tmp_path / f"{layer}.pte", alone)
@@ -136,12 +136,12 @@ def test_what_is_simulated_is_what_the_file_says(network, image, images, calibra
 
 
 @installed
-def test_batches_up_to_the_bound_run_and_larger_ones_are_refused(network, image, answers, tmp_path):
+def test_batches_up_to_the_bound_run_and_larger_ones_are_refused(network, image, compute_logits, tmp_path):
     """Left alone, torch would bound a network of 12 x 10 pixels by 15 images without a word."""
     path = tmp_path / "s.pte"
     Executorch().export(network, image, path)
     images = torch.randn(LARGEST_BATCH + 1, 3, 12, 10).numpy()
     found = evaluate(Subject("s", path, "executorch"), images, batch_size=LARGEST_BATCH)
-    assert abs(found.logits - answers(network, images)).max() < 1e-4
+    assert abs(found.logits - compute_logits(network, images)).max() < 1e-4
     with pytest.raises(CompressError, match=f"s: is made for batches of {LARGEST_BATCH}, not {LARGEST_BATCH + 1}"):
         evaluate(Subject("s", path, "executorch"), images, batch_size=LARGEST_BATCH + 1)

@@ -74,13 +74,13 @@ def test_a_file_that_takes_something_else_is_refused():
 
 
 @installed
-def test_files_pass_the_gate_through_the_runner(network, image, images, calibration, answers, tmp_path):
+def test_files_pass_the_gate_through_the_runner(network, image, images, calibration, compute_logits, tmp_path):
     """fp32 and int8, on the file's own runtime in a process of its own, with the threads that were asked for."""
     whole, quantized = Litert(), Litert(precision="int8")
     paths = [exporter.name_file(tmp_path, "s") for exporter in (whole, quantized)]
     whole.export(network, image, paths[0])
     quantized.prepare_int8(network, image, calibration).write(paths[1], Quantization())
-    wanted = answers(network, images)
+    wanted = compute_logits(network, images)
     for exporter, path in zip((whole, quantized), paths, strict=True):
         found = evaluate(Subject("s", path, "litert", batch_size=1), images, threads=2)
         labels = wanted.argmax(axis=1)

@@ -19,12 +19,12 @@ from exporters.onnx import Onnx
 def test_graph_is_clean_and_named(network, image):
     """Input, output and batch axis have their names, all weights are inside, and no metadata is left."""
     model = Onnx().convert(network, image)
-    (entry,), (answer,) = model.graph.input, model.graph.output
-    dims = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in (entry, answer)]
-    assert [entry.name, answer.name] == ["images", "logits"]
+    (entry,), (result,) = model.graph.input, model.graph.output
+    dims = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in (entry, result)]
+    assert [entry.name, result.name] == ["images", "logits"]
     assert dims == [["batch", 3, 12, 10], ["batch", 5]]
     assert not model.graph.value_info
-    assert not [item for item in (*model.graph.node, *model.graph.initializer, entry, answer, model) if item.metadata_props]
+    assert not [item for item in (*model.graph.node, *model.graph.initializer, entry, result, model) if item.metadata_props]
     assert not [tensor.name for tensor in model.graph.initializer if tensor.external_data]
     assert [(item.domain, item.version) for item in model.opset_import] == [("", 20)]
     assert model.producer_name == "edge-compress"
@@ -94,14 +94,14 @@ def test_memory_format_and_dtype_do_not_matter(network, image):
 
 
 @pytest.mark.parametrize("opset", [18, 24])
-def test_opset_is_what_was_asked_for_and_runs(opset, network, image, images, answers, run, tmp_path):
+def test_opset_is_what_was_asked_for_and_runs(opset, network, image, images, compute_logits, run, tmp_path):
     """The oldest and the newest operator set are written as such, and onnxruntime runs both."""
     exporter = Onnx(opset=opset)
     path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
     assert path.name == f"student-fp32-opset{opset}.onnx"
     assert onnx.load(path).opset_import[0].version == opset
-    assert abs(run("onnxruntime", path, images) - answers(network, images)).max() < 1e-4
+    assert abs(run("onnxruntime", path, images) - compute_logits(network, images)).max() < 1e-4
 
 
 @pytest.mark.parametrize("opset", [11, 17, 25])
@@ -111,14 +111,14 @@ def test_opset_that_torch_would_replace_is_refused(opset):
         Onnx(opset=opset)
 
 
-def test_fixed_batch_is_fixed(network, image, images, answers, run, tmp_path):
+def test_fixed_batch_is_fixed(network, image, images, compute_logits, run, tmp_path):
     """With a fixed batch, the file takes exactly that many images, and says so in its name."""
     exporter = Onnx(batch=3)
     path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
     assert path.name == "student-fp32-batch3.onnx"
     assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
-    assert abs(run("onnxruntime", path, images[:3]) - answers(network, images[:3])).max() < 1e-4
+    assert abs(run("onnxruntime", path, images[:3]) - compute_logits(network, images[:3])).max() < 1e-4
 
 
 def test_operator_without_translation_is_named(image):

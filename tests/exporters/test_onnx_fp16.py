@@ -1,4 +1,4 @@
-"""ONNX in fp16: what is stored, what the runtime answers, and what does not fit."""
+"""ONNX in fp16: what is stored, what the runtime computes, and what does not fit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from exporters._onnx.fp16 import convert_to_fp16
 from exporters.onnx import Onnx
 
 
-def test_weights_are_halves_and_the_outside_is_float(network, image, images, answers, run, tmp_path):
+def test_weights_are_halves_and_the_outside_is_float(network, image, images, compute_logits, run, tmp_path):
     """Every weight is float16, the file is half as large, input and output stay float32, and the logits are near."""
     exporter = Onnx(precision="fp16")
     path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
-    model, wanted = onnx.load(path), answers(network, images)
+    model, wanted = onnx.load(path), compute_logits(network, images)
     assert path.name == "student-fp16.onnx"
     assert {tensor.data_type for tensor in model.graph.initializer if tensor.data_type != TensorProto.INT64} == {
         TensorProto.FLOAT16
@@ -48,7 +48,7 @@ def test_weight_beyond_fp16_is_refused(network, image, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # what the test is about, in onnx's evaluator
 def test_arithmetic_is_half():
-    """Weights that fit can give sums that do not: where float16 is really computed in, the file answers infinity.
+    """Weights that fit can give sums that do not: where float16 is really computed in, the file gives infinity.
 
     Not so in onnxruntime on x86, which computes in float32; so this asks the reference evaluator of onnx.
     """
@@ -57,8 +57,8 @@ def test_arithmetic_is_half():
         helper.make_node("MatMul", ["images", "30000"], ["sum"], "first"),
         helper.make_node("MatMul", ["sum", "0.0001"], ["logits"], "second"),
     ]
-    entry, answer = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("images", "logits"))
-    graph = helper.make_graph(nodes, "graph", [entry], [answer], constants)
+    entry, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("images", "logits"))
+    graph = helper.make_graph(nodes, "graph", [entry], [result], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     (exact,) = ReferenceEvaluator(model).run(None, {"images": np.ones((1, 4), np.float32)})
     (half,) = ReferenceEvaluator(convert_to_fp16(model, "a test")).run(None, {"images": np.ones((1, 4), np.float32)})
@@ -77,8 +77,8 @@ def attention_like():
         helper.make_node("MatMul", ["again", "two"], ["other"], "other"),
         helper.make_node("Add", ["again", "other"], ["logits"], "sum"),
     ]
-    entry, answer = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3, 4]) for name in ("images", "logits"))
-    graph = helper.make_graph(nodes, "graph", [entry], [answer], constants)
+    entry, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3, 4]) for name in ("images", "logits"))
+    graph = helper.make_graph(nodes, "graph", [entry], [result], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 

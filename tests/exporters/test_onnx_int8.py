@@ -201,8 +201,8 @@ def test_logits_of_a_pool_are_not_rounded_either():
         onnx.helper.make_node("Flatten", ["pooled"], ["logits"], "flatten"),
     ]
     entry = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["batch", 3, 6, 6])
-    answer = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 5])
-    graph = onnx.helper.make_graph(nodes, "graph", [entry], [answer], [weight])
+    result = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 5])
+    graph = onnx.helper.make_graph(nodes, "graph", [entry], [result], [weight])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     wanted = exactly(model, IMAGES)
     made = QuantizableOnnx(model, IMAGES, where="a test", save=lambda *_: None).quantize(Quantization())
@@ -357,14 +357,14 @@ def test_transformers_keep_attention_and_normalisation_float(digits):
 
 
 @pytest.mark.parametrize(("opset", "batch"), [(18, "dynamic"), (24, 3)])
-def test_opset_and_batch_are_what_was_asked_for(opset, batch, network, image, images, answers, tmp_path):
+def test_opset_and_batch_are_what_was_asked_for(opset, batch, network, image, images, compute_logits, tmp_path):
     """The oldest and the newest operator set, and a fixed batch, for which seven images are filled up to nine."""
     exporter = Onnx(precision="int8", opset=opset, batch=batch)
     path = exporter.name_file(tmp_path, "student")
     exporter.prepare_int8(network, image, np.concatenate([images, images[:1]])).write(path, Quantization())
     model = onnx.load(path)
     assert model.opset_import[0].version == opset
-    assert relative(exactly(model, images[:3]), answers(network, images[:3])) < 0.1
+    assert relative(exactly(model, images[:3]), compute_logits(network, images[:3])) < 0.1
 
 
 def test_function_for_any_module_takes_calibration_images(resnet, digits, quantizable, tmp_path):

@@ -69,10 +69,10 @@ def test_front_part_is_the_contract(contract):
     channels = contract.depth
     values = np.resize(np.arange(256, dtype=np.uint8), (8, contract.height, contract.width, channels))
     shape = ["batch", channels, contract.height, contract.width]
-    entry, answer = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("images", "logits"))
+    entry, result = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("images", "logits"))
     node = onnx.helper.make_node("Neg", ["images"], ["logits"], "network")
     model = onnx.helper.make_model(
-        onnx.helper.make_graph([node], "graph", [entry], [answer]),
+        onnx.helper.make_graph([node], "graph", [entry], [result]),
         opset_imports=[onnx.helper.make_opsetid("", 20)],
         ir_version=10,
     )

@@ -78,15 +78,15 @@ def test_unknown_precision_is_refused():
         Openvino(precision="bf16")
 
 
-def test_fixed_batch_is_in_the_name_and_in_the_file(network, image, images, answers, run, tmp_path):
-    """The file takes exactly that many images and answers like the network."""
+def test_fixed_batch_is_in_the_name_and_in_the_file(network, image, images, compute_logits, run, tmp_path):
+    """The file takes exactly that many images and gives the network's logits."""
     exporter = Openvino(precision="fp32", batch=3)
     path = exporter.name_file(tmp_path, "student")
     exporter.export(network, image, path)
     assert path.name == "student-fp32-batch3.xml"
     model = quiet.import_openvino().Core().read_model(path)
     assert [str(value.partial_shape) for value in (*model.inputs, *model.outputs)] == ["[3,3,12,10]", "[3,5]"]
-    wanted = answers(network, images[:3])
+    wanted = compute_logits(network, images[:3])
     assert np.abs(run("openvino", path, images[:3]) - wanted).max() < 1e-4
 
 

@@ -56,7 +56,7 @@ def files(calibrated, tmp_path_factory):
     return file
 
 
-def answer(path, images):
+def run_file(path, images):
     settings = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
     compiled = quiet.import_openvino().Core().compile_model(path, "CPU", settings)
     return np.array(compiled({"images": images})["logits"])
@@ -81,10 +81,10 @@ def stored(path):
 @pytest.mark.parametrize("statistics", Openvino.statistics)
 def test_int8_stays_near_the_network_with_all_statistics(statistics, files, network):
     """Logits move by some tenth of their spread, and do move, for something was rounded; the best bet beats the default."""
-    moved = distance(answer(files(statistics=statistics), IMAGES), logits(network))
+    moved = distance(run_file(files(statistics=statistics), IMAGES), logits(network))
     assert 1e-3 < moved < 0.15  # of 0.02 to 0.12, with and without saturation
     if statistics == "minmax_bias_correction":
-        by_default = distance(answer(files(), IMAGES), logits(network))
+        by_default = distance(run_file(files(), IMAGES), logits(network))
         assert moved < 0.75 * by_default  # 0.12 to 0.53 of it, over seeds and numbers of threads
 
 
@@ -119,8 +119,8 @@ def test_first_statistics_are_the_default():
 def test_each_image_has_the_same_logits_alone_and_in_a_batch(files):
     """Batch 1 and batch N agree."""
     path = files()
-    together = answer(path, IMAGES[:8])
-    alone = np.concatenate([answer(path, image[None]) for image in IMAGES[:8]])
+    together = run_file(path, IMAGES[:8])
+    alone = np.concatenate([run_file(path, image[None]) for image in IMAGES[:8]])
     assert np.abs(together - alone).max() < 1e-5 * np.abs(together).max()
 
 
@@ -153,7 +153,7 @@ def test_saturation_fix_halves_the_range_of_every_layer(files):
 def test_all_kept_is_the_network_itself(files, network):
     """Nothing is rounded any more, additions and pools included."""
     path = files(keep=LAYERS)
-    assert distance(answer(path, IMAGES), logits(network)) < 1e-5
+    assert distance(run_file(path, IMAGES), logits(network)) < 1e-5
     types = {node.get_type_name() for node in quiet.import_openvino().Core().read_model(path).get_ops()}
     assert "FakeQuantize" not in types
 
@@ -169,8 +169,8 @@ def test_kept_layers_stay_in_floating_point_and_no_others(files, calibrated):
 def test_one_layer_alone_does_less_harm_than_all(files, network):
     """What the sensitivity scan measures: all layers but one in floating point."""
     alone = files(keep=LAYERS[1:])
-    harm = distance(answer(alone, IMAGES), logits(network))
-    assert 1e-5 < harm < distance(answer(files(), IMAGES), logits(network))
+    harm = distance(run_file(alone, IMAGES), logits(network))
+    assert 1e-5 < harm < distance(run_file(files(), IMAGES), logits(network))
 
 
 def test_file_does_not_depend_on_what_was_written_before(files, calibrated, tmp_path):
@@ -245,9 +245,9 @@ def test_fixed_batch_of_pixels_has_the_ranges_of_the_plain_file(files, network, 
     assert path.name == "student-int8-batch4-pixels.xml"
     model = quiet.import_openvino().Core().read_model(path)
     assert [str(value.partial_shape) for value in (*model.inputs, *model.outputs)] == ["[4,16,16,1]", "[4,10]"]
-    found = np.concatenate([answer(path, PIXELS[start : start + 4]) for start in (0, 4, 8)])
+    found = np.concatenate([run_file(path, PIXELS[start : start + 4]) for start in (0, 4, 8)])
     # a value between two steps of the first int8 range may round the other way
-    assert np.abs(found - answer(files(), IMAGES[:12])).max() < 5e-3 * np.abs(found).max()
+    assert np.abs(found - run_file(files(), IMAGES[:12])).max() < 5e-3 * np.abs(found).max()
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,11 @@ def test_importing_the_package_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_any_module_is_exported_to_the_path_that_was_named(network, image, images, answers, run, tmp_path):
+def test_any_module_is_exported_to_the_path_that_was_named(network, image, images, compute_logits, run, tmp_path):
     """One call with the user's own module and file name; options are those of a recipe."""
     path = exporters.export(network, image, tmp_path / "mine.onnx", format="onnx", options={"opset": 18})
     assert path == tmp_path / "mine.onnx"
-    assert abs(run("onnxruntime", path, images) - answers(network, images)).max() < 1e-4
+    assert abs(run("onnxruntime", path, images) - compute_logits(network, images)).max() < 1e-4
 
 
 @pytest.mark.parametrize(

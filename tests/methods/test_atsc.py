@@ -296,9 +296,9 @@ def test_the_selected_epoch_keeps_its_own_choice() -> None:
     """After training, the chosen path is the one whose validation accuracy is reported for the selected epoch."""
     method = fresh(2, keep="best")
     fit = loop.fit(method, data(), held_out(), settings=TrainSection(epochs=3, batch_size=16, ema_decay=0.5))
-    answers = evaluate.compute_logits(method.deployable(), held_out())
+    logits = evaluate.compute_logits(method.deployable(), held_out())
     assert set(fit.validation) == {"student"}
-    assert evaluate.measure_accuracy(answers, evaluate.collect_labels(held_out())) == fit.validation["student"]
+    assert evaluate.measure_accuracy(logits, evaluate.collect_labels(held_out())) == fit.validation["student"]
     assert fit.validation["student"].top1_percent == max(epoch.validation_top1_percent or 0 for epoch in fit.epochs)
 
 

@@ -224,7 +224,7 @@ def test_paraphrasers_learn_to_reconstruct_and_are_then_frozen() -> None:
 
 
 def test_the_student_is_translated_to_the_factors() -> None:
-    """The translators' width is the rate times the teacher's; the target is the encoder's answer, stored in the map's place."""
+    """The translators' width is the rate times the teacher's; the target is the encoder's output, stored instead of the map."""
     method = Feed(setting(), paraphrase=0.5, beta=10.0).eval()
     freezing.freeze_all_but(method, ())
     step = method.step(batch())
@@ -240,7 +240,7 @@ def test_the_student_is_translated_to_the_factors() -> None:
 
 
 def test_a_paraphraser_is_judged_by_the_teacher_that_reads_its_reconstruction() -> None:
-    """The epoch is selected by the teacher's answers to its reconstructed map; a perfect reconstruction changes none."""
+    """The epoch is selected by the teacher's logits for its reconstructed map; a perfect reconstruction changes none."""
     method = Feed(setting(), paraphrase=0.5).eval()
     stage = method.paraphrasers_stage
     step = stage.step(batch())

@@ -152,9 +152,9 @@ def test_the_exported_graph_is_backbone_pool_projector_and_classifier() -> None:
     assert found.count("AveragePool") == 1
     images = torch.randn(3, 1, 8, 8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    answers = session.run(["logits"], {"images": images.numpy()})[0]
+    logits = session.run(["logits"], {"images": images.numpy()})[0]
     with torch.no_grad():
-        np.testing.assert_allclose(answers, method.deployable()(images).numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(logits, method.deployable()(images).numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_parameters_and_work_of_the_students_head_are_not_counted() -> None:
@@ -189,7 +189,7 @@ def test_the_last_relu_follows_the_sign_of_the_teachers_map() -> None:
     assert not ends_in_relu(signed=False, final_relu="off")
 
 
-def test_several_teachers_have_a_path_each_and_answer_with_their_mean() -> None:
+def test_several_teachers_have_a_path_each_and_give_their_mean() -> None:
     """With two teachers of different width and size the loss and the logits are the means over both."""
     method = evaluated(Simkd(between(small(3), small(6, 2), small(8))))
     data = batch(5)

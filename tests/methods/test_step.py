@@ -1,4 +1,4 @@
-"""A step: which answers of teachers it lists, takes from targets, and computes."""
+"""A step: which outputs of teachers it lists, takes from targets, and computes."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def test_only_what_is_asked_is_listed_in_order_and_once() -> None:
 
 
 def test_a_module_that_is_trained_gets_the_map_and_the_map_is_listed() -> None:
-    """The answer of a head that still moves is never kept; what it reads is."""
+    """The output of a head that still moves is never kept; what it reads is."""
     probe = head()
     step = Step(batch(), tiny(2), [teacher()], phase="heads")
-    answer = step.apply_to_teacher(probe, 0, -2)
+    output = step.apply_to_teacher(probe, 0, -2)
     assert list(step.signals_read) == [Signal(0, 0)]
-    assert answer.requires_grad
+    assert output.requires_grad
 
 
-def test_all_answers_come_from_one_pass_of_each_network() -> None:
+def test_all_outputs_come_from_one_pass_of_each_network() -> None:
     """Logits, maps and heads of one teacher cost one forward pass, and a teacher that is not asked none."""
     asked, silent, probe = teacher(), teacher(), frozen(head())
     step = Step(batch(), tiny(2), [asked, silent], phase="student")
@@ -77,15 +77,15 @@ def test_all_answers_come_from_one_pass_of_each_network() -> None:
     assert calls == [1, 0, 1]
 
 
-def test_the_teacher_does_not_run_when_its_answers_are_known() -> None:
+def test_the_teacher_does_not_run_when_its_outputs_are_known() -> None:
     """Given targets, neither the teacher nor its frozen head runs, and the step gives exactly the targets."""
     network, probe, data = teacher(), frozen(head()), batch()
     targets = {Signal(0): torch.randn(16, 4), Signal(0, 1): torch.randn(16, 16, 4, 4), Signal(0, 0, probe): torch.randn(16, 4)}
     step = Step(data, tiny(2), [network], phase="student", signals=targets)
     with quantify(network, probe) as calls:
-        answers = step.teacher().logits, step.teacher().features[-1], step.apply_to_teacher(probe, 0, -2)
+        outputs = step.teacher().logits, step.teacher().features[-1], step.apply_to_teacher(probe, 0, -2)
     assert calls == [0, 0]
-    assert all(torch.equal(answer, target) for answer, target in zip(answers, targets.values(), strict=True))
+    assert all(torch.equal(output, target) for output, target in zip(outputs, targets.values(), strict=True))
 
 
 def test_what_is_missing_from_the_targets_is_computed() -> None:
@@ -126,7 +126,7 @@ def test_a_module_over_a_moving_teacher_gives_gradient_to_the_teacher() -> None:
     assert all(parameter.grad is None for parameter in probe.parameters())
 
 
-def test_frozen_teachers_give_answers_without_gradient() -> None:
+def test_frozen_teachers_give_outputs_without_gradient() -> None:
     """No loss can reach a frozen teacher or a frozen head on it."""
     network, probe = teacher(), frozen(head())
     step = Step(batch(), tiny(2), [network], phase="student")
@@ -135,8 +135,8 @@ def test_frozen_teachers_give_answers_without_gradient() -> None:
     )
 
 
-def test_indices_count_from_either_end_and_mean_one_answer() -> None:
-    """`features[-1]`, the last tap and a slice are the same answers, listed once; so are teachers from the end."""
+def test_indices_count_from_either_end_and_mean_one_output() -> None:
+    """`features[-1]`, the last tap and a slice are the same outputs, listed once; so are teachers from the end."""
     step = Step(batch(), tiny(2), [teacher(), teacher(4)], phase="student")
     features = step.teacher(-1).features
     assert len(features) == 2
@@ -173,8 +173,8 @@ def test_the_reduced_precision_of_the_step_holds_for_everything_in_it() -> None:
     """Student, teacher, frozen heads and trained modules all run in the step's precision."""
     probe, trained = frozen(head()), nn.Conv2d(8, 3, 1)
     step = Step(batch(), tiny(2), [teacher()], phase="student", autocast=torch.bfloat16)
-    answers = (
+    outputs = (
         step.student.logits, step.teacher().logits, step.apply_to_teacher(probe, 0, 0), step.apply_to_teacher(trained, 0, 0),
         step.apply(trained, torch.randn(2, 8, 4, 4)),
     )  # fmt: skip
-    assert {answer.dtype for answer in answers} == {torch.bfloat16}
+    assert {output.dtype for output in outputs} == {torch.bfloat16}

@@ -156,7 +156,7 @@ def logits(classes: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def test_an_adapted_network_is_held_to_the_accuracy_of_the_one_before(seed: int) -> None:
-    """Adaptation that costs five points fails, although the file answers just like the adapted network."""
+    """Adaptation that costs five points fails, although the file gives just the logits of the adapted network."""
     labels = np.arange(200) % 5
     worse = labels.copy()
     worse[:10] = (worse[:10] + 1) % 5
@@ -170,7 +170,7 @@ def test_an_adapted_network_is_held_to_the_accuracy_of_the_one_before(seed: int)
     assert "5.00 points below the student before it was adapted to int8" in held.reason
 
 
-def test_an_adapted_network_may_answer_otherwise_than_the_one_before(seed: int) -> None:
+def test_an_adapted_network_may_differ_from_the_one_before(seed: int) -> None:
     """Agreement is asked with the network that the file was made of; where the file is not that, it fails."""
     labels = np.arange(200) % 5
     before, after = labels.copy(), labels.copy()

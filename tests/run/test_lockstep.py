@@ -58,7 +58,7 @@ def students(where: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str) -> Path:
-    """A run in which all answers are kept and each student trains to its end."""
+    """A run in which all outputs are kept and each student trains to its end."""
     where = tmp_path_factory.mktemp("alone")
     torch.set_num_threads(1)  # as in every test: the last bits depend on it
     run(where, tiny_recipe)
@@ -87,7 +87,7 @@ def folders(where: Path) -> list[Path]:
     return [where / "tiny", *(where / "tiny" / "seeds" / str(seed) for seed in SEEDS[1:])]
 
 
-def answers(where: Path) -> list[Path]:
+def outputs(where: Path) -> list[Path]:
     """Return the files of outputs that students in lockstep have on disk."""
     return list((where / ".cache" / "teacher_outputs" / lockstep.FOLDER_OF_VIEWS).rglob("*.npy"))
 
@@ -107,9 +107,9 @@ def test_students_in_turns_are_those_that_trained_alone(alone: Path, tmp_path: P
     run(tmp_path, tiny_recipe, FEW, events=heard)
     assert students(tmp_path) == students(alone)
     assert sweeps(tmp_path) == [EPOCHS, 0, 0]
-    assert not answers(tmp_path)
+    assert not outputs(tmp_path)
     said = heard.text.getvalue()
-    assert said.count("3 students are trained in lockstep, one epoch each") == 1  # not the baseline, whose answers fit
+    assert said.count("3 students are trained in lockstep, one epoch each") == 1  # not the baseline, whose outputs fit
     assert said.count("student: trains") == said.count("student, seed 4: trains") == 1
     assert "continues in epoch" not in said
     assert "not kept" not in said
@@ -139,18 +139,18 @@ def test_a_run_that_is_stopped_in_any_turn_continues(
     for folder in folders(tmp_path):
         assert [epoch.epoch for epoch in read(folder / "student" / "metrics.json", StageResult).epochs] == [1, 2, 3, 4]
     assert sum(sweeps(tmp_path)) == EPOCHS
-    assert not answers(tmp_path)
+    assert not outputs(tmp_path)
 
 
 def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
-    """However many epochs there are, the answers take no more than those to one view."""
+    """However many epochs there are, the outputs take no more than those for one view."""
     seen: list[int] = []
 
     class Watching(Events):
         def emit(self, event: str, **fields: object) -> None:
             super().emit(event, **fields)
             if event == "epoch" and str(fields["stage"]).startswith("student"):
-                seen.append(len(answers(tmp_path)))
+                seen.append(len(outputs(tmp_path)))
 
     run(tmp_path, tiny_recipe, FEW, "baselines=[]", events=Watching())
     assert len(seen) == EPOCHS * len(SEEDS)
@@ -167,7 +167,7 @@ def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
     ],
 )
 def test_nobody_takes_turns_for_nothing(overrides: tuple[str, ...], tmp_path: Path, tiny_recipe: str) -> None:
-    """Each student trains to its end, and what an interrupted run left of its turns is gone."""
+    """Each student trains to its end, and what an interrupted run left of its lockstep is gone."""
     left = tmp_path / ".cache" / "teacher_outputs" / lockstep.FOLDER_OF_VIEWS / "tiny" / "view"
     left.mkdir(parents=True)
     heard = Listening()
@@ -177,7 +177,7 @@ def test_nobody_takes_turns_for_nothing(overrides: tuple[str, ...], tmp_path: Pa
 
 
 def test_quick_teachers_are_asked_again(tmp_path: Path, tiny_recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a sweep takes less than beginning a turn, every student asks for itself."""
+    """Where computing the outputs takes less than changing students, every student computes its own."""
     monkeypatch.undo()
     heard = Listening()
     run(tmp_path, tiny_recipe, FEW, "baselines=[]", events=heard)

@@ -250,7 +250,7 @@ def test_an_interruption_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], tuple[Run, Trained, list[Trained]]]:
-    """A student that was trained with the answers of its teacher kept."""
+    """A student that was trained with its teacher's outputs kept."""
     work, teachers = begin(tmp_path_factory.mktemp("runs"), "teacher_outputs.store=on")
     trained = train_student(work, "student", work.recipe.method, teachers)
     return lambda: (work, trained, teachers)
@@ -259,7 +259,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], tuple[Run, T
 Ready = Callable[[], tuple[Run, Trained, list[Trained]]]
 
 
-def test_the_teachers_answers_are_found_and_not_asked_for_again(ready: Ready) -> None:
+def test_the_teachers_outputs_are_found_and_not_asked_for_again(ready: Ready) -> None:
     """The store that the student was trained with serves this stage too."""
     work, trained, teachers = ready()
     adapted = qad.distil_quantized(work, trained, work.recipe.method, teachers, calibration=some(work))

@@ -1,4 +1,4 @@
-"""A small training set, the teachers of a method that answer for it, and events whose text can be read."""
+"""A small training set, the outputs of a method's teachers for it, and events whose text can be read."""
 
 from __future__ import annotations
 

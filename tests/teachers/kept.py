@@ -1,4 +1,4 @@
-"""Two answers of a teacher and the store that keeps them, for tests and for the processes that they start."""
+"""Two outputs of a teacher and the store that keeps them, for tests and for the processes that they start."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ LOGITS = StoredSignal("teacher logits", "a" * 64, (ROWS, 5))
 MAP = StoredSignal("teacher layer1", "b" * 64, (ROWS, 3, 4, 4))
 
 
-def answers(answer: StoredSignal, view: int = 0) -> Tensor:
+def outputs(output: StoredSignal, view: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(view)
-    return torch.randn(answer.shape, generator=generator)
+    return torch.randn(output.shape, generator=generator)

@@ -40,7 +40,7 @@ def have_one_view(place: str, name: str) -> None:
         time.sleep(0.002)
     kept.prepare_epoch(0)
     found = [kept.get_signals(batch)[Signal(0)] for batch in data().read_view(0)]
-    report = {"made": kept.summarize().views_computed, "answers": torch.cat(found).tolist()}
+    report = {"made": kept.summarize().views_computed, "outputs": torch.cat(found).tolist()}
     (folder / f"{name}.json").write_text(json.dumps(report))
 
 

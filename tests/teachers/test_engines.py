@@ -1,4 +1,4 @@
-"""Engines: each gives the answers of eager float32, changes nothing, and the fastest that is close enough is chosen."""
+"""Engines: each gives the outputs of eager float32, changes nothing, and the fastest that is close enough is chosen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOLERANCES = {
 """Float32 in another order of sums, a runtime's own fused kernels, eight bits of mantissa, and eight bits in all."""
 
 
-def answering() -> JointTeachers:
+def joint_teachers() -> JointTeachers:
     """Return two teachers with logits, a map, and a head; in training mode, so that whoever forgets the mode is found out."""
     teachers, head = [tiny(8), tiny(4)], nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(8 * 64, 4))
     signals = [Signal(0), Signal(1, 1), Signal(0, 0, head), Signal(1)]
@@ -40,15 +40,15 @@ def answering() -> JointTeachers:
 
 
 def exact(module: JointTeachers, images: Tensor) -> list[Tensor]:
-    """Return the answers one by one, without `JointTeachers`."""
-    answers = []
+    """Return the outputs one by one, without `JointTeachers`."""
+    outputs = []
     module.eval()
     with torch.no_grad():
         for signal, part in zip(module.signals, module.modules_of, strict=True):
-            outputs = network(module, module.places.index(signal.teacher)).outputs(images)
-            answers.append(part(outputs.logits if signal.tap is None else outputs.features[signal.tap]))
+            given = network(module, module.places.index(signal.teacher)).outputs(images)
+            outputs.append(part(given.logits if signal.tap is None else given.features[signal.tap]))
     module.train()
-    return answers
+    return outputs
 
 
 def network(module: JointTeachers, place: int) -> Network:
@@ -58,7 +58,7 @@ def network(module: JointTeachers, place: int) -> Network:
 
 
 def here() -> list[str]:
-    return list(engines.list_engines(answering(), IMAGES, None))
+    return list(engines.list_engines(joint_teachers(), IMAGES, None))
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
@@ -67,11 +67,11 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", here())
-def test_every_engine_of_this_machine_gives_the_answers_of_eager_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_engine_of_this_machine_gives_the_outputs_of_eager_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits, maps and heads of several teachers, for full and smaller batches; the teachers end as they were."""
     if name == "compile":  # traced as ever, but not translated to C++, which takes a minute
         monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    module = answering()
+    module = joint_teachers()
     before = {key: (value.clone(), value.stride()) for key, value in module.state_dict().items()}
     engine = engines.build_engine(name, module, IMAGES, None)
     for images in (IMAGES, IMAGES[:5], IMAGES[3:4], IMAGES.contiguous(memory_format=torch.channels_last)):
@@ -81,9 +81,9 @@ def test_every_engine_of_this_machine_gives_the_answers_of_eager_float32(name: s
             assert not ours.is_inference()  # a loss may keep it for its gradient
             assert distance(ours, theirs) <= TOLERANCES[name]
     first = engine(IMAGES)
-    kept = [answer.clone() for answer in first]
+    kept = [output.clone() for output in first]
     engine(-IMAGES)
-    assert all(torch.equal(one, other) for one, other in zip(first, kept, strict=True))  # an answer is the caller's own
+    assert all(torch.equal(one, other) for one, other in zip(first, kept, strict=True))  # an output is the caller's own
     assert all(part.training for part in module.modules())
     for key, value in module.state_dict().items():
         assert torch.equal(value, before[key][0]), key
@@ -92,8 +92,8 @@ def test_every_engine_of_this_machine_gives_the_answers_of_eager_float32(name: s
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_eager_is_what_a_step_computes(autocast: torch.dtype | None) -> None:
-    """Eager answers are those of the training itself, to the last bit, in its own precision."""
-    module = answering()
+    """Eager outputs are those of the training itself, to the last bit, in its own precision."""
+    module = joint_teachers()
     with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
         theirs = exact(module, IMAGES)
     ours = engines.build_eager(module, autocast)(IMAGES)
@@ -103,21 +103,21 @@ def test_eager_is_what_a_step_computes(autocast: torch.dtype | None) -> None:
 
 
 def test_an_engine_in_int8_rounds_and_is_never_tried_unasked() -> None:
-    """Its answers differ from those of float32 as eight bits do, and a trial, which it would prolong, leaves it out."""
-    module = answering()
+    """Its outputs differ from those of float32 as eight bits do, and a trial, which it would prolong, leaves it out."""
+    module = joint_teachers()
     engine = engines.build_engine("openvino_int8", module, IMAGES, None)
     assert all(distance(ours, theirs) > 1e-3 for ours, theirs in zip(engine(IMAGES), exact(module, IMAGES), strict=True))
     assert "openvino_int8" not in {trial.engine for trial in engines.try_engines(module, [IMAGES], None, tolerance=1.0)}
 
 
 def test_only_teachers_that_are_asked_run_each_once() -> None:
-    """One pass answers all signals of a teacher; a teacher that nobody asks is not run."""
+    """One pass gives all signals of a teacher; a teacher of which nothing is needed is not run."""
     teachers, calls = [tiny(4), tiny(4), tiny(4)], [0, 0, 0]
     for place, teacher in enumerate(teachers):
         teacher.register_forward_hook(lambda *_, place=place: calls.__setitem__(place, calls[place] + 1))
-    answers = engines.build_eager(JointTeachers(teachers, [Signal(2), Signal(0), Signal(2, 0), Signal(2, 1)]))(IMAGES)
+    outputs = engines.build_eager(JointTeachers(teachers, [Signal(2), Signal(0), Signal(2, 0), Signal(2, 1)]))(IMAGES)
     assert calls == [1, 0, 1]
-    assert [answer.shape[1:] for answer in answers] == [(4,), (4,), (4, 8, 8), (8, 4, 4)]
+    assert [output.shape[1:] for output in outputs] == [(4,), (4,), (4, 8, 8), (8, 4, 4)]
 
 
 def test_a_module_that_counts_as_empty_is_applied() -> None:
@@ -137,7 +137,7 @@ def test_an_engine_that_is_not_here_is_refused_with_those_that_are() -> None:
     with pytest.raises(
         CompressError, match=r"teacher_outputs.engine: 'fp16' does not run on this machine; it has: eager, channels_last"
     ):
-        engines.build_engine("fp16", answering(), IMAGES, None)
+        engines.build_engine("fp16", joint_teachers(), IMAGES, None)
 
 
 Candidates = Mapping[str, Callable[[], Engine]]
@@ -176,15 +176,15 @@ def offer(monkeypatch: pytest.MonkeyPatch, clock: Clock, module: JointTeachers, 
 def test_the_fastest_that_is_close_enough_comes_first_and_the_inexact_last(
     monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    """A very fast engine whose answers are off is behind the slowest that is right, and the trial says by how much."""
-    module = answering()
+    """A very fast engine whose outputs are off is behind the slowest that is right, and the trial says by how much."""
+    module = joint_teachers()
     eager = engines.build_eager(module)
     offer(
         monkeypatch,
         clock,
         module,
-        wrong=lambda images: tuple(1.1 * answer for answer in eager(images)),
-        right=lambda images: tuple(1.001 * answer for answer in eager(images)),
+        wrong=lambda images: tuple(1.1 * output for output in eager(images)),
+        right=lambda images: tuple(1.001 * output for output in eager(images)),
         slower=clock.taking(0.05, eager),
     )
     trials = engines.try_engines(module, [IMAGES, -IMAGES], None, tolerance=0.03)
@@ -199,7 +199,7 @@ def test_the_fastest_that_is_close_enough_comes_first_and_the_inexact_last(
 
 def test_one_wrong_signal_among_good_ones_is_enough(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     """Every signal must be close enough: a good logit does not excuse a bad map."""
-    module = answering()
+    module = joint_teachers()
     eager = engines.build_eager(module)
     offer(monkeypatch, clock, module, wrong=lambda images: (*eager(images)[:-1], eager(images)[-1] * 1.2))
     assert [trial.engine for trial in engines.try_engines(module, [IMAGES], None, tolerance=0.03)] == ["eager", "wrong"]
@@ -210,13 +210,13 @@ def test_an_engine_that_gives_no_numbers_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, value: float
 ) -> None:
     """NaN is no small difference: such an engine is never chosen, and people hear why."""
-    module, said = answering(), io.StringIO()
+    module, said = joint_teachers(), io.StringIO()
     eager = engines.build_eager(module)
 
     def broken(images: Tensor) -> tuple[Tensor, ...]:
-        answers = eager(images)
-        answers[1][0, 0, 0, 0] = value
-        return answers
+        outputs = eager(images)
+        outputs[1][0, 0, 0, 0] = value
+        return outputs
 
     offer(monkeypatch, clock, module, broken=broken)
     trials = engines.try_engines(module, [IMAGES], None, tolerance=0.03, events=Events(console=Console(file=said)))
@@ -227,7 +227,7 @@ def test_an_engine_that_gives_no_numbers_is_left_out_and_named(
 
 def test_a_teacher_that_gives_no_numbers_is_refused(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     """If eager float32 itself is not finite there is nothing to compare with."""
-    module = answering()
+    module = joint_teachers()
     network(module, 0).classifier.weight.data[0, 0] = math.nan
     offer(monkeypatch, clock, module)
     with pytest.raises(CompressError, match="not finite on the training images; check its weights"):

@@ -30,12 +30,12 @@ class Large(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        answer: Tensor = self.norm(self.tied(self.third(self.second(self.first(images)))))
-        return answer
+        output: Tensor = self.norm(self.tied(self.third(self.second(self.first(images)))))
+        return output
 
 
 def test_what_is_paged_out_is_what_it_was(tmp_path: Path) -> None:
-    """Same answers, same parameters, ties and modes; and who writes to a tensor writes to it alone."""
+    """Same outputs, same parameters, ties and modes; and who writes to a tensor writes to it alone."""
     module, images = Large(), torch.rand(2, 2048)
     exact, parameters = module(images), list(module.parameters())
     offload_weights([module, module.second], tmp_path)
@@ -106,8 +106,8 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     assert places == [parameter.data_ptr() for parameter in module.parameters()]
 
 
-def test_teachers_rest_while_their_answers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether they had to answer before or everything was there, the trainer finds them paged out; they answer as before."""
+def test_teachers_rest_while_their_outputs_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they ran before or all was stored, the trainer finds them paged out; they give the same outputs as before."""
     monkeypatch.setattr("compress.teachers.offload.LARGE", 1)
     exact = None
     for _ in range(2):
@@ -123,9 +123,9 @@ def test_teachers_rest_while_their_answers_are_read(tmp_path: Path, monkeypatch:
             after == [parameter.data_ptr() for parameter in method.teachers.parameters()]
             or asked.summarize().views_computed > 1
         )
-        answered = method.teachers[0](image)
-        assert exact is None or torch.equal(answered, exact)
-        exact = answered
+        computed = method.teachers[0](image)
+        assert exact is None or torch.equal(computed, exact)
+        exact = computed
 
 
 def test_teachers_stay_where_they_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ from tests.tiny import PREPROCESS, fresh, setting, tiny
 
 SETTINGS = TrainSection(epochs=4, batch_size=SIZE)
 LONG_SECONDS = 300
-"""No process that does anything takes that long to import torch and answer, whatever else runs."""
+"""No process that does anything takes that long to import torch and run, whatever else runs."""
 METHODS = [name for name in plugins.list_names("methods") if name != "supervised"]
 
 
@@ -65,7 +65,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_training_from_the_store_ends_with_the_same_bytes(name: str, tmp_path: Path) -> None:
-    """Every method and each of its stages: answers in fp32 from the store, computed by eager, or by the step: bit-equal."""
+    """Every method and each of its stages: outputs in fp32 from the store, computed by eager, or by the step: bit-equal."""
     asked = [stage for stage in fresh(name).stages() if find_required_signals(stage, next(data().epoch(0)))]
     if fresh(name).moves_teacher:
         assert not asked  # what moves is never kept
@@ -88,7 +88,7 @@ def test_precision_average_and_optimizer_do_not_matter(extra: dict[str, Any], tm
 
 
 def test_several_teachers_and_several_methods_share_one_store(tmp_path: Path) -> None:
-    """Two teachers, and a cohort combined with correlations: bit-equal, and each answer is there once."""
+    """Two teachers, and a cohort combined with correlations: bit-equal, and each output is there once."""
 
     def combined() -> Method:
         torch.manual_seed(0)
@@ -113,16 +113,16 @@ def test_half_precision_changes_the_weights_little(name: str, tmp_path: Path) ->
     assert float((ours - theirs).norm() / theirs.norm()) < 0.01
 
 
-def test_every_row_of_every_batch_gets_its_own_answer(tmp_path: Path) -> None:
-    """In shuffled order, in both views and every epoch, an answer is that of the very image that the student sees."""
+def test_every_row_of_every_batch_gets_its_own_output(tmp_path: Path) -> None:
+    """In shuffled order, in both views and every epoch, an output is that of the very image that the student sees."""
     method, batches = fresh("dih"), data()
     kept = teachers(method, tmp_path, batches=batches)
     for epoch in range(4):
         kept.prepare_epoch(epoch)
         for batch in batches.epoch(epoch):
             step = method.step(batch)
-            for signal, answer in kept.get_signals(batch).items():
-                torch.testing.assert_close(answer, step.compute(signal), rtol=0, atol=0)
+            for signal, output in kept.get_signals(batch).items():
+                torch.testing.assert_close(output, step.compute(signal), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("rows", [49, 64, 65])
@@ -181,7 +181,7 @@ def test_validation_reads_what_the_teachers_said_of_the_held_out_images(tmp_path
     assert kept.best_epoch == plain.best_epoch
 
 
-def test_another_student_and_another_seed_find_the_answers(tmp_path: Path) -> None:
+def test_another_student_and_another_seed_find_the_outputs(tmp_path: Path) -> None:
     """The second student of the same teacher, in another order, computes nothing."""
     first, second = fresh("kd"), fresh("dist")
     one = teachers(first, tmp_path)
@@ -200,7 +200,7 @@ def test_another_student_and_another_seed_find_the_answers(tmp_path: Path) -> No
     assert (one.summarize().views_computed, other.summarize().views_computed) == (2, 0)
 
 
-def test_the_time_of_answers_is_part_of_the_epoch(tmp_path: Path) -> None:
+def test_the_time_of_outputs_is_part_of_the_epoch(tmp_path: Path) -> None:
     """What sweeping and reading cost is in `teacher_seconds`, which is part of `seconds`."""
     method = fresh("kd")
     fit = loop.fit(method, data(), held_out(), settings=SETTINGS, teachers=teachers(method, tmp_path))
@@ -211,7 +211,7 @@ def test_the_time_of_answers_is_part_of_the_epoch(tmp_path: Path) -> None:
 
 
 def keys(method: Method, folder: Path, section: TeacherOutputsSection = EXACT, **options: Any) -> list[str]:
-    return [answer.key for answer in teachers(method, folder, section, **options).plan.signals]
+    return [output.key for output in teachers(method, folder, section, **options).plan.signals]
 
 
 class Factor:
@@ -257,17 +257,17 @@ def _factor(method: Method) -> None:
         (_heads, {"teacher head0 on first", "teacher head1 on second"}),
         (_factor, {"teacher logits", "teacher head1 on second"}),
     ],
-    ids=["one weight", "a weight that is not felt", "heads", "what only the answers show"],
+    ids=["one weight", "a weight that is not felt", "heads", "what only the outputs show"],
 )
 def test_another_teacher_or_head_has_other_files(change: Callable[[Method], None], expected: set[str], tmp_path: Path) -> None:
-    """The last bit of one weight, a head, even an option that only shows in what is answered: old answers are not found."""
+    """The last bit of one weight, a head, even an option that only shows in the outputs: old outputs are not found."""
     where = setting()
     where.teachers[0].module.second.append(Scaled())
     method = fresh("dih", where)
     with torch.no_grad():
         for bias in (where.teachers[0].classifier.bias, *(head[1].bias for head in method.heads_stage.heads.values())):
             bias[0] = 0
-    before, names = keys(method, tmp_path), [answer.name for answer in teachers(method, tmp_path).plan.signals]
+    before, names = keys(method, tmp_path), [output.name for output in teachers(method, tmp_path).plan.signals]
     assert keys(method, tmp_path) == before
     change(method)
     after = keys(method, tmp_path)
@@ -295,7 +295,7 @@ def _other_pixel() -> Split:
     ids=["pixel", "mean", "padding", "flip", "augmentation seed", "batch size", "memory format"],
 )
 def test_other_images_have_other_files(changed: dict[str, Any], tmp_path: Path) -> None:
-    """Other pixels have other answers; another batch size or layout gives the same ones with other last bits."""
+    """Other pixels have other outputs; another batch size or layout gives the same ones with other last bits."""
     rgb = Split(split().images.repeat(3, axis=3), split().labels)  # one channel has but one layout
     options = {"of": rgb, "preprocess": PREPROCESS} if "memory_format" in changed else {}
     method = fresh("kd", _colour()) if options else fresh("kd")
@@ -310,7 +310,7 @@ def _colour() -> Setting:
 
 @pytest.mark.parametrize("other", [{"seed": 9}, {"views": 3}, {"views": None}], ids=str)
 def test_other_orders_and_numbers_of_views_have_the_same_files(other: dict[str, Any], tmp_path: Path) -> None:
-    """Runs that differ in what changes no answer share them; labels are no part of an answer."""
+    """Runs that differ in what changes no output share them; labels are no part of an output."""
     method = fresh("kd")
     assert keys(method, tmp_path, batches=data(**other)) == keys(method, tmp_path)
     assert keys(method, tmp_path, batches=data(Split(split().images, split().labels[::-1].copy()))) == keys(method, tmp_path)
@@ -335,30 +335,30 @@ def _tapped(*taps: str) -> Network:
     return Network(tiny(8).module, taps=taps, classifier="linear")
 
 
-def test_two_teachers_that_are_equal_share_their_answers(tmp_path: Path) -> None:
+def test_two_teachers_that_are_equal_share_their_outputs(tmp_path: Path) -> None:
     """The same network twice is asked for one file, and both get it."""
     twin = tiny(8)
     method = fresh("kd", Setting(tiny(2), (twin, twin), torch.zeros(1, 1, 8, 8), 4))
     kept, batch = teachers(method, tmp_path), next(data().epoch(0))
     kept.prepare_epoch(0)
-    answers = kept.get_signals(batch)
-    assert torch.equal(answers[Signal(0)], answers[Signal(1)])
-    assert torch.equal(answers[Signal(0)], method.step(batch).teacher().logits)
+    outputs = kept.get_signals(batch)
+    assert torch.equal(outputs[Signal(0)], outputs[Signal(1)])
+    assert torch.equal(outputs[Signal(0)], method.step(batch).teacher().logits)
 
 
 # What is damaged or gone ---------------------------------------------------------------------------------------------------
 
 
-def _answers(kept: TeacherOutputs, batches: InMemory) -> list[Tensor]:
+def _outputs(kept: TeacherOutputs, batches: InMemory) -> list[Tensor]:
     kept.prepare_epoch(0)
-    return [answer for batch in batches.epoch(0) for answer in kept.get_signals(batch).values()]
+    return [output for batch in batches.epoch(0) for output in kept.get_signals(batch).values()]
 
 
-@pytest.mark.parametrize("spoil", ["truncated", "flipped", "no record", "no answers", "other record"])
-def test_a_bad_store_is_made_anew_with_the_right_answers(spoil: str, tmp_path: Path) -> None:
-    """Whatever happened to one file, the next run has the right answers, made them once, and says at most one line."""
+@pytest.mark.parametrize("spoil", ["truncated", "flipped", "no record", "no outputs", "other record"])
+def test_a_bad_store_is_made_anew_with_the_right_outputs(spoil: str, tmp_path: Path) -> None:
+    """Whatever happened to one file, the next run has the right outputs, made them once, and says at most one line."""
     method, batches, said = fresh("dih"), data(), listening()
-    truth = _answers(teachers(method, tmp_path), batches)
+    truth = _outputs(teachers(method, tmp_path), batches)
     paths = sorted((tmp_path / "targets").glob("*/*.npy"))
     path = paths[0]
     data_ = bytearray(path.read_bytes())
@@ -368,23 +368,23 @@ def test_a_bad_store_is_made_anew_with_the_right_answers(spoil: str, tmp_path: P
         "truncated": lambda: path.write_bytes(path.read_bytes()[:-4]),
         "flipped": lambda: path.write_bytes(data_),
         "no record": lambda: path.with_suffix(".json").unlink(),
-        "no answers": path.unlink,
+        "no outputs": path.unlink,
         "other record": lambda: path.with_suffix(".json").write_text(json.dumps({**record, "shape": [ROWS, 3]})),
     }[spoil]()
     before = {other: other.stat().st_mtime_ns for other in paths[1:]}
     again = teachers(method, tmp_path, events=said.events)
-    assert all(torch.equal(one, other) for one, other in zip(truth, _answers(again, batches), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(truth, _outputs(again, batches), strict=True))
     assert again.summarize().views_computed == 1
     assert {other: other.stat().st_mtime_ns for other in paths[1:]} == before  # the others were good
     text = said.text.getvalue()
     assert text == ("" if spoil.startswith("no") else f"teacher_outputs: {path} is damaged; it is computed anew\n")
 
 
-def test_answers_that_vanish_during_an_epoch_are_no_wrong_answers(tmp_path: Path) -> None:
+def test_outputs_that_vanish_during_an_epoch_are_no_wrong_outputs(tmp_path: Path) -> None:
     """A folder that is emptied under a run either still serves what it mapped, or the run stops and says what to do."""
     method, batches = fresh("kd"), data()
     kept = teachers(method, tmp_path)
-    truth = _answers(kept, batches)
+    truth = _outputs(kept, batches)
     for path in (tmp_path / "targets").glob("*/view*"):
         path.unlink()
     assert all(
@@ -396,7 +396,7 @@ def test_answers_that_vanish_during_an_epoch_are_no_wrong_answers(tmp_path: Path
 
 
 def test_batches_that_do_not_say_their_rows_are_refused(tmp_path: Path) -> None:
-    """Without rows there is no way to tell whose answers are wanted; without a store there is no need."""
+    """Without rows there is no way to tell whose outputs are wanted; without a store there is no need."""
     kept = teachers(fresh("kd"), tmp_path)
     kept.prepare_epoch(0)
     unknown = Batch(torch.zeros(SIZE, 1, 8, 8), torch.zeros(SIZE, dtype=torch.int64))
@@ -427,7 +427,7 @@ class Mount(NamedTuple):
 
 @pytest.mark.parametrize("fstype", ["nfs4", "cifs", "fuse.sshfs"])
 def test_a_network_file_system_is_refused_or_not_used(fstype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`store: on` stops and says what to do; `auto` says why it keeps nothing, computes, and gives the same answers."""
+    """`store: on` stops and says what to do; `auto` says why it keeps nothing, computes, and gives the same outputs."""
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [Mount("/", fstype)])
     method, said = fresh("kd"), listening()
     with pytest.raises(
@@ -475,7 +475,7 @@ def test_a_disk_that_is_full_stops_the_run_with_one_message(tmp_path: Path, monk
 
 @pytest.mark.slow
 def test_two_processes_that_want_the_same_view_make_it_once(tmp_path: Path, root: Path) -> None:
-    """Started at the same moment: one makes the view, the other waits and finds it, and both have the right answers."""
+    """Started at the same moment: one makes the view, the other waits and finds it, and both have the right outputs."""
     names = ["one", "other"]
     started = [
         subprocess.Popen([sys.executable, "-m", "tests.teachers.one_view", str(tmp_path), name], cwd=root) for name in names
@@ -487,11 +487,11 @@ def test_two_processes_that_want_the_same_view_make_it_once(tmp_path: Path, root
     assert [process.wait(timeout=LONG_SECONDS) for process in started] == [0, 0]
     reports = [json.loads((tmp_path / f"{name}.json").read_text()) for name in names]
     assert sorted(report["made"] for report in reports) == [0, 1]
-    assert reports[0]["answers"] == reports[1]["answers"]
+    assert reports[0]["outputs"] == reports[1]["outputs"]
     whole = next(data(batch_size=ROWS).read_view(0))
     method = slow_method()
     freeze_all_but(method, ())
-    torch.testing.assert_close(torch.tensor(reports[0]["answers"]), method.step(whole).teacher().logits)
+    torch.testing.assert_close(torch.tensor(reports[0]["outputs"]), method.step(whole).teacher().logits)
 
 
 # What is read --------------------------------------------------------------------------------------------------------------
@@ -535,8 +535,8 @@ def _offered(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let this machine have eager and these engines."""
     known = engines.list_engines
 
-    def some(answering: engines.JointTeachers, images: Tensor, autocast: torch.dtype | None) -> dict[str, Any]:
-        here = {**known(answering, images, autocast), "bf16": lambda: engines.build_channels_last(answering, torch.bfloat16)}
+    def some(joint: engines.JointTeachers, images: Tensor, autocast: torch.dtype | None) -> dict[str, Any]:
+        here = {**known(joint, images, autocast), "bf16": lambda: engines.build_channels_last(joint, torch.bfloat16)}
         return {name: here[name] for name in ("eager", *names)}
 
     monkeypatch.setattr(engines, "list_engines", some)
@@ -605,7 +605,7 @@ def test_a_damaged_memory_of_engines_is_said_and_made_anew(tmp_path: Path, monke
     assert "the engines are tried anew" in said.text.getvalue()
 
 
-def test_an_engine_that_is_too_inexact_for_these_answers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_too_inexact_for_these_outputs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was asked for by name is held to the same tolerance, and the message says by how much it fails."""
     _offered(monkeypatch, "bf16")
     strict = EXACT.model_copy(update={"engine": "bf16", "tolerance": 1e-4})
@@ -624,7 +624,7 @@ def test_an_engine_that_this_machine_lacks_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("store", ["on", "off"])
-def test_answers_of_a_half_precise_engine_fit_a_training_in_float32(
+def test_outputs_of_a_half_precise_engine_fit_a_training_in_float32(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever an engine computes in, heads that are trained in float32 read float32."""
@@ -633,14 +633,14 @@ def test_answers_of_a_half_precise_engine_fit_a_training_in_float32(
     heads = fresh("dih").stages()[0]
     kept = teachers(heads, tmp_path, section)
     kept.prepare_epoch(0)
-    assert {answer.dtype for answer in kept.get_signals(next(data().epoch(0))).values()} == {torch.float32}
+    assert {output.dtype for output in kept.get_signals(next(data().epoch(0))).values()} == {torch.float32}
     loop.fit(heads, data(), held_out(), settings=SETTINGS, teachers=kept)
 
 
 @pytest.mark.parametrize("engine", ["eager", "channels_last"])
 @pytest.mark.parametrize("store", ["on", "off"])
-def test_the_teacher_answers_in_evaluation_mode_and_stays_as_it_is(engine: str, store: str, tmp_path: Path) -> None:
-    """A teacher with dropout and batch norm that somebody put in training mode gives its true answers and learns nothing."""
+def test_the_teacher_outputs_in_evaluation_mode_and_stays_as_it_is(engine: str, store: str, tmp_path: Path) -> None:
+    """A teacher with dropout and batch norm that somebody put in training mode gives its true outputs and learns nothing."""
     method, batches = fresh("kd"), data()
     network = method.teachers[0]
     before = {name: (value.clone(), value.stride()) for name, value in network.state_dict().items()}
@@ -648,10 +648,10 @@ def test_the_teacher_answers_in_evaluation_mode_and_stays_as_it_is(engine: str, 
     network.train()
     kept.prepare_epoch(0)
     batch = next(batches.epoch(0))
-    answer = kept.get_signals(batch)[Signal(0)]
+    output = kept.get_signals(batch)[Signal(0)]
     assert all(part.training for part in network.modules())
     freeze_all_but(method, ())
-    torch.testing.assert_close(answer, method.step(batch).teacher().logits)
+    torch.testing.assert_close(output, method.step(batch).teacher().logits)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name][0]), name
         assert value.stride() == before[name][1], name
@@ -660,7 +660,7 @@ def test_the_teacher_answers_in_evaluation_mode_and_stays_as_it_is(engine: str, 
 # The report ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_report_says_how_the_answers_came(tmp_path: Path) -> None:
+def test_the_report_says_how_the_outputs_came(tmp_path: Path) -> None:
     """Signals by name, engine, what was made and what was found, bytes, the true rounding error, and the time."""
     method, batches = fresh("dih"), data()
     half = EXACT.model_copy(update={"precision": "fp16"})
@@ -675,15 +675,15 @@ def test_the_report_says_how_the_answers_came(tmp_path: Path) -> None:
     assert (first.summarize().views_computed, found.views, found.views_computed) == (1, 2, 1)
     assert found.seconds > 0
     freeze_all_but(method, ())
-    errors, answers = [], []
+    errors, outputs = [], []
     for view in range(2):
         for batch in batches.read_view(view):
             step = method.step(batch)
             exact = [step.compute(signal).numpy().astype(np.float64) for signal in second.request.signals]
-            errors += [np.abs(answer - answer.astype(np.float16)).max() for answer in exact]
-            answers.append(exact)
+            errors += [np.abs(output - output.astype(np.float16)).max() for output in exact]
+            outputs.append(exact)
     assert found.max_abs_error == pytest.approx(max(errors), rel=1e-3)  # a last bit of float32 may move a rounding
-    assert found.bytes_per_image == 2 * sum(answer[0].size for answer in answers[0])
+    assert found.bytes_per_image == 2 * sum(output[0].size for output in outputs[0])
 
 
 def test_the_report_of_a_run_that_continued_counts_all_views(tmp_path: Path) -> None:

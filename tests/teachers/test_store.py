@@ -25,7 +25,7 @@ from compress.events import Events
 from compress.system.files import hash_file
 from compress.teachers.identity import hash_module
 from compress.teachers.store import Store, StoredSignal, ViewRecord, _Writer, find_file_system
-from tests.teachers.kept import LOGITS, MAP, ROWS, answers
+from tests.teachers.kept import LOGITS, MAP, ROWS, outputs
 from tests.tiny import tiny
 
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
@@ -53,9 +53,9 @@ def open_store(folder: Path, precision: str = "fp32", said: Said | None = None) 
 
 
 def made(folder: Path, precision: str = "fp32", view: int = 0) -> Path:
-    """Keep the answers to one view, and return the file of the logits."""
+    """Keep the outputs for one view, and return the file of the logits."""
     whole = open_store(folder, precision)
-    whole.write([LOGITS, MAP], view, by_batch(answers(LOGITS, view), answers(MAP, view)))
+    whole.write([LOGITS, MAP], view, by_batch(outputs(LOGITS, view), outputs(MAP, view)))
     (path,) = (folder / LOGITS.key).glob(f"view{view:04}-*.npy")
     return path
 
@@ -66,14 +66,14 @@ def left_behind(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_what_was_kept_is_found_by_any_process_rounded_once(tmp_path: Path, precision: str) -> None:
-    """Every answer comes back at its row, exactly as NumPy rounds it, from files that any NumPy reads."""
+    """Every output comes back at its row, exactly as NumPy rounds it, from files that any NumPy reads."""
     path = made(tmp_path, precision)
-    for answer in (LOGITS, MAP):
-        found = open_store(tmp_path, precision).find(answer, 0)
+    for output in (LOGITS, MAP):
+        found = open_store(tmp_path, precision).find(output, 0)
         assert found is not None
-        np.testing.assert_array_equal(found, answers(answer).numpy().astype(DTYPES[precision]))
+        np.testing.assert_array_equal(found, outputs(output).numpy().astype(DTYPES[precision]))
         assert not found.flags.writeable
-    np.testing.assert_array_equal(np.load(path), answers(LOGITS).numpy().astype(DTYPES[precision]))
+    np.testing.assert_array_equal(np.load(path), outputs(LOGITS).numpy().astype(DTYPES[precision]))
 
 
 def test_views_signals_and_precisions_are_apart(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_record_says_the_true_rounding_error(tmp_path: Path, precision: str)
     """`max_abs_error` is the largest difference between what the teacher said and what was kept, 0 in fp32."""
     made(tmp_path, precision)
     record = open_store(tmp_path, precision).read_record(LOGITS, 0)
-    exact = answers(LOGITS).numpy().astype(np.float64)
+    exact = outputs(LOGITS).numpy().astype(np.float64)
     assert record is not None
     assert record.max_abs_error == np.abs(exact - exact.astype(DTYPES[precision])).max()
     assert (record.max_abs_error == 0) == (precision == "fp32")
@@ -121,7 +121,7 @@ def _garbled_record(path: Path) -> None:
 
 
 def _of_other_shape(path: Path) -> None:
-    """Answers of another shape, whole in themselves."""
+    """Outputs of another shape, whole in themselves."""
     np.save(path, np.zeros((ROWS, 6), dtype=np.float32))
     _rewrite(path, shape=(ROWS, 6), sha256=hash_file(path))
 
@@ -144,7 +144,7 @@ def _of_other_type(path: Path) -> None:
 def _of_another_signal(path: Path) -> None:
     """The folder of another teacher's logits, copied over this one."""
     other = LOGITS._replace(key="d" * 64)
-    open_store(path.parents[1]).write([other], 0, by_batch(answers(LOGITS) + 1))
+    open_store(path.parents[1]).write([other], 0, by_batch(outputs(LOGITS) + 1))
     for file in (path.parents[1] / other.key).iterdir():
         (path.parent / file.name).write_bytes(file.read_bytes())
 
@@ -168,7 +168,7 @@ def _rewrite(path: Path, **changed: object) -> None:
     ],
 )  # fmt: skip
 def test_what_is_damaged_is_said_once_never_used_and_can_be_made_anew(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
-    """Whatever happened to a file or its record: one message with its path, no answers, and good ones after it was remade."""
+    """Whatever happened to a file or its record: one message with its path, no outputs, and good ones after it was remade."""
     path, said = made(tmp_path), listening()
     spoil(path)
     whole = open_store(tmp_path, said=said)
@@ -178,7 +178,7 @@ def test_what_is_damaged_is_said_once_never_used_and_can_be_made_anew(tmp_path: 
     made(tmp_path)
     found = whole.find(LOGITS, 0)
     assert found is not None
-    np.testing.assert_array_equal(found, answers(LOGITS).numpy())
+    np.testing.assert_array_equal(found, outputs(LOGITS).numpy())
     assert len(said.lines()) == 1
 
 
@@ -194,7 +194,7 @@ def test_damage_after_a_file_was_read_is_noticed_when_it_is_opened_again(tmp_pat
 
 
 @pytest.mark.parametrize("suffix", [".json", ".npy"])
-def test_answers_without_record_or_record_without_answers_are_not_there(tmp_path: Path, suffix: str) -> None:
+def test_outputs_without_record_or_record_without_outputs_are_not_there(tmp_path: Path, suffix: str) -> None:
     """What a killed process left between the two files is simply made, without a word."""
     path, said = made(tmp_path), listening()
     path.with_suffix(suffix).unlink()
@@ -206,7 +206,7 @@ def test_a_sweep_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """If one of several signals cannot be finished, none is there, not even in part."""
 
     def broken() -> Iterator[list[Tensor]]:
-        yield [answers(LOGITS)[:8], answers(MAP)[:8]]
+        yield [outputs(LOGITS)[:8], outputs(MAP)[:8]]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -219,9 +219,9 @@ import os, signal, sys
 from pathlib import Path
 from compress.events import Events
 from compress.teachers.store import Store
-from tests.teachers.kept import LOGITS, MAP, answers
+from tests.teachers.kept import LOGITS, MAP, outputs
 def dying():
-    yield [answers(LOGITS)[:8], answers(MAP)[:8]]
+    yield [outputs(LOGITS)[:8], outputs(MAP)[:8]]
     os.kill(os.getpid(), signal.SIGKILL)
 whole = Store(Path(sys.argv[1]), precision="fp32", events=Events())
 with whole.lock([LOGITS, MAP]):
@@ -229,7 +229,7 @@ with whole.lock([LOGITS, MAP]):
 """
 
 
-def test_a_process_killed_in_the_middle_leaves_no_answers_and_no_lock(tmp_path: Path, root: Path) -> None:
+def test_a_process_killed_in_the_middle_leaves_no_outputs_and_no_lock(tmp_path: Path, root: Path) -> None:
     """SIGKILL in a sweep: nothing is found, the next process makes the whole, and what was half-written is removed."""
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False, timeout=300)
     assert killed.returncode == -9
@@ -253,9 +253,9 @@ def test_a_process_killed_in_the_middle_leaves_no_answers_and_no_lock(tmp_path: 
         (float("-inf"), "fp32", r"is not finite"),
     ],
 )
-def test_answers_that_the_store_cannot_hold_are_refused(tmp_path: Path, worst: float, precision: str, message: str) -> None:
-    """Beyond half precision, or not finite: refused with whose answer it is and what to do, and nothing is kept."""
-    whole = answers(LOGITS)
+def test_outputs_that_the_store_cannot_hold_are_refused(tmp_path: Path, worst: float, precision: str, message: str) -> None:
+    """Beyond half precision, or not finite: refused with whose output it is and what to do, and nothing is kept."""
+    whole = outputs(LOGITS)
     whole[13, 2] = worst
     with pytest.raises(CompressError, match=message):
         open_store(tmp_path, precision).write([LOGITS], 0, by_batch(whole))
@@ -264,7 +264,7 @@ def test_answers_that_the_store_cannot_hold_are_refused(tmp_path: Path, worst: f
 
 def test_the_largest_half_number_is_kept(tmp_path: Path) -> None:
     """65504 is a half number, so it is no reason to refuse."""
-    whole = answers(LOGITS)
+    whole = outputs(LOGITS)
     whole[0, 0] = -65504
     open_store(tmp_path, "fp16").write([LOGITS], 0, by_batch(whole))
     found = open_store(tmp_path, "fp16").find(LOGITS, 0)
@@ -272,8 +272,8 @@ def test_the_largest_half_number_is_kept(tmp_path: Path) -> None:
     assert found[0, 0] == -65504
 
 
-def test_answers_whose_shape_changes_or_that_are_too_few_are_refused(tmp_path: Path) -> None:
-    """A teacher that answers some images in another shape, or not all, would shift every later row."""
+def test_outputs_whose_shape_changes_or_that_are_too_few_are_refused(tmp_path: Path) -> None:
+    """A teacher that gives outputs of another shape for some images, or not all, would shift every later row."""
 
     def ragged() -> Iterator[list[Tensor]]:
         yield [torch.zeros(10, 5)]
@@ -336,18 +336,18 @@ def test_a_full_disk_is_one_message_and_leaves_room_for_the_next_attempt(mounted
     with pytest.raises(
         Unreachable, match=r"cannot be written \(No space left on device\); free space or choose another folder"
     ):
-        open_store(folder).write([large], 0, by_batch(answers(large)))
+        open_store(folder).write([large], 0, by_batch(outputs(large)))
     assert left_behind(folder) == []
     assert psutil.disk_usage(str(disk)).free >= free - 8192  # a page for each folder
     subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
-    open_store(folder).write([large], 0, by_batch(answers(large)))
+    open_store(folder).write([large], 0, by_batch(outputs(large)))
     assert open_store(folder).find(large, 0) is not None
 
 
 def test_a_folder_that_cannot_be_written_serves_what_it_has_and_refuses_the_rest(
     tmp_path: Path, mounted: Callable[..., Path]
 ) -> None:
-    """Read-only answers are read; making others is refused with the folder and the reason."""
+    """Read-only outputs are read; making others is refused with the folder and the reason."""
     folder = tmp_path / "targets"
     made(folder)
     frozen = mounted("--bind", str(folder))
@@ -413,7 +413,7 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize("change", ["weight", "running_mean", "float64", "dropout", "epsilon"])
-def test_the_digest_changes_with_whatever_changes_an_answer(change: str) -> None:
+def test_the_digest_changes_with_whatever_changes_an_output(change: str) -> None:
     """The smallest change of one weight, statistic, type or option is another digest; a copy has the same."""
     network = tiny(8)
     other = copy.deepcopy(network)

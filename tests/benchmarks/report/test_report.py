@@ -241,7 +241,7 @@ def test_a_folder_that_refuses_is_one_message(record: Report, tmp_path: Path) ->
 
 
 def test_what_a_method_leaves_about_a_stage_is_shown(record: Report, tmp_path: Path) -> None:
-    """Tables of a method, what it watched, and how teachers answered stand in the page and, cell by cell, in the Markdown."""
+    """A method's tables, its observed values and the sources of teacher outputs are in page and Markdown, cell by cell."""
     trials = tuple(
         EngineTrial(
             engine=engine, ms_per_batch=ms, relative_difference=0.01, max_logit_difference=0.03, agreement_percent=99.98

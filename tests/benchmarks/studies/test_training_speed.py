@@ -207,7 +207,7 @@ def test_everybody_trains_the_same_networks(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize(("one", "two"), [("kd", "kd, cached"), ("dih", "dih, cached")])
 def test_cached_steps_do_the_same_work(workshop: Workshop, one: str, two: str) -> None:
-    """With the teacher's answers from the store a student becomes what it becomes without, but for half precision."""
+    """With the teacher's outputs from the store a student becomes what it becomes without, but for half precision."""
     students = []
     for name in (one, two):
         torch.manual_seed(0)  # of DIH's heads
@@ -404,7 +404,7 @@ def test_a_process_that_fails_has_no_memory(tmp_path: Path) -> None:
 
 
 def test_the_fastest_engine_is_named(workshop: Workshop) -> None:
-    """What the trial chose, and how far its answers are from eager float32, stands beside the rate."""
+    """What the trial chose, and how far its outputs are from eager float32, stands beside the rate."""
     run, facts = workshop.prepare(OURS["kd, fastest engine"])
     batch, targets = next(run.batches())
     assert targets is not None
@@ -482,7 +482,7 @@ def test_only_what_is_asked_for_is_measured(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.slow
 def test_an_int8_teacher_tells_how_coarse_it_is(called: tuple[Result, Path]) -> None:
-    """Beside its rate stands how far its answers are from those of float32."""
+    """Beside its rate stands how far its outputs are from those of float32."""
     _, out = called
     (pair,) = read(out / "report.json", TrainingSpeed).pairs
     (facts,) = [speed.facts for speed in pair.speeds if speed.subject == "kd, int8 teacher"]
