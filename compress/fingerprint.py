@@ -46,8 +46,12 @@ def hash_sources(*patterns: str) -> str:
 
 
 def hash_plugin(kind: plugins.Kind, name: str) -> str:
-    """Return the sha256 of a plug-in's source, which may lie in a user's own package."""
-    return hash_file(plugins.describe(kind, name).path)
+    """Return the sha256 of a plug-in's source; of another distribution's, of all sources of its package."""
+    plugin = plugins.describe(kind, name)
+    sources = plugins.list_sources(plugin)
+    if len(sources) == 1:
+        return hash_file(sources[0])
+    return hashlib.sha256("".join(f"{path.name} {hash_file(path)}\n" for path in sources).encode()).hexdigest()
 
 
 @cache

@@ -2,12 +2,18 @@
 
 A plain file in a plug-in folder is a plug-in; a file with a leading underscore is its contract or helper. `methods/dist.py`
 is the method `dist` and holds the class `Dist`. A model family holds one function per network: `models/resnet_cifar.py`
-gives `resnet_cifar.resnet20`. Other distributions add modules through entry points named after the groups below.
+gives `resnet_cifar.resnet20`. Other distributions add modules, or `module:function` and `module:Class`, through entry points
+named after the groups below. A recipe may also name a network's function by `module:function` itself.
 
 The options of a plug-in are the keyword-only arguments of its class or function: one word is the argument, the recipe's
 field and the report's column. They are read from the source **without importing it**, so `compress check`, `list` and
 `schema` stay fast and run no foreign code. For that, annotations may use only the names exported by `compress.recipe` (and
-builtins), defaults must be literals, and the Google-style `Args:` section describes each option.
+builtins), defaults must be literals, and the Google-style `Args:` section describes each option. Functions for networks of
+others are read more kindly: what they call classes and channels is found by name or place, a type that is not known takes any
+value, and what has another default than a literal is no option.
+
+Code of others runs only when a recipe names it, and only from modules that Python finds as it was started: nothing adds the
+folder of a recipe to the path. `compress check` and `run` say which it is before they import it.
 """
 
 from __future__ import annotations
@@ -15,8 +21,10 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.machinery import PathFinder
@@ -45,8 +53,24 @@ _PACKAGES: Mapping[Kind, str] = {
 
 DISTRIBUTION = "edge-compress"
 
+SHORT = 4
+"""A name of so few letters is no beginning of another one."""
+
+MOST_IMPORTS = 8
+"""So many modules are followed from where a name is imported to where it is defined."""
+
+ANY_VALUE = "Any"
+"""The annotation of an option of others that states no type."""
+
 REQUIRED = object()
 """Marks an option without a default."""
+
+CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "num_labels", "class_count")
+CHANNELS = ("channels", "in_channels", "in_chans", "input_channels", "num_channels", "n_channels", "in_ch")
+"""What functions for networks call the number of classes, and that of the images' colour channels."""
+
+REFERENCE_PATTERN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+"""Of `module:function`."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,8 @@ class Plugin:
     options: Mapping[str, Option]
     path: Path
     """Its source."""
+    origin: Literal["ours", "entry point", "reference"] = "ours"
+    """Whose code it is: ours, that of another distribution's entry point, or what a recipe names by `module:function`."""
 
 
 def list_names(kind: Kind) -> list[str]:
@@ -85,30 +111,72 @@ def describe(kind: Kind, name: str) -> Plugin:
         CompressError: There is no such plug-in; the message lists near misses or all names.
     """
     table = _collect_plugins(kind)
-    if name not in table:
-        raise CompressError(f"{kind}: there is no {name!r}; {suggest_name(name, table)}")
-    return table[name]
+    if name in table:
+        return table[name]
+    if kind == "models" and ":" in name:
+        return _describe_reference(name)
+    raise CompressError(f"{kind}: there is no {name!r}; {suggest_name(name, table)}")
 
 
 def load(kind: Kind, name: str) -> Any:
     """Import a plug-in and return its class or function.
 
     Raises:
-        CompressError: There is no such plug-in.
+        CompressError: There is no such plug-in, or the code of others cannot be imported.
         Unreachable: A package that the plug-in needs is not installed.
     """
     plugin = describe(kind, name)
     try:
-        module = importlib.import_module(plugin.module)
+        return getattr(importlib.import_module(plugin.module), plugin.attribute)
     except ModuleNotFoundError as error:
         raise Unreachable(explain_missing_package(f"{kind}/{name}", error)) from error
-    return getattr(module, plugin.attribute)
+    except (Exception, SystemExit) as error:
+        if plugin.origin == "ours":
+            raise
+        raise CompressError(f"{kind}/{name}: {plugin.path} cannot be imported: {describe_failure(error)}; mend it") from error
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return kind, message and place of an error that the code of others raised."""
+    message = str(error).partition("\n")[0] or "no message"
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
+    return f"{type(error).__name__}: {message}{place}"
 
 
 def suggest_name(name: str, known: Mapping[str, object] | list[str]) -> str:
-    """Return `did you mean 'x'?` for a near miss, and the list of what exists otherwise."""
-    near = get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
+    """Return `did you mean 'x'?` for a near miss, and the list of what exists otherwise.
+
+    A name without its family (`resnet18` for `torchvision.resnet18`), in other letters, with other dashes, or cut short is a
+    near miss.
+    """
+    wanted = _simplify(name.rpartition(".")[2])
+    members = {each: _simplify(each.rpartition(".")[2]) for each in sorted(known)}
+    same = [each for each, member in members.items() if member == wanted]
+    longer = [each for each, member in members.items() if len(wanted) > SHORT and member.startswith(wanted)]
+    near = same or get_close_matches(name, list(known), n=1) or longer or _find_near_members(name, known)
+    near = near[:3]
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(sorted(known))}"
+
+
+def _simplify(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _find_near_members(name: str, known: Collection[str]) -> list[str]:
+    """Return the names whose last part is nearest to that of a name, if one is near."""
+    members = {each.rpartition(".")[2] for each in known if "." in each}
+    near = get_close_matches(name.lower().rpartition(".")[2], members, n=1, cutoff=0.75)
+    return sorted(each for each in known if each.rpartition(".")[2] in near)[:3]
+
+
+def list_sources(plugin: Plugin) -> list[Path]:
+    """Return the files on which a plug-in depends, as far as that can be known: of others, all modules of their package."""
+    top = plugin.module.partition(".")[0]
+    package = next((folder for folder in plugin.path.parents if folder.name == top), None)
+    return [plugin.path] if plugin.origin == "ours" or package is None else sorted(package.rglob("*.py"))
 
 
 def list_extra(extra: str) -> list[Requirement]:
@@ -160,14 +228,106 @@ def _collect_plugins(kind: Kind) -> dict[str, Plugin]:
             table[plugin.name] = plugin
     for point in entry_points(group=f"compress.{kind}"):
         where = f"entry point {point.name!r} of compress.{kind}"
-        origin = _find_source(point.value)
-        if origin is None:
-            raise Unreachable(f"{where} names {point.value!r}, which is no installed module; reinstall or remove its package")
-        for plugin in _read_plugins(kind, point.name, point.value, origin):
+        for plugin in _read_entry_point(kind, point.name, point.value, where):
             if plugin.name in table:
                 raise CompressError(f"{where}: {table[plugin.name].module} already has {plugin.name!r}; rename one of them")
             table[plugin.name] = plugin
     return table
+
+
+def _read_entry_point(kind: Kind, name: str, value: str, where: str) -> Iterator[Plugin]:
+    """Yield the plug-ins of an entry point that names a module, or the one that it names by `module:attribute`.
+
+    Raises:
+        CompressError: It cannot be read, or holds no such thing.
+        Unreachable: There is no such module.
+    """
+    module, _, attribute = (part.strip() for part in value.partition(":"))
+    origin = _find_source(module)
+    if origin is None:
+        raise Unreachable(f"{where} names {value!r}, and no module {module!r} is installed; reinstall or remove its package")
+    if not attribute:
+        for plugin in _read_plugins(kind, name, module, origin):
+            yield replace(plugin, origin="entry point")
+        return
+    yield replace(_read_reference(kind, name, module, attribute, where=where), origin="entry point")
+
+
+def _describe_reference(name: str) -> Plugin:
+    """Return what is known of a network that a recipe names by `module:function`, without importing it.
+
+    Raises:
+        CompressError: It is no such name, or the module holds nothing of that name, or is Python's own.
+        Unreachable: Python finds no such module.
+    """
+    where = f"models: {name!r}"
+    if re.fullmatch(REFERENCE_PATTERN, name) is None:
+        raise CompressError(f"{where}: is no module:function; write for example my_package.networks:small")
+    module, _, attribute = name.partition(":")
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        raise CompressError(f"{where}: is a part of Python itself, which holds no networks; name a function of your own module")
+    return _read_reference("models", name, module, attribute, where=where)
+
+
+def _read_reference(kind: Kind, name: str, module: str, attribute: str, *, where: str, depth: int = 0) -> Plugin:
+    """Return the plug-in that a module defines under a name, or imports from another one.
+
+    Raises:
+        CompressError: The module cannot be read, or holds nothing of that name.
+        Unreachable: Python finds no such module.
+    """
+    path = _find_source(module)
+    if path is None or path.suffix != ".py":
+        raise Unreachable(
+            f"{where}: Python finds no module {module!r} with a source; pip install its package, or name its folder in "
+            "PYTHONPATH"
+        )
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        raise CompressError(f"{where}: {path}: cannot be read: {error}; mend it") from error
+    node = next((each for each in reversed(tree.body) if _defines(each, attribute)), None)
+    if node is not None:
+        return _describe_node(kind, name, node, path, module=module, attribute=attribute)
+    for source, original in _find_imports(tree, attribute, module if path.name == "__init__.py" else module.rpartition(".")[0]):
+        try:
+            if depth < MOST_IMPORTS:
+                found = _read_reference(kind, name, source, original, where=where, depth=depth + 1)
+                return replace(found, module=module, attribute=attribute) if kind == "models" else found
+        except CompressError:
+            continue
+    known = [each.name for each in tree.body if isinstance(each, ast.FunctionDef | ast.ClassDef) and each.name[0] != "_"]
+    raise CompressError(
+        f"{where}: {path} defines no {attribute!r}; {suggest_name(attribute, known) if known else 'it holds no functions'}"
+    )
+
+
+def _defines(node: ast.stmt, name: str) -> bool:
+    if isinstance(node, ast.Assign):
+        return any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+    return isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name
+
+
+def _find_imports(tree: ast.Module, name: str, package: str) -> Iterator[tuple[str, str]]:
+    """Yield the modules from which a module may import a name, with what the name is there."""
+    for node in reversed(tree.body):
+        if isinstance(node, ast.ImportFrom):
+            around = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*around, *([node.module] if node.module else [])])
+            for alias in node.names:
+                if name == (alias.asname or alias.name) or alias.name == "*":
+                    yield source, name if alias.name == "*" else alias.name
+
+
+def _describe_node(kind: Kind, name: str, node: ast.stmt, path: Path, *, module: str, attribute: str) -> Plugin:
+    """Return the plug-in that a statement defines; of a plain assignment no more than its name is known."""
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return Plugin(kind, name, module, attribute, "", "", {}, path, "reference")
+    constructor = _find_constructor(node) if isinstance(node, ast.ClassDef) else node
+    texts = [ast.get_docstring(each) or "" for each in (node, constructor) if each is not None]
+    described = next((text for text in texts if "Args:" in text), "")
+    options = _read_foreign_options(constructor, described) if kind == "models" else _read_options(constructor, described)
+    return Plugin(kind, name, module, attribute, _take_first_sentence(texts[0]), texts[0], options, path, "reference")
 
 
 def _find_source(module: str) -> Path | None:
@@ -195,16 +355,9 @@ def _parse_plugins(kind: Kind, name: str, module: str, path: Path) -> Iterator[P
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 text = ast.get_docstring(node) or ""
-                yield Plugin(
-                    kind,
-                    f"{name}.{node.name}",
-                    module,
-                    node.name,
-                    _take_first_sentence(text),
-                    text,
-                    _read_options(node, text),
-                    path,
-                )
+                read = _read_options if module.startswith(f"{_PACKAGES[kind]}.") else _read_foreign_options
+                summary = _take_first_sentence(text)
+                yield Plugin(kind, f"{name}.{node.name}", module, node.name, summary, text, read(node, text), path)
         return
     wanted = "".join(word.capitalize() for word in name.split("_"))
     for node in tree.body:
@@ -239,6 +392,58 @@ def _read_options(function: ast.FunctionDef | None, docstring: str) -> dict[str,
         value = REQUIRED if default is None else ast.literal_eval(default)
         options[argument.arg] = Option(annotation, value, described.get(argument.arg, ""))
     return options
+
+
+def _read_foreign_options(function: ast.FunctionDef | None, docstring: str) -> dict[str, Option]:
+    """Return the options of a function for networks that others wrote: all but classes and channels."""
+    if function is None:
+        return {}
+    arguments = function.args
+    placed = [each for each in (*arguments.posonlyargs, *arguments.args) if each.arg not in ("self", "cls")]
+    first = len(placed) - len(arguments.defaults)
+    defaults: list[tuple[ast.arg, ast.expr | None]] = [
+        (each, arguments.defaults[index - first] if index >= first else None) for index, each in enumerate(placed)
+    ]
+    names = [each.arg for each in (*placed, *arguments.kwonlyargs)]
+    given = find_sizes(names, placed=[each.arg for each in placed], takes_any=arguments.kwarg is not None)
+    described = _read_arguments(docstring)
+    options = {}
+    for argument, default in (*defaults, *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)):
+        if argument.arg in given or argument in arguments.posonlyargs:
+            continue
+        try:
+            value = REQUIRED if default is None else ast.literal_eval(default)
+        except (ValueError, TypeError):
+            continue  # an object: the function's own business
+        annotation = ast.unparse(argument.annotation) if argument.annotation else ANY_VALUE
+        options[argument.arg] = Option(annotation, value, described.get(argument.arg, ""))
+    return options
+
+
+def find_sizes(
+    names: Collection[str], *, placed: list[str], takes_any: bool = False
+) -> dict[str, Literal["classes", "channels"]]:
+    """Return which arguments of a function for networks take the number of classes, and that of channels.
+
+    Args:
+        names: Of all its arguments.
+        placed: Of those that can be given by place: where no name is known, the first two are meant.
+        takes_any: Whether it takes further arguments of any name; where no name is known, `num_classes` is then meant.
+    """
+    classes = next((name for name in CLASSES if name in names), None)
+    channels = next((name for name in CHANNELS if name in names), None)
+    rest = [name for name in placed if name not in (classes, channels)]
+    if classes is None and takes_any:
+        classes = "num_classes"
+    elif classes is None and rest:
+        classes = rest.pop(0)
+        channels = channels or (rest.pop(0) if rest else None)
+    found: dict[str, Literal["classes", "channels"]] = {}
+    if classes is not None:
+        found[classes] = "classes"
+    if channels is not None:
+        found[channels] = "channels"
+    return found
 
 
 def _read_arguments(docstring: str) -> dict[str, str]:

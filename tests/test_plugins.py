@@ -80,7 +80,7 @@ def test_a_users_network(install: Install) -> None:
         "width": Option("Count", 8, "Channels of the first layer, which may be explained over two lines.")
     }
     assert "mine._helper" not in plugins.list_names("models")
-    with pytest.raises(RuntimeError, match="imported only to be described"):
+    with pytest.raises(CompressError, match=r"models/mine.small: .*mine_models.py cannot be imported: RuntimeError: a plug-in"):
         plugins.load("models", "mine.small")
 
 
@@ -158,13 +158,11 @@ def test_two_plug_ins_of_one_name(install: Install) -> None:
         plugins.list_names("methods")
 
 
-@pytest.mark.parametrize("value", ["acme.gone", "gone.module", "acme.mine_methods:Mine"])
+@pytest.mark.parametrize("value", ["acme.gone", "gone.module", "acme.gone:Mine"])
 def test_an_entry_point_to_nowhere(install: Install, value: str) -> None:
     """An entry point names an installed module; anything else is said with the entry point's name."""
     install("methods", "mine", '"""Mine."""\nclass Mine: ...\n', value=value)
-    with pytest.raises(
-        Unreachable, match=f"entry point 'mine' of compress.methods names {value!r}, which is no installed module"
-    ):
+    with pytest.raises(Unreachable, match=f"entry point 'mine' of compress.methods.* no module {value.partition(':')[0]!r}"):
         plugins.list_names("methods")
 
 
@@ -174,3 +172,124 @@ def test_required_options_have_no_default(install: Install) -> None:
     options = plugins.describe("devices", "mine").options
     assert options["host"].default is REQUIRED
     assert options["port"].default == 22
+
+
+def test_an_entry_point_may_name_the_thing_itself(install: Install) -> None:
+    """`module:attribute`, as entry points are mostly written, is that class or function under the entry point's name."""
+    gentle = 'class Other:\n    """Does it."""\n    def __init__(self, setting, *, weight: Count = 1): ...\n'
+    install("methods", "gentle", gentle, value="acme.gentle_methods:Other")
+    install("models", "slim", NETWORK, value="acme.slim_models:small")
+    method, network = plugins.describe("methods", "gentle"), plugins.describe("models", "slim")
+    assert (method.attribute, method.summary, list(method.options)) == ("Other", "Does it.", ["weight"])
+    assert (network.attribute, network.summary, list(network.options)) == ("small", "A small network.", ["width"])
+
+
+def test_an_entry_point_to_a_name_that_is_not_there(install: Install) -> None:
+    """It is named, with what the module holds."""
+    install("models", "slim", NETWORK, value="acme.slim_models:smal")
+    with pytest.raises(CompressError, match=r"entry point 'slim' .* defines no 'smal'; did you mean 'small'"):
+        plugins.list_names("models")
+
+
+FOREIGN = '''
+from acme.parts_models import *
+from acme.parts_models import Net as Other
+
+def small(num_classes, in_channels=3, width=8, depths=(1, 2), act=print):
+    """A small network.
+
+    Args:
+        width: Of its layers.
+    """
+
+class Net:
+    def __init__(self, in_ch, n_classes, *, weights=None, size: "list[int]" = [4], scale: float): ...
+
+made = small
+'''
+
+PARTS = "class Net:\n    def __init__(self, classes): ...\n\ndef hidden(classes, channels): ...\n"
+
+
+@pytest.fixture
+def foreign(install: Install, tmp_path: Path) -> None:
+    """A package that knows nothing of ours, and raises when it is imported."""
+    install("models", "parts", PARTS, value="acme.parts_models:hidden")
+    (tmp_path / "site-packages" / "acme" / "nets.py").write_text(FOREIGN, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("acme.nets:small", {"width": 8, "depths": (1, 2)}),
+        ("acme.nets:Net", {"weights": None, "size": [4], "scale": REQUIRED}),
+        ("acme.nets:hidden", {}),
+        ("acme.nets:Other", {}),
+        ("acme.nets:made", {}),
+    ],
+)
+def test_a_network_is_named_by_its_function(foreign: None, name: str, options: dict[str, object]) -> None:
+    """A function, a class, and what a module imports or assigns are read without being run; the rest are options."""
+    plugin = plugins.describe("models", name)
+    assert {key: option.default for key, option in plugin.options.items()} == options
+    assert plugin.origin == "reference"
+    assert plugin.attribute == name.partition(":")[2]
+    assert {path.name for path in plugins.list_sources(plugin)} == {"__init__.py", "nets.py", "parts_models.py"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("acme.nets:smal", "'acme.nets:smal': .*nets.py defines no 'smal'; did you mean 'small'"),
+        ("acme.gone:small", "Python finds no module 'acme.gone' with a source; pip install its package, or .* PYTHONPATH"),
+        ("gone:small", "Python finds no module 'gone'"),
+        ("os:system", "is a part of Python itself"),
+        ("subprocess:run", "is a part of Python itself"),
+        ("acme.nets", "there is no 'acme.nets'"),
+        ("../nets.py:small", "is no module:function; write for example"),
+        ("acme.nets:small()", "is no module:function"),
+    ],
+)
+def test_a_function_that_is_not_there_is_named_with_its_line(foreign: None, tiny_recipe: str, name: str, said: str) -> None:
+    """The recipe's line, what was looked for, and what to do; nothing was run."""
+    written = tiny_recipe.replace("student: {model: resnet_cifar.resnet8}", f"student: {{model: '{name}'}}")
+    with pytest.raises(CompressError, match=rf"^x.yaml:5: student.model: .*{said}"):
+        recipe.parse(written.encode(), "x.yaml")
+
+
+def test_a_recipe_may_set_what_the_function_takes(foreign: None, tiny_recipe: str) -> None:
+    """Options without types take any value, those with types are checked, and unknown ones are refused as ever."""
+    settings = ["student.model=acme.nets:Net", "student.scale=0.5", "student.size=[2, 3]"]
+    section = recipe.parse(tiny_recipe.encode(), "x.yaml", settings).student
+    assert section.options() == {"scale": 0.5, "size": [2, 3]}
+    for setting, said in (("student.scale=big", "must be a number"), ("student.sice=1", "did you mean 'size'")):
+        with pytest.raises(CompressError, match=said):
+            recipe.parse(tiny_recipe.encode(), "x.yaml", [*settings[:1], "student.scale=1", setting])
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("resnet18", "'torchvision.resnet18'"), ("ResNet-18", "'torchvision.resnet18'"),
+        ("resnet_20", "'resnet_cifar.resnet20'"), ("resnet_cifar.resnet18", "'torchvision.resnet18'"),
+        ("mobilenetv3", "'torchvision.mobilenet_v3_large'"), ("torchvison.resnet18", "'torchvision.resnet18'"),
+        ("resnet19", "resnet1"),
+    ],
+)  # fmt: skip
+def test_a_network_is_suggested_by_its_usual_name(name: str, nearest: str) -> None:
+    """The family before the name, capitals, dashes and a cut-off end do not hide what is meant."""
+    said = plugins.suggest_name(name, plugins.list_names("models"))
+    assert said.startswith("did you mean")
+    assert nearest in said
+
+
+def test_a_recipe_says_whose_code_it_runs(foreign: None, tiny_recipe: str) -> None:
+    """Every plug-in that is not ours is named with its file; ours are not."""
+    from compress.plan.checks import list_foreign_code
+
+    assert list_foreign_code(recipe.parse(tiny_recipe.encode(), "x.yaml")) == ()
+    settings = ["student.model=acme.nets:small", "teacher.model=parts"]
+    first, second = list_foreign_code(recipe.parse(tiny_recipe.encode(), "x.yaml", settings))
+    assert "models/parts from" in first
+    assert "models/acme.nets:small from" in second
+    assert second.endswith("nets.py")

@@ -134,12 +134,15 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     Networks and methods are tried on one random batch; nothing is trained.
     """
     from compress.cli import tables
+    from compress.plan.checks import list_foreign_code
     from compress.plan.plan import make_plan
     from compress.plan.seeds import parse_seeds, repeat_students
     from compress.recipe import load
 
     loaded = load(recipe, overrides)
     chosen = parse_seeds(seeds, base=loaded.seed)
+    for line in list_foreign_code(loaded):  # before any of it is imported
+        terminal.events().say(line)
     planned = repeat_students(make_plan(loaded, base=recipe.parent, runs=runs), chosen)
     from compress.run import dry_run  # loads torch, so only after what needs none was found good
 

@@ -151,7 +151,7 @@ def draw_plan(plan: Plan) -> Tree:
         branch = root.add(Text.assemble((stage.name, "bold cyan"), "  ", stage.about))
         for label, text in _plan_details(stage):
             branch.add(Text.assemble((f"{label}: ", "dim"), text))
-    for note in plan.notes:
+    for note in (*plan.notes, *plan.code):
         root.add(Text(f"note: {note}", style="yellow"))
     return root
 

@@ -2,6 +2,6 @@
 
 from compress.models._cost import count_macs, count_parameters
 from compress.models._network import Network, Outputs, find_shapes
-from compress.models._wrapping import wrap_module
+from compress.models._wrapping import build_model, wrap_module
 
-__all__ = ["Network", "Outputs", "count_macs", "count_parameters", "find_shapes", "wrap_module"]
+__all__ = ["Network", "Outputs", "build_model", "count_macs", "count_parameters", "find_shapes", "wrap_module"]

@@ -1,4 +1,4 @@
-"""Make a `Network` of any module: taps and classifier are found by watching one pass.
+"""Make a `Network` of any module, and of what a recipe names: taps and classifier are found by watching one pass.
 
 A tap is the last map of each resolution, the outermost layer that gives it, and only what can be tapped: a map [B, c, h, w]
 that comes once in a pass and that no later layer overwrites. Networks without maps, such as transformers, have no taps. The
@@ -7,12 +7,14 @@ classifier is the linear layer whose output is the logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from compress import plugins
 from compress.errors import CompressError
 from compress.freezing import evaluating
 from compress.models._network import Network
@@ -86,17 +88,25 @@ def _watch_pass(module: nn.Module, image: Tensor, name: str) -> tuple[list[_Seen
 
 
 def _find_taps(seen: Sequence[_Seen]) -> list[str]:
-    """Return the names of the layers that give the last map of each resolution, shallow to deep."""
+    """Return the names of the layers that give the last map of each resolution, shallow to deep.
+
+    Of one resolution the outermost layers count: a block that halves the map still has the old one within.
+    """
     names = [each.name for each in seen]
     last: dict[tuple[int, int], str] = {}
     for each in seen:
         if each.output.dim() != 4 or names.count(each.name) > 1 or each.output._version != each.version:
             continue
         channels, height, width = each.output.shape[1:]
-        if min(height, width) > 1 and not (channels == height != width):  # else pooled, or with the channels last
-            last.pop((height, width), None)  # so that a resolution stands where it was seen last
+        if min(height, width) == 1 or channels == height != width:
+            continue  # pooled, or with the channels last
+        if each.name.count(".") <= last.get((height, width), each.name).count("."):
             last[height, width] = each.name
-    return list(last.values())[-MOST_TAPS:]
+    taps: list[tuple[int, str]] = []
+    for (height, width), name in sorted(last.items(), key=lambda item: names.index(item[1])):
+        if not taps or height * width < taps[-1][0]:  # else enlarged again
+            taps.append((height * width, name))
+    return [name for _, name in taps][-MOST_TAPS:]
 
 
 def _find_classifier(module: nn.Module, seen: Sequence[_Seen], output: object) -> str | None:
@@ -110,3 +120,69 @@ def _find_classifier(module: nn.Module, seen: Sequence[_Seen], output: object) -
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
+
+
+def build_model(name: str, classes: int, image: Tensor, options: Mapping[str, Any]) -> Network:
+    """Return a network by its name in a recipe, with weights drawn from torch's generator.
+
+    A function of others may return any module and take the number of classes, and that of channels, under any usual name.
+
+    Args:
+        name: Of a plug-in, or `module:function`.
+        classes: Number of classes.
+        image: One image [1, C, H, W], on the CPU.
+        options: Of the plug-in.
+
+    Raises:
+        CompressError: There is no such network, the function fails, or what it returns does not fit image and classes.
+        Unreachable: A package that it needs is not installed.
+    """
+    plugin, make = plugins.describe("models", name), plugins.load("models", name)
+    channels = image.shape[1]
+    if plugin.origin == "ours":
+        ours: Network = make(classes, channels, **options)
+        return ours
+    where = f"models/{name} ({plugin.path})"
+    sizes = {"classes": classes, "channels": channels}
+    wanted = {argument: sizes[what] for argument, what in _find_sizes(make, where).items()}
+    try:
+        module = make(**{**wanted, **options})
+    except CompressError:
+        raise
+    except Exception as error:
+        given = ", ".join(f"{argument}={value!r}" for argument, value in {**wanted, **options}.items())
+        raise CompressError(f"{where}: fails when called with {given}: {plugins.describe_failure(error)}; mend it") from error
+    network = wrap_module(module, image, name=where)
+    _check_logits(network, image, classes, where)
+    return network
+
+
+def _find_sizes(make: Any, where: str) -> Mapping[str, Literal["classes", "channels"]]:
+    """Return which arguments of a function of others take the number of classes, and that of channels.
+
+    Raises:
+        CompressError: It is not called, or takes no number of classes.
+    """
+    if not callable(make):
+        raise CompressError(f"{where}: is a {type(make).__name__}, not a function; name one that returns the network")
+    parameters = inspect.signature(make).parameters.values()
+    placed = [each.name for each in parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
+    found = plugins.find_sizes([each.name for each in parameters], placed=placed, takes_any=takes_any)
+    if "classes" not in found.values():
+        raise CompressError(
+            f"{where}: takes {inspect.signature(make)}, and no number of classes; let it take (classes, channels)"
+        )
+    return found
+
+
+def _check_logits(network: Network, image: Tensor, classes: int, where: str) -> None:
+    """Refuse a network that does not give logits [1, K] of so many classes for an image [1, C, H, W]."""
+    with evaluating(network):
+        output: object = network(image)
+    if not isinstance(output, Tensor):
+        raise CompressError(
+            f"{where}: gives a {type(output).__name__}; return compress.Network(module, taps=[...], logits=lambda output: ...)"
+        )
+    if output.shape != (1, classes):
+        raise CompressError(f"{where}: gives {list(output.shape)} for one image; it must give logits [1, {classes}]")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress import plugins
 from compress.errors import CompressError, Unreachable
 from compress.recipe import Recipe
 from compress.recipe.checks import find_drift_problem
@@ -27,6 +28,17 @@ def join_problems(problems: Sequence[CompressError]) -> CompressError:
     """Return one error with a line for each problem; `Unreachable` if all that is wrong is that something is not there."""
     kind = Unreachable if all(isinstance(problem, Unreachable) for problem in problems) else CompressError
     return kind("\n".join(str(problem) for problem in problems))
+
+
+def list_foreign_code(recipe: Recipe) -> tuple[str, ...]:
+    """Return a line for everything of others that a recipe names and a run or check imports; nothing is imported here."""
+    named: list[tuple[plugins.Kind, str]] = [("data", recipe.data.source)]
+    named += [("models", section.model) for section in (*recipe.teacher, recipe.student)]
+    named += [("methods", section.name) for methods in (recipe.method, *recipe.baselines) for section in methods]
+    named += [("exporters", section.format) for section in recipe.exports]
+    named += [("devices", section.device) for section in recipe.measure.devices]
+    foreign = {pair: plugins.describe(*pair) for pair in named if plugins.describe(*pair).origin != "ours"}
+    return tuple(f"runs code that is not ours: {kind}/{name} from {each.path}" for (kind, name), each in foreign.items())
 
 
 def count_split_images(recipe: Recipe, summary: Summary) -> dict[str, int]:

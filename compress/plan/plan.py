@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from compress import plugins
 from compress.errors import CompressError
-from compress.plan.checks import choose_storage, count_split_images, find_data_problems, find_recipe_problems, join_problems
+from compress.plan.checks import (
+    choose_storage,
+    count_split_images,
+    find_data_problems,
+    find_recipe_problems,
+    join_problems,
+    list_foreign_code,
+)
 from compress.plan.method_stages import list_stages, read_labels
 from compress.plan.names import name_baselines, name_methods
 from compress.recipe import ExportSection, MethodSection, Recipe, TeacherSection
@@ -61,6 +68,8 @@ class Plan(Record):
     """Images in each split."""
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    """Code of others that the recipe names, and that a run imports: plug-ins and their files."""
 
 
 def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
@@ -94,6 +103,7 @@ def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
         images=images,
         stages=tuple(stage.model_copy(update={"found": _is_found(folder, stage)}) for stage in stages),
         notes=tuple(_find_notes(recipe)),
+        code=list_foreign_code(recipe),
     )
 
 

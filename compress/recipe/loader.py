@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 
-from compress.errors import RecipeError, Unreachable
+from compress import plugins
+from compress.errors import CompressError, RecipeError, Unreachable
 from compress.recipe.problems import explain
 from compress.recipe.sections import (
     DataSection,
@@ -59,26 +60,47 @@ def parse(text: bytes, where: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError([f"{where}:1: a recipe is a mapping of fields; start from `compress init`"])
     for override in overrides:
         document.replace(override)
+    known = schema(_find_references(document.value))
     try:
-        recipe: Recipe = schema().model_validate(document.value)
+        recipe: Recipe = known.model_validate(document.value)
     except ValidationError as error:
-        raise RecipeError(explain(document, schema(), error.errors())) from None
+        raise RecipeError(explain(document, known, error.errors())) from None
     if document.problems:
-        raise RecipeError(explain(document, schema(), []))
+        raise RecipeError(explain(document, known, []))
     return recipe
 
 
+def _find_references(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the networks that a recipe names by `module:function` and that can be read; nothing is imported."""
+    teachers = document.get("teacher")
+    sections = [*(teachers if isinstance(teachers, list) else [teachers]), document.get("student")]
+    named = [section.get("model") if isinstance(section, dict) else section for section in sections]
+    found: dict[str, None] = {}
+    for name in named:
+        if isinstance(name, str) and ":" in name and name not in plugins.list_names("models"):
+            try:
+                plugins.describe("models", name)
+            except CompressError:
+                continue  # said with its place in the recipe
+            found[name] = None
+    return tuple(found)
+
+
 @cache
-def schema() -> type[Recipe]:
-    """Return the type of recipes with the options of all plug-ins that are installed."""
+def schema(references: tuple[str, ...] = ()) -> type[Recipe]:
+    """Return the type of recipes with the options of all plug-ins that are installed.
+
+    Args:
+        references: Networks that a recipe names by `module:function`.
+    """
     listing, several = cast("Any", Listing), cast("Any", Several)  # types made at run time are beyond a type checker
     method = build_section_union(MethodSection, "methods", "name")
     devices = listing[build_section_union(DeviceSection, "devices", "device")]
     return _retype(
         Recipe,
         data=build_section_union(DataSection, "data", "source"),
-        teacher=several[build_section_union(TeacherSection, "models", "model")],
-        student=build_section_union(StudentSection, "models", "model"),
+        teacher=several[build_section_union(TeacherSection, "models", "model", references)],
+        student=build_section_union(StudentSection, "models", "model", references),
         method=several[method],
         baselines=listing[several[method]],
         exports=listing[build_section_union(ExportSection, "exporters", "format")],

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from compress import plugins
+from compress.errors import CompressError
 from compress.recipe.types import find_plugin_name
 from compress.recipe.yaml import Place, YamlDocument
 
@@ -94,7 +95,7 @@ def _make_sentence(error: ErrorDetails, spot: _Spot) -> str:
         case "union_tag_not_found":
             sentence = f"is missing; there are: {', '.join(names)}"
         case "union_tag_invalid":
-            sentence = _explain_unknown(context["tag"], names)
+            sentence = _explain_reference(context["tag"]) or _explain_unknown(context["tag"], names)
         case "literal_error":
             known = re.findall(r"'([^']*)'|(\d+)", context["expected"])  # words stand in quotes, numbers do not
             sentence = _explain_unknown(value, [word or number for word, number in known])
@@ -109,6 +110,17 @@ def _say_unknown(field: str, section: type[BaseModel]) -> str:
     if (section.__name__, field) in RENAMED:
         return f"is now called {RENAMED[section.__name__, field]!r}; rename it"
     return f"unknown field; {plugins.suggest_name(field, list(section.model_fields))}"
+
+
+def _explain_reference(tag: object) -> str:
+    """Return why there is no network `module:function`; nothing for other names."""
+    if not isinstance(tag, str) or ":" not in tag:
+        return ""
+    try:
+        plugins.describe("models", tag)
+    except CompressError as error:
+        return str(error).removeprefix("models: ")
+    return ""
 
 
 def _explain_unknown(value: object, known: list[str]) -> str:

@@ -135,7 +135,8 @@ class ModelSection(PluginSection):
     """A network."""
 
     model: Text
-    """The network (`compress list models`)."""
+    """The network (`compress list models`), or `module:function` of an installed module, which returns any `nn.Module` for a
+    number of classes and one of channels."""
 
 
 class TeacherSection(ModelSection):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -81,35 +81,60 @@ def find_plugin_name(section: type) -> str:
 _VOCABULARY: Mapping[str, Any] = {
     "Count": Count, "WholeNumber": WholeNumber, "Positive": Positive, "NonNegative": NonNegative, "Fraction": Fraction,
     "Share": Share, "Text": Text, "Sha256": Sha256, "LogitLoss": LogitLoss, "Listing": Listing, "Literal": Literal,
-    "bool": bool, "int": int, "float": float, "str": str,
+    "bool": bool, "int": int, "float": float, "str": str, plugins.ANY_VALUE: Any,
 }  # fmt: skip
 """The names that the annotation of a plug-in's option may use."""
 
 
-def build_section_union(base: type[PluginSection], kind: plugins.Kind, tag: str) -> Any:
-    """Return the union, told apart by the field `tag`, of one section type for each plug-in of a kind."""
-    names = plugins.list_names(kind)
+def build_section_union(base: type[PluginSection], kind: plugins.Kind, tag: str, further: Sequence[str] = ()) -> Any:
+    """Return the union, told apart by the field `tag`, of one section type for each plug-in of a kind.
+
+    Args:
+        base: The section without options of plug-ins.
+        kind: Of the plug-ins.
+        tag: The field that names one.
+        further: Networks that a recipe names by `module:function`.
+    """
+    names = [*plugins.list_names(kind), *further]
     union: Any = reduce(or_, (_section(base, plugins.describe(kind, name), tag) for name in names))
     chosen = Annotated[union, Discriminator(tag)] if len(names) > 1 else union
 
     def read_by_name(value: object) -> object:
         return {tag: value} if isinstance(value, str) else value
 
-    return Annotated[chosen, BeforeValidator(read_by_name), _SchemaAlso(lambda _full: {"enum": names})]
+    return Annotated[chosen, BeforeValidator(read_by_name), _SchemaAlso(lambda _full: _list_short_forms(kind, tag, names))]
+
+
+def _list_short_forms(kind: plugins.Kind, tag: str, names: list[str]) -> JsonSchemaValue:
+    """Return what else may stand for a section: the name alone, and of networks also `module:function`."""
+    if kind != "models":
+        return {"enum": names}
+    reference = {"type": "string", "pattern": f"^{plugins.REFERENCE_PATTERN}$"}
+    section = {"type": "object", "properties": {tag: reference}, "required": [tag]}
+    return {"anyOf": [{"enum": names}, reference, section]}
+
+
+def _make_field(annotation: Any, option: plugins.Option) -> tuple[Any, Any]:
+    default = ... if option.default is plugins.REQUIRED else option.default
+    return annotation, Field(default, description=option.description)
 
 
 def _section(base: type[PluginSection], plugin: plugins.Plugin, tag: str) -> type[PluginSection]:
     fields: dict[str, Any] = {tag: (Literal[plugin.name], Field(description=plugin.summary))}
     for option, about in plugin.options.items():
         where = f"{plugin.module}: option {option!r}"
+        if option in base.model_fields and plugin.origin == "reference" and about.default is not plugins.REQUIRED:
+            continue  # a function that was not written for recipes keeps its own default
         if option in base.model_fields:
             raise CompressError(f"{where} is already a field of every {plugin.kind} section; rename it")
         try:
             annotation = eval(about.annotation, {"__builtins__": {}}, dict(_VOCABULARY))  # noqa: S307 (installed code's own annotation, closed vocabulary)
-        except (NameError, TypeError, SyntaxError) as error:
+        except (NameError, TypeError, SyntaxError, AttributeError) as error:
+            if plugin.kind == "models" and plugin.origin != "ours":
+                fields[option] = _make_field(Any, about)
+                continue
             raise CompressError(
                 f"{where}: annotation {about.annotation!r}: {error}; use the types of compress.recipe"
             ) from error
-        default = ... if about.default is plugins.REQUIRED else about.default
-        fields[option] = (annotation, Field(default, description=about.description))
+        fields[option] = _make_field(annotation, about)
     return create_model(f"{base.__name__}.{plugin.name}", __base__=base, **fields)

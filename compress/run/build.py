@@ -9,7 +9,7 @@ import torch
 
 from compress import plugins
 from compress.methods import Combined, Method, Setting
-from compress.models import Network
+from compress.models import Network, build_model
 from compress.recipe import MethodSection, ModelSection
 from compress.run.context import Run
 from compress.training import checkpoint
@@ -23,9 +23,7 @@ def derive_seed(run: Run, role: str) -> int:
 def build_network(run: Run, section: ModelSection, role: str) -> Network:
     """Return a network with random weights that depend on the run's seed and the role alone."""
     torch.manual_seed(derive_seed(run, role))
-    channels = run.data.train.images.shape[-1]
-    make = plugins.load("models", section.model)
-    network: Network = make(len(run.data.classes), channels, **section.options())
+    network = build_model(section.model, len(run.data.classes), run.data.sample_image(), section.options())
     return network.to(run.device)
 
 

@@ -12,6 +12,7 @@ from benchmarks.devices.local import share_processes
 from compress import plugins
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
+from compress.plan.checks import list_foreign_code
 from compress.plan.plan import make_plan
 from compress.recipe import ExportSection, Recipe
 from compress.records import Report
@@ -48,6 +49,8 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
         Interrupted: The user stopped; the same call continues.
         CompressError: The recipe cannot be carried out.
     """
+    for line in list_foreign_code(recipe):
+        events.say(line)
     make_plan(recipe, base=base, runs=runs)  # refuses all that contradicts, before anything is loaded
     with open_run(recipe, base=base, runs=runs, events=events, seeds=len(seeds) or 1) as context:
         _check_before_training(context)
