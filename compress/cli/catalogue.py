@@ -67,7 +67,8 @@ def describe_plugin(kind: plugins.Kind, name: str) -> tuple[dict[str, Any], *tup
 WORDS = {
     "Count": "whole number ≥ 1", "WholeNumber": "whole number ≥ 0", "Positive": "number > 0", "NonNegative": "number ≥ 0",
     "Fraction": "number, 0 < x < 1", "Share": "number, 0 ≤ x ≤ 1", "Text": "text", "str": "text", "Sha256": "sha256",
-    "LogitLoss": "kd | dist", "bool": "true | false", "int": "whole number", "float": "number", "None": "none", "Any": "any value",
+    "LogitLoss": "kd | dist", "bool": "true | false", "int": "whole number", "float": "number", "None": "none",
+    "Any": "any value",
 }  # fmt: skip
 """What people call the types of `compress.recipe`."""
 

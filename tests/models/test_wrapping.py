@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torchvision import models
 
 from compress.errors import CompressError
 from compress.models import Network, build_model, find_shapes, wrap_module
@@ -17,18 +17,23 @@ from compress.models import Network, build_model, find_shapes, wrap_module
 IMAGE = torch.zeros(1, 3, 64, 64)
 
 
+def make_torchvision(name: str, classes: int) -> nn.Module:
+    network: nn.Module = getattr(import_module("torchvision.models"), name)(num_classes=classes)
+    return network
+
+
 @pytest.mark.parametrize(
     ("build", "taps", "classifier"),
     [
-        (models.resnet18, ("layer1", "layer2", "layer3", "layer4"), "fc"),
-        (models.mobilenet_v2, ("features.3", "features.6", "features.13", "features"), "classifier.1"),
-        (models.vgg11, ("features.9", "features.14", "features.19", "features"), "classifier.6"),
-        (models.densenet121, None, "classifier"),
+        ("resnet18", ("layer1", "layer2", "layer3", "layer4"), "fc"),
+        ("mobilenet_v2", ("features.3", "features.6", "features.13", "features"), "classifier.1"),
+        ("vgg11", ("features.9", "features.14", "features.19", "features"), "classifier.6"),
+        ("densenet121", None, "classifier"),
     ],
 )
-def test_layers_of_usual_networks_are_found(build: type[nn.Module], taps: tuple[str, ...] | None, classifier: str) -> None:
+def test_layers_of_usual_networks_are_found(build: str, taps: tuple[str, ...] | None, classifier: str) -> None:
     """Taps are the last maps of the deepest resolutions, as one would choose them by hand, and they can be tapped."""
-    network = wrap_module(build(num_classes=5), IMAGE, name="mine")
+    network = wrap_module(make_torchvision(build, 5), IMAGE, name="mine")
     assert network.classifier_name == classifier
     assert taps is None or network.taps == taps
     sizes = [tuple(feature.shape[2:]) for feature in find_shapes(network, IMAGE).features]
@@ -66,7 +71,7 @@ def test_a_network_comes_back_as_it_was_given() -> None:
 
 def test_finding_changes_nothing() -> None:
     """No hook, mode or statistic of the module is left behind."""
-    module = models.resnet18(num_classes=2)
+    module = make_torchvision("resnet18", 2)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     wrap_module(module, IMAGE, name="mine")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
