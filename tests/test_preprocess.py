@@ -24,7 +24,7 @@ from compress.preprocess import (
     scale_to_bytes,
 )
 from compress.records import Preprocess
-from tests import wide_pictures
+from tests import encoded_pictures
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -166,15 +166,15 @@ def test_sixteen_bits_keep_their_upper_byte():
 
 
 WIDE = {
-    "RGB PNG": lambda values: wide_pictures.encode_png(values[..., :3]),
-    "gray PNG": lambda values: wide_pictures.encode_png(values[..., :1]),
-    "little-endian TIFF": lambda values: wide_pictures.encode_tiff(values[..., :3]),
-    "big-endian TIFF": lambda values: wide_pictures.encode_tiff(values[..., :3], order=">"),
-    "deflated TIFF": lambda values: wide_pictures.encode_tiff(values[..., :3], deflated=True),
-    "TIFF of 32 bits": lambda values: wide_pictures.encode_integers(values[..., :1]),
-    "PPM": lambda values: wide_pictures.encode_map(values[..., :3], 65535),
-    "PPM of 12 bits": lambda values: wide_pictures.encode_map(values[..., :3], 4095),
-    "PGM of 12 bits": lambda values: wide_pictures.encode_map(values[..., :1], 4095),
+    "RGB PNG": lambda values: encoded_pictures.encode_png(values[..., :3]),
+    "gray PNG": lambda values: encoded_pictures.encode_png(values[..., :1]),
+    "little-endian TIFF": lambda values: encoded_pictures.encode_tiff(values[..., :3]),
+    "big-endian TIFF": lambda values: encoded_pictures.encode_tiff(values[..., :3], order=">"),
+    "deflated TIFF": lambda values: encoded_pictures.encode_tiff(values[..., :3], deflated=True),
+    "TIFF of 32 bits": lambda values: encoded_pictures.encode_integers(values[..., :1]),
+    "PPM": lambda values: encoded_pictures.encode_map(values[..., :3], 65535),
+    "PPM of 12 bits": lambda values: encoded_pictures.encode_map(values[..., :3], 4095),
+    "PGM of 12 bits": lambda values: encoded_pictures.encode_map(values[..., :1], 4095),
 }
 
 
@@ -211,7 +211,7 @@ def test_transparency_of_sixteen_bits_is_laid_over_white():
         values[..., -1] = 65535
         values[0, 0, -1] = 0
         preprocess = contract(8).model_copy(update={"white_level": 4095})
-        result = decode(wide_pictures.encode_png(values), preprocess, "x")
+        result = decode(encoded_pictures.encode_png(values), preprocess, "x")
         assert result[0, 0].tolist() == [255] * 3
         assert result[1:].tolist() == np.full((7, 8, 3), 128).tolist()
 

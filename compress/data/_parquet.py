@@ -1,22 +1,38 @@
-"""Parquet files of one split: find them and their columns, read labels and encoded images."""
+"""Parquet files of the splits of a data set: find them and their columns, read labels and encoded images."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from compress.data._splits import SPLIT_NAMES, find_split
 from compress.errors import CompressError
 
 _ROWS = 256
 """Rows that are held encoded at a time."""
+
+LABEL_NAMES = ("label", "labels", "class", "classes", "target", "category", "y", "fine_label")
+"""What a column of labels is usually called, the best known first."""
+
+_NAMED = re.compile(r"(?P<split>.+?)(-(?P<part>\d+)(-of-(?P<parts>\d+))?(-\w+)?)?")
+_NUMBERED = re.compile(r"(part[-_.]?|data[-_.]|shard[-_.]?|batch[-_.]?)?(?P<part>\d+)(-of-(?P<parts>\d+))?([-.][\w.-]+)?")
+
+
+class Part(NamedTuple):
+    """One file of a split."""
+
+    path: Path
+    split: str
+    home: str
+    """The folder of the splits, relative to the data set's; the hub calls it a subset, or configuration."""
+    part: int | None
+    parts: int | None
+    """How many there are in all, if the name says it."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +47,55 @@ class Table:
     names: tuple[str, ...] | None
 
 
-def find_table(folder: Path, split: str, *, subset: str | None, image: str | None, label: str | None) -> Table:
-    """Find a split and read what its files declare.
+def list_parts(folder: Path, subset: str | None) -> list[Part]:
+    """Return all files of all splits, at any depth, as the hub and the usual tools name them.
+
+    These are `train.parquet`, `train-00000-of-00002.parquet`, `train/part-0.parquet`, and the hub's own conversion,
+    `CONFIG/train/0000.parquet`.
 
     Args:
-        folder: Where the files are, or the folders that hold them.
+        folder: Of the data set.
+        subset: The folder below it that is meant; default: any.
+    """
+    paths = sorted(path for path in folder.rglob("*.parquet") if not _is_hidden(path.relative_to(folder)))
+    parts = [_read_name(folder, path) for path in paths]
+    return [part for part in parts if subset is None or subset == part.home or part.home.startswith(f"{subset}/")]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def _read_name(folder: Path, path: Path) -> Part:
+    """Return what the name of a file and of its folder say."""
+    home, above = path.parent, path.parent.name.removeprefix("partial-") if path.parent != folder else ""
+    numbered, named = _NUMBERED.fullmatch(path.stem), _NAMED.fullmatch(path.stem)
+    match, split = (numbered, above) if numbered and above else (named, named["split"] if named else path.stem)
+    inside = bool(above) and (match is numbered or split.casefold() == above.casefold())
+    if above and not inside and _is_split(above) and not _is_split(split):
+        inside, split = True, above
+    place = (home.parent if inside else home).relative_to(folder)
+    numbers = [None if match is None or match[name] is None else int(match[name]) for name in ("part", "parts")]
+    return Part(path, above if inside else split, "." if place == Path() else place.as_posix(), numbers[0], numbers[1])
+
+
+def _is_split(name: str) -> bool:
+    return any(find_split(role, [name]) is not None for role in SPLIT_NAMES)
+
+
+def list_splits(parts: Iterable[Part]) -> str:
+    """Return which splits there are, in words."""
+    splits = sorted({part.split for part in parts})
+    return f"the folder has the splits {', '.join(splits)}" if splits else "the folder has no parquet files"
+
+
+def find_table(folder: Path, parts: Iterable[Part], split: str, *, image: str | None, label: str | None) -> Table:
+    """Read what the files of a split declare.
+
+    Args:
+        folder: Of the data set.
+        parts: All files.
         split: Its name.
-        subset: The folder below `folder` that is meant, if several have the split.
         image: The image column; `None` for the only one.
         label: The label column; `None` for the only one.
 
@@ -46,7 +104,7 @@ def find_table(folder: Path, split: str, *, subset: str | None, image: str | Non
     """
     from pyarrow import parquet
 
-    files = _find_files(folder, split, subset)
+    files = _choose_files(folder, list(parts), split)
     schemas = []
     rows = 0
     for file in files:
@@ -63,46 +121,57 @@ def find_table(folder: Path, split: str, *, subset: str | None, image: str | Non
     return Table(split, files, rows, *columns.pop())
 
 
-def _find_files(folder: Path, split: str, subset: str | None) -> tuple[Path, ...]:
+def _choose_files(folder: Path, parts: list[Part], split: str) -> tuple[Path, ...]:
     """Return the complete files of a split, in order."""
-    pattern = re.compile(re.escape(split) + r"(-(?P<part>\d+)(-of-(?P<parts>\d+))?(-\w+)?)?\.parquet")
-    homes: dict[str, list[tuple[Path, re.Match[str]]]] = {}
-    for path in sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]):
-        if match := pattern.fullmatch(path.name):
-            homes.setdefault(str(path.parent.relative_to(folder)), []).append((path, match))
-    if subset is not None:
-        homes = {name: files for name, files in homes.items() if name == subset}
+    homes: dict[str, list[Part]] = {}
+    for part in parts:
+        if part.split == split:
+            homes.setdefault(part.home, []).append(part)
     if len(homes) != 1:
         several = f"is in several folders: {', '.join(sorted(homes))}; choose one as data.subset"
-        raise CompressError(f"{folder}: split {split!r} {several if homes else 'has no files; ' + _list_splits(folder)}")
+        raise CompressError(f"{folder}: split {split!r} {several if homes else 'has no files; ' + list_splits(parts)}")
     found = homes.popitem()[1]
-    present = sorted(int(match["part"]) for _, match in found if match["parts"])
-    expected = {int(match["parts"]) for _, match in found if match["parts"]}
+    present = sorted(part.part for part in found if part.parts is not None and part.part is not None)
+    expected = {part.parts for part in found if part.parts is not None}
     if expected and present != list(range(max(expected))):
         raise CompressError(f"{folder}: split {split!r} has parts {present} of {max(expected)}; get all of them")
-    return tuple(path for path, _ in found)
-
-
-def _list_splits(folder: Path) -> str:
-    paths = [*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]
-    splits = sorted({re.sub(r"-\d.*", "", path.stem) for path in paths})
-    return f"the folder has the splits {', '.join(splits)}" if splits else "the folder has no parquet files"
+    numbers = sorted(part.part for part in found if part.part is not None)
+    if not expected and numbers and numbers[0] == 0 and numbers != list(range(len(numbers))):
+        raise CompressError(f"{folder}: split {split!r} has parts {numbers}, of which some are missing; get all of them")
+    return tuple(part.path for part in sorted(found, key=lambda part: (part.part or 0, part.path.name)))
 
 
 def _find_columns(file: Path, schema: Any, image: str | None, label: str | None) -> tuple[str, str, tuple[str, ...] | None]:
     """Return the image column, the label column and the class names that an arrow schema declares."""
-    from pyarrow import types
-
     kinds = {field.name: field.type for field in schema}
     encoded = [name for name, kind in kinds.items() if _holds_bytes(kind)]
-    numbers = [name for name, kind in kinds.items() if types.is_integer(kind)]
+    usable = [name for name, kind in kinds.items() if _holds_labels(kind)]
     declared = _read_features(file, schema)
     images = [name for name in encoded if declared.get(name, {}).get("_type") == "Image"] or encoded
-    labels = [name for name in numbers if declared.get(name, {}).get("_type") == "ClassLabel"] or numbers
-    image = _choose(file, "image", image, encoded, images)
-    label = _choose(file, "label", label, numbers, labels)
+    image = _choose(f"{file}: image", image, encoded, images, kinds)
+    label = _choose(f"{file}: label", label, usable, _find_likely_labels(usable, kinds, declared), kinds)
     names = declared.get(label, {}).get("names")
     return image, label, tuple(str(name) for name in names) if names else None
+
+
+def _find_likely_labels(usable: list[str], kinds: Mapping[str, Any], declared: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Return the columns that are probably meant: declared as such, named as such, or the only whole numbers or texts."""
+    from pyarrow import types
+
+    marked = [name for name in usable if declared.get(name, {}).get("_type") == "ClassLabel"]
+    named = [name for usual in LABEL_NAMES for name in usable if name.casefold() == usual][:1]
+    numbers = [name for name in usable if types.is_integer(kinds[name])]
+    return marked or named or numbers or usable
+
+
+def _holds_labels(kind: Any) -> bool:
+    """Tell whether a column can hold labels: whole numbers, texts, false and true, or floats that are whole."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _holds_labels(kind.value_type)
+    tests = (types.is_integer, types.is_string, types.is_large_string, types.is_boolean, types.is_floating)
+    return any(test(kind) for test in tests)
 
 
 def _read_features(file: Path, schema: Any) -> dict[str, dict[str, Any]]:
@@ -121,31 +190,56 @@ def _holds_bytes(kind: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
-def _choose(file: Path, role: str, wanted: str | None, usable: Sequence[str], likely: Sequence[str]) -> str:
+def _choose(what: str, wanted: str | None, usable: list[str], likely: list[str], kinds: Mapping[str, Any]) -> str:
+    """Return the column that is wanted, or else the only likely one.
+
+    Args:
+        what: File and role of the column, `FILE: ROLE`.
+        wanted: The name that the recipe gives, if it does.
+        usable: Columns whose type fits.
+        likely: Of those, the ones that are probably meant.
+        kinds: Types of all columns.
+
+    Raises:
+        CompressError: It is not there, or there is none or several; the message names the columns with their types.
+    """
+    file, _, role = what.rpartition(": ")
     if wanted is not None and wanted not in usable:
-        raise CompressError(f"{file}: has no {role} column {wanted!r}; columns that can be one: {', '.join(usable) or 'none'}")
+        can = _describe_columns(usable, kinds) or f"none; the file has {_describe_columns(kinds, kinds)}"
+        raise CompressError(f"{file}: has no {role} column {wanted!r}; columns that can be one: {can}")
     if wanted is None and len(likely) != 1:
-        which = (
-            f"several {role} columns: {', '.join(likely)}; choose one as data.{role}_column" if likely else f"no {role} column"
-        )
-        raise CompressError(f"{file}: has {which}")
+        which = f"several {role} columns: {_describe_columns(likely, kinds)}; choose one as data.{role}_column"
+        none = f"no {role} column; the file has {_describe_columns(kinds, kinds) or 'no columns'}"
+        raise CompressError(f"{file}: has {which if likely else none}")
     return wanted or likely[0]
 
 
-def read_labels(table: Table) -> NDArray[np.int64]:
-    """Return the labels of a split, [N]; a missing one is -1, which no class has.
+def _describe_columns(names: Iterable[str], kinds: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} ({_describe_kind(kinds[name])})" for name in names)
+
+
+def _describe_kind(kind: Any) -> str:
+    """Return the type of a column in short; of a struct the names of its fields."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return f"struct of {', '.join(kind.field(index).name for index in range(kind.num_fields))}"
+    return {"string": "texts", "large_string": "texts", "bool": "false and true"}.get(str(kind), str(kind)[:60])
+
+
+def read_values(table: Table) -> list[Any]:
+    """Return the values of the label column of a split, one for each row; `None` where one is missing.
 
     Raises:
         CompressError: A file is damaged.
     """
-    from pyarrow import compute, int64, parquet
+    from pyarrow import parquet
 
-    parts = []
+    values: list[Any] = []
     for file in table.files:
         with _refuse_damaged(file):
-            column = parquet.read_table(file, columns=[table.label], partitioning=None).column(0)
-            parts.append(compute.fill_null(column.cast(int64()), -1).to_numpy())
-    return np.concatenate(parts)
+            values += parquet.read_table(file, columns=[table.label], partitioning=None).column(0).to_pylist()
+    return [None if value != value else value for value in values]  # noqa: PLR0124 (NaN alone differs from itself)
 
 
 def read_encoded(table: Table) -> Iterator[bytes | None]:

@@ -1,19 +1,11 @@
 """Small data sets in the hub's layout, and in one folder for each class, made of random pictures."""
 
-import io
 import json
 import zlib
 
-import numpy as np
 import pytest
-from PIL import Image
 
-
-def png(seed):
-    values = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(values).save(file, "PNG")
-    return file.getvalue()
+from tests.encoded_pictures import encode_random as png
 
 
 @pytest.fixture

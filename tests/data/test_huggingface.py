@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 from compress.data.huggingface import Huggingface
 from compress.errors import CompressError, Unreachable
 from compress.records import Preprocess
+from tests.encoded_pictures import encode_random as png
 
 pa = pytest.importorskip("pyarrow")
 
@@ -61,13 +63,144 @@ def test_several_subsets_must_be_chosen_from(write):
     assert Huggingface(path=folder, subset="hard").summary().train_images == 3
 
 
-def test_other_splits_can_be_named(write):
-    """A data set without `test` can use its `validation`."""
+def test_other_splits_are_found_or_named(write):
+    """A data set without `test` is tested on its `validation`, which a note says; what has no usual name must be named."""
     write("train.parquet", [0, 1])
     folder = write("validation.parquet", [0])
-    with pytest.raises(CompressError, match="split 'test' has no files; the folder has the splits train, validation"):
+    summary = Huggingface(path=folder).summary()
+    assert summary.test_images == 1
+    assert "split 'validation' is what the result is tested on" in summary.notes[0]
+    Path(folder, "validation.parquet").rename(Path(folder, "extra.parquet"))
+    with pytest.raises(CompressError, match="split 'test' has no files; the folder has the splits extra, train: name one"):
         Huggingface(path=folder).summary()
-    assert Huggingface(path=folder, test_split="validation").summary().test_images == 1
+    assert Huggingface(path=folder, test_split="extra").summary().test_images == 1
+
+
+def test_without_a_test_split_rows_are_set_apart(write):
+    """Most data sets of the hub have `train` alone: each row's number decides, so that further rows change nothing."""
+    folder = write("data/train-00000-of-00001.parquet", [0, 1] * 50)
+    summary = Huggingface(path=folder).summary()
+    assert summary.train_images + summary.test_images == 100
+    assert 10 <= summary.test_images <= 40
+    assert "data.test_fraction 0.2, data.split_seed 0" in summary.notes[0]
+    dataset = Huggingface(path=folder).load(RGB)
+    assert len(dataset.test.images) == summary.test_images
+    seen = {image.tobytes() for image in dataset.train.images}
+    assert not any(image.tobytes() in seen for image in dataset.test.images)
+    write("data/train-00000-of-00001.parquet", [0, 1] * 60)
+    grown = Huggingface(path=folder).load(RGB).test.images
+    assert [image.tobytes() for image in grown][: len(dataset.test.images)] == [
+        image.tobytes() for image in dataset.test.images
+    ]
+
+
+LAYOUTS = [
+    ("default/{split}/0000.parquet", None),
+    ("plain_text/partial-{split}/0000.parquet", None),
+    ("en/v1/data/{split}-00000-of-00001.parquet", None),
+    ("{split}/part-00000-4f2e.c000.snappy.parquet", None),
+    ("{split}/pictures.parquet", None),
+    ("a/{split}/{split}-00000-of-00001-0f1e2d.parquet", "a"),
+]
+
+
+@pytest.mark.parametrize(("layout", "subset"), LAYOUTS)
+def test_the_usual_layouts_are_read(write, layout, subset):
+    """The hub's own conversion, several levels, and what common tools write; hidden folders are no data."""
+    write(layout.format(split="train"), [0, 1, 0])
+    write(".cache/train/0000.parquet", [1, 1])
+    folder = write(layout.format(split="test"), [1, 0])
+    assert Huggingface(path=folder, subset=subset).summary()[:3] == (("cat", "dog"), 3, 2)
+
+
+def test_parts_in_a_folder_are_read_by_number(write):
+    """Ten comes after nine, and a gap is told."""
+    for part in range(11):
+        write(f"default/train/{part:04}.parquet", [part % 2], images=[png(part)])
+    folder = write("default/test/0000.parquet", [1])
+    images = Huggingface(path=folder).load(RGB).train.images
+    assert [image.tobytes() for image in images] == [
+        np.random.default_rng(part).integers(0, 256, (6, 5, 3), dtype=np.uint8).tobytes() for part in range(11)
+    ]
+    Path(folder, "default/train/0004.parquet").unlink()
+    with pytest.raises(CompressError, match=r"split 'train' has parts \[0, 1, 2, 3, 5.* some are missing"):
+        Huggingface(path=folder).summary()
+
+
+LABELS = {
+    "texts": ((["dog", "cat", "dog "], pa.string()), ("cat", "dog"), [1, 0, 1], "holds texts: its 2 different ones"),
+    "categories": (
+        (pa.DictionaryArray.from_arrays(pa.array([1, 0, 1]), pa.array(["cat", "dog"])), None),
+        ("cat", "dog"), [1, 0, 1], "holds texts",
+    ),
+    "from one": (([2, 1, 2], pa.int64()), ("1", "2"), [1, 0, 1], "labels begin at 1 and not at 0; the 2 numbers 1 to 2"),
+    "with a hole": (([4, 0, 4], pa.int32()), ("0", "4"), [1, 0, 1], "the 2 numbers that occur.*no image has 1, 2, 3"),
+    "truth": (([True, False, True], pa.bool_()), ("false", "true"), [1, 0, 1], None),
+    "whole floats": (([1.0, 0.0, 1.0], pa.float64()), ("0", "1"), [1, 0, 1], None),
+    "two letters": ((["caf\u00e9", "bar", "cafe\u0301"], pa.string()), ("bar", "caf\u00e9"), [1, 0, 1], "Unicode form"),
+}  # fmt: skip
+
+
+def write_labels(write, name, values, kind):
+    features = {"img": {"_type": "Image"}}
+    column = values if isinstance(values, pa.Array) else pa.array(values, kind)
+    rows = len(column)
+    return write(name, [0] * rows, label="other", features=features, extra={"label": column})
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_the_values_that_occur_are_the_classes(write, name):
+    """Texts, numbers from any number on, false and true, floats that are whole: no class is invented, and a note says so."""
+    (values, kind), classes, labels, note = LABELS[name]
+    for split in ("train", "test"):
+        folder = write_labels(write, f"{split}.parquet", values, kind)
+    summary = Huggingface(path=folder).summary()
+    assert summary.classes == classes
+    assert Huggingface(path=folder).load(RGB).train.labels.tolist() == labels
+    assert summary.train_counts == (1, 2)
+    assert bool(summary.notes) == (note is not None)
+    assert note is None or re.search(note, " ".join(summary.notes))
+
+
+NO_LABELS = {
+    "fractions": ([0.25, 0.5, 1.0], pa.float32(), r"column 'label' holds fractions such as 0\.25, which are no classes"),
+    "names of files": ([f"{row}.png" for row in range(9)], pa.string(), r"holds 9 different texts in 9 rows.*'0\.png'; choose"),
+    "unlabelled": ([0, 1, -1], pa.int64(), "holds the label -1 beside 0"),
+    "nothing": ([None, None], pa.int64(), "holds no label"),
+}
+
+
+@pytest.mark.parametrize("name", NO_LABELS)
+def test_what_is_no_label_is_refused(write, name):
+    """With the column, a value, and what to do."""
+    values, kind, message = NO_LABELS[name]
+    for split in ("train", "test"):
+        folder = write_labels(write, f"{split}.parquet", values, kind)
+    with pytest.raises(CompressError, match=message):
+        Huggingface(path=folder).summary()
+
+
+def test_a_class_of_the_test_split_alone_is_told(write):
+    """Without declared names, what never occurs in training is no class."""
+    write_labels(write, "train.parquet", ["cat", "dog"], pa.string())
+    folder = write_labels(write, "test.parquet", ["cat", "eel", "eel"], pa.string())
+    with pytest.raises(CompressError, match=r"row 1: label 'eel' is none of the training split's, 'cat', 'dog', as in 2 rows"):
+        Huggingface(path=folder).summary()
+
+
+def test_declared_names_that_are_one_name_are_told(write):
+    """Two labels of one name would be two classes that nobody can tell apart."""
+    for split in ("train", "test"):
+        folder = write(f"{split}.parquet", [0, 1, 2], names=("cat", "dog", "cat "))
+    with pytest.raises(CompressError, match="class name 'cat ' stands for label 0 and for label 2"):
+        Huggingface(path=folder).summary()
+
+
+def test_labels_that_begin_at_one_beside_names_are_told(write):
+    """The first name is that of label 0, so nothing is guessed."""
+    write("train.parquet", [1, 2, 1])
+    with pytest.raises(CompressError, match=r"row 1: label 2 is not in 0 \.\. 1; labels begin at 1.*subtract 1"):
+        Huggingface(path=write("test.parquet", [1])).summary()
 
 
 def test_several_columns_must_be_chosen_from(write):
@@ -75,13 +208,17 @@ def test_several_columns_must_be_chosen_from(write):
     features = {"img": {"_type": "Image"}, **{n: {"_type": "ClassLabel", "names": ["a", "b"]} for n in ("fine", "coarse")}}
     for name in ("train.parquet", "test.parquet"):
         folder = write(
-            name, [0, 1], label="fine", features=features, extra={"coarse": pa.array([0, 0]), "text": pa.array(["x", "y"])}
+            name, [0, 1], label="fine", features=features, extra={"coarse": pa.array([0, 0]), "bag": pa.array([[1], [2]])}
         )
-    with pytest.raises(CompressError, match=r"several label columns: fine, coarse; choose one as data\.label_column"):
+    with pytest.raises(
+        CompressError, match=r"several label columns: fine \(int64\), coarse \(int64\); choose one as data\.label_column"
+    ):
         Huggingface(path=folder).summary()
     assert Huggingface(path=folder, label_column="coarse").load(RGB).train.labels.tolist() == [0, 0]
-    with pytest.raises(CompressError, match="no label column 'text'; columns that can be one: fine, coarse"):
-        Huggingface(path=folder, label_column="text").summary()
+    with pytest.raises(
+        CompressError, match=r"no label column 'bag'; columns that can be one: fine \(int64\), coarse \(int64\)"
+    ):
+        Huggingface(path=folder, label_column="bag").summary()
 
 
 def test_gray_is_an_option(folder):
@@ -92,7 +229,7 @@ def test_gray_is_an_option(folder):
 
 BAD_ROWS = {
     "label": ({"labels": [0, 7]}, r"split 'test', row 1: label 7 is not in 0 \.\. 1"),
-    "no label": ({"labels": [0, None]}, r"split 'test', row 1: label -1"),
+    "no label": ({"labels": [0, None]}, r"split 'test', row 1: has no label in column 'label'"),
     "damaged image": (
         {"labels": [0], "images": [b"\x89PNG\r\n\x1a\nrubbish"]},
         "split 'test', row 0, column 'img': cannot be decoded",

@@ -17,7 +17,7 @@ from compress.preprocess import decode
 from exporters.bundle.bundle import check_bundle
 from exporters.bundle.cpp import build_cpp, escape_literal
 from exporters.openvino import Openvino
-from tests import wide_pictures
+from tests import encoded_pictures
 from tests.exporters import pets
 
 pytestmark = pytest.mark.slow
@@ -114,7 +114,7 @@ def test_program_brings_twelve_bits_to_eight_as_training_does(tmp_path: Path) ->
     bundle = built(tmp_path, Openvino(), black_level=100, white_level=4000)
     values = np.random.default_rng(6).integers(0, 4096, (6, 8, 3))
     wide, narrow = tmp_path / "wide.ppm", tmp_path / "narrow.ppm"
-    wide.write_bytes(wide_pictures.encode_map(values, 65535))
+    wide.write_bytes(encoded_pictures.encode_map(values, 65535))
     preprocess = pets.PREPROCESS.model_copy(update={"black_level": 100, "white_level": 4000})
     Image.fromarray(decode(wide, preprocess, "wide")).save(narrow)
     first, second = run(bundle, wide, narrow).stdout.splitlines()

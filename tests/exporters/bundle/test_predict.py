@@ -28,7 +28,7 @@ from compress.system.files import hash_file
 from exporters.bundle.bundle import check_bundle, write_bundle, write_checksums
 from exporters.bundle.programs import predict
 from exporters.onnx import Onnx
-from tests import wide_pictures
+from tests import encoded_pictures
 from tests.exporters import pets
 
 pytestmark = pytest.mark.slow
@@ -82,15 +82,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         image.save(folder / name, **options)
     values = np.random.default_rng(3).integers(0, 4096, (6, 8, 4))
     wide = {
-        "wide.png": wide_pictures.encode_png(values[..., :3]),
-        "wide-gray.png": wide_pictures.encode_png(values[..., :1]),
-        "wide-gray-alpha.png": wide_pictures.encode_png(values[..., :2]),
-        "wide-alpha.png": wide_pictures.encode_png(values),
-        "wide.tiff": wide_pictures.encode_tiff(values[..., :3]),
-        "wide-deflated.tiff": wide_pictures.encode_tiff(values[..., :3], order=">", deflated=True),
-        "wide.ppm": wide_pictures.encode_map(values[..., :3], 65535),
-        "wide-12.ppm": wide_pictures.encode_map(values[..., :3], 4095),
-        "wide.pgm": wide_pictures.encode_map(values[..., :1], 65535),
+        "wide.png": encoded_pictures.encode_png(values[..., :3]),
+        "wide-gray.png": encoded_pictures.encode_png(values[..., :1]),
+        "wide-gray-alpha.png": encoded_pictures.encode_png(values[..., :2]),
+        "wide-alpha.png": encoded_pictures.encode_png(values),
+        "wide.tiff": encoded_pictures.encode_tiff(values[..., :3]),
+        "wide-deflated.tiff": encoded_pictures.encode_tiff(values[..., :3], order=">", deflated=True),
+        "wide.ppm": encoded_pictures.encode_map(values[..., :3], 65535),
+        "wide-12.ppm": encoded_pictures.encode_map(values[..., :3], 4095),
+        "wide.pgm": encoded_pictures.encode_map(values[..., :1], 65535),
     }
     for name, content in wide.items():
         (folder / name).write_bytes(content)
@@ -177,7 +177,7 @@ def test_the_same_pictures_are_refused(refused: list[Path]) -> None:
 def test_integers_of_32_bits_are_read_where_white_is_known(tmp_path: Path) -> None:
     """The bundle's contract says which value is white, so both read what they refuse without it."""
     path, preprocess = tmp_path / "integers.tiff", pets.PREPROCESS.model_copy(update={"white_level": 100_000})
-    path.write_bytes(wide_pictures.encode_integers(np.random.default_rng(4).integers(-9, 120_000, (6, 8, 1))))
+    path.write_bytes(encoded_pictures.encode_integers(np.random.default_rng(4).integers(-9, 120_000, (6, 8, 1))))
     ours = decode(path, preprocess, str(path))
     assert np.array_equal(ours, predict.decode(path, contract(preprocess)))
     assert len(np.unique(ours)) > 20

@@ -1,4 +1,4 @@
-"""Pictures of more than eight bits, written byte by byte: Pillow writes none of several channels."""
+"""Encoded pictures for tests; those of more than eight bits byte by byte, since Pillow writes none of several channels."""
 
 from __future__ import annotations
 
@@ -59,4 +59,11 @@ def encode_integers(values: NDArray[np.integer]) -> bytes:
     """Return a TIFF of gray integers of 32 bits, of values [H, W, 1]."""
     file = io.BytesIO()
     Image.fromarray(values[..., 0].astype(np.int32)).save(file, "TIFF")
+    return file.getvalue()
+
+
+def encode_random(seed: int) -> bytes:
+    """Return a PNG of random colours, 6 × 5 pixels."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(file, "PNG")
     return file.getvalue()
