@@ -76,11 +76,14 @@ def _serve(shared: Processes, job: Path, facts: dict[str, Any], *, timeout_secon
     """
     key = (facts["subjects"][0]["runtime"], facts["threads"])
     process = shared.get(key)
-    if process is None or process.poll() is not None:
+    if process is None or not _send(process, job):
+        if process is not None:  # it died while it waited, so the job has not begun
+            _end(shared.pop(key))
         process = shared[key] = _start(job / "runner.py", "--serve", threads=facts["threads"], stdin=subprocess.PIPE)
+        _send(process, job)
     ended = False
     try:
-        output, late = _listen(process, timeout_seconds, progress, job=job)
+        output, late = _listen(process, timeout_seconds, progress)
         ended = output.ended is not None
     finally:
         if not ended:  # it died, was too late, or we were interrupted: what it still does must not disturb the next
@@ -99,18 +102,24 @@ def _start(runner: Path, argument: str, *, threads: int, stdin: int) -> subproce
     )  # fmt: skip
 
 
-def _listen(
-    process: subprocess.Popen[str], timeout_seconds: float, progress: Progress, *, job: Path | None = None
-) -> tuple[RunnerOutput, bool]:
-    """Follow a runner to its end, or to the end of a job that it is given; return its output, and whether it was late."""
+def _send(process: subprocess.Popen[str], job: Path) -> bool:
+    """Give a job to a runner that waits for jobs; return whether it was there to take it."""
+    if process.poll() is not None or process.stdin is None:
+        return False
+    try:
+        process.stdin.write(f"{job}\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _listen(process: subprocess.Popen[str], timeout_seconds: float, progress: Progress) -> tuple[RunnerOutput, bool]:
+    """Follow a runner to its end, or to the end of the job that it was given; return its output, and whether it was late."""
     output = RunnerOutput()
     timeout = threading.Timer(min(timeout_seconds, threading.TIMEOUT_MAX), _kill, [process])
     timeout.start()
     try:
-        if job is not None and process.stdin is not None:
-            with suppress(BrokenPipeError):  # it died while it waited; its status is read below and told
-                process.stdin.write(f"{job}\n")
-                process.stdin.flush()
         while output.ended is None and process.stderr is not None and (line := process.stderr.readline()):
             output.read_line(line, progress)
         if output.ended is None:
@@ -128,7 +137,8 @@ def _end(process: subprocess.Popen[str]) -> None:
     _kill(process)
     for stream in (process.stdin, process.stderr):
         if stream is not None:
-            stream.close()
+            with suppress(BrokenPipeError):  # of a job that it no longer took
+                stream.close()
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

@@ -205,6 +205,26 @@ def test_after_a_crash_the_next_job_is_carried_out(tmp_path: Path) -> None:
     assert (good / "result.json").exists()
 
 
+@pytest.mark.parametrize("dies", [True, False], ids=["killed", "takes no more jobs"])
+def test_a_runner_that_dies_while_it_waits_costs_no_job(tmp_path: Path, *, dies: bool) -> None:
+    """The next job had not begun, so another runner carries it out, also where a broken pipe is all that tells of the death."""
+    first, second = make_jobs(tmp_path, 2)
+    if not dies:
+        program = first / "runner.py"
+        says = 'print(json.dumps({"ended": ended}), file=sys.stderr, flush=True)'
+        assert says in program.read_text()
+        program.write_text(program.read_text().replace(says, f"os.close(0); {says}; time.sleep(600)"))
+    with share_processes():
+        Local().run(first, timeout_seconds=60, progress=ignore)
+        if dies:
+            os.kill(read_parent(first)[0], signal.SIGKILL)
+            assert not is_running(read_parent(first)[0])
+        Local().run(second, timeout_seconds=60, progress=ignore)
+    parents = [read_parent(job)[0] for job in (first, second)]
+    assert parents[0] != parents[1]
+    assert not any(map(is_running, parents))
+
+
 def test_after_a_timeout_another_runner_is_started(tmp_path: Path) -> None:
     """A job that hangs is killed with its runner; the next job gets a new one."""
     (tmp_path / "bad").mkdir()
