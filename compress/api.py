@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -22,13 +23,14 @@ from compress.data import Batch, CheckedLoader, FromLoader, Loader, Unpack, refu
 from compress.errors import CompressError
 from compress.events import Events
 from compress.fingerprint import describe_training, make_key
+from compress.forward_pass import FORWARD_ERRORS, explain_failure
 from compress.freezing import evaluating
 from compress.methods import Combined, Method, Setting
 from compress.models import Network, wrap_module
 from compress.recipe import MethodSection, TrainSection
 from compress.recipe.types import build_section_union
 from compress.records import Accuracy, Epoch
-from compress.training import evaluate, loop, preflight
+from compress.training import evaluate, loop, network_checks, preflight
 from compress.training.device import choose_device
 from compress.training.engines import choose_engine
 from compress.training.optimizer import BuildOptimizer
@@ -111,6 +113,7 @@ def distill(
         >>> done.validation.top1_percent > 80
         True
     """
+    tell = _warn if events is None else events.say
     settings, events = _check_settings(settings), events or _watch_terminal()
     sections = _check_methods(method)
     given = [
@@ -123,7 +126,7 @@ def distill(
     layout = loop.MEMORY_FORMATS[settings.memory_format]
     batches, held_out = (FromLoader(loader, device=where, seed=seed, memory_format=layout) for loader in given)
     first = next(batches.epoch(0))
-    image = first.images[:1]
+    image = first.images[:1].clone()  # what changes its images in place is not known yet
     tapped = ((taps,) if isinstance(taps, str) else tuple(taps)) or None
     networks = tuple(
         _wrap(f"teacher {index}", each.to(where), image, taps=tapped, logits=logits) for index, each in enumerate(modules)
@@ -133,6 +136,7 @@ def distill(
     classes = _count_classes("student", learner, image)
     for index, network in enumerate(networks):
         _count_classes(f"teacher {index}", network, image)
+    _check_networks(learner, networks, first, held_out, tell)
     refuse_labels("train", first.labels, classes)
     given[0].classes = classes
     torch.manual_seed(seed)
@@ -141,6 +145,7 @@ def distill(
     with _restore_flags([*networks, learner]):
         _check_teachers(networks, held_out, classes)
         preflight.check_structure(whole, first)
+        _check_smallest_batch(whole, first, given[0])
         decisive = {
             "methods": [section.model_dump(mode="json") for section in sections],
             "settings": settings.model_dump(mode="json"),
@@ -199,12 +204,41 @@ def _get_decision_path(state: Path) -> Path:
     return state.with_suffix(".engine.json")
 
 
+def _check_networks(
+    student: Network, teachers: Sequence[Network], first: Batch, held_out: FromLoader, tell: Callable[[str], None]
+) -> None:
+    """Check each network on a few images, and give copies to those that change them in place."""
+    named = {"student": student, **{f"teacher {index}": network for index, network in enumerate(teachers)}}
+    for who, network in named.items():
+        found = network_checks.check_network(who, network, first.images, trains=network is student)
+        if found.changes_input:
+            network.copies_input = True
+            tell(f"{who}: its forward pass changes its images in place, so it is given copies of them")
+        if found.note:
+            tell(f"warning: {found.note}")
+    with evaluating(student):
+        network_checks.run_forward("student, validation", student, next(held_out.epoch(0)).images)
+
+
+def _check_smallest_batch(whole: Method, first: Batch, loader: CheckedLoader) -> None:
+    """Rehearse a last batch that is smaller than the first, where the loader says how small it is."""
+    smallest = loader.find_smallest_batch()
+    if smallest is not None and smallest[0] < len(first.images):
+        preflight.check_last_batch(whole, first, *smallest)
+
+
+def _warn(text: str) -> None:
+    """Tell the caller of `distill` something where no progress is shown."""
+    warnings.warn(text.removeprefix("warning: "), stacklevel=4)
+
+
 def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: int) -> None:
     names = [str(label) for label in range(classes)]
-    labels = evaluate.collect_labels(held_out)
+    outputs, labels = evaluate.compute_all_logits(networks, held_out)
     refuse_labels("validation", torch.from_numpy(labels), classes)
-    for index, network in enumerate(networks):
-        preflight.check_teacher(f"teacher {index}", evaluate.compute_logits(network, held_out), labels, names)
+    for index, logits in enumerate(outputs):
+        network_checks.check_outputs(f"teacher {index}", logits)
+        preflight.check_teacher(f"teacher {index}", logits, labels, names)
 
 
 def _get_state_path(folder: Path, stage: Method, decisive: Mapping[str, object]) -> Path:
@@ -265,10 +299,10 @@ def _count_classes(who: str, network: Network, image: Tensor) -> int:
     """
     try:
         with evaluating(network):
-            logits = network(image)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CompressError(f"{who}: cannot take images {list(image.shape)}: {reason}; match it to the loader") from error
+            logits = network(image.clone())  # it may change them in place
+    except FORWARD_ERRORS as error:
+        reason = explain_failure(who, network, error, remedy=network_checks.REMEDY)
+        raise CompressError(f"{who}: cannot take images {list(image.shape)}: {reason}") from error
     found = f"{list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if not isinstance(logits, Tensor):
         raise CompressError(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from compress.data._batch import Batch
 from compress.errors import CompressError
@@ -100,6 +101,18 @@ class CheckedLoader:
     def __len__(self) -> int:
         return self._count
 
+    def find_smallest_batch(self) -> tuple[int, int] | None:
+        """Return how many images the smallest batch of an epoch has, and its position; nothing where that is not known."""
+        loader = self._loader
+        if isinstance(loader, list | tuple):
+            return min((len(self._read_pair(batch, at)[0]), at) for at, batch in enumerate(loader))
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
+            return None
+        if not isinstance(loader.sampler, Sized):
+            return None
+        left = 0 if loader.drop_last else len(loader.sampler) % loader.batch_size
+        return left or loader.batch_size, self._count - 1
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images [B, C, H, W] and labels, int64 [B], or shares of classes float32 [B, K] where these are kept.
 
@@ -114,13 +127,21 @@ class CheckedLoader:
                 raise CompressError(
                     f"{self._name}: gave {position} batches, and its length says {self._count}; correct the loader's length"
                 ) from None
-            where = f"{self._name}, batch {position}"
-            images, labels = _check_pair(where, batch if self._unpack is None else _unpack_batch(where, batch, self._unpack))
+            images, labels = self._read_pair(batch, position)
             if labels.dim() == 2 and not self._keeps_shares:
                 labels = labels.argmax(dim=1)
             if self.classes is not None and labels.device.type == "cpu":
-                refuse_labels(where, labels, self.classes)
+                refuse_labels(f"{self._name}, batch {position}", labels, self.classes)
             yield images, labels
+
+    def _read_pair(self, batch: object, position: int) -> tuple[Tensor, Tensor]:
+        """Return images [B, C, H, W] and labels of one batch, int64 [B], or shares of classes float32 [B, K].
+
+        Raises:
+            CompressError: The batch is not what was agreed.
+        """
+        where = f"{self._name}, batch {position}"
+        return _check_pair(where, batch if self._unpack is None else _unpack_batch(where, batch, self._unpack))
 
 
 def _unpack_batch(where: str, batch: object, unpack: Unpack) -> object:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.data import Batch
+from compress.errors import CompressError
 from compress.models import Network, Outputs
 
 
@@ -77,7 +78,7 @@ class Step:
     @cached_property
     def student(self) -> Outputs:
         """Logits and features of the student on this batch."""
-        outputs = self._outputs_of(self._student, self._forward)
+        outputs = self._outputs_of("student", self._student, self._forward)
 
         def read(place: int) -> Tensor:
             self.student_taps.add(place)
@@ -102,9 +103,15 @@ class Step:
         return self.compute(Signal(place, _count_from_front("tap", tap, len(self._teachers[place].taps)), module))
 
     def apply(self, module: nn.Module, tensor: Tensor) -> Tensor:
-        """Return `module(tensor)`, [B, ...] -> [B, ...], in the step's precision; a frozen module gets no gradient."""
+        """Return `module(tensor)`, [B, ...] -> [B, ...], in the step's precision; a frozen module gets no gradient.
+
+        Raises:
+            CompressError: The module changes the tensor in place.
+        """
+        version = _read_version(tensor)
         with self._precision(tensor):
             result: Tensor = module(tensor)
+        _refuse_change(type(module).__name__, tensor, version)
         return result
 
     def observe(self, name: str, value: Tensor) -> None:
@@ -125,7 +132,7 @@ class Step:
             with self._within(), nullcontext() if _is_trained(self._teachers[signal.teacher]) else torch.no_grad():
                 return self.apply(signal.module, self.compute(signal._replace(module=None)))
         if signal.teacher not in self._outputs:
-            self._outputs[signal.teacher] = self._outputs_of(self._teachers[signal.teacher])
+            self._outputs[signal.teacher] = self._outputs_of(f"teacher {signal.teacher}", self._teachers[signal.teacher])
         outputs = self._outputs[signal.teacher]
         return outputs.logits if signal.tap is None else outputs.features[signal.tap]
 
@@ -137,9 +144,13 @@ class Step:
         finally:
             self._inside = before
 
-    def _outputs_of(self, network: Network, forward: Forward | None = None) -> Outputs:
-        with nullcontext() if _is_trained(network) else torch.no_grad(), self._precision(self.batch.images):
-            return (forward or network.outputs)(self.batch.images)
+    def _outputs_of(self, who: str, network: Network, forward: Forward | None = None) -> Outputs:
+        images = self.batch.images
+        version = _read_version(images)
+        with nullcontext() if _is_trained(network) else torch.no_grad(), self._precision(images):
+            outputs = (forward or network.outputs)(images)
+        _refuse_change(who, images, version)
+        return outputs
 
     def _precision(self, tensor: Tensor) -> torch.autocast:
         return torch.autocast(tensor.device.type, dtype=self._autocast or torch.bfloat16, enabled=self._autocast is not None)
@@ -195,3 +206,17 @@ def _count_from_front(what: str, index: int, count: int) -> int:
 
 def _is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _read_version(tensor: Tensor) -> int:
+    """Return how often a tensor [...] was changed in place; 0 where torch does not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _refuse_change(who: str, tensor: Tensor, version: int) -> None:
+    """Refuse a module that has changed its input [...], which others read too."""
+    if _read_version(tensor) != version:
+        raise CompressError(
+            f"{who}: its forward pass changes its input {list(tensor.shape)} in place, which others read too; write "
+            "x = x - mean for x.sub_(mean) and the like, or give compress.Network(..., copies_input=True)"
+        )

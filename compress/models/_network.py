@@ -33,6 +33,8 @@ class Network(nn.Module):
         taps: Names of submodules whose outputs are the feature maps, shallow to deep.
         classifier: Name of the last linear layer; methods that share or adapt the classifier need it.
         logits: Finds the logits in what the module gives, where that is no tensor: `lambda output: output.logits`.
+        copies_input: Whether the module gets a copy of its images, which a module that changes them in place needs: others read
+            the same images.
 
     Raises:
         CompressError: A tap or the classifier is not a submodule; the message lists near misses.
@@ -55,10 +57,12 @@ class Network(nn.Module):
         taps: Sequence[str],
         classifier: str | None = None,
         logits: Callable[[Any], Tensor] | None = None,
+        copies_input: bool = False,
     ) -> None:
         super().__init__()
         self.module, self.taps, self.classifier_name = module, tuple(taps), classifier
         self.find_logits = logits
+        self.copies_input = copies_input
         known = dict(module.named_modules())
         for name in (*self.taps, *([classifier] if classifier is not None else [])):
             if name not in known:
@@ -67,7 +71,7 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, K] for images [B, C, H, W]."""
-        output = self.module(images)
+        output = self.module(images.clone() if self.copies_input else images)
         logits: Tensor = output if self.find_logits is None or isinstance(output, Tensor) else self.find_logits(output)
         return logits
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compress import plugins
 from compress.errors import CompressError
+from compress.forward_pass import changes, explain_failure
 from compress.freezing import evaluating
 from compress.models._network import Network
 
@@ -55,10 +56,14 @@ def wrap_module(
         return module
     if not isinstance(module, nn.Module):
         raise CompressError(f"{name}: is a {type(module).__name__}, not a torch.nn.Module; return the network itself")
-    seen, output = _watch_pass(module, image, name)
+    given = image.clone()
+    seen, output = _watch_pass(module, given, name)
     output = output if logits is None or isinstance(output, Tensor) else logits(output)
     found = _find_taps(seen) if taps is None else taps
-    return Network(module, taps=found, classifier=_find_classifier(module, seen, output), logits=logits)
+    return Network(
+        module, taps=found, classifier=_find_classifier(module, seen, output), logits=logits,
+        copies_input=changes(given, image),
+    )  # fmt: skip
 
 
 def _watch_pass(module: nn.Module, image: Tensor, name: str) -> tuple[list[_Seen], Any]:
@@ -77,11 +82,9 @@ def _watch_pass(module: nn.Module, image: Tensor, name: str) -> tuple[list[_Seen
         with evaluating(module):
             return seen, module(image)
     except Exception as error:  # the module is the user's, and may raise anything
-        reason = str(error).partition("\n")[0] or "no message"
-        raise CompressError(
-            f"{name}: cannot take images {list(image.shape)}: {type(error).__name__}: {reason}; give it images of the size and "
-            "channels that it takes, or mend it"
-        ) from error
+        remedy = "give it images of the size and channels that it takes, or mend it"
+        reason = explain_failure(name, module, error, remedy=remedy)
+        raise CompressError(f"{name}: cannot take images {list(image.shape)}: {reason}") from error
     finally:
         for handle in handles:
             handle.remove()

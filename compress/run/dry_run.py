@@ -34,6 +34,7 @@ from compress.training import checkpoint, loop, preflight
 from compress.training.compile import require_engine
 from compress.training.device import choose_device
 from compress.training.engines import choose_engine
+from compress.training.network_checks import check_network
 from exporters import About, Exporter
 
 IMAGES = 8
@@ -56,8 +57,27 @@ def check_networks(run: Run, batch: Batch) -> None:
         if section.weights is not None:  # refused here, before another teacher is trained
             checkpoint.load_weights(network, run.base / section.weights, sha256=section.sha256)
     teachers = [network for network in networks if isinstance(network, Network)]
+    for index, network in enumerate(teachers):
+        _check_alone(run, name_teacher(index, len(teachers)), network, batch, trains=False)
+    _check_alone(run, "student", build_network(run, run.recipe.student, "student"), batch, trains=True)
     for methods in (run.recipe.method, *run.recipe.baselines):
         preflight.check_structure(build_method(run, methods, teachers), batch)
+
+
+def _check_alone(run: Run, name: str, network: Network, batch: Batch, *, trains: bool) -> None:
+    """Check one network, and say what its user should know.
+
+    Raises:
+        CompressError: It cannot be used; or it changes its images in place, which all networks of a run share.
+    """
+    found = check_network(name, network, batch.images, trains=trains)
+    if found.changes_input:
+        raise CompressError(
+            f"{name}: its forward pass changes the images it is given in place, which the other networks read too; write "
+            "x = x - mean for x.sub_(mean) and the like, or let the plug-in return compress.Network(..., copies_input=True)"
+        )
+    if found.note:
+        run.events.say(f"warning: {found.note}")
 
 
 def check_compiles(run: Run, batch: Batch) -> None:

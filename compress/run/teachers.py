@@ -13,6 +13,7 @@ from compress.run.students import describe_model
 from compress.system.files import hash_file
 from compress.text import name_teacher
 from compress.training import checkpoint, evaluate, preflight
+from compress.training.network_checks import check_outputs
 
 
 def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
@@ -36,6 +37,7 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
         reads = {"model": model, "role": name}
         trained = train_stage(run, name, method, settings, reads=reads, method_name="supervised")
     logits = evaluate.compute_logits(trained.network, run.batch_in_order(run.data.validation))
+    check_outputs(name, logits)
     found = preflight.check_teacher(name, logits, run.validation_labels, run.data.classes)
     if trained.folder is None:
         run.events.say(f"{name}: {section.model} from {section.weights}, {format_top1(found)} on validation")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from compress.data import Batch, Batches
 from compress.freezing import evaluating
@@ -28,6 +28,25 @@ def compute_logits(module: nn.Module, batches: Batches) -> Logits:
         outputs = [module(batch.images).float().cpu() for batch in batches.epoch(0)]
     result: Logits = torch.cat(outputs).numpy()
     return result
+
+
+def compute_all_logits(modules: Sequence[nn.Module], batches: Batches) -> tuple[list[Logits], NDArray[np.int64]]:
+    """Return the logits of several networks, [N, K] each, with the labels of the same images, [N].
+
+    All is read in one pass: many loaders give another order in each, which would part logits from labels.
+
+    Args:
+        modules: The networks; each is held in evaluation mode and gets its modes back.
+        batches: The images.
+    """
+    outputs: list[list[Tensor]] = [[] for _ in modules]
+    labels: list[Tensor] = []
+    with evaluating(nn.ModuleList(modules)):
+        for batch in batches.epoch(0):
+            labels.append(batch.labels.cpu())
+            for module, collected in zip(modules, outputs, strict=True):
+                collected.append(module(batch.images).float().cpu())
+    return [torch.cat(collected).numpy() for collected in outputs], torch.cat(labels).numpy()
 
 
 def collect_labels(batches: Batches) -> NDArray[np.int64]:

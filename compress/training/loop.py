@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from torch import Tensor
 from compress.data import Batch, Batches
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.events import Events, Task
+from compress.forward_pass import read_reason
 from compress.freezing import find_moving_tensors, freeze_all_but, train_only
 from compress.methods import Forward, Method, Signals
 from compress.recipe import TrainSection
@@ -204,18 +206,19 @@ class _StageTraining:
         """Do one step: all phases, in order, each with a fresh forward pass.
 
         Raises:
-            CompressError: A loss is not finite.
+            CompressError: A loss is not finite, or a network or a loss cannot take the batch.
         """
         begun, updates = time.perf_counter(), self.updates
         updates.set_learning_rate(compute_learning_rate(self.settings, self.done, self.steps))
         for phase in updates.phases:
             with train_only(updates.phases, phase):
                 step = self.method.step(batch, phase=phase, autocast=self.autocast, signals=signals, forward=self.forward)
-                terms = self.method(step)
-                total = torch.stack([value.float() for value in terms.values()]).sum()
-                if updates.device.type == "cpu" or self.step % LOOK_EVERY == 0:  # looking waits for a GPU to have finished
-                    self._refuse_infinite(total, terms, phase)
-                updates.update(total, phase)
+                with self._naming_batch(batch, phase):
+                    terms = self.method(step)
+                    total = torch.stack([value.float() for value in terms.values()]).sum()
+                    if updates.device.type == "cpu" or self.step % LOOK_EVERY == 0:  # looking waits for a GPU to have finished
+                        self._refuse_infinite(total, terms, phase)
+                    updates.update(total, phase)
             self.sums.add(terms, step.observed, prefix=f"{phase}." if len(updates.phases) > 1 else "")
         updates.update_average()
         self.step += 1
@@ -228,12 +231,34 @@ class _StageTraining:
         if math.isfinite(float(total.detach())):
             return
         bad = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in terms.items() if not torch.isfinite(value))
-        where = f"epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}, phase {phase!r}"
+        where = self._locate(phase)
         first = self.epoch == self.step == 0  # nothing was learnt yet, so it may be what goes in
         remedy = "look for what is not finite in the images or in the teacher's outputs; else lower train.lr"
         raise CompressError(
             f"training stopped at {where}: {bad or 'the sum of losses'} is not finite; {remedy if first else 'lower train.lr'}"
         )
+
+    def _locate(self, phase: str) -> str:
+        return f"epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}, phase {phase!r}"
+
+    @contextmanager
+    def _naming_batch(self, batch: Batch, phase: str) -> Iterator[None]:
+        """Turn an error of torch on a batch into one message that names it.
+
+        Raises:
+            CompressError: The batch does not fit, or there is no memory left.
+        """
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                remedy = "use smaller batches, or another device"
+            elif len(batch.images) == 1:
+                remedy = "leave a last batch of a single image out (drop_last=True), or choose another batch size"
+            else:
+                remedy = "look at this batch: earlier ones passed" if self.done else "see whether networks and losses fit it"
+            where = f"{self._locate(phase)}, on images {list(batch.images.shape)}"
+            raise CompressError(f"training stopped at {where}: {read_reason(error)}; {remedy}") from error
 
     def end_epoch(self) -> None:
         """Validate, remember the epoch if it is to be kept, and begin the next.

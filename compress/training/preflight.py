@@ -1,13 +1,15 @@
 """Checks that take seconds, made before the work that takes hours.
 
 `check_structure` runs one batch of every stage through all of its losses: shapes fit, every trained parameter is in exactly one
-phase, what should be frozen is frozen. `check_teacher` measures a teacher on the validation split. `measure_gradient_shares`
-gives the share of the gradient that each loss term has, on one batch.
+phase, what should be frozen is frozen. `check_last_batch` does so with the smallest batch of an epoch. `check_teacher` measures
+a teacher on the validation split. `measure_gradient_shares` gives the share of the gradient that each loss term has, on one
+batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,9 +18,11 @@ from torch import Tensor, nn
 
 from compress.data import Batch
 from compress.errors import CompressError
+from compress.forward_pass import read_reason
 from compress.freezing import freeze_all_but, list_phases, list_trained_parameters
 from compress.methods import Method
 from compress.records import Accuracy
+from compress.text import quantify
 from compress.training.class_order import describe_order, find_class_order, write_recipe_line
 from compress.training.evaluate import Logits
 from compress.training.usefulness import find_guessing
@@ -32,14 +36,56 @@ def check_structure(method: Method, batch: Batch) -> None:
             should train, or a frozen module would still move.
     """
     for stage in method.stages():
-        tensors = {**dict(stage.named_parameters()), **dict(stage.named_buffers())}
-        before = {name: value.detach().clone() for name, value in tensors.items()}
         phases = list_phases(stage)
         _refuse_overlap(stage, phases)
-        freeze_all_but(stage, list_trained_parameters(stage))
-        for phase, group in phases.items():
-            _refuse_no_gradient(stage, batch, phase, group)
-        _refuse_moved(stage, before)
+        with _rehearsing(stage) as before:
+            for phase, group in phases.items():
+                _refuse_no_gradient(stage, batch, phase, group)
+            _refuse_moved(stage, before)
+
+
+def check_last_batch(method: Method, batch: Batch, images: int, position: int) -> None:
+    """Run every stage once on so few images as the smallest batch of an epoch has; weights and statistics end as they were.
+
+    Args:
+        method: All stages, of which `check_structure` found nothing wrong.
+        batch: A batch of full size.
+        images: How many the smallest batch has.
+        position: Which batch that is, from 0 on.
+
+    Raises:
+        CompressError: A network or a loss cannot take so few, as batch norm cannot take a single one.
+    """
+    small = Batch(batch.images[:images], batch.labels[:images])
+    for stage in method.stages():
+        with _rehearsing(stage):
+            for phase in list_phases(stage):
+                if reason := _find_failure(stage, small, phase):
+                    raise CompressError(
+                        f"train, batch {position}: has {quantify(images, 'image')}, on which stage {stage.stage!r} fails: "
+                        f"{reason}; leave it out (drop_last=True), or choose another batch size"
+                    )
+
+
+def _find_failure(stage: Method, batch: Batch, phase: str) -> str:
+    """Return why a step of a phase cannot be done on a batch, or nothing."""
+    try:
+        terms = stage(stage.step(batch, phase=phase))
+    except (RuntimeError, ValueError) as error:
+        return read_reason(error)
+    bad = [name for name, value in terms.items() if not torch.isfinite(value).all()]
+    return f"{bad[0]} is not finite" if bad else ""
+
+
+@contextmanager
+def _rehearsing(stage: Method) -> Iterator[dict[str, Tensor]]:
+    """Hold a stage as it is trained, and put its weights and statistics back, which are given by name."""
+    tensors = {**dict(stage.named_parameters()), **dict(stage.named_buffers())}
+    before = {name: value.detach().clone() for name, value in tensors.items()}
+    freeze_all_but(stage, list_trained_parameters(stage))
+    try:
+        yield before
+    finally:
         freeze_all_but(stage, ())
         with torch.no_grad():
             for name, value in tensors.items():

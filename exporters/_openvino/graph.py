@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress.errors import CompressError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 METADATA = "edge_compress"
 """Key of the graph's `rt_info` under which the metadata lie."""
+_HAS_MESSAGE = " with a message:"
 _WEIGHTED = frozenset({"Convolution", "GroupConvolution", "MatMul"})
 _UNPACKING = frozenset({"Convert", "FakeQuantize", "Multiply", "Reshape", "Squeeze", "Subtract", "Transpose", "Unsqueeze"})
 """Operators that may lie between a stored weight and the layer that multiplies with it."""
@@ -51,9 +53,20 @@ def translate(content: bytes) -> Any:
 
 
 def extract_reason(error: Exception) -> str:
-    """Return the line of an error of OpenVINO or NNCF that names the cause: the first of a list, or else the last."""
+    """Return the cause in an error of OpenVINO or NNCF: the first of a list, with what it says, or else the last line.
+
+    A list begins each of its entries with `-- `; one that has more to say ends in `with a message:`, and a message in an empty
+    line.
+    """
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-    return next((line.removeprefix("-- ") for line in lines if line.startswith("-- ")), lines[-1])
+    start = next((place for place, line in enumerate(lines) if line.startswith("-- ")), None)
+    if start is None:
+        return lines[-1]
+    head = lines[start].removeprefix("-- ")
+    message = list(takewhile(lambda line: line and not line.startswith("-- "), lines[start + 1 :]))
+    if not head.endswith(_HAS_MESSAGE) or not message:
+        return head
+    return f"{head.removesuffix(_HAS_MESSAGE)}: {message[-1].rstrip('.')}"
 
 
 def name_steadily(model: Any) -> None:

@@ -29,7 +29,7 @@ from compress.system.files import write_whole
 from exporters._exporter import About, Quantization, check_option, parse_places
 from exporters._torch.calibration_images import check_images
 from exporters._torch.ends import Ends, choose_ends
-from exporters._torch.trace import trace
+from exporters._torch.trace import copy_network, trace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -312,9 +312,8 @@ def trace_for_int8(module: nn.Module, example: Tensor, images: NDArray[np.float3
 
     trace(module, example, batch=batch_size)  # for its clear errors
     check_images(images, tuple(example.shape[1:]), f"export of {type(module).__name__}")
-    network = copy.deepcopy(module).eval().requires_grad_(requires_grad=False)
-    network.to("cpu", torch.float32).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch
     zeros = torch.zeros(batch_size or 2, *example.shape[1:])
+    network = copy_network(module, zeros.shape)
     dynamic = None if batch_size is not None else ({0: torch.export.Dim("batch")},)
     with quiet.silence_tracer():
         graph: Any = torch.export.export(network, (zeros,), dynamic_shapes=dynamic, strict=False).module()

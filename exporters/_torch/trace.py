@@ -8,7 +8,7 @@ operators). It is traced on zeros, so that no image of the user ends up in a fil
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -41,9 +41,8 @@ def trace(module: nn.Module, example: Tensor, *, batch: int | None = None) -> Ex
         raise CompressError(
             f"export of {name}: the example has shape {list(example.shape)}; give one image [1, channels, height, width]"
         )
-    network = _copy(module)
     images = torch.zeros(batch or _DYNAMIC_TRACE_BATCH, *example.shape[1:])
-    _run(network, images, name)
+    network = copy_network(module, images.shape)
     dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
     try:
         with quiet.silence_tracer():
@@ -59,12 +58,60 @@ def list_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from chain(module.named_parameters(), module.named_buffers())
 
 
-def _copy(module: nn.Module) -> nn.Module:
+def copy_network(module: nn.Module, shape: Sequence[int]) -> nn.Module:
+    """Return a copy of a module to be traced: it gives logits, the same in every call, and leaves its input as it is.
+
+    Args:
+        module: Maps images [batch, channels, height, width] to logits [batch, classes]; left as it was.
+        shape: Of the images that it is tried on, [batch, channels, height, width].
+
+    Raises:
+        CompressError: The module cannot be copied or does not run, has weights that are not finite, gives probabilities, or
+            answers otherwise from call to call.
+    """
     import torch
 
+    from compress import forward_pass
+
     name = type(module).__name__
+    network = _copy(_unwrap(module, name), name)
+    images = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    with forward_pass.keep_random_state():
+        logits = _run(network, images, name)
+        with torch.no_grad():
+            probabilities = forward_pass.find_probabilities(network, images, logits)
+            changed = forward_pass.find_changed_answers(network, images, logits)
+    if probabilities:
+        raise CompressError(
+            f"export of {name}: its outputs {probabilities}; take the softmax or sigmoid out of the network: a file gives "
+            "logits, and postprocess: inside adds class and score"
+        )
+    if changed:
+        raise CompressError(f"export of {name}: {changed}")
+    return network
+
+
+def _unwrap(module: nn.Module, name: str) -> nn.Module:
+    """Return the Python module inside wrappers of torch that run it elsewhere or otherwise."""
+    import torch
+
+    for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            what = f"its part {path!r} is" if path else "it is"
+            raise CompressError(
+                f"export of {name}: {what} a TorchScript module ({part.original_name}), whose code cannot be traced; give the "
+                "Python module that it was made of, with its state_dict() loaded"
+            )
+    while isinstance(module, torch._dynamo.OptimizedModule | torch.nn.DataParallel):
+        module = module._orig_mod if isinstance(module, torch._dynamo.OptimizedModule) else module.module
+    return module
+
+
+def _copy(module: nn.Module, name: str) -> nn.Module:
+    import torch
+
     try:
-        network = copy.deepcopy(module)
+        network = copy.deepcopy(module, _detach_computed(module))
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise CompressError(
@@ -83,14 +130,30 @@ def _copy(module: nn.Module) -> nn.Module:
     return network
 
 
-def _run(network: nn.Module, images: Tensor, name: str) -> None:
-    """Run one plain forward pass, whose errors are clearer than those of a traced one."""
+def _detach_computed(module: nn.Module) -> dict[int, object]:
+    """Return copies, by their identity, of tensors that torch refuses to copy because they were computed with gradients.
+
+    `torch.nn.utils.weight_norm` and `spectral_norm` keep such a weight, and compute it anew in each pass.
+    """
     import torch
 
-    shape = list(images.shape)
+    kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, torch.Tensor)]
+    return {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
+
+
+def _run(network: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Return the logits [batch, classes] of a plain forward pass, whose errors are clearer than those of a traced one.
+
+    A network that changes its images in place gets a copy of them from then on, in its file too.
+    """
+    import torch
+
+    from compress.forward_pass import changes
+
+    shape, given = list(images.shape), images.clone()
     try:
         with torch.no_grad():
-            logits = network(images)
+            logits: object = network(given)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CompressError(f"export of {name}: the network fails on images {shape}: {reason}; check the image size") from error
@@ -98,6 +161,13 @@ def _run(network: nn.Module, images: Tensor, name: str) -> None:
         raise CompressError(f"export of {name}: forward returns a {type(logits).__name__}; wrap it to return the logits only")
     if logits.ndim != 2 or logits.shape[0] != len(images):
         raise CompressError(f"export of {name}: images {shape} give logits {list(logits.shape)}, not [{len(images)}, classes]")
+    if changes(given, images):
+        network.register_forward_pre_hook(_copy_images)
+    return logits
+
+
+def _copy_images(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.clone() for tensor in inputs)
 
 
 def _explain_failure(error: Exception) -> str:
