@@ -101,7 +101,8 @@ def run_forward(who: str, network: Network, images: Tensor) -> Tensor:
             f"{who}: cannot take images {list(images.shape)}: {explain_failure(who, network, error, remedy=REMEDY)}"
         ) from error
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images) or not output.is_floating_point():
-        kind = "" if not isinstance(output, Tensor) or output.is_floating_point() else f"{output.dtype} "
+        whole = isinstance(output, Tensor) and not output.is_floating_point()
+        kind = f"{str(getattr(output, 'dtype', '')).removeprefix('torch.')} " if whole else ""
         raise CompressError(
             f"{who}: gives {kind}{describe_output(output)} for {len(images)} images; it must give logits [batch, classes]: "
             "wrap it in a module that does"
