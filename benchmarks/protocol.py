@@ -35,8 +35,9 @@ from compress.statistics.series import (
     compute_median_interval,
     compute_paired_ratios,
     count_calls_needed,
+    explain_instability,
     find_percentile,
-    is_stable,
+    is_correlated,
     judge_ratio,
 )
 from compress.system.files import writable, write_whole
@@ -50,7 +51,7 @@ FURTHER = ("class", "score")
 TAILS = (90, 99)
 """The percentiles that are reported beside the median."""
 USELESS_FACTOR = 10
-"""Where the interval of every file's median spans this factor, not even the order of magnitude is known."""
+"""Where the middle half of every file's rounds spans this factor, not even the order of magnitude is known."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def measure(
         rounds: Interleaved rounds, at least 5; in each, every file is timed once.
         seconds: Time spent timing all files together, after warm-up.
         device: Where; default: here.
-        seed: Of the order within the rounds and of the bootstrap.
+        seed: Of the order within the rounds.
         timeout_seconds: When to give up; default: ten times `seconds`, and a minute for each file.
         events: Where progress is shown.
         raw: File for the raw series of every call and the state of the machine before and after.
@@ -232,13 +233,14 @@ def _compute_figures(job: Job, series: dict[str, dict[str, Any]], against: str |
         Unstable: The rounds of every file scatter so much that not even the order of magnitude is known.
     """
     latencies = {name: _summarize_latency(job, one) for name, one in series.items()}
-    if all(latency.ci95[1] > USELESS_FACTOR * latency.ci95[0] for latency in latencies.values()):
-        shown = ", ".join(f"{name} {one.ci95[0]:.3g} to {one.ci95[1]:.3g} ms" for name, one in latencies.items())
+    middles = {name: statistics.quantiles(one.rounds, n=4, method="inclusive") for name, one in latencies.items()}
+    if all(high > USELESS_FACTOR * low for low, _, high in middles.values()):
+        shown = ", ".join(f"{name} {low:.3g} to {high:.3g} ms" for name, (low, _, high) in middles.items())
         raise Unstable(f"measure: the rounds scatter too much for any figure ({shown}); stop other work on the machine")
     figures = {}
     for name, latency in latencies.items():
         other = latencies[against] if against not in (None, name) else None
-        compared = None if other is None else compute_ratio(str(against), other, latency, seed=job.seed)
+        compared = None if other is None else compute_ratio(str(against), other, latency)
         throughput = 1000 * job.batch_size / latency.mean
         figures[name] = Measurement(latency, compared, throughput, _format_effective(series[name]["effective"]))
     return figures
@@ -248,13 +250,15 @@ def _summarize_latency(job: Job, one: dict[str, Any]) -> Latency:
     """Return the figures of one file's raw series."""
     calls = [duration / 1e6 for durations in one["rounds_ns"] for duration in durations]
     rounds = tuple(statistics.median(durations) / 1e6 for durations in one["rounds_ns"])
+    reasons = [] if one["settled"] else ["it was still getting faster when warm-up had to end"]
+    reasons += filter(None, [explain_instability(rounds)])
     return Latency(
         p50=statistics.median(rounds),
         p90=find_percentile(calls, 90),
         p99=find_percentile(calls, 99),
         mean=statistics.fmean(calls),
         stdev=statistics.stdev(calls),
-        ci95=compute_median_interval(rounds, seed=job.seed),
+        ci95=compute_median_interval(rounds),
         samples=len(calls),
         percentiles_missing=_explain_missing(len(calls)),
         rounds=rounds,
@@ -262,7 +266,8 @@ def _summarize_latency(job: Job, one: dict[str, Any]) -> Latency:
         load=one["load_ns"] / 1e6,
         threads=job.threads,
         batch_size=job.batch_size,
-        stable=one["settled"] and is_stable(rounds),
+        stable=not reasons,
+        instability="; ".join(reasons) or None,
     )
 
 
@@ -273,11 +278,12 @@ def _explain_missing(calls: int) -> str | None:
     return f"{' and '.join(missing)}; measure longer" if missing else None
 
 
-def compute_ratio(against: str, other: Latency, own: Latency, *, seed: int = 0) -> Ratio:
+def compute_ratio(against: str, other: Latency, own: Latency) -> Ratio:
     """Return how many times faster `own` is than `other`, called `against`, from the rounds of one `measure`."""
     ratios = compute_paired_ratios(other.rounds, own.rounds)
-    ci95 = compute_median_interval(ratios, seed=seed)
-    return Ratio(against=against, speedup=statistics.median(ratios), ci95=ci95, verdict=judge_ratio(ci95))
+    ci95 = compute_median_interval(ratios)
+    verdict = judge_ratio(ci95, correlated=is_correlated(ratios))
+    return Ratio(against=against, speedup=statistics.median(ratios), ci95=ci95, verdict=verdict)
 
 
 @contextmanager

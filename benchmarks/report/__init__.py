@@ -2,7 +2,7 @@
 
 from benchmarks import report
 report.write(record, Path("runs/digits"))
-rich.print(report.make_table(record))
+rich.print(report.make_headline(record), report.make_table(record))
 report.write_comparison([record, other], Path("comparison.html"))
 """
 
@@ -16,14 +16,18 @@ from benchmarks.report.compare_runs import (
     make_student_tables,
     write_comparison,
 )
-from benchmarks.report.report import make_table, write
+from benchmarks.report.headline import compute_headline
+from benchmarks.report.report import add_headline, make_headline, make_table, write
 from benchmarks.report.scores import make_score_tables
 
 __all__ = [
     "Comparison",
+    "add_headline",
     "compare",
+    "compute_headline",
     "make_comparison_table",
     "make_document",
+    "make_headline",
     "make_score_tables",
     "make_student_tables",
     "make_table",

@@ -25,6 +25,11 @@ from compress.errors import CompressError
 from compress.records import Paired, Report, Variant
 from compress.text import MISSING, format_bytes, format_count, quantify
 
+APART = (
+    "Latencies of different runs are not compared: they were not timed in the same rounds, and the machine differs from run to "
+    "run by more than their intervals say. `compress bench RUN...` times them together."
+)
+
 
 class Entry(NamedTuple):
     """One file over the runs of a group."""
@@ -37,7 +42,13 @@ class Entry(NamedTuple):
     latency: Spread | None
     problems: tuple[str, ...]
     state: wording.State
-    unstable: bool
+    instability: str
+    """Why its latency is a rough figure in a run; empty where it is not."""
+
+    @property
+    def unstable(self) -> bool:
+        """Whether its latency is a rough figure in a run."""
+        return bool(self.instability)
 
 
 class Comparison(NamedTuple):
@@ -45,7 +56,7 @@ class Comparison(NamedTuple):
 
     entries: tuple[Entry, ...]
     paired: tuple[Paired, ...]
-    """The student of each run against that of the first."""
+    """The student of each run against that of the first, where both were tested on the same images."""
     warnings: tuple[str, ...]
 
 
@@ -59,8 +70,8 @@ def compare(reports: Sequence[Report]) -> Comparison:
         raise CompressError("compare: there is no report to compare; give the folder of at least one run that has finished")
     groups = _group_by_recipe(reports)
     entries = [entry for group in groups for entry in _merge_files(group)]
-    paired = against_others.compare_with_first([(_name_group(group), group) for group in groups])
-    return Comparison(tuple(entries), paired, tuple(_collect_warnings(reports)))
+    paired, apart = against_others.compare_with_first([(_name_group(group), group) for group in groups])
+    return Comparison(tuple(entries), paired, (*apart, *_collect_warnings(reports)))
 
 
 def make_document(reports: Sequence[Report]) -> dict[str, Any]:
@@ -95,7 +106,9 @@ def make_comparison_table(reports: Sequence[Report]) -> Table:
             drawn.add_section()
         drawn.add_row(*_make_cells(entry, trained=trained[entry.run] if entry.run != last else None))
         last = entry.run
-    drawn.caption = Text("\n".join(comparison.warnings))
+    causes = wording.list_instabilities(comparison.entries)
+    rough = [f"≈ unstable, a rough figure: {'; '.join(causes)}"] if causes else []
+    drawn.caption = Text("\n".join([*rough, *comparison.warnings]))
     return drawn
 
 
@@ -132,6 +145,8 @@ def write_comparison(reports: Sequence[Report], path: Path) -> Path:
         contrasts=scores.describe_contrasts(comparison.paired),
         pictures=pictures,
         format_spread=format_spread,
+        describe_seeds=scores.describe_seeds,
+        instabilities=wording.list_instabilities(comparison.entries),
     )
     pages.save(target, page)
     return target
@@ -169,8 +184,10 @@ def _merge_file(run: str, found: Sequence[tuple[Report, Row]]) -> Entry:
     latencies = [(time.p50, *time.ci95) for row in rows if (time := row.variant.latency_ms)]
     worst = min((row.gate for row in rows), key=("failed", "skipped", "none", "passed").index)
     problems = tuple(dict.fromkeys(row.problem for row in rows if row.problem))
-    unstable = any(row.unstable for row in rows)
-    return Entry(run, seeds, rows[0].variant, compute_spread(accuracies), compute_spread(latencies), problems, worst, unstable)
+    causes = dict.fromkeys(cause for row in rows if row.unstable for cause in row.instability.split("; "))
+    return Entry(
+        run, seeds, rows[0].variant, compute_spread(accuracies), compute_spread(latencies), problems, worst, "; ".join(causes)
+    )
 
 
 def _name_group(group: Sequence[Report]) -> str:
@@ -182,9 +199,7 @@ def _name_group(group: Sequence[Report]) -> str:
 
 
 def _collect_warnings(reports: Sequence[Report]) -> list[str]:
-    warnings = [
-        "Latencies of different runs were not timed in the same rounds: compare them only by far more than their intervals."
-    ]
+    warnings = [APART]
     machines = sorted({f"{report.environment.cpu} ({report.environment.platform})" for report in reports})
     if len(machines) > 1:
         warnings.append(f"The runs come from different machines, so their latencies do not compare: {'; '.join(machines)}.")
@@ -193,8 +208,6 @@ def _collect_warnings(reports: Sequence[Report]) -> list[str]:
             "A run with several seeds exported the first. Its files stand at the mean over seeds of their network, less what"
             " the file lost against it on that seed; ± is the sample standard deviation over seeds."
         )
-    if len({report.images.get("test") for report in reports}) > 1:
-        warnings.append("The runs were tested on different numbers of images, so their accuracies may not compare.")
     return warnings
 
 
@@ -208,15 +221,15 @@ def _make_cells(entry: Entry, *, trained: int | None) -> list[Text]:
     run = f"{entry.run}\n{quantify(trained, 'seed')}" if trained is not None else ""
     file = variant.precision if variant.format == variant.runtime else f"{variant.format} {variant.precision}"
     gate = MISSING if entry.state == "none" else entry.state
-    style = "bold red" if entry.state == "failed" else "yellow" if entry.unstable else ""
+    style = "bold red" if entry.state == "failed" else ""
     return [
         Text(run),
         Text(variant.network if variant.network == variant.method else f"{variant.network}\n{variant.method}"),
         Text(f"{variant.runtime}\n{file}"),
         Text(f"{format_count(variant.parameters)}\n{format_bytes(variant.size_bytes)}"),
         Text(format_spread(entry.accuracy, 1)),
-        Text(format_spread(entry.latency)),
-        Text(gate + ("\nunstable" if entry.unstable else ""), style=style),
+        Text(format_spread(entry.latency) + (" ≈" if entry.unstable else "")),
+        Text(gate, style=style),
     ]
 
 

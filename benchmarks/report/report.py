@@ -16,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.report import curves, ladder, pages, scores, trade_off, wording
+from benchmarks.report.headline import compute_headline
 from benchmarks.report.wording import Row
-from compress.records import Epoch, Ratio, Report, StageResult, Variant, save
+from compress.records import Epoch, Headline, Ratio, Report, StageResult, Variant, save
 from compress.text import MISSING, format_bytes, format_count, format_interval, format_number, format_percent
 
+DECISION_STYLES = {"ship": "bold green", "ship if": "bold yellow", "do not ship": "bold red", "nothing to ship": "bold yellow"}
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow", "none": "dim"}
 
 
@@ -29,10 +31,31 @@ def write(report: Report, folder: Path) -> None:
     Raises:
         Unreachable: The disk is full or the folder cannot be written.
     """
+    report = add_headline(report)
     save(folder / "report.json", report)
     facts = _collect_context(report)
     pages.save(folder / "report.md", pages.render_markdown("report.md.j2", **facts))
     pages.save(folder / "report.html", pages.render_html("report.html.j2", **facts, **_draw_charts(report)))
+
+
+def add_headline(report: Report) -> Report:
+    """Return the report with its headline, computed from all else in it."""
+    return report.model_copy(update={"headline": compute_headline(report)})
+
+
+def make_headline(report: Report) -> Text:
+    """Return the headline for the terminal: all answers in a line, why to ship or not, and what to ship instead."""
+    headline = compute_headline(report)
+    text = Text(headline.line, style=DECISION_STYLES[headline.decision])
+    text.append(f"\n{headline.why}", style="not bold default")
+    text.append(f"\nship that one: {headline.instead}" if headline.instead else "", style="not bold default")
+    return text.append("".join(f"\n{line}" for line in _list_details(headline)), style="not bold dim default")
+
+
+def _list_details(headline: Headline) -> list[str]:
+    """Return what the answers were measured on, for those that were."""
+    titles = {"speed": headline.speed, "against the teacher": headline.loss, "against plain training": headline.plain}
+    return [f"{title}: {answer.detail}" for title, answer in titles.items() if answer.detail]
 
 
 def make_table(report: Report) -> Table:
@@ -74,7 +97,7 @@ def _make_cells(row: Row, *, first: bool, with_device: bool) -> list[Text]:
         if variant.accuracy
         else MISSING,
         format_percent(variant.agreement_percent).removesuffix(" %"),
-        _stack(format_number(latency.p50), "unstable" if row.unstable else format_interval(latency.ci95))
+        _stack(format_number(latency.p50) + (" ≈" if row.unstable else ""), format_interval(latency.ci95))
         if latency
         else MISSING,
         _format_ratio(ratio) if ratio else MISSING,
@@ -100,12 +123,12 @@ def _stack(value: str, bounds: str) -> str:
 
 
 def _make_caption(report: Report) -> Text:
-    verdict = wording.judge_report(report)
+    rows = wording.judge_rows(report)
     caption = Text("\n".join(wording.describe_protocol(report)) + "\n", style="dim")
-    caption.append(verdict.headline + "\n", style="not dim " + STYLES[verdict.state])
-    if verdict.shipped:
-        caption.append(verdict.shipped + "\n", style="not dim")
-    caption.append("\n".join(verdict.problems), style="not dim")
+    if causes := wording.list_instabilities(rows):
+        caption.append(f"≈ unstable, a rough figure: {'; '.join(causes)}\n")
+    caption.append("\n".join(wording.list_omissions(rows)) + "\n")
+    caption.append("\n".join(wording.list_problems(report)), style="not dim")
     caption.rstrip()
     return caption
 
@@ -116,7 +139,10 @@ def _collect_context(report: Report) -> dict[str, Any]:
     networks = dict.fromkeys((row.variant.network, row.variant.method) for row in rows)
     return {
         "report": report,
-        "verdict": wording.judge_report(report),
+        "headline": compute_headline(report),
+        "problems": wording.list_problems(report),
+        "omissions": wording.list_omissions(rows),
+        "instabilities": wording.list_instabilities(rows),
         "groups": [[row for row in rows if (row.variant.network, row.variant.method) == each] for each in networks],
         "front": _find_front(report, rows),
         "several_devices": len({row.variant.device for row in rows}) > 1,

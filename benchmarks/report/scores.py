@@ -11,7 +11,7 @@ from rich.text import Text
 
 from benchmarks.report.spread import compute_spread_over_seeds, format_spread
 from compress.records import McNemar, Paired, Report, Scores
-from compress.text import MISSING, format_signed
+from compress.text import MISSING, format_signed, quantify
 
 SHOWN = 5
 """Seeds that are listed one by one."""
@@ -26,7 +26,8 @@ SEVERAL = (
     "a verdict needs both. McNemar's exact test compares the two networks of one seed, on the images that only one gets right."
 )
 ONE_SEED_NOTE = (
-    "The verdict is on these networks and not on their methods, which another seed may order otherwise: run with --seeds 3."
+    "With one seed the verdict is on these two networks and not on their methods, which another seed may order otherwise: run "
+    "with --seeds 3."
 )
 TEACHER_NOTE = "A teacher is one network; against it, the interval over seeds is that of the students."
 MULTIPLICITY_NOTE = "Nothing is corrected for many comparisons: of twenty comparisons of equals, one may be called different."
@@ -41,10 +42,11 @@ class MethodLine(NamedTuple):
     method: str
     top1: str
     each: str
-    """Of every seed, in the order of `seeds`."""
-    seeds: str
+    """Of every seed, in order."""
     trained: int
     """How many seeds."""
+    trained_with: str
+    """How many seeds, and which: `1 seed (0)`."""
     images: int
     validation: str
     """Mean over seeds."""
@@ -80,11 +82,16 @@ def _describe_method(scores: Scores) -> MethodLine:
         method=scores.method,
         top1=format_spread(compute_spread_over_seeds(found), 1),
         each=each if 1 < len(found) <= SHOWN else MISSING,
-        seeds=", ".join(str(score.seed) for score in found),
         trained=len(found),
+        trained_with=describe_seeds([score.seed for score in found]),
         images=found[0].accuracy.samples,
         validation=f"{validation:.1f}",
     )
+
+
+def describe_seeds(seeds: Sequence[int]) -> str:
+    """Return how many seeds there are, and which: `1 seed (0)`, `3 seeds (0, 1, 2)`."""
+    return f"{quantify(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
 
 
 def describe_contrasts(paired: Sequence[Paired]) -> list[Contrast]:
@@ -153,7 +160,7 @@ def _make_method_table(report: Report) -> Table:
     for heading in numbers:
         drawn.add_column(heading, justify="right", overflow="fold")
     for line in describe_methods(report):
-        cells = (line.network, line.method, str(line.trained), str(line.images), line.top1, line.each)
+        cells = (line.network, line.method, line.trained_with, str(line.images), line.top1, line.each)
         drawn.add_row(*map(Text, cells))
     return drawn
 
@@ -178,6 +185,8 @@ def make_contrast_table(paired: Sequence[Paired]) -> Table:
         drawn.add_row(*map(Text, cells), judged)
     rule = "both intervals" if several else "the interval, and p below 0.05"
     drawn.caption = Text(f"better or worse needs {rule}; nothing is corrected for many comparisons", style="dim")
+    if any(each.pairing == "images" for each in paired):
+        drawn.caption.append(f"\n{ONE_SEED_NOTE}", style="not dim")
     return drawn
 
 

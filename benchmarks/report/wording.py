@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
-from compress.records import Accuracy, EngineTrial, Latency, Ratio, Report, StageResult, TeacherOutputsResult, Variant
+from compress.records import Accuracy, EngineTrial, Latency, Report, StageResult, TeacherOutputsResult, Variant
 from compress.text import (
     MISSING,
     format_number,
-    format_percent,
     quantify,
 )
 
@@ -27,8 +26,14 @@ class Row(NamedTuple):
     gate: State
     """`none` where nothing was gated, as for the torch network itself."""
     problem: str
-    """What failed, is unstable or was skipped; empty where all is well."""
-    unstable: bool
+    """What failed or was skipped; empty where all is well."""
+    instability: str
+    """Why its latency is a rough figure; empty where it is not."""
+
+    @property
+    def unstable(self) -> bool:
+        """Whether its latency is a rough figure."""
+        return bool(self.instability)
 
     @property
     def fit(self) -> bool:
@@ -54,16 +59,6 @@ class MethodResult(NamedTuple):
     to_teacher: Difference | None
 
 
-class Verdict(NamedTuple):
-    """The first lines of a report."""
-
-    state: State
-    headline: str
-    shipped: str
-    """The best file that may be shipped; empty when there is none."""
-    problems: tuple[str, ...]
-
-
 def judge_rows(report: Report) -> list[Row]:
     """Return every variant with its judgement, in the report's order."""
     return [_judge_row(report, variant) for variant in report.variants]
@@ -76,74 +71,59 @@ def _judge_row(report: Report, variant: Variant) -> Row:
     if variant.status != "passed":
         state = variant.status if state in ("none", "passed") else state
         reasons.append(variant.reason)
-    latency, ratio = variant.latency_ms, variant.ratio
-    unstable = (latency is not None and not latency.stable) or (ratio is not None and ratio.verdict == "unstable")
-    if unstable:
-        reasons.append("latency unstable: its rounds scatter or drift by more than 10 %, so take it as a rough figure")
     problem = "; ".join(dict.fromkeys(filter(None, reasons)))
-    return Row(variant, state, problem or (f"{state} without a reason" if state in ("failed", "skipped") else ""), unstable)
+    problem = problem or (f"{state} without a reason" if state in ("failed", "skipped") else "")
+    return Row(variant, state, problem, _explain_instability(variant))
 
 
-def judge_report(report: Report) -> Verdict:
-    """Return whether the gate passed, and what may be shipped."""
-    files = [row for row in judge_rows(report) if _may_ship(report, row)]
-    passed = [row for row in files if row.gate == "passed"]
-    if report.status == "failed" or len(passed) < len(files):
-        state: State = "failed"
-        refused = len(files) - len(passed)
-        headline = (
-            f"Failed: {refused} of {len(files)} files must not be shipped" if refused else "Failed: see what went wrong below"
-        )
-    elif passed:
-        state, headline = "passed", f"Gate passed: {len(passed)} of {len(files)} files may be shipped"
-        headline += ", but heed the warning" if report.warnings else ""
-    else:
-        state, headline = "none", "Not gated: no file was exported, so nothing may be shipped"
-    return Verdict(state, headline, _describe_shipped(report, passed), (*report.warnings, *_group_problems(judge_rows(report))))
+def _explain_instability(variant: Variant) -> str:
+    latency, ratio = variant.latency_ms, variant.ratio
+    if latency is not None and not latency.stable:
+        return latency.instability or "its rounds scatter or drift by more than 10 %"
+    return "its ratio is known to no better than 20 %" if ratio is not None and ratio.verdict == "unstable" else ""
 
 
-def _group_problems(found: Sequence[Row]) -> Iterator[str]:
+def list_problems(report: Report) -> list[str]:
+    """Return the warnings of a report, then what failed, each once after the names of all that have it."""
+    return [*report.warnings, *_group_problems(row for row in judge_rows(report) if not _is_for_comparison(row))]
+
+
+def list_omissions(rows: Sequence[Row]) -> list[str]:
+    """Return why networks that were trained for comparison have no files, for a footnote."""
+    return list(_group_problems(row for row in rows if _is_for_comparison(row)))
+
+
+def _is_for_comparison(row: Row) -> bool:
+    """Return whether a row is a network that was never meant to become a file."""
+    return row.gate == "skipped" and row.variant.format == "torch"
+
+
+class _Timed(Protocol):
+    """A file whose latency may be a rough figure."""
+
+    @property
+    def instability(self) -> str: ...
+
+
+def list_instabilities(rows: Sequence[_Timed]) -> list[str]:
+    """Return why latencies are rough figures, each cause once with how many files it concerns, for one footnote."""
+    causes = [cause for row in rows if row.instability for cause in row.instability.split("; ")]
+    return [f"{cause} ({quantify(causes.count(cause), 'file')})" for cause in dict.fromkeys(causes)]
+
+
+def _group_problems(rows: Iterable[Row]) -> Iterator[str]:
     """Yield each problem once, after the names of all that have it."""
+    found = list(rows)
     for problem in dict.fromkeys(row.problem for row in found if row.problem):
         yield f"{', '.join(row.variant.name for row in found if row.problem == problem)}: {problem}"
 
 
-def _may_ship(report: Report, row: Row) -> bool:
+def may_ship(report: Report, row: Row) -> bool:
     """Return whether a row is a file of the student that a device could run; torch is what it is compared with."""
     return row.variant.network == "student" and row.variant.format != "torch" and row.variant.name in report.gates
 
 
-def _describe_shipped(report: Report, passed: list[Row]) -> str:
-    if not passed:
-        return ""
-    row = min(passed, key=lambda row: (row.unstable, row.variant.latency_ms.p50 if row.variant.latency_ms else math.inf))
-    best = row.variant
-    facts = [f"{format_percent(best.accuracy.top1_percent)} top-1 (n={best.accuracy.samples})"] if best.accuracy else []
-    teacher = next((other for other in report.variants if other.network.startswith("teacher")), None)
-    if teacher and teacher.parameters > best.parameters:
-        facts.append(
-            f"{format_number(teacher.parameters / best.parameters, 2)}× fewer parameters than {_name_network(teacher.network)}"
-        )
-    if best.ratio and best.latency_ms:
-        rough = " (unstable, a rough figure)" if row.unstable else ""
-        facts.append(
-            f"{_describe_speed(report, best.ratio)}{rough} on {best.runtime}, {quantify(best.latency_ms.threads, 'thread')}"
-        )
-    if len({variant.device for variant in report.variants}) > 1:
-        facts.append(f"device {best.device}")
-    return f"{best.network} as {best.format} {best.precision}: {', '.join(facts)}"
-
-
-def _describe_speed(report: Report, ratio: Ratio) -> str:
-    network = next((variant.network for variant in report.variants if variant.name == ratio.against), ratio.against)
-    other = _name_network(network)
-    if ratio.verdict in ("faster", "slower"):
-        times = ratio.speedup if ratio.verdict == "faster" else 1 / ratio.speedup
-        return f"{format_number(times, 2)}× {ratio.verdict} than {other}"
-    return f"latency {ratio.verdict} from {other}'s" if ratio.verdict == "not distinguishable" else "latency unstable"
-
-
-def _name_network(network: str) -> str:
+def name_network(network: str) -> str:
     """Return a network's name within a sentence; of several teachers each has a number."""
     return f"the {network}" if network.isalpha() else network
 
@@ -199,7 +179,7 @@ def describe_protocol(report: Report) -> Iterator[str]:
     timed = [variant.latency_ms for variant in report.variants if variant.latency_ms]
     for count, batch in sorted({(latency.threads, latency.batch_size) for latency in timed}):
         threads = quantify(count, "thread")
-        yield f"latency: median over rounds of the median call, {threads}, batch {batch}, bootstrap 95 % interval"
+        yield f"latency: median over rounds of the median call, {threads}, batch {batch}, 95 % interval"
 
 
 def _is_teacher(variant: Variant) -> bool:

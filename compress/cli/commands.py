@@ -329,7 +329,8 @@ def _show_report(terminal: Terminal, run: Path) -> None:
 
     written = _read_report(run)
     paths = f"report: {run / 'report.html'}  {run / 'report.md'}  {run / 'report.json'}"
-    terminal.write_result(written, report.make_table(written), *report.make_score_tables(written), paths)
+    shown = (report.make_headline(written), report.make_table(written), *report.make_score_tables(written))
+    terminal.write_result(report.add_headline(written), *shown, paths)
 
 
 def _read_report(run: Path) -> Any:

@@ -5,6 +5,7 @@ Records are frozen pydantic types; `save` and `read` move them to and from JSON.
 
 from compress.records.base import SCHEMA_VERSION, Document, Precision, Record, Status, read, save
 from compress.records.bundle import DEPTHS, PILLOW_MODES, BundleFile, Exported, Manifest, Preprocess
+from compress.records.headline import Answer, Headline
 from compress.records.metrics import Accuracy, McNemar, Paired, Scores, SeedScore
 from compress.records.report import Gate, Ladder, Report, Rung, Sensitivity, Variant
 from compress.records.timing import Environment, Latency, Ratio
@@ -27,6 +28,7 @@ __all__ = [
     "WEIGHTS",
     "Accuracy",
     "Analysis",
+    "Answer",
     "BundleFile",
     "Document",
     "EngineTrial",
@@ -35,6 +37,7 @@ __all__ = [
     "Epoch",
     "Exported",
     "Gate",
+    "Headline",
     "Ladder",
     "Latency",
     "Manifest",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from compress.records.base import Document, Precision, Record, Status
+from compress.records.headline import Headline
 from compress.records.metrics import Accuracy, Paired, Scores
 from compress.records.timing import Environment, Latency, Ratio
 from compress.records.training import StageResult
@@ -114,6 +115,8 @@ class Variant(Record):
     """What really ran, as the runtime reports it: provider, inference precision, threads."""
     ladder: Ladder | None = None
     """How it became int8."""
+    correct: str = ""
+    """One bit for each test image, 1 where its top-1 class is right, as in `SeedScore`; empty where it was not kept."""
     seconds: float | None = None
     """Making and proving the file when that was done, without training; none where nothing was made."""
     status: Status
@@ -133,6 +136,8 @@ class Report(Document):
     classes: tuple[str, ...]
     images: dict[str, int]
     """Images in each split."""
+    headline: Headline | None = None
+    """The answers with which all accounts of the run begin; `None` before it is written, and in older reports."""
     variants: tuple[Variant, ...]
     gates: dict[str, Gate]
     """By the variant's name."""

@@ -20,7 +20,7 @@ class Latency(Record):
     mean: float
     stdev: float
     ci95: tuple[float, float]
-    """Bootstrap interval of p50 over rounds."""
+    """Of p50, by the order of the rounds (`compress.statistics.series`)."""
     samples: int
     """Timed calls."""
     percentiles_missing: str | None = None
@@ -34,7 +34,9 @@ class Latency(Record):
     threads: int
     batch_size: int
     stable: bool
-    """Whether warm-up settled and the rounds agree."""
+    """Whether warm-up settled, and the rounds agree and are independent."""
+    instability: str | None = None
+    """Why it is not stable; `None` where it is, or where an older record does not say."""
 
 
 class Ratio(Record):
@@ -45,7 +47,7 @@ class Ratio(Record):
     speedup: float
     """Median over rounds of other / this; above 1 this one is faster."""
     ci95: tuple[float, float]
-    """Bootstrap interval."""
+    """By the order of the rounds' ratios."""
     verdict: Literal["faster", "slower", "not distinguishable", "unstable"]
 
 

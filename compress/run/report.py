@@ -103,7 +103,9 @@ def _describe_protocol(run: Run) -> tuple[str, ...]:
         "The gate compares each file with the torch network on the validation split, on the file's own runtime.",
         (
             f"Latency: after warm-up, {settings.rounds} interleaved rounds of all files in one process, threads: "
-            f"{settings.threads}, batch {settings.batch_size}; its interval is a bootstrap of the median over rounds."
+            f"{settings.threads}, batch {settings.batch_size}; its interval is that of the median over rounds, wider where "
+            "they resemble each other. Latencies of different runs are not compared: the machine differs from run to run by "
+            "more than their intervals say."
         ),
         f"A ratio compares a file with {opponent[settings.against]}, round by round.",
         "Peak memory is that of a process that runs only this file, in batches of 32.",

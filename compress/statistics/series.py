@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import CompressError
+from compress.statistics.proportions import Z_975
 
 Verdict = Literal["faster", "slower", "not distinguishable", "unstable"]
 
@@ -29,6 +30,12 @@ STABLE_INTERVAL = 0.10
 """The interval of the median may be this share of it wide: a few disturbed rounds then do not hide a figure that is known."""
 STABLE_DRIFT = 0.10
 """The last third of the rounds may differ from the first by this share."""
+FEWEST_TO_TEST = 5
+"""Of fewer values nothing can be said about their order."""
+STRETCH = {1: 0.25, 2: 0.25, 3: 0.25, 4: 0.25, 5: 0.25, 6: 0.1, 7: 0.1}
+"""By which part of their range the interval of so few rounds is longer at each end, in the logarithm."""
+Z_99 = 2.3263478740408408
+"""99 % quantile of the standard normal distribution."""
 FEWEST_BEYOND = 10
 """A percentile is reported only where at least so many calls are expected beyond it; with fewer it is chance."""
 
@@ -39,22 +46,89 @@ def compute_drift(rounds: Sequence[float]) -> float:
     return float(np.median(rounds[-third:]) / np.median(rounds[:third]) - 1)
 
 
-def is_stable(rounds: Sequence[float]) -> bool:
-    """Return whether the rounds of one file determine its median: with a narrow interval, and without a drift."""
+def explain_instability(rounds: Sequence[float]) -> str:
+    """Return why the rounds of one file do not determine its median, or nothing where they do.
+
+    They do with a narrow interval, without a drift, and where a round does not resemble the one before it.
+    """
     low, high = compute_median_interval(rounds)
-    return high - low <= STABLE_INTERVAL * float(np.median(rounds)) and abs(compute_drift(rounds)) <= STABLE_DRIFT
+    signs = {
+        f"its interval is wider than {100 * STABLE_INTERVAL:g} % of it": high - low
+        > STABLE_INTERVAL * float(np.median(rounds)),
+        f"it drifts by more than {100 * STABLE_DRIFT:g} %": abs(compute_drift(rounds)) > STABLE_DRIFT,
+        "each round resembles the one before it": is_correlated(rounds),
+    }
+    return "; ".join(reason for reason, met in signs.items() if met)
 
 
-def compute_median_interval(rounds: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % percentile-bootstrap interval of the median over rounds.
+def compute_serial_correlation(values: Sequence[float]) -> float:
+    """Return how much a value resembles the one before it: about 0 for independent ones, 1 for the same.
 
-    For a median it agrees with the exact interval of order statistics; with 15 rounds it covers 95 to 96 %, with the
-    fewest that a recipe accepts, 5, it is the whole range and covers 94 %.
+    It is the correlation at lag 1 of the ranks, which one accident cannot hide: 1 less half of Bartels' ratio (1982, Journal of
+    the American Statistical Association 77:40-46). Values that are all equal have none.
+    """
+    return 1 - _compute_rank_ratio(values) / 2
+
+
+def is_correlated(values: Sequence[float]) -> bool:
+    """Return whether values in order resemble the ones before them by more than chance, by Bartels' test at 1 %, one-sided."""
+    count = len(values)
+    if count < FEWEST_TO_TEST:
+        return False
+    variance = 4 * (count - 2) * (5 * count**2 - 2 * count - 9) / (5 * count * (count + 1) * (count - 1) ** 2)
+    return _compute_rank_ratio(values) < 2 - Z_99 * math.sqrt(variance)
+
+
+def _compute_rank_ratio(values: Sequence[float]) -> float:
+    """Return the mean squared step from rank to rank over the variance of the ranks (von Neumann's ratio of ranks)."""
+    _, places, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]  # [values], the mean rank where some are equal
+    spread = float(np.square(ranks - ranks.mean()).sum())
+    return float(np.square(np.diff(ranks)).sum()) / spread if spread else 2.0
+
+
+def compute_median_interval(rounds: Sequence[float]) -> tuple[float, float]:
+    """Return an interval that holds the median of what the rounds are drawn from in at least 95 of 100 measurements.
+
+    Its ends are rounds: as many lie beyond each as chance allows to (the sign test's interval, exact for independent rounds of
+    any distribution). Where rounds resemble the ones before them, they count for fewer, and it is wider; where they do beyond
+    chance, it is their whole range. Up to seven rounds it is
+    their whole range and a part of it at each end (`STRETCH`), as no two of them cover enough, or would after those that look
+    unstable were set aside; from nine on, one disturbed round does not matter. `benchmarks.studies.coverage` simulates what it
+    covers.
+
+    Args:
+        rounds: In order, each above 0.
 
     Raises:
         CompressError: There are no rounds.
     """
-    return _compute_ends(_resample_medians(rounds, np.random.default_rng(seed)))
+    values = np.sort(np.asarray(rounds, dtype=np.float64))  # [rounds]
+    if not len(values):
+        raise CompressError("an interval needs rounds, and there are none; measure at least five")
+    beyond = 0 if is_correlated(rounds) else _count_beyond(len(values), compute_serial_correlation(rounds))
+    low, high = float(values[beyond]), float(values[-1 - beyond])
+    longer = (
+        (high / low) ** STRETCH.get(len(values), 0.0) if low > 0 else 1.0
+    )  # in the logarithm, so a ratio may be turned over
+    return low / longer, high * longer
+
+
+def _count_beyond(count: int, correlation: float) -> int:
+    """Return how many values may lie beyond each end of an interval of their median."""
+    if correlation >= 1:
+        return 0
+    exact = 0
+    while 2 * exact + 1 < count and 1 - 2 * _add_up_binomials(count, exact + 1) >= LEVEL:
+        exact += 1
+    inflation = math.sqrt((1 + correlation) / (1 - correlation)) if correlation > 0 else 1.0
+    normal = math.floor((count - 1 - Z_975 * inflation * math.sqrt(count)) / 2)
+    return max(0, min(exact, normal))
+
+
+def _add_up_binomials(count: int, most: int) -> float:
+    """Return the probability of at most so many heads among fair coins."""
+    return math.fsum(math.comb(count, heads) for heads in range(most + 1)) / math.pow(2, count)
 
 
 def find_percentile(calls: Sequence[float], percent: int) -> float | None:
@@ -84,7 +158,7 @@ def _resample_medians(rounds: Sequence[float], random: np.random.Generator) -> N
     """Return the median of each bootstrap resample, [resamples]."""
     values: NDArray[np.float64] = np.asarray(rounds, dtype=np.float64)  # [rounds]
     if not len(values):
-        raise CompressError("an interval needs rounds, and there are none; measure at least five")
+        raise CompressError("a ratio needs rounds, and there are none; measure at least five")
     picks = random.integers(len(values), size=(RESAMPLES, len(values)))
     medians: NDArray[np.float64] = np.median(values[picks], axis=1)
     return medians
@@ -106,11 +180,18 @@ def compute_paired_ratios(other: Sequence[float], own: Sequence[float]) -> list[
     return [theirs / ours for theirs, ours in zip(other, own, strict=True)]
 
 
-def judge_ratio(ci95: tuple[float, float]) -> Verdict:
-    """Return what an interval of the ratio other / own allows to say of the own file."""
+def judge_ratio(ci95: tuple[float, float], *, correlated: bool = False) -> Verdict:
+    """Return what an interval of the ratio other / own allows to say of the own file.
+
+    Args:
+        ci95: The interval.
+        correlated: Whether each round's ratio resembles the one before it beyond chance. The interval is too sure then, so only
+            a difference of more than `RESOLUTION` is one.
+    """
     low, high = ci95
-    if low > 1 + MARGIN:
+    margin = RESOLUTION if correlated else MARGIN
+    if low > 1 + margin:
         return "faster"
-    if high < 1 / (1 + MARGIN):
+    if high < 1 / (1 + margin):
         return "slower"
-    return "not distinguishable" if high / low <= 1 + RESOLUTION else "unstable"
+    return "not distinguishable" if high / low <= 1 + RESOLUTION and not correlated else "unstable"

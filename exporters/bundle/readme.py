@@ -61,8 +61,8 @@ def render_measurements(manifest: Manifest) -> str:
     return f"""{render_table(header, rows)}
 
 Each file was run on its own runtime and compared with the torch network that it came from. Top-1 and agreement are of the
-test split, which no choice has seen; intervals are 95 %, Wilson's for top-1, a bootstrap for latency. Latency is the median of
-a call on the machine on which the bundle was made ({_name_machine(manifest)}), the speed-up is
+test split, which no choice has seen; intervals are 95 %, Wilson's for top-1, of the median over rounds for latency. Latency is
+the median of a call on the machine on which the bundle was made ({_name_machine(manifest)}), the speed-up is
 against the file named there, in the same interleaved rounds. The drop, max-abs-diff and gate are of the validation split."""
 
 

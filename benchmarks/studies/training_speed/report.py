@@ -18,7 +18,7 @@ from compress.statistics.series import (
     compute_median_interval,
     compute_paired_ratios,
     compute_unpaired_ratio,
-    is_stable,
+    explain_instability,
     judge_ratio,
 )
 
@@ -169,11 +169,11 @@ def judge_goal(goal: float | None, ci95: tuple[float, float]) -> Outcome:
     return "met" if ci95[0] >= goal else "missed" if ci95[1] < goal else "undecided"
 
 
-def summarise_speed(name: str, rounds: Sequence[float], facts: Mapping[str, str], *, seed: int = 0) -> Speed:
+def summarise_speed(name: str, rounds: Sequence[float], facts: Mapping[str, str]) -> Speed:
     """Return the summary of one subject's images per second in each round."""
     return Speed(
-        subject=name, images_per_s=statistics.median(rounds), ci95=compute_median_interval(rounds, seed=seed),
-        rounds=tuple(rounds), stable=is_stable(rounds), facts=dict(facts),
+        subject=name, images_per_s=statistics.median(rounds), ci95=compute_median_interval(rounds),
+        rounds=tuple(rounds), stable=not explain_instability(rounds), facts=dict(facts),
     )  # fmt: skip
 
 

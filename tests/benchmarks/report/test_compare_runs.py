@@ -153,14 +153,48 @@ def _reseeded(record: Report, seed: int) -> Report:
 
 
 @pytest.mark.parametrize(
-    ("second", "why"),
+    ("change", "why"),
     [
-        (other(sample(), "elsewhere", gain=-40, test_key="other images"), "their test images differ"),
-        (other(sample(), "elsewhere").model_copy(update={"scores": ()}), "the report of elsewhere keeps no result"),
+        ({"test_key": "other images"}, "they were tested on different images"),
+        ({"classes": tuple("abcdefghij")}, "their classes differ (10: a, b, c, …; 10: 0, 1, 2, …)"),
+        ({"classes": tuple("9876543210")}, "their classes differ"),
+        ({"test_key": "", "images": {"test": 100}}, "they were tested on different images"),
     ],
 )
+def test_no_verdict_across_tasks(change: dict[str, Any], why: str, tmp_path: Path) -> None:
+    """Across other classes, another order of them, or other test images there is no verdict, and the reason."""
+    reports = [with_seeds(sample()), other(sample(), "elsewhere", gain=-40).model_copy(update=change)]
+    document = report.make_document(reports)
+    assert document["paired"] == ()
+    assert why in document["warnings"][0]
+    assert report.make_student_tables(reports) == []
+    table = " ".join(shown(report.make_comparison_table(reports)).split())
+    page = Page(report.write_comparison(reports, tmp_path).read_text(encoding="utf-8")).text
+    for text in (table, page):
+        assert "elsewhere and digits are not compared" in text
+        assert "McNemar" not in text
+
+
+def test_others_are_still_compared_beside_one_that_is_not() -> None:
+    """A run of another task takes no verdict from those that share their images."""
+    reports = [with_seeds(sample()), other(sample(), "elsewhere", test_key="other"), other(sample(), "wide", gain=-40)]
+    assert [each.this for each in report.compare(reports).paired] == ["wide"]
+
+
+def test_reports_without_a_fingerprint_are_compared_where_their_data_is_the_same() -> None:
+    """Reports from before there was a fingerprint of the test images are told apart by their data section."""
+    old = with_seeds(sample(), test_key="")
+    assert len(report.compare([old, other(sample(), "wide", test_key="")]).paired) == 1
+    moved = old.model_copy(update={"name": "moved", "recipe": {**old.recipe, "data": {"source": "folder", "path": "pets"}}})
+    assert report.compare([old, moved]).paired == ()
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [(other(sample(), "elsewhere").model_copy(update={"scores": ()}), "the report of elsewhere keeps no result")],
+)
 def test_what_cannot_be_paired_says_so(second: Report, why: str) -> None:
-    """On other images, or without a result for each image, the interval is that of independent samples, and says why."""
+    """Without a result for each image, the interval is that of independent samples, and says why."""
     (found,) = report.compare([with_seeds(sample()), second]).paired
     assert (found.pairing, found.mcnemar, found.ci95_over_seeds) == ("none", (), None)
     assert why in found.note
