@@ -2,7 +2,8 @@
 
 Logits are [N, K], or dense [N, K, H, W], where every pixel counts as a sample. `teacher` never receives a gradient. Half
 precision is widened to float32 before anything is computed. Equations and their sources: DIST 2205.10536, KD 1503.02531,
-Factor Transfer 1802.04977, attention transfer 1612.03928, ATSC 2406.08528, DSKD 2202.07846.
+Factor Transfer 1802.04977, attention transfer 1612.03928, ATSC 2406.08528, DSKD 2202.07846, DKD 2203.08679, RKD 1904.05068,
+logit standardisation 2403.01427.
 
 Raises:
     ValueError: From every function: shapes that do not pair up, which broadcasting would hide; logits without classes; nothing
@@ -27,6 +28,12 @@ DEGENERATE = 1e-6
 
 NORM_FLOOR = 1e-6
 """Smallest norm by which `factor_l1` divides; bounds the gradient of an all-zero map."""
+
+STANDARDISATION_FLOOR = 1e-7
+"""Added to the standard deviation of a sample's logits, as the authors of logit standardisation released it."""
+
+DISTANCE_FLOOR = 1e-12
+"""Smallest squared distance of two embeddings."""
 
 Activation = Literal["softmax", "sigmoid"]
 """From logits to probabilities: of one of K classes, or of K independent ones as in one-stage detection."""
@@ -63,6 +70,102 @@ def kd_cohort(student: Tensor, teachers: Tensor, *, temperature: float) -> Tenso
     """
     _require_same_shape_each(student, teachers)
     return _compute_divergence(_flatten_samples(student), _flatten_samples(teachers, axis=2), temperature)
+
+
+def standardise(logits: Tensor, *, axis: int = 1) -> Tensor:
+    """Return logits with mean 0 and standard deviation 1 over the classes of each sample, [N, K, ...] -> [N, K, ...].
+
+    A divergence of standardised logits asks for the teacher's order and relations, not for the size of its logits.
+
+    Args:
+        logits: [N, K, ...], or of a cohort [M, N, K, ...].
+        axis: Where the classes are.
+
+    Source:
+        2403.01427; sunshangquan/logit-standardization-KD, whose floor under the deviation this is.
+    """
+    wide = _widen(logits)
+    deviation, mean = torch.std_mean(wide, dim=axis, keepdim=True)
+    return (wide - mean) / (deviation + STANDARDISATION_FLOOR)
+
+
+def decoupled_kd(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the two parts of the divergence, of the labelled class against the rest and among the rest, [] each.
+
+    Each is summed over classes, averaged over samples and multiplied by temperature².
+
+    Args:
+        student: Logits, [N, K], K at least 3.
+        teacher: Logits of the same shape.
+        labels: [N].
+        temperature: Divides both logits before the softmax.
+
+    Raises:
+        ValueError: There are fewer than three classes, so that there is nothing among the rest.
+
+    Source:
+        2203.08679, equations 5 to 7; megvii-research/mdistiller, distillers/DKD.py.
+    """
+    _require_same_shape(student, teacher, "logits")
+    if student.dim() != 2 or student.shape[1] < 3:
+        raise ValueError(f"logits have shape {list(student.shape)}; decoupling needs [N, K] with at least 3 classes")
+    _refuse_temperature(temperature)
+    target = F.one_hot(labels, student.shape[1]).bool()
+    of_student, of_teacher = _widen(student) / temperature, _widen(teacher).detach() / temperature
+    of_target = _compute_divergence(_pool_rest(of_student, target), _pool_rest(of_teacher, target), 1.0)
+    of_rest = _compute_divergence(of_student[~target].view(len(target), -1), of_teacher[~target].view(len(target), -1), 1.0)
+    return of_target * temperature**2, of_rest * temperature**2
+
+
+def _pool_rest(logits: Tensor, target: Tensor) -> Tensor:
+    """Return logits of the labelled class and of all the rest as one, [N, K] -> [N, 2].
+
+    Args:
+        logits: [N, K].
+        target: Which class is the labelled one, bool [N, K].
+    """
+    rest = logits.masked_fill(target, -math.inf).logsumexp(dim=1)
+    return torch.stack([logits[target], rest], dim=1)
+
+
+def relational_kd(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far distances between samples, and angles among them, are from the teacher's, [] each.
+
+    Distances are divided by their mean over the batch; both differences are measured by the Huber loss.
+
+    Args:
+        student: Embeddings, [N, d].
+        teacher: Embeddings, [N, D]; only the number of samples must agree.
+
+    Raises:
+        ValueError: The samples do not pair up, or there are fewer than three, among which there is no angle.
+
+    Source:
+        1904.05068; HobbitLong/RepDistiller b84f547, distiller_zoo/RKD.py.
+    """
+    if student.dim() != 2 or teacher.dim() != 2 or len(student) != len(teacher) or len(student) < 3:
+        raise ValueError(
+            f"embeddings have shapes {list(student.shape)} and {list(teacher.shape)}; give [N, d] and [N, D] with N at least 3"
+        )
+    of_student, of_teacher = _widen(student), _widen(teacher).detach()
+    distance = F.smooth_l1_loss(_compare_distances(of_student), _compare_distances(of_teacher))
+    angle = F.smooth_l1_loss(_compute_angles(of_student), _compute_angles(of_teacher))
+    return distance, angle
+
+
+def _compare_distances(embeddings: Tensor) -> Tensor:
+    """Return distances between all pairs over their mean, [N, d] -> [N, N]."""
+    squares = (embeddings.unsqueeze(0) - embeddings.unsqueeze(1)).square().sum(dim=2)
+    others = ~torch.eye(len(embeddings), dtype=torch.bool, device=embeddings.device)
+    distances = torch.where(others, squares.clamp_min(DISTANCE_FLOOR).sqrt(), 0)  # a square root has no gradient at 0
+    return distances / distances[others].mean()
+
+
+def _compute_angles(embeddings: Tensor) -> Tensor:
+    """Return the cosine of the angle at each sample between each two others, [N, d] -> [N, N, N]."""
+    differences = embeddings.unsqueeze(0) - embeddings.unsqueeze(1)  # [N, N, d]
+    directions = F.normalize(differences, dim=2)
+    return torch.bmm(directions, directions.transpose(1, 2))
 
 
 def dist(

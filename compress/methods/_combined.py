@@ -6,15 +6,15 @@ cannot combine is refused with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from compress.data import Batches
+from compress.data import Batch, Batches
 from compress.errors import CompressError
 from compress.methods._method import Method, Setting
-from compress.methods._step import Step
+from compress.methods._step import Signals, Step
 from compress.records import Analysis
 
 
@@ -88,6 +88,11 @@ class Combined(Method):
     def deployable(self) -> nn.Module:
         """Return the network that the methods agree on."""
         return next((m.deployable() for m in self._parts.values() if m.deployable() is not self.student), self.student)
+
+    def conclude(self, validation: Batches, get_signals: Callable[[Batch], Signals | None]) -> None:
+        """Let every method change what it leaves behind."""
+        for method in self._parts.values():
+            method.conclude(validation, get_signals)
 
     def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
         """Return the tables of all methods."""

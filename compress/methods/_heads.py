@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from compress.data import Batch, Batches
 from compress.errors import CompressError
+from compress.freezing import evaluating
 from compress.methods._method import Method, Setting
-from compress.methods._step import Step
+from compress.methods._step import Signals, Step
 from compress.models import find_shapes
 from compress.recipe import TrainSection
+from compress.records import Analysis
+from compress.statistics.calibration import compute_cross_entropy, fit_temperature
 from compress.text import name_teacher
+
+log = logging.getLogger(__name__)
+
+EPSILON = 1e-5
+"""Added to the variance of a channel, as batch normalisation does."""
+ANALYSED_IMAGES = 1000
+"""Training images on which the finished heads are looked at."""
+LARGEST_GAP_POINTS = 15.0
+"""A head that is so much better on its training images than on held-out ones is warned of."""
+LARGEST_TEMPERATURE = 2.0
+"""A head that needs a larger temperature is warned of."""
+
+
+LARGEST_SQUARED_NORM = 512.0
+"""Mean squared norm to which the standardised features of a head are scaled down. The Hessian of softmax regression is at most
+half the second moment of its input, whose trace is this norm; so with momentum 0.9 every learning rate below
+2 × 1.9 / (512 / 2) = 0.0148 is stable, for features of any size and number."""
+
+
+class HeadsTraining(NamedTuple):
+    """How heads are built and trained."""
+
+    kind: str
+    """flatten, pool4, gap or conv."""
+    standardise: bool = True
+    """Standardise the channels before the linear layer."""
+    calibrate: bool = True
+    """Divide the logits by the temperature that fits the validation images best."""
+    changes: Mapping[str, object] = {}
+    """What differs from how the recipe trains the student, by name of the field of `train`."""
 
 
 class Heads(Method):
@@ -22,9 +62,7 @@ class Heads(Method):
     Args:
         setting: Student, teachers, an image, the number of classes.
         taps: Names of the taps that get a head; `None` is all.
-        head: flatten, pool4, gap or conv.
-        epochs: Of its training.
-        lr: Of its training.
+        training: How heads are built and trained.
 
     Raises:
         CompressError: A tap is unknown, there is none, or a head does not fit its map.
@@ -32,11 +70,14 @@ class Heads(Method):
 
     stage = "heads"
 
-    def __init__(self, setting: Setting, *, taps: tuple[str, ...] | None, head: str, epochs: int, lr: float) -> None:
+    def __init__(self, setting: Setting, *, taps: tuple[str, ...] | None, training: HeadsTraining) -> None:
         super().__init__(setting)
-        self.epochs, self.lr, self.kind = epochs, lr, head
+        self.how = training
         self.heads = nn.ModuleDict()
+        self.temperatures: dict[str, float] = {}
+        """By which `conclude` divided the logits of each head."""
         self.places: dict[str, tuple[int, int]] = {}
+        self.taps: dict[str, str] = {}
         self.owners: dict[str, int] = {}
         wanted = _find_head_taps(setting, taps)
         for index, teacher in enumerate(setting.teachers):
@@ -44,8 +85,10 @@ class Heads(Method):
             features = find_shapes(teacher, setting.image).features
             for place in wanted[index]:
                 name = f"head{place}" if len(setting.teachers) == 1 else f"teacher{index}_head{place}"
-                self.heads[name] = build_head(head, features[place], setting.classes, teacher.taps[place])
-                self.places[name] = (index, place)
+                self.heads[name] = build_head(
+                    training.kind, features[place], setting.classes, teacher.taps[place], standardise=training.standardise
+                )
+                self.places[name], self.taps[name] = (index, place), teacher.taps[place]
 
     def members(self) -> list[str]:
         """Return the names of the whole cohort: each teacher, then its heads from shallow to deep."""
@@ -105,13 +148,96 @@ class Heads(Method):
         return self.heads
 
     def schedule(self, settings: TrainSection) -> TrainSection:
-        """Return a short cosine schedule: heads are linear probes."""
+        """Return a cosine schedule without warm-up by SGD, with what the heads have of their own."""
         plain = {"schedule": "cosine", "optimizer": "sgd", "warmup_epochs": 0.0, "ema_decay": None}
-        return settings.model_copy(update={"epochs": self.epochs, "lr": self.lr, **plain})
+        return settings.model_copy(update=plain | dict(self.how.changes))
+
+    def conclude(self, validation: Batches, get_signals: Callable[[Batch], Signals | None]) -> None:
+        """Divide the logits of each head by the temperature at which it fits the held-out images best.
+
+        Args:
+            validation: The held-out images.
+            get_signals: Returns outputs of frozen teachers for a batch.
+        """
+        if not self.how.calibrate:
+            return
+        logits, labels = self._compute_logits(validation.epoch(0), get_signals)
+        for name, head in self.heads.items():
+            self.temperatures[name] = temperature = fit_temperature(logits[name], labels)
+            with torch.no_grad():
+                for layer in head.children():
+                    if isinstance(layer, nn.Linear):  # the last, and the only one
+                        layer.weight.div_(temperature)
+                        layer.bias.div_(temperature)
+
+    def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
+        """Return how well each head knows training and held-out images, and warn of those that know little else than labels."""
+        of_train, train_labels = self._compute_logits(_take_images(train, ANALYSED_IMAGES))
+        of_held_out, labels = self._compute_logits(validation.epoch(0))
+        rows = []
+        for name, tap in self.taps.items():
+            known, seen = _measure_top1(of_held_out[name], labels), _measure_top1(of_train[name], train_labels)
+            temperature = self.temperatures.get(name, 1.0)
+            _warn_of_head(name, seen - known, temperature)
+            rows.append(
+                (
+                    name, tap, f"{seen:.1f} %", f"{known:.1f} %",
+                    f"{compute_cross_entropy(of_held_out[name], labels):.3f}", f"{temperature:.2f}",
+                )
+            )  # fmt: skip
+        note = (
+            f"Top-1 on {len(train_labels)} training images as training sees them and on the {len(labels)} validation images; "
+            "cross-entropy with the labels after the division by the temperature, which was fitted on the latter."
+        )
+        columns = ("head", "tap", "training top-1", "validation top-1", "cross-entropy", "temperature")
+        return (Analysis(title="Heads of the cohort", note=note, columns=columns, rows=tuple(rows)),)
+
+    def _compute_logits(
+        self, batches: Iterable[Batch], get_signals: Callable[[Batch], Signals | None] = lambda _batch: None
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
+        """Return the logits of each head, [N, K], and the labels, [N]."""
+        found: list[dict[str, Tensor]] = []
+        labels: list[Tensor] = []
+        with evaluating(self):
+            for batch in batches:
+                found.append(self.predictions(self.step(batch, signals=get_signals(batch))))
+                labels.append(batch.labels)
+        logits = {name: torch.cat([each[name].float() for each in found]).cpu().numpy() for name in self.places}
+        return logits, torch.cat(labels).cpu().numpy()
 
     def identity(self) -> Mapping[str, object]:
-        """Return the taps and the kind of head."""
-        return {"heads": sorted(self.places.items()), "kind": self.kind}
+        """Return the taps, and how heads are built and calibrated."""
+        return {"heads": sorted(self.places.items()), **self.how._replace(changes={})._asdict()}
+
+
+def _take_images(batches: Batches, least: int) -> Iterator[Batch]:
+    """Yield the first batches of an epoch, until they hold so many images."""
+    images = 0
+    for batch in batches.epoch(0):
+        yield batch
+        images += len(batch.labels)
+        if images >= least:
+            return
+
+
+def _measure_top1(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the top-1 accuracy of logits [N, K] against labels [N], in percent."""
+    return 100 * float((logits.argmax(axis=1) == labels).mean())
+
+
+def _warn_of_head(name: str, gap_points: float, temperature: float) -> None:
+    """Warn of a head that has learnt its training images by heart, or that was far too sure of itself."""
+    if gap_points > LARGEST_GAP_POINTS:
+        log.warning(
+            "method.dih: %s is %.0f points better on training images than on held-out ones: it mostly repeats their labels; "
+            "pool its map (head: pool4 or gap), or give it more images",
+            name, gap_points,
+        )  # fmt: skip
+    if temperature > LARGEST_TEMPERATURE:
+        log.warning(
+            "method.dih: %s was too sure of itself by a factor of %.1f, which is mended; lower heads_lr or heads_epochs",
+            name, temperature,
+        )  # fmt: skip
 
 
 def _find_head_taps(setting: Setting, taps: tuple[str, ...] | None) -> list[list[int]]:
@@ -136,7 +262,35 @@ def _find_head_taps(setting: Setting, taps: tuple[str, ...] | None) -> list[list
     ]
 
 
-def build_head(kind: str, feature: Tensor, classes: int, tap: str) -> nn.Module:
+class StandardisedLinear(nn.Linear):
+    """Linear layer on standardised channels, [B, c·s] -> [B, classes]; in evaluation the statistics are part of its weight.
+
+    Args:
+        channels: Number of channels c.
+        cells: Values s of each channel, which lie side by side.
+        classes: Number of classes.
+    """
+
+    def __init__(self, channels: int, cells: int, classes: int) -> None:
+        super().__init__(channels * cells, classes)
+        self.channels, self.cells = channels, cells
+        self.gain = min(1.0, math.sqrt(LARGEST_SQUARED_NORM / self.in_features))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+        self.mean: Tensor
+        self.variance: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training:
+            by_channel = features.unflatten(1, (self.channels, self.cells))
+            standard = F.batch_norm(by_channel, self.mean, self.variance, training=True)
+            return F.linear(standard.flatten(1) * self.gain, self.weight, self.bias)
+        factor = self.gain * (self.variance + EPSILON).rsqrt()
+        centred = features - self.mean.repeat_interleave(self.cells)
+        return F.linear(centred, self.weight * factor.repeat_interleave(self.cells), self.bias)
+
+
+def build_head(kind: str, feature: Tensor, classes: int, tap: str, *, standardise: bool = True) -> nn.Module:
     """Return a head for maps [B, c, h, w], tokens [B, t, c] or vectors [B, c], that gives logits [B, classes].
 
     Args:
@@ -144,6 +298,7 @@ def build_head(kind: str, feature: Tensor, classes: int, tap: str) -> nn.Module:
         feature: What the tap gives for one image; only its shape is read.
         classes: Number of classes.
         tap: Its name, for messages.
+        standardise: Standardise the channels before the linear layer, and before the convolution.
 
     Raises:
         CompressError: The kind of head does not fit the shape.
@@ -158,19 +313,41 @@ def build_head(kind: str, feature: Tensor, classes: int, tap: str) -> nn.Module:
         raise CompressError(
             f"method.dih.head: 'conv' needs maps [B, c, h, w], and {tap!r} gives {list(feature.shape)}; use gap"
         )
-    if side is None or feature.dim() == 2:
-        return nn.Sequential(nn.Flatten(), nn.Linear(feature[0].numel(), classes))
+    channels = feature.shape[2] if feature.dim() == 3 else feature.shape[1]
+    before = _list_layers_before_pool(feature, convolve=kind == "conv", standardise=standardise)
+    pool, cells = _build_pool(feature, side)
+    linear = StandardisedLinear(channels, cells, classes) if standardise else nn.Linear(channels * cells, classes)
+    return nn.Sequential(*before, *pool, nn.Flatten(), linear)
+
+
+def _list_layers_before_pool(feature: Tensor, *, convolve: bool, standardise: bool) -> list[nn.Module]:
     if feature.dim() == 3:
-        cells = min(side**2, feature.shape[1])
-        return nn.Sequential(
-            _ChannelsFirst(), nn.AdaptiveAvgPool1d(cells), nn.Flatten(), nn.Linear(feature.shape[2] * cells, classes)
-        )
-    height, width = (min(side, size) for size in feature.shape[2:])
+        return [_ChannelsFirst()]
+    if not convolve:
+        return []
     channels = feature.shape[1]
-    before = [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()] if kind == "conv" else []
-    return nn.Sequential(
-        *before, nn.AdaptiveAvgPool2d((height, width)), nn.Flatten(), nn.Linear(feature.shape[1] * height * width, classes)
-    )
+    standard = [nn.BatchNorm2d(channels, affine=False)] if standardise else []
+    return [*standard, nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+
+
+def _build_pool(feature: Tensor, side: int | None) -> tuple[list[nn.Module], int]:
+    """Return the pool of a head and the number of values that it leaves of each channel.
+
+    Args:
+        feature: What the tap gives for one image; only its shape is read.
+        side: Of the pooled map; `None` keeps the whole.
+    """
+    if feature.dim() == 2:
+        return [], 1
+    if feature.dim() == 3:
+        tokens = feature.shape[1]
+        cells = tokens if side is None else min(side**2, tokens)
+        return ([] if side is None else [nn.AdaptiveAvgPool1d(cells)]), cells
+    height, width = feature.shape[2:]
+    if side is None:
+        return [], height * width
+    height, width = min(side, height), min(side, width)
+    return [nn.AdaptiveAvgPool2d((height, width))], height * width
 
 
 class _ChannelsFirst(nn.Module):

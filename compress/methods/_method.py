@@ -95,6 +95,14 @@ class Method(nn.Module):
         """Return how this stage is trained, given how the recipe trains the student."""
         return settings
 
+    def conclude(self, validation: Batches, get_signals: Callable[[Batch], Signals | None]) -> None:
+        """Change what the finished stage leaves behind, such as a calibration; the selected weights are in place and frozen.
+
+        Args:
+            validation: The held-out images, whole and in order.
+            get_signals: Returns outputs of frozen teachers for a batch of them; those that it does not give are computed.
+        """
+
     def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
         """Return tables about the finished stage, for the report; the selected weights are in place and frozen.
 

@@ -7,19 +7,19 @@ Trained: first the heads, then the student.
 Frozen: the teachers; in the second stage the heads too.
 Shipped: the student.
 Stages: heads, student
-Source: 2103.00497; aryanasadianuoit/Distilling-Knowledge-via-Intermediate-Classifiers 9bddcd9. Counting the cross-entropy
-once per member (`reduction: sum`), temperature 5, alpha 0.1 and flatten-linear heads are the released code's; the paper's
-drawing has the labels once (`single_ce`). Fewer epochs for heads than the code's 200, pooling above 32 pixels and cohorts over
-several teachers are ours, as are all heads but flatten. So is `logit_loss: dist`; with it, as with several teachers,
-`reduction: mean` keeps the size of the loss apart from the size of the cohort, but like every default of this method `sum`
-stays until you say otherwise. Mind that alpha 0.1 at temperature 5 weighs correlations a twelfth of what method `dist` does
-against the labels.
+Source: 2103.00497; aryanasadianuoit/Distilling-Knowledge-via-Intermediate-Classifiers 9bddcd9, whose numbers are `preset:
+paper`: a divergence at temperature 5 with share 0.1, a cross-entropy for each member (`reduction: sum`; the paper's drawing has
+the labels once, `single_ce`), and heads of one linear layer on the flattened map, trained for 200 epochs at 0.1 in steps. The
+defaults are ours: correlations instead of divergences; their mean over members, so that the size of the loss does not grow with
+the cohort; pooled maps with standardised channels, since flattened raw maps overflow at any usual learning rate and then learn
+their training images by heart; a weight decay that is not the student's; one temperature for each head, fitted on validation.
+Ours too are heads but flatten and cohorts over several teachers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +28,34 @@ from torch import Tensor
 from compress import losses
 from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._heads import Heads
+from compress.methods._heads import Heads, HeadsTraining
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Share, Text
 
-FLATTEN_UP_TO_PIXELS = 32
-"""Above this input size a flattened map makes heads larger than the teacher (376 M parameters for ResNet-34 at 224)."""
-
 Reduction = Literal["sum", "mean", "single_ce"]
+Kind = Literal["flatten", "pool4", "gap", "conv"]
+
+
+class _Preset(NamedTuple):
+    """Numbers of the method; fields are options of `Dih`."""
+
+    logit_loss: LogitLoss = "dist"
+    reduction: Reduction = "mean"
+    head: Kind = "pool4"
+    standardise: bool = True
+    calibrate: bool = True
+    heads_epochs: int = 20
+    heads_lr: float = 0.01
+    heads_schedule: Mapping[str, object] = {}
+    """Fields of `train` that only a preset changes for the heads."""
+
+
+PRESETS = {
+    "ours": _Preset(),
+    "paper": _Preset(
+        logit_loss="kd", reduction="sum", head="flatten", standardise=False, calibrate=False, heads_epochs=200, heads_lr=0.1,
+        heads_schedule={"schedule": "step", "milestones": (0.3, 0.6, 0.9), "decay": 0.2, "nesterov": True},
+    ),
+}  # fmt: skip
 
 
 def cohort_losses(
@@ -67,44 +88,66 @@ class Dih(Method):
 
     Args:
         setting: Student, teachers, an image, the number of classes.
-        logit_loss: Logit loss of each member: divergence (kd) or correlations (dist).
+        preset: Whose numbers the options that are not given have: ours, or those of the released code (paper).
+        logit_loss: Logit loss of each member: correlations (dist, the default of ours) or divergence (kd, paper).
         temperature: Softens all predictions.
         alpha: Share of a member's logit loss against the cross-entropy; one number, or one for each member in the order of
             `members`. 0 is refused: leave a member out by its name.
         ce_weight: Factor of all cross-entropies; 0 leaves the labels to a method that stands beside this one.
-        reduction: Sum over members with a cross-entropy for each (sum), the mean of that (mean), or the sum of logit
-            losses with one cross-entropy (single_ce).
+        reduction: Sum over members with a cross-entropy for each (sum, paper), the mean of that (mean, ours), or the sum of
+            logit losses with one cross-entropy (single_ce).
         members: The cohort, such as teacher, head0, head2; with several teachers teacher0, teacher0_head0, teacher1. Default
             all: teacher, its heads from shallow to deep, next teacher. The number of a head is the place of its tap.
         taps: Which taps get a head, of every teacher that has one so called, or of one teacher as in teacher1.layer2; default
             all. Every head is trained and its accuracy reported, whether it teaches or not.
-        head: Flatten the map (flatten), pool it to 4×4 (pool4) or to one value (gap) before the linear layer, or put a 3×3
-            convolution with as many channels and a ReLU before that one value (conv); auto flattens up to 32 pixels of input
-            and pools to 4×4 above. Of tokens [B, t, c], pool4 makes 16 groups of neighbours.
-        heads_epochs: Epochs for training the heads.
-        heads_lr: Learning rate for training the heads.
+        head: Pool the map to 4×4 (pool4, ours) or to one value (gap) before the linear layer, flatten it (flatten, paper), or
+            put a 3×3 convolution with as many channels and a ReLU before that one value (conv). Of tokens [B, t, c], pool4
+            makes 16 groups of neighbours.
+        standardise: Standardise the channels of a map before its head; then the learning rate fits features of any size.
+            Default true; false in paper.
+        calibrate: Divide the logits of each head by the temperature at which it fits the validation images best. Default true;
+            false in paper.
+        heads_epochs: Epochs for training the heads; default 20, and 200 in paper.
+        heads_lr: Learning rate for training the heads; default 0.01, and 0.1 in paper.
+        heads_weight_decay: Weight decay of the heads.
     """
 
     def __init__(
         self,
         setting: Setting,
         *,
-        logit_loss: LogitLoss = "kd",
+        preset: Literal["ours", "paper"] = "ours",
+        logit_loss: LogitLoss | None = None,
         temperature: Positive = 5.0,
         alpha: Listing[Share] = (0.1,),
         ce_weight: NonNegative = 1.0,
-        reduction: Literal["sum", "mean", "single_ce"] = "sum",
+        reduction: Literal["sum", "mean", "single_ce"] | None = None,
         members: Listing[Text] | None = None,
         taps: Listing[Text] | None = None,
-        head: Literal["auto", "flatten", "pool4", "gap", "conv"] = "auto",
-        heads_epochs: Count = 20,
-        heads_lr: Positive = 0.01,
+        head: Literal["flatten", "pool4", "gap", "conv"] | None = None,
+        standardise: bool | None = None,
+        calibrate: bool | None = None,
+        heads_epochs: Count | None = None,
+        heads_lr: Positive | None = None,
+        heads_weight_decay: NonNegative = 5e-4,
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "dih")
-        self.logit_loss, self.temperature, self.reduction, self.ce_weight = logit_loss, temperature, reduction, ce_weight
-        kind = head if head != "auto" else ("flatten" if max(setting.image.shape[2:]) <= FLATTEN_UP_TO_PIXELS else "pool4")
-        self.heads_stage = Heads(setting, taps=taps, head=kind, epochs=heads_epochs, lr=heads_lr)
+        given: dict[str, Any] = {
+            "logit_loss": logit_loss, "reduction": reduction, "head": head, "standardise": standardise, "calibrate": calibrate,
+            "heads_epochs": heads_epochs, "heads_lr": heads_lr,
+        }  # fmt: skip
+        chosen = PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})
+        self.logit_loss, self.reduction = chosen.logit_loss, chosen.reduction
+        self.temperature, self.ce_weight = temperature, ce_weight
+        training = {"epochs": chosen.heads_epochs, "lr": chosen.heads_lr, "weight_decay": heads_weight_decay}
+        heads = HeadsTraining(
+            chosen.head,
+            standardise=chosen.standardise,
+            calibrate=chosen.calibrate,
+            changes=training | dict(chosen.heads_schedule),
+        )
+        self.heads_stage = Heads(setting, taps=taps, training=heads)
         self.alpha = _weigh_members(self.heads_stage.choose_members(members), alpha)
 
     def stages(self) -> list[Method]:

@@ -8,7 +8,8 @@ Frozen: the teachers.
 Shipped: the student.
 Stages: student
 Source: Hinton et al., 1503.02531; DefangChen/SimKD 2b389c3 for the weights; HobbitLong/RepDistiller b84f547 for the divergence
-(summed over classes, averaged over samples, times temperature²). The mean over several teachers is ours.
+(summed over classes, averaged over samples, times temperature²). Standardised logits:
+2403.01427, sunshangquan/logit-standardization-KD f6e5aa5. The mean over several teachers is ours.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ PRESETS = {
     "repdistiller": (0.1, 0.9, 4.0),
     "dih": (0.9, 0.1, 5.0),
     "dist_imagenet": (0.9, 1.0, 4.0),
+    "standardised": (0.1, 9.0, 2.0),
 }
 """Weights of cross-entropy and divergence, and the temperature."""
 
@@ -39,20 +41,24 @@ class Kd(Method):
     Args:
         setting: Student, teachers, an image, the number of classes.
         preset: Whose numbers: cross-entropy 1, divergence 1, temperature 4 (simkd, and its relatives); 0.1, 0.9, 4
-            (repdistiller); 0.9, 0.1, 5 (dih); 0.9, 1, 4 (dist_imagenet: the reference of the authors of DIST).
+            (repdistiller); 0.9, 0.1, 5 (dih); 0.9, 1, 4 (dist_imagenet: the reference of the authors of DIST); 0.1, 9, 2 on
+            standardised logits (standardised: 2403.01427).
         temperature: Softens both predictions; default: the preset's.
         ce_weight: Weight of the cross-entropy; default: the preset's.
         kd_weight: Weight of the divergence, which already carries the factor temperature²; default: the preset's.
+        standardise: Give the logits of each image mean 0 and standard deviation 1 first, so that the student need not reach the
+            size of the teacher's logits; default: only in the preset of that name.
     """
 
     def __init__(
         self,
         setting: Setting,
         *,
-        preset: Literal["simkd", "repdistiller", "dih", "dist_imagenet"] = "simkd",
+        preset: Literal["simkd", "repdistiller", "dih", "dist_imagenet", "standardised"] = "simkd",
         temperature: Positive | None = None,
         ce_weight: NonNegative | None = None,
         kd_weight: NonNegative | None = None,
+        standardise: bool | None = None,
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "kd")
@@ -60,6 +66,7 @@ class Kd(Method):
         self.ce_weight, self.kd_weight, self.temperature = (
             preset_value if value is None else value for value, preset_value in zip(given, PRESETS[preset], strict=True)
         )
+        self.standardise = preset == "standardised" if standardise is None else standardise
         if self.kd_weight == 0:
             raise CompressError(
                 "method.kd.kd_weight: the distillation weight is 0, so the teacher is ignored; raise it, or use method "
@@ -70,7 +77,10 @@ class Kd(Method):
         """Return the cross-entropy and the divergence, [] each."""
         student = step.student.logits
         teachers = torch.stack([step.teacher(i).logits for i in range(len(self.teachers))])  # [M, B, K]
+        compared = (
+            (losses.standardise(student), losses.standardise(teachers, axis=2)) if self.standardise else (student, teachers)
+        )
         return {
             "ce": self.ce_weight * F.cross_entropy(student.float(), step.batch.labels),
-            "kd": self.kd_weight * losses.kd_cohort(student, teachers, temperature=self.temperature).mean(),
+            "kd": self.kd_weight * losses.kd_cohort(*compared, temperature=self.temperature).mean(),
         }

@@ -302,15 +302,20 @@ class _StageTraining:
         self.events.emit("epoch", **record.model_dump())
 
     def _validate(self) -> dict[str, Accuracy]:
+        return evaluate.validate(self.method, self.validation, self._get_held_out_signals())
+
+    def _get_held_out_signals(self) -> Callable[[Batch], Signals | None]:
+        """Return what gives the outputs of frozen teachers for the held-out images."""
         if self.validating is None:
-            return evaluate.validate(self.method, self.validation)
+            return lambda _batch: None
         self.validating.prepare_epoch(0, self.stopped)
-        return evaluate.validate(self.method, self.validation, self.validating.get_signals)
+        return self.validating.get_signals
 
     def finish(self) -> Fit:
         """Put the selected weights into the product, freeze it, and return what training gave."""
         self.method.product().load_state_dict(self.best["weights"])
         freeze_all_but(self.method, ())
+        self.method.conclude(self.validation, self._get_held_out_signals())
         scores = {name: Accuracy.model_validate_json(text) for name, text in self.best["scores"].items()}
         return Fit(tuple(self.history), self.best["epoch"], scores)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from compress import freezing
+from compress.data import Batch
 from compress.errors import CompressError
 from compress.methods import Setting
-from compress.methods._heads import build_head
+from compress.methods._heads import Heads, StandardisedLinear, build_head
 from compress.methods.dih import Dih
 from compress.models import Network
 from compress.recipe import TrainSection
+from compress.statistics.calibration import fit_temperature
 from compress.training import loop, preflight
 from tests.losses import reference
 from tests.tiny import Repeated, batch, setting, tiny
@@ -101,9 +104,9 @@ def test_members_are_chosen_by_name_and_take_their_share_of_the_labels_with_them
     method = build(setting(), members=("head1", "teacher"), alpha=(0.4, 0.2))
     step = method.step(data)
     terms = method(step)
-    assert list(terms) == ["ce", "kd.head1", "kd.teacher"]
+    assert list(terms) == ["ce", "dist.head1", "dist.teacher"]
     assert method.alpha == {"head1": 0.4, "teacher": 0.2}
-    expected = (0.6 + 0.8) * cross_entropy(array(step.student.logits), data.labels)
+    expected = (0.6 + 0.8) / 2 * cross_entropy(array(step.student.logits), data.labels)
     assert terms["ce"].item() == pytest.approx(expected, rel=1e-5)
     assert [(signal.teacher, signal.tap) for signal in step.signals_read] == [(0, 1), (0, None)]
 
@@ -119,27 +122,116 @@ def test_heads_that_do_not_teach_are_trained_and_reported_all_the_same() -> None
 
 def test_heads_that_differ_are_other_heads() -> None:
     """Other taps and another kind of head change what identifies the first stage, so that no cache mixes them up."""
-    options: list[dict[str, Any]] = [{}, {"taps": ("first",)}, {"taps": ("second",)}, {"head": "gap"}, {"head": "pool4"}]
+    options: list[dict[str, Any]] = [
+        {},
+        {"taps": ("first",)},
+        {"taps": ("second",)},
+        {"head": "gap"},
+        {"head": "flatten"},
+        {"standardise": False},
+        {"calibrate": False},
+    ]
     assert len({str(Dih(setting(), **each).stages()[0].identity()) for each in options}) == len(options)
 
 
 def test_heads_are_trained_as_linear_probes_whatever_the_student_needs() -> None:
-    """Their epochs and learning rate are their own, by cosine from the first step on; the rest is the recipe's."""
+    """Their epochs, rate and weight decay are their own, by cosine from the first step on; the rest is the recipe's."""
     recipe = TrainSection(
         epochs=200, lr=0.5, schedule="step", optimizer="adamw", warmup_epochs=3, ema_decay=0.9, batch_size=7, weight_decay=0.3
     )
     found = Dih(setting(), heads_epochs=9, heads_lr=0.02).stages()[0].schedule(recipe)
     assert (found.epochs, found.lr, found.schedule, found.optimizer) == (9, 0.02, "cosine", "sgd")
     assert (found.warmup_epochs, found.ema_decay) == (0, None)
-    assert (found.batch_size, found.weight_decay) == (7, 0.3)
+    assert (found.batch_size, found.weight_decay) == (7, 5e-4)
 
 
-def test_defaults_are_the_released_codes_save_for_shorter_training_of_heads() -> None:
-    """Divergence at temperature 5 with share 0.1 and a cross-entropy for each member; heads flattened, 20 epochs at 0.01."""
-    method = Dih(setting())
+def test_the_preset_of_the_paper_is_the_released_code() -> None:
+    """Divergence at temperature 5 with share 0.1, a cross-entropy for each member, flattened heads for 200 epochs in steps."""
+    method = Dih(setting(), preset="paper")
     assert (method.logit_loss, method.temperature, method.reduction) == ("kd", 5.0, "sum")
     assert method.alpha == {"teacher": 0.1, "head0": 0.1, "head1": 0.1}
-    assert (method.heads_stage.kind, method.heads_stage.epochs, method.heads_stage.lr) == ("flatten", 20, 0.01)
+    assert not any(isinstance(layer, StandardisedLinear) for layer in method.heads_stage.modules())
+    found = method.stages()[0].schedule(TrainSection(epochs=3))
+    assert (found.epochs, found.lr, found.weight_decay, found.nesterov) == (200, 0.1, 5e-4, True)
+    assert (found.schedule, found.milestones, found.decay) == ("step", (0.3, 0.6, 0.9), 0.2)
+
+
+def test_what_is_given_beside_a_preset_replaces_its_number() -> None:
+    """`preset` fills only the options that are not given."""
+    method = Dih(setting(), preset="paper", logit_loss="dist", head="gap", heads_epochs=3)
+    assert (method.logit_loss, method.reduction, method.heads_stage.how.kind) == ("dist", "sum", "gap")
+    assert method.stages()[0].schedule(TrainSection()).epochs == 3
+
+
+@pytest.mark.parametrize("kind", ["flatten", "pool4", "gap"])
+@pytest.mark.parametrize(("size", "offset"), [(1e-3, 0.0), (1.0, 0.0), (1e3, 0.0), (1e3, 1e4)])
+def test_heads_learn_stably_from_features_of_any_size(kind: str, size: float, offset: float) -> None:
+    """In the first epoch the cross-entropy of a head stays below ln K + 1, whatever the features' size and offset."""
+    torch.manual_seed(0)
+    labels = torch.arange(512) % 4
+    means = torch.randn(4, 24, 8, 8)
+    features = size * (means[labels] + 2 * torch.randn(512, 24, 8, 8)) + offset
+    head = build_head(kind, features[:1], 4, "tap")
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    losses = []
+    for images, known in zip(features.split(32), labels.split(32), strict=True):
+        loss = torch.nn.functional.cross_entropy(head(images), known)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert max(losses) < math.log(4) + 1
+    assert losses[-1] < losses[0]
+
+
+def test_a_standardised_head_is_one_linear_layer_once_it_is_trained() -> None:
+    """In evaluation it computes what standardisation and linear layer compute one after the other."""
+    torch.manual_seed(0)
+    layer, features = StandardisedLinear(6, 4, 3), 5 * torch.randn(64, 24) + 7
+    for _ in range(200):
+        layer(features)
+    by_channel = features.unflatten(1, (6, 4))
+    mean, spread = by_channel.mean(dim=(0, 2), keepdim=True), by_channel.std(dim=(0, 2), keepdim=True)
+    standard = ((by_channel - mean) / spread).flatten(1)
+    expected = nn.functional.linear(standard, layer.weight, layer.bias)
+    torch.testing.assert_close(layer.eval()(features), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_logits_of_wide_maps_are_as_large_as_those_of_narrow_ones() -> None:
+    """Standardised features are scaled down to one mean squared norm, so that one learning rate fits every width."""
+    for channels in (8, 2048):
+        layer = StandardisedLinear(channels, 16, 3).train()
+        nn.init.ones_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        standard = torch.randn(64, channels * 16)
+        assert float(layer(standard).detach().std()) == pytest.approx(math.sqrt(min(512, channels * 16)), rel=0.3)
+
+
+def test_each_head_is_calibrated_on_the_held_out_images() -> None:
+    """After training its logits are divided by one temperature, at which no other temperature fits the labels better."""
+    torch.manual_seed(0)
+    stage = Dih(setting(), heads_lr=0.1, heads_epochs=8).stages()[0]
+    images, labels, *_ = batch(64)
+    data, held_out = Repeated(Batch(images, labels), 20), Repeated(Batch(images, torch.where(labels == 0, 1, labels)), 1)
+    loop.fit(stage, data, held_out, settings=stage.schedule(TrainSection()))
+    assert isinstance(stage, Heads)
+    logits, labels = stage._compute_logits(held_out.epoch(0))
+    for name in ("head0", "head1"):
+        assert stage.temperatures[name] > 1
+        assert fit_temperature(logits[name], labels) == pytest.approx(1, abs=0.01)
+
+
+def test_heads_that_repeat_labels_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """The table of heads holds accuracy on training and held-out images; a large gap and a large temperature are warned of."""
+    torch.manual_seed(0)
+    stage = Dih(setting(), head="flatten", heads_lr=0.1, heads_epochs=60).stages()[0]
+    data, held_out = Repeated(batch(), 20), Repeated(batch(), 1)
+    loop.fit(stage, data, held_out, settings=stage.schedule(TrainSection()))
+    (table,) = stage.analyse(data, held_out)
+    assert [row[0] for row in table.rows] == ["head0", "head1"]
+    assert table.rows[0][2] == "100.0 %"
+    assert "better on training images than on held-out ones" in caplog.text
+    assert "too sure of itself" in caplog.text
 
 
 def test_every_head_is_validated_on_its_own() -> None:
@@ -237,24 +329,18 @@ def test_a_head_is_one_linear_layer(kind: str, feature: tuple[int, ...], inputs:
     head = build_head(kind, torch.zeros(1, *feature), 10, "tap")
     linear = [module for module in head.modules() if isinstance(module, nn.Linear)]
     assert [layer.in_features for layer in linear] == [inputs]
-    assert head(torch.zeros(2, *feature)).shape == (2, 10)
+    assert [type(layer) for layer in build_head(kind, torch.zeros(1, *feature), 10, "tap", standardise=False)][-1] is nn.Linear
+    assert head.eval()(torch.zeros(2, *feature)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("feature", [(6, 5, 7), (20, 6)])
 def test_a_pooled_head_reads_the_mean_of_each_channel(feature: tuple[int, ...]) -> None:
     """`gap` averages over pixels or tokens, not over channels."""
-    head = build_head("gap", torch.zeros(1, *feature), 3, "tap")
+    head = build_head("gap", torch.zeros(1, *feature), 3, "tap", standardise=False)
     features = torch.randn(2, *feature)
     means = features.mean(dim=(2, 3)) if features.dim() == 4 else features.mean(dim=1)
     linear = next(module for module in head.modules() if isinstance(module, nn.Linear))
     torch.testing.assert_close(head(features), linear(means))
-
-
-@pytest.mark.parametrize(("pixels", "kind"), [(32, "flatten"), (33, "pool4")])
-def test_auto_flattens_up_to_32_pixels(pixels: int, kind: str) -> None:
-    """Small inputs get the released code's head, larger ones one whose size does not explode."""
-    where = setting()._replace(image=torch.zeros(1, 1, 8, pixels))
-    assert Dih(where).heads_stage.kind == kind
 
 
 @pytest.mark.parametrize(
@@ -302,7 +388,12 @@ def test_teachers_without_taps_are_refused() -> None:
 def test_a_head_can_hold_a_convolution() -> None:
     """`head: conv` puts a convolution before the pooling; it is trained with the heads, and tokens refuse it with advice."""
     method = Dih(setting(), head="conv")
-    assert {type(layer) for layer in method.heads_stage.heads["head0"]} >= {nn.Conv2d, nn.ReLU, nn.AdaptiveAvgPool2d, nn.Linear}
+    assert {type(layer) for layer in method.heads_stage.heads["head0"]} >= {
+        nn.Conv2d,
+        nn.ReLU,
+        nn.AdaptiveAvgPool2d,
+        StandardisedLinear,
+    }
     preflight.check_structure(method, batch())
     with pytest.raises(CompressError, match=r"'conv' needs maps \[B, c, h, w\].*use gap"):
         Dih(families(), head="conv")
