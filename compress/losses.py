@@ -89,7 +89,7 @@ def standardise(logits: Tensor, *, axis: int = 1) -> Tensor:
     return (wide - mean) / (deviation + STANDARDISATION_FLOOR)
 
 
-def decoupled_kd(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+def dkd(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """Return the two parts of the divergence, of the labelled class against the rest and among the rest, [] each.
 
     Each is summed over classes, averaged over samples and multiplied by temperature².
@@ -128,7 +128,7 @@ def _pool_rest(logits: Tensor, target: Tensor) -> Tensor:
     return torch.stack([logits[target], rest], dim=1)
 
 
-def relational_kd(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def rkd(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Return how far distances between samples, and angles among them, are from the teacher's, [] each.
 
     Distances are divided by their mean over the batch; both differences are measured by the Huber loss.

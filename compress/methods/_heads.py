@@ -281,6 +281,7 @@ class StandardisedLinear(nn.Linear):
         self.variance: Tensor
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return logits, [B, c·s] -> [B, classes]; in training the statistics are those of the batch."""
         if self.training:
             by_channel = features.unflatten(1, (self.channels, self.cells))
             standard = F.batch_norm(by_channel, self.mean, self.variance, training=True)
@@ -317,7 +318,7 @@ def build_head(kind: str, feature: Tensor, classes: int, tap: str, *, standardis
     before = _list_layers_before_pool(feature, convolve=kind == "conv", standardise=standardise)
     pool, cells = _build_pool(feature, side)
     linear = StandardisedLinear(channels, cells, classes) if standardise else nn.Linear(channels * cells, classes)
-    return nn.Sequential(*before, *pool, nn.Flatten(), linear)
+    return nn.Sequential(_Widen(), *before, *pool, nn.Flatten(), linear)
 
 
 def _list_layers_before_pool(feature: Tensor, *, convolve: bool, standardise: bool) -> list[nn.Module]:
@@ -348,6 +349,13 @@ def _build_pool(feature: Tensor, side: int | None) -> tuple[list[nn.Module], int
         return [], height * width
     height, width = min(side, height), min(side, width)
     return [nn.AdaptiveAvgPool2d((height, width))], height * width
+
+
+class _Widen(nn.Module):
+    """Half precision as float32, so that a map gives the same whether it was just computed or kept on disk."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.float()
 
 
 class _ChannelsFirst(nn.Module):

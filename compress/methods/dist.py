@@ -28,6 +28,9 @@ from compress.recipe import NonNegative, Positive
 FEW_SAMPLES = 8
 """With fewer, a correlation over the samples of a batch says little; with one, nothing."""
 
+MANY_CLASSES = 200
+"""From so many classes on predictions are left as they are: softened, all of them are nearly uniform."""
+
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +39,8 @@ class Dist(Method):
 
     Args:
         setting: Student, teachers, an image, the number of classes.
-        temperature: Softens both predictions; the authors use 4 on CIFAR-100 and 1 on ImageNet.
+        temperature: Softens both predictions; default 4, and 1 from 200 classes on, as the authors use 4 on CIFAR-100 and 1 on
+            ImageNet.
         ce_weight: Weight of the cross-entropy.
         inter_weight: Weight of the inter-class relation (rows: one sample over all classes).
         intra_weight: Weight of the intra-class relation (columns: one class over all samples).
@@ -51,7 +55,7 @@ class Dist(Method):
         self,
         setting: Setting,
         *,
-        temperature: Positive = 4.0,
+        temperature: Positive | None = None,
         ce_weight: NonNegative = 1.0,
         inter_weight: NonNegative = 2.0,
         intra_weight: NonNegative = 2.0,
@@ -67,9 +71,10 @@ class Dist(Method):
                 "method.dist: inter_weight and intra_weight are 0, so the teacher is ignored; raise one, or use method "
                 "'supervised'"
             )
-        self.temperature, self.ce_weight = temperature, ce_weight
+        self.temperature = temperature or (4.0 if setting.classes < MANY_CLASSES else 1.0)
+        self.ce_weight = ce_weight
         self.activation, self.guard, self.denominator = activation, guard, denominator
-        scale = temperature**2 if tau2 else 1.0
+        scale = self.temperature**2 if tau2 else 1.0
         self.inter_scale, self.intra_scale = scale * inter_weight, scale * intra_weight
         self._warned = False
 

@@ -71,4 +71,4 @@ class Dkd(Method):
     def _compute_parts(self, student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.standardise:
             student, teacher = losses.standardise(student), losses.standardise(teacher)
-        return losses.decoupled_kd(student, teacher, labels, temperature=self.temperature)
+        return losses.dkd(student, teacher, labels, temperature=self.temperature)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress import losses
 from compress.errors import CompressError
@@ -55,6 +55,7 @@ class Rkd(Method):
                 "'supervised'"
             )
         self.ce_weight, self.distance_weight, self.angle_weight = ce_weight, distance_weight, angle_weight
+        self.embedding = _Embedding()
         self.student_tap = _find_tap("student", setting.student, student_tap)
         self.teacher_taps = [
             _find_tap(f"teacher {index}", teacher, teacher_tap) for index, teacher in enumerate(setting.teachers)
@@ -62,9 +63,9 @@ class Rkd(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy and the differences of distances and of angles, [] each."""
-        student = _embed(step.student.features[self.student_tap])
+        student = step.apply(self.embedding, step.student.features[self.student_tap])
         pairs = [
-            losses.relational_kd(student, _embed(step.teacher(index).features[tap]))
+            losses.rkd(student, step.apply_to_teacher(self.embedding, index, tap))
             for index, tap in enumerate(self.teacher_taps)
         ]
         return {
@@ -88,7 +89,9 @@ def _find_tap(who: str, network: Network, tap: str | None) -> int:
     return len(taps) - 1 if tap is None else taps.index(tap)
 
 
-def _embed(features: Tensor) -> Tensor:
-    """Return one vector for each image: maps [B, c, h, w] and tokens [B, t, c] averaged to [B, c], vectors as they are."""
-    wide = features.float()
-    return wide.mean(dim=(2, 3)) if wide.dim() == 4 else wide.mean(dim=1) if wide.dim() == 3 else wide
+class _Embedding(nn.Module):
+    """One vector for each image: maps [B, c, h, w] and tokens [B, t, c] averaged to [B, c], vectors as they are."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        wide = features.float()
+        return wide.mean(dim=(2, 3)) if wide.dim() == 4 else wide.mean(dim=1) if wide.dim() == 3 else wide

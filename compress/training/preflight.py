@@ -212,7 +212,8 @@ def _refuse_moved(stage: Method, before: dict[str, Tensor]) -> None:
     """Refuse a stage in which one pass changed the statistics of a module that holds nothing trained."""
     trained = {id(parameter) for parameter in list_trained_parameters(stage)}
     for prefix, module in stage.named_modules():
-        if any(id(parameter) in trained for parameter in module.parameters()):
+        own = [id(parameter) in trained for parameter in module.parameters()]
+        if any(own) or (not own and module.training):  # without parameters it belongs to what it is in
             continue
         for name, value in module.named_buffers(recurse=False):
             if not torch.equal(value, before.get(f"{prefix}.{name}", value)):  # a shared buffer has one name

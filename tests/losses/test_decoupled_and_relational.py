@@ -53,7 +53,7 @@ def test_the_divergence_is_decoupled_as_in_the_equations(temperature: float, cla
     """Both parts equal an implementation by probabilities, row by row."""
     student, teacher = pair(6, classes)
     labels = np.arange(6) % classes
-    found = losses.decoupled_kd(torch.tensor(student), torch.tensor(teacher), torch.tensor(labels), temperature=temperature)
+    found = losses.dkd(torch.tensor(student), torch.tensor(teacher), torch.tensor(labels), temperature=temperature)
     assert [value.item() for value in found] == pytest.approx(decoupled(student, teacher, labels, temperature), rel=1e-8)
 
 
@@ -61,7 +61,7 @@ def test_the_parts_make_up_the_plain_divergence() -> None:
     """The divergence is the first part plus the second, weighed in each sample by what the teacher gives the other classes."""
     student, teacher = (torch.tensor(x) for x in pair(1, 5))
     labels = torch.tensor([2])
-    of_target, of_rest = losses.decoupled_kd(student, teacher, labels, temperature=2.0)
+    of_target, of_rest = losses.dkd(student, teacher, labels, temperature=2.0)
     share = 1 - torch.softmax(teacher / 2, dim=1)[0, 2]
     torch.testing.assert_close(of_target + share * of_rest, losses.kd(student, teacher, temperature=2.0))
 
@@ -69,7 +69,7 @@ def test_the_parts_make_up_the_plain_divergence() -> None:
 def test_a_sure_teacher_leaves_no_number_that_is_not_finite() -> None:
     """Logits of a teacher and a student that are certain keep value and gradient finite in float32."""
     student = torch.tensor([[80.0, -80.0, 0.0]]).requires_grad_()
-    parts = losses.decoupled_kd(student, torch.tensor([[-90.0, 90.0, 1.0]]), torch.tensor([1]), temperature=1.0)
+    parts = losses.dkd(student, torch.tensor([[-90.0, 90.0, 1.0]]), torch.tensor([1]), temperature=1.0)
     (gradient,) = torch.autograd.grad(sum(parts), student)  # type: ignore[arg-type]
     assert all(torch.isfinite(value) for value in parts)
     assert torch.isfinite(gradient).all()
@@ -79,7 +79,7 @@ def test_a_sure_teacher_leaves_no_number_that_is_not_finite() -> None:
 def test_relations_are_those_of_the_equations(shape: tuple[int, int]) -> None:
     """Distances and angles equal an implementation by loops."""
     student, teacher = pair(*shape)
-    found = losses.relational_kd(torch.tensor(student), torch.tensor(teacher))
+    found = losses.rkd(torch.tensor(student), torch.tensor(teacher))
     expected = huber(distances(student), distances(teacher)), huber(angles(student), angles(teacher))
     assert [value.item() for value in found] == pytest.approx(expected, rel=1e-6)
 
@@ -89,7 +89,7 @@ def test_relations_see_neither_size_nor_place_nor_direction() -> None:
     student, teacher = (torch.tensor(x) for x in pair(6, 4))
     turn, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
     moved = 7 * teacher @ turn + 3
-    torch.testing.assert_close(losses.relational_kd(student, moved), losses.relational_kd(student, teacher))
+    torch.testing.assert_close(losses.rkd(student, moved), losses.rkd(student, teacher))
 
 
 @pytest.mark.parametrize("loss", ["decoupled", "relational", "standardised"])
@@ -98,8 +98,8 @@ def test_gradients_are_those_of_differences(loss: str) -> None:
     student, teacher = (torch.tensor(x) for x in pair(5, 6))
     labels = torch.arange(5)
     functions = {
-        "decoupled": lambda s: sum(losses.decoupled_kd(s, teacher, labels, temperature=3.0)),
-        "relational": lambda s: sum(losses.relational_kd(s, teacher)),
+        "decoupled": lambda s: sum(losses.dkd(s, teacher, labels, temperature=3.0)),
+        "relational": lambda s: sum(losses.rkd(s, teacher)),
         "standardised": lambda s: losses.kd(losses.standardise(s), losses.standardise(teacher), temperature=2.0),
     }
     assert torch.autograd.gradcheck(functions[loss], student.clone().requires_grad_())
@@ -122,11 +122,11 @@ def test_standardised_logits_have_mean_0_and_deviation_1(axis: int) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: losses.decoupled_kd(torch.ones(4, 2), torch.ones(4, 2), torch.zeros(4).long(), temperature=1.0), "at least 3"),
-        (lambda: losses.decoupled_kd(torch.ones(4, 3), torch.ones(4, 5), torch.zeros(4).long(), temperature=1.0), "differ"),
-        (lambda: losses.decoupled_kd(torch.ones(4, 3), torch.ones(4, 3), torch.zeros(4).long(), temperature=0.0), "above 0"),
-        (lambda: losses.relational_kd(torch.ones(2, 3), torch.ones(2, 3)), "N at least 3"),
-        (lambda: losses.relational_kd(torch.ones(4, 3), torch.ones(5, 3)), "embeddings have shapes"),
+        (lambda: losses.dkd(torch.ones(4, 2), torch.ones(4, 2), torch.zeros(4).long(), temperature=1.0), "at least 3"),
+        (lambda: losses.dkd(torch.ones(4, 3), torch.ones(4, 5), torch.zeros(4).long(), temperature=1.0), "differ"),
+        (lambda: losses.dkd(torch.ones(4, 3), torch.ones(4, 3), torch.zeros(4).long(), temperature=0.0), "above 0"),
+        (lambda: losses.rkd(torch.ones(2, 3), torch.ones(2, 3)), "N at least 3"),
+        (lambda: losses.rkd(torch.ones(4, 3), torch.ones(5, 3)), "embeddings have shapes"),
     ],
 )
 def test_what_has_no_value_is_refused(call: object, message: str) -> None:

@@ -51,6 +51,16 @@ def test_defaults_are_the_released_codes_for_cifar() -> None:
     assert sum(terms.values()) == pytest.approx(entropy + 2 * reference.dist(student, teacher, 4.0), rel=1e-4)
 
 
+@pytest.mark.parametrize(("classes", "temperature"), [(10, 4.0), (199, 4.0), (200, 1.0), (1000, 1.0)])
+def test_many_classes_are_not_softened(classes: int, temperature: float) -> None:
+    """As the authors, 4 on a hundred classes and 1 on a thousand, unless a temperature is given."""
+    networks = [nn.Sequential(nn.Flatten(), nn.Linear(64, classes)) for _ in range(2)]
+    student, teacher = (Network(network, taps=()) for network in networks)
+    where = Setting(student, (teacher,), torch.zeros(1, 1, 8, 8), classes)
+    assert Dist(where).temperature == temperature
+    assert Dist(where, temperature=2.5).temperature == 2.5
+
+
 def test_a_student_that_is_constant_at_the_start_has_no_exploding_gradient() -> None:
     """A zero-initialised classifier starts from the labels alone; without the guard the released code's gradient is back."""
     sizes = {}

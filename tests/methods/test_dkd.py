@@ -21,7 +21,7 @@ def test_terms_are_the_mean_over_teachers_of_the_weighted_parts(standardise: boo
     logits = [step.teacher(0).logits, step.teacher(1).logits]
     if standardise:
         student, logits = losses.standardise(student), [losses.standardise(each) for each in logits]
-    parts = [losses.decoupled_kd(student, each, labels, temperature=2.0) for each in logits]
+    parts = [losses.dkd(student, each, labels, temperature=2.0) for each in logits]
     torch.testing.assert_close(terms["target"], 3 * (parts[0][0] + parts[1][0]) / 2)
     torch.testing.assert_close(terms["rest"], 7 * (parts[0][1] + parts[1][1]) / 2)
     torch.testing.assert_close(terms["ce"], 0.5 * torch.nn.functional.cross_entropy(step.student.logits, labels))

@@ -19,7 +19,7 @@ def test_terms_compare_the_averaged_maps_of_the_last_taps() -> None:
     step = method.step(batch())
     terms = method(step)
     student = step.student.features[-1].mean(dim=(2, 3))
-    parts = [losses.relational_kd(student, step.teacher(index).features[-1].mean(dim=(2, 3))) for index in (0, 1)]
+    parts = [losses.rkd(student, step.teacher(index).features[-1].mean(dim=(2, 3))) for index in (0, 1)]
     torch.testing.assert_close(terms["distance"], 2 * (parts[0][0] + parts[1][0]) / 2)
     torch.testing.assert_close(terms["angle"], 3 * (parts[0][1] + parts[1][1]) / 2)
 

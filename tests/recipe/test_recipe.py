@@ -55,7 +55,7 @@ MISTAKES = {
     "field of another plug-in": (
         "temperature: 2",
         "label_smoothing: 0.1",
-        "6: method.label_smoothing: unknown field; there are: ce_weight, kd_weight, name, preset, temperature",
+        "6: method.label_smoothing: unknown field; there are: ce_weight, kd_weight, name, preset, standardise, temperature",
     ),
     "in one of several": (
         "{name: kd, temperature: 2}",
@@ -185,7 +185,13 @@ def test_whole_recipe(tiny_recipe: str) -> None:
     assert loaded.data.source == "digits"
     assert [teacher.model for teacher in loaded.teacher] == ["resnet_cifar.resnet8"]
     assert loaded.teacher[0].train == recipe.TrainSection(epochs=1)
-    assert loaded.method[0].options() == {"preset": "simkd", "temperature": 2.0, "ce_weight": None, "kd_weight": None}
+    assert loaded.method[0].options() == {
+        "preset": "simkd",
+        "temperature": 2.0,
+        "ce_weight": None,
+        "kd_weight": None,
+        "standardise": None,
+    }
     assert [[method.name for method in methods] for methods in loaded.baselines] == [["supervised"]]
     assert [device.device for device in loaded.measure.devices] == ["local"]
     assert loaded.train.lr == 0.05

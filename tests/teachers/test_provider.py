@@ -241,7 +241,7 @@ def _unseen_weight(method: Method) -> None:
 
 def _heads(method: Method) -> None:
     for head in method.heads_stage.heads.values():
-        head[1].bias.data[0] = 1e-30
+        head[-1].bias.data[0] = 1e-30
 
 
 def _factor(method: Method) -> None:
@@ -265,7 +265,7 @@ def test_another_teacher_or_head_has_other_files(change: Callable[[Method], None
     where.teachers[0].module.second.append(Scaled())
     method = fresh("dih", where)
     with torch.no_grad():
-        for bias in (where.teachers[0].classifier.bias, *(head[1].bias for head in method.heads_stage.heads.values())):
+        for bias in (where.teachers[0].classifier.bias, *(head[-1].bias for head in method.heads_stage.heads.values())):
             bias[0] = 0
     before, names = keys(method, tmp_path), [output.name for output in teachers(method, tmp_path).plan.signals]
     assert keys(method, tmp_path) == before
