@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from compress import plugins
 from compress.recipe import MethodSection
 
 LONGEST_NAME = 60
@@ -13,8 +14,16 @@ LONGEST_NAME = 60
 
 def name_methods(methods: Sequence[MethodSection]) -> str:
     """Return what reports call a set of methods, such as `dih(dist)`."""
-    losses = [str(method.options().get("logit_loss", "kd")) for method in methods]
-    return " + ".join(m.name if loss == "kd" else f"{m.name}({loss})" for m, loss in zip(methods, losses, strict=True))
+    return " + ".join(map(_name_method, methods))
+
+
+def _name_method(method: MethodSection) -> str:
+    """Return a method's name, with its logit loss or else its preset where these are not its defaults."""
+    known, given = plugins.describe("methods", method.name).options, method.options()
+    chosen = [
+        str(given[option]) for option in ("logit_loss", "preset") if option in known and given[option] != known[option].default
+    ]
+    return f"{method.name}({chosen[0]})" if chosen else method.name
 
 
 def name_baselines(baselines: Sequence[Sequence[MethodSection]]) -> list[str]:
