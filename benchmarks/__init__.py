@@ -21,3 +21,7 @@ def __getattr__(name: str) -> object:
     from benchmarks import protocol
 
     return getattr(protocol, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__doc__", "__file__", "__name__", "__path__"])

@@ -61,6 +61,7 @@ class Subject:
     name: str
     """Unique among what is measured together."""
     path: Path
+    """The file; a text becomes a path."""
     runtime: str
     """A plug-in of `benchmarks/runtimes`."""
     batch_size: int | None = None
@@ -69,6 +70,9 @@ class Subject:
     """Whether the file carries the preprocessing, and so takes uint8 [batch, H, W, C]."""
     gives_class: bool = False
     """Whether the file also gives `class` and `score`; `evaluate` then brings them back."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
 
 
 @dataclass(frozen=True)
@@ -111,12 +115,18 @@ class Job:
     seconds: float = 1.0
 
 
-def find_runtime(path: Path) -> str:
+def find_runtime(path: str | Path) -> str:
     """Return the runtime that opens a file, by its ending.
 
     Raises:
         CompressError: No runtime opens such files.
+
+    Example:
+        >>> from benchmarks import find_runtime
+        >>> find_runtime("student.xml")
+        'openvino'
     """
+    path = Path(path)
     endings = {ending: name for name in plugins.list_names("runtimes") for ending in plugins.load("runtimes", name).suffixes}
     if path.suffix not in endings:
         known = ", ".join(f"{ending} ({name})" for ending, name in sorted(endings.items()))
@@ -151,6 +161,15 @@ def evaluate(
     Raises:
         CompressError: The file does not fit its runtime, the images or the options.
         Unreachable: The file, the runtime or the device is not there, or the runtime crashed or took too long.
+
+    Example:
+        >>> import exporters, numpy as np, torch
+        >>> from torch import nn
+        >>> from benchmarks import Subject, evaluate
+        >>> layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> path = exporters.export(layers, torch.zeros(1, 1, 8, 8), "linear.onnx", format="onnx")
+        >>> evaluate(Subject("linear", path, "onnxruntime"), np.zeros((5, 1, 8, 8), np.float32)).logits.shape
+        (5, 10)
     """
     job = Job("evaluate", threads=threads, batch_size=subject.batch_size or min(batch_size, max(len(images), 1)))
     with _job_folder(job, [subject], images, pixels) as folder:
@@ -181,7 +200,7 @@ def measure(
     seed: int = 0,
     timeout_seconds: float | None = None,
     events: Events | None = None,
-    raw: Path | None = None,
+    raw: str | Path | None = None,
 ) -> dict[str, Measurement]:
     """Time files in interleaved rounds, all in one process, and compare them with one of them.
 
@@ -204,6 +223,17 @@ def measure(
         CompressError: A file does not fit its runtime, the images or the options.
         Unreachable: A file, a runtime or the device is not there, or a runtime crashed or took too long.
         Unstable: The rounds of every file scatter so much that not even the order of magnitude is known.
+
+    Example:
+        >>> import exporters, numpy as np, torch
+        >>> from torch import nn
+        >>> from benchmarks import Subject, measure
+        >>> layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> path = exporters.export(layers, torch.zeros(1, 1, 8, 8), "timed.onnx", format="onnx")
+        >>> images = np.zeros((5, 1, 8, 8), np.float32)
+        >>> found = measure([Subject("timed", path, "onnxruntime")], images, against=None, rounds=5, seconds=0.2)
+        >>> found["timed"].latency.p50 > 0
+        True
     """
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) != len(names) or (against is not None and against not in names):
@@ -221,7 +251,7 @@ def measure(
         with (events or Events()).task("measure", total=rounds + 1, kind="timing") as task:
             result = _run_job(folder, device, allowed, task)
         if raw is not None:
-            with write_whole(raw) as temporary:
+            with write_whole(Path(raw)) as temporary:
                 shutil.copyfile(folder / "result.json", temporary)
     return _compute_figures(job, result["subjects"], against)
 

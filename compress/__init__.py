@@ -1,7 +1,8 @@
 """Compress vision models for edge devices: distil, export, prove, measure.
 
-`compress.distill` trains a student with your own modules and loaders, `compress.TrainSection` says how, and `compress.Network`
-names the taps of a module. What cannot be done is a `compress.CompressError`.
+`compress.distill` trains a student with your own modules and loaders and returns a `compress.Distilled`. `TrainSection` says how,
+`Network` names the taps of a module, `Events` says where progress goes, and what cannot be done is a `CompressError`. Files are
+written by `exporters.export` and measured by `benchmarks.measure`.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from compress.system import torchvision_hook as _torchvision
 if TYPE_CHECKING:
     from compress.api import Distilled, distill
     from compress.errors import CompressError
+    from compress.events import Events
     from compress.models import Network
     from compress.recipe import TrainSection
 
 __version__ = "0.1.0"
-__all__ = ["CompressError", "Distilled", "Network", "TrainSection", "distill"]
+__all__ = ["CompressError", "Distilled", "Events", "Network", "TrainSection", "distill"]
 
 _LAZY = {
     "CompressError": "compress.errors",
     "Distilled": "compress.api",
     "distill": "compress.api",
+    "Events": "compress.events",
     "Network": "compress.models",
     "TrainSection": "compress.recipe",
 }
@@ -34,6 +37,10 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__"])
 
 
 _torchvision.install()

@@ -68,10 +68,18 @@ class Events:
     Args:
         path: File to which one JSON line per event is appended.
         console: Where people look; `None` is silent.
+
+    Example:
+        >>> import compress
+        >>> from pathlib import Path
+        >>> with compress.Events("progress.jsonl").task("count", total=2, kind="example") as task:
+        ...     task.advance(2)
+        >>> "example" in Path("progress.jsonl").read_text()
+        True
     """
 
-    def __init__(self, path: Path | None = None, console: Console | None = None) -> None:
-        self._path, self._console = path, console
+    def __init__(self, path: str | Path | None = None, console: Console | None = None) -> None:
+        self._path, self._console = None if path is None else Path(path), console
         self._bar: Progress | None = None
         self._nested_seconds = [0.0]
         self.warnings: list[str] = []

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import click
 
 from compress import __version__
-from compress.cli.terminal import Program, Terminal, make_common_options, report_bug
-from compress.errors import CompressError, GateFailed, Unreachable, Unstable
+from compress.cli.terminal import Program, Terminal, make_common_options, prepare_streams, report_bug
+from compress.errors import CompressError, GateFailed, Interrupted, Unreachable, Unstable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,6 +86,7 @@ def add_command(name: str) -> Callable[[F], click.Command]:
 def main() -> None:
     """Run the command line; unexpected errors say that they are ours."""
     sys.excepthook = report_bug
+    prepare_streams()
     program()
 
 
@@ -112,6 +113,9 @@ def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: st
     except (GateFailed, Unstable):
         _show_report(terminal, runs / loaded.name)
         raise
+    except (Interrupted, KeyboardInterrupt) as error:
+        again = quote("run", recipe, *_repeat_options(overrides, seeds, runs))
+        raise Interrupted(_explain_interruption(str(error), runs / loaded.name, again)) from error
     _show_report(terminal, runs / loaded.name)
     bundle = runs / loaded.name / "bundle"
     use = quote("predict", bundle, "IMAGE") if bundle.is_dir() else quote("export", bundle.parent, "--to", "openvino")
@@ -150,10 +154,25 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
         dry_run.check_with_random_images(loaded, base=recipe.parent, runs=runs, classes=planned.classes)
         task.advance()
     terminal.write_result(planned, tables.draw_plan(planned))
+    terminal.hint(quote("run", recipe, *_repeat_options(overrides, seeds, runs)))
+
+
+def _repeat_options(overrides: Sequence[str], seeds: str | None, runs: Path) -> list[object]:
+    """Return the options with which a recipe was given."""
     given: list[object] = [word for override in overrides for word in ("--set", override)]
     given += ["--seeds", seeds] if seeds else []
-    given += ["--runs", runs] if runs != RUNS else []
-    terminal.hint(quote("run", recipe, *given))
+    return given + (["--runs", runs] if runs != RUNS else [])
+
+
+def _explain_interruption(where: str, folder: Path, again: str) -> str:
+    """Return where a run was stopped, what of it is kept, and how to go on."""
+    finished = sorted(path.parent.name for path in folder.glob("*/metrics.json"))
+    stages = f"finished stages ({', '.join(finished)}) in {folder}" if finished else "no stage is finished yet"
+    return "\n".join([
+        where or "interrupted at once; a stage that was trained goes back to its last saved state",
+        f"kept: {stages}, and what was begun in {folder.parent / '.cache'}",
+        f"go on: {again}",
+    ])  # fmt: skip
 
 
 @add_command("export")

@@ -22,9 +22,14 @@ from compress import plugins
 from compress.errors import Unreachable
 from compress.plugins import DISTRIBUTION
 from compress.records import Record
-from compress.text import format_bytes
+from compress.system.processors import count_processors
+from compress.text import format_bytes, quantify
 
 PROBE_SECONDS = 120
+LOAD = "load_average_1_5_15_min"
+"""Of the facts of the machine."""
+BUSY_SHARE = 0.5
+"""A load beyond this share of the processors leaves none of them alone with a measurement and the system."""
 PROBE = "import sys; from compress import plugins; print(plugins.load('runtimes', sys.argv[1]).probe())"
 """What a process does to try a runtime."""
 NEEDED_BYTES, COMFORTABLE_BYTES = 200 << 20, 2 << 30
@@ -164,10 +169,25 @@ def _describe_machine() -> Iterator[Finding]:
     yield Finding(what="processor", status="ok", found=f"{here.cpu}; {cores}")
     hidden = [name.replace("_", " ") for name, value in here.facts.items() if value == UNAVAILABLE]
     for name, value in here.facts.items():
-        if value != UNAVAILABLE:
+        if name == LOAD and value != UNAVAILABLE:
+            yield check_load(value, count_processors())
+        elif value != UNAVAILABLE:
             yield Finding(what=name.replace("_", " "), status="ok", found=value)
     if hidden:
         yield Finding(what="unreadable", status="absent", found=f"{', '.join(hidden)}: reports will say so")
+
+
+def check_load(found: str, processors: int) -> Finding:
+    """Return whether so much else runs that latencies measured now would be those of a busy machine.
+
+    Args:
+        found: Load averages of 1, 5 and 15 minutes, separated by commas.
+        processors: That this process may use.
+    """
+    busy = float(found.partition(",")[0]) > BUSY_SHARE * processors
+    text = f"{found} on {quantify(processors, 'processor')}"
+    remedy = "stop what else runs before you measure, or latencies are unstable and too long" if busy else ""
+    return Finding(what=LOAD.replace("_", " "), status="warning" if busy else "ok", found=text, remedy=remedy)
 
 
 def _check_disk(runs: Path) -> Iterator[Finding]:

@@ -8,11 +8,13 @@ its message stays on stderr. What is left is our bug: its traceback, then a line
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import logging
 import os
 import platform
+import re
 import sys
 import traceback
 from functools import cached_property
@@ -90,7 +92,9 @@ class Terminal:
 
     def _write_document(self, text: str) -> None:
         self._has_document = True
-        sys.stdout.write(escape_commands_in_json(text) + "\n")
+        text = escape_commands_in_json(text)
+        encoding = (sys.stdout.encoding or "utf-8").lower().replace("-", "").replace("_", "")
+        sys.stdout.write((text if encoding == "utf8" else _escape_beyond_ascii(text)) + "\n")
 
     def _draw(self, *shown: object) -> str:
         from compress.cli.safe_console import make_console
@@ -133,7 +137,9 @@ class Program(click.Group):
         except KeyboardInterrupt:
             ctx.exit(
                 terminal.refuse(
-                    "interrupted; nothing half-written stays behind, the same command starts again", Interrupted.exit_code
+                    "interrupted; nothing half-written stays behind, and what was finished is kept where it belongs; the same "
+                    "command starts again",
+                    Interrupted.exit_code,
                 )
             )
         except ModuleNotFoundError as error:
@@ -155,6 +161,34 @@ class Program(click.Group):
             message = f"{error.filename or 'a file'}: {error.strerror}; free space, or choose a folder that you may write to"
             ctx.exit(terminal.refuse(message, Unreachable.exit_code))
         return result
+
+
+PLAIN = {"×": "x", "–": "-", "−": "-", "…": "...", "≥": ">=", "≤": "<=", "±": "+/-", "→": "->", "·": "|", "µ": "u", "√": "sqrt"}
+"""What our own tables and messages may hold that a console in another encoding cannot show, and what says the same there."""
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr replace what their encoding does not have, such as a class 猫 on a console of Western Europe.
+
+    In `PLAIN` characters that say the same, else by their numbers; no output ever ends in an error.
+    """
+    codecs.register_error("compress.replace", _replace_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="compress.replace")
+
+
+def _replace_characters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    shown = "".join(PLAIN.get(each, each.encode("ascii", "backslashreplace").decode("ascii")) for each in found)
+    return shown, error.end
+
+
+def _escape_beyond_ascii(text: str) -> str:
+    """Return JSON with the same values in ASCII alone, which is read the same in any encoding."""
+    return re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def _dump(result: object) -> str:

@@ -30,7 +30,7 @@ from compress.system.files import read_bounded
 S = TypeVar("S", bound=Section)
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
@@ -42,6 +42,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         Unreachable: The file cannot be read.
         CompressError: It is no file, or too large for a recipe.
     """
+    path = Path(path)
     try:
         text = read_bounded(path, limit_bytes=MAX_BYTES, what="a recipe")
     except Unreachable as error:

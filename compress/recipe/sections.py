@@ -62,7 +62,13 @@ class DataSection(PluginSection):
 
 
 class TrainSection(Section):
-    """How a network is trained. Every field has a default, so a recipe states only what differs."""
+    """How a network is trained. Every field has a default, so a recipe states only what differs.
+
+    Example:
+        >>> import compress
+        >>> compress.TrainSection(epochs=5, optimizer="adamw", lr=1e-3).schedule
+        'cosine'
+    """
 
     epochs: Count = 30
     """Passes over the training split."""

@@ -30,7 +30,7 @@ from compress.run.teachers import obtain_teacher
 from compress.run.verify import SplitLogits, compute_logits
 
 
-def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequence[int] = ()) -> Report:
+def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, seeds: Sequence[int] = ()) -> Report:
     """Carry out a recipe; what is done and unchanged is found in the cache, an interrupted run continues.
 
     With several seeds (`compress.plan.seeds`), student and baselines are trained with each. The first is exported, gated and
@@ -49,6 +49,7 @@ def run(recipe: Recipe, *, base: Path, runs: Path, events: Events, seeds: Sequen
         Interrupted: The user stopped; the same call continues.
         CompressError: The recipe cannot be carried out.
     """
+    base, runs = Path(base), Path(runs)
     for line in list_foreign_code(recipe):
         events.say(line)
     make_plan(recipe, base=base, runs=runs)  # refuses all that contradicts, before anything is loaded

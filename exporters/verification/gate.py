@@ -105,6 +105,14 @@ def gate(
 
     Raises:
         CompressError: There is nothing to compare with: no images, a reference that is not finite, labels out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from compress.recipe import GateSection
+        >>> from exporters import gate
+        >>> network = np.eye(4, dtype=np.float32)
+        >>> gate(network, network + 9, np.arange(4), settings=GateSection(), precision="fp32").status
+        'failed'
     """
     for network in (reference,) if original is None else (reference, original):
         _check_reference(network, labels)

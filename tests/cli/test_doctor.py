@@ -67,3 +67,16 @@ def test_a_package_of_another_version_is_named_with_what_to_install(
     if status == "failed":
         assert finding.found.startswith("2.13.0+cpu is not ")
         assert finding.remedy == f"pip install 'torch{Requirement(f'torch{bounds}').specifier}'"
+
+
+@pytest.mark.parametrize(
+    ("found", "processors", "status"),
+    [("6.84, 5.10, 3.20", 2, "warning"), ("0.30, 5.10, 3.20", 2, "ok"), ("6.84, 0, 0", 64, "ok"), ("1.10, 0, 0", 1, "warning")],
+)
+def test_a_busy_machine_is_not_ok(found: str, processors: int, status: str) -> None:
+    """A load that leaves no processor alone with a measurement is a warning that says what to do."""
+    finding = doctor.check_load(found, processors)
+    assert finding.status == status
+    assert f"on {processors} processor" in finding.found
+    assert ("stop what else runs" in finding.remedy) == (status == "warning")
+    doctor.refuse_broken([finding])

@@ -153,3 +153,34 @@ def test_sigterm_ends_a_command_as_ctrl_c_does() -> None:
     """Whatever a command is at, files and processes are tidied up behind it; before and after, SIGTERM is what it was."""
     done = subprocess.run([sys.executable, "-c", TERMINATED], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\nignored\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_no_console_is_too_poor_to_answer(tmp_path: Path, tiny_recipe: str, encoding: str, options: list[str]) -> None:
+    """Names and signs that a console cannot show are replaced, and JSON is the same document in every encoding."""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(tiny_recipe.replace("name: tiny", "name: tiny  # 猫"), encoding="utf-8")
+    command = [sys.executable, "-m", "compress", "check", str(recipe), "--runs", str(tmp_path / "猫"), *options]
+    asked = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, check=False, env=asked)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    if options:
+        assert json.loads(done.stdout.decode("utf-8"))["folder"].endswith("猫/tiny")
+    else:
+        shown = "猫" if encoding == "utf-8" else "\\u732b"
+        assert shown in done.stdout.decode(encoding)
+        assert "\\xd7" not in done.stdout.decode(encoding)  # our own signs are said otherwise
+
+
+def test_an_error_is_said_on_any_console(tmp_path: Path) -> None:
+    """A message with a name that the console cannot show is no traceback, and names that are no UTF-8 are escaped."""
+    for name in ("猫.yaml", os.fsdecode(b"caf\xe9.yaml")):
+        for encoding in ("ascii", "cp1252", "utf-8"):
+            command = [sys.executable, "-m", "compress", "check", str(tmp_path / name), "--json"]
+            asked = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+            done = subprocess.run(command, capture_output=True, check=False, env=asked)
+            assert done.returncode == 5, done.stderr
+            assert "cannot be read" in json.loads(done.stdout.decode("utf-8"))["error"]
+            assert b"Traceback" not in done.stderr
