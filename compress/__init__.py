@@ -1,6 +1,6 @@
 """Compress vision models for edge devices: distil, export, prove, measure.
 
-`compress.distill` trains a student with your own modules and loaders and returns a `compress.Distilled`. `TrainSection` says how,
+`compress.distill` trains a student with your own modules and loaders (see `Distilled`). `TrainSection` says how,
 `Network` names the taps of a module, `Events` says where progress goes, and what cannot be done is a `CompressError`. Files are
 written by `exporters.export` and measured by `benchmarks.measure`.
 """
