@@ -219,3 +219,32 @@ def parse_batch(where: str, batch: str | int) -> int | None:
     if type(batch) is not int or batch < 1:
         raise CompressError(f"{where}: batch {batch!r} is not offered; use 'dynamic' or a number of images, at least 1")
     return batch
+
+
+def refuse_without_images(precision: Precision, name: str) -> None:
+    """Refuse to write int8 by `export`, which is given no images.
+
+    Args:
+        precision: Of the exporter.
+        name: What is exported, for the message.
+
+    Raises:
+        CompressError: The precision is int8.
+    """
+    if precision == "int8":
+        raise CompressError(
+            f"export of {name}: precision int8 needs images to estimate ranges; give calibration images, or use fp16 or fp32"
+        )
+
+
+def name_options(batch_size: int | None, *, usual: int | None = None, takes_pixels: bool, gives_class: bool) -> str:
+    """Return what a file's name says of options that are not the default, such as `-batch4-pixels`.
+
+    Args:
+        batch_size: Images in every call; `None` for any number.
+        usual: The batch size that is not mentioned.
+        takes_pixels: Whether the file normalises.
+        gives_class: Whether the file gives class and score.
+    """
+    batch = "" if batch_size == usual else f"-batch{batch_size}"
+    return batch + "-pixels" * takes_pixels + "-scores" * gives_class

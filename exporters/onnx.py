@@ -25,7 +25,16 @@ from compress.recipe import Count
 from compress.records import Precision
 from compress.system import quiet
 from compress.system.files import write_whole
-from exporters._exporter import INPUT, OUTPUT, About, check_option, parse_batch, parse_places
+from exporters._exporter import (
+    INPUT,
+    OUTPUT,
+    About,
+    check_option,
+    name_options,
+    parse_batch,
+    parse_places,
+    refuse_without_images,
+)
 from exporters._onnx.fp16 import convert_to_fp16
 from exporters._onnx.graph import (
     add_class_and_score,
@@ -96,9 +105,8 @@ class Onnx:
     def name_file(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.onnx`, with what differs from the default options in its name."""
         opset = "" if self.opset == 20 else f"-opset{self.opset}"
-        batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
-        ends = "-pixels" * self.takes_pixels + "-scores" * self.gives_class
-        return folder / f"{stem}-{self.precision}{opset}{batch}{ends}.onnx"
+        others = name_options(self.batch_size, takes_pixels=self.takes_pixels, gives_class=self.gives_class)
+        return folder / f"{stem}-{self.precision}{opset}{others}.onnx"
 
     def list_parts(self, path: Path) -> tuple[Path, ...]:
         """Return the file itself."""
@@ -112,10 +120,7 @@ class Onnx:
             Unreachable: As in the contract.
         """
         name = type(module).__name__
-        if self.precision == "int8":
-            raise CompressError(
-                f"export of {name}: precision int8 needs images to estimate ranges; give calibration images, or use fp16"
-            )
+        refuse_without_images(self.precision, name)
         self._check_about(name, example, about)
         model = self.convert(module, example)
         self._save(convert_to_fp16(model, f"export of {name}") if self.precision == "fp16" else model, path, about)

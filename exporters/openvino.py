@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from compress.errors import CompressError
 from compress.recipe import Count
 from compress.records import Precision, Preprocess
-from exporters._exporter import About, check_option, parse_batch, parse_places
+from exporters._exporter import About, check_option, name_options, parse_batch, parse_places, refuse_without_images
 from exporters._onnx.graph import check_preprocess
 from exporters._openvino.file import list_parts, write_files
 from exporters._openvino.graph import find_constants, find_layers, translate, write_metadata
@@ -72,8 +72,8 @@ class Openvino:
 
     def name_file(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION.xml`, with what differs from the default options in its name."""
-        batch = "" if self.batch_size is None else f"-batch{self.batch_size}"
-        return folder / f"{stem}-{self.precision}{batch}{'-pixels' * self.takes_pixels}{'-scores' * self.gives_class}.xml"
+        others = name_options(self.batch_size, takes_pixels=self.takes_pixels, gives_class=self.gives_class)
+        return folder / f"{stem}-{self.precision}{others}.xml"
 
     def list_parts(self, path: Path) -> tuple[Path, Path]:
         """Return the graph and its weights."""
@@ -86,8 +86,7 @@ class Openvino:
             CompressError: As in the contract.
             Unreachable: As in the contract.
         """
-        if self.precision == "int8":
-            raise CompressError(f"{path}: int8 needs images to estimate ranges: `prepare_int8` takes them, `export` does not")
+        refuse_without_images(self.precision, type(module).__name__)
         pixels = self._choose_preprocess(module, example, about)
         content = Onnx(batch=self.batch_size or "dynamic").convert(module, example).SerializeToString(deterministic=True)
         model = translate(content)

@@ -26,7 +26,7 @@ from compress.errors import CompressError, Unreachable
 from compress.records import Precision
 from compress.system import quiet
 from compress.system.files import write_whole
-from exporters._exporter import About, Quantization, check_option, parse_places
+from exporters._exporter import About, Quantization, check_option, name_options, parse_places, refuse_without_images
 from exporters._torch.calibration_images import check_images
 from exporters._torch.ends import Ends, choose_ends
 from exporters._torch.trace import copy_network, trace
@@ -119,9 +119,10 @@ class Pt2eExporter:
 
     def name_file(self, folder: Path, stem: str) -> Path:
         """Return `folder/STEM-PRECISION` with the suffix, and with options that are not the default in its name."""
-        batch = "" if self.batch_size == self.usual_batch_size else f"-batch{self.batch_size}"
-        ends = "-pixels" * self.takes_pixels + "-scores" * self.gives_class
-        return folder / f"{stem}-{self.precision}{batch}{ends}{self.suffix}"
+        others = name_options(
+            self.batch_size, usual=self.usual_batch_size, takes_pixels=self.takes_pixels, gives_class=self.gives_class
+        )
+        return folder / f"{stem}-{self.precision}{others}{self.suffix}"
 
     def list_parts(self, path: Path) -> tuple[Path, ...]:
         """Return the file itself."""
@@ -135,8 +136,7 @@ class Pt2eExporter:
             Unreachable: As in the contract.
         """
         name = type(module).__name__
-        if self.precision == "int8":
-            raise CompressError(f"export of {name}: precision int8 needs images to estimate ranges; give calibration images")
+        refuse_without_images(self.precision, name)
         carried = self._choose_ends(about, example, name)
         program = trace(module, example, batch=self.batch_size)
         self._save(program.module(), tuple(example.shape[1:]), path, name, carried)
