@@ -1,4 +1,4 @@
-"""What is noticed while pictures are decoded: those that cannot be read, and how much of more than eight bits is used.
+"""Findings of decoding pictures: those that cannot be read, and how much of more than eight bits is used.
 
 Both are told of the whole set at once: a message for each picture would cost a run each.
 """

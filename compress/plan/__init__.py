@@ -1,1 +1,1 @@
-"""What a run will do, and every contradiction in its recipe, found before anything is done and without torch."""
+"""Plan a run and find every contradiction in its recipe, before anything is done and without torch."""

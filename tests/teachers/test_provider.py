@@ -1,4 +1,4 @@
-"""What frozen teachers say during a stage: kept or computed, the student sees the same."""
+"""Outputs of frozen teachers during a stage: kept or computed, the student sees the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an application does, as a program of its own: `python bare_loop.py RUNTIME FILE IMAGES SECONDS`.
+"""A bare loop over one runtime, as an application has it: `python bare_loop.py RUNTIME FILE IMAGES SECONDS`.
 
 It opens FILE with the package of RUNTIME, calls it on the first image of IMAGES (.npy) for a second, and then times every call
 for so many SECONDS. It prints one line of JSON: `median_ms`, `calls`, `version`. Nothing of ours is imported.
