@@ -51,6 +51,10 @@ class Unreachable(CompressError):
     exit_code = 5
 
 
+class Unwritable(Unreachable):
+    """The disk is full, or a folder or file cannot be written; whatever else goes on without it, this is never passed over."""
+
+
 class Interrupted(CompressError):
     """The user stopped the work; what was done is saved and the same command continues it."""
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.errors import Unreachable
+from compress.errors import Unwritable
 from compress.text import escape_commands
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Events:
         """Append an event for machines.
 
         Raises:
-            Unreachable: The file cannot be written.
+            Unwritable: The file cannot be written.
         """
         if self._path is None:
             return
@@ -106,7 +106,7 @@ class Events:
             with self._path.open("ab") as file:
                 file.write(line + b"\n")
         except OSError as error:
-            raise Unreachable(
+            raise Unwritable(
                 f"{self._path}: cannot be written ({error.strerror}); free space or choose another folder"
             ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from collections import deque
@@ -9,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.devices._device import Progress
-from compress.errors import CompressError, Unreachable
+from compress.errors import CompressError, Unreachable, Unwritable
 from compress.plugins import explain_missing_package
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -58,7 +61,10 @@ class RunnerOutput:
             return Unreachable(explain_missing_package(where, ModuleNotFoundError(name=self.error["missing"])))
         if self.error["type"] == "MemoryError":
             return Unreachable(f"{where}: memory ran out; free some, or lower batch_size")
-        return CompressError(f"{where}: {' '.join(self.error['error'].split())}")
+        text = " ".join(self.error["error"].split())
+        if any(f"[Errno {number}]" in text for number in _FULL):
+            return Unwritable(f"{where}: the temporary folder is full ({text}); free space, or set TMPDIR to another folder")
+        return CompressError(f"{where}: {text}")
 
     def _explain_death(self, status: int) -> str:
         if status == -signal.SIGKILL:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.deployed.files import choose_file, make_subject, read_bundle, read_pictures
-from compress.errors import GateFailed, Unreachable
+from compress.errors import GateFailed, Unreachable, Unwritable
 from compress.records import Gate, Precision
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def verify_bundle(bundle: Path, *, file: str | None = None, threads: int = 1, ev
                 samples.images if entry.takes_pixels else shown.images,
                 reference=samples.get_logits(entry), labels=samples.labels, settings=settings, precision=entry.precision,
             )  # fmt: skip
+        except Unwritable:  # says nothing of the file
+            raise
         except Unreachable as error:  # from a process of its own, so a file that crashes the runtime does not crash us
             gates[entry.path] = Gate(status="skipped", reason=str(error), samples=0)
             continue

@@ -60,7 +60,9 @@ def check_networks(run: Run, batch: Batch) -> None:
     for index, network in enumerate(teachers):
         _check_alone(run, name_teacher(index, len(teachers)), network, batch, trains=False)
     _check_alone(run, "student", build_network(run, run.recipe.student, "student"), batch, trains=True)
-    for methods in (run.recipe.method, *run.recipe.baselines):
+    students = [run.recipe.method, *run.recipe.baselines]
+    distinct = [each for place, each in enumerate(students) if each not in students[:place]]  # equal ones differ in nothing
+    for methods in distinct:
         preflight.check_structure(build_method(run, methods, teachers), batch)
 
 

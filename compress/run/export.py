@@ -94,6 +94,20 @@ def describe_unexported(run: Run, trained: Trained, logits: SplitLogits, *, ship
     )  # fmt: skip
 
 
+def describe_unmade(run: Run, trained: Trained, section: ExportSection, reason: str) -> Variant:
+    """Return the row of the report for a file that could not be made, without figures."""
+    exporter = exporters.load(section)
+    return Variant(
+        name=_name_row(exporter, trained, section), network=trained.name, method=trained.method, format=section.format,
+        runtime=exporter.runtime, precision=exporter.precision, device="local", parameters=count_parameters(trained.network),
+        macs=count_macs(trained.network, run.data.sample_image()), status="failed", reason=reason,
+    )  # fmt: skip
+
+
+def _name_row(exporter: Exporter, trained: Trained, section: ExportSection) -> str:
+    return exporter.name_file(Path(), f"{trained.name}-{section.format}").stem
+
+
 def export_file(
     run: Run, trained: Trained, section: ExportSection, logits: SplitLogits, *,
     teachers: tuple[Trained, ...] | Unavailable = NO_TEACHERS, for_comparison: bool = False,
@@ -115,7 +129,7 @@ def export_file(
     exporter = exporters.load(section)
     int8 = collect_inputs(run, teachers, for_comparison=for_comparison) if exporter.precision == "int8" else None
     key = _make_key(run, trained, section, int8)
-    name = exporter.name_file(Path(), f"{trained.name}-{section.format}").stem
+    name = _name_row(exporter, trained, section)
     if (known := run.cache.find(key, name)) is not None and records.read(known / OUTCOME, Outcome).gate.samples == 0:
         run.cache.drop(key)  # it could not be run, which may have been the machine's fault: try again
 

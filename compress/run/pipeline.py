@@ -10,16 +10,16 @@ import exporters
 from benchmarks import report
 from benchmarks.devices.local import share_processes
 from compress import plugins
-from compress.errors import CompressError, GateFailed, Unreachable
+from compress.errors import CompressError, GateFailed, Unreachable, Unwritable
 from compress.events import Events
 from compress.plan.checks import list_foreign_code
 from compress.plan.plan import make_plan
 from compress.recipe import ExportSection, Recipe
-from compress.records import Report
+from compress.records import Report, Variant
 from compress.records.training import WEIGHTS
 from compress.run import dry_run
 from compress.run.context import Run, Trained, open_run
-from compress.run.export import TORCH, ExportedFile, describe_unexported, export_file
+from compress.run.export import TORCH, ExportedFile, describe_unexported, describe_unmade, export_file
 from compress.run.handover import hand_over
 from compress.run.int8 import select_calibration_images
 from compress.run.lockstep import train_in_lockstep
@@ -64,17 +64,17 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
         students = [shipped, *baselines]
         trained = [each.move_to_cpu() for each in (*teachers, *students)]
         logits = {each.name: compute_logits(context, each) for each in trained}
-        files, notes = _export_all(first, shipped, teachers, logits)
+        files, unmade = _export_all(first, shipped, teachers, logits)
         measured = measure_files(context, files)
         hand_over(first, shipped, files, logits[shipped.name], measured)
 
-        rows = [describe_unexported(context, each, logits[each.name], shipped=shipped) for each in baselines]
+        rows = [describe_unexported(context, each, logits[each.name], shipped=shipped) for each in baselines] + unmade
         correct = [
             *(find_correct_images(context, each, logits[each.name]) for each in teachers),
             *(find_correct_images(first, each, logits[each.name]) for each in students),
             *further.correct,
         ]
-        found = RunResults(trained, files, measured, rows, further, correct, logits[shipped.name], notes)
+        found = RunResults(trained, files, measured, rows, further, correct, logits[shipped.name])
         record = build_report(context, found)
         report.write(record, context.folder)
         events.emit("end", status=record.status, seconds=record.seconds)
@@ -108,27 +108,34 @@ def _require_runtime(section: ExportSection) -> None:
 
 def _export_all(
     run: Run, shipped: Trained, teachers: Sequence[Trained], logits: Mapping[str, SplitLogits]
-) -> tuple[list[ExportedFile], list[str]]:
-    """Export the student, and the teachers like it to compare with; return the teachers' files first, and notes."""
+) -> tuple[list[ExportedFile], list[Variant]]:
+    """Export the student, and the teachers like it to compare with; return the teachers' files first, and what was not made."""
     sections = [ExportSection(format=TORCH), *run.recipe.exports]
     compared = sections if run.recipe.measure.against == "teacher" else sections[:1]
     with exporters.reuse_graphs(), share_processes():
         own = [export_file(run, shipped, section, logits[shipped.name], teachers=tuple(teachers)) for section in sections]
-        files, notes = _export_for_comparison(run.use_recipe_seed(), teachers, compared, logits)
-    return [*files, *own], notes
+        files, unmade = _export_for_comparison(run.use_recipe_seed(), teachers, compared, logits)
+    return [*files, *own], unmade
 
 
 def _export_for_comparison(
     run: Run, teachers: Sequence[Trained], sections: Sequence[ExportSection], logits: Mapping[str, SplitLogits]
-) -> tuple[list[ExportedFile], list[str]]:
+) -> tuple[list[ExportedFile], list[Variant]]:
     """Export the teachers, in int8 by the first rung of the ladder alone.
 
-    Where a format cannot hold a teacher there is a note instead, for the student does not depend on it.
+    Where a format cannot hold a teacher, or its file cannot be run, there is a warning and a row without figures instead, for
+    the student does not depend on it.
+
+    Raises:
+        Unwritable: The disk is full or a folder cannot be written.
     """
-    files, notes = [], []
+    files, unmade = [], []
     for trained, section in product(teachers, sections):
         try:
             files.append(export_file(run, trained, section, logits[trained.name], for_comparison=True))
+        except Unwritable:
+            raise
         except CompressError as error:
-            notes.append(f"{trained.name} could not be exported for comparison: {error}")
-    return files, notes
+            unmade.append(describe_unmade(run, trained, section, str(error)))
+            run.events.warn(f"{unmade[-1].name}: could not be made, so nothing is compared with it: {error}")
+    return files, unmade

@@ -26,13 +26,12 @@ class RunResults(NamedTuple):
     files: Sequence[ExportedFile]
     measured: MeasuredFiles
     unexported: Sequence[Variant]
-    """Rows of networks that were not exported."""
+    """Rows of networks that were not exported, and of files that could not be made."""
     further: FurtherSeeds
     correct: Sequence[CorrectImages]
     """Of every network and seed."""
     shipped: SplitLogits
     """Logits of the student that is shipped."""
-    notes: Sequence[str]
 
 
 def build_report(run: Run, found: RunResults) -> Report:
@@ -57,7 +56,6 @@ def build_report(run: Run, found: RunResults) -> Report:
             *_describe_protocol(run),
             *describe_seeds(run, scores),
             *([f"Nothing could be timed: {found.measured.problem}"] if found.measured.problem else []),
-            *found.notes,
             *(note.text for note in run.data.notes if not note.is_warning),
         ),
         warnings=(

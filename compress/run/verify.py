@@ -23,7 +23,7 @@ import exporters
 from benchmarks import protocol
 from benchmarks.protocol import Evaluation, Subject
 from compress import __version__
-from compress.errors import CompressError
+from compress.errors import CompressError, Unwritable
 from compress.events import Events
 from compress.models import count_macs, count_parameters
 from compress.preprocess import Images, normalise
@@ -106,6 +106,8 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
         alone = None
         if file.batch_size is None:
             alone = run_file(file, [data.validation.images[:ALONE]], data.preprocess, batch_size=1, events=run.events)
+    except Unwritable:  # says nothing of the file
+        raise
     except CompressError as error:
         reason = f"{file.runtime} cannot run it: {error}"
         return row.model_copy(update={"reason": reason}), Gate(status="failed", reason=reason, samples=0)

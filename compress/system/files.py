@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from compress.errors import CompressError, Unreachable
+from compress.errors import CompressError, Unreachable, Unwritable
 from compress.system.leftovers import ASIDE, name_beside, remove, remove_leftovers
 from compress.text import format_bytes
 
@@ -31,7 +31,7 @@ def write_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
             returns. Without it a killed process leaves nothing half-written, but a power cut may leave an empty file.
 
     Raises:
-        Unreachable: The disk is full or the folder cannot be written.
+        Unwritable: The disk is full or the folder cannot be written.
     """
     temporary = name_beside(path)
     aside = temporary.with_suffix(ASIDE)
@@ -92,14 +92,14 @@ def writable(path: Path) -> Iterator[None]:
     """Turn a file system's refusal to write at `path` into a message.
 
     Raises:
-        Unreachable: The disk is full or the folder cannot be written.
+        Unwritable: The disk is full or the folder cannot be written.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in REFUSALS and not (error.errno == errno.ENOENT and _nothing_can_be_made(path)):
             raise
-        raise Unreachable(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+        raise Unwritable(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
 
 
 def _nothing_can_be_made(path: Path) -> bool:

@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from compress.errors import Unwritable
+
 TEMPORARY, ASIDE = ".partial", ".old"
 """Ends of what is being written, and of what was moved aside to be replaced."""
 PREFIX = "edge-compress-"
@@ -82,10 +84,17 @@ def make_temporary_folder() -> Iterator[Path]:
     """Give a folder in the system's temporary folder that vanishes afterwards; first remove those of killed processes.
 
     Raises:
-        OSError: There is no room for it.
+        Unwritable: There is no room for it.
     """
-    _remove_temporary_folders(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{_make_mark()}-") as name:
+    try:
+        _remove_temporary_folders(Path(tempfile.gettempdir()))
+        folder = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{_make_mark()}-")
+    except OSError as error:
+        where = error.filename or "the temporary folder"
+        raise Unwritable(
+            f"{where}: cannot be written ({error.strerror}); free space, or set TMPDIR to another folder"
+        ) from error
+    with folder as name:
         yield Path(name)
 
 
