@@ -17,7 +17,7 @@ import click
 
 from compress import __version__
 from compress.cli.terminal import Program, Terminal, make_common_options, prepare_streams, report_bug
-from compress.errors import CompressError, GateFailed, Interrupted, Unreachable, Unstable
+from compress.errors import CompressError, GateFailed, Interrupted, Unreachable, Unstable, Unwritable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -338,7 +338,10 @@ def report_(terminal: Terminal, *, run: Path) -> None:
     """Print the report of a run; writes report.md and .html anew."""
     from benchmarks import report
 
-    report.write(_read_report(run), run)
+    try:
+        report.write(_read_report(run), run)
+    except Unwritable as error:  # of a run that one may only read
+        terminal.warn(f"{error}; the pages there are as they were")
     _show_report(terminal, run)
     terminal.hint(shlex.join(["open", str(run / "report.html")]))
 

@@ -79,6 +79,10 @@ class Terminal:
         if not (self.as_json or self.quiet):
             self.console.print(f"next: {text}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
+    def warn(self, message: str) -> None:
+        """Say what did not work although the command did."""
+        click.echo(escape_commands(message), err=True)
+
     def refuse(self, message: str, exit_code: int) -> int:
         """Write an error and return its exit code."""
         self.refuse_as_json(message, exit_code)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from compress.errors import CompressError
@@ -22,6 +22,17 @@ SCHEMA_VERSION: Literal[2] = 2
 
 Status = Literal["passed", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+Count = Annotated[int, Field(ge=0, le=1 << 62)]
+Percent = Annotated[float, Field(ge=-1e-3, le=100.001)]
+"""With room for rounding."""
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Milliseconds = Annotated[float, Field(ge=1e-6, le=1e12)]
+"""Of something that took place, so never 0."""
+Factor = Annotated[float, Field(ge=1e-12, le=1e12)]
+Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
+"""A number that can still be multiplied and drawn."""
 
 
 class Record(BaseModel):

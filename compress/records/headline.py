@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from compress.records.base import Record
+from compress.records.base import Figure, Record
 
 Decision = Literal["ship", "ship if", "do not ship", "nothing to ship"]
 
@@ -18,9 +18,9 @@ class Answer(Record):
     """What it was measured on, and what it does not say."""
     verdict: Literal["good", "bad", "open"]
     """`open` where nothing was measured, or the difference is no larger than chance."""
-    value: float | None = None
+    value: Figure | None = None
     """The ratio, or points of top-1; `None` where nothing was measured."""
-    ci95: tuple[float, float] | None = None
+    ci95: tuple[Figure, Figure] | None = None
 
 
 class Headline(Record):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from compress.records.base import Record
+from compress.records.base import Count, Figure, Percent, Record
 from compress.statistics.proportions import compute_balanced_interval, compute_wilson_interval
 
 UNEVEN = 2
@@ -16,17 +16,17 @@ UNEVEN = 2
 class Accuracy(Record):
     """Top-1 accuracy with what is needed to judge it."""
 
-    top1_percent: float
-    samples: int
-    ci95: tuple[float, float]
+    top1_percent: Percent
+    samples: Count
+    ci95: tuple[Percent, Percent]
     """Wilson interval, in percent."""
-    balanced_percent: float | None = None
+    balanced_percent: Percent | None = None
     """Balanced accuracy: the mean over the classes of the share of their images that is right; `None` in old records."""
-    balanced_ci95: tuple[float, float] | None = None
+    balanced_ci95: tuple[Percent, Percent] | None = None
     """Its interval, in percent."""
-    recall_percent: tuple[float | None, ...] = ()
+    recall_percent: tuple[Percent | None, ...] = ()
     """Where classes are uneven, the share of the images of each class that is right; `None` for a class without images."""
-    class_samples: tuple[int, ...] = ()
+    class_samples: tuple[Count, ...] = ()
     """Where classes are uneven, the images of each class."""
 
     @property
@@ -103,10 +103,10 @@ class McNemar(Record):
 
     seed: int
     other_seed: int
-    only_this: int
+    only_this: Count
     """Images that only this network gets right."""
-    only_other: int
-    p_value: float
+    only_other: Count
+    p_value: Figure
     """Two-sided."""
 
 
@@ -117,14 +117,14 @@ class Paired(Record):
     other: str
     pairing: Literal["images and seeds", "images", "none"]
     """`none`: the two were not tested on the same images, or it is not known on which of them they were right."""
-    seeds: int
+    seeds: Count
     """Pairs of networks: each of this with the one of the other that has the same seed, or else the same place."""
-    images: int
-    points: float
+    images: Count
+    points: Figure
     """Mean over the pairs."""
-    ci95: tuple[float, float]
+    ci95: tuple[Figure, Figure]
     """Bootstrap over images and seeds; where there is no pairing, from two Wilson intervals (Newcombe's hybrid score)."""
-    ci95_over_seeds: tuple[float, float] | None = None
+    ci95_over_seeds: tuple[Figure, Figure] | None = None
     """Student's t over the differences of the pairs: these images, other seeds. `None` with one pair."""
     mcnemar: tuple[McNemar, ...] = ()
     """For each pair: these two networks, other images."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from compress.records.base import Document, Precision, Record, Status
+from compress.records.base import Count, Document, Factor, Figure, Percent, Precision, Record, Seconds, Status
 from compress.records.headline import Headline
 from compress.records.metrics import Accuracy, Paired, Scores
 from compress.records.timing import Environment, Latency, Ratio
@@ -19,14 +19,14 @@ class Gate(Record):
     status: Status
     reason: str
     """Why it failed; empty when it passed."""
-    samples: int
+    samples: Count
     accuracy: Accuracy | None = None
     """Of the file on these images."""
-    agreement_percent: float | None = None
-    max_abs_diff: float | None = None
-    top1_drop_points: float | None = None
+    agreement_percent: Percent | None = None
+    max_abs_diff: Figure | None = None
+    top1_drop_points: Figure | None = None
     """Below 0 where the file is better."""
-    drop_ci95: tuple[float, float] | None = None
+    drop_ci95: tuple[Figure, Figure] | None = None
     """Interval of the drop in points, paired: from the images on which only the network, or only the file, is right."""
     note: str = ""
     """Limits of the verdict: a drop that so few images cannot exclude, what was not checked, what came near a bound."""
@@ -38,9 +38,9 @@ class Sensitivity(Record):
     """Change of the outputs when one layer alone is quantized."""
 
     layer: str
-    relative_difference: float
+    relative_difference: Figure
     """Root mean square of the difference of the logits over that of the logits, on validation images."""
-    agreement_percent: float
+    agreement_percent: Percent
 
 
 class Rung(Record):
@@ -53,14 +53,14 @@ class Rung(Record):
     reason: str = ""
     """Why it failed or was skipped."""
     validation: Accuracy | None = None
-    agreement_percent: float | None = None
+    agreement_percent: Percent | None = None
     """On the validation split, with the network in float32."""
-    top1_drop_points: float | None = None
+    top1_drop_points: Figure | None = None
     """On the validation split, against the network in float32."""
-    size_bytes: int | None = None
+    size_bytes: Count | None = None
     speedup: Ratio | None = None
     """Against the same network as a float32 file of this format, interleaved."""
-    seconds: float
+    seconds: Seconds
     """Making and proving it."""
     float_layers: tuple[str, ...] = ()
     """Layers that stay in floating point."""
@@ -71,11 +71,11 @@ class Ladder(Record):
 
     rungs: tuple[Rung, ...]
     """In the order in which they were tried."""
-    chosen: int | None
+    chosen: Count | None
     """Number of the chosen one, from 0; none where all failed."""
     sensitivity: tuple[Sensitivity, ...] = ()
     """Worst layer first; empty where it was not needed."""
-    calibration_images: int
+    calibration_images: Count
     note: str = ""
 
 
@@ -93,23 +93,23 @@ class Variant(Record):
     runtime: str
     precision: Precision
     device: str
-    size_bytes: int | None = None
-    parameters: int
-    macs: int | None = None
+    size_bytes: Count | None = None
+    parameters: Count
+    macs: Count | None = None
     """Multiply-accumulates for one image."""
     accuracy: Accuracy | None = None
     """On the test split."""
     validation: Accuracy | None = None
     """On the validation split."""
-    agreement_percent: float | None = None
+    agreement_percent: Percent | None = None
     """Share of test images with the top-1 class of the torch network."""
-    max_abs_diff: float | None = None
+    max_abs_diff: Figure | None = None
     """Largest difference of any logit to the torch network, on the test split."""
     latency_ms: Latency | None = None
-    throughput_per_s: float | None = None
+    throughput_per_s: Factor | None = None
     """Images per second at `measure.throughput_batch_size`."""
     ratio: Ratio | None = None
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: Count | None = None
     """Peak resident memory of a process that runs only this file."""
     effective: dict[str, str] = Field(default_factory=dict)
     """What really ran, as the runtime reports it: provider, inference precision, threads."""
@@ -117,7 +117,7 @@ class Variant(Record):
     """How it became int8."""
     correct: str = ""
     """One bit for each test image, 1 where its top-1 class is right, as in `SeedScore`; empty where it was not kept."""
-    seconds: float | None = None
+    seconds: Seconds | None = None
     """Making and proving the file when that was done, without training; none where nothing was made."""
     status: Status
     reason: str = ""
@@ -131,10 +131,10 @@ class Report(Document):
     status: Status
     created: str
     """ISO 8601, UTC."""
-    seconds: float
+    seconds: Seconds
     """Training, export, proof and measurement, each counted as when it was made."""
     classes: tuple[str, ...]
-    images: dict[str, int]
+    images: dict[str, Count]
     """Images in each split."""
     headline: Headline | None = None
     """The answers with which all accounts of the run begin; `None` before it is written, and in older reports."""

@@ -6,33 +6,33 @@ from typing import Literal
 
 from pydantic import Field
 
-from compress.records.base import Document, Record
+from compress.records.base import Count, Document, Factor, Figure, Milliseconds, Record
 
 
 class Latency(Record):
     """Time per call of one file, from interleaved rounds."""
 
-    p50: float
+    p50: Milliseconds
     """Median over rounds of each round's median call, milliseconds; so are the fields below."""
-    p90: float | None
+    p90: Milliseconds | None
     """Percentile of all calls, and so is p99; `None` where there are too few calls."""
-    p99: float | None
-    mean: float
-    stdev: float
-    ci95: tuple[float, float]
+    p99: Milliseconds | None
+    mean: Milliseconds
+    stdev: Figure
+    ci95: tuple[Milliseconds, Milliseconds]
     """Of p50, by the order of the rounds (`compress.statistics.series`)."""
-    samples: int
+    samples: Count
     """Timed calls."""
     percentiles_missing: str | None = None
     """Why p90 or p99 is missing; `None` where both are there."""
-    rounds: tuple[float, ...]
+    rounds: tuple[Milliseconds, ...]
     """Median of each interleaved round, in order."""
-    first_call: float
+    first_call: Figure
     """The first inference after loading."""
-    load: float
+    load: Figure
     """Loading and compiling the file."""
-    threads: int
-    batch_size: int
+    threads: Count
+    batch_size: Count
     stable: bool
     """Whether warm-up settled, and the rounds agree and are independent."""
     instability: str | None = None
@@ -44,9 +44,9 @@ class Ratio(Record):
 
     against: str
     """Name of the slower or faster other."""
-    speedup: float
+    speedup: Factor
     """Median over rounds of other / this; above 1 this one is faster."""
-    ci95: tuple[float, float]
+    ci95: tuple[Factor, Factor]
     """By the order of the rounds' ratios."""
     verdict: Literal["faster", "slower", "not distinguishable", "unstable"]
 
@@ -58,8 +58,8 @@ class Environment(Document):
     python: str
     platform: str
     cpu: str
-    cores_physical: int | None
-    cores_logical: int
-    memory_bytes: int
+    cores_physical: Count | None
+    cores_logical: Count
+    memory_bytes: Count
     facts: dict[str, str] = Field(default_factory=dict)
     """Governor, turbo, temperature, cgroup quota, affinity, load, hypervisor: what could be read, `unavailable` where not."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from compress.records.base import Document, Record
+from compress.records.base import Count, Document, Figure, Percent, Record, Seconds
 from compress.records.metrics import Accuracy
 
 WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
@@ -17,18 +17,18 @@ class Epoch(Record):
     """What one epoch of one stage gave."""
 
     stage: str
-    epoch: int
+    epoch: Count
     """From 1."""
-    lr: float
-    losses: dict[str, float]
+    lr: Figure
+    losses: dict[str, Figure]
     """Mean over the epoch of every weighted loss term, and `total`."""
-    observed: dict[str, float] = Field(default_factory=dict)
+    observed: dict[str, Figure] = Field(default_factory=dict)
     """Mean over the epoch of what a method watches beside its losses, such as weights of layers."""
-    validation_top1_percent: float | None = None
-    seconds: float
-    waiting_seconds: float = 0.0
+    validation_top1_percent: Percent | None = None
+    seconds: Seconds
+    waiting_seconds: Seconds = 0.0
     """Of these, spent waiting for images."""
-    teacher_seconds: float = 0.0
+    teacher_seconds: Seconds = 0.0
     """Of these, spent on outputs of frozen teachers: computed, written or read."""
 
 
@@ -46,12 +46,12 @@ class EngineTrial(Record):
     """How one engine ran a network in a short trial, a teacher or what is trained, against torch in eager float32."""
 
     engine: str
-    ms_per_batch: float
+    ms_per_batch: Figure
     """Median of a few interleaved runs, or one where one engine was tried; of what is trained, forward and backward."""
-    relative_difference: float
+    relative_difference: Figure
     """Root mean square of the difference of any output over that of the output; of what is trained, of the gradients."""
-    max_logit_difference: float | None = None
-    agreement_percent: float | None = None
+    max_logit_difference: Figure | None = None
+    agreement_percent: Percent | None = None
     """Share of predictions with the same top-1 class."""
 
 
@@ -73,15 +73,15 @@ class TeacherOutputsResult(Record):
     store: str
     """`kept`, or why outputs were not kept."""
     precision: Literal["fp16", "fp32"] | None = None
-    views: int = 0
+    views: Count = 0
     """Augmented views that the epochs show, whose outputs were in the store when they were read."""
-    views_computed: int = 0
+    views_computed: Count = 0
     """How many this stage had to compute; the others were there. Kept one at a time, a view that recurs is computed again."""
-    bytes_per_image: int = 0
+    bytes_per_image: Count = 0
     """On disk, for each image and view."""
-    max_abs_error: float = 0.0
+    max_abs_error: Figure = 0.0
     """Largest difference that rounding to `precision` made to any output."""
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     """Spent computing and writing."""
 
 
@@ -92,9 +92,9 @@ class StageResult(Document):
     key: str
     """sha256 over everything that can change the result."""
     method: str
-    parameters: int
-    macs: int | None = None
-    best_epoch: int | None = None
+    parameters: Count
+    macs: Count | None = None
+    best_epoch: Count | None = None
     validation: Accuracy | None = None
     members: dict[str, Accuracy] = Field(default_factory=dict)
     """Validation accuracy of auxiliary members, for example the heads of a cohort."""
@@ -106,6 +106,6 @@ class StageResult(Document):
     teacher_outputs: tuple[TeacherOutputsResult, ...] = ()
     """For the training images, and for the held-out ones where validation reads them too; empty where none were read."""
     epochs: tuple[Epoch, ...] = ()
-    seconds: float
+    seconds: Seconds
     files: dict[str, str]
     """sha256 of each file of the stage."""
