@@ -28,9 +28,9 @@ Count = Annotated[int, Field(ge=0, le=1 << 62)]
 Percent = Annotated[float, Field(ge=-1e-3, le=100.001)]
 """With room for rounding."""
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
-Milliseconds = Annotated[float, Field(ge=1e-6, le=1e12)]
+Milliseconds = Annotated[float, Field(ge=1e-15, le=1e15)]
 """Of something that took place, so never 0."""
-Factor = Annotated[float, Field(ge=1e-12, le=1e12)]
+Factor = Annotated[float, Field(ge=1e-15, le=1e15)]
 Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
 """A number that can still be multiplied and drawn."""
 
