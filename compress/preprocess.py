@@ -114,6 +114,17 @@ class Levels(NamedTuple):
         return Levels(min(self.least, other.least), max(self.most, other.most))
 
 
+class Picture(NamedTuple):
+    """A picture that was decoded and resized."""
+
+    pixels: NDArray[np.uint8]
+    """[H, W, C]."""
+    size: tuple[int, int]
+    """Width and height that it had, upright."""
+    levels: Levels | None
+    """The range of its values if it has more than 8 bits."""
+
+
 def decode(source: bytes | Path | Image.Image, preprocess: Preprocess, where: str) -> NDArray[np.uint8]:
     """Return a picture as uint8 [H, W, C], decoded to `preprocess.channels` and resized to its size.
 
@@ -126,13 +137,11 @@ def decode(source: bytes | Path | Image.Image, preprocess: Preprocess, where: st
         CompressError: It is not a picture, is damaged, animated or too large, or its values have no known range.
         Unreachable: The file cannot be read.
     """
-    return decode_with_levels(source, preprocess, where)[0]
+    return decode_picture(source, preprocess, where).pixels
 
 
-def decode_with_levels(
-    source: bytes | Path | Image.Image, preprocess: Preprocess, where: str
-) -> tuple[NDArray[np.uint8], Levels | None]:
-    """Return a picture as `decode` does, [H, W, C], and the range of its values if it has more than 8 bits.
+def decode_picture(source: bytes | Path | Image.Image, preprocess: Preprocess, where: str) -> Picture:
+    """Return a picture as `decode` does, pixels [H, W, C], with what is known of it before it was resized.
 
     Raises:
         CompressError: As `decode`.
@@ -150,15 +159,15 @@ def decode_with_levels(
     except _BROKEN as error:
         reason = _explain_damage(error, source)
         raise CompressError(f"{where}: cannot be decoded as a picture{reason}; replace or remove it") from error
-    size = (preprocess.width, preprocess.height)
-    if image.size != size:
+    size, own = (preprocess.width, preprocess.height), image.size
+    if own != size:
         image = image.resize(size, _RESAMPLING[preprocess.interpolation])
-    shown = np.array(image).reshape(preprocess.height, preprocess.width, preprocess.depth)
-    return shown, None if values is None else Levels(int(values.min()), int(values.max()))
+    resized = np.array(image).reshape(preprocess.height, preprocess.width, preprocess.depth)
+    return Picture(resized, own, None if values is None else Levels(int(values.min()), int(values.max())))
 
 
 def scale_to_bytes(values: NDArray[np.integer[Any]], preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Return values of more than 8 bits as bytes, of the same shape [...]: black and less become 0, white and more 255.
+    """Return values of more than 8 bits as bytes, of the same shape [...]: black and less become 0, white and more the largest.
 
     Of levels `black` and `white` it is `(value - black) * 256 // (white - black + 1)` in whole numbers, so 0 to 65535 keep
     their upper byte and 0 to 4095 the upper 8 of 12 bits. `predict.py` and the C++ example of a bundle compute the same.

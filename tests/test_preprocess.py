@@ -18,7 +18,7 @@ from compress.preprocess import (
     Levels,
     compute_scale_shift,
     decode,
-    decode_with_levels,
+    decode_picture,
     measure_statistics,
     normalise,
     scale_to_bytes,
@@ -189,7 +189,7 @@ def test_of_twelve_bits_in_sixteen_the_upper_eight_are_kept(kind):
     """With the white level that the recipe names, gray or coloured, in every format that holds more than eight bits."""
     values = twelve_bits()
     preprocess = contract(8).model_copy(update={"white_level": 4095})
-    result, levels = decode_with_levels(WIDE[kind](values), preprocess, "x")
+    result, _, levels = decode_picture(WIDE[kind](values), preprocess, "x")
     expected = values[..., :1] if "gray" in kind or "PGM" in kind or "32" in kind else values[..., :3]
     assert np.array_equal(result, np.broadcast_to(expected >> 4, (8, 8, 3)))
     assert levels == Levels(0, 4095)
@@ -199,7 +199,7 @@ def test_of_twelve_bits_in_sixteen_the_upper_eight_are_kept(kind):
 def test_the_range_of_sixteen_bits_is_told(kind):
     """So that somebody can notice over a set that only a part of it is used; the pixels are the upper bytes."""
     values = twelve_bits()
-    result, levels = decode_with_levels(WIDE[kind](values), contract(8), "x")
+    result, _, levels = decode_picture(WIDE[kind](values), contract(8), "x")
     assert levels == Levels(0, 4095)
     assert result.max() == 15
 

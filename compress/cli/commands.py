@@ -135,10 +135,12 @@ def quote(*words: object) -> str:
 def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: str | None, runs: Path) -> None:
     """Validate a recipe and print what a run would do.
 
-    Networks and methods are tried on one random batch; nothing is trained.
+    The pictures are decoded, of a large set some of them; networks and methods are tried on one random batch. Nothing is
+    trained.
     """
     from compress.cli import tables
     from compress.plan.checks import list_foreign_code
+    from compress.plan.pictures import check_pictures
     from compress.plan.plan import make_plan
     from compress.plan.seeds import parse_seeds, repeat_students
     from compress.recipe import load
@@ -148,6 +150,8 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     for line in list_foreign_code(loaded):  # before any of it is imported
         terminal.events().say(line)
     planned = repeat_students(make_plan(loaded, base=recipe.parent, runs=runs), chosen)
+    notes = check_pictures(loaded, base=recipe.parent, events=terminal.events())
+    planned = planned.model_copy(update={"notes": (*notes, *planned.notes)})
     from compress.run import dry_run  # loads torch, so only after what needs none was found good
 
     with terminal.events().task("dry run: networks and methods", total=1) as task:

@@ -144,7 +144,7 @@ def draw_plan(plan: Plan) -> Tree:
     from rich.tree import Tree
 
     images = plan.images
-    classes = f"{len(plan.classes)} classes"
+    classes = _describe_classes(plan.classes)
     sizes = f"{images['train']} training, {images['validation']} validation and {images['test']} test images"
     root = Tree(Text(f"{plan.name}: {classes}; {sizes}; in {plan.folder}", style="bold"), guide_style="dim")
     for stage in plan.stages:
@@ -154,6 +154,14 @@ def draw_plan(plan: Plan) -> Tree:
     for note in (*plan.notes, *plan.code):
         root.add(Text(f"note: {note}", style="yellow"))
     return root
+
+
+def _describe_classes(names: Sequence[str]) -> str:
+    """Return how many classes there are, and which where they are numbers that do not begin at 0."""
+    count = f"{len(names)} classes"
+    if all(name.isdecimal() for name in names) and names[0] != "0":
+        return f"{count} ({names[0]} to {names[-1]}: labels begin at {names[0]}, not at 0)"
+    return count
 
 
 def _plan_details(stage: Stage) -> Iterator[tuple[str, str]]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from compress.data._batch import Batch, Batches
-from compress.data._decode import decode_to_disk, decode_to_memory
+from compress.data._decode import decode_to_disk, decode_to_memory, examine_pictures
 from compress.data._disk_images import DiskImages, ImageFile
+from compress.data._findings import Findings
 from compress.data._source import (
     Dataset,
     EncodedDataset,
@@ -26,6 +27,7 @@ from compress.data._source import (
     hold_out,
     take_stratified,
 )
+from compress.data._splits import list_names, refuse_duplicates
 
 if TYPE_CHECKING:
     from compress.data._disk_loader import FromDisk
@@ -33,9 +35,10 @@ if TYPE_CHECKING:
     from compress.data._user_loader import CheckedLoader, FromLoader, Loader, Unpack, refuse_labels
 
 __all__ = [
-    "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset", "EncodedSplit", "FromDisk", "FromLoader",
-    "ImageFile", "InMemory", "Labels", "Loader", "Source", "Split", "Summary", "Unpack", "check_dataset", "check_labels",
-    "count_repeated", "decode_to_disk", "decode_to_memory", "hash_dataset", "hold_out", "refuse_labels", "take_stratified",
+    "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset", "EncodedSplit", "Findings",
+    "FromDisk", "FromLoader", "ImageFile", "InMemory", "Labels", "Loader", "Source", "Split", "Summary", "Unpack",
+    "check_dataset", "check_labels", "count_repeated", "decode_to_disk", "decode_to_memory", "examine_pictures",
+    "hash_dataset", "hold_out", "list_names", "refuse_duplicates", "refuse_labels", "take_stratified",
 ]  # fmt: skip
 
 _WITH_TORCH = {

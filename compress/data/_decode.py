@@ -33,7 +33,7 @@ from compress.data._prefetch import prefetch
 from compress.data._source import Dataset, EncodedDataset, EncodedSplit, Split
 from compress.errors import CompressError, Unreachable
 from compress.events import Events, Task
-from compress.preprocess import Levels, decode, decode_with_levels
+from compress.preprocess import Picture, decode, decode_picture
 from compress.records import Document, Preprocess
 from compress.system.files import hash_file, writable, write_whole
 from compress.system.memory import require_memory
@@ -44,8 +44,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 Named = tuple[str, bytes | Path | None]
 """What a picture is called, and its encoded bytes or its file."""
-Picture = tuple[NDArray[np.uint8], Levels | None]
-"""Pixels [H, W, C], and the range of the values if they have more than 8 bits."""
 
 TOGETHER = 16
 """Pictures that one thread takes at a time: few enough to hold, enough that handing them over costs nothing."""
@@ -95,6 +93,36 @@ def decode_to_memory(
         splits = [_decode_split(name, getattr(encoded, name), preprocess, findings, task) for name in Dataset._fields]
     _judge_findings(findings, preprocess, events, skip_unreadable=skip_unreadable)
     return Dataset(*splits)
+
+
+def examine_pictures(
+    encoded: EncodedDataset, preprocess: Preprocess, *, most_bytes: int, events: Events | None = None
+) -> Findings:
+    """Decode the pictures of a data set, or of a large one some that lie evenly over it, and keep none.
+
+    Args:
+        encoded: The pictures.
+        preprocess: Size, channels, interpolation and levels.
+        most_bytes: How many bytes of files are looked at, about.
+        events: Where progress goes.
+
+    Raises:
+        CompressError: A data file is damaged.
+    """
+    sizes = [path.stat().st_size for path in encoded.files.values() if path.is_file()]
+    step = max(1, -(-sum(sizes) // most_bytes))
+    findings, total = Findings(), -(-_count_images(encoded) // step)
+    with (events or Events()).task("look at the pictures", total) as task:
+        for name in Dataset._fields:
+            pictures = getattr(encoded, name)
+            some = EncodedSplit(pictures.labels[::step], partial(_take_every, pictures, step))
+            for images in _decode_in_order(name, some, preprocess, findings):
+                task.advance(len(images))
+    return findings
+
+
+def _take_every(pictures: EncodedSplit, step: int) -> Iterator[Named]:
+    return islice(pictures.each(), 0, None, step)
 
 
 def _judge_findings(findings: Findings, preprocess: Preprocess, events: Events, *, skip_unreadable: bool) -> None:
@@ -251,15 +279,15 @@ def _decode_in_order(
             if isinstance(picture, CompressError):
                 findings.add_unreadable(name, row, picture)
             else:
-                findings.add_picture(name, picture[1])
-                images.append(picture[0])
+                findings.add_picture(name, picture)
+                images.append(picture.pixels)
             row += 1
         if images:
             yield np.stack(images)
 
 
 def decode_each(pictures: Iterator[Named], preprocess: Preprocess) -> Iterator[list[Picture | CompressError]]:
-    """Yield pictures in order, some at a time: each decoded, [H, W, C], with the range of more than 8 bits, or why not."""
+    """Yield pictures in order, some at a time: each decoded, pixels [H, W, C], or why it is not."""
 
     def decode_some(some: list[Named]) -> list[Picture | CompressError]:
         return [_try_decode(where, picture, preprocess) for where, picture in some]
@@ -278,7 +306,7 @@ def _try_decode(where: str, picture: bytes | Path | None, preprocess: Preprocess
 def _decode_picture(where: str, picture: bytes | Path | None, preprocess: Preprocess) -> Picture:
     if not isinstance(picture, bytes | Path):
         raise CompressError(f"{where}: holds no image bytes; write the images themselves into the file, not their paths")
-    return decode_with_levels(picture, preprocess, where)
+    return decode_picture(picture, preprocess, where)
 
 
 def _group_calls(function: Callable[[list[T]], R], items: Iterator[T]) -> Iterator[Callable[[], R]]:

@@ -6,7 +6,7 @@ Both are told of the whole set at once: a message for each picture would cost a 
 from __future__ import annotations
 
 from compress.errors import CompressError, Unreachable
-from compress.preprocess import FULL_WHITE, Levels
+from compress.preprocess import FULL_WHITE, Levels, Picture
 from compress.records import Preprocess
 from compress.text import quantify
 
@@ -24,6 +24,8 @@ class Findings:
         self.unreadable: list[CompressError] = []
         self.left_out: dict[str, list[int]] = {}
         """Rows of each split whose pictures cannot be read."""
+        self.sizes: list[tuple[int, int]] = []
+        """Width and height of each picture that can be read."""
         self._levels: dict[str, tuple[int, Levels]] = {}
 
     def add_unreadable(self, split: str, row: int, problem: CompressError) -> None:
@@ -32,12 +34,13 @@ class Findings:
         self.unreadable.append(problem)
         self.left_out.setdefault(split, []).append(row)
 
-    def add_picture(self, split: str, levels: Levels | None) -> None:
-        """Count a picture, with the range of its values if it has more than eight bits."""
+    def add_picture(self, split: str, picture: Picture) -> None:
+        """Count a picture that was decoded."""
         self.looked_at += 1
-        if levels is not None:
-            count, known = self._levels.get(split, (0, levels))
-            self._levels[split] = count + 1, known.join(levels)
+        self.sizes.append(picture.size)
+        if picture.levels is not None:
+            count, known = self._levels.get(split, (0, picture.levels))
+            self._levels[split] = count + 1, known.join(picture.levels)
 
     def refuse_unreadable(self) -> None:
         """Refuse pictures that cannot be read.
@@ -68,7 +71,7 @@ class Findings:
             if levels.most - levels.least < HALF_RANGE:
                 left = (levels.most >> 8) - (levels.least >> 8) + 1
                 raise CompressError(
-                    f"{split} split: {quantify(count, 'picture')} of more than 8 bits hold values {levels.least} to "
+                    f"data: {split} split: {quantify(count, 'picture')} of more than 8 bits hold values {levels.least} to "
                     f"{levels.most} only, of the 0 to {FULL_WHITE} of 16 bits, so {left} of 256 levels would be left; "
                     f"{_propose_levels(levels)}, or data.white_level: {FULL_WHITE} if they are meant to be so"
                 )

@@ -12,7 +12,7 @@ files. Then they are decoded by all processors at once, and may be more than mem
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -169,24 +169,25 @@ def _compute_digests(images: Images) -> Iterator[bytes]:
             yield hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
-def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]:
+def hold_out(split: Split, *, fraction: float, seed: int, classes: Sequence[str] = ()) -> tuple[Split, Split]:
     """Return a split in two, for training and for validation, stratified by class; each keeps the order of its rows.
 
     Args:
         split: What is divided.
         fraction: Share of the images that is held out, rounded up.
         seed: Which images those are.
+        classes: Names of the classes, for messages; default: their labels.
 
     Raises:
         CompressError: A class has too few images for both sides.
     """
-    sides = _divide(split.labels, fraction, seed)
-    for rows in sides:
-        lost = np.setdiff1d(split.labels, split.labels[rows])
+    single = np.flatnonzero(np.bincount(split.labels) == 1)
+    sides = () if len(single) else _divide(split.labels, fraction, seed)
+    for lost in (single, *(np.setdiff1d(split.labels, split.labels[rows]) for rows in sides)):
         if len(lost):
-            count = int((split.labels == lost[0]).sum())
+            name, count = repr(classes[lost[0]]) if classes else lost[0], int((split.labels == lost[0]).sum())
             raise CompressError(
-                f"class {lost[0]} has {quantify(count, 'image')}, too few to hold out {fraction:g} of each class; "
+                f"class {name} has {quantify(count, 'image')}, too few to hold out {fraction:g} of each class; "
                 "add images, remove the class, or change the fraction"
             )
     train, validation = (np.sort(rows) for rows in sides)

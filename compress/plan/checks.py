@@ -174,10 +174,16 @@ def find_data_problems(recipe: Recipe, source: Source, summary: Summary) -> Iter
             f"data.train_images: {recipe.data.train_images} is not between the {len(summary.classes)} classes and the {left} "
             "images that remain for training"
         )
-    if recipe.train.batch_size > images["train"]:
+    if recipe.data.white_level is not None and recipe.data.black_level >= recipe.data.white_level:
         yield CompressError(
-            f"train.batch_size: {recipe.train.batch_size} is more than the {images['train']} training images; lower it"
+            f"data.black_level: {recipe.data.black_level} is not below data.white_level {recipe.data.white_level}; lower it"
         )
+    if recipe.data.white_level is None and recipe.data.black_level:
+        yield CompressError(
+            "data.black_level: says which value is black, but data.white_level does not say which is white; add it"
+        )
+    if recipe.data.skip_unreadable and not hasattr(source, "load_encoded"):
+        yield CompressError("data.skip_unreadable: has no effect, as this source decodes its images by itself; remove it")
     try:
         choose_storage(recipe, source, summary)
     except CompressError as error:

@@ -1,9 +1,24 @@
-"""Look at the pictures of a recipe before anything is trained: what cannot be read, and what uses few of its bits."""
+"""Look at the pictures of a recipe before anything is trained: what cannot be read, uses few of its bits, or is squeezed."""
 
 from __future__ import annotations
 
-from compress.recipe import DataSection
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+from compress import plugins
+from compress.data import Findings, examine_pictures
+from compress.events import Events
+from compress.recipe import DataSection, Recipe
 from compress.records import Preprocess
+from compress.text import format_percent, quantify
+
+MOST_BYTES = 512 << 20
+"""Of files that are looked at: seconds, where a run looks at all."""
+SQUEEZED = 1.1
+"""Ratio of the sides from which on a picture is not square."""
+MUCH_SMALLER = 4
+"""How many times smaller pictures are made before it is worth a word."""
 
 
 def make_preprocess(section: DataSection, channels: str) -> Preprocess:
@@ -15,3 +30,54 @@ def make_preprocess(section: DataSection, channels: str) -> Preprocess:
             "mean": (0.0,), "std": (1.0,),
         }
     )  # fmt: skip
+
+
+def check_pictures(recipe: Recipe, *, base: Path, events: Events) -> tuple[str, ...]:
+    """Decode the pictures of a recipe, or of a large set some of them, and return what a reader must know of them.
+
+    Raises:
+        CompressError: Some cannot be read, and the recipe does not leave them out; or a split uses less than half of 16 bits.
+        Unreachable: Files cannot be opened.
+    """
+    source = plugins.load("data", recipe.data.source)(**recipe.data.options(base))
+    encoded = getattr(source, "load_encoded", None)
+    if encoded is None:  # the source decodes all at once, by itself
+        return ()
+    pictures = encoded()
+    preprocess = make_preprocess(recipe.data, source.channels)
+    findings = examine_pictures(pictures, preprocess, most_bytes=MOST_BYTES, events=events)
+    if not recipe.data.skip_unreadable:
+        findings.refuse_unreadable()
+    findings.refuse_narrow_range(preprocess)
+    total = len(pictures.train.labels) + len(pictures.test.labels)
+    return tuple(_describe_findings(findings, recipe.data, total))
+
+
+def _describe_findings(findings: Findings, section: DataSection, total: int) -> Iterator[str]:
+    if findings.looked_at < total:
+        yield f"data: {findings.looked_at:,} of {total:,} pictures were looked at, evenly over the set; a run looks at all"
+    if findings.unreadable:
+        count = quantify(len(findings.unreadable), "picture")
+        yield f"data: {count} cannot be read and are left out (data.skip_unreadable), the first: {findings.unreadable[0]}"
+    if findings.sizes:
+        yield from _describe_resizing(findings.sizes, section)
+
+
+def _describe_resizing(sizes: list[tuple[int, int]], section: DataSection) -> Iterator[str]:
+    """Yield what resizing does to pictures that are not square, or much larger than the networks see."""
+    size = section.image_size
+    oblong = [width / height for width, height in sizes if not 1 / SQUEEZED <= width / height <= SQUEEZED]
+    widths, heights = zip(*sizes, strict=True)
+    middle = f"{median(widths):g} × {median(heights):g}"
+    if oblong:
+        worst = max(max(ratio, 1 / ratio) for ratio in oblong)
+        share = format_percent(100 * len(oblong) / len(sizes))
+        yield (
+            f"data: {share} of the pictures are not square ({middle} at the median); both sides are resized to {size}, so they "
+            f"are squeezed, by up to {worst:.2g}, and nothing is cut off"
+        )
+    if min(median(widths), median(heights)) >= MUCH_SMALLER * size:
+        yield (
+            f"data: pictures of {middle} pixels at the median are resized to {size} × {size}; what is smaller than "
+            f"{min(median(widths), median(heights)) / size:.0f} pixels is lost: raise data.image_size if classes differ in that"
+        )

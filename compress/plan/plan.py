@@ -17,6 +17,7 @@ from compress.plan.checks import (
     join_problems,
     list_foreign_code,
 )
+from compress.plan.data import find_batch_problems, find_class_problems, find_data_notes
 from compress.plan.method_stages import list_stages, read_labels
 from compress.plan.names import name_baselines, name_methods
 from compress.recipe import ExportSection, MethodSection, Recipe, TeacherSection
@@ -91,6 +92,7 @@ def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
     except CompressError as error:
         raise join_problems([error, *find_recipe_problems(recipe, base)]) from error
     problems = [*find_recipe_problems(recipe, base), *find_data_problems(recipe, source, summary)]
+    problems += [*find_batch_problems(recipe, summary), *find_class_problems(recipe, summary)]
     if problems:
         raise join_problems(problems)
     folder = runs / recipe.name
@@ -102,7 +104,7 @@ def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
         classes=summary.classes,
         images=images,
         stages=tuple(stage.model_copy(update={"found": _is_found(folder, stage)}) for stage in stages),
-        notes=tuple(_find_notes(recipe)),
+        notes=(*find_data_notes(recipe, summary), *_find_notes(recipe)),
         code=list_foreign_code(recipe),
     )
 

@@ -88,7 +88,7 @@ def prepare_data(
     classes = tuple(summary.classes)
     loaded = _load(source, preprocess, section, summary, cache=cache, events=events or Events())
     dataset = check_dataset(loaded, len(classes))
-    train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed)
+    train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed, classes=classes)
     train = take_stratified(train, section.train_images or len(train.labels), seed=seed)
     channels = preprocess.depth
     for name, values in (("mean", section.mean), ("std", section.std)):

@@ -81,7 +81,7 @@ def test_the_seed_chooses():
 @pytest.mark.parametrize(
     ("labels", "fraction", "reason"),
     [
-        ([0, 0, 0, 0, 1], 0.4, "5 images cannot be set apart: .*least populated class"),
+        ([0, 0, 0, 0, 1], 0.4, "class 1 has 1 image, too few to hold out 0.4"),
         ([0, 1] * 4, 0.1, "8 images cannot be set apart"),
         ([0] * 98 + [1] * 2, 0.05, "class 1 has 2 images, too few"),
     ],
