@@ -49,7 +49,7 @@ def list_state_dicts(content: Mapping[Any, Any], own: Mapping[str, Tensor]) -> l
 
     Args:
         content: What the file holds.
-        own: The network's tensors by name.
+        own: The network's tensors by name, [...] each.
     """
     found = [
         candidate
