@@ -14,6 +14,7 @@ from compress import plugins
 from compress.errors import CompressError, Unreachable
 from compress.recipe import Recipe
 from compress.recipe.checks import find_drift_problem
+from compress.recipe.class_order import resolve_class_order
 from compress.records import DEPTHS
 from compress.system.files import hash_file
 from compress.system.memory import Storage, choose_place
@@ -55,6 +56,11 @@ def find_recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
         yield from _find_weights_problems(where, teacher.weights, teacher.sha256, base)
         if teacher.weights is not None and teacher.train is not None:
             yield CompressError(f"{where}.train: has no effect beside {where}.weights; remove one of them")
+        if teacher.weights is None and (teacher.classes is not None or teacher.ema):
+            field = "ema" if teacher.classes is None else "classes"
+            yield CompressError(f"{where}.{field}: is for a teacher that is given, and this one is trained here; remove it")
+    if recipe.student.ema and recipe.student.weights is None:
+        yield CompressError("student.ema: is for weights from a file, and student.weights names none; remove it")
     yield from _find_weights_problems("student", recipe.student.weights, None, base)
     yield from _find_export_problems(recipe)
     yield from _find_measure_problems(recipe)
@@ -154,9 +160,10 @@ def _find_weights_problems(where: str, weights: str | None, sha256: str | None, 
         yield CompressError(f"{where}.sha256: {path} has {actual}; it is another file, or the checksum is of another version")
 
 
-def find_data_problems(recipe: Recipe, source: Source, summary: Summary) -> Iterator[CompressError]:
+def find_data_problems(recipe: Recipe, source: Source, summary: Summary, base: Path) -> Iterator[CompressError]:
     """Yield where recipe and data contradict."""
     channels = DEPTHS[source.channels]
+    yield from _find_teacher_problems(recipe, source, summary, base)
     for name, values in (("mean", recipe.data.mean), ("std", recipe.data.std)):
         if values is not None and len(values) != channels:
             yield CompressError(
@@ -188,6 +195,24 @@ def find_data_problems(recipe: Recipe, source: Source, summary: Summary) -> Iter
         choose_storage(recipe, source, summary)
     except CompressError as error:
         yield error
+
+
+def _find_teacher_problems(recipe: Recipe, source: Source, summary: Summary, base: Path) -> Iterator[CompressError]:
+    """Yield where what a teacher declares of its input and its classes does not fit itself or the data."""
+    for index, teacher in enumerate(recipe.teacher):
+        where = name_teacher(index, len(recipe.teacher), separator=".")
+        depth = 3 if teacher.channels == "bgr" else DEPTHS[teacher.channels or source.channels]
+        for name, values in (("mean", teacher.mean), ("std", teacher.std)):
+            if values is not None and len(values) not in (1, depth):
+                yield CompressError(
+                    f"{where}.{name}: has {len(values)} values, and the teacher takes {depth} channels; give one for each, or "
+                    "one for all"
+                )
+        if teacher.classes is not None:
+            try:
+                resolve_class_order(teacher.classes, summary.classes, base, where=f"{where}.classes")
+            except CompressError as error:
+                yield error
 
 
 def choose_storage(recipe: Recipe, source: Source, summary: Summary) -> Storage:

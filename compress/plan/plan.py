@@ -91,7 +91,7 @@ def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
         summary = source.summary()
     except CompressError as error:
         raise join_problems([error, *find_recipe_problems(recipe, base)]) from error
-    problems = [*find_recipe_problems(recipe, base), *find_data_problems(recipe, source, summary)]
+    problems = [*find_recipe_problems(recipe, base), *find_data_problems(recipe, source, summary, base)]
     problems += [*find_batch_problems(recipe, summary), *find_class_problems(recipe, summary)]
     if problems:
         raise join_problems(problems)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from compress import plugins
 from compress.errors import CompressError, RecipeError, Unreachable
+from compress.recipe.class_order import WORDS
 from compress.recipe.problems import explain
 from compress.recipe.sections import (
     DataSection,
@@ -141,4 +142,6 @@ def dump(recipe: Recipe, base: Path) -> str:
     for section in (*document["teacher"], document["student"]):
         if section["weights"] is not None:
             section["weights"] = str((base / section["weights"]).resolve())
+        if isinstance(section.get("classes"), str) and section["classes"] not in WORDS:
+            section["classes"] = str((base / section["classes"]).resolve())
     return write(document)

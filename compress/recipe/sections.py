@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
 from compress.recipe.types import (
+    ClassOrder,
     Count,
     Fraction,
     Listing,
@@ -110,8 +111,9 @@ class TrainSection(Section):
     """Clip the gradient to this L2 norm."""
     state_seconds: NonNegative = 30.0
     """How often the state from which an interrupted training continues is written; the result does not depend on it."""
-    select: Literal["best", "last"] = "best"
-    """Which epoch is kept: the best top-1 on the validation split, or the last."""
+    select: Literal["best", "best_balanced", "last"] = "best"
+    """Which epoch is kept: the best top-1 on the validation split, the best balanced accuracy (the mean of the classes'
+    recalls, for classes that are uneven), or the last."""
 
 
 class TeacherOutputsSection(Section):
@@ -146,12 +148,35 @@ class ModelSection(PluginSection):
 
 
 class TeacherSection(ModelSection):
-    """A teacher: trained here, or with weights from a file."""
+    """A teacher: trained here, or with weights from a file.
+
+    How it takes its images is part of the teacher, and applies wherever it is run; several teachers may differ.
+    """
+
+    shared: ClassVar[frozenset[str]] = frozenset({"image_size"})
 
     weights: Text | None = None
     """A safetensors or torch file with the teacher's weights, relative to the recipe; without it the teacher is trained."""
     sha256: Sha256 | None = None
     """The checksum that the weights file must have."""
+    ema: bool = False
+    """Take averaged weights (EMA) where the file holds them beside the plain ones."""
+    mean: Listing[float] | None = None
+    """Mean that the teacher wants taken off, on the scale 0 to 1: one for each channel in the order in which it takes them, or
+    one for all; default: that of the data. A teacher that takes values from 0 to 1 has mean 0 and std 1, one from -1 to 1 has
+    0.5 and 0.5, and one from 0 to 255 has 0 and 0.00392157."""
+    std: Listing[Positive] | None = None
+    """Standard deviation that it wants divided by, on the same scale; default: that of the data."""
+    image_size: Count | None = None
+    """Height and width in pixels that it wants: images of `data.image_size` are resized to it; default: as they are. Where the
+    model has an option of this name, it is that, too."""
+    channels: Literal["gray", "rgb", "bgr"] | None = None
+    """Channels that it takes: gray is repeated for a teacher of colours, colours become gray for one of gray, and `bgr` is the
+    order of OpenCV; default: those of the data."""
+    classes: ClassOrder | None = None
+    """Order in which a given teacher knows the classes: `natural` (2 before 10), `letters` (large as small), its class names in
+    a list, a mapping from its index to a class of the data ({'3': dog}; the others are where the data has them) or from name to
+    index, or a file with these (one name a line, or JSON). It may know more classes than the data has. Default: as the data."""
     train: TrainSection | None = None
     """How the teacher is trained; default: as the student is, by `train` of the recipe. Where it is given, a field that it
     leaves out has its own default, not the student's value."""
@@ -162,6 +187,8 @@ class StudentSection(ModelSection):
 
     weights: Text | None = None
     """A safetensors or torch file to start from, relative to the recipe; without it the student starts from random weights."""
+    ema: bool = False
+    """Take averaged weights (EMA) where the file holds them beside the plain ones."""
 
 
 class MethodSection(PluginSection):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, GetJsonSchemaHandler, create_model
 from pydantic.json_schema import JsonSchemaValue
@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema
 
 from compress import plugins
 from compress.errors import CompressError
+from compress.recipe.class_order import tidy_class_order
 
 Count = Annotated[int, Field(ge=1)]
 WholeNumber = Annotated[int, Field(ge=0)]
@@ -57,17 +58,28 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+ClassOrder = Annotated[str | tuple[str, ...] | dict[str, str], BeforeValidator(tidy_class_order)]
+"""The order of a teacher's classes: a word or a file, a list of names, or a mapping."""
+
+
 class PluginSection(Section):
     """A section whose further fields are the options of the plug-in that it names."""
 
+    shared: ClassVar[frozenset[str]] = frozenset()
+    """Fields of the section that are options, too, where a plug-in has an option of that name."""
+    plugin_options: ClassVar[frozenset[str]] = frozenset()
+    """Options of the plug-in that the section's type was made for."""
+
     def options(self, base: Path | None = None) -> dict[str, Any]:
-        """Return the plug-in's own options: every field that the section's own type does not have.
+        """Return the plug-in's own options: every field that the section's own type does not have, and those that both share.
 
         Args:
             base: Folder of the recipe. An option `path` that names something there is given as that place.
         """
         own = next(cls for cls in type(self).__mro__ if issubclass(cls, PluginSection) and not find_plugin_name(cls))
-        options = {key: getattr(self, key) for key in type(self).model_fields if key not in own.model_fields}
+        shared = self.shared & self.plugin_options
+        names = [key for key in type(self).model_fields if key not in own.model_fields or key in shared]
+        options = {key: getattr(self, key) for key in names}
         if base is not None and isinstance(options.get("path"), str) and (base / options["path"]).exists():
             options["path"] = str((base / options["path"]).resolve())
         return options
@@ -125,7 +137,7 @@ def _section(base: type[PluginSection], plugin: plugins.Plugin, tag: str) -> typ
         where = f"{plugin.module}: option {option!r}"
         if option in base.model_fields and plugin.origin == "reference" and about.default is not plugins.REQUIRED:
             continue  # a function that was not written for recipes keeps its own default
-        if option in base.model_fields:
+        if option in base.model_fields and option not in base.shared:
             raise CompressError(f"{where} is already a field of every {plugin.kind} section; rename it")
         try:
             annotation = eval(about.annotation, {"__builtins__": {}}, dict(_VOCABULARY))  # noqa: S307 (installed code's own annotation, closed vocabulary)
@@ -137,4 +149,6 @@ def _section(base: type[PluginSection], plugin: plugins.Plugin, tag: str) -> typ
                 f"{where}: annotation {about.annotation!r}: {error}; use the types of compress.recipe"
             ) from error
         fields[option] = _make_field(annotation, about)
-    return create_model(f"{base.__name__}.{plugin.name}", __base__=base, **fields)
+    section = create_model(f"{base.__name__}.{plugin.name}", __base__=base, **fields)
+    section.plugin_options = frozenset(plugin.options)
+    return section

@@ -25,6 +25,8 @@ class Epoch(Record):
     observed: dict[str, Figure] = Field(default_factory=dict)
     """Mean over the epoch of what a method watches beside its losses, such as weights of layers."""
     validation_top1_percent: Percent | None = None
+    validation_balanced_percent: Percent | None = None
+    """Balanced accuracy: the mean of the classes' recalls."""
     seconds: Seconds
     waiting_seconds: Seconds = 0.0
     """Of these, spent waiting for images."""

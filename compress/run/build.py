@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from compress import plugins
+from compress.errors import CompressError
 from compress.methods import Combined, Method, Setting
-from compress.models import Network, build_model
-from compress.recipe import MethodSection, ModelSection
+from compress.models import InputFormat, Network, adapt_input, build_model, reorder_classes
+from compress.recipe import MethodSection, ModelSection, TeacherSection
+from compress.recipe.class_order import resolve_class_order
+from compress.records import Preprocess
 from compress.run.context import Run
 from compress.training import checkpoint
 
@@ -21,10 +27,77 @@ def derive_seed(run: Run, role: str) -> int:
 
 
 def build_network(run: Run, section: ModelSection, role: str) -> Network:
-    """Return a network with random weights that depend on the run's seed and the role alone."""
+    """Return a network with random weights that depend on the run's seed and the role alone.
+
+    A teacher takes the images of the data, whatever it was made for (`teacher.mean`, `std`, `image_size`, `channels`).
+    """
+    if isinstance(section, TeacherSection):
+        return _build_teacher(run, section, role, classes=len(run.data.classes))
+    return _draw_network(run, section, role, classes=len(run.data.classes), image=run.data.sample_image())
+
+
+class GivenTeacher(NamedTuple):
+    """A teacher with the weights of the user's file."""
+
+    network: Network
+    order: tuple[int, ...] | None
+    """Output of the teacher for each class of the data, where the recipe declares it."""
+    note: str
+    """Which of several weights in the file were taken; empty where there was no choice."""
+
+
+def load_given_teacher(run: Run, section: TeacherSection, role: str) -> GivenTeacher:
+    """Return a teacher with the weights of its file, which takes the data's images and gives the data's classes.
+
+    Raises:
+        CompressError: The weights or the class order do not fit.
+        Unreachable: A file is not there.
+    """
+    if section.weights is None:
+        raise CompressError(f"{role}: has no file of weights; name one in its section")
+    known = None
+    if section.classes is not None:
+        known = resolve_class_order(section.classes, run.data.classes, run.base, where=f"{role}.classes")
+    network = _build_teacher(run, section, role, classes=known.outputs if known else len(run.data.classes))
+    loaded = checkpoint.load_weights(network, run.base / section.weights, sha256=section.sha256, ema=section.ema)
+    if known is None:
+        return GivenTeacher(network, None, loaded.note)
+    network = reorder_classes(network, known.order, run.data.sample_image().to(run.device))
+    return GivenTeacher(network, known.order, loaded.note)
+
+
+def _draw_network(run: Run, section: ModelSection, role: str, *, classes: int, image: Tensor) -> Network:
     torch.manual_seed(derive_seed(run, role))
-    network = build_model(section.model, len(run.data.classes), run.data.sample_image(), section.options())
+    network = build_model(section.model, classes, image, section.options())
     return network.to(run.device)
+
+
+def _build_teacher(run: Run, section: TeacherSection, role: str, *, classes: int) -> Network:
+    preprocess = run.data.preprocess
+    wanted = find_input_format(section, preprocess)
+    sample = run.data.sample_image()
+    image = sample.mean(dim=1, keepdim=True).expand(-1, len(wanted.mean), -1, -1)
+    if wanted.size is not None:
+        image = F.interpolate(image, size=(wanted.size, wanted.size))
+    network = _draw_network(run, section, role, classes=classes, image=image.contiguous())
+    given = InputFormat(preprocess.mean, preprocess.std, preprocess.channels, preprocess.height)
+    return adapt_input(network, given=given, wanted=wanted, interpolation=preprocess.interpolation).to(run.device)
+
+
+def find_input_format(section: TeacherSection, preprocess: Preprocess) -> InputFormat:
+    """Return how a teacher takes its images; what its section leaves out is as the data has it."""
+    channels = section.channels or preprocess.channels
+    depth = 1 if channels == "gray" else 3
+
+    def complete(declared: tuple[float, ...] | None, own: tuple[float, ...]) -> tuple[float, ...]:
+        if declared is not None:
+            return declared * depth if len(declared) == 1 else declared
+        if depth != len(own):
+            return (sum(own) / len(own),) * depth
+        return own[::-1] if channels == "bgr" else own
+
+    mean, std = complete(section.mean, preprocess.mean), complete(section.std, preprocess.std)
+    return InputFormat(mean, std, channels, section.image_size)
 
 
 def build_method(run: Run, sections: Sequence[MethodSection], teachers: Sequence[Network]) -> Method:
@@ -35,7 +108,7 @@ def build_method(run: Run, sections: Sequence[MethodSection], teachers: Sequence
     """
     student = build_network(run, run.recipe.student, "student")
     if run.recipe.student.weights is not None:
-        checkpoint.load_weights(student, run.base / run.recipe.student.weights)
+        checkpoint.load_weights(student, run.base / run.recipe.student.weights, ema=run.recipe.student.ema)
     image = run.data.sample_image().to(run.device)
     setting = Setting(
         student, tuple(teachers), image, len(run.data.classes), lambda role: build_network(run, run.recipe.student, role)

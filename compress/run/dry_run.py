@@ -25,7 +25,7 @@ from compress.plan.pictures import make_preprocess
 from compress.recipe import ExportSection, Recipe
 from compress.records import DEPTHS
 from compress.run import cache
-from compress.run.build import build_method, build_network
+from compress.run.build import build_method, build_network, load_given_teacher
 from compress.run.context import Run
 from compress.run.data import RunData
 from compress.system.leftovers import make_temporary_folder
@@ -52,11 +52,9 @@ def check_networks(run: Run, batch: Batch) -> None:
         if section.train is not None:
             where = name_teacher(index, len(run.recipe.teacher), separator=".")
             require_engine(section.train.engine, run.device, field=f"{where}.train.engine")
-    networks = [build_network(run, section, "check") for section in run.recipe.teacher]
-    for network, section in zip(networks, run.recipe.teacher, strict=True):
-        if section.weights is not None:  # refused here, before another teacher is trained
-            checkpoint.load_weights(network, run.base / section.weights, sha256=section.sha256)
+    networks = _load_teachers(run)
     teachers = [network for network in networks if isinstance(network, Network)]
+    _say_student_weights(run)
     for index, network in enumerate(teachers):
         _check_alone(run, name_teacher(index, len(teachers)), network, batch, trains=False)
     _check_alone(run, "student", build_network(run, run.recipe.student, "student"), batch, trains=True)
@@ -82,6 +80,25 @@ def _check_alone(run: Run, name: str, network: Network, batch: Batch, *, trains:
         run.events.say(f"warning: {found.note}")
 
 
+def _say_student_weights(run: Run) -> None:
+    """Say which of several weights in the student's file are taken."""
+    section = run.recipe.student
+    if section.weights is not None:
+        network = build_network(run, section, "check")
+        note = checkpoint.load_weights(network, run.base / section.weights, ema=section.ema).note
+        if note:
+            run.events.say(f"student: {note}")
+
+
+def _load_teachers(run: Run) -> list[Network]:
+    """Return the teachers: those that are given with their weights, so that what does not fit is refused here."""
+    names = [name_teacher(index, len(run.recipe.teacher)) for index in range(len(run.recipe.teacher))]
+    return [
+        build_network(run, section, "check") if section.weights is None else load_given_teacher(run, section, name).network
+        for name, section in zip(names, run.recipe.teacher, strict=True)
+    ]
+
+
 def check_compiles(run: Run, batch: Batch) -> None:
     """Compile the untrained student, where the recipe names an engine that compiles, before the teachers are trained.
 
@@ -95,7 +112,7 @@ def check_compiles(run: Run, batch: Batch) -> None:
     engine = run.recipe.train.engine
     if engine in ("eager", "auto"):  # a trial leaves out what does not work
         return
-    networks = [build_network(run, section, "check") for section in run.recipe.teacher]
+    networks = _load_teachers(run)
     teachers = [network for network in networks if isinstance(network, Network)]
     method = build_method(run, run.recipe.method, teachers).stages()[-1]
     autocast = loop.DTYPES[run.recipe.train.precision]

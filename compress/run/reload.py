@@ -22,7 +22,7 @@ from compress.quantization.candidate import Unavailable
 from compress.recipe import TeacherSection
 from compress.records import Report, StageResult
 from compress.records.training import METRICS, WEIGHTS
-from compress.run.build import build_method, build_network
+from compress.run.build import build_method, build_network, load_given_teacher
 from compress.run.context import Run, Trained
 from compress.run.teachers import obtain_teacher
 from compress.text import name_teacher
@@ -108,12 +108,11 @@ def _load_teacher(run: Run, index: int, name: str, section: TeacherSection) -> T
 
 def _load_network(run: Run, name: str, section: TeacherSection) -> Network:
     """Return the network of a teacher with its weights, which a method may look at when it is built."""
-    network = build_network(run, section, name)
     if section.weights is not None:
-        checkpoint.load_weights(network, run.base / section.weights, sha256=section.sha256)
-    else:
-        files = records.read(run.folder / name / METRICS, StageResult).files
-        checkpoint.load_weights(network, run.folder / name / WEIGHTS, sha256=files[WEIGHTS])
+        return load_given_teacher(run, section, name).network
+    network = build_network(run, section, name)
+    files = records.read(run.folder / name / METRICS, StageResult).files
+    checkpoint.load_weights(network, run.folder / name / WEIGHTS, sha256=files[WEIGHTS])
     return network
 
 

@@ -104,7 +104,7 @@ def train_preparatory_stages(
 
 def describe_model(section: ModelSection) -> dict[str, object]:
     """Return what decides the shape of a network: its name, its options, and its source."""
-    options = section.model_dump(mode="json", exclude={"weights", "sha256", "train"})
+    options = section.model_dump(mode="json", exclude={"weights", "sha256", "train", "classes"})
     return {**options, "source": hash_plugin("models", section.model)}
 
 

@@ -220,7 +220,9 @@ def _is_sealed(path: Path) -> bool:
 
 
 def _unwrap(network: nn.Module) -> nn.Module:
-    return network.module if isinstance(network, Network) else network
+    while isinstance(network, Network):  # an adapted one holds another
+        network = network.module
+    return network
 
 
 def _insert_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:

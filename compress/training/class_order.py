@@ -6,13 +6,13 @@ count 1, 10, 2, may have two classes exchanged since a folder was renamed, or ma
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.recipe.class_order import split_numbers
 from compress.statistics.paired import mcnemar
 
 Predicted = NDArray[np.int64]
@@ -97,11 +97,6 @@ def list_usual_orders(classes: Sequence[str]) -> dict[str, list[str]]:
     return distinct
 
 
-def split_numbers(name: str) -> list[tuple[int, int, str]]:
-    """Return a sort key by which `class2` comes before `class10`."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in re.split(r"(\d+)", name) if part]
-
-
 def fit_class_order(predicted: Predicted, labels: Predicted, classes: int) -> NDArray[np.int64]:
     """Return the class of the data that each output of the teacher is, by the assignment that hits most, [K]."""
     from scipy.optimize import linear_sum_assignment
@@ -113,11 +108,17 @@ def fit_class_order(predicted: Predicted, labels: Predicted, classes: int) -> ND
     return order
 
 
-def find_exchanged(predicted: Predicted, labels: Predicted, classes: int) -> NDArray[np.int64] | None:
+def find_exchanged(predicted: Predicted, labels: Predicted, classes: int, *, at_once: bool = False) -> NDArray[np.int64] | None:
     """Return the class order in which those classes are exchanged that nearly always answer for each other, [K].
 
     `None` where there are none, or so few images of them that it may be chance. The gain over all images plays no part: of
     forty classes two that are exchanged cost five points.
+
+    Args:
+        predicted: Places of the largest logits, [N].
+        labels: True classes, [N].
+        classes: How many there are.
+        at_once: Also return what may be chance.
     """
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
@@ -130,7 +131,7 @@ def find_exchanged(predicted: Predicted, labels: Predicted, classes: int) -> NDA
     answered = sum(int(confusion[a, target]) for a, target in closed.items())
     rest = float(right[~inside].mean()) if (~inside).any() else 0.0
     sure = mcnemar(~right[inside], right[inside])[2] < SIGNIFICANT
-    if not (sure or (answered >= FEWEST_EXCHANGED and rest >= WELL_KNOWN)):
+    if not (at_once or sure or (answered >= FEWEST_EXCHANGED and rest >= WELL_KNOWN)):
         return None
     order = np.arange(classes)
     for label, answer in closed.items():
@@ -147,12 +148,13 @@ def describe_order(order: ClassOrder, classes: Sequence[str]) -> str:
 
 def write_recipe_line(order: ClassOrder, classes: Sequence[str]) -> str:
     """Return the line of a recipe's teacher that declares an order."""
-    if not order.is_fitted and "natural" in order.what:
-        return "classes: natural"
+    for word, kind in (("natural", "natural order"), ("letters", "large as small")):
+        if not order.is_fitted and kind in order.what:
+            return f"classes: {word}"
     moved = [int(place) for place in np.flatnonzero(order.order != np.arange(len(classes)))]
     if len(moved) > MOST_NAMED:
         return "classes: FILE, which names the teacher's classes in its order, a line each"
-    return f"classes: {{{', '.join(f'{place}: {_quote(classes[order.order[place]])}' for place in moved)}}}"
+    return "classes: {" + ", ".join(f"'{place}': {_quote(classes[order.order[place]])}" for place in moved) + "}"
 
 
 def _quote(name: str) -> str:

@@ -1,6 +1,7 @@
 """Find likely causes why the logits of a file differ from its network's: from the logits, and by altering the input.
 
-Every cause is a guess that the numbers support, and is looked for only after a file has failed. Pure numpy.
+Every cause is a guess that the numbers support, and is looked for only after a file has failed. The alterations are those of
+`compress.input_probes`, which teachers are tried with, too. Pure numpy.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.input_probes import Images, alter_normalised, alter_pixels
 from compress.records import Precision, Preprocess
 
 Floats = NDArray[np.floating[Any]]
-Images = NDArray[np.float32] | NDArray[np.uint8]
 
 CLOSE: Mapping[Precision, float] = {"fp32": 0.01, "fp16": 0.03, "bf16": 0.1, "int8": 0.3}
 """RMS of the difference over that of the logits, up to which two networks count as the same but for their precision."""
@@ -22,7 +23,6 @@ PROBED = 32
 """Number of images on which the input is altered; so few tell one network from another."""
 WIDE = 0.2
 """Step between logits over their standard deviation; rounding to a wider one can turn decisions."""
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def find_output_causes(reference: Floats, candidate: Floats, *, precision: Precision = "fp32") -> Iterator[str]:
@@ -139,7 +139,8 @@ def find_input_causes(
         One sentence for each, the best first; none where no alteration helps.
     """
     images, reference = images[:PROBED], reference[:PROBED].astype(np.float64)
-    altered = alter_pixels(images) if images.dtype == np.uint8 else alter_normalised(images, preprocess)
+    probes = alter_pixels(images) if images.dtype == np.uint8 else alter_normalised(images, preprocess)
+    altered = {probe.what: probe.images for probe in probes}
     fed = {"": images, **altered}
     outputs = run(np.ascontiguousarray(np.concatenate(list(fed.values()))))
     if outputs.shape != (len(fed) * len(images), reference.shape[1]):
@@ -151,69 +152,3 @@ def find_input_causes(
     }
     helping = [how for how in altered if wrong[how] <= min(CLOSE[precision], wrong[""] / 2)]
     return [f"it agrees with the network when {how}" for how in sorted(helping, key=wrong.__getitem__)]
-
-
-def alter_normalised(images: Images, preprocess: Preprocess) -> dict[str, NDArray[np.float32]]:
-    """Alter images as files with another preprocessing would expect them.
-
-    Args:
-        images: Normalised, float32 [N, C, H, W].
-        preprocess: How they were normalised.
-
-    Returns:
-        Images of the same shape by a sentence that says what differs.
-    """
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (preprocess.mean, preprocess.std))
-    shares = images * std + mean  # 0 to 1
-    made = {
-        "it is fed values from 0 to 1, so it normalises by itself": shares,
-        "it is fed values from 0 to 255, so it divides and normalises by itself": 255 * shares,
-        "it is fed values from -1 to 1": 2 * shares - 1,
-        "the mean is not taken off": shares / std,
-        "it is not divided by std": shares - mean,
-        "the values are not divided by 255 before mean and std": (255 * shares - mean) / std,
-        "the input is normalised twice": (images - mean) / std,
-        "the images are inverted": (1 - shares - mean) / std,
-        **_turn_and_mirror(images, (2, 3)),
-    }
-    if images.shape[1] == 3:
-        usual = [np.array(values, np.float32)[:, None, None] for values in _IMAGENET]
-        made |= {
-            "the channels are fed in BGR order": images[:, ::-1],
-            "the channels are fed in BGR order with mean and std of RGB": (shares[:, ::-1] - mean) / std,
-            "mean and std are those of ImageNet": (shares - usual[0]) / usual[1],
-            "the image is gray": np.broadcast_to(shares.mean(axis=1, keepdims=True), shares.shape) * (1 / std) - mean / std,
-            "the memory is read as channels last": images.transpose(0, 2, 3, 1).reshape(images.shape),
-        }
-    return {how: np.ascontiguousarray(values, np.float32) for how, values in made.items()}
-
-
-def alter_pixels(images: Images) -> dict[str, NDArray[np.uint8]]:
-    """Alter pictures as files that preprocess otherwise would expect them.
-
-    Args:
-        images: As decoded, uint8 [N, H, W, C].
-
-    Returns:
-        Pictures of the same shape by a sentence that says what differs.
-    """
-    made = {"the images are inverted": 255 - images, **_turn_and_mirror(images, (1, 2))}
-    if images.shape[3] == 3:
-        made |= {
-            "the channels are fed in BGR order": images[..., ::-1],
-            "the memory is read as channels first": images.transpose(0, 3, 1, 2).reshape(images.shape),
-        }
-    return {how: np.ascontiguousarray(values, np.uint8) for how, values in made.items()}
-
-
-def _turn_and_mirror(images: Images, axes: tuple[int, int]) -> dict[str, Any]:
-    """Turn and mirror images; `axes` are height and width."""
-    height, width = axes
-    made = {
-        "the images are mirrored": np.flip(images, width),
-        "the images stand on their head": np.flip(images, height),
-        "the images are turned by 180 degrees": np.flip(images, axes),
-    }
-    return made | (
-        {"height and width are swapped": images.swapaxes(*axes)} if images.shape[height] == images.shape[width] else {}
-    )

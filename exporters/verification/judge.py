@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.input_probes import Images
 from compress.recipe import GateSection
 from compress.records import Gate, Precision
-from exporters.verification.causes import Images, find_input_causes
+from exporters.verification.causes import find_input_causes
 from exporters.verification.fp16_range import check_fp16_range
 from exporters.verification.gate import gate
 from exporters.verification.interface import ExpectedInterface, find_violations, read_interface

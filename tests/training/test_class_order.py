@@ -39,7 +39,7 @@ def test_two_exchanged_classes_of_many_are_seen(classes: int, circle: tuple[int,
     order[list(circle)] = np.roll(circle, 1)
     names = [f"class {place:03}" for place in range(classes)]
     logits = np.eye(classes, dtype=np.float32)[answer(order, labels, wrong=0.02)]
-    with pytest.raises(CompressError, match=r"some of its classes exchanged.*classes: {3: 'class 0"):
+    with pytest.raises(CompressError, match=r"some of its classes exchanged.*classes: {'3': 'class 0"):
         preflight.check_teacher("teacher", logits, labels, names)
 
 

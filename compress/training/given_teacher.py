@@ -1,0 +1,324 @@
+"""Find out why a given teacher is worse than it could be: images prepared otherwise, or classes in another order.
+
+A teacher that comes from elsewhere takes its images as its own training prepared them. Fed otherwise it still answers, only
+worse, and the student is then taught by it. So it is run on some hundreds of held-out images as they are and in every other way
+that is in use (`compress.input_probes`), and its answers are read in every other order of the classes (`class_order`). Of the
+explanations that do as well as the best the simplest counts: how images are prepared, before the order of the classes, before
+both; a permutation of the answers can also be the work of blue that was taken for red.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.errors import CompressError
+from compress.freezing import evaluating
+from compress.input_probes import Convention, list_conventions, turn_and_mirror
+from compress.models import Network, count_macs, run_normalised
+from compress.statistics.paired import mcnemar
+from compress.training.class_order import (
+    FITTED_GAIN_POINTS,
+    ClassOrder,
+    describe_order,
+    find_exchanged,
+    list_class_orders,
+    write_recipe_line,
+)
+
+SCREENED, FEWEST_SCREENED = 256, 48
+"""Images on which everything is tried; for large networks fewer."""
+CONFIRMED = 1024
+"""Images on which the likely cause is confirmed."""
+MOST_MACS = {"cpu": 1e12, "cuda": 1e15}
+"""Multiply-accumulates of a trial, about 20 s of two AVX2 cores; fixed, so that the outcome does not depend on the load."""
+ALTERNATIVES = 16
+"""About so many ways are tried."""
+SIGNIFICANT = 1e-3
+"""Of McNemar's test, for some twenty alternatives."""
+AS_GOOD = 0.01
+"""Above this p-value two explanations do equally well."""
+SAID_POINTS, REFUSED_POINTS = 1.0, 5.0
+"""Points of top-1 from which on an alternative is told, and refuses the teacher."""
+MOST_FITTED = 200
+"""With more classes no order is fitted to the answers on altered images."""
+FURTHER = 32
+"""Training images of each class that may be exchanged, where there are too few held-out ones."""
+
+Images = NDArray[np.float32]
+
+
+class HeldOut(NamedTuple):
+    """Held-out images with their labels."""
+
+    shares: Images
+    """Float32 [N, C, H, W], from 0 to 1, gray or RGB."""
+    labels: NDArray[np.int64]
+    """[N]."""
+    further: Callable[[Sequence[int]], tuple[Images, NDArray[np.int64]]] | None = None
+    """Returns training images of some classes, such as these."""
+
+
+class InputNow(NamedTuple):
+    """How the teacher is fed now."""
+
+    convention: Convention
+    is_gray: bool = False
+    """Whether it takes gray images."""
+
+
+class Finding(NamedTuple):
+    """What is wrong with a teacher."""
+
+    text: str
+    is_refused: bool
+    """Whether so much is lost that the teacher must not teach."""
+    convention: Convention | None
+    """How it should be fed, where that differs."""
+    order: ClassOrder | None
+    """Order of its classes, where that differs."""
+
+
+class _Explanation(NamedTuple):
+    """One way to read the teacher, and how well it does so."""
+
+    complexity: int
+    """0 as it is, 1 images, 2 a usual class order, 3 another one, 4 images and classes."""
+    what: str
+    convention: Convention | None
+    order: ClassOrder | None
+    correct: NDArray[np.bool_]
+    """[n]."""
+    surprise: float
+    """Mean of -log of the share that the true class is given: of equals, the surest is the true one."""
+
+
+Kind = Literal["recipe", "library"]
+
+
+def find_teacher_problem(
+    name: str, network: Network, held_out: HeldOut, classes: Sequence[str], now: InputNow, *, kind: Kind = "recipe"
+) -> Finding | None:
+    """Return how a given teacher would clearly be better, if there is a way.
+
+    Args:
+        name: The teacher in messages.
+        network: It; its modes end as they were.
+        held_out: Images, with labels.
+        classes: Names in label order.
+        now: How it is fed.
+        kind: Whether the remedy is said for a recipe or for `compress.distill`.
+    """
+    trial = _Trial(network, now, classes)
+    screened = _take_rows(held_out, trial.count_screened(held_out))
+    explanations = list(trial.explain(*screened))
+    chosen = _choose(explanations)
+    finding = None
+    if chosen.complexity > 0:
+        finding = _confirm(name, trial, held_out, chosen, kind)
+    if finding is None or not finding.is_refused:
+        return _find_exchange(name, trial, held_out, kind) or finding
+    return finding
+
+
+def check_given_teacher(
+    name: str, network: Network, held_out: HeldOut, classes: Sequence[str], now: InputNow, *, kind: Kind = "recipe"
+) -> str:
+    """Return what people should know of a given teacher, or nothing; arguments as `find_teacher_problem`.
+
+    Raises:
+        CompressError: It would be far better if it were fed otherwise, or if its classes were read in another order.
+    """
+    finding = find_teacher_problem(name, network, held_out, classes, now, kind=kind)
+    if finding is None:
+        return ""
+    if finding.is_refused:
+        raise CompressError(finding.text)
+    return finding.text
+
+
+class _Trial:
+    """A teacher that is run in several ways."""
+
+    def __init__(self, network: Network, now: InputNow, classes: Sequence[str]) -> None:
+        self.network, self.now, self.classes = network, now, classes
+
+    def count_screened(self, held_out: HeldOut) -> int:
+        """Return on how many images everything is tried."""
+        image = torch.from_numpy(held_out.shares[:1]).to(self._device)
+        macs = count_macs(self.network, image)
+        affordable = int(MOST_MACS[self._device.type] / max(macs * ALTERNATIVES, 1))
+        return min(len(held_out.labels), SCREENED, max(FEWEST_SCREENED, affordable))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def _take_channels(self, shares: Images) -> Images:
+        """Return images with the channels that the teacher takes, [N, c, H, W], blue not yet first."""
+        if self.now.is_gray and shares.shape[1] == 3:
+            weights = np.array([0.299, 0.587, 0.114], np.float32)
+            return np.tensordot(shares, weights, axes=(1, 0))[:, None].astype(np.float32)
+        return np.repeat(shares, 3, axis=1) if not self.now.is_gray and shares.shape[1] == 1 else shares
+
+    def run(self, images: Images) -> Tensor:
+        """Return logits [N, K] for images as the teacher takes them, [N, c, H, W]."""
+        parts = torch.from_numpy(np.ascontiguousarray(images)).split(64)
+        with evaluating(self.network):
+            return torch.cat([run_normalised(self.network, part.to(self._device)).float().cpu() for part in parts])
+
+    def predict(self, shares: Images, convention: Convention | None = None) -> NDArray[np.int64]:
+        """Return the answers [N] for shares [N, C, H, W], in the present convention or another."""
+        images = (convention or self.now.convention).apply(self._take_channels(shares))
+        predicted: NDArray[np.int64] = self.run(images).argmax(dim=1).numpy()
+        return predicted
+
+    def explain(self, shares: Images, labels: NDArray[np.int64]) -> Iterator[_Explanation]:
+        """Yield every explanation, given shares [N, C, H, W] and labels [N]."""
+        images = self._take_channels(shares)
+        given = self.now.convention
+        yield from self._read(0, "", None, given.apply(images), labels)
+        own = tuple(images.mean(axis=(0, 2, 3)).tolist()), tuple(np.maximum(images.std(axis=(0, 2, 3)), 1e-6).tolist())
+        for convention in list_conventions(given.mean, given.std, images.shape[1], own=own):
+            if not convention.is_usual:
+                continue
+            tried = convention
+            if given.bgr:
+                tried = convention._replace(bgr=not convention.bgr, what=convention.what.replace("BGR", "RGB"))
+            yield from self._read(1, tried.what, tried, tried.apply(images), labels)
+        for what, turned in turn_and_mirror(given.apply(images), (2, 3)).items():
+            yield from self._read(1, what, None, turned, labels)
+
+    def _read(
+        self, complexity: int, what: str, convention: Convention | None, images: Images, labels: NDArray[np.int64]
+    ) -> Iterator[_Explanation]:
+        """Yield the answers for images, in the data's class order and in others."""
+        logits = self.run(images)
+        predicted: NDArray[np.int64] = logits.argmax(dim=1).numpy()
+        surprise = float(torch.nn.functional.cross_entropy(logits.double(), torch.from_numpy(labels)))
+        yield _Explanation(complexity, what, convention, None, predicted == labels, surprise)
+        if complexity and len(self.classes) > MOST_FITTED:
+            return
+        for order in list_class_orders(predicted, labels, self.classes):
+            level = 4 if complexity else 3 if order.is_fitted else 2
+            told = f"{what} and with {order.what}" if what else f"with {order.what}"
+            yield _Explanation(level, told, convention, order, order.correct, 0.0)
+
+
+def _take_rows(held_out: HeldOut, count: int) -> tuple[Images, NDArray[np.int64]]:
+    """Return some images [n, C, H, W] and their labels [n], drawn evenly."""
+    rows = np.sort(np.random.default_rng(0).permutation(len(held_out.labels))[:count])
+    return held_out.shares[rows], held_out.labels[rows]
+
+
+def _choose(explanations: Sequence[_Explanation]) -> _Explanation:
+    """Return the simplest explanation that does as well as the best; of several as simple the one that is surest."""
+    best = max(explanations, key=lambda each: int(each.correct.sum()))
+    fair = [each for each in explanations if _does_as_well(each, best)]
+    simplest = min(each.complexity for each in fair)
+    alike = [each for each in fair if each.complexity == simplest]
+    most = max(float(each.correct.mean()) for each in alike)
+    near = [each for each in alike if each.correct.mean() >= most - 0.02]
+    return min(near, key=lambda each: (each.surprise, -float(each.correct.mean())))
+
+
+def _does_as_well(one: _Explanation, best: _Explanation) -> bool:
+    return one is best or mcnemar(one.correct, best.correct)[2] >= AS_GOOD
+
+
+def _confirm(name: str, trial: _Trial, held_out: HeldOut, chosen: _Explanation, kind: Kind) -> Finding | None:
+    """Return what to say of an explanation, judged on more images."""
+    shares, labels = _take_rows(held_out, CONFIRMED)
+    before = trial.predict(shares) == labels
+    if chosen.convention is None and chosen.order is None:  # turned or mirrored
+        answers = trial.predict(np.ascontiguousarray(turn_and_mirror(shares, (2, 3))[chosen.what]))
+    else:
+        answers = trial.predict(shares, chosen.convention)
+    after, least = answers == labels, SAID_POINTS
+    if chosen.order is not None:
+        same = [each for each in list_class_orders(answers, labels, trial.classes) if each.is_fitted == chosen.order.is_fitted]
+        order = max(same, key=lambda each: int(each.correct.sum()), default=chosen.order)
+        after, least = order.correct, FITTED_GAIN_POINTS if order.is_fitted else SAID_POINTS
+        chosen = chosen._replace(order=order)
+    gain = 100 * (float(after.mean()) - float(before.mean()))
+    if gain < least or mcnemar(after, before)[2] >= SIGNIFICANT:
+        return None
+    numbers = f"has {100 * before.mean():.1f} % top-1 on {len(labels)} held-out images, but {100 * after.mean():.1f} %"
+    clause = chosen.what if chosen.what.startswith("with ") else f"when {chosen.what}"
+    text = f"{name}: {numbers} {clause}: {_name_cause(trial, chosen)}; {_write_remedy(trial, chosen, kind)}"
+    return Finding(text, gain >= REFUSED_POINTS, chosen.convention, chosen.order)
+
+
+def _name_cause(trial: _Trial, chosen: _Explanation) -> str:
+    now, convention, order = trial.now.convention, chosen.convention, chosen.order
+    causes = []
+    if convention is not None:
+        if (convention.mean, convention.std) != (now.mean, now.std):
+            causes.append("another normalisation (mean and std)")
+        if convention.bgr != now.bgr:
+            causes.append("another order of the channels")
+    elif order is None:
+        causes.append("images that were turned or mirrored")
+    if order is not None:
+        causes.append(f"another class order ({describe_order(order, trial.classes)})")
+    return f"it was trained with {' and '.join(causes)}"
+
+
+def _write_remedy(trial: _Trial, chosen: _Explanation, kind: Kind) -> str:
+    """Return the lines of the recipe, or the call, that mend it."""
+    lines = []
+    if (convention := chosen.convention) is not None:
+        step = -1 if convention.bgr else 1
+        lines += [f"mean: {_list(convention.mean[::step])}", f"std: {_list(convention.std[::step])}"]
+        if convention.bgr != trial.now.convention.bgr:
+            lines.append(f"channels: {'bgr' if convention.bgr else 'rgb'}")
+    if chosen.order is not None:
+        lines.append(write_recipe_line(chosen.order, trial.classes))
+    if not lines:
+        return "turn the images as it was trained on them, or take another teacher"
+    if kind == "recipe":
+        return f"add to its section of the recipe: {', '.join(lines)}"
+    now = trial.now.convention
+    given = [f"loader_mean: {_list(now.mean)}", f"loader_std: {_list(now.std)}"] if convention is not None else []
+    arguments = ", ".join(line.replace(": ", "=", 1) for line in [*given, *lines])
+    quoted = arguments.replace("channels=bgr", "channels='bgr'").replace("classes=natural", "classes='natural'")
+    return f"give compress.adapt_teacher(teacher, {quoted.replace('classes=letters', repr('letters'))})"
+
+
+def _list(values: Sequence[float]) -> str:
+    return f"[{', '.join(f'{value:.6g}' for value in values)}]"
+
+
+def _find_exchange(name: str, trial: _Trial, held_out: HeldOut, kind: Kind) -> Finding | None:
+    """Return that a few classes answer for each other, whatever that costs over all; more images decide where there are few."""
+    shares, labels = _take_rows(held_out, CONFIRMED)
+    predicted, classes = trial.predict(shares), len(trial.classes)
+    before = float((predicted == labels).mean())
+    suspected = find_exchanged(predicted, labels, classes, at_once=True)
+    if suspected is None:
+        return None
+    found = find_exchanged(predicted, labels, classes)
+    if found is None and held_out.further is not None:
+        moved = np.flatnonzero(suspected != np.arange(classes)).tolist()
+        more, known = held_out.further(moved)
+        predicted, labels = np.concatenate([predicted, trial.predict(more)]), np.concatenate([labels, known])
+        found = find_exchanged(predicted, labels, classes)
+    if found is None:
+        return None
+    order = ClassOrder("with some of its classes exchanged", found, found[predicted] == labels, is_fitted=True)
+    chosen = _Explanation(3, "with some of its classes exchanged", None, order, order.correct, 0.0)
+    inside = np.isin(labels, np.flatnonzero(found != np.arange(classes)))
+    right, exchanged = 100 * (predicted == labels)[inside].mean(), 100 * order.correct[inside].mean()
+    return Finding(
+        f"{name}: has {100 * before:.1f} % top-1 on held-out images, but of the classes that it exchanges {right:.1f} %, and "
+        f"{exchanged:.1f} % with some of its classes exchanged: it was trained with another class order "
+        f"({describe_order(order, trial.classes)}); {_write_remedy(trial, chosen, kind)}",
+        is_refused=True,
+        convention=None,
+        order=order,
+    )
