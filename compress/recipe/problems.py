@@ -95,7 +95,7 @@ def _make_sentence(error: ErrorDetails, spot: _Spot) -> str:
         case "union_tag_not_found":
             sentence = f"is missing; there are: {', '.join(names)}"
         case "union_tag_invalid":
-            sentence = _explain_reference(context["tag"]) or _explain_unknown(context["tag"], names)
+            sentence = _explain_reference(context["tag"], names) or _explain_unknown(context["tag"], names)
         case "literal_error":
             known = re.findall(r"'([^']*)'|(\d+)", context["expected"])  # words stand in quotes, numbers do not
             sentence = _explain_unknown(value, [word or number for word, number in known])
@@ -112,9 +112,10 @@ def _say_unknown(field: str, section: type[BaseModel]) -> str:
     return f"unknown field; {plugins.suggest_name(field, list(section.model_fields))}"
 
 
-def _explain_reference(tag: object) -> str:
-    """Return why there is no network `module:function`; nothing for other names."""
-    if not isinstance(tag, str) or ":" not in tag:
+def _explain_reference(tag: str, names: list[str]) -> str:
+    """Return why there is no network `module:function`; nothing for other names, and where no network is named."""
+    is_mapping = tag.startswith(("{", "["))  # pydantic gives it as text
+    if ":" not in tag or is_mapping or set(names).isdisjoint(plugins.list_names("models")):
         return ""
     try:
         plugins.describe("models", tag)

@@ -285,6 +285,8 @@ JSON = st.recursive(
 )
 
 
+@example(section="baselines", value={"name": {"name": None}}).via("a mapping where a name should be")
+@example(section="student", value={"model": {"a": "b:c"}}).via("the same for a network")
 @given(section=st.sampled_from(sorted(Recipe.model_fields)), value=JSON)
 def test_any_value_is_refused_in_words(section: str, value: object) -> None:
     """Whatever stands where a section should be, the message names that section and no type of pydantic's."""
