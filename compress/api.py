@@ -5,7 +5,6 @@ It is the same engine that `compress run` uses: the same checks before training,
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from compress import plugins
+from compress.copying import copy_module
 from compress.data import Batch, CheckedLoader, FromLoader, Loader, Unpack, refuse_labels
 from compress.errors import CompressError
 from compress.events import Events
@@ -274,7 +274,7 @@ def _wrap(
 
 def _redraw(student: Network, role: str, seed: int) -> Network:
     """Return a network like the student whose weights are drawn anew, as its layers draw them themselves."""
-    twin = copy.deepcopy(student)
+    twin = copy_module(student)
     fixed = {name.rpartition(".")[0] for name in student.fixed}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{role}".encode()).digest()[:4]))

@@ -5,6 +5,7 @@ Each function returns what is wrong in words, or an empty text. Whose network it
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -106,7 +107,7 @@ def differ(images: Tensor) -> bool:
 
 def _name_last_operation(run: Callable[[Tensor], Tensor], images: Tensor) -> str:
     """Return the operation that computes the outputs, those left out that only change a shape; nothing where it is unknown."""
-    with torch.enable_grad():
+    with torch.enable_grad(), warnings.catch_warnings(action="ignore"):  # of code that expects no gradients here
         traced = images.clone().requires_grad_().clone()  # no leaf, so that it may be changed in place
         try:
             node = run(traced).grad_fn

@@ -8,7 +8,6 @@ images of the same shape.
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 import exporters
 from compress import plugins
+from compress.copying import copy_module
 from compress.data import Batch, Split
 from compress.errors import CompressError
 from compress.events import Events
@@ -128,7 +128,7 @@ def check_exports(run: Run) -> None:
     """
     teachers = [build_network(run, section, "check") for section in run.recipe.teacher]
     method = build_method(run, run.recipe.method, teachers)
-    student = copy.deepcopy(method.deployable()).cpu()
+    student = copy_module(method.deployable()).cpu()
     freeze_all_but(method, ())
     about = About("student", run.data.classes, run.data.preprocess, {})
     wanted = [(section.format, _replace_int8(section)) for section in run.recipe.exports]

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import Parameter
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from compress.copying import copy_module
 from compress.errors import CompressError
 from compress.recipe import TrainSection
 
@@ -84,7 +85,9 @@ def select_held(optimizer: torch.optim.Optimizer, parameters: Sequence[Parameter
 
 def build_average(product: nn.Module, decay: float | None) -> AveragedModel | None:
     """Return the exponential moving average of a network's weights, if one is kept."""
-    return None if decay is None else AveragedModel(product, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    if decay is None:
+        return None
+    return AveragedModel(copy_module(product), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 @contextmanager

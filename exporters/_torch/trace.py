@@ -7,7 +7,6 @@ operators). It is traced on zeros, so that no image of the user ends up in a fil
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -110,13 +109,16 @@ def _unwrap(module: nn.Module, name: str) -> nn.Module:
 def _copy(module: nn.Module, name: str) -> nn.Module:
     import torch
 
+    from compress.copying import copy_module
+
     try:
-        network = copy.deepcopy(module, _detach_computed(module))
+        network = copy_module(module)
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise CompressError(
             f"export of {name}: the module cannot be copied ({reason}); keep plain parameters and buffers"
         ) from error
+    _write_norms(network)
     network.eval().requires_grad_(requires_grad=False)
     network.to("cpu", torch.float32)
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch's overloads
@@ -130,15 +132,16 @@ def _copy(module: nn.Module, name: str) -> nn.Module:
     return network
 
 
-def _detach_computed(module: nn.Module) -> dict[int, object]:
-    """Return copies, by their identity, of tensors that torch refuses to copy because they were computed with gradients.
+def _write_norms(network: nn.Module) -> None:
+    """Put the weights that old weight and spectral norm compute in each pass in the place of their parts."""
+    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.weight_norm import WeightNorm
 
-    `torch.nn.utils.weight_norm` and `spectral_norm` keep such a weight, and compute it anew in each pass.
-    """
-    import torch
-
-    kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, torch.Tensor)]
-    return {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
+    for module in network.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, SpectralNorm | WeightNorm):
+                hook.remove(module)
+                del module._forward_pre_hooks[key]
 
 
 def _run(network: nn.Module, images: Tensor, name: str) -> Tensor:

@@ -16,7 +16,7 @@ from compress.errors import CompressError
 from compress.records import Preprocess
 from compress.system import quiet
 from exporters import About
-from exporters._openvino.graph import translate
+from exporters._openvino.graph import extract_reason, translate
 from exporters.openvino import Openvino
 
 
@@ -192,3 +192,33 @@ assert not opened, opened
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, env={**environment, "HOME": str(home)})
     assert [path.name for path in home.rglob("*") if "intel" in path.parts or "openvino" in path.name] == []
     assert (tmp_path / "m.xml").is_file()
+
+
+DROPOUT = """Model wasn't fully converted. Failed operations detailed log:
+-- Dropout-20 with a message:
+[ONNX Frontend] Conversion failed for Dropout-20
+Check '(!training_mode)' failed at src/frontends/onnx/frontend/src/op/dropout.cpp:20:
+Training mode is not supported for Dropout op
+
+Summary:
+-- Conversion is failed for: Dropout-20
+"""
+UNKNOWN = """Summary:
+-- No conversion rule found for operations: foo.Foo
+To facilitate the conversion
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (DROPOUT, "Dropout-20: Training mode is not supported for Dropout op"),
+        (UNKNOWN, "No conversion rule found for operations: foo.Foo"),
+        ("-- Conv-20 with a message:\n\nSummary:", "Conv-20 with a message:"),
+        ("Check failed:\nthe cause", "the cause"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_the_reason_of_openvino_is_told_whole(text: str, reason: str) -> None:
+    """What stands behind the name of the operator says what is wrong with it."""
+    assert extract_reason(RuntimeError(text)) == reason
