@@ -70,6 +70,11 @@ class Subject:
     """Whether the file carries the preprocessing, and so takes uint8 [batch, H, W, C]."""
     gives_class: bool = False
     """Whether the file also gives `class` and `score`; `evaluate` then brings them back."""
+    feeds: tuple[tuple[str, NDArray[Any]], ...] = field(default=(), compare=False, repr=False)
+    """Of a file of another tool, which is timed and not asked for logits: its inputs by name in their order, [variants, ...];
+    each call gets one variant."""
+    beside: tuple[Path, ...] = ()
+    """Files in its folder from which such a file reads weights."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
@@ -359,7 +364,7 @@ def _add_subject(folder: Path, index: int, subject: Subject) -> dict[str, Any]:
     place, code = folder / "files" / str(index), importlib.util.find_spec(plugin.module)
     place.mkdir(parents=True)
     (folder / "runtimes").mkdir(exist_ok=True)
-    for part in runtime.parts(str(subject.path)):
+    for part in (*runtime.parts(str(subject.path)), *map(str, subject.beside)):
         if not (Path(part).is_file() and os.access(part, os.R_OK)):
             raise Unreachable(f"{subject.name}: {part} is not there or cannot be read; export it first")
         shutil.copyfile(part, place / Path(part).name)
@@ -367,8 +372,15 @@ def _add_subject(folder: Path, index: int, subject: Subject) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": subject.name, "runtime": subject.runtime, "class": plugin.attribute}
     if subject.gives_class:
         entry["gives_class"] = True
-    fed = "pixels.npy" if subject.takes_pixels else "images.npy"
-    return entry | {"file": f"files/{index}/{subject.path.name}", "images": fed}
+    entry["file"] = f"files/{index}/{subject.path.name}"
+    if not subject.feeds:
+        return entry | {"images": "pixels.npy" if subject.takes_pixels else "images.npy"}
+    if not hasattr(runtime, "open_foreign"):
+        raise CompressError(f"{subject.path}: {subject.runtime} times no files of other tools; give its ONNX or OpenVINO file")
+    (folder / f"feeds-{index}").mkdir()
+    for number, (_, values) in enumerate(subject.feeds):
+        np.save(folder / f"feeds-{index}" / f"{number}.npy", values, allow_pickle=False)
+    return entry | {"images": f"feeds-{index}", "feeds": [name for name, _ in subject.feeds]}
 
 
 def _run_job(folder: Path, device: Device | None, timeout_seconds: float, task: Task) -> Any:

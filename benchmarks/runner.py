@@ -5,9 +5,11 @@ board and gives comparable numbers there. `benchmarks/protocol.py` writes the fo
 
 In JOB:
     job.json            task, threads, batch_size, seed, rounds, seconds, subjects: [{name, runtime, class, file, images,
-                        gives_class where the file also gives class and score}]
+                        gives_class where the file also gives class and score, feeds where it is another tool's: the names of
+                        its inputs}]
     images.npy          float32 [N, C, H, W], normalised
     pixels.npy          uint8 [N, H, W, C], the same images, for subjects that carry the preprocessing themselves
+    feeds-I/J.npy       what input number J of subject number I is fed, [variants, ...], where that has `feeds`
     runtimes/NAME.py    the runtimes that the subjects name, loaded by path
     files/I/...         the files of subject number I
 Out, written whole or not at all:
@@ -180,7 +182,7 @@ def measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     import numpy as np
 
     total, subjects = job["rounds"] + 1, job["subjects"]
-    fed = {name: load_batches(folder / name, job["batch_size"]) for name in sorted({subject["images"] for subject in subjects})}
+    fed = {subject["images"]: load_inputs(subject, folder, job["batch_size"]) for subject in subjects}
     states = [load_subject(job, subject, folder, fed[subject["images"]], total) for subject in subjects]
     share_ns = job["seconds"] * 1e9 / job["rounds"] / len(states)
     for state in states:
@@ -266,6 +268,17 @@ def time_calls(runtime: Any, batches: list[Any], calls: int) -> list[int]:
     return durations
 
 
+def load_inputs(subject: dict[str, Any], folder: Path, size: int) -> list[Any]:
+    """Return what a subject is fed in turn: batches of images, or the inputs of a file of another tool by their names."""
+    import numpy as np
+
+    place = folder / subject["images"]
+    if "feeds" not in subject:
+        return load_batches(place, size)
+    arrays = [np.load(place / f"{number}.npy", allow_pickle=False) for number in range(len(subject["feeds"]))]
+    return [dict(zip(subject["feeds"], each)) for each in zip(*arrays)]  # noqa: B905 (Python 3.9)
+
+
 def load_batches(path: Path, size: int) -> list[Any]:
     """Return the batches that are fed in turn while timing, each [size, C, H, W] or, of pixels, [size, H, W, C]."""
     import numpy as np
@@ -290,6 +303,8 @@ def make_opener(job: dict[str, Any], subject: dict[str, Any], folder: Path) -> C
         ImportError: The file of the runtime cannot be imported, or its package is not installed.
     """
     runtime = load_runtime(subject, folder)
+    if "feeds" in subject:
+        return partial(runtime.open_foreign, str(folder / subject["file"]), threads=job["threads"])
     return partial(runtime, str(folder / subject["file"]), threads=job["threads"], batch_size=job["batch_size"])
 
 

@@ -59,7 +59,7 @@ _RESAMPLING = {
 READ_FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF and PPM"
 """`FORMATS` as people call them."""
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 """Of files that one expects to be read."""
 
 _OTHER_BYTES = {
@@ -268,7 +268,7 @@ def _open(data: bytes, where: str) -> Image.Image:
         if kind is None:
             raise
         suffix = Path(where).suffix
-        named = f", named {suffix}" if suffix.lower() in _SUFFIXES else ""
+        named = f", named {suffix}" if suffix.lower() in SUFFIXES else ""
         raise CompressError(
             f"{where}: cannot be decoded as a picture: it is {kind}{named}; {READ_FORMATS} are read: convert it, or remove it"
         ) from error

@@ -2,7 +2,9 @@
 
 A runtime file is self-contained: the runner loads it by path, here and on a device that has nothing else, so it imports the
 standard library and numpy at the top, its runtime inside functions, and nothing of ours. It holds a class named after the
-file. Everything that it raises is shown to the user as it is, with the name of the file that was being run.
+file. One that can also time files of other tools has a static method `open_foreign(path, *, threads)`, whose result is called
+with inputs by name and has `effective`. Everything that a runtime raises is shown to the user as it is, with the name of
+the file that was being run.
 """
 
 from __future__ import annotations

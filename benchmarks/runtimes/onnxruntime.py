@@ -66,16 +66,8 @@ class Onnxruntime:
         importlib.import_module("onnxruntime")
 
     def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
-        self.prepare()
-        import onnxruntime
-
         refuse_external_data(Path(path))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER])
-        if self.session.get_providers() != [PROVIDER]:
-            raise RuntimeError(f"asked for {PROVIDER}, got {self.session.get_providers()}")
+        self.session = open_session(path, threads)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         self.names = find_names([output.name for output in outputs])
         if len(inputs) != 1 or not self.names:
@@ -83,7 +75,12 @@ class Onnxruntime:
             raise ValueError(f"{found}; one of each is needed, or the outputs {', '.join(OUTPUTS)}")
         if isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] != batch_size:
             raise ValueError(f"is made for batches of {inputs[0].shape[0]}, not {batch_size}; export it with a dynamic batch")
-        self.input, self.version = inputs[0].name, onnxruntime.__version__
+        self.input = inputs[0].name
+
+    @staticmethod
+    def open_foreign(path: str, *, threads: int) -> Foreign:
+        """Return a file of another tool, which any inputs and outputs may have; what it reads beside it was checked before."""
+        return Foreign(path, threads=threads)
 
     @staticmethod
     def parts(path: str) -> tuple[str, ...]:
@@ -101,13 +98,57 @@ class Onnxruntime:
 
     def effective(self) -> dict[str, Any]:
         """Return provider, threads and version; the precision is that of the file, ONNX Runtime changes none."""
-        options = self.session.get_session_options()
-        return {
-            "provider": self.session.get_providers()[0],
-            "threads": options.intra_op_num_threads,
-            "precision": "as in the file",
-            "version": self.version,
-        }
+        return describe_session(self.session)
+
+
+class Foreign:
+    """An ONNX file with any inputs and outputs, which is timed only.
+
+    Raises:
+        RuntimeError: Another provider than asked for would run.
+    """
+
+    def __init__(self, path: str, *, threads: int) -> None:
+        self.session = open_session(path, threads)
+
+    def __call__(self, inputs: dict[str, NDArray[Any]]) -> list[Any]:
+        """Return every output for inputs [...] by their names."""
+        outputs: list[Any] = self.session.run(None, inputs)
+        return outputs
+
+    def effective(self) -> dict[str, Any]:
+        """Return provider, threads and version."""
+        return describe_session(self.session)
+
+
+def open_session(path: str, threads: int) -> Any:
+    """Return a session on the CPU.
+
+    Raises:
+        RuntimeError: Another provider would run.
+    """
+    Onnxruntime.prepare()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=[PROVIDER])
+    if session.get_providers() != [PROVIDER]:
+        raise RuntimeError(f"asked for {PROVIDER}, got {session.get_providers()}")
+    return session
+
+
+def describe_session(session: Any) -> dict[str, Any]:
+    """Return provider, threads and version of a session."""
+    import onnxruntime
+
+    return {
+        "provider": session.get_providers()[0],
+        "threads": session.get_session_options().intra_op_num_threads,
+        "precision": "as in the file",
+        "version": onnxruntime.__version__,
+    }
 
 
 def find_names(found: list[str]) -> list[str]:

@@ -85,24 +85,12 @@ class Openvino:
             )
         shape[0] = batch_size
         model.reshape(shape)
-        asked = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,
-        }
-        self.compiled = core.compile_model(model, "CPU", asked)
+        self.compiled, self.properties = compile_model(core, model, threads)
         self.request = self.compiled.create_infer_request()
         self.input = self.request.get_input_tensor(0).data
         place = self.names.index("logits")
         fixed = self.compiled.output(place).partial_shape.is_static
         self.logits = self.request.get_output_tensor(place).data if fixed else None
-        self.properties = {key: self._property(key) for key in asked}
-        wrong = {key: value for key, value in self.properties.items() if value != asked[key]}
-        if wrong:
-            raise RuntimeError(f"asked for { ({key: asked[key] for key in wrong}) }, OpenVINO runs {wrong}")
-        self.version = openvino.get_version()
 
     @staticmethod
     def parts(path: str) -> tuple[str, ...]:
@@ -157,18 +145,81 @@ class Openvino:
 
     def effective(self) -> dict[str, Any]:
         """Return what the compiled model reports."""
-        return {
-            "provider": ",".join(self.compiled.get_property("EXECUTION_DEVICES")),
-            "threads": self.properties["INFERENCE_NUM_THREADS"],
-            "precision": self.properties["INFERENCE_PRECISION_HINT"],
-            "streams": self.properties["NUM_STREAMS"],
-            "pinning": self.properties["ENABLE_CPU_PINNING"],
-            "version": self.version,
-        }
+        return describe_compiled(self.compiled, self.properties)
 
-    def _property(self, key: str) -> Any:
-        value = self.compiled.get_property(key)
-        return value.get_type_name() if hasattr(value, "get_type_name") else value
+    @staticmethod
+    def open_foreign(path: str, *, threads: int) -> Foreign:
+        """Return a file of another tool, which any inputs and outputs may have."""
+        return Foreign(path, threads=threads)
+
+
+class Foreign:
+    """An OpenVINO IR with any inputs and outputs, which is timed only.
+
+    Raises:
+        RuntimeError: Another precision, number of threads or streams, or pinning than asked for would run.
+    """
+
+    def __init__(self, path: str, *, threads: int) -> None:
+        Openvino.prepare()
+        import openvino
+
+        core = openvino.Core()
+        self.compiled, self.properties = compile_model(core, core.read_model(path), threads)
+        self.request = self.compiled.create_infer_request()
+
+    def __call__(self, inputs: dict[str, NDArray[Any]]) -> None:
+        """Compute every output for inputs [...] in their order."""
+        for place, values in enumerate(inputs.values()):
+            tensor = self.request.get_input_tensor(place)
+            if tuple(tensor.shape) != values.shape:
+                tensor.shape = values.shape
+            tensor.data[...] = values
+        self.request.infer(share_outputs=True)
+
+    def effective(self) -> dict[str, Any]:
+        """Return what the compiled model reports."""
+        return describe_compiled(self.compiled, self.properties)
+
+
+def compile_model(core: Any, model: Any, threads: int) -> tuple[Any, dict[str, Any]]:
+    """Return a model compiled for the CPU, and the properties that it then reports.
+
+    Raises:
+        RuntimeError: Another precision, number of threads or streams, or pinning than asked for would run.
+    """
+    asked = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+    }
+    compiled = core.compile_model(model, "CPU", asked)
+    found = {key: _read_property(compiled, key) for key in asked}
+    wrong = {key: value for key, value in found.items() if value != asked[key]}
+    if wrong:
+        raise RuntimeError(f"asked for { ({key: asked[key] for key in wrong}) }, OpenVINO runs {wrong}")
+    return compiled, found
+
+
+def describe_compiled(compiled: Any, properties: dict[str, Any]) -> dict[str, Any]:
+    """Return what really runs."""
+    import openvino
+
+    return {
+        "provider": ",".join(compiled.get_property("EXECUTION_DEVICES")),
+        "threads": properties["INFERENCE_NUM_THREADS"],
+        "precision": properties["INFERENCE_PRECISION_HINT"],
+        "streams": properties["NUM_STREAMS"],
+        "pinning": properties["ENABLE_CPU_PINNING"],
+        "version": openvino.get_version(),
+    }
+
+
+def _read_property(compiled: Any, key: str) -> Any:
+    value = compiled.get_property(key)
+    return value.get_type_name() if hasattr(value, "get_type_name") else value
 
 
 def find_names(found: list[set[str]]) -> list[str]:

@@ -27,6 +27,36 @@ RUNS = Path("runs")
 KINDS = ("methods", "models", "data", "exporters", "runtimes", "devices")
 
 
+class RunFolder(click.Path):
+    """The folder of a run or bundle; a file in its place is answered with what to give instead."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or fail as a wrong usage if it is a file."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if path.is_file():
+            self.fail(_explain_file(path, ctx.info_name or "" if ctx else ""), param, ctx)
+        return path
+
+
+def _explain_file(path: Path, verb: str) -> str:
+    """Return what to give in place of a file where a folder is wanted."""
+    holder = next(
+        (each for each in (path.absolute().parent, path.absolute().parent.parent) if (each / "manifest.json").is_file()), None
+    )
+    if verb in ("verify", "predict") and holder is not None:
+        image = ["IMAGE"] if verb == "predict" else []
+        return f"{path} is a file; give the folder of its bundle: {quote(verb, holder, *image, '--file', path.name)}"
+    if verb in ("verify", "predict"):
+        return (
+            f"{path} is a file, and lies in no bundle; {verb} takes the folder of a run or bundle, which knows how pictures "
+            f"are prepared and what is right; {quote('bench', path)} times it alone"
+        )
+    return f"{path} is a file; give the folder of the run: {quote(verb, path.parent)}"
+
+
 class FiniteRange(click.FloatRange):
     """A number in a range, of which NaN and infinity are never part; click's own lets both through."""
 
@@ -236,7 +266,7 @@ def _export_as_yaml(text: str) -> str:
 
 
 @add_command("verify")
-@click.argument("bundle", type=FOLDER)
+@click.argument("bundle", type=RunFolder())
 @click.option("--file", help="Only this file of the bundle.")
 @click.option("--locate", is_flag=True, help="Find the first layer in which each file parts from a good file of its network.")
 @click.option("--against", type=FOLDER, metavar="RUN", help="With --locate: the run whose student the good file is made of.")
@@ -277,7 +307,7 @@ def verify(
 @click.option("--against", help="File that the others are compared with; default: the first.")
 @click.option("--device", default="local", show_default=True, help="Where to measure (compress list devices).")
 @threads_option
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Images per call.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per call; default: what the files fix, or 1.")
 @click.option("--rounds", type=click.IntRange(min=5), default=15, show_default=True, help="Interleaved rounds.")
 @click.option(
     "--seconds",
@@ -286,18 +316,27 @@ def verify(
     show_default=True,
     help="Time for all files together.",
 )
-@click.option("--shape", metavar="CHANNELS,HEIGHT,WIDTH", help="Input of a file that is in no bundle.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="[INPUT=]SIZES",
+    help="What a file that is in no bundle leaves open: 3,224,224, or images=3,640,640 for one input; repeatable.",
+)
 def bench(
-    terminal: Terminal, *, paths: Sequence[Path], against: str | None, device: str, threads: int, batch_size: int, rounds: int,
-    seconds: float, shape: str | None,
+    terminal: Terminal, *, paths: Sequence[Path], against: str | None, device: str, threads: int, batch_size: int | None,
+    rounds: int, seconds: float, shapes: Sequence[str],
 ) -> None:  # fmt: skip
-    """Measure files, bundles or runs against each other."""
+    """Measure files, bundles or runs against each other.
+
+    A file of another tool is timed on noise of the type and shape that it takes, with any number of inputs and outputs.
+    """
     from compress.cli import tables
     from compress.deployed.bench import measure_files, refuse_unstable
 
     measured = measure_files(
         paths, against=against, device=device, threads=threads, batch_size=batch_size, rounds=rounds, seconds=seconds,
-        shape=shape, events=terminal.events(),
+        shape=shapes, events=terminal.events(),
     )  # fmt: skip
     terminal.write_result(measured, tables.draw_timings(measured))
     refuse_unstable(measured)
@@ -305,24 +344,37 @@ def bench(
 
 
 @add_command("predict")
-@click.argument("bundle", type=FOLDER)
-@click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("bundle", type=RunFolder())
+@click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
 @click.option("--file", help="File of the bundle; default: the first.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write a line of CSV for each picture as it is classified.")
+@click.option("--json-lines", "as_lines", is_flag=True, help="Write a line of JSON for each picture as it is classified.")
 @threads_option
-def predict(terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: str | None, top: int, threads: int) -> None:
-    """Classify your pictures with the deployed file."""
+def predict(
+    terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: str | None, top: int, as_csv: bool, as_lines: bool,
+    threads: int,
+) -> None:  # fmt: skip
+    """Classify your pictures with the deployed file; a folder stands for all pictures in it and below."""
     from compress.cli import tables
-    from compress.deployed.predict import classify_pictures, refuse_unread
+    from compress.deployed.predict import iterate_predictions, refuse_unread
 
-    predictions = classify_pictures(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
-    terminal.write_result(predictions, tables.draw_predictions(predictions))
-    refuse_unread(predictions)
+    if as_csv + as_lines + terminal.as_json > 1:
+        raise click.UsageError("--csv, --json-lines and --json say the same in other forms; give one of them")
+    predictions = iterate_predictions(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
+    if as_csv:
+        done = list(terminal.write_csv(tables.list_prediction_columns(top), predictions, tables.list_prediction_cells))
+    elif as_lines:
+        done = list(terminal.write_json_lines(predictions))
+    else:
+        done = list(predictions)
+        terminal.write_result(done, tables.draw_predictions(done))
+    refuse_unread(done)
     terminal.hint(quote("bench", bundle))
 
 
 @add_command("compare")
-@click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", type=RunFolder(), nargs=-1, required=True, metavar="RUN...")
 @click.option("--out", type=PATH, help="Also write the comparison with its accuracy-latency picture to this .html file.")
 def compare(terminal: Terminal, *, runs: Sequence[Path], out: Path | None) -> None:
     """Put the reports of several runs into one table."""
@@ -337,7 +389,7 @@ def compare(terminal: Terminal, *, runs: Sequence[Path], out: Path | None) -> No
 
 
 @add_command("report")
-@click.argument("run", type=FOLDER)
+@click.argument("run", type=RunFolder())
 def report_(terminal: Terminal, *, run: Path) -> None:
     """Print the report of a run; writes report.md and .html anew."""
     from benchmarks import report

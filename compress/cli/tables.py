@@ -111,6 +111,18 @@ def draw_predictions(results: Sequence[Prediction]) -> Table:
     return table
 
 
+def list_prediction_columns(top: int) -> list[str]:
+    """Return the columns of a prediction with so many classes."""
+    return ["image", *(f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "score")), "milliseconds", "error"]
+
+
+def list_prediction_cells(prediction: Prediction, columns: int) -> list[object]:
+    """Return a prediction as cells of so many columns; what it does not have is empty."""
+    ranked = [cell for score in prediction.classes for cell in (score.name, f"{score.score:.6f}")]
+    took = "" if prediction.milliseconds is None else f"{prediction.milliseconds:.4f}"
+    return [prediction.image, *ranked, *[""] * (columns - len(ranked) - 3), took, prediction.error]
+
+
 def draw_layers(results: Mapping[str, LayerComparison]) -> list[Table | str]:
     """Return the result for each file in a sentence, and its layers where one differs."""
     shown: list[Table | str] = []

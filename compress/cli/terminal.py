@@ -9,6 +9,7 @@ its message stays on stderr. What is left is our bug: its traceback, then a line
 from __future__ import annotations
 
 import codecs
+import csv
 import io
 import json
 import logging
@@ -17,10 +18,12 @@ import platform
 import re
 import sys
 import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import chain
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PIPED_WIDTH = 120
 """Columns of a table that goes to a file or a log."""
@@ -73,6 +77,31 @@ class Terminal:
         else:
             sys.stdout.write(self._draw(*shown))
         sys.stdout.flush()
+
+    def write_json_lines(self, results: Iterable[T]) -> Iterator[T]:
+        """Write each result as a line of JSON as soon as it is there, and yield it."""
+        for result in results:
+            self._write_document(json.dumps(json.loads(_dump(result)), ensure_ascii=False))
+            sys.stdout.flush()
+            yield result
+
+    def write_csv(
+        self, columns: Sequence[str], results: Iterable[T], list_cells: Callable[[T, int], Sequence[object]]
+    ) -> Iterator[T]:
+        """Write a header, and each result as a line of CSV as soon as it is there, and yield it.
+
+        Args:
+            columns: Names of the columns.
+            results: What is written.
+            list_cells: Returns the cells of a result, for so many columns.
+        """
+        for cells, result in chain([(columns, None)], ((list_cells(each, len(columns)), each) for each in results)):
+            line = io.StringIO()
+            csv.writer(line, lineterminator="\n").writerow(cells)
+            sys.stdout.write(escape_commands(line.getvalue()))
+            sys.stdout.flush()
+            if result is not None:
+                yield result
 
     def hint(self, text: str) -> None:
         """Say what to type next."""

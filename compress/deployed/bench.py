@@ -7,11 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress import plugins
-from compress.deployed.files import choose_inputs, find_subjects
+from compress.deployed.files import Pictures, choose_inputs, find_bundle_around, find_subjects
+from compress.deployed.foreign import (
+    READABLE,
+    Shapes,
+    add_feeds,
+    choose_common_batch,
+    parse_shapes,
+    read_fixed_batch,
+    refuse_other_images,
+)
 from compress.errors import CompressError, Unstable
 from compress.records import Latency, Ratio, Record
 
 if TYPE_CHECKING:
+    from benchmarks.protocol import Subject
     from compress.events import Events
 
 
@@ -28,15 +38,15 @@ class FileTiming(Record):
 
 
 def measure_files(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     *,
     against: str | None = None,
     device: str = "local",
     threads: int = 1,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     rounds: int = 15,
     seconds: float = 12.0,
-    shape: str | None = None,
+    shape: str | Sequence[str] | None = None,
     events: Events,
 ) -> dict[str, FileTiming]:
     """Measure files against each other in interleaved rounds.
@@ -46,19 +56,22 @@ def measure_files(
         against: Name of the file that the others are compared with; default the first.
         device: Where to measure.
         threads: Threads of the runtime.
-        batch_size: Images per call.
+        batch_size: Images per call; default: what the files fix, or one.
         rounds: Interleaved rounds.
         seconds: Time for all files together.
-        shape: `channels,height,width` of a file that is in no bundle.
+        shape: What a file in no bundle leaves open: `channels,height,width` of the images, or `INPUT=SIZES` for one input;
+            one or several.
         events: Where progress is reported.
 
     Raises:
-        CompressError: A file is not what it is said to be, or the files take images of different shapes.
+        CompressError: A file is not what it is said to be, leaves a shape open that is not given, keeps weights elsewhere than
+            beside it, or the files take images of different shapes.
         Unreachable: A file, runtime or device is not there.
     """
     from benchmarks import protocol
 
-    subjects, shown = find_subjects(paths), choose_inputs(paths, shape)
+    shapes = parse_shapes([shape] if isinstance(shape, str) else shape or ())
+    subjects, shown = _prepare_subjects([Path(path) for path in paths], shapes, batch_size)
     names = [subject.name for subject in subjects]
     if against is not None and against not in names:
         raise CompressError(f"--against {against}: is not measured; {plugins.suggest_name(against, names)}")
@@ -68,7 +81,7 @@ def measure_files(
         pixels=shown.pixels,
         against=against or names[0],
         threads=threads,
-        batch_size=batch_size,
+        batch_size=choose_common_batch({subject.name: subject.batch_size for subject in subjects}, batch_size),
         rounds=rounds,
         seconds=seconds,
         device=plugins.load("devices", device)(),
@@ -85,6 +98,35 @@ def measure_files(
         )
         for subject in subjects
     }
+
+
+def _prepare_subjects(paths: Sequence[Path], shapes: Shapes, batch_size: int | None) -> tuple[list[Subject], Pictures]:
+    """Return what is measured, files of other tools with what they are fed, and the pictures for all others.
+
+    Raises:
+        CompressError: As `measure_files`.
+        Unreachable: A file is not there.
+    """
+    import numpy as np
+
+    subjects = find_subjects(paths)
+    lone = {path for path in paths if path.is_file() and path.suffix in READABLE and find_bundle_around(path) is None}
+    others = [path for path in paths if path not in lone]
+    shown = choose_inputs(others, shapes.image) if others else None
+    fixed = [read_fixed_batch(each.path) if each.path in lone else each.batch_size for each in subjects]
+    size = batch_size or next((each for each in fixed if each is not None), None)
+    prepared = [add_feeds(each, shapes, size) if each.path in lone else each for each in subjects]
+    fed = {each.name: _read_image_shape(each) for each in prepared if each.feeds}
+    if shown is not None:
+        fed[str(others[0])] = shown.images.shape[1:]
+    refuse_other_images(fed)
+    return prepared, shown or Pictures(np.zeros((1, 1, 1, 1), np.float32), None)  # nothing takes it
+
+
+def _read_image_shape(subject: Subject) -> tuple[int, ...]:
+    """Return the shape of one image of a file of another tool: of its first input of four dimensions, or else its first."""
+    shapes = [values.shape[2:] for _, values in subject.feeds]
+    return next((shape for shape in shapes if len(shape) == 3), shapes[0])
 
 
 def refuse_unstable(measured: Mapping[str, FileTiming]) -> None:

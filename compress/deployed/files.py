@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from compress import plugins
+from compress.deployed.foreign import refuse_other_images
 from compress.errors import CompressError, Unreachable
 from compress.records import BundleFile, Manifest
-from compress.text import format_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 NOISE_IMAGES = 16
 """Pictures of noise."""
-LARGEST_BYTES = 4 << 30
-"""Of noise; a shape that needs more is a mistake, or would be killed for it."""
 
 
 class Pictures(NamedTuple):
@@ -131,41 +128,37 @@ def _choose_safe_runtime(path: Path) -> str:
     return name
 
 
-def choose_inputs(paths: Sequence[Path], shape: str | None) -> Pictures:
+def choose_inputs(paths: Sequence[Path], image: tuple[int, ...] | None) -> Pictures:
     """Return what to measure with: the pictures of the bundles, or noise of the given shape.
 
+    Args:
+        paths: Bundles, runs, or files in them.
+        image: Shape of an image [C, H, W]; default: that of the bundles.
+
     Raises:
-        CompressError: A file lies in no bundle and no shape is given, the shape is none or too large, or the files take images
-            of different shapes.
+        CompressError: A file lies in no bundle and no shape is given, or the files take images of different shapes.
     """
     import numpy as np
 
-    if shape is not None:
-        return Pictures(np.random.default_rng(0).standard_normal((NOISE_IMAGES, *_parse_shape(shape)), dtype=np.float32), None)
-    held = {str(path): read_pictures(*read_bundle(path if path.is_dir() else _find_bundle_around(path))) for path in paths}
-    shapes = {name: list(each.images.shape[1:]) for name, each in held.items()}
-    if len({tuple(sides) for sides in shapes.values()}) > 1:
-        listed = ", ".join(f"{name} {sides}" for name, sides in shapes.items())
-        raise CompressError(f"the files take images of different shapes ({listed}); measure them one by one")
+    if image is not None:
+        return Pictures(np.random.default_rng(0).standard_normal((NOISE_IMAGES, *image), dtype=np.float32), None)
+    held = {str(path): read_pictures(*read_bundle(path if path.is_dir() else _require_bundle(path))) for path in paths}
+    refuse_other_images({name: each.images.shape[1:] for name, each in held.items()})
     return next(iter(held.values()))
 
 
-def _find_bundle_around(file: Path) -> Path:
-    """Return the bundle that a file lies in, or that of the run in whose folder it lies."""
-    for folder in (file.parent, file.parent.parent):
-        if any((place / "manifest.json").is_file() for place in (folder, folder / "bundle")):
-            return folder
-    raise CompressError(f"{file}: lies in no bundle and no run, so its input is unknown; give --shape channels,height,width")
+def find_bundle_around(file: Path) -> Path | None:
+    """Return the bundle that a file lies in, or that of the run in whose folder it lies; `None` for any other file."""
+    around = (file.absolute().parent, file.absolute().parent.parent)
+    return next(
+        (folder for folder in around if any((each / "manifest.json").is_file() for each in (folder, folder / "bundle"))), None
+    )
 
 
-def _parse_shape(shape: str) -> tuple[int, ...]:
-    sides = tuple(int(side) for side in shape.split(",") if side.strip().isdecimal() and len(side) < 10)
-    if len(sides) != 3 or shape.count(",") != 2 or 0 in sides:
-        raise CompressError(f"--shape {shape}: is not channels,height,width; write for example 3,224,224")
-    needed = NOISE_IMAGES * 4 * math.prod(sides)
-    if needed > LARGEST_BYTES:
+def _require_bundle(file: Path) -> Path:
+    folder = find_bundle_around(file)
+    if folder is None:
         raise CompressError(
-            f"--shape {shape}: {NOISE_IMAGES} such images take {format_bytes(needed)}, more than the "
-            f"{format_bytes(LARGEST_BYTES)} that are allowed; give the shape that the file takes"
+            f"{file}: lies in no bundle and no run, so its input is unknown; give --shape channels,height,width"
         )
-    return sides
+    return folder

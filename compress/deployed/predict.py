@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.deployed.files import Pictures, choose_file, make_subject, read_bundle
 from compress.errors import CompressError, Unreachable, Unstable
 from compress.records import Manifest, Record
+from compress.text import quantify
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
     from benchmarks.protocol import Subject
     from compress.events import Events
+
+
+LARGEST_BYTES = 256 << 20
+"""Of pictures that are classified together, as the network sees them."""
+TIMED_IMAGES = 16
+"""Pictures that are fed in turn while a call is timed."""
 
 
 class ClassScore(Record):
@@ -39,7 +46,7 @@ class Prediction(Record):
 
 
 def classify_pictures(
-    bundle: Path, images: Sequence[Path], *, file: str | None = None, top: int = 3, threads: int = 1, events: Events
+    bundle: str | Path, images: Sequence[str | Path], *, file: str | None = None, top: int = 3, threads: int = 1, events: Events
 ) -> list[Prediction]:
     """Classify pictures with a deployed file, run by the runner as everywhere else.
 
@@ -47,37 +54,122 @@ def classify_pictures(
 
     Args:
         bundle: A bundle or the folder of its run.
-        images: Picture files.
+        images: Picture files, and folders, which stand for all pictures in them and below.
         file: File of the bundle by its name there; default the first.
         top: How many classes.
         threads: Threads of the runtime.
         events: Where progress is reported.
 
     Raises:
-        CompressError: The bundle is not what its manifest says.
+        CompressError: The bundle is not what its manifest says, or a folder holds no pictures.
         Unreachable: There is no bundle, or its runtime did not answer.
     """
-    import numpy as np
+    return list(iterate_predictions(bundle, images, file=file, top=top, threads=threads, events=events))
 
-    from compress.preprocess import normalise
 
-    folder, manifest = read_bundle(bundle)
+def iterate_predictions(
+    bundle: str | Path, images: Sequence[str | Path], *, file: str | None = None, top: int = 3, threads: int = 1, events: Events
+) -> Iterator[Prediction]:
+    """Yield predictions in the order of the pictures, some pictures at a time, so that any number fits into memory.
+
+    Args:
+        bundle: As for `classify_pictures`.
+        images: As for `classify_pictures`.
+        file: As for `classify_pictures`.
+        top: As for `classify_pictures`.
+        threads: As for `classify_pictures`.
+        events: As for `classify_pictures`.
+
+    Raises:
+        CompressError: As `classify_pictures`.
+        Unreachable: As `classify_pictures`.
+    """
+    from benchmarks.devices.local import share_processes
+
+    folder, manifest = read_bundle(Path(bundle))
     subject = make_subject(folder, choose_file(manifest, file))
-    pictures = {str(image): _read_picture(image, manifest) for image in images}
-    readable = {name: picture for name, picture in pictures.items() if not isinstance(picture, CompressError)}
-    classes: dict[str, tuple[ClassScore, ...]] = {}
-    milliseconds = None
-    if readable:
-        pixels = np.stack(list(readable.values()))  # [N, H, W, C]
-        shown = Pictures(normalise(pixels, manifest.preprocess), pixels)
-        logits, milliseconds = _run_and_time(subject, shown, threads=threads, events=events)
-        classes = {name: _rank_classes(row, manifest.classes, top) for name, row in zip(readable, logits, strict=True)}
-    return [
-        Prediction(image=name, error=str(picture))
-        if isinstance(picture, CompressError)
-        else Prediction(image=name, classes=classes[name], milliseconds=milliseconds)
-        for name, picture in pictures.items()
-    ]
+    paths = find_pictures([Path(image) for image in images], events)
+    rows = max(1, LARGEST_BYTES // (4 * manifest.preprocess.depth * manifest.preprocess.height * manifest.preprocess.width))
+    classifier = _Classifier(subject, manifest, top, threads)
+    with share_processes(), events.task("pictures", total=len(paths)) as task:
+        for start in range(0, len(paths), rows):
+            yield from classifier.classify(paths[start : start + rows], events)
+            task.advance(len(paths[start : start + rows]))
+
+
+def find_pictures(paths: Sequence[Path], events: Events) -> list[Path]:
+    """Return the files that are given, and for each folder the pictures in it and below, in the order of their names.
+
+    Hidden files and folders, and what a Mac adds to archives, are no pictures.
+
+    Args:
+        paths: Files and folders.
+        events: Told how many other files a folder holds.
+
+    Raises:
+        CompressError: A folder holds no pictures.
+    """
+    from compress.preprocess import READ_FORMATS, SUFFIXES
+
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        files = [each for each in sorted(path.rglob("*")) if not _is_hidden(each.relative_to(path)) and each.is_file()]
+        pictures = [each for each in files if each.suffix.lower() in SUFFIXES]
+        if not pictures:
+            raise CompressError(f"{path}: holds no pictures, in it or below; give a folder of {READ_FORMATS} files")
+        if len(files) > len(pictures):
+            left_out = quantify(len(files) - len(pictures), "other file")
+            events.say(f"{path}: {left_out} left out, whose names do not end as those of pictures do")
+        found += pictures
+    return found
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+class _Classifier:
+    """A deployed file with its manifest; the time of a call is measured once.
+
+    Args:
+        subject: The file.
+        manifest: Of its bundle.
+        top: How many classes.
+        threads: Threads of the runtime.
+    """
+
+    def __init__(self, subject: Subject, manifest: Manifest, top: int, threads: int) -> None:
+        self.subject, self.manifest, self.top, self.threads = subject, manifest, top, threads
+        self.is_timed = False
+        self.milliseconds: float | None = None
+
+    def classify(self, images: Sequence[Path], events: Events) -> Iterator[Prediction]:
+        """Yield the prediction of each picture, or why it cannot be read."""
+        import numpy as np
+
+        from benchmarks import protocol
+        from compress.preprocess import normalise
+
+        pictures = [_read_picture(image, self.manifest) for image in images]
+        readable = [picture for picture in pictures if not isinstance(picture, CompressError)]
+        rows: Iterator[NDArray[np.float32]] = iter(())
+        if readable:
+            pixels = np.stack(readable)  # [N, H, W, C]
+            shown = Pictures(normalise(pixels, self.manifest.preprocess), pixels)
+            rows = iter(
+                protocol.evaluate(self.subject, shown.images, pixels=pixels, threads=self.threads, events=events).logits
+            )
+            if not self.is_timed:
+                self.milliseconds, self.is_timed = _time_call(self.subject, shown, threads=self.threads, events=events), True
+        for image, picture in zip(images, pictures, strict=True):
+            if isinstance(picture, CompressError):
+                yield Prediction(image=str(image), error=str(picture))
+            else:
+                classes = _rank_classes(next(rows), self.manifest.classes, self.top)
+                yield Prediction(image=str(image), classes=classes, milliseconds=self.milliseconds)
 
 
 def refuse_unread(predictions: Sequence[Prediction]) -> None:
@@ -103,22 +195,19 @@ def _read_picture(path: Path, manifest: Manifest) -> NDArray[np.uint8] | Compres
         return error
 
 
-def _run_and_time(
-    subject: Subject, shown: Pictures, *, threads: int, events: Events
-) -> tuple[NDArray[np.float32], float | None]:
-    """Return logits [N, K] and the median milliseconds for one image; `None` where the machine gives no stable figure."""
+def _time_call(subject: Subject, shown: Pictures, *, threads: int, events: Events) -> float | None:
+    """Return the median milliseconds for one image; `None` where the machine gives no stable figure."""
     from benchmarks import protocol
 
-    logits = protocol.evaluate(subject, shown.images, pixels=shown.pixels, threads=threads, events=events).logits
+    size = subject.batch_size or 1
     try:
-        size = subject.batch_size or 1
         timed = protocol.measure(
-            [subject], shown.images, pixels=shown.pixels, against=None, threads=threads, batch_size=size, rounds=5,
-            seconds=0.5, events=events,
+            [subject], shown.images[:TIMED_IMAGES], pixels=None if shown.pixels is None else shown.pixels[:TIMED_IMAGES],
+            against=None, threads=threads, batch_size=size, rounds=5, seconds=0.5, events=events,
         )  # fmt: skip
     except Unstable:
-        return logits, None
-    return logits, timed[subject.name].latency.p50 / size
+        return None
+    return timed[subject.name].latency.p50 / size
 
 
 def _rank_classes(logits: NDArray[np.float32], classes: Sequence[str], top: int) -> tuple[ClassScore, ...]:

@@ -16,6 +16,7 @@ from compress.errors import CompressError
 from compress.records import Preprocess
 from compress.system import quiet
 from exporters._exporter import CLASS, INPUT, OUTPUT, SCORE
+from exporters._onnx.external_data import list_external_files
 from exporters._openvino.graph import METADATA
 
 _COMPARED_KEYS = ("classes", "preprocess", "preprocess_by")
@@ -66,6 +67,15 @@ def read_interface(path: Path) -> Interface | None:
     """
     reader = {".onnx": _read_onnx, ".xml": _read_openvino}.get(path.suffix)
     return None if reader is None else reader(path)
+
+
+def list_weight_files(path: Path) -> list[str]:
+    """Return what an ONNX file names as the places of weights outside of it, each once; nothing for other formats.
+
+    Raises:
+        CompressError: It is no ONNX file.
+    """
+    return list_external_files(path) if path.suffix == ".onnx" else []
 
 
 def find_violations(found: Interface, expected: ExpectedInterface) -> Iterator[str]:
