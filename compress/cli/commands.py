@@ -439,14 +439,18 @@ def list_(terminal: Terminal, *, kind: str | None, name: str | None) -> None:
 @click.option(
     "--data",
     type=FOLDER,
-    help="Folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or of parquet files in hub layout; default: embedded digits.",
+    help="Folder of one folder for each class, with or without train/ and test/, or of parquet files in hub layout; default: "
+    "embedded digits.",
 )
 def init(terminal: Terminal, *, path: Path, data: Path | None) -> None:
-    """Write a commented recipe to start from; never overwrites."""
-    from compress.recipe import starter
+    """Write a commented recipe to start from; never overwrites.
 
-    starter.write(path, data=data)
-    terminal.write_result({"written": str(path)}, f"written: {path}")
+    With --data it looks at the pictures, and proposes sizes, networks, schedule and budget that fit them.
+    """
+    from compress.plan import starter
+
+    seen = starter.write(path, data=data, events=terminal.events())
+    terminal.write_result({"written": str(path), "seen": list(seen)}, *seen, f"written: {path}")
     terminal.hint(quote("check", path))
 
 

@@ -5,6 +5,10 @@ Both are told of the whole set at once: a message for each picture would cost a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from compress.errors import CompressError, Unreachable
 from compress.preprocess import FULL_WHITE, Levels, Picture
 from compress.records import Preprocess
@@ -12,6 +16,8 @@ from compress.text import quantify
 
 SHOWN = 10
 """Unreadable pictures that a message names."""
+GRAY_NOISE = 4
+"""Difference of channels that JPEG leaves in a gray picture."""
 HALF_RANGE = (FULL_WHITE + 1) // 2
 SKIP = "data.skip_unreadable: true leaves out what cannot be read"
 
@@ -26,6 +32,8 @@ class Findings:
         """Rows of each split whose pictures cannot be read."""
         self.sizes: list[tuple[int, int]] = []
         """Width and height of each picture that can be read."""
+        self.coloured = 0
+        """Pictures of three channels that are not alike."""
         self._levels: dict[str, tuple[int, Levels]] = {}
 
     def add_unreadable(self, split: str, row: int, problem: CompressError) -> None:
@@ -38,6 +46,7 @@ class Findings:
         """Count a picture that was decoded."""
         self.looked_at += 1
         self.sizes.append(picture.size)
+        self.coloured += bool(np.ptp(picture.pixels, axis=-1).max() > GRAY_NOISE)
         if picture.levels is not None:
             count, known = self._levels.get(split, (0, picture.levels))
             self._levels[split] = count + 1, known.join(picture.levels)
@@ -68,18 +77,40 @@ class Findings:
         if preprocess.white_level is not None:
             return
         for split, (count, levels) in self._levels.items():
-            if levels.most - levels.least < HALF_RANGE:
+            if _is_narrow(levels):
                 left = (levels.most >> 8) - (levels.least >> 8) + 1
                 raise CompressError(
                     f"data: {split} split: {quantify(count, 'picture')} of more than 8 bits hold values {levels.least} to "
                     f"{levels.most} only, of the 0 to {FULL_WHITE} of 16 bits, so {left} of 256 levels would be left; "
-                    f"{_propose_levels(levels)}, or data.white_level: {FULL_WHITE} if they are meant to be so"
+                    f"{_advise(levels)}, or data.white_level: {FULL_WHITE} if they are meant to be so"
                 )
 
+    def propose_levels(self) -> dict[str, int]:
+        """Return the fields of the recipe that the values of more than eight bits ask for; none where they use their range."""
+        known = [levels for _, levels in self._levels.values()]
+        if not known:
+            return {}
+        whole = Levels(min(levels.least for levels in known), max(levels.most for levels in known))
+        return _propose_levels(whole) if _is_narrow(whole) or whole.most > FULL_WHITE else {}
 
-def _propose_levels(levels: Levels) -> str:
-    """Return what to write into the recipe: the white of as many bits as the values need, or both ends."""
-    bits = max(levels.most.bit_length(), 8)
+    def describe_levels(self) -> Iterator[str]:
+        """Yield which values of more than eight bits occur."""
+        for split, (count, levels) in self._levels.items():
+            yield f"{count} pictures of the {split} split have more than 8 bits, with values {levels.least} to {levels.most}."
+
+
+def _is_narrow(levels: Levels) -> bool:
+    return levels.most - levels.least < HALF_RANGE
+
+
+def _propose_levels(levels: Levels) -> dict[str, int]:
+    """Return the white of as many bits as the values need, or of data with an offset both ends."""
     if levels.least > (levels.most - levels.least) // 2:
-        return f"set data.black_level: {levels.least} and data.white_level: {levels.most}"
-    return f"set data.white_level: {(1 << bits) - 1} ({bits} bits)"
+        return {"black_level": levels.least, "white_level": levels.most}
+    return {"white_level": (1 << max(levels.most.bit_length(), 8)) - 1}
+
+
+def _advise(levels: Levels) -> str:
+    fields = _propose_levels(levels)
+    bits = "" if len(fields) > 1 else f" ({fields['white_level'].bit_length()} bits)"
+    return f"set {' and '.join(f'data.{name}: {value}' for name, value in fields.items())}{bits}"

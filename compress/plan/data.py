@@ -115,9 +115,10 @@ def _describe_batches(where: str, train: TrainSection, images: int) -> Iterator[
     """Yield that the last incomplete batch is a large part of the images, and that an average never leaves its start."""
     left = images % train.batch_size
     if left >= MOST_DROPPED * images:
+        better = choose_batch_size(train.batch_size, images)
         yield (
             f"{where}.batch_size: {train.batch_size} leaves {left} of {images} training images out of every epoch, other ones "
-            f"each time, as the last incomplete batch is dropped; {_choose_batch_size(train.batch_size, images)}"
+            f"each time, as the last incomplete batch is dropped; {better} would leave out {images % better}"
         )
     steps = train.epochs * (images // train.batch_size)
     if train.ema_decay is not None and steps and train.ema_decay**steps > 0.5:
@@ -127,8 +128,7 @@ def _describe_batches(where: str, train: TrainSection, images: int) -> Iterator[
         )
 
 
-def _choose_batch_size(batch_size: int, images: int) -> str:
-    """Return the size near the wanted one that leaves out the fewest images, in words."""
+def choose_batch_size(batch_size: int, images: int) -> int:
+    """Return the size near the wanted one, and no larger, that leaves out the fewest images; of several the largest."""
     near = range(min(batch_size, images), max(1, batch_size // 2), -1)
-    best = min(near, key=lambda size: (images % size, -size))
-    return f"{best} would leave out {images % best}"
+    return min(near, key=lambda size: (images % size, -size))

@@ -195,10 +195,19 @@ def test_init_writes_a_recipe_that_passes_check(tmp_path: Path) -> None:
     assert invoke("check", path).exit_code == 0
 
 
+def write_own_pictures(folder: Path) -> None:
+    """Write train/ and val/ of two classes with a hundred pictures each."""
+    from PIL import Image
+
+    for split, name, number in itertools.product(("train", "val"), ("cat", "dog"), range(100)):
+        (folder / split / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, len(name), 2 * number)).save(folder / split / name / f"{number}.png")
+
+
 def test_init_writes_commands_that_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands at the head of a starter recipe are quoted for the shell, and folders keep the letters of their names."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "Schlüssel 🔑" / "train").mkdir(parents=True)
+    write_own_pictures(tmp_path / "Schlüssel 🔑")
     assert invoke("init", "my first run.yaml", "--data", "Schlüssel 🔑").exit_code == 0
     text = (tmp_path / "my first run.yaml").read_text(encoding="utf-8")
     assert "#   compress run 'my first run.yaml'  " in text
@@ -228,13 +237,11 @@ def test_init_for_own_images_passes_check(tmp_path: Path) -> None:
 
 def test_init_for_own_pictures_passes_check(tmp_path: Path) -> None:
     """The starter recipe for pictures in one folder for each class is a good recipe for what lies there."""
-    for split, name, number in itertools.product(("train", "val"), ("cat", "dog"), range(100)):
-        (tmp_path / "pictures" / split / name).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "pictures" / split / name / f"{number}.jpg").touch()
+    write_own_pictures(tmp_path / "pictures")
     path = tmp_path / "own.yaml"
     assert invoke("init", path, "--data", tmp_path / "pictures").exit_code == 0
     done = invoke("check", path, "--json")
-    assert json.loads(done.stdout)["images"] == {"train": 180, "validation": 20, "test": 200}
+    assert json.loads(done.stdout)["images"] == {"train": 160, "validation": 40, "test": 200}
 
 
 def test_init_never_overwrites(tmp_path: Path) -> None:

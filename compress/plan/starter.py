@@ -1,0 +1,161 @@
+"""Write a recipe to start from, with a comment at whatever one is likely to change (`compress init`)."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import textwrap
+from pathlib import Path
+
+from compress.errors import CompressError, Unreachable
+from compress.events import Events
+from compress.plan.survey import BUDGET_POINTS, Proposal, Survey, describe_survey, propose, survey_folder
+from compress.system.files import write_whole
+
+COMMENT_WIDTH = 110
+DIGITS = """\
+  source: digits                # scikit-learn's handwritten digits; your own pictures: compress init --data FOLDER
+  image_size: 16                # height and width in pixels that the networks see
+  validation_fraction: 0.15     # held out of the training split for every choice that is made
+"""
+
+COMMENTS = {
+    "folder": "one folder for each class",
+    "huggingface": "parquet files in hub layout",
+    "test_fraction": "set apart for the test, each picture by a hash of its path; another split: split_seed: 1",
+    "skip_unreadable": "leave out what cannot be read; compress check names it without this line",
+    "white_level": "in pictures of more than 8 bits, the value that becomes white",
+    "black_level": "and the value that becomes black",
+    "channels": "hardly a picture has colours",
+}
+"""What stands beside the fields that depend on the data."""
+
+RECIPE = """\
+# {name}: distil a small student from a large teacher, export it, prove that the file works, measure it.
+#
+#   compress check {file}       what a run would do, and all that is wrong with this file
+#   compress run {file}         do it; continues where it was interrupted
+#   compress list methods       what else can be named here; `compress list methods kd` tells its options
+
+name: {name}                    # the run's folder: runs/{name}
+seed: 0                         # decides everything random
+
+data:
+{data}
+teacher:
+  model: {teacher}  # others: compress list models
+{stride}  # weights: teacher.safetensors  instead of training it here, relative to this file; and its checksum:
+  # sha256: ...
+  train: {{epochs: {teacher_epochs}, {batch}lr: {lr}}}
+
+student:
+  model: {student}
+{stride}
+method:                         # several methods can teach one student together
+  - name: kd                    # others: compress list methods
+    temperature: 4
+
+baselines:                      # the same student trained otherwise, for comparison in the same report
+  - {{name: supervised}}
+
+train:                          # how the student is trained; what is not said has its default
+  epochs: {student_epochs}
+  batch_size: {batch_size}
+  lr: {lr}
+  schedule: cosine
+
+exports:
+  - {{format: onnx, precision: fp32}}
+  - {{format: onnx, precision: int8}}    # by whatever it takes to meet the gate; the report tells what it took
+  - {{format: openvino, precision: fp16}}
+
+gate:                           # what an exported file must hold on its own runtime, or the run fails
+  max_top1_drop_points: {budget}     # percentage points of top-1 that it may lose{budget_reason}
+
+measure:
+  threads: 1                    # two threads are faster and vary much more
+  against: teacher              # whose latency the speed-ups are taken against
+"""
+
+
+def write(path: Path, *, data: Path | None = None, events: Events | None = None) -> tuple[str, ...]:
+    """Write a recipe, and return what was seen of the data, a sentence each.
+
+    Args:
+        path: File to make.
+        data: Folder of pictures, one folder per class, or of parquet files in hub layout; default the embedded digits.
+        events: Where progress goes.
+
+    Raises:
+        CompressError: The file is there already, or has a name that no recipe can have; or the data is none, or too little.
+        Unreachable: The data folder is not there, or the file cannot be written.
+    """
+    if path.exists():
+        raise CompressError(f"{path}: is there already and is not overwritten; give another name")
+    if data is not None and not data.is_dir():
+        raise Unreachable(f"--data {data}: there is no such folder")
+    found = None if data is None else survey_folder(data, events)
+    text = render_recipe(path, data=data, found=found)
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return () if found is None else tuple(describe_survey(found))
+
+
+def render_recipe(path: Path, *, data: Path | None = None, found: Survey | None = None) -> str:
+    """Return the text of a starter recipe that shall lie at `path`.
+
+    Args:
+        path: Of the recipe.
+        data: Folder of the pictures; default: the embedded digits.
+        found: What was seen of it.
+    """
+    fields: dict[str, object] = {
+        "data": DIGITS, "teacher": "resnet_cifar.resnet32", "student": "resnet_cifar.resnet8", "stride": "", "batch": "",
+        "teacher_epochs": 10, "student_epochs": 10, "batch_size": 64, "lr": 0.1, "budget": 1.0, "budget_reason": "",
+    }  # fmt: skip
+    if data is not None and found is not None:
+        fields |= _render_proposal(data, found, propose(found))
+    name = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in path.stem).strip("-") or "recipe"
+    return RECIPE.format(name=name, file=shlex.quote(str(path)), **fields)
+
+
+def _render_proposal(data: Path, found: Survey, fit: Proposal) -> dict[str, object]:
+    """Return the parts of a recipe that depend on the pictures."""
+    validation = math.ceil(found.summary.train_images * fit.validation_fraction)
+    reason = f"; {validation} validation images cannot show less" if fit.budget_points > BUDGET_POINTS else ""
+    stride = "" if fit.output_stride in (None, 32) else f"  output_stride: {fit.output_stride}  # maps are halved less often\n"
+    return {
+        "data": _render_data(data, found, fit), "teacher": fit.teacher, "student": fit.student, "stride": stride,
+        "batch": f"batch_size: {fit.batch_size}, ", "teacher_epochs": fit.epochs, "student_epochs": fit.epochs,
+        "batch_size": fit.batch_size, "lr": fit.lr, "budget": fit.budget_points, "budget_reason": reason,
+    }  # fmt: skip
+
+
+def _render_data(data: Path, found: Survey, fit: Proposal) -> str:
+    """Return the data section, opened by what was seen."""
+    seen = [line for sentence in describe_survey(found) for line in textwrap.wrap(_escape(sentence), COMMENT_WIDTH)]
+    fields: dict[str, object] = {"source": found.source, "path": _quote(str(data.absolute()))}
+    fields |= {"channels": "gray"} if found.is_gray else {}
+    fields |= {name: json.dumps(value) for name, value in found.options.items()}
+    notes = COMMENTS | {"source": COMMENTS[found.source]}
+    size = f"height and width that the networks see; the pictures' shorter side is {found.shorter_side:g} at the median"
+    fields |= {"image_size": fit.image_size, "validation_fraction": fit.validation_fraction}
+    notes |= {"image_size": size, "validation_fraction": "held out of the training split for every choice that is made"}
+    fields |= {"crop_padding": max(fit.image_size // 8, 1), "flip": "true"}
+    notes |= {"crop_padding": "augmentation: random crops from a reflected border"}
+    notes |= {"flip": "augmentation: mirror half of the images; not for text, digits, or left and right"}
+    fields |= {"storage": "auto"}
+    notes |= {"storage": "memory where they fit, and otherwise disk: decoded once, read by threads"}
+    lines = [f"  {name}: {value}".ljust(32) + (f"# {notes[name]}" if name in notes else "") for name, value in fields.items()]
+    return "".join(f"  # {line}\n" for line in ["seen by compress init:", *seen]) + "\n".join(map(str.rstrip, lines)) + "\n"
+
+
+def _escape(text: str) -> str:
+    """Return a text that cannot end a comment."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _quote(text: str) -> str:
+    """Return a text in double quotes for YAML: letters of any script as they are, what cannot be printed escaped."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
