@@ -1,8 +1,8 @@
 """Compress vision models for edge devices: distil, export, prove, measure.
 
 `compress.distill` trains a student with your own modules and loaders (see `Distilled`). `TrainSection` says how,
-`Network` names the taps of a module, `Events` says where progress goes, and what cannot be done is a `CompressError`. Files are
-written by `exporters.export` and measured by `benchmarks.measure`.
+`Network` names the taps of a module, `adapt_teacher` fits a teacher to other images, `Events` says where progress goes, and
+what cannot be done is a `CompressError`. Files are written by `exporters.export` and measured by `benchmarks.measure`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from compress.api import Distilled, distill
     from compress.errors import CompressError
     from compress.events import Events
-    from compress.models import Network
+    from compress.models import Network, adapt_teacher
     from compress.recipe import TrainSection
 
 __version__ = "0.1.0"
-__all__ = ["CompressError", "Distilled", "Events", "Network", "TrainSection", "distill"]
+__all__ = ["CompressError", "Distilled", "Events", "Network", "TrainSection", "adapt_teacher", "distill"]
 
 _LAZY = {
     "CompressError": "compress.errors",
     "Distilled": "compress.api",
+    "adapt_teacher": "compress.models",
     "distill": "compress.api",
     "Events": "compress.events",
     "Network": "compress.models",

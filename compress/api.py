@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from compress.events import Events
 from compress.fingerprint import describe_training, make_key
 from compress.forward_pass import FORWARD_ERRORS, explain_failure
 from compress.freezing import evaluating
+from compress.input_probes import Convention, find_range
 from compress.methods import Combined, Method, Setting
 from compress.models import Network, wrap_module
 from compress.recipe import MethodSection, TrainSection
@@ -33,6 +35,7 @@ from compress.records import Accuracy, Epoch
 from compress.training import evaluate, loop, network_checks, preflight
 from compress.training.device import choose_device
 from compress.training.engines import choose_engine
+from compress.training.given_teacher import SCREENED, HeldOut, InputNow, check_given_teacher
 from compress.training.optimizer import BuildOptimizer
 
 Methods = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
@@ -143,7 +146,7 @@ def distill(
     setting = Setting(learner, networks, image, classes, lambda role: _redraw(learner, role, seed).to(where))
     whole = _build_method(sections, setting).to(where)
     with _restore_flags([*networks, learner]):
-        _check_teachers(networks, held_out, classes)
+        _check_teachers(networks, held_out, classes, events)
         preflight.check_structure(whole, first)
         _check_smallest_batch(whole, first, given[0])
         decisive = {
@@ -232,13 +235,48 @@ def _warn(text: str) -> None:
     warnings.warn(text.removeprefix("warning: "), stacklevel=4)
 
 
-def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: int) -> None:
+def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: int, events: Events) -> None:
     names = [str(label) for label in range(classes)]
     outputs, labels = evaluate.compute_all_logits(networks, held_out)
     refuse_labels("validation", torch.from_numpy(labels), classes)
-    for index, logits in enumerate(outputs):
-        network_checks.check_outputs(f"teacher {index}", logits)
-        preflight.check_teacher(f"teacher {index}", logits, labels, names)
+    images = _collect_images(held_out) if networks else None
+    for index, (network, logits) in enumerate(zip(networks, outputs, strict=True)):
+        name = f"teacher {index}"
+        network_checks.check_outputs(name, logits)
+        if images is not None and logits.shape[1] == classes and np.isfinite(logits).all():
+            warning = check_given_teacher(name, network, images.held_out, names, images.now, kind="library")
+            if warning:
+                events.warn(f"warning: {warning}")
+        preflight.check_teacher(name, logits, labels, names)
+
+
+class _SomeImages(NamedTuple):
+    """Some held-out images of the user's loader, and how they seem to be normalised."""
+
+    held_out: HeldOut
+    now: InputNow
+
+
+def _collect_images(held_out: FromLoader) -> _SomeImages | None:
+    """Return the first held-out images as shares from 0 to 1, as far as their range shows how they were made of them.
+
+    `None` where that cannot be: the images are neither gray nor of three channels.
+    """
+    batches: list[Batch] = []
+    for batch in held_out.epoch(0):
+        batches.append(batch)
+        if sum(len(each.labels) for each in batches) >= SCREENED:
+            break
+    images = torch.cat([batch.images for batch in batches])[:SCREENED].float().cpu().numpy()
+    if images.shape[1] not in (1, 3) or not np.isfinite(images).all():
+        return None
+    mean, std = find_range([images])
+    shares = images * np.array(std, np.float32).reshape(-1, 1, 1) + np.array(mean, np.float32).reshape(-1, 1, 1)
+    labels = torch.cat([batch.labels for batch in batches])[:SCREENED].cpu().numpy()
+    gray = images.shape[1] == 1
+    return _SomeImages(
+        HeldOut(shares.astype(np.float32), labels), InputNow(Convention("", mean, std), is_gray=gray, knows_adapter=False)
+    )
 
 
 def _get_state_path(folder: Path, stage: Method, decisive: Mapping[str, object]) -> Path:

@@ -1,7 +1,7 @@
 """Model families, one file each, and their contract: `Network`, a module with named taps and a named classifier."""
 
 from compress.models._cost import count_macs, count_parameters
-from compress.models._input import Adapted, InputFormat, adapt_input, reorder_classes, run_normalised
+from compress.models._input import Adapted, InputFormat, adapt_input, adapt_teacher, reorder_classes, run_normalised
 from compress.models._network import Network, Outputs, find_shapes
 from compress.models._wrapping import build_model, wrap_module
 
@@ -11,6 +11,7 @@ __all__ = [
     "Network",
     "Outputs",
     "adapt_input",
+    "adapt_teacher",
     "build_model",
     "count_macs",
     "count_parameters",

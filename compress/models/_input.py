@@ -183,6 +183,79 @@ def reorder_classes(network: Network, order: Sequence[int], image: Tensor) -> Ne
     return Reordered(network, order)
 
 
+class _PlainModule(nn.Module):
+    """A network as a module that is not known as one, so that its taps are looked for."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, K] for images [B, C, H, W]."""
+        logits: Tensor = self.network(images)
+        return logits
+
+
+def adapt_teacher(
+    teacher: nn.Module,
+    *,
+    loader_mean: Sequence[float] | None = None,
+    loader_std: Sequence[float] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    channels: Channels | None = None,
+    image_size: int | None = None,
+    classes: Sequence[int] | None = None,
+) -> nn.Module:
+    """Return a teacher for `compress.distill` that takes the images of the loaders, whatever it was trained on.
+
+    The teacher itself is not changed. Name taps by handing in a `compress.Network`.
+
+    Args:
+        teacher: Images [B, c, h, w] to logits [B, L].
+        loader_mean: Mean that the loaders took off, on the scale 0 to 1, one for each channel; default 0.
+        loader_std: Standard deviation that they divided by; default 1, so that images are from 0 to 1.
+        mean: Mean that the teacher wants taken off, in the order in which it takes the channels; default: that of the loaders.
+        std: Standard deviation that it wants divided by; default: that of the loaders.
+        channels: Which it takes: `rgb`, `bgr` or `gray`; default: those of the loaders, which give RGB, or gray where
+            `loader_mean` has one number.
+        image_size: Height and width that it wants; images are resized.
+        classes: Output of the teacher for each label, [K]; default: the labels themselves.
+
+    Raises:
+        CompressError: There is not one number for each channel, or a std is not above 0.
+
+    Example:
+        >>> import compress, torch
+        >>> from torch import nn
+        >>> layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> teacher = compress.adapt_teacher(layers, mean=[0.5] * 3, std=[0.5] * 3, channels="bgr", classes=[1, 0])
+        >>> teacher(torch.rand(1, 3, 8, 8)).shape
+        torch.Size([1, 2])
+    """
+    given_mean = tuple(loader_mean or (0.0,) * len(loader_std or (0.0,) * 3))
+    given = InputFormat(given_mean, tuple(loader_std or (1.0,) * len(given_mean)), "rgb" if len(given_mean) == 3 else "gray")
+    kind = channels or given.channels
+    depth = 1 if kind == "gray" else 3
+    own_mean, own_std = (_spread(values, depth, kind) for values in (given.mean, given.std))
+    wanted = InputFormat(tuple(mean or own_mean), tuple(std or own_std), kind, image_size)
+    for what, format_, count in (("loader_mean and loader_std", given, len(given_mean)), ("mean and std", wanted, depth)):
+        if not len(format_.mean) == len(format_.std) == count or count not in (1, 3) or min(format_.std) <= 0:
+            raise CompressError(f"{what}: are {format_.mean} and {format_.std}; give one number for each channel, std above 0")
+    network = teacher if isinstance(teacher, Network) else Network(teacher, taps=())
+    adapted = adapt_input(network, given=given, wanted=wanted)
+    if classes is not None:
+        adapted = Reordered(adapted, classes)
+    return adapted if isinstance(teacher, Network) else _PlainModule(adapted)
+
+
+def _spread(values: tuple[float, ...], depth: int, channels: Channels) -> tuple[float, ...]:
+    """Return numbers of RGB or gray for other channels, in their order."""
+    if len(values) != depth:
+        return (sum(values) / len(values),) * depth
+    return values[::-1] if channels == "bgr" else values
+
+
 def _gives(network: Network, image: Tensor, expected: Tensor) -> bool:
     """Return whether a network gives the expected logits [1, K] for an image [1, C, H, W]."""
     try:

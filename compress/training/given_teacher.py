@@ -24,6 +24,7 @@ from compress.models import Network, count_macs, run_normalised
 from compress.statistics.paired import mcnemar
 from compress.training.class_order import (
     FITTED_GAIN_POINTS,
+    MOST_NAMED,
     ClassOrder,
     describe_order,
     find_exchanged,
@@ -70,6 +71,8 @@ class InputNow(NamedTuple):
     convention: Convention
     is_gray: bool = False
     """Whether it takes gray images."""
+    knows_adapter: bool = True
+    """Whether `convention` is what the network within an adapter takes, and not what the adapter takes."""
 
 
 class Finding(NamedTuple):
@@ -170,7 +173,8 @@ class _Trial:
         """Return logits [N, K] for images as the teacher takes them, [N, c, H, W]."""
         parts = torch.from_numpy(np.ascontiguousarray(images)).split(64)
         with evaluating(self.network):
-            return torch.cat([run_normalised(self.network, part.to(self._device)).float().cpu() for part in parts])
+            run = run_normalised if self.now.knows_adapter else type(self.network).__call__
+            return torch.cat([run(self.network, part.to(self._device)).float().cpu() for part in parts])
 
     def predict(self, shares: Images, convention: Convention | None = None) -> NDArray[np.int64]:
         """Return the answers [N] for shares [N, C, H, W], in the present convention or another."""
@@ -277,17 +281,29 @@ def _write_remedy(trial: _Trial, chosen: _Explanation, kind: Kind) -> str:
         lines += [f"mean: {_list(convention.mean[::step])}", f"std: {_list(convention.std[::step])}"]
         if convention.bgr != trial.now.convention.bgr:
             lines.append(f"channels: {'bgr' if convention.bgr else 'rgb'}")
+    if kind == "library":
+        return _write_call(trial, chosen)
     if chosen.order is not None:
         lines.append(write_recipe_line(chosen.order, trial.classes))
     if not lines:
         return "turn the images as it was trained on them, or take another teacher"
-    if kind == "recipe":
-        return f"add to its section of the recipe: {', '.join(lines)}"
-    now = trial.now.convention
-    given = [f"loader_mean: {_list(now.mean)}", f"loader_std: {_list(now.std)}"] if convention is not None else []
-    arguments = ", ".join(line.replace(": ", "=", 1) for line in [*given, *lines])
-    quoted = arguments.replace("channels=bgr", "channels='bgr'").replace("classes=natural", "classes='natural'")
-    return f"give compress.adapt_teacher(teacher, {quoted.replace('classes=letters', repr('letters'))})"
+    return f"add to its section of the recipe: {', '.join(lines)}"
+
+
+def _write_call(trial: _Trial, chosen: _Explanation) -> str:
+    """Return the call that mends a teacher of `compress.distill`."""
+    arguments = []
+    if (convention := chosen.convention) is not None:
+        now, step = trial.now.convention, -1 if convention.bgr else 1
+        arguments += [f"loader_mean={_list(now.mean)}", f"loader_std={_list(now.std)}"]
+        arguments += [f"mean={_list(convention.mean[::step])}", f"std={_list(convention.std[::step])}"]
+        arguments += ["channels='bgr'"] if convention.bgr else []
+    if chosen.order is not None:
+        outputs = np.argsort(chosen.order.order).tolist()
+        arguments.append(f"classes={outputs}" if len(outputs) <= MOST_NAMED else "classes=[its output for each label]")
+    if not arguments:
+        return "turn the images as it was trained on them, or take another teacher"
+    return f"give compress.adapt_teacher(teacher, {', '.join(arguments)})"
 
 
 def _list(values: Sequence[float]) -> str:

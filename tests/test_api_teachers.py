@@ -1,0 +1,49 @@
+"""`compress.distill` tries given teachers as the command line does, and `compress.adapt_teacher` mends what it finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import compress
+from compress.input_probes import Convention
+from tests.training.test_given_teacher import NOW, build, make_data
+
+ZERO_ONE = Convention("", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), bgr=True)
+
+
+def make_loader(seed: int, now: Convention = NOW) -> tuple[np.ndarray, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Return prototypes and batches as a user's loader gives them; black and white occur."""
+    prototypes, held_out = make_data()
+    shares = held_out.shares.clip(0, 1)
+    images = torch.from_numpy(now.apply(shares))
+    return prototypes, list(zip(images.split(40), torch.from_numpy(held_out.labels).split(40), strict=True))
+
+
+def distill(teacher: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    student = nn.Sequential(nn.Flatten(), nn.Linear(192, 12))
+    compress.distill(teacher, student, train=batches, validation=batches, settings=compress.TrainSection(epochs=1, lr=0.01))
+
+
+def test_a_teacher_that_is_fed_otherwise_is_refused_and_mended() -> None:
+    """The message names the call; with it the teacher is accepted."""
+    prototypes, batches = make_loader(0)
+    teacher = build(prototypes, ZERO_ONE).module
+    with pytest.raises(compress.CompressError, match=r"BGR.*compress.adapt_teacher\(teacher, loader_mean=.*channels='bgr'"):
+        distill(teacher, batches)
+    distill(
+        compress.adapt_teacher(teacher, loader_mean=NOW.mean, loader_std=NOW.std, mean=[0] * 3, std=[1] * 3, channels="bgr"),
+        batches,
+    )
+
+
+def test_a_class_order_is_mended_in_the_library() -> None:
+    """Outputs for each label are named, and taken."""
+    prototypes, batches = make_loader(0)
+    order = np.roll(np.arange(12), 1)
+    teacher = build(prototypes, NOW, order).module
+    with pytest.raises(compress.CompressError, match=r"compress.adapt_teacher\(teacher, classes=\[1, 2, 3.*0\]\)"):
+        distill(teacher, batches)
+    distill(compress.adapt_teacher(teacher, classes=np.argsort(order).tolist()), batches)
