@@ -32,6 +32,7 @@ from compress.models import Network, resnet_cifar
 from compress.models.resnet_cifar import resnet8
 from compress.recipe import ExportSection
 from compress.records import Exported, Manifest, Report, StageResult, read
+from compress.records.training import WEIGHTS
 from compress.run import cache, pipeline, reexport
 from compress.run.export import ExportedFile
 from compress.system.files import hash_file
@@ -321,6 +322,18 @@ def test_the_student_is_exported_again_from_its_run(run: Run, runs: Path, tmp_pa
     assert {name: gate.status for name, gate in gates.items()} == {"student-openvino-fp32": "passed"}
     left = sorted(path.name for path in (tmp_path / "more").iterdir())
     assert left == ["student-fp32.bin", "student-fp32.xml", "student-fp32.xml.json"]
+
+
+def test_a_teacher_that_was_changed_is_not_taken_for_the_runs_own(run: Run, runs: Path, tmp_path: Path) -> None:
+    """A run is exported again from the weights that it trained, those of its teacher too, at which the method looks."""
+    run(where=tmp_path)
+    weights = tmp_path / "tiny" / "teacher" / WEIGHTS
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.unlink()
+    weights.write_bytes(changed)
+    with pytest.raises(CompressError, match=r"teacher.weights\.safetensors: has sha256"):
+        reexport.export(tmp_path / "tiny", [ExportSection(format="onnx")], out=tmp_path / "more", events=Events())
 
 
 def test_an_exported_file_has_a_record_of_what_is_known_of_it(run: Run, runs: Path, tmp_path: Path) -> None:
