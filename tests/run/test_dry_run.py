@@ -60,3 +60,68 @@ def test_an_engine_is_refused_where_the_recipe_names_it(tmp_path):
     for teachers, where in ((wrong, "teacher"), (f"[{other}, {wrong}]", "teacher.1")):
         with pytest.raises(CompressError, match=rf"^{where}\.train\.engine: 'cuda_graphs' runs on a CUDA device alone"):
             check(tmp_path, "train.device=cpu", f"teacher={teachers}")
+
+
+NETWORKS = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+from compress import Network
+
+
+class Made(nn.Module):
+    def __init__(self, classes, channels, run):
+        super().__init__()
+        layers = [nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        self.inner, self.run = nn.Sequential(*layers, nn.Linear(4, classes)), run
+
+    def forward(self, images):
+        return self.run(self.inner, images, self.training)
+
+
+def soft(classes, channels):
+    return Made(classes, channels, lambda n, x, trains: n(x).softmax(1))
+
+def random(classes, channels):
+    return Made(classes, channels, lambda n, x, trains: F.dropout(n(x)))
+
+def auxiliary(classes, channels):
+    return Made(classes, channels, lambda n, x, trains: (n(x), n(x)) if trains else n(x))
+
+def in_place(classes, channels):
+    return Made(classes, channels, lambda n, x, trains: n(x.sub_(1)))
+
+def named_in_place(classes, channels):
+    return Network(in_place(classes, channels), taps=())
+
+def copying(classes, channels):
+    return Network(in_place(classes, channels), taps=(), copies_input=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("role", "network", "message"),
+    [
+        ("student", "soft", "^student: its outputs come out of a softmax"),
+        ("teacher", "soft", "^teacher: its outputs come out of a softmax"),
+        ("student", "random", r"^student: its answers differ .*F\.dropout"),
+        ("teacher", "random", r"^teacher: its answers differ .*F\.dropout"),
+        ("student", "auxiliary", "^student: gives a tuple of .* while it trains"),
+        ("teacher", "auxiliary", ""),
+        ("student", "in_place", ""),
+        ("teacher", "in_place", ""),
+        ("student", "named_in_place", r"^student: .* in place, .*copies_input=True"),
+        ("teacher", "named_in_place", r"^teacher: .* in place, .*copies_input=True"),
+        ("student", "copying", ""),
+    ],
+)
+def test_a_network_of_ones_own_is_tried_alone(tmp_path, monkeypatch, role, network, message):
+    """What is refused in `compress.distill` is refused in a recipe, and a plain module gets copies of its images in both."""
+    (tmp_path / "networks_of_ones_own.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    override = f"{role}={{model: 'networks_of_ones_own:{network}'}}"
+    if not message:
+        check(tmp_path, override)
+        return
+    with pytest.raises(CompressError, match=message):
+        check(tmp_path, override)
