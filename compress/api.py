@@ -344,21 +344,12 @@ def _count_classes(who: str, network: Network, image: Tensor) -> int:
     found = f"{list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if not isinstance(logits, Tensor):
         raise CompressError(
-            f"{who}: gives {found}; it must give logits [batch, classes]: say where they are with {_propose_logits(logits)}, "
-            "or wrap it in a module that gives them"
+            f"{who}: gives {found}; it must give logits [batch, classes]: say where they are with "
+            f"{network_checks.propose_logits(logits)}, or wrap it in a module that gives them"
         )
     if logits.dim() != 2:
         raise CompressError(f"{who}: gives {found}; it must give logits [batch, classes]: wrap it in a module that does")
     return int(logits.shape[1])
-
-
-def _propose_logits(output: object) -> str:
-    """Return the code of a `logits` that may fit what a network gives."""
-    if isinstance(output, tuple | list):
-        return "logits=lambda output: output[0]"
-    names = list(output) if isinstance(output, Mapping) else []
-    key = next((name for name in ("logits", "out", "output", "scores", *names) if name in names), "logits")
-    return f"logits=lambda output: output[{key!r}]" if names else "logits=lambda output: output.logits"
 
 
 def _check_settings(settings: TrainSection | None) -> TrainSection:

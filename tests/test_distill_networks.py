@@ -168,6 +168,31 @@ def test_a_batch_of_one_is_no_fault_where_it_does_no_harm() -> None:
         compress.distill([], student, train=train, validation=loader(), method="supervised", settings=QUICK)
 
 
+def test_a_hook_finds_the_main_logits_beside_auxiliary_ones(teacher: nn.Module) -> None:
+    """What the message proposes works: a student may give more in training than in evaluation, if its logits are named."""
+
+    def run(network: nn.Module, images: Tensor) -> Any:
+        logits = network(images)
+        return (logits, logits.detach()) if network.training else logits
+
+    options: dict[str, Any] = {"train": loader(), "validation": loader(), "settings": QUICK}
+    with pytest.raises(compress.CompressError, match=r"logits=lambda output: output\[0\]"):
+        compress.distill(teacher, Around(Tiny(2), run), **options)
+    compress.distill(teacher, Around(Tiny(2), run), logits=lambda output: output[0], **options)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torchscript_may_teach_and_is_not_trained(teacher: nn.Module) -> None:
+    """What another team handed over teaches; a student of that kind could never be exported, which is said at once."""
+    options: dict[str, Any] = {"train": loader(), "validation": loader(), "settings": QUICK}
+    for script in (torch.jit.script(teacher.eval()), torch.jit.trace(teacher.eval(), IMAGES[:1])):
+        compress.distill(script, Tiny(2), **options)
+        with pytest.raises(compress.CompressError, match=r"^student: is a TorchScript module"):
+            compress.distill([], script, method="supervised", **options)
+    with pytest.raises(compress.CompressError, match=r"^teacher 0: is a frozen TorchScript module"):
+        compress.distill(torch.jit.freeze(torch.jit.script(teacher.eval())), Tiny(2), **options)
+
+
 class Growing(IterableDataset[tuple[Tensor, Tensor]]):
     """A stream whose order is another in every pass, and whose last batch nobody can foresee."""
 

@@ -56,6 +56,11 @@ def wrap_module(
         return module
     if not isinstance(module, nn.Module):
         raise CompressError(f"{name}: is a {type(module).__name__}, not a torch.nn.Module; return the network itself")
+    if not all(hasattr(part, "training") for part in module.modules()):
+        raise CompressError(
+            f"{name}: is a frozen TorchScript module, or holds one, which has no mode that could be set; give it as it was "
+            "before torch.jit.freeze, or the Python module"
+        )
     given = image.clone()
     seen, output = _watch_pass(module, given, name)
     output = output if logits is None or isinstance(output, Tensor) else logits(output)
@@ -76,7 +81,7 @@ def _watch_pass(module: nn.Module, image: Tensor, name: str) -> tuple[list[_Seen
             )
         )
         for layer_name, layer in module.named_modules()
-        if layer_name
+        if layer_name and not isinstance(layer, torch.jit.ScriptModule)  # these take no hooks
     ]
     try:
         with evaluating(module):

@@ -6,7 +6,7 @@ network that is refused here would train, or teach, without a word and with a wr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -48,9 +48,15 @@ def check_network(who: str, network: Network, images: Tensor, *, trains: bool) -
         trains: Whether it will be trained.
 
     Raises:
-        CompressError: It cannot take the images; gives no logits, or not the same kind in training; gives probabilities, or the
+        CompressError: It is TorchScript and would be trained; cannot take the images; gives no logits, or not the same kind in
+        training; gives probabilities, or the
             same whatever the image and its weights; or its answers change where nothing has changed.
     """
+    if trains and any(isinstance(part, torch.jit.ScriptModule) for part in network.modules()):
+        raise CompressError(
+            f"{who}: is a TorchScript module, or holds one; it cannot be exported when it is trained: give the Python module "
+            "that it was made of, with its state_dict() loaded"
+        )
     images = images[:PROBED_IMAGES].detach().clone()
     with forward_pass.keep_random_state(), forward_pass.keep_buffers(network), evaluating(network):
         copy = images.clone()
@@ -135,16 +141,27 @@ def _check_in_training(who: str, network: Network, images: Tensor, evaluated: Te
     if not isinstance(output, Tensor) or output.shape != evaluated.shape:
         raise CompressError(
             f"{who}: gives {describe_output(output)} while it trains and {describe_output(evaluated)} in evaluation; "
-            f"{_advise_one_kind(who, network)}"
+            f"{_advise_one_kind(who, network, output)}"
         )
     _refuse_probabilities(who, forward_pass.describe_probabilities(output))
     return forward_pass.changes(copy, images)
 
 
-def _advise_one_kind(who: str, network: Network) -> str:
+def _advise_one_kind(who: str, network: Network, output: object) -> str:
     if any(getattr(module, "aux_logits", False) is True for module in network.modules()):
         return f"leave its auxiliary classifiers out: build it with aux_logits=False, or set {who}.aux_logits = False"
-    return "let it give its main logits [batch, classes] alone in both modes, for example in a module around it"
+    if isinstance(output, Tensor):
+        return "let it give logits [batch, classes] in both modes"
+    return f"say where the main logits are with {propose_logits(output)}, or let it give them alone in both modes"
+
+
+def propose_logits(output: object) -> str:
+    """Return the code of a `logits` that may fit what a network gives."""
+    if isinstance(output, tuple | list):
+        return f"logits=lambda output: output{'.logits' if hasattr(output, 'logits') else '[0]'}"
+    names = list(output) if isinstance(output, Mapping) else []
+    key = next((name for name in ("logits", "out", "output", "scores", *names) if name in names), "logits")
+    return f"logits=lambda output: output[{key!r}]" if names else "logits=lambda output: output.logits"
 
 
 @contextmanager
