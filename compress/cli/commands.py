@@ -21,8 +21,21 @@ from compress.errors import CompressError, GateFailed, Interrupted, Unreachable,
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+
+class UserPath(click.Path):
+    """A path in which `~` is the user's folder also where the shell leaves it, as in `--data=~/pictures`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or fail as a wrong usage."""
+        if isinstance(value, str) and value.startswith("~"):
+            from compress.system.files import resolve_path
+
+            value = str(resolve_path(Path(), value))
+        return super().convert(value, param, ctx)
+
+
+PATH = UserPath(path_type=Path)
+FOLDER = UserPath(path_type=Path, file_okay=False)
 RUNS = Path("runs")
 KINDS = ("methods", "models", "data", "exporters", "runtimes", "devices")
 

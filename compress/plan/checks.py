@@ -16,7 +16,7 @@ from compress.recipe import Recipe
 from compress.recipe.checks import find_drift_problem
 from compress.recipe.class_order import resolve_class_order
 from compress.records import DEPTHS
-from compress.system.files import hash_file
+from compress.system.files import hash_file, resolve_path
 from compress.system.memory import Storage, choose_place
 from compress.system.processors import count_processors
 from compress.text import name_teacher, quantify
@@ -151,7 +151,7 @@ def _find_weights_problems(where: str, weights: str | None, sha256: str | None, 
         if sha256 is not None:
             yield CompressError(f"{where}.sha256: is the checksum of a file, but {where}.weights names none; add it")
         return
-    path = base / weights
+    path = resolve_path(base, weights)
     if path.is_dir():
         yield Unreachable(f"{where}.weights: {path}: is a folder; name the file in it")
     elif not path.is_file():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from compress.errors import CompressError, Unreachable
+from compress.system.files import resolve_path
 
 NATURAL, LETTERS = "natural", "letters"
 WORDS = (NATURAL, LETTERS)
@@ -72,7 +73,7 @@ def resolve_class_order(
         Unreachable: The file cannot be read.
     """
     if isinstance(declared, str):
-        declared = _order_by_word(declared, classes) or _read_file(base / declared, where)
+        declared = _order_by_word(declared, classes) or _read_file(resolve_path(base, declared), where)
     names = _list_names(declared, classes, where)
     missing = [name for name in classes if name not in names]
     if missing:

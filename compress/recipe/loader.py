@@ -26,7 +26,7 @@ from compress.recipe.sections import (
 )
 from compress.recipe.types import Listing, Section, Several, build_section_union
 from compress.recipe.yaml import MAX_BYTES, read, write
-from compress.system.files import read_bounded
+from compress.system.files import read_bounded, resolve_path
 
 S = TypeVar("S", bound=Section)
 
@@ -141,7 +141,7 @@ def dump(recipe: Recipe, base: Path) -> str:
     document["data"].update(recipe.data.options(base))
     for section in (*document["teacher"], document["student"]):
         if section["weights"] is not None:
-            section["weights"] = str((base / section["weights"]).resolve())
+            section["weights"] = str(resolve_path(base, section["weights"]).resolve())
         if isinstance(section.get("classes"), str) and section["classes"] not in WORDS:
-            section["classes"] = str((base / section["classes"]).resolve())
+            section["classes"] = str(resolve_path(base, section["classes"]).resolve())
     return write(document)

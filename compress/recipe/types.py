@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
@@ -15,6 +16,7 @@ from pydantic_core import CoreSchema
 from compress import plugins
 from compress.errors import CompressError
 from compress.recipe.class_order import tidy_class_order
+from compress.system.files import resolve_path
 
 Count = Annotated[int, Field(ge=1)]
 WholeNumber = Annotated[int, Field(ge=0)]
@@ -74,14 +76,17 @@ class PluginSection(Section):
         """Return the plug-in's own options: every field that the section's own type does not have, and those that both share.
 
         Args:
-            base: Folder of the recipe. An option `path` that names something there is given as that place.
+            base: Folder of the recipe. An option `path` that names something there is given as that place, as is one that
+                begins with `~` or a variable.
         """
         own = next(cls for cls in type(self).__mro__ if issubclass(cls, PluginSection) and not find_plugin_name(cls))
         shared = self.shared & self.plugin_options
         names = [key for key in type(self).model_fields if key not in own.model_fields or key in shared]
         options = {key: getattr(self, key) for key in names}
-        if base is not None and isinstance(options.get("path"), str) and (base / options["path"]).exists():
-            options["path"] = str((base / options["path"]).resolve())
+        if base is not None and isinstance(options.get("path"), str):
+            place = resolve_path(base, options["path"])
+            if os.path.exists(place) or place != base / options["path"]:  # noqa: PTH110 (says no of names that are too long)
+                options["path"] = str(place.resolve())
         return options
 
 

@@ -18,6 +18,7 @@ from compress.recipe import MethodSection, ModelSection, TeacherSection
 from compress.recipe.class_order import resolve_class_order
 from compress.records import Preprocess
 from compress.run.context import Run
+from compress.system.files import resolve_path
 from compress.training import checkpoint
 
 
@@ -59,7 +60,7 @@ def load_given_teacher(run: Run, section: TeacherSection, role: str) -> GivenTea
     if section.classes is not None:
         known = resolve_class_order(section.classes, run.data.classes, run.base, where=f"{role}.classes")
     network = _build_teacher(run, section, role, classes=known.outputs if known else len(run.data.classes))
-    loaded = checkpoint.load_weights(network, run.base / section.weights, sha256=section.sha256, ema=section.ema)
+    loaded = checkpoint.load_weights(network, resolve_path(run.base, section.weights), sha256=section.sha256, ema=section.ema)
     if known is None:
         return GivenTeacher(network, None, loaded.note)
     network = reorder_classes(network, known.order, run.data.sample_image().to(run.device))
@@ -108,7 +109,7 @@ def build_method(run: Run, sections: Sequence[MethodSection], teachers: Sequence
     """
     student = build_network(run, run.recipe.student, "student")
     if run.recipe.student.weights is not None:
-        checkpoint.load_weights(student, run.base / run.recipe.student.weights, ema=run.recipe.student.ema)
+        checkpoint.load_weights(student, resolve_path(run.base, run.recipe.student.weights), ema=run.recipe.student.ema)
     image = run.data.sample_image().to(run.device)
     setting = Setting(
         student, tuple(teachers), image, len(run.data.classes), lambda role: build_network(run, run.recipe.student, role)

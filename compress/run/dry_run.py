@@ -28,6 +28,7 @@ from compress.run import cache
 from compress.run.build import build_method, build_network, load_given_teacher
 from compress.run.context import Run
 from compress.run.data import RunData
+from compress.system.files import resolve_path
 from compress.system.leftovers import make_temporary_folder
 from compress.text import name_teacher
 from compress.training import checkpoint, loop, preflight
@@ -85,7 +86,7 @@ def _say_student_weights(run: Run) -> None:
     section = run.recipe.student
     if section.weights is not None:
         network = build_network(run, section, "check")
-        note = checkpoint.load_weights(network, run.base / section.weights, ema=section.ema).note
+        note = checkpoint.load_weights(network, resolve_path(run.base, section.weights), ema=section.ema).note
         if note:
             run.events.say(f"student: {note}")
 

@@ -25,6 +25,7 @@ from compress.records.training import METRICS, WEIGHTS
 from compress.run.build import build_method, build_network, load_given_teacher
 from compress.run.context import Run, Trained
 from compress.run.teachers import obtain_teacher
+from compress.system.files import resolve_path
 from compress.text import name_teacher
 from compress.training import checkpoint
 
@@ -47,7 +48,11 @@ def load_student(run: Run) -> Trained:
     try:
         return _restore_student(run, [_load_network(run, name, section) for name, section in _list_teachers(run)])[1]
     except Unreachable as error:
-        gone = [section for section in run.recipe.teacher if section.weights and not (run.base / section.weights).exists()]
+        gone = [
+            section
+            for section in run.recipe.teacher
+            if section.weights and not resolve_path(run.base, section.weights).exists()
+        ]
         if not gone:
             raise
         method, student = _restore_student(run, [build_network(run, section, name) for name, section in _list_teachers(run)])

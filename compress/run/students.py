@@ -14,7 +14,7 @@ from compress.records import StageResult
 from compress.run.build import build_method
 from compress.run.context import Run, Trained
 from compress.run.stage import train_stage
-from compress.system.files import hash_file
+from compress.system.files import hash_file, resolve_path
 from compress.teachers.identity import identify_class
 
 
@@ -36,7 +36,7 @@ def train_student(run: Run, name: str, sections: Sequence[MethodSection], teache
         "teachers": needed,
         "prepared": [result.key for result in results],
         "model": describe_model(run.recipe.student),
-        "weights": start and hash_file(run.base / start),
+        "weights": start and hash_file(resolve_path(run.base, start)),
         "method": [section.model_dump(mode="json") for section in sections],
         "methods": _hash_methods(sections),
     }

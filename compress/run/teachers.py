@@ -19,7 +19,7 @@ from compress.run.build import build_network, find_input_format, load_given_teac
 from compress.run.context import Run, Trained
 from compress.run.stage import format_top1, train_stage
 from compress.run.students import describe_model
-from compress.system.files import hash_file
+from compress.system.files import hash_file, resolve_path
 from compress.text import name_teacher
 from compress.training import evaluate, preflight
 from compress.training.given_teacher import (
@@ -48,7 +48,7 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
     if section.weights is not None:
         given = load_given_teacher(run, section, name)
         warning = _check_given(run, name, given.network, section)
-        key = make_key(weights=hash_file(run.base / section.weights), model=model, classes=given.order)
+        key = make_key(weights=hash_file(resolve_path(run.base, section.weights)), model=model, classes=given.order)
         trained = Trained(name, "given", given.network, (), key, None)
         if given.note:
             run.events.say(f"{name}: {given.note}")

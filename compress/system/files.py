@@ -17,6 +17,19 @@ from compress.system.leftovers import ASIDE, name_beside, remove, remove_leftove
 from compress.text import format_bytes
 
 
+def resolve_path(base: Path, text: str) -> Path:
+    """Return the place that a path in a recipe or a command names; it need not exist.
+
+    Args:
+        base: Folder at which a relative path starts.
+        text: A path, in which `~` and variables such as `$HOME` stand for folders unless something has that very name.
+    """
+    plain = base / text
+    if os.path.exists(plain):  # noqa: PTH110 (says no of names that are too long, where pathlib raises)
+        return plain
+    return base / os.path.expandvars(os.path.expanduser(text))  # noqa: PTH111 (leaves what it cannot expand)
+
+
 @contextmanager
 def write_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
