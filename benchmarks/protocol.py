@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -114,10 +114,13 @@ class Job:
 
     task: Literal["evaluate", "measure"]
     threads: int
-    batch_size: int
+    batch_size: int | None
+    """`None` takes any, as `calls` say."""
     seed: int = 0
     rounds: int = 1
     seconds: float = 1.0
+    calls: tuple[tuple[int, int], ...] = ()
+    """Of task `evaluate`: calls as first image and number of images, where all images are not wanted in calls of one size."""
 
 
 def find_runtime(path: str | Path) -> str:
@@ -145,6 +148,7 @@ def evaluate(
     *,
     pixels: Pixels | None = None,
     batch_size: int = 32,
+    calls: Sequence[tuple[int, int]] | None = None,
     threads: int = 1,
     device: Device | None = None,
     timeout_seconds: float = 1800.0,
@@ -158,6 +162,8 @@ def evaluate(
         pixels: The same before normalisation, [N, H, W, C]; needed by a file that carries the preprocessing.
         batch_size: Images in a call, where the file takes any number; at most N. The last call is filled up with images whose
             logits are dropped.
+        calls: Calls of a file that takes any number of images, each as its first image and how many; behind the last image the
+            first follow. The outputs of all calls come back one behind the other, instead of one for each image.
         threads: Threads of the runtime.
         device: Where; default: here.
         timeout_seconds: When to give up.
@@ -176,19 +182,36 @@ def evaluate(
         >>> evaluate(Subject("linear", path, "onnxruntime"), np.zeros((5, 1, 8, 8), np.float32)).logits.shape
         (5, 10)
     """
-    job = Job("evaluate", threads=threads, batch_size=subject.batch_size or min(batch_size, max(len(images), 1)))
+    wanted = sum(count for _, count in calls) if calls else len(images)
+    size = None if calls else subject.batch_size or min(batch_size, max(len(images), 1))
+    job = Job("evaluate", threads=threads, batch_size=size, calls=tuple(calls or ()))
     with _job_folder(job, [subject], images, pixels) as folder:
-        with (events or Events()).task(f"evaluate {subject.name}", total=len(images)) as task:
+        with (events or Events()).task(f"evaluate {subject.name}", total=wanted) as task:
             result = _run_job(folder, device, timeout_seconds, task)
         logits = np.load(folder / "logits.npy", allow_pickle=False)
         kept = {name: folder / f"{name}.npy" for name in FURTHER if subject.gives_class}
         further = {name: np.load(path, allow_pickle=False) for name, path in kept.items() if path.is_file()}
-    if logits.ndim < 2 or len(logits) != len(images):
-        raise CompressError(
-            f"{subject.name}: gives {list(logits.shape)} for {len(images)} images; it must give [batch, classes]"
-        )
+    if logits.ndim < 2 or len(logits) != wanted:
+        raise CompressError(f"{subject.name}: gives {list(logits.shape)} for {wanted} images; it must give [batch, classes]")
     memory = {key: result[key] for key in ("peak_memory_bytes", "baseline_memory_bytes")}
     return Evaluation(logits=logits, effective=_format_effective(result["effective"]), further=further, **memory)
+
+
+def make_runner(
+    subject: Subject, *, threads: int = 1, events: Events | None = None
+) -> Callable[[NDArray[Any], Sequence[tuple[int, int]] | None], Evaluation]:
+    """Return a function that runs a file on images as it takes them: float32 [N, C, H, W], or uint8 [N, H, W, C].
+
+    Its second argument are the calls, as for `evaluate`.
+    """
+
+    def run(fed: NDArray[Any], calls: Sequence[tuple[int, int]] | None) -> Evaluation:
+        count, height, width, channels = fed.shape
+        images = np.zeros((count, channels, height, width), np.float32) if subject.takes_pixels else fed
+        pixels = fed if subject.takes_pixels else None
+        return evaluate(subject, images, pixels=pixels, calls=calls, threads=threads, events=events)
+
+    return run
 
 
 def measure(
@@ -276,7 +299,7 @@ def _compute_figures(job: Job, series: dict[str, dict[str, Any]], against: str |
     for name, latency in latencies.items():
         other = latencies[against] if against not in (None, name) else None
         compared = None if other is None else compute_ratio(str(against), other, latency)
-        throughput = 1000 * job.batch_size / latency.mean
+        throughput = 1000 * (job.batch_size or 1) / latency.mean
         figures[name] = Measurement(latency, compared, throughput, _format_effective(series[name]["effective"]))
     return figures
 
@@ -332,7 +355,7 @@ def _job_folder(job: Job, subjects: Sequence[Subject], images: Images, pixels: P
     if images.ndim != 4 or images.dtype != np.float32 or not len(images):
         raise CompressError(f"images are {images.dtype} {list(images.shape)}; give at least one, float32 [N, C, H, W]")
     _check_pixels(subjects, images, pixels)
-    if min(job.threads, job.batch_size, job.seconds) <= 0:
+    if min(job.threads, job.batch_size or 1, job.seconds) <= 0:
         raise CompressError(f"threads {job.threads}, batch_size {job.batch_size} and seconds {job.seconds} must be above 0")
     with make_temporary_folder() as folder:
         with writable(folder):

@@ -4,9 +4,9 @@ It is self-contained (Python 3.9, numpy and the runtime under test; nothing of o
 board and gives comparable numbers there. `benchmarks/protocol.py` writes the folder and reads the results.
 
 In JOB:
-    job.json            task, threads, batch_size, seed, rounds, seconds, subjects: [{name, runtime, class, file, images,
-                        gives_class where the file also gives class and score, feeds where it is another tool's: the names of
-                        its inputs}]
+    job.json            task, threads, batch_size (null: any), seed, rounds, seconds, calls: [[first image, images]], subjects:
+                        [{name, runtime, class, file, images, gives_class where the file also gives class and score, feeds where
+                        it is another tool's: the names of its inputs}]
     images.npy          float32 [N, C, H, W], normalised
     pixels.npy          uint8 [N, H, W, C], the same images, for subjects that carry the preprocessing themselves
     feeds-I/J.npy       what input number J of subject number I is fed, [variants, ...], where that has `feeds`
@@ -23,8 +23,9 @@ exit status when something raises. Other lines there come from the runtimes.
 for each, so that runtimes are imported once and yet every file has a process of its own. After each job it says {"ended":
 STATUS}.
 
-Task `evaluate` feeds all images to one subject. Task `measure` loads all subjects into this one process, warms each up until
-it stops getting faster, and then times them in interleaved rounds, so that whatever disturbs the machine disturbs all alike.
+Task `evaluate` feeds all images to one subject, or makes the given calls. Task `measure` loads all subjects into this one
+process, warms each up until it stops getting faster, and then times them in interleaved rounds, so that whatever disturbs the
+machine disturbs all alike.
 """
 
 from __future__ import annotations
@@ -159,14 +160,18 @@ def evaluate(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     count = len(np.load(source, mmap_mode="r"))
     baseline = read_memory_bytes("VmRSS")
     batches: dict[str, list[Any]] = {}
+    calls, done = job.get("calls") or [(start, size) for start in range(0, count, size)], 0
+    total = sum(images for _, images in calls) if job.get("calls") else count
     with tag_errors(subject["name"]):
         runtime = make_opener(job, subject, folder)()
-        for start in range(0, count, size):
-            images = load_batch(source, start, size)
+        for start, images_in_call in calls:
+            images = load_batch(source, start, images_in_call)
             outputs = runtime.outputs(images) if subject.get("gives_class") else {"logits": runtime(images)}
+            kept = min(images_in_call, total - done)
             for name in OUTPUTS & outputs.keys():
-                batches.setdefault(name, []).append(outputs[name][: count - start])
-            report_progress(min(start + size, count), count, subject["name"])
+                batches.setdefault(name, []).append(outputs[name][:kept])
+            done += kept
+            report_progress(done, total, subject["name"])
     for name, parts in batches.items():
         array = np.concatenate(parts)
         save_array(folder / f"{name}.npy", array.astype(np.float32, copy=False) if name == "logits" else array)

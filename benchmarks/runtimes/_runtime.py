@@ -42,8 +42,8 @@ class Runtime(Protocol):
     def prepare() -> None:
         """Import the runtime's package, so that its import is not counted as loading a file."""
 
-    def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
-        """Load `path`; every call will bring exactly `batch_size` images."""
+    def __init__(self, path: str, *, threads: int, batch_size: int | None) -> None:
+        """Load `path`; every call will bring exactly `batch_size` images, or any number where that is `None`."""
 
     @staticmethod
     def parts(path: str) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class Executorch:
         """Import executorch; torch comes with it."""
         import_bindings()
 
-    def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
+    def __init__(self, path: str, *, threads: int, batch_size: int | None) -> None:
         import torch
 
         library = import_bindings()
@@ -84,7 +84,8 @@ class Executorch:
             raise ValueError(f"{found}; one of each is needed, or the outputs {', '.join(OUTPUTS)}")
         self.input = facts.input_tensor_meta(0)
         self.from_numpy = torch.from_numpy
-        self._check_batch(batch_size)
+        if batch_size is not None:
+            self._check_batch(batch_size)
 
     def _check_batch(self, batch_size: int) -> None:
         """Let the runtime refuse a batch size before it computes anything; it reports only the largest that it takes.

@@ -68,7 +68,7 @@ class Litert:
         """Import ai_edge_litert."""
         importlib.import_module("ai_edge_litert.interpreter")
 
-    def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
+    def __init__(self, path: str, *, threads: int, batch_size: int | None) -> None:
         self.prepare()
         from ai_edge_litert.interpreter import Interpreter
 
@@ -79,12 +79,12 @@ class Litert:
         if len(inputs) != 1 or not self.places:
             found = f"has {len(inputs)} inputs and {len(outputs)} outputs"
             raise ValueError(f"{found}; one of each is needed, or the outputs {', '.join(OUTPUTS)}")
-        self.resize(inputs[0], batch_size)
+        self.input, self.batch_size = inputs[0], batch_size or 1
+        self.resize(batch_size)
         started = count_threads() - before
         if before and started != threads - 1:
             raise RuntimeError(f"asked for {threads} threads, LiteRT started {started} beside the caller's own")
         self.threads = threads
-        self.input = inputs[0]
 
     def find_outputs(self, outputs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Return what is known of each output by its name in the signature; nothing where these are not the known ones.
@@ -99,17 +99,22 @@ class Litert:
         same = {facts["index"] for facts in found.values()} == {facts["index"] for facts in outputs}
         return found if same and sorted(found) == sorted(OUTPUTS) else {}
 
-    def resize(self, facts: dict[str, Any], batch_size: int) -> None:
-        """Fix a dynamic batch, and plan memory.
+    def resize(self, batch_size: int | None) -> None:
+        """Set the size of a dynamic batch, and plan memory.
+
+        Args:
+            batch_size: `None` for a file that must take any; memory is then planned for one image, and anew for other sizes.
 
         Raises:
             ValueError: The file is made for another batch size.
         """
-        made_for, *shape = (int(size) for size in facts["shape_signature"])
+        made_for, *shape = (int(size) for size in self.input["shape_signature"])
         if made_for not in {-1, batch_size}:
-            raise ValueError(f"is made for batches of {made_for}, not {batch_size}; export it with a dynamic batch")
+            wanted = f"is made for batches of {made_for}, not {batch_size or 'any number'}"
+            raise ValueError(f"{wanted}; export it with a dynamic batch")
         if made_for == -1:
-            self.interpreter.resize_tensor_input(facts["index"], [batch_size, *shape])
+            self.batch_size = batch_size or 1
+            self.interpreter.resize_tensor_input(self.input["index"], [self.batch_size, *shape])
         self.interpreter.allocate_tensors()
 
     @staticmethod
@@ -123,6 +128,8 @@ class Litert:
 
     def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every output of images [batch, channels, height, width] by its name; the values are copies."""
+        if len(images) != self.batch_size:
+            self.resize(len(images))
         self.interpreter.set_tensor(self.input["index"], round_to_type(images, self.input))
         self.interpreter.invoke()
         return {

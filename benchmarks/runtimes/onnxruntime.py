@@ -65,7 +65,7 @@ class Onnxruntime:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         importlib.import_module("onnxruntime")
 
-    def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
+    def __init__(self, path: str, *, threads: int, batch_size: int | None) -> None:
         refuse_external_data(Path(path))
         self.session = open_session(path, threads)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
@@ -74,7 +74,8 @@ class Onnxruntime:
             found = f"has {len(inputs)} inputs and {len(outputs)} outputs"
             raise ValueError(f"{found}; one of each is needed, or the outputs {', '.join(OUTPUTS)}")
         if isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] != batch_size:
-            raise ValueError(f"is made for batches of {inputs[0].shape[0]}, not {batch_size}; export it with a dynamic batch")
+            wanted = f"is made for batches of {inputs[0].shape[0]}, not {batch_size or 'any number'}"
+            raise ValueError(f"{wanted}; export it with a dynamic batch")
         self.input = inputs[0].name
 
     @staticmethod

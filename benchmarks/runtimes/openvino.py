@@ -68,7 +68,7 @@ class Openvino:
             if known is not None:
                 sys.modules["openvino_telemetry"] = known
 
-    def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
+    def __init__(self, path: str, *, threads: int, batch_size: int | None) -> None:
         self.prepare()
         import openvino
 
@@ -80,11 +80,11 @@ class Openvino:
             raise ValueError(f"{found}; one of each is needed, or the outputs {', '.join(OUTPUTS)}")
         shape = model.input(0).partial_shape
         if shape[0].is_static and shape[0].get_length() != batch_size:
-            raise ValueError(
-                f"is made for batches of {shape[0].get_length()}, not {batch_size}; export it with a dynamic batch"
-            )
-        shape[0] = batch_size
-        model.reshape(shape)
+            wanted = f"is made for batches of {shape[0].get_length()}, not {batch_size or 'any number'}"
+            raise ValueError(f"{wanted}; export it with a dynamic batch")
+        if batch_size is not None:
+            shape[0] = batch_size
+            model.reshape(shape)
         self.compiled, self.properties = compile_model(core, model, threads)
         self.request = self.compiled.create_infer_request()
         self.input = self.request.get_input_tensor(0).data

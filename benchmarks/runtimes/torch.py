@@ -55,7 +55,7 @@ class Torch:
         """Import torch, and what it imports late."""
         importlib.import_module("torch.export.pt2_archive")
 
-    def __init__(self, path: str, *, threads: int, batch_size: int) -> None:
+    def __init__(self, path: str, *, threads: int, batch_size: int | None) -> None:
         import torch
         from torch.fx.graph import CodeGen
 
@@ -68,7 +68,8 @@ class Torch:
             raise ValueError(f"has {len(inputs)} inputs and {len(outputs)} outputs; one of each is needed")
         made_for = next(node for node in program.graph.nodes if node.name == inputs[0]).meta["val"].shape[0]
         if isinstance(made_for, int) and made_for != batch_size:
-            raise ValueError(f"is made for batches of {made_for}, not {batch_size}; export it with a dynamic batch")
+            wanted = f"is made for batches of {made_for}, not {batch_size or 'any number'}"
+            raise ValueError(f"{wanted}; export it with a dynamic batch")
         module = program.module()
         module.graph.set_codegen(CodeGen())
         module.recompile()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.protocol import Subject
-    from exporters.verification.interface import Port
+    from exporters.verification.model_file import Port
 
 READABLE = (".onnx", ".xml")
 """Endings of files whose inputs can be read from them."""

@@ -6,27 +6,28 @@ where a gate allows more than the defaults do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from compress.deployed.files import choose_file, make_subject, read_bundle, read_pictures
-from compress.errors import GateFailed, Unreachable, Unwritable
-from compress.records import Gate, Precision
+from compress.deployed.files import Pictures, choose_file, make_subject, read_bundle, read_pictures
+from compress.errors import CompressError, GateFailed, Unreachable
+from compress.records import BundleFile, Gate, Manifest, Precision
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from benchmarks.protocol import Evaluation, Subject
     from compress.events import Events
     from compress.recipe import GateSection
+    from exporters.bundle.samples import Samples
 
 
 def verify_bundle(bundle: Path, *, file: str | None = None, threads: int = 1, events: Events) -> dict[str, Gate]:
     """Gate the files of a bundle on their own runtimes against the logits that the bundle carries.
 
-    The gate is the manifest's; where it allows more than the defaults do, the note of the verdict says so.
+    The gate is the manifest's, with the same budget as in the run; where it allows more than the defaults do, the note of the
+    verdict says so. Beyond the gate, a file must not differ by more than twice what it did when it was handed over.
     A file whose runtime cannot be reached here is skipped, with the reason, and the others are judged.
 
     Args:
@@ -39,53 +40,42 @@ def verify_bundle(bundle: Path, *, file: str | None = None, threads: int = 1, ev
         CompressError: The bundle is not what its manifest says.
         Unreachable: There is no bundle.
     """
-    from compress.recipe import GateSection
     from exporters.bundle.bundle import read_samples
-    from exporters.verification.interface import ExpectedInterface
-    from exporters.verification.judge import judge
 
     folder, manifest = read_bundle(bundle)
     chosen = manifest.files if file is None else (choose_file(manifest, file),)
     samples, shown = read_samples(folder, manifest), read_pictures(folder, manifest)
-    stated = GateSection.model_validate(manifest.gate)
-    one_image = 100 / len(samples.labels)  # of so few images, one hit less is no verdict
-    settings = stated.model_copy(update={"max_top1_drop_points": max(stated.max_top1_drop_points, one_image)})
-    gates = {}
-    for entry in chosen:
-        promise = ExpectedInterface(
-            manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class
-        )
-        try:
-            verdict = judge(
-                folder / entry.path, promise, _make_runner(make_subject(folder, entry), threads, events),
-                samples.images if entry.takes_pixels else shown.images,
-                reference=samples.get_logits(entry), labels=samples.labels, settings=settings, precision=entry.precision,
-            )  # fmt: skip
-        except Unwritable:  # says nothing of the file
-            raise
-        except Unreachable as error:  # from a process of its own, so a file that crashes the runtime does not crash us
-            gates[entry.path] = Gate(status="skipped", reason=str(error), samples=0)
-            continue
-        if lenient := ", ".join(find_looser_bounds(stated, samples.get_logits(entry), entry.precision)):
-            note = "; ".join(filter(None, [verdict.note, f"the gate of this bundle allows {lenient}"]))
-            verdict = verdict.model_copy(update={"note": note})
-        gates[entry.path] = verdict
-    return gates
+    return {
+        entry.path: _judge_file(folder, manifest, entry, samples, shown, threads=threads, events=events) for entry in chosen
+    }
 
 
-def _make_runner(subject: Subject, threads: int, events: Events) -> Callable[[NDArray[Any], int | None], Evaluation]:
-    """Return what runs a file on images as it takes them, so many in a call."""
-    import numpy as np
-
+def _judge_file(
+    folder: Path, manifest: Manifest, entry: BundleFile, samples: Samples, shown: Pictures, *, threads: int, events: Events
+) -> Gate:
+    """Judge a file by the manifest's gate, and by the differences that were recorded when it was handed over."""
     from benchmarks import protocol
+    from compress.recipe import GateSection
+    from exporters.verification.interface import ExpectedInterface
+    from exporters.verification.judge import explain_unusable, judge
+    from exporters.verification.rule import Recorded
 
-    def run(fed: NDArray[Any], size: int | None) -> Evaluation:
-        count, height, width, channels = fed.shape
-        images = np.zeros((count, channels, height, width), np.float32) if subject.takes_pixels else fed
-        pixels = fed if subject.takes_pixels else None
-        return protocol.evaluate(subject, images, pixels=pixels, batch_size=size or 32, threads=threads, events=events)
-
-    return run
+    subject, settings = make_subject(folder, entry), GateSection.model_validate(manifest.gate)
+    run = protocol.make_runner(subject, threads=threads, events=events)
+    expected = ExpectedInterface(manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class)
+    recorded = None if entry.on_samples is None else Recorded(**entry.on_samples.model_dump())
+    fed, reference = samples.images if entry.takes_pixels else shown.images, samples.get_logits(entry)
+    try:  # in a process of its own, so a file that crashes the runtime does not crash us
+        verdict = judge(
+            subject.path, expected, run(fed, None), run, fed, reference=reference, labels=samples.labels, settings=settings,
+            precision=entry.precision, recorded=recorded,
+        )  # fmt: skip
+    except CompressError as error:
+        return explain_unusable(error, entry.runtime)
+    if lenient := ", ".join(find_looser_bounds(settings, reference, entry.precision)):
+        note = "; ".join(filter(None, [verdict.note, f"the gate of this bundle allows {lenient}"]))
+        verdict = verdict.model_copy(update={"note": note})
+    return verdict
 
 
 def find_looser_bounds(settings: GateSection, reference: NDArray[np.float32], precision: Precision) -> Iterator[str]:
@@ -97,7 +87,7 @@ def find_looser_bounds(settings: GateSection, reference: NDArray[np.float32], pr
         precision: Of the file.
     """
     from compress.recipe import GateSection
-    from exporters.verification.gate import AGREEMENT, compute_bound
+    from exporters.verification.rule import AGREEMENT, compute_bound
 
     default = GateSection()
     if settings.max_top1_drop_points > default.max_top1_drop_points:

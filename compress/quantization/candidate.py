@@ -14,7 +14,7 @@ from compress.errors import CompressError, Interrupted
 from compress.recipe import GateSection
 from compress.records import Accuracy, Gate, Ladder, Rung
 from exporters import Quantization
-from exporters.verification.gate import AGREEMENT
+from exporters.verification.rule import AGREEMENT
 
 
 class QuantizationBackend(Protocol):

@@ -40,6 +40,21 @@ class Preprocess(Record):
         return DEPTHS[self.channels]
 
 
+class SampleDifferences(Record):
+    """Differences of a file from the network that it was made of on the samples of a bundle, when it was handed over.
+
+    They bound the file from then on: `compress verify` and `predict.py --self-test` refuse one that differs by more than twice
+    as much.
+    """
+
+    max_abs_diff: float
+    """The largest of any logit."""
+    median_abs_diff: float
+    """Median over samples of the largest of a sample."""
+    lost: int
+    """Samples that the file classifies wrongly and the network rightly, less those where it is the other way round."""
+
+
 class BundleFile(Record):
     """One model file of a bundle."""
 
@@ -62,6 +77,8 @@ class BundleFile(Record):
     logits: str = "logits"
     """Name, in the samples, of the logits of the network that the file was made of; not `logits` where that network was adapted
     to int8."""
+    on_samples: SampleDifferences | None = None
+    """Differences from that network on the samples; none where there are no samples beside the file."""
     measured: Variant | None = None
     """What was measured where the file was made; `compress verify` and `compress bench` measure anew."""
 
@@ -84,6 +101,8 @@ class Manifest(Document):
     """What the files were held to; fields of the recipe's section `gate`."""
     samples: str
     """npz with `images` uint8 [N, H, W, C], `labels` int64 [N], `logits` float32 [N, classes] of the torch network."""
+    samples_count: int
+    """Images in it; with fewer, a file could not be proved as well as when it was handed over."""
     samples_sha256: str
     provenance: dict[str, str]
     """Recipe, weights and package versions."""

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 import exporters
 from benchmarks.environment import read_environment
@@ -38,7 +39,7 @@ from compress.training.evaluate import measure_accuracy
 from exporters import Exporter
 
 NO_TEACHERS = Unavailable("no teachers")
-OUTCOME, LOGITS = "outcome.json", "logits.npz"
+OUTCOME, LOGITS, SAMPLES = "outcome.json", "logits.npz", "samples.npy"
 TORCH = "torch"
 
 
@@ -78,6 +79,8 @@ class ExportedFile(NamedTuple):
     """Files of the int8 search that are timed, by the number of their rung; see `Outcome.tried`."""
     float32: Path | None = None
     """The same network in float32, with which those are compared."""
+    outputs: NDArray[np.float32] | None = None
+    """Logits of the file for the samples of a bundle, float32 [samples, K]; `None` where it gave none to compare."""
 
 
 def describe_unexported(run: Run, trained: Trained, logits: SplitLogits, *, shipped: Trained) -> Variant:
@@ -161,6 +164,7 @@ def _read_exported(folder: Path, section: ExportSection, logits: SplitLogits) ->
         outcome.seconds, _load_logits(folder / LOGITS) if outcome.adapted else logits, outcome.adapted,
         candidates={number: folder / path for number, path in outcome.tried.items()},
         float32=None if outcome.float32 is None else folder / outcome.float32,
+        outputs=None if outcome.gate.max_abs_diff is None else np.load(folder / SAMPLES, allow_pickle=False),
     )  # fmt: skip
 
 
@@ -187,8 +191,10 @@ def _verify(run: Run, made: WrittenFile, section: ExportSection, name: str, *, f
     """Verify a file and return its record."""
     exporter = exporters.load(section)
     with run.events.task(f"verify {name}", total=1, kind="verification") as task:
-        variant, gate = verify_file(run, made, make_subject(name, made.path, exporter), section)
+        variant, gate, outputs = verify_file(run, made, make_subject(name, made.path, exporter), section)
         task.advance()
+    if outputs is not None:
+        np.save(folder / SAMPLES, outputs, allow_pickle=False)
     adapted = () if made.original is None else made.trained.results
     if adapted:
         np.savez(folder / LOGITS, validation=made.logits.validation, test=made.logits.test)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
-import numpy as np
-
 import exporters
 from benchmarks.environment import read_environment
 from compress import plugins, records
@@ -16,12 +14,9 @@ from compress.run import cache
 from compress.run.context import REJECTED, Run, Trained
 from compress.run.export import TORCH, ExportedFile
 from compress.run.measure import MeasuredFiles
-from compress.run.verify import SplitLogits
+from compress.run.verify import SplitLogits, select_samples
 from compress.system.files import writable
 from exporters.bundle import bundle
-
-SAMPLES = 64
-"""Images of the validation split that travel with a bundle."""
 
 
 def hand_over(run: Run, shipped: Trained, files: Sequence[ExportedFile], logits: SplitLogits, measured: MeasuredFiles) -> None:
@@ -36,14 +31,14 @@ def hand_over(run: Run, shipped: Trained, files: Sequence[ExportedFile], logits:
                 cache.copy(part, rejected / part.name)
             records.save(rejected / f"{item.path.name}.gate.json", item.gate)
     held = run.data.validation
-    chosen = np.linspace(0, len(held.labels) - 1, min(SAMPLES, len(held.labels))).astype(int)  # every class, sorted or not
+    chosen = select_samples(run)
     passed = [
         bundle.Deployable(
-            item.path, item.section.format, exporters.load(item.section), item.gate, measured.variants[item.variant.name],
-            item.logits.validation[chosen] if item.adapted else None,
+            item.path, item.section.format, exporters.load(item.section), item.gate, item.outputs,
+            measured.variants[item.variant.name], item.logits.validation[chosen] if item.adapted else None,
         )
         for item in offered
-        if item.gate.status == "passed"
+        if item.gate.status == "passed" and item.outputs is not None
     ]  # fmt: skip
     if not passed:
         with writable(run.folder):

@@ -4,7 +4,8 @@ A bundle is a folder of model files that passed their gate, with all that is nee
 
     manifest.json  manifest.schema.json        everything for programs, and its JSON Schema
     README.md  MODEL_CARD.md  NOTICE.txt       everything for people (`readme.py`, `card.py`, `notice.py`)
-    predict.py  cpp/                           programs that run it without this tool (`programs/`, `cpp.py`)
+    predict.py  rule.py  model_file.py  cpp/   programs that run it without this tool (`programs/`, `cpp.py`), and the rule by
+                                               which they and this tool judge a file (`verification/`)
     samples.npz  samples/                      images with the torch network's logits (`samples.py`)
     SHA256SUMS                                 over all of these (`checksums.py`)
 
@@ -28,7 +29,7 @@ from pydantic import ValidationError
 from compress import plugins, records
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
-from compress.records import BundleFile, Gate, Manifest, Preprocess, Variant
+from compress.records import BundleFile, Gate, Manifest, Preprocess, SampleDifferences, Variant
 from compress.system.files import hash_file, write_whole
 from exporters._exporter import INPUT, OUTPUT, Exporter
 from exporters._onnx.external_data import refuse_external_data
@@ -37,22 +38,35 @@ from exporters.bundle.checksums import SUMS, check_checksum, check_checksums, li
 from exporters.bundle.cpp import BUILD, SOURCE, build_cpp
 from exporters.bundle.notice import render_notice
 from exporters.bundle.readme import render_readme
-from exporters.bundle.samples import EXPECTED, LOGITS, Samples, check_pictures, read_archive, write_archive, write_pictures
+from exporters.bundle.samples import (
+    EXPECTED,
+    LOGITS,
+    Samples,
+    check_arrays,
+    check_pictures,
+    read_archive,
+    write_archive,
+    write_pictures,
+)
+from exporters.verification.rule import Recorded, is_usable, record_differences
 
 __all__ = [
     "Background", "Deployable", "Samples", "build_programs", "check_bundle", "find_unfamiliar_programs", "read_samples",
     "write_bundle", "write_checksums",
 ]  # fmt: skip
 
-MANIFEST, SCHEMA, SAMPLES, PREDICT = "manifest.json", "manifest.schema.json", "samples.npz", "predict.py"
+MANIFEST, SCHEMA, SAMPLES = "manifest.json", "manifest.schema.json", "samples.npz"
+PREDICT, RULE, MODEL_FILE = "predict.py", "rule.py", "model_file.py"
 README, CARD, NOTICE = "README.md", "MODEL_CARD.md", "NOTICE.txt"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"  # only in the layout of the hub (`hub.py`)
 FURTHER = frozenset({
-    MANIFEST, SCHEMA, PREDICT, README, CARD, NOTICE, SUMS, SOURCE, BUILD, EXPECTED, CONFIG,
+    MANIFEST, SCHEMA, PREDICT, RULE, MODEL_FILE, README, CARD, NOTICE, SUMS, SOURCE, BUILD, EXPECTED, CONFIG,
     PREPROCESSOR,
 })  # fmt: skip
 """Files that a bundle may hold beside those that its manifest names and the sample pictures."""
 MAX_MANIFEST_BYTES = 16 << 20
+FEWEST_SAMPLES = 64
+"""With fewer samples than this a file cannot be proved again, unless it was proved on no more."""
 
 
 class Deployable(NamedTuple):
@@ -63,6 +77,8 @@ class Deployable(NamedTuple):
     exporter: Exporter
     """The exporter that wrote the file."""
     gate: Gate
+    outputs: NDArray[np.float32]
+    """Logits that the file gives for the samples on its own runtime, float32 [N, classes]."""
     measured: Variant | None = None
     """Its row of the report."""
     logits: NDArray[np.float32] | None = None
@@ -105,18 +121,21 @@ def write_bundle(
     if not files:
         raise CompressError(f"{folder}: no file passed its gate, so there is nothing to hand over; see why in the report")
     further = {f"{LOGITS}_{number}": file.logits for number, file in enumerate(files) if file.logits is not None}
+    samples = samples._replace(further=further)
+    check_arrays(folder / SAMPLES, samples, preprocess, len(classes))
     with write_whole(folder) as temporary:
         temporary.mkdir()
-        write_archive(temporary / SAMPLES, samples._replace(further=further))
+        write_archive(temporary / SAMPLES, samples)
         manifest = Manifest(
             name=name,
             classes=tuple(classes),
             preprocess=preprocess,
             input=INPUT,
             output=OUTPUT,
-            files=tuple(_copy_file(file, number, temporary) for number, file in enumerate(files)),
+            files=tuple(_copy_file(file, number, samples, temporary) for number, file in enumerate(files)),
             gate=gate.model_dump(),
             samples=SAMPLES,
+            samples_count=len(samples.labels),
             samples_sha256=hash_file(temporary / SAMPLES),
             provenance=dict(provenance),
         )
@@ -178,14 +197,21 @@ def find_unfamiliar_programs(folder: Path, manifest: Manifest) -> tuple[str, ...
     They may come from another version, or from somebody who changed them; `compress` runs none of them in any case.
     """
     written = build_programs(manifest)
-    there = [name for name in (PREDICT, SOURCE, BUILD) if (folder / name).is_file()]
+    there = [name for name in (PREDICT, RULE, MODEL_FILE, SOURCE, BUILD) if (folder / name).is_file()]
     return tuple(name for name in there if (folder / name).read_bytes() != written.get(name))
 
 
 def build_programs(manifest: Manifest) -> dict[str, bytes]:
     """Build every program that this version writes into a bundle, by its path in there."""
-    predict = (Path(__file__).parent / "programs" / "predict.py").read_bytes()
-    return {PREDICT: predict, **{name: text.encode() for name, text in build_cpp(manifest).items()}}
+    here = Path(__file__).parent
+    sources = {
+        PREDICT: here / "programs" / PREDICT,
+        **{name: here.with_name("verification") / name for name in (RULE, MODEL_FILE)},
+    }
+    return {
+        **{name: path.read_bytes() for name, path in sources.items()},
+        **{name: text.encode() for name, text in build_cpp(manifest).items()},
+    }
 
 
 def _write_documents(folder: Path, manifest: Manifest, background: Background | None) -> None:
@@ -201,13 +227,17 @@ def _write_documents(folder: Path, manifest: Manifest, background: Background | 
         (folder / name).write_bytes(content)
 
 
-def _copy_file(file: Deployable, number: int, folder: Path) -> BundleFile:
+def _copy_file(file: Deployable, number: int, samples: Samples, folder: Path) -> BundleFile:
     parts = file.exporter.list_parts(file.path)
+    reference = samples.logits if file.logits is None else file.logits
     if file.gate.status != "passed":
         raise CompressError(f"{file.path}: its gate {file.gate.status} ({file.gate.reason}); a bundle holds only what passed")
     for part in parts:
         if not part.is_file():
             raise Unreachable(f"{part}: is not there; export it again")
+        if file.outputs.shape != reference.shape or not np.isfinite(file.outputs).all():
+            wanted = f"finite logits {list(reference.shape)} of the file for the samples"
+            raise CompressError(f"{file.path}: its outputs are {list(file.outputs.shape)}; give {wanted}")
         if (folder / part.name).exists():
             raise CompressError(f"{part}: another file of the bundle has this name; give each export its own")
         shutil.copyfile(part, folder / part.name)
@@ -223,6 +253,7 @@ def _copy_file(file: Deployable, number: int, folder: Path) -> BundleFile:
         gives_class=file.exporter.gives_class,
         gate=file.gate,
         logits=LOGITS if file.logits is None else f"{LOGITS}_{number}",
+        on_samples=SampleDifferences(**record_differences(reference, file.outputs, samples.labels)._asdict()),
         measured=file.measured,
     )
 
@@ -240,6 +271,12 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
         f"preprocess: mean and std need {channels} values": len(pre.mean) == len(pre.std) == channels,
         "preprocess: mean and std must be finite, std above 0": all(map(math.isfinite, (*pre.mean, *pre.std)))
         and min(pre.std) > 0,
+        "files: gate and on_samples must say by how much a file differed when it was proved": all(
+            map(_is_recorded, manifest.files)
+        ),
+        f"samples_count: {manifest.samples_count} are fewer than the {_count_needed(manifest)} that prove a file again": (
+            manifest.samples_count >= _count_needed(manifest)
+        ),
         f"input and output: must be {INPUT!r} and {OUTPUT!r}": (manifest.input, manifest.output) == (INPUT, OUTPUT),
     }
     for complaint, met in demands.items():
@@ -254,6 +291,18 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
     for name in (manifest.samples, *(name for file in manifest.files for name in (file.path, *file.parts))):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
             raise CompressError(f"{path}: {name!r} is not a plain file name, so it could lead out of the bundle; do not use it")
+
+
+def _is_recorded(file: BundleFile) -> bool:
+    """Return whether a file's entry holds usable numbers that bound it from then on."""
+    figures = file.gate.max_abs_diff, file.gate.agreement_percent, file.gate.top1_drop_points
+    known = all(value is not None and math.isfinite(value) for value in figures)
+    return known and file.on_samples is not None and is_usable(Recorded(**file.on_samples.model_dump()))
+
+
+def _count_needed(manifest: Manifest) -> int:
+    """Return how many samples a bundle must have: it cannot be fewer than a few dozen where files were proved on more."""
+    return min([FEWEST_SAMPLES, *(file.gate.samples for file in manifest.files)])
 
 
 def _check_file(folder: Path, file: BundleFile) -> None:

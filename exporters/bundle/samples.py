@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import math
 import re
+import struct
+import tokenize
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,13 +24,18 @@ from PIL import Image
 from compress import records
 from compress.errors import CompressError
 from compress.preprocess import decode
-from compress.records import BundleFile, Document, Manifest, Record
+from compress.records import BundleFile, Document, Manifest, Preprocess, Record
 
 FOLDER, EXPECTED = "samples", "samples/expected.json"
 LOGITS = "logits"
 """Name of the shipped network's logits in the archive."""
 FIELDS = ("images", "labels", LOGITS)
-MAX_PICTURES, MAX_EXPECTED_BYTES = 16, 16 << 20
+MAX_PICTURES, MAX_EXPECTED_BYTES, MAX_NAME = 16, 16 << 20, 200
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, IndexError, SyntaxError, AttributeError, RuntimeError, MemoryError, OverflowError,
+    EOFError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile, zipfile.LargeZipFile, tokenize.TokenError,
+)  # fmt: skip
+"""What zipfile and numpy raise of damaged archives: beside their own errors those of the parser of an array's header."""
 
 
 class Samples(NamedTuple):
@@ -123,7 +131,9 @@ def check_pictures(bundle: Path, samples: Samples, manifest: Manifest) -> frozen
         if not 0 <= picture.row < len(samples.labels) or not _is_same(
             picture, _describe_picture(number, picture.row, samples, manifest.classes)
         ):
-            raise CompressError(f"{path}: {picture.file!r} is not what {manifest.samples} says; get the bundle again")
+            raise CompressError(
+                f"{path}: {picture.file[:MAX_NAME]!r} is not what {manifest.samples} says; get the bundle again"
+            )
         _check_picture(bundle / FOLDER / picture.file, samples.images[picture.row], manifest)
     return frozenset(f"{FOLDER}/{picture.file}" for picture in expected.pictures)
 
@@ -140,42 +150,107 @@ def _check_picture(path: Path, pixels: NDArray[np.uint8], manifest: Manifest) ->
 
 
 def read_archive(path: Path, manifest: Manifest) -> Samples:
-    """Read the samples of a bundle.
+    """Read the samples of a bundle, after every array was seen to have the form that the manifest asks for.
 
     Args:
         path: The npz, whose checksum was compared.
         manifest: It says which shapes the arrays must have.
 
     Raises:
-        CompressError: They do not fit the manifest.
+        CompressError: They do not fit the manifest, or are damaged.
     """
+    further = [file.logits for file in manifest.files if file.logits != LOGITS]
+    wanted = _list_forms(manifest.preprocess, manifest.samples_count, len(manifest.classes), further)
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
-        if packed:  # stored members cannot be larger than the file, so there is no room for a decompression bomb
-            raise CompressError(f"{path}: is compressed; write it with numpy.savez")
-        with np.load(path, allow_pickle=False) as arrays:
-            further = {file.logits: arrays[file.logits] for file in manifest.files if file.logits != LOGITS}
-            samples = Samples(arrays["images"], arrays["labels"], arrays[LOGITS], further)
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, MemoryError) as error:
-        raise CompressError(f"{path}: is not an npz with {', '.join(FIELDS)} ({error}); get the bundle again") from error
-    _check_arrays(path, samples, manifest)
+            _check_members(path, archive, wanted)
+            arrays = {name: _read_array(path, archive, name, form) for name, form in wanted.items()}
+    except UNREADABLE as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise CompressError(f"{path}: is not an npz with {', '.join(FIELDS)} ({reason}); get the bundle again") from error
+    samples = Samples(arrays.pop("images"), arrays.pop("labels"), arrays.pop(LOGITS), arrays)
+    check_values(path, samples, len(manifest.classes))
     return samples
 
 
-def _check_arrays(path: Path, samples: Samples, manifest: Manifest) -> None:
-    pre, count, classes = manifest.preprocess, len(samples.labels), len(manifest.classes)
-    wanted: dict[str, tuple[type, tuple[int, ...]]] = {
-        "images": (np.uint8, (count, pre.height, pre.width, len(pre.mean))),
-        "labels": (np.int64, (count,)),
-        "logits": (np.float32, (count, classes)),
-        **dict.fromkeys(samples.further, (np.float32, (count, classes))),
+def check_arrays(path: Path, samples: Samples, preprocess: Preprocess, classes: int) -> None:
+    """Check samples before they are written.
+
+    Args:
+        path: Where they go, for messages.
+        samples: Images [N, H, W, C], labels [N], logits [N, classes].
+        preprocess: Of the images.
+        classes: How many there are.
+
+    Raises:
+        CompressError: They are not what a bundle holds.
+    """
+    given: dict[str, NDArray[Any]] = {
+        "images": samples.images,
+        "labels": samples.labels,
+        LOGITS: samples.logits,
+        **samples.further,
     }
-    for field, (dtype, shape) in wanted.items():
-        array: NDArray[Any] = samples.further[field] if field in samples.further else getattr(samples, field)
-        if array.dtype != dtype or array.shape != shape:
-            found = f"{array.dtype} {list(array.shape)}"
-            raise CompressError(f"{path}: {field} are {found}, the manifest asks for {np.dtype(dtype)} {list(shape)}")
+    for name, form in _list_forms(preprocess, len(samples.labels), classes, samples.further).items():
+        _check_form(path, name, _Form(given[name].dtype, given[name].shape), form)
+    check_values(path, samples, classes)
+
+
+class _Form(NamedTuple):
+    """Type and shape of an array."""
+
+    kind: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def _list_forms(preprocess: Preprocess, count: int, classes: int, further: Iterable[str]) -> dict[str, _Form]:
+    """Return the form of every array by its name."""
+    logits = _Form(np.dtype(np.float32), (count, classes))
+    return {
+        "images": _Form(np.dtype(np.uint8), (count, preprocess.height, preprocess.width, len(preprocess.mean))),
+        "labels": _Form(np.dtype(np.int64), (count,)),
+        LOGITS: logits,
+        **dict.fromkeys(further, logits),
+    }
+
+
+def _check_form(path: Path, name: str, found: _Form, wanted: _Form) -> None:
+    if found != wanted:
+        asked = f"the manifest asks for {wanted.kind} {list(wanted.shape)}"
+        raise CompressError(f"{path}: {name} are {found.kind} {list(found.shape)}, {asked}; get the bundle again")
+
+
+def _check_members(path: Path, archive: zipfile.ZipFile, wanted: Iterable[str]) -> None:
+    """Refuse an archive that is compressed, or holds something else than the wanted arrays, each once."""
+    members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):  # so there is no decompression bomb
+        raise CompressError(f"{path}: is compressed; write it with numpy.savez")
+    names = sorted(member.filename for member in members)
+    if names != sorted(f"{name}.npy" for name in wanted):
+        shown = ", ".join(repr(name[:40]) for name in names[:8])
+        raise CompressError(f"{path}: is not an npz with {', '.join(wanted)}, but with {shown}; get the bundle again")
+
+
+def _read_array(path: Path, archive: zipfile.ZipFile, name: str, wanted: _Form) -> NDArray[Any]:
+    """Read an array, of which no more memory is taken than the manifest says."""
+    with archive.open(f"{name}.npy") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} is of another version than numpy.savez writes")
+        shape, by_columns, kind = np.lib.format.read_array_header_1_0(file)
+        _check_form(path, name, _Form(kind, shape), wanted)
+        content = file.read(wanted.kind.itemsize * math.prod(shape) + 1)
+    if by_columns or len(content) != wanted.kind.itemsize * math.prod(shape):
+        raise ValueError(f"{name} holds {len(content)} bytes in another order or number")
+    array: NDArray[Any] = np.frombuffer(content, kind).reshape(shape)
+    return array
+
+
+def check_values(path: Path, samples: Samples, classes: int) -> None:
+    """Check the numbers of samples whose form is right: labels [N] and logits [N, classes].
+
+    Raises:
+        CompressError: There are none, a label is no class, or logits are not finite.
+    """
     finite = all(np.isfinite(logits).all() for logits in (samples.logits, *samples.further.values()))
-    if not count or samples.labels.min() < 0 or samples.labels.max() >= classes or not finite:
+    if not len(samples.labels) or samples.labels.min() < 0 or samples.labels.max() >= classes or not finite:
         raise CompressError(f"{path}: needs images, labels in 0 .. {classes - 1} and finite logits; get the bundle again")

@@ -51,9 +51,10 @@ def write_bundle(folder: Path, *, shift: float = 0.0) -> Path:
     for name in FORMATS:
         exporter = plugins.load("exporters", name)()
         path = exporter.name_file(folder.parent, "student")
-        exporters.export(network, torch.zeros(1, 3, 8, 8), path, format=name)
+        about = exporters.About("student", CLASSES, PREPROCESS, {})
+        exporters.export(network, torch.zeros(1, 3, 8, 8), path, format=name, about=about)
         passed = Gate(status="passed", reason="", samples=25, agreement_percent=100, max_abs_diff=0, top1_drop_points=0)
-        files.append(bundle.Deployable(path, name, exporter, passed))
+        files.append(bundle.Deployable(path, name, exporter, passed, logits))
     stored = logits + np.array([shift, 0, 0], np.float32)
     samples = bundle.Samples(images, logits.argmax(1).astype(np.int64), stored)
     bundle.write_bundle(

@@ -45,7 +45,7 @@ def export(folder: Path, exporter: Exporter) -> Deployable:
     about = About("pets", CLASSES, PREPROCESS, {})
     path = exporter.name_file(folder, "student")
     exporter.export(network(), torch.rand(1, 3, 6, 8), path, about=about)
-    return Deployable(path, "onnx" if isinstance(exporter, Onnx) else "openvino", exporter, PASSED)
+    return Deployable(path, "onnx" if isinstance(exporter, Onnx) else "openvino", exporter, PASSED, samples().logits)
 
 
 def files(folder: Path) -> list[Deployable]:

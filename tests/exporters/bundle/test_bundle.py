@@ -59,7 +59,7 @@ def exported(tmp_path_factory):
     for name, exporter in {"onnx": Onnx(), "openvino": Openvino(precision="fp16"), "torch": Torch()}.items():
         path = exporter.name_file(folder, "student")
         exporter.export(network, torch.rand(1, 3, 6, 8), path)
-        made[name] = Deployable(path, name, exporter, PASSED)
+        made[name] = Deployable(path, name, exporter, PASSED, SAMPLES.logits)
     return made
 
 
@@ -118,7 +118,9 @@ def test_bundle_holds_all_that_a_device_needs(bundle):
         "cpp/example.cpp",
         "manifest.json",
         "manifest.schema.json",
+        "model_file.py",
         "predict.py",
+        "rule.py",
         "samples.npz",
         "samples/00-cat.png",
         "samples/01-dog.png",
@@ -531,7 +533,8 @@ def test_gray_samples_and_many_classes(exported, tmp_path):
         RANDOM.normal(size=(20, 20)).astype(np.float32),
     )
     gray = Preprocess(height=6, width=8, channels="gray", mean=(0.4,), std=(0.2,))
-    write(tmp_path / "bundle", [exported["onnx"]], samples=samples, classes=classes, preprocess=gray)
+    files = [exported["onnx"]._replace(outputs=samples.logits)]
+    write(tmp_path / "bundle", files, samples=samples, classes=classes, preprocess=gray)
     names = sorted(path.name for path in (tmp_path / "bundle" / "samples").glob("*.png"))
     assert len(names) == 16
     assert names[3] == "03-Klasse-3.png"

@@ -33,6 +33,7 @@ from tests.exporters import pets
 
 pytestmark = pytest.mark.slow
 
+PROGRAMS = ("predict.py", "rule.py", "model_file.py")
 WITHOUT = "compress exporters benchmarks torch torchvision onnx nncf pydantic"
 """Packages that a device does not have."""
 
@@ -227,14 +228,30 @@ def test_people_read_class_score_and_time(bundle: Path, pictures: list[Path]) ->
 
 def test_self_test_tells_a_good_file_from_another(bundle: Path, copy: Path) -> None:
     """--self-test proves a file on the device, and ends in 3 when it does not answer as the network did."""
-    assert run(bundle, "--self-test").returncode == 0
-    expected = copy / "samples" / "expected.json"
-    document = json.loads(expected.read_text())
-    document["pictures"][1]["logits"][0] += 0.5
-    expected.write_text(json.dumps(document))
+    for entry in check_bundle(bundle).files:
+        good = run(bundle, "--self-test", "--file", entry.path)
+        assert (good.returncode, good.stderr) == (0, "")
+        assert [line.partition("  ")[0] for line in good.stdout.splitlines()] == ["ok"] * 4
+    model = onnx.load(copy / "student-fp32.onnx")
+    tensor = model.graph.initializer[0]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(1.1) * onnx.numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(model, copy / "student-fp32.onnx")
+    sign(copy)
     found = run(copy, "--self-test")
     assert found.returncode == 3
-    assert [line.partition("  ")[0] for line in found.stdout.splitlines()] == ["ok", "FAILED", "ok"]
+    assert {line.partition("  ")[0] for line in found.stdout.splitlines()} == {"FAILED"}
+    assert "a logit differs by" in found.stdout
+
+
+@pytest.mark.parametrize("name", ["samples/expected.json", "samples/01-dog.png", "samples.npz", "rule.py", "model_file.py"])
+@pytest.mark.parametrize("change", [lambda content: content + b" ", lambda content: content[: len(content) // 2]])
+def test_self_test_refuses_what_was_changed_around_the_file(name: str, change: Any, copy: Path) -> None:
+    """Samples, pictures and the rule itself are compared with their checksums first: exit code 2, one line."""
+    (copy / name).write_bytes(change((copy / name).read_bytes()))
+    found = run(copy, "--self-test")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert len(found.stderr.splitlines()) == 1
+    assert "checksum" in found.stderr
 
 
 def sign(bundle: Path, change: Callable[[dict[str, Any]], object] = len) -> None:
@@ -328,7 +345,7 @@ def test_wrong_usage_is_explained(bundle: Path) -> None:
 
 def test_it_stands_alone_and_is_old_fashioned(bundle: Path) -> None:
     """It imports the standard library, numpy and Pillow, and an old Python understands it."""
-    source = (bundle / "predict.py").read_text()
+    source = "\n".join((bundle / name).read_text().replace("from __future__ import annotations\n", "") for name in PROGRAMS)
     tree = ast.parse(source, feature_version=(3, 9))
     imported = {
         name.partition(".")[0]
@@ -340,7 +357,7 @@ def test_it_stands_alone_and_is_old_fashioned(bundle: Path) -> None:
     }  # fmt: skip
     assert imported - sys.stdlib_module_names == {"numpy", "PIL"}
     checker = [sys.executable, "-m", "ruff", "check", "--isolated", "--target-version", "py39", "--select", "E9,F"]
-    checked = subprocess.run([*checker, bundle / "predict.py"], capture_output=True, text=True, check=False)
+    checked = subprocess.run([*checker, *(bundle / name for name in PROGRAMS)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
 
@@ -355,4 +372,4 @@ def test_self_test_takes_a_file_by_the_network_that_it_was_made_of(tmp_path: Pat
     command = [sys.executable, str(tmp_path / "bundle" / "predict.py"), "--self-test"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("ok  ") == 3
+    assert done.stdout.count("ok  ") == 4

@@ -17,7 +17,7 @@ from exporters.openvino import Openvino
 from exporters.verification.fp16_range import _measure_onnx, _measure_openvino, check_fp16_range, judge_peaks
 from exporters.verification.interface import ExpectedInterface
 from exporters.verification.intermediates import Tensor
-from exporters.verification.judge import inspect_file
+from exporters.verification.judge import check_range
 
 PREPROCESS = Preprocess(height=12, width=10, channels="rgb", mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 CLASSES = tuple("abcde")
@@ -98,7 +98,7 @@ def test_files_of_every_input_are_looked_into(kind, options, network, tmp_path) 
     pixels = np.random.default_rng(0).integers(0, 256, (6, 12, 10, 3), dtype=np.uint8)
     mean, std = (np.array(values, np.float32) for values in (PREPROCESS.mean, PREPROCESS.std))
     normal = ((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
-    verdict = inspect_file(PASSED, path, promise, pixels if promise.takes_pixels else normal, precision="fp16")
+    verdict = check_range(PASSED, path, promise, pixels if promise.takes_pixels else normal, precision="fp16")
     assert verdict.status == "failed"
     assert verdict.reason.startswith("fp16 overflow: the output of 0 (Conv")
     assert float(verdict.reason.split("reaches ")[1].split()[0]) == pytest.approx(np.abs(normal).max() * 4**9, rel=2e-3)
@@ -109,11 +109,11 @@ def test_files_of_every_input_are_looked_into(kind, options, network, tmp_path) 
 def test_a_file_with_room_passes_and_one_with_little_has_a_note(kind, network, images, tmp_path) -> None:
     """What is known already stays in the note; the file passes."""
     path, promise = export(network, tmp_path, kind)
-    assert inspect_file(PASSED, path, promise, images, precision="fp16") == PASSED
+    assert check_range(PASSED, path, promise, images, precision="fp16") == PASSED
     near = 4.0 ** np.floor(np.log(60000 / np.abs(images).max()) / np.log(4))
     path, promise = export(loud(network, near), tmp_path, kind)
     scaled = images * (60000 / near / np.abs(images).max()).astype(np.float32)
-    verdict = inspect_file(PASSED, path, promise, scaled, precision="fp16")
+    verdict = check_range(PASSED, path, promise, scaled, precision="fp16")
     assert verdict.status == "passed"
     assert verdict.note.startswith("few images; the output of ")
     assert "of what fp16 holds: other images may overflow" in verdict.note

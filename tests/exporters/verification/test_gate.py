@@ -17,7 +17,8 @@ from compress.recipe import GateSection
 from compress.records import Accuracy, Preprocess
 from compress.statistics.paired_drop import compute_drop_interval
 from exporters.verification.causes import find_input_causes, find_output_causes
-from exporters.verification.gate import AGREEMENT, BOUNDS, find_batch_differences, gate
+from exporters.verification.gate import gate
+from exporters.verification.rule import AGREEMENT, BOUNDS, Limits, find_batch_differences
 
 IMAGES, CLASSES = 200, 10
 STRICT = GateSection(max_top1_drop_points=0.0, min_agreement=1.0)
@@ -382,12 +383,12 @@ def test_rounded_logits_are_a_cause_unless_an_int8_file_rounds_them_finely(preci
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_batches_must_agree(precision):
     """The same answers alone and together pass at any precision; an answer that depends on its neighbours fails."""
-    assert [*find_batch_differences(LOGITS, LOGITS + np.float32(1e-6), precision=precision)] == []
+    assert [*find_batch_differences(LOGITS, LOGITS + np.float32(1e-6), limits=Limits(precision, 1.0))] == []
     together = LOGITS.copy()
     together[3] = LOGITS[2]
-    (said,) = find_batch_differences(LOGITS, together, precision=precision)
+    (said,) = find_batch_differences(LOGITS, together, limits=Limits(precision, 1.0))
     assert said.startswith("1 of 200 images are answered otherwise alone than in a batch (image 3 by ")
-    (said,) = find_batch_differences(LOGITS[:5], LOGITS[:4], precision=precision)
+    (said,) = find_batch_differences(LOGITS[:5], LOGITS[:4], limits=Limits(precision, 1.0))
     assert "[5, 10] for images fed one by one and [4, 10]" in said
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,8 +16,6 @@ from onnx import helper
 
 import exporters
 from benchmarks import protocol
-from benchmarks.runtimes.onnxruntime import Onnxruntime
-from benchmarks.runtimes.openvino import Openvino
 from compress.errors import CompressError
 from compress.preprocess import normalise
 from compress.recipe import GateSection
@@ -28,14 +26,11 @@ from exporters.bundle.bundle import check_bundle, read_samples, write_checksums
 from exporters.verification.interface import ExpectedInterface, find_violations, read_interface
 from exporters.verification.judge import judge
 from tests.exporters import coloured
-from tests.exporters.coloured import File
+from tests.exporters.coloured import File, here
 from tests.exporters.sabotage import DAMAGES, SCORED, Damage, appended, arithmetic, before, reversed_along
 
 pytestmark = pytest.mark.slow
 
-CALL = 50
-"""Images in a call, where a file takes any number."""
-RUNTIMES: dict[str, Any] = {".onnx": Onnxruntime, ".xml": Openvino}
 Change = Callable[[dict[str, Any]], None]
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -51,36 +46,13 @@ def honest(folder: Path) -> File:
     return coloured.export(folder, "rgb", "onnx")
 
 
-class Said(NamedTuple):
-    """What a file answers."""
-
-    logits: Any
-    further: dict[str, Any]
-
-
-def here(path: Path) -> Callable[[Any, int | None], Any]:
-    """Run a file as the runner does, without its process."""
-
-    def run(images: Any, size: int | None) -> Any:
-        call = size or CALL
-        rows = [np.arange(start, start + call) % len(images) for start in range(0, len(images), call)]
-        try:
-            loaded = RUNTIMES[path.suffix](str(path), threads=1, batch_size=call)
-            parts = [loaded.outputs(np.ascontiguousarray(images[each])) for each in rows]
-            whole = {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]}
-            return Said(whole.pop("logits"), whole)
-        except Exception as error:  # as the runner does with whatever a runtime raises
-            raise CompressError(f"{path}: {error}") from error
-
-    return run
-
-
-def judged(file: File, run: Callable[[Any, int | None], Any] | None = None) -> Gate:
-    known = coloured.data(file.task)
+def judged(file: File, run: Callable[[Any, Any], Any] | None = None) -> Gate:
+    known, run = coloured.data(file.task), run or here(file.path)
     return judge(
         file.path,
         ExpectedInterface(known.preprocess, known.classes, takes_pixels=file.takes_pixels, gives_class=file.gives_class),
-        run or here(file.path),
+        run(file.fed, None),
+        run,
         file.fed,
         reference=coloured.logits(coloured.trained(file.task, file.seed), known.images),
         labels=known.held_labels,
@@ -99,7 +71,7 @@ def refused(file: File) -> tuple[str, str]:
         return "", ""
     known, face = coloured.data(file.task), read_interface(file.path)
     promised = ExpectedInterface(known.preprocess, known.classes, takes_pixels=file.takes_pixels, gives_class=file.gives_class)
-    promises = [*find_violations(face, promised)] if face else []
+    promises = [*find_violations(face, promised, file.precision)] if face else []
     return "promise" if verdict.reason == "; ".join(promises) else "gate", verdict.reason
 
 
@@ -294,11 +266,8 @@ def test_the_runner_sees_the_same(kind: str, folder: Path, tmp_path: Path) -> No
     kinds = SCORED if kind in SCORED else DAMAGES
     bad = damage(coloured.export(folder, "rgb", "onnx", gives_class=kinds is SCORED), kind, tmp_path, kinds)
 
-    def run(images: Any, size: int | None) -> Any:
-        subject = protocol.Subject("student", bad.path, "onnxruntime", gives_class=bad.gives_class)
-        return protocol.evaluate(subject, images, batch_size=size or CALL)
-
-    assert kinds[kind].said in judged(bad, run).reason
+    subject = protocol.Subject("student", bad.path, "onnxruntime", gives_class=bad.gives_class)
+    assert kinds[kind].said in judged(bad, protocol.make_runner(subject)).reason
 
 
 # ---- bundles
@@ -330,7 +299,7 @@ def accepted(folder: Path) -> None:
         )
         fed = samples.images if entry.takes_pixels else normalise(samples.images, manifest.preprocess)
         verdict = judge(
-            path, promise, here(path), fed, reference=samples.logits, labels=samples.labels,
+            path, promise, here(path)(fed, None), here(path), fed, reference=samples.logits, labels=samples.labels,
             settings=GateSection.model_validate(manifest.gate), precision=entry.precision,
         )  # fmt: skip
         if verdict.status != "passed":

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from compress.records import Precision
-from exporters.verification.scores import BOUNDS, find_score_errors
+from exporters.verification.rule import SCORE_BOUNDS as BOUNDS
+from exporters.verification.rule import Limits, find_batch_faults, find_score_errors
 
 IMAGES, CLASSES = 20, 7
 
@@ -29,8 +30,8 @@ def answer(seed: int = 0, scale: float = 3.0) -> Said:
     return Said(logits, {"class": logits.argmax(axis=1), "score": shares.max(axis=1).astype(np.float32)})
 
 
-def complaints(said: Said, precision: Precision = "fp32", alone: Said | None = None) -> list[str]:
-    return [*find_score_errors(said, alone, precision=precision)]
+def complaints(said: Said, precision: Precision = "fp32") -> list[str]:
+    return [*find_score_errors(said, precision=precision)]
 
 
 @given(seed=st.integers(0, 10_000), scale=st.sampled_from([1e-3, 1.0, 100.0]), precision=st.sampled_from(sorted(BOUNDS)))
@@ -38,7 +39,7 @@ def complaints(said: Said, precision: Precision = "fp32", alone: Said | None = N
 def test_a_good_answer_is_accepted(seed: int, scale: float, precision: Precision) -> None:
     """Whatever the logits, their own class and score are right, in int64 and in int32."""
     said = answer(seed, scale)
-    assert complaints(said, precision, alone=said) == []
+    assert complaints(said, precision) == []
     assert complaints(said._replace(further=said.further | {"class": said.further["class"].astype(np.int32)})) == []
 
 
@@ -97,7 +98,11 @@ def test_what_is_missing_or_of_another_form_is_said(further: dict[str, Any], sai
 def test_an_answer_that_is_wrong_only_alone_is_found() -> None:
     """What is right in batches and wrong for one image at a time is said to be so."""
     good, other = answer(), answer(1)
-    (told,) = complaints(good, alone=Said(good.logits, good.further | {"class": other.further["class"]}))
+    alone = Said(good.logits, good.further | {"class": other.further["class"]})
+    called = Said(np.concatenate([alone.logits, good.logits]), {
+        name: np.concatenate([alone.further[name], good.further[name]]) for name in good.further
+    })  # fmt: skip
+    (told,) = find_batch_faults(good, called, [IMAGES], Limits("fp32", 1.0), shown=IMAGES, gives_class=True)
     assert told.startswith("fed one by one, its output 'class' is not that of the largest logit")
 
 
