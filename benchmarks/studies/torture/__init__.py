@@ -1,0 +1,1 @@
+"""Torture: kill runs, mutate recipes, damage artefacts and sabotage finished runs, and count what came of it."""
