@@ -19,6 +19,7 @@ from benchmarks import runner
 from benchmarks.devices._device import Progress
 from benchmarks.devices._runner_output import RunnerOutput
 from benchmarks.devices.local import Local
+from compress.system.leftovers import make_temporary_folder
 
 WRITES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"})
 PR_SET_PDEATHSIG = 1
@@ -46,7 +47,22 @@ def import_everything() -> None:
 
     torch.set_num_threads(1)
     recipe.schema()
+    _export_once()
     Local.run = _run_in_fork  # type: ignore[assignment,method-assign]
+
+
+def _export_once() -> None:
+    """Write a network in the formats of the tiny run, since what torch collects at its first export takes most of the time."""
+    import torch
+
+    from compress.models import resnet_cifar
+    from exporters.onnx import Onnx
+    from exporters.torch import Torch
+
+    network = resnet_cifar.resnet8(10, 1)
+    for exporter in (Onnx(), Torch()):
+        with make_temporary_folder() as folder:
+            exporter.export(network.eval(), torch.zeros(1, 1, 8, 8), exporter.name_file(folder, "student"))
 
 
 def run_command(
@@ -109,7 +125,7 @@ def _call(arguments: Sequence[str]) -> int:
 
 
 def _watch(place: Path, kill_at: int | None) -> Callable[[], int]:
-    """Count operations that change files below a folder, kill this process before one of them, and return what tells how many."""
+    """Count operations that change files below a folder, kill this process before one, and return what tells how many."""
     count, root, own = 0, str(place), os.getpid()
 
     def look(event: str, arguments: tuple[object, ...]) -> None:

@@ -10,7 +10,7 @@ Kind = Literal["kills", "recipes", "artefacts", "sabotages"]
 GOALS: dict[Kind, int] = {"kills": 200, "recipes": 10_000, "artefacts": 5_000, "sabotages": 60}
 """How many of each the study tries."""
 MEANINGS: dict[Kind, str] = {
-    "kills": "a run is killed before an operation on files, or at a random moment, up to five times in one folder, and repeated",
+    "kills": "a run is killed before an operation on files, or at a random moment, up to five times, and repeated",
     "recipes": "a recipe with mutated lines, order or bytes is parsed and planned",
     "artefacts": "a record, a state, weights, a part of a bundle or a picture is damaged and read",
     "sabotages": "a file of a finished run or of its cache is damaged or removed, and the run is repeated",
