@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     modules: dict[Path, list[pytest.Item]] = {}
     for item in items:
         modules.setdefault(item.path, []).append(item)
-    order = random.Random(seed)  # noqa: S311 (nothing secret)
+    order = random.Random(seed)
     shuffled = [order.sample(tests, len(tests)) for tests in order.sample(list(modules.values()), len(modules))]
     items[:] = [item for tests in shuffled for item in tests]
 

@@ -308,7 +308,7 @@ def test_a_missing_file_is_unreachable(tmp_path):
 @pytest.mark.parametrize("suffix", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM"])
 def test_damaged_bytes_never_raise_anything_else(suffix):
     """Three hundred damaged copies of a picture each decode or give a `CompressError`."""
-    rng = random.Random(0)  # noqa: S311 (damage, not secrets)
+    rng = random.Random(0)
     exif = Image.Exif()
     exif[0x0112] = 6
     whole = encoded(picture((20, 24)), suffix, **({"exif": exif} if suffix in {"PNG", "JPEG", "WEBP"} else {}))

@@ -34,7 +34,7 @@ SHA = "0" * 64
 
 def sample(*, seed: int = 0, name: str = "digits") -> Report:
     """Return a run in which the student's OpenVINO fp16 file failed its gate and one latency never settled."""
-    chance = random.Random(seed)  # noqa: S311 (a sample, not a secret)
+    chance = random.Random(seed)
     variants = [_variant(chance, network, *file) for network in CORRECT for file in FILES]
     gates = {each.name: _gate(each) for each in variants if each.network == "student" and each.format != "torch"}
     return Report(
