@@ -20,7 +20,7 @@ from compress.plan.checks import (
 from compress.plan.data import find_batch_problems, find_class_problems, find_data_notes
 from compress.plan.method_stages import list_stages, read_labels
 from compress.plan.names import name_baselines, name_methods
-from compress.recipe import ExportSection, MethodSection, Recipe, TeacherSection
+from compress.recipe import METRICS, ExportSection, MethodSection, Recipe, TeacherSection
 from compress.records import Record
 from compress.text import name_teacher, quantify
 
@@ -212,7 +212,8 @@ def _plan_delivery(recipe: Recipe) -> Iterator[Stage]:
         bound = f", logits within {gate.max_abs_diff:g}" if gate.max_abs_diff is not None else ""
         drop = quantify(gate.max_top1_drop_points, "point")
         agreement = "that of its precision" if gate.min_agreement is None else f"{100 * gate.min_agreement:g} %"
-        rule = f"top-1 at most {drop} lower, agreement at least {agreement}{bound}"
+        metric = METRICS[gate.metric]
+        rule = f"{metric} at most {drop} lower, agreement at least {agreement}{bound}"
         yield Stage(name="gate", about=f"each file on its own runtime, validation split: {rule}")
     devices = ", ".join(device.device for device in measure.devices) or "this machine"
     calls = f"batch {measure.batch_size} and {measure.throughput_batch_size}, {quantify(measure.threads, 'thread')}"

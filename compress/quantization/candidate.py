@@ -125,12 +125,12 @@ def rank(candidate: Candidate[B], budget: GateSection) -> tuple[float, ...]:
     """Return a sort key that is larger for the better of two files.
 
     Of those that pass, the better is the one with the fewest float layers; of those that fail, the one that misses the budget
-    by the fewest points of top-1 and agreement together.
+    by the fewest points of accuracy and agreement together.
     """
     gate = candidate.gate
-    if gate.agreement_percent is None or gate.top1_drop_points is None:
+    if gate.agreement_percent is None or gate.drop_points is None:
         return (0, 0, -np.inf, -np.inf, -np.inf)
-    short = max(0.0, gate.top1_drop_points - budget.max_top1_drop_points)
+    short = max(0.0, gate.drop_points - budget.max_top1_drop_points)
     least = AGREEMENT["int8"] if budget.min_agreement is None else budget.min_agreement
     short += max(0.0, 100 * least - gate.agreement_percent)
     furthest = np.inf if gate.max_abs_diff is None else gate.max_abs_diff

@@ -11,6 +11,7 @@ from typing import Literal
 
 from compress.recipe.loader import canonical, dump, json_schema, load, parse, schema
 from compress.recipe.sections import (
+    METRICS,
     DataSection,
     DeviceSection,
     ExportSection,
@@ -18,6 +19,7 @@ from compress.recipe.sections import (
     Int8Section,
     MeasureSection,
     MethodSection,
+    Metric,
     ModelSection,
     Recipe,
     StudentSection,
@@ -41,6 +43,7 @@ from compress.recipe.types import (
 )
 
 __all__ = [
+    "METRICS",
     "Count", "DataSection", "DeviceSection", "ExportSection", "Fraction", "GateSection", "Int8Section", "Listing", "Literal",
     "LogitLoss", "MeasureSection", "MethodSection", "ModelSection", "NonNegative", "PluginSection", "Positive",
     "Recipe", "Section", "Sha256", "Share", "StudentSection", "TeacherOutputsSection", "TeacherSection", "Text", "TrainSection",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
@@ -212,11 +213,19 @@ class DeviceSection(PluginSection):
     """The device (`compress list devices`)."""
 
 
+Metric = Literal["top1", "balanced_accuracy"]
+METRICS: Mapping[Metric, str] = {"top1": "top-1", "balanced_accuracy": "balanced accuracy"}
+"""Metrics in words."""
+
+
 class GateSection(Section):
     """What an exported file must hold on its own runtime, on the validation split, to be shipped."""
 
+    metric: Metric = "top1"
+    """What the budget of the drop is about: top-1, or balanced accuracy, the mean of the classes' recalls, where classes are
+    uneven and each counts alike."""
     max_top1_drop_points: NonNegative = 1.0
-    """How many percentage points of top-1 it may lose against the network it came from."""
+    """How many percentage points of top-1, or of `metric`, it may lose against the network it came from."""
     min_agreement: Share | None = None
     """Share of images on which its top-1 class must be that of the network it came from; default: by the file's precision,
     0.98 for fp32 and fp16, 0.95 for bf16, 0.9 for int8."""

@@ -97,7 +97,7 @@ class Manifest(Document):
     output: str = "logits"
     """Name of the output: float32 [batch, classes]."""
     files: tuple[BundleFile, ...]
-    gate: dict[str, float | None]
+    gate: dict[str, float | str | None]
     """What the files were held to; fields of the recipe's section `gate`."""
     samples: str
     """npz with `images` uint8 [N, H, W, C], `labels` int64 [N], `logits` float32 [N, classes] of the torch network."""

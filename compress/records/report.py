@@ -26,12 +26,22 @@ class Gate(Record):
     max_abs_diff: Figure | None = None
     top1_drop_points: Figure | None = None
     """Below 0 where the file is better."""
+    metric: Literal["top1", "balanced_accuracy"] = "top1"
+    """What the budget of the drop is about."""
+    balanced_drop_points: Figure | None = None
+    """Drop of the balanced accuracy, where that is the metric; below 0 where the file is better."""
     drop_ci95: tuple[Figure, Figure] | None = None
-    """Interval of the drop in points, paired: from the images on which only the network, or only the file, is right."""
+    """Interval of the drop of `metric` in points, paired: from the images on which only the network, or only the file, is
+    right."""
     note: str = ""
     """Limits of the verdict: a drop that so few images cannot exclude, what was not checked, what came near a bound."""
     worst_images: tuple[int, ...] = ()
     """Indices in the validation split of the images whose logits differ most."""
+
+    @property
+    def drop_points(self) -> float | None:
+        """The drop that the budget is about."""
+        return self.balanced_drop_points if self.metric == "balanced_accuracy" else self.top1_drop_points
 
 
 class Sensitivity(Record):

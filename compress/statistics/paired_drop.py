@@ -9,6 +9,7 @@ which both are right or both are wrong.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from compress.statistics.proportions import Z_975
 
@@ -26,6 +27,27 @@ def compute_drop_interval(only_first: float, only_second: float, images: float) 
         images: All images, at least one.
     """
     return -100 * _find_upper_end(only_second, only_first, images), 100 * _find_upper_end(only_first, only_second, images)
+
+
+def compute_balanced_drop(
+    only_first: Sequence[int], only_second: Sequence[int], images: Sequence[int]
+) -> tuple[float, float, float]:
+    """Return balanced accuracy of the first minus that of the second, and its 95 % interval, in percentage points.
+
+    The interval joins those of the classes' recalls (MOVER: Zou and Donner 2008, Statistics in Medicine 27:1693-1702).
+
+    Args:
+        only_first: Images of each class that only the first gets right, [K].
+        only_second: Images of each class that only the second gets right, [K].
+        images: All images of each class, [K]; a class without images is left out.
+    """
+    classes = [counts for counts in zip(only_first, only_second, images, strict=True) if counts[2]]
+    drops = [100 * (first - second) / count for first, second, count in classes]
+    ends = [compute_drop_interval(*counts) for counts in classes]
+    drop, number = sum(drops) / len(drops), len(drops)
+    below = math.hypot(*(each - low for each, (low, _) in zip(drops, ends, strict=True))) / number
+    above = math.hypot(*(high - each for each, (_, high) in zip(drops, ends, strict=True))) / number
+    return drop, max(-100.0, drop - below), min(100.0, drop + above)
 
 
 def count_images_needed(only_first: int, only_second: int, images: int, limit_points: float) -> int | None:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import CompressError
-from compress.recipe import GateSection
+from compress.recipe import METRICS, GateSection, Metric
 from compress.records import Accuracy, Gate, Precision
-from compress.statistics.paired_drop import compute_drop_interval, count_images_needed
+from compress.statistics.paired_drop import compute_balanced_drop, compute_drop_interval, count_images_needed
 from exporters.verification.causes import find_output_causes
 from exporters.verification.rule import (
     Comparison,
@@ -95,10 +95,10 @@ def gate(
         reasons += (f"likely cause: {cause}" for cause in find_output_causes(reference, candidate, precision=precision))
     if alone is not None:
         reasons += find_batch_differences(alone, candidate[: len(alone)], limits=limits)
-    budget, dropped = settings.max_top1_drop_points, seen if before is None else before
+    budget, metric, dropped = settings.max_top1_drop_points, settings.metric, seen if before is None else before
     if before is not None and exceeds_budget(before, limits):
-        below = f"{before.drop_points:.2f} points below the student before it was adapted to int8"
-        reasons.append(f"top-1 is {below} (gate.max_top1_drop_points {budget:g})")
+        below = f"{before.get_drop(metric):.2f} points below the student before it was adapted to int8"
+        reasons.append(f"{METRICS[metric]} is {below} (gate.max_top1_drop_points {budget:g})")
     largest, images = float(seen.differences.max()), len(reference)
     return Gate(
         status="failed" if reasons else "passed",
@@ -108,15 +108,19 @@ def gate(
         agreement_percent=100 * seen.agreement,
         max_abs_diff=largest if np.isfinite(largest) else None,
         top1_drop_points=dropped.drop_points,
-        drop_ci95=compute_drop_interval(dropped.only_network, dropped.only_file, images),
-        note=_explain_doubt(dropped, budget),
+        metric=metric,
+        balanced_drop_points=dropped.balanced_drop_points if metric == "balanced_accuracy" else None,
+        drop_ci95=_compute_interval(dropped, metric),
+        note=_explain_doubt(dropped, budget, metric),
         worst_images=tuple(int(index) for index in np.argsort(-seen.differences, kind="stable")[:WORST]),
     )
 
 
 def make_limits(settings: GateSection, precision: Precision, recorded: Recorded | None = None) -> Limits:
     """Return the limits of a file from the bounds of the gate."""
-    return Limits(precision, settings.max_top1_drop_points, settings.min_agreement, settings.max_abs_diff, recorded)
+    return Limits(
+        precision, settings.max_top1_drop_points, settings.min_agreement, settings.max_abs_diff, recorded, settings.metric
+    )
 
 
 def _check_reference(reference: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> None:
@@ -131,16 +135,24 @@ def _check_reference(reference: NDArray[np.float32], labels: NDArray[np.integer[
         raise CompressError(f"gate: labels {list(labels.shape)} from {labels.min()} to {labels.max()}; give {wanted}")
 
 
-def _explain_doubt(seen: Comparison, budget: float) -> str:
+def _compute_interval(seen: Comparison, metric: Metric) -> tuple[float, float]:
+    """Return the 95 % interval of the drop of a metric, in points."""
+    if metric == "balanced_accuracy":
+        _, low, high = compute_balanced_drop(*seen.by_class[[0, 1, 3]].tolist())
+        return low, high
+    return compute_drop_interval(seen.only_network, seen.only_file, len(seen.differences))
+
+
+def _explain_doubt(seen: Comparison, budget: float, metric: Metric) -> str:
     """Return what the images cannot tell about the drop, or nothing."""
     images = len(seen.differences)
-    low, high = compute_drop_interval(seen.only_network, seen.only_file, images)
-    if seen.drop_points > budget:
+    low, high = _compute_interval(seen, metric)
+    if seen.get_drop(metric) > budget:
         interval = f"{low:.2f} to {high:.2f}".replace("-", "−")
         likely = f"{images} images cannot exclude that the drop is within the budget (95 % interval {interval})"
         return likely if low <= budget else ""
     if high <= budget:
         return ""
-    needed = count_images_needed(seen.only_network, seen.only_file, images, budget)
+    needed = count_images_needed(seen.only_network, seen.only_file, images, budget) if metric == "top1" else None
     more = "" if needed is None else f"; {needed} images with as few changed answers would"
     return f"{images} images cannot exclude a drop of up to {high:.2f} points, beyond the budget of {budget:g}{more}"
