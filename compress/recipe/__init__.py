@@ -45,7 +45,7 @@ from compress.recipe.types import (
 __all__ = [
     "METRICS",
     "Count", "DataSection", "DeviceSection", "ExportSection", "Fraction", "GateSection", "Int8Section", "Listing", "Literal",
-    "LogitLoss", "MeasureSection", "MethodSection", "ModelSection", "NonNegative", "PluginSection", "Positive",
+    "LogitLoss", "MeasureSection", "MethodSection", "Metric", "ModelSection", "NonNegative", "PluginSection", "Positive",
     "Recipe", "Section", "Sha256", "Share", "StudentSection", "TeacherOutputsSection", "TeacherSection", "Text", "TrainSection",
     "WholeNumber",
     "canonical", "dump", "json_schema", "load", "parse", "schema",
