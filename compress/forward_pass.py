@@ -24,8 +24,8 @@ _REPEATED = {"cpu": 1e-4}
 """Largest difference between two passes over the size of the logits. 1e-4 is what the gate allows a file in fp32."""
 _REPEATED_ELSEWHERE = 1e-2
 """The same where a library may choose another algorithm, in TF32, for the second pass."""
-_BESIDE = 1e-2
-"""The same between passes of different numbers of images, for which other algorithms are chosen everywhere."""
+_BESIDE = 5e-2
+"""The same between passes of different numbers of images, for which other algorithms are chosen everywhere, in bf16 too."""
 
 _SQUASHING = {
     "Sigmoid": "a sigmoid", "Hardsigmoid": "a hard sigmoid", "LogSigmoid": "a log-sigmoid", "Softmax": "a softmax",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from compress.data._batch import Batch
 from compress.errors import CompressError
@@ -106,12 +106,13 @@ class CheckedLoader:
         loader = self._loader
         if isinstance(loader, list | tuple):
             return min((len(self._read_pair(batch, at)[0]), at) for at, batch in enumerate(loader))
-        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             return None
-        if not isinstance(loader.sampler, Sized):
+        batching = loader.batch_sampler
+        if type(batching) is not BatchSampler or not isinstance(batching.sampler, Sized):
             return None
-        left = 0 if loader.drop_last else len(loader.sampler) % loader.batch_size
-        return left or loader.batch_size, self._count - 1
+        left = 0 if batching.drop_last else len(batching.sampler) % batching.batch_size
+        return left or batching.batch_size, self._count - 1
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images [B, C, H, W] and labels, int64 [B], or shares of classes float32 [B, K] where these are kept.

@@ -49,8 +49,8 @@ def check_network(who: str, network: Network, images: Tensor, *, trains: bool) -
 
     Raises:
         CompressError: It is TorchScript and would be trained; cannot take the images; gives no logits, or not the same kind in
-        training; gives probabilities, or the
-            same whatever the image and its weights; or its answers change where nothing has changed.
+            training; gives probabilities, or the same whatever the image and its weights; or its answers change where nothing
+            has changed.
     """
     if trains and any(isinstance(part, torch.jit.ScriptModule) for part in network.modules()):
         raise CompressError(

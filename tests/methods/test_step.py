@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from compress.errors import CompressError
 from compress.methods import Signal, Step
 from compress.models import Network
 from tests.tiny import batch, tiny
@@ -178,3 +179,39 @@ def test_the_reduced_precision_of_the_step_holds_for_everything_in_it() -> None:
         step.apply(trained, torch.randn(2, 8, 4, 4)),
     )  # fmt: skip
     assert {output.dtype for output in outputs} == {torch.bfloat16}
+
+
+class Spoiling(nn.Module):
+    """Gives what it is given, twice as large, and leaves nothing of it."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        doubled = 2 * maps
+        maps.zero_()
+        return doubled
+
+
+@pytest.mark.parametrize("who", ["student", "teacher 0", "Spoiling"])
+def test_what_changes_its_input_in_place_is_named(who: str) -> None:
+    """Images belong to all networks of a step, and maps to all modules that read them."""
+    spoiling = Network(nn.Sequential(Spoiling(), tiny(2)), taps=())
+    given = {"student": (spoiling, teacher()), "teacher 0": (tiny(2), frozen(spoiling)), "Spoiling": (tiny(2), teacher())}[who]
+    step = Step(batch(), given[0], [given[1]], phase="student")  # type: ignore[list-item]
+    with pytest.raises(CompressError, match=rf"^{who}: its forward pass changes its input \[16, .*\] in place"):
+        step.apply(Spoiling(), step.teacher().features[0]) if who == "Spoiling" else (step.student, step.teacher().logits)
+
+
+def test_a_network_that_copies_its_input_changes_nothing() -> None:
+    """With `copies_input`, the others see the images as they were."""
+    images = batch()
+    before = images.images.clone()
+    spoiling = Network(nn.Sequential(Spoiling(), tiny(2)), taps=(), copies_input=True)
+    step = Step(images, spoiling, [teacher()], phase="student")
+    assert step.student.logits.shape == step.teacher().logits.shape
+    assert torch.equal(images.images, before)
+
+
+def test_maps_that_torch_does_not_count_changes_of_are_taken() -> None:
+    """Outputs from an engine in inference mode have no count of changes."""
+    with torch.inference_mode():
+        maps = torch.randn(2, 3)
+    assert Step(batch(), tiny(2), [], phase="student").apply(frozen(nn.Linear(3, 2)), maps).shape == (2, 2)
