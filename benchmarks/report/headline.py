@@ -19,15 +19,20 @@ STUDENT, PLAIN = "student", "supervised"
 ONE_SEED = "one seed: it is about these two networks, not about the two ways of training (--seeds 3)"
 
 
-def compute_headline(report: Report) -> Headline:
-    """Return the four answers about the fastest file of the student that passed its gate, or else about the fastest."""
-    files = [row for row in wording.judge_rows(report) if wording.may_ship(report, row)]
+def compute_headline(report: Report, *, student: str = STUDENT) -> Headline:
+    """Return the four answers about the fastest file of the student that passed its gate, or else about the fastest.
+
+    Args:
+        report: The record.
+        student: Name of the network that is to be shipped; a baseline may take the place of the student.
+    """
+    files = [row for row in wording.judge_rows(report) if wording.may_ship(report, row, student)]
     passed = [row for row in files if row.gate == "passed"]
     best = min(passed or files, key=_rank, default=None)
-    shown = best or _find_torch(report)
-    speed, loss, plain = _answer_speed(report, files, shown), _answer_loss(report, shown), _answer_plain(report)
+    shown = best or _find_torch(report, student)
+    speed, loss, plain = _answer_speed(report, files, shown), _answer_loss(report, shown), _answer_plain(report, student)
     decision, reason = _decide(report, files, passed, best, loss=loss, plain=plain)
-    baseline = _find_plain(report)
+    baseline = _find_plain(report, student)
     instead = f"compress export RUN --student {baseline.network}" if plain.verdict == "bad" and baseline else ""
     name = best.variant.name if best else ""
     parts = [speed.text, loss.text, plain.text, _word_decision(decision, name)]
@@ -45,9 +50,9 @@ def _rank(row: Row) -> tuple[bool, bool, float]:
     return latency is None, row.unstable, latency.p50 if latency else math.inf
 
 
-def _find_torch(report: Report) -> Row | None:
+def _find_torch(report: Report, student: str) -> Row | None:
     """Return the student as torch runs it, or else its first file."""
-    own = [row for row in wording.judge_rows(report) if row.variant.network == STUDENT]
+    own = [row for row in wording.judge_rows(report) if row.variant.network == student]
     return min(own, key=lambda row: row.variant.format != "torch", default=None)
 
 
@@ -84,7 +89,7 @@ def _format_latency(latency: Latency) -> str:
 
 def _word_speed(report: Report, ratio: Ratio, where: str, *, rough: bool) -> str:
     compared = next((each for each in report.variants if each.name == ratio.against), None)
-    if compared is not None and compared.network == STUDENT:
+    if compared is not None and not paired.is_teacher(compared.network):
         other = f"its own {compared.format} {compared.precision} file {where}, the teacher was not timed"
     else:
         other = f"{wording.name_network(compared.network if compared else ratio.against)} {where}"
@@ -169,15 +174,15 @@ def _compare(this: SeedScore | None, other: SeedScore | None, accuracy: Accuracy
     )  # fmt: skip
 
 
-def _find_plain(report: Report) -> Variant | None:
+def _find_plain(report: Report, student: str) -> Variant | None:
     """Return the baseline that is the student trained on the labels alone."""
-    others = [each for each in report.variants if each.network != STUDENT and not paired.is_teacher(each.network)]
+    others = [each for each in report.variants if each.network != student and not paired.is_teacher(each.network)]
     return next((each for each in others if each.method == PLAIN), None)
 
 
-def _answer_plain(report: Report) -> Answer:
+def _answer_plain(report: Report, student: str) -> Answer:
     """Return whether the student is better than the same network trained on the labels alone."""
-    torch, baseline = _find_torch(report), _find_plain(report)
+    torch, baseline = _find_torch(report, student), _find_plain(report, student)
     own = torch.variant if torch else None
     if own is not None and own.method == PLAIN:
         return Answer(text="is itself trained plainly", verdict="open", detail="the student learnt from the labels alone")
@@ -185,7 +190,7 @@ def _answer_plain(report: Report) -> Answer:
         return Answer(
             text="not compared with plain training", verdict="open", detail="add `supervised` to the recipe's baselines"
         )
-    found = next((each for each in report.paired if (each.this, each.other) == (STUDENT, baseline.network)), None)
+    found = _find_pair(report, student, baseline.network)
     if found is None and own is not None and own.accuracy and baseline.accuracy:
         found = _compare(None, None, own.accuracy, baseline.accuracy)
     if found is None:
@@ -202,6 +207,15 @@ def _answer_plain(report: Report) -> Answer:
         "text": text, "value": found.points, "ci95": found.ci95, "verdict": verdict,
         "detail": f"the same network, both as torch runs them, on {found.images} test images; {seeds}",
     })  # fmt: skip
+
+
+def _find_pair(report: Report, this: str, other: str) -> Paired | None:
+    """Return the comparison of two networks over their seeds: as the report has it, or from their scores."""
+    found = next((each for each in report.paired if (each.this, each.other) == (this, other)), None)
+    scores = {each.network: each for each in report.scores}
+    if found is None and this in scores and other in scores:
+        return paired.pair(scores[this], scores[other])
+    return found
 
 
 def _decide(

@@ -6,6 +6,7 @@ The page is one file that needs no network, no font and no script, follows light
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,18 @@ def add_headline(report: Report) -> Report:
     return report.model_copy(update={"headline": compute_headline(report)})
 
 
-def make_headline(report: Report) -> Text:
-    """Return the headline for the terminal: all answers in a line, why to ship or not, and what to ship instead."""
+def make_headline(report: Report, folder: Path | None = None) -> Text:
+    """Return the headline for the terminal: all answers in a line, why to ship or not, and what to ship instead.
+
+    Args:
+        report: The record.
+        folder: Of the run, for the command that ships another network.
+    """
     headline = compute_headline(report)
+    instead = headline.instead if folder is None else headline.instead.replace("RUN", shlex.quote(str(folder)), 1)
     text = Text(headline.line, style=DECISION_STYLES[headline.decision])
     text.append(f"\n{headline.why}", style="not bold default")
-    text.append(f"\nship that one: {headline.instead}" if headline.instead else "", style="not bold default")
+    text.append(f"\nto ship the better one: {instead}" if instead else "", style="not bold default")
     return text.append("".join(f"\n{line}" for line in _list_details(headline)), style="not bold dim default")
 
 

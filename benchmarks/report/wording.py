@@ -118,9 +118,9 @@ def _group_problems(rows: Iterable[Row]) -> Iterator[str]:
         yield f"{', '.join(row.variant.name for row in found if row.problem == problem)}: {problem}"
 
 
-def may_ship(report: Report, row: Row) -> bool:
+def may_ship(report: Report, row: Row, student: str) -> bool:
     """Return whether a row is a file of the student that a device could run; torch is what it is compared with."""
-    return row.variant.network == "student" and row.variant.format != "torch" and row.variant.name in report.gates
+    return row.variant.network == student and row.variant.format != "torch" and row.variant.name in report.gates
 
 
 def name_network(network: str) -> str:

@@ -141,7 +141,9 @@ def main() -> None:
 def run(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: str | None, runs: Path) -> None:
     """Run a recipe from data to report.
 
-    Continues an interrupted run, and skips what is already done and unchanged.
+    Continues an interrupted run, and skips what is already done and unchanged. An earlier bundle of the same name is kept as
+    bundle-1, bundle-2 and so on. Where every latency is unstable, the first lines say so and the exit code is 0; it is 4 where
+    nothing could be timed.
     """
     from compress.plan.seeds import parse_seeds
     from compress.recipe import load
@@ -178,8 +180,8 @@ def quote(*words: object) -> str:
 def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: str | None, runs: Path) -> None:
     """Validate a recipe and print what a run would do.
 
-    The pictures are decoded, of a large set some of them; networks and methods are tried on one random batch. Nothing is
-    trained.
+    The pictures are decoded, of a large set some of them; networks and methods are tried on one random batch, and a step of
+    each is timed. Nothing is trained.
     """
     from compress.cli import tables
     from compress.plan.checks import list_foreign_code
@@ -198,8 +200,11 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     from compress.run import dry_run  # loads torch, so only after what needs none was found good
 
     with terminal.events().task("dry run: networks and methods", total=1) as task:
-        dry_run.check_with_random_images(loaded, base=recipe.parent, runs=runs, classes=planned.classes)
+        estimate = dry_run.check_with_random_images(
+            loaded, base=recipe.parent, runs=runs, classes=planned.classes, plan=planned
+        )
         task.advance()
+    planned = planned.model_copy(update={"estimate": estimate})
     terminal.write_result(planned, tables.draw_plan(planned))
     terminal.hint(quote("run", recipe, *_repeat_options(overrides, seeds, runs)))
 
@@ -231,13 +236,22 @@ def _explain_interruption(where: str, folder: Path, again: str) -> str:
     metavar="FORMAT[:PRECISION]",
     help="E.g. openvino:fp16; repeatable; default: the recipe's exports.",
 )
+@click.option(
+    "--student",
+    default="student",
+    show_default=True,
+    metavar="NAME",
+    help="Network of the report to export; a baseline, such as supervised, also gets a bundle, RUN/bundle-NAME.",
+)
 @click.option("--out", type=FOLDER, help="Folder to write; default: RUN/exports.")
 @click.option(
     "--hub", type=FOLDER, help="Write the run's bundle as a new folder in the layout of the Hugging Face hub instead."
 )
 @click.option("--licence", default="unknown", show_default=True, help="With --hub: licence of the weights, e.g. apache-2.0.")
-def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path | None, hub: Path | None, licence: str) -> None:
-    """Export and gate the student of a finished run.
+def export(
+    terminal: Terminal, *, run: Path, formats: Sequence[str], student: str, out: Path | None, hub: Path | None, licence: str
+) -> None:  # fmt: skip
+    """Export and gate the student of a finished run, or a baseline in its place.
 
     Give the run's folder, or the weights that it left in student/weights.safetensors; a file of weights that no run wrote
     cannot be exported, since only the run's recipe says which network they are of.
@@ -251,17 +265,17 @@ def export(terminal: Terminal, *, run: Path, formats: Sequence[str], out: Path |
     if hub is not None:
         if formats or out is not None:
             raise click.UsageError("--hub writes the bundle that the run left; give it without --to and --out")
-        _write_hub(terminal, run, hub, licence)
+        _write_hub(terminal, run if student == "student" else run / f"bundle-{student}", hub, licence)
         return
     run = reexport.find_run_folder(run)
     overrides = [f"exports=[{', '.join(map(_export_as_yaml, formats))}]"] if formats else []
     sections, target = load(run / "recipe.yaml", overrides).exports, out or run / "exports"
     if not sections:
         raise CompressError(f"{run / 'recipe.yaml'}: names no exports; say what with --to, for example --to onnx:fp32")
-    gates = reexport.export(run, sections, out=target, events=terminal.events())
+    gates = reexport.export(run, sections, out=target, events=terminal.events(), student=student)
     terminal.write_result(gates, tables.draw_gates(gates), *tables.list_gate_notes(gates))
     refuse_failures(gates)
-    terminal.hint(quote("bench", *(exporters.load(section).name_file(target, "student") for section in sections)))
+    terminal.hint(quote("bench", *(exporters.load(section).name_file(target, student) for section in sections)))
 
 
 def _write_hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
@@ -420,7 +434,7 @@ def _show_report(terminal: Terminal, run: Path) -> None:
 
     written = _read_report(run)
     paths = f"report: {run / 'report.html'}  {run / 'report.md'}  {run / 'report.json'}"
-    shown = (report.make_headline(written), report.make_table(written), *report.make_score_tables(written))
+    shown = (report.make_headline(written, run), report.make_table(written), *report.make_score_tables(written))
     terminal.write_result(report.add_headline(written), *shown, paths)
 
 

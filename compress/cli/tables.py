@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compress.records import Gate
-from compress.text import quantify
+from compress.text import format_duration, quantify
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from compress.cli.doctor import Finding
     from compress.deployed.bench import FileTiming
     from compress.deployed.predict import Prediction
-    from compress.plan.plan import Plan, Stage
+    from compress.plan.plan import Estimate, Plan, Stage
     from exporters.verification.bisect import LayerComparison
 
 COLOURS = {
@@ -163,6 +163,8 @@ def draw_plan(plan: Plan) -> Tree:
         branch = root.add(Text.assemble((stage.name, "bold cyan"), "  ", stage.about))
         for label, text in _plan_details(stage):
             branch.add(Text.assemble((f"{label}: ", "dim"), text))
+    if plan.estimate is not None:
+        root.add(Text.assemble(("takes about ", "dim"), _describe_estimate(plan.estimate)))
     for note in (*plan.notes, *plan.code):
         root.add(Text(f"note: {note}", style="yellow"))
     return root
@@ -187,11 +189,25 @@ def _plan_details(stage: Stage) -> Iterator[tuple[str, str]]:
         seeds = f"{work.seeds} seeds × " if work.seeds > 1 else ""
         epochs = quantify(work.epochs, "epoch")
         yield "work", f"{seeds}{epochs} × {work.images_per_epoch:,} images = {passes}{teaching}"
-    if stage.work is not None and stage.kept:
-        yield (
-            "kept in",
-            f"{stage.kept}/ (found: used again if nothing it depends on has changed)" if stage.found else f"{stage.kept}/",
-        )
+    if stage.kept and (stage.work is not None or stage.found or stage.changed):
+        yield "kept in", f"{stage.kept}{'/' if stage.work is not None else ''}{_describe_kept(stage)}"
+
+
+def _describe_kept(stage: Stage) -> str:
+    """Return whether what an earlier run left is used again."""
+    if stage.changed:
+        return f" (of an earlier run, made anew: {', '.join(stage.changed)} differs)"
+    return " (found: used again if data and packages are the same)" if stage.found else ""
+
+
+def _describe_estimate(estimate: Estimate) -> str:
+    """Return how long a run takes, as far as one timed step tells."""
+    training = sum(estimate.training.values())
+    parts = f"training {format_duration(training)}" if estimate.training else "training nothing, all is found"
+    return (
+        f"{format_duration(training + estimate.delivery)} on this machine as it is now: {parts}, exports and measuring "
+        f"{format_duration(estimate.delivery)} (from one timed step of each stage; an int8 search that climbs takes longer)"
+    )
 
 
 def _number(value: float | None, style: str) -> str:

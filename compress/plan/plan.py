@@ -20,6 +20,7 @@ from compress.plan.checks import (
 from compress.plan.data import find_batch_problems, find_class_problems, find_data_notes
 from compress.plan.method_stages import list_stages, read_labels
 from compress.plan.names import name_baselines, name_methods
+from compress.plan.reuse import find_changed_sections, read_last_recipe
 from compress.recipe import METRICS, ExportSection, MethodSection, Recipe, TeacherSection
 from compress.records import Record
 from compress.text import name_teacher, quantify
@@ -56,7 +57,18 @@ class Stage(Record):
     student: bool = False
     """Whether it trains a student, and so once with every seed."""
     found: bool = False
-    """Whether that is there already; it is used again if nothing that it depends on has changed."""
+    """Whether an earlier run left that, by the same sections; it is used again if data and packages are the same."""
+    changed: tuple[str, ...] = ()
+    """Sections in which the recipe of an earlier run differs, so that what it left is made anew."""
+
+
+class Estimate(Record):
+    """How long a run takes on this machine as it is now, in seconds."""
+
+    training: dict[str, float]
+    """By stage, over all seeds; without those that are found again."""
+    delivery: float
+    """Exports, proofs and measuring."""
 
 
 class Plan(Record):
@@ -69,6 +81,8 @@ class Plan(Record):
     """Images in each split."""
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = ()
+    estimate: Estimate | None = None
+    """How long the run takes; `None` before a step was timed."""
     code: tuple[str, ...] = ()
     """Code of others that the recipe names, and that a run imports: plug-ins and their files."""
 
@@ -103,7 +117,7 @@ def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
         folder=str(folder),
         classes=summary.classes,
         images=images,
-        stages=tuple(stage.model_copy(update={"found": _is_found(folder, stage)}) for stage in stages),
+        stages=_find_kept(stages, recipe, base, folder),
         notes=(*find_data_notes(recipe, summary), *_find_notes(recipe)),
         code=list_foreign_code(recipe),
     )
@@ -238,7 +252,20 @@ def _describe_ladder(recipe: Recipe, section: ExportSection) -> str:
     return f"{section.format}: until the gate passes: {order}; {images}, no further rung after {int8.max_minutes:g} minutes"
 
 
-def _is_found(folder: Path, stage: Stage) -> bool:
+def _find_kept(stages: Sequence[Stage], recipe: Recipe, base: Path, folder: Path) -> tuple[Stage, ...]:
+    """Return the stages, each with whether it is found again, or in which sections an earlier run of it differs."""
+    last = read_last_recipe(folder)
+    if last is None:
+        return tuple(stages)
+    kept = []
+    for stage in stages:
+        changed = find_changed_sections(stage.name, recipe, last, base=base, folder=folder) if _is_kept(folder, stage) else None
+        kept.append(stage.model_copy(update={"found": changed == (), "changed": changed or ()}))
+    return tuple(kept)
+
+
+def _is_kept(folder: Path, stage: Stage) -> bool:
+    """Return whether an earlier run left the result of a stage, whatever it is."""
     if not stage.kept:
         return False
     kept = folder / stage.kept

@@ -72,6 +72,8 @@ exports:
 
 gate:                           # what an exported file must hold on its own runtime, or the run fails
   max_top1_drop_points: {budget}     # percentage points of top-1 that it may lose{budget_reason}
+  # max_drop_from_teacher_points: 2.0   and against the teacher: how much accuracy may the speed cost? Without it the report
+  #                                     tells the loss, and leaves to you whether to ship
 
 measure:
   threads: 1                    # two threads are faster and vary much more

@@ -22,12 +22,14 @@ from compress.events import Events
 from compress.freezing import freeze_all_but
 from compress.models import Network
 from compress.plan.pictures import make_preprocess
+from compress.plan.plan import Estimate, Plan
 from compress.recipe import ExportSection, Recipe
 from compress.records import DEPTHS
 from compress.run import cache
 from compress.run.build import build_method, build_network, load_given_teacher
 from compress.run.context import Run
 from compress.run.data import RunData
+from compress.run.estimate import estimate_seconds
 from compress.system.files import resolve_path
 from compress.system.leftovers import make_temporary_folder
 from compress.text import name_teacher
@@ -153,14 +155,20 @@ def _replace_int8(section: ExportSection) -> dict[str, Any]:
     return {**options, "precision": "fp32"} if options.get("precision") == "int8" else options
 
 
-def check_with_random_images(recipe: Recipe, *, base: Path, runs: Path, classes: tuple[str, ...]) -> None:
-    """Check the networks and methods of a recipe without loading its data.
+def check_with_random_images(
+    recipe: Recipe, *, base: Path, runs: Path, classes: tuple[str, ...], plan: Plan | None = None
+) -> Estimate | None:
+    """Check the networks and methods of a recipe without loading its data, and estimate how long a run takes.
 
     Args:
         recipe: A recipe in which `compress.plan` found no contradiction.
         base: Folder that the recipe's relative paths start from.
         runs: Folder of all runs; nothing is written there.
         classes: Names of the classes, in label order.
+        plan: Of the run, for the estimate.
+
+    Returns:
+        The estimate; `None` without a plan.
 
     Raises:
         CompressError: A network, a file of weights or a method does not fit the others.
@@ -169,7 +177,9 @@ def check_with_random_images(recipe: Recipe, *, base: Path, runs: Path, classes:
     where = choose_device(recipe.train.device)
     folder = runs / recipe.name
     run = Run(recipe, base, folder, cache.Cache(runs), Events(), where, data, 0, recipe.seed, folder)
-    check_networks(run, next(iter(run.batch_in_order(data.train).epoch(0))))
+    batch = next(iter(run.batch_in_order(data.train).epoch(0)))
+    check_networks(run, batch)
+    return None if plan is None else estimate_seconds(run, plan, batch)
 
 
 def _make_random_data(recipe: Recipe, base: Path, classes: tuple[str, ...]) -> RunData:

@@ -172,11 +172,16 @@ def _make_key(run: Run, trained: Trained, section: ExportSection, int8: Int8Inpu
     """Return the cache key of an exported file: the sha256 over all that decides the file and its verdict."""
     return make_key(
         network=trained.key, name=trained.name, method=trained.method, section=canonical(section),
-        data=[run.data.key, run.data.test_key], gate=canonical(run.recipe.gate),
+        data=[run.data.key, run.data.test_key], gate=_describe_gate(run),
         packages=read_environment().packages,
         source=hash_sources(*VERDICT), exporter=hash_plugin("exporters", section.format),
         runtime=hash_plugin("runtimes", exporters.load(section).runtime), int8=int8 and collect_key_parts(run, int8),
     )  # fmt: skip
+
+
+def _describe_gate(run: Run) -> str:
+    """Return the section `gate` without the budget against the teacher, which is judged behind the cache."""
+    return canonical(run.recipe.gate.model_copy(update={"max_drop_from_teacher_points": None}))
 
 
 def _write(run: Run, trained: Trained, exporter: Exporter, logits: SplitLogits, path: Path) -> WrittenFile:

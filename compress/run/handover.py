@@ -4,24 +4,68 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import exporters
 from benchmarks.environment import read_environment
 from compress import plugins, records
 from compress.recipe import canonical
+from compress.records import Headline
 from compress.records.training import WEIGHTS
-from compress.run import cache
+from compress.run import cache, placement
 from compress.run.context import REJECTED, Run, Trained
 from compress.run.export import TORCH, ExportedFile
 from compress.run.measure import MeasuredFiles
+from compress.run.placement import BUNDLE
 from compress.run.verify import SplitLogits, select_samples
 from compress.system.files import writable
+from compress.system.leftovers import name_beside, remove, remove_leftovers
 from exporters.bundle import bundle
 
 
-def hand_over(run: Run, shipped: Trained, files: Sequence[ExportedFile], logits: SplitLogits, measured: MeasuredFiles) -> None:
-    """Write the bundle of all files that passed, and keep the others apart with the reason beside them."""
+def hand_over(
+    run: Run, shipped: Trained, files: Sequence[ExportedFile], logits: SplitLogits, measured: MeasuredFiles, *,
+    headline: Headline | None, place: str = BUNDLE,
+) -> list[str]:  # fmt: skip
+    """Write the bundle of all files that passed, keep the others apart with the reason beside them, and keep earlier bundles.
+
+    Args:
+        run: Run context.
+        shipped: The network that the files are of.
+        files: All files of the run; those of other networks are left out.
+        logits: Of the network.
+        measured: All files with what was measured.
+        headline: For the model card; `None` where it is not known.
+        place: Name of the bundle's folder; what failed is kept only for the run's own.
+
+    Returns:
+        What became of an earlier bundle, a sentence each.
+
+    Raises:
+        Unreachable: The disk is full or a folder cannot be written.
+    """
     offered = [item for item in files if item.variant.network == shipped.name and item.section.format != TORCH]
+    target = run.folder / place
+    if not offered:
+        return placement.leave_bundle(target)
+    if place == BUNDLE:
+        _keep_rejected(run, offered)
+    passed = [item for item in offered if item.gate.status == "passed" and item.outputs is not None]
+    if not passed:
+        return placement.set_aside(target)
+    with writable(target):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(run.folder)
+    fresh = name_beside(target)
+    try:
+        _write_bundle(run, shipped, passed, logits, measured, headline=headline, folder=fresh)
+        return placement.place_bundle(fresh, target)
+    finally:
+        remove(fresh)
+
+
+def _keep_rejected(run: Run, offered: Sequence[ExportedFile]) -> None:
+    """Copy the files that failed their gate into a folder of their own, each with its verdict."""
     rejected = run.folder / REJECTED
     with writable(rejected):
         shutil.rmtree(rejected, ignore_errors=True)
@@ -30,22 +74,25 @@ def hand_over(run: Run, shipped: Trained, files: Sequence[ExportedFile], logits:
             for part in exporters.load(item.section).list_parts(item.path):
                 cache.copy(part, rejected / part.name)
             records.save(rejected / f"{item.path.name}.gate.json", item.gate)
+
+
+def _write_bundle(
+    run: Run, shipped: Trained, passed: Sequence[ExportedFile], logits: SplitLogits, measured: MeasuredFiles, *,
+    headline: Headline | None, folder: Path,
+) -> None:  # fmt: skip
     held = run.data.validation
     chosen = select_samples(run)
-    passed = [
+    files = [
         bundle.Deployable(
             item.path, item.section.format, exporters.load(item.section), item.gate, item.outputs,
-            measured.variants[item.variant.name], item.logits.validation[chosen] if item.adapted else None,
+            measured.variants[item.variant.name].model_copy(update={"correct": ""}),  # a device has no use for it
+            item.logits.validation[chosen] if item.adapted else None,
         )
-        for item in offered
-        if item.gate.status == "passed" and item.outputs is not None
+        for item in passed
+        if item.outputs is not None
     ]  # fmt: skip
-    if not passed:
-        with writable(run.folder):
-            shutil.rmtree(run.folder / "bundle", ignore_errors=True)  # of an earlier run, with another student
-        return
     bundle.write_bundle(
-        run.folder / "bundle", name=run.recipe.name, classes=run.data.classes, preprocess=run.data.preprocess, files=passed,
+        folder, name=run.recipe.name, classes=run.data.classes, preprocess=run.data.preprocess, files=files,
         samples=bundle.Samples(held.images[chosen], held.labels[chosen], logits.validation[chosen]),
         gate=run.recipe.gate, provenance={
             "recipe": canonical(run.recipe), "seed": str(run.seed), "method": shipped.method,
@@ -53,11 +100,13 @@ def hand_over(run: Run, shipped: Trained, files: Sequence[ExportedFile], logits:
             "machine": (measured.environment or read_environment()).cpu,
             **{f"package.{name}": version for name, version in read_environment().packages.items()},
         },
-        background=_describe_background(run, shipped, logits, measured),
+        background=_describe_background(run, shipped, logits, measured, headline),
     )  # fmt: skip
 
 
-def _describe_background(run: Run, shipped: Trained, logits: SplitLogits, measured: MeasuredFiles) -> bundle.Background:
+def _describe_background(
+    run: Run, shipped: Trained, logits: SplitLogits, measured: MeasuredFiles, headline: Headline | None
+) -> bundle.Background:
     """Return the facts of the model card that the files do not hold."""
     teachers = [row for row in measured.variants.values() if row.format == TORCH and row.network != shipped.name]
     return bundle.Background(
@@ -70,4 +119,5 @@ def _describe_background(run: Run, shipped: Trained, logits: SplitLogits, measur
         data_licence=getattr(plugins.load("data", run.recipe.data.source), "licence", ""),
         seconds=sum(result.seconds for result in shipped.results),
         environment=measured.environment or read_environment(),
+        headline=headline,
     )

@@ -24,7 +24,7 @@ from compress.run.verify import HARNESS, make_subject
 from compress.system.files import hash_file
 from exporters import Exporter
 
-TIMING = "timing.json"
+TIMING, MEASUREMENTS = "timing.json", "measurements"
 
 
 class RunTiming(Document):
@@ -50,10 +50,15 @@ class MeasuredFiles(NamedTuple):
     """Why nothing could be timed."""
 
 
-def measure_files(run: Run, files: Sequence[ExportedFile]) -> MeasuredFiles:
+def measure_files(run: Run, files: Sequence[ExportedFile], *, shown: str = MEASUREMENTS) -> MeasuredFiles:
     """Return the rows of all files that run, with latency, throughput, and their ratio to the reference of their runtime.
 
     A file is compared as `measure.against` says. What could not be timed is tried again next time.
+
+    Args:
+        run: Run context.
+        files: Of all networks.
+        shown: Name of the folder of the run that shows the raw series.
     """
     runnable = [item for item in files if item.variant.accuracy is not None]
     settings = run.recipe.measure
@@ -75,7 +80,7 @@ def measure_files(run: Run, files: Sequence[ExportedFile]) -> MeasuredFiles:
     except CompressError as error:
         report_ladders(run, rows.values())
         return MeasuredFiles(rows, problem=error)
-    cache.publish(made, run.folder / "measurements")
+    cache.publish(made, run.folder / shown)
     timing = records.read(made / TIMING, RunTiming)
     for field in ("latency_ms", "ratio", "throughput_per_s"):
         for name, value in getattr(timing, field).items():

@@ -24,8 +24,9 @@ from compress.run.handover import hand_over
 from compress.run.int8 import select_calibration_images
 from compress.run.lockstep import train_in_lockstep
 from compress.run.measure import measure_files
-from compress.run.report import RunResults, build_report, describe_failures
+from compress.run.report import RunResults, add_notes, build_report, describe_failures
 from compress.run.seeds import find_correct_images, split_by_seed, train_further_seeds, train_students
+from compress.run.teacher_budget import hold_to_teacher
 from compress.run.teachers import obtain_teacher
 from compress.run.verify import SplitLogits, compute_logits
 
@@ -64,9 +65,8 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
         students = [shipped, *baselines]
         trained = [each.move_to_cpu() for each in (*teachers, *students)]
         logits = {each.name: compute_logits(context, each) for each in trained}
-        files, unmade = _export_all(first, shipped, teachers, logits)
+        files, unmade = export_all(first, shipped, teachers, logits)
         measured = measure_files(context, files)
-        hand_over(first, shipped, files, logits[shipped.name], measured)
 
         rows = [describe_unexported(context, each, logits[each.name], shipped=shipped) for each in baselines] + unmade
         correct = [
@@ -75,7 +75,10 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
             *further.correct,
         ]
         found = RunResults(trained, files, measured, rows, further, correct, logits[shipped.name])
-        record = build_report(context, found)
+        built = build_report(context, found)
+        headline = report.compute_headline(built)
+        placed = hand_over(first, shipped, files, logits[shipped.name], measured, headline=headline)
+        record = report.add_headline(add_notes(context, built, placed))
         report.write(record, context.folder)
         events.emit("end", status=record.status, seconds=record.seconds)
     if record.status == "failed":
@@ -106,7 +109,7 @@ def _require_runtime(section: ExportSection) -> None:
         raise Unreachable(plugins.explain_missing_package(f"exports: format {section.format!r}", error)) from error
 
 
-def _export_all(
+def export_all(
     run: Run, shipped: Trained, teachers: Sequence[Trained], logits: Mapping[str, SplitLogits]
 ) -> tuple[list[ExportedFile], list[Variant]]:
     """Export the student, and the teachers like it to compare with; return the teachers' files first, and what was not made."""
@@ -114,6 +117,8 @@ def _export_all(
     compared = sections if run.recipe.measure.against == "teacher" else sections[:1]
     with exporters.reuse_graphs(), share_processes():
         own = [export_file(run, shipped, section, logits[shipped.name], teachers=tuple(teachers)) for section in sections]
+        known = {each.name: logits[each.name] for each in teachers}
+        own = [hold_to_teacher(run, item, logits[shipped.name], known) for item in own]
         files, unmade = _export_for_comparison(run.use_recipe_seed(), teachers, compared, logits)
     return [*files, *own], unmade
 

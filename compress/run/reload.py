@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from compress import records
+from compress import plugins, records
 from compress.errors import CompressError, Unreachable
 from compress.freezing import freeze_all_but
 from compress.methods import Method
@@ -29,6 +29,8 @@ from compress.system.files import resolve_path
 from compress.text import name_teacher
 from compress.training import checkpoint
 
+STUDENT = "student"
+
 
 def use_shipped_seed(run: Run) -> Run:
     """Return the run with the seed of the student that was shipped; with several seeds it need not be the recipe's."""
@@ -38,15 +40,37 @@ def use_shipped_seed(run: Run) -> Run:
     return replace(run, seed=seeds[0]) if seeds else run
 
 
-def load_student(run: Run) -> Trained:
+def make_student_of(run: Run, name: str) -> Run:
+    """Return the run with a baseline in the place of its student, so that it can be shipped like one.
+
+    Args:
+        run: Run context.
+        name: `student`, or the name of a baseline in the report.
+
+    Raises:
+        CompressError: No network of the run has this name.
+    """
+    names = name_baselines(run.recipe.baselines)
+    if name == STUDENT:
+        return run
+    if name not in names:
+        raise CompressError(f"--student {name}: the run did not train it; {plugins.suggest_name(name, [STUDENT, *names])}")
+    return replace(run, recipe=run.recipe.model_copy(update={"method": run.recipe.baselines[names.index(name)]}))
+
+
+def load_student(run: Run, name: str = STUDENT) -> Trained:
     """Return the student of a finished run, also where the file of a given teacher is no longer there.
+
+    Args:
+        run: Run context; for a baseline as `make_student_of` returns it.
+        name: Of the student in the run.
 
     Raises:
         Unreachable: The run has not trained its student, or a teacher is missing that is part of what is shipped.
         CompressError: The weights are not those of the recipe's networks, or were changed.
     """
     try:
-        return _restore_student(run, [_load_network(run, name, section) for name, section in _list_teachers(run)])[1]
+        return _restore_student(run, name, [_load_network(run, each, section) for each, section in _list_teachers(run)])[1]
     except Unreachable as error:
         gone = [
             section
@@ -55,26 +79,27 @@ def load_student(run: Run) -> Trained:
         ]
         if not gone:
             raise
-        method, student = _restore_student(run, [build_network(run, section, name) for name, section in _list_teachers(run)])
+        method, student = _restore_student(
+            run, name, [build_network(run, section, each) for each, section in _list_teachers(run)]
+        )
         if not _holds(method.product(), method.deployable()):
             raise
         run.events.say(f"the student is taken as it was shipped; {error}")
         return student
 
 
-def _restore_student(run: Run, teachers: Sequence[Network]) -> tuple[Method, Trained]:
+def _restore_student(run: Run, name: str, teachers: Sequence[Network]) -> tuple[Method, Trained]:
     """Return the student of a finished run from its own folder, with the method on these teachers that holds it.
 
     Raises:
         Unreachable: The run has not trained its student.
         CompressError: The weights are not those of the recipe's networks, or were changed.
     """
-    folder, method = run.folder / "student", build_method(run, run.recipe.method, teachers)
+    folder, method = run.folder / name, build_method(run, run.recipe.method, teachers)
     result = records.read(folder / METRICS, StageResult)
     checkpoint.load_weights(method.product(), folder / WEIGHTS, sha256=result.files[WEIGHTS])
     freeze_all_but(method, ())
-    name = name_methods(run.recipe.method)
-    return method, Trained("student", name, method.deployable(), (result,), result.key, folder)
+    return method, Trained(name, name_methods(run.recipe.method), method.deployable(), (result,), result.key, folder)
 
 
 def _holds(product: nn.Module, deployable: nn.Module) -> bool:

@@ -69,6 +69,13 @@ def build_report(run: Run, found: RunResults) -> Report:
     )
 
 
+def add_notes(run: Run, report: Report, notes: Sequence[str]) -> Report:
+    """Return the report with further notes, which are also said."""
+    for note in notes:
+        run.events.say(note)
+    return report.model_copy(update={"notes": (*report.notes, *notes)})
+
+
 def describe_failures(run: Run, files: Sequence[ExportedFile]) -> str:
     """Return the path of each student's file that failed its gate, and why it failed, a line each."""
     lines = [f"{run.folder / REJECTED / item.path.name}: {item.gate.reason}" for item in _find_failed(files)]

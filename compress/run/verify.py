@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import exporters
 from benchmarks import protocol
 from benchmarks.protocol import Evaluation, Subject
+from benchmarks.report import paired
 from compress import __version__
 from compress.errors import CompressError
 from compress.events import Events
@@ -138,6 +139,7 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
             "validation": evaluate.measure_accuracy(on_validation, data.validation.labels),
             "agreement_percent": 100 * float((on_test.argmax(axis=1) == logits.test.argmax(axis=1)).mean()),
             "max_abs_diff": float(np.abs(on_test - logits.test).max()),
+            "correct": paired.pack(on_test.argmax(axis=1) == data.test.labels),
             "peak_memory_bytes": found.peak_memory_bytes,
             "effective": found.effective,
             "status": gate.status,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.recipe import Recipe, Section, canonical
-from compress.records import Accuracy, Environment, Manifest, Variant
+from compress.records import Accuracy, Environment, Headline, Manifest, Variant
 from exporters.bundle.readme import escape_markdown, format_accuracy, render_measurements, render_table
 
 UNKNOWN = "unknown: ask"
@@ -40,6 +40,8 @@ class Background(NamedTuple):
     """Spent training the student."""
     environment: Environment
     """Where it was made."""
+    headline: Headline | None = None
+    """The answers with which all accounts of the run begin."""
 
 
 def render_card(manifest: Manifest, background: Background | None) -> str:
@@ -52,6 +54,7 @@ def render_card(manifest: Manifest, background: Background | None) -> str:
     history = "\n\n".join(_render_history(manifest, background)) if background else UNKNOWN_HISTORY
     return f"""# Model card: {escape_markdown(manifest.name)}
 
+{_render_headline(background.headline if background else None)}\
 An image classifier: {_describe_classes(manifest)}. Every answer is one of these.
 
 {history}
@@ -72,6 +75,17 @@ An image classifier: {_describe_classes(manifest)}. Every answer is one of these
 - Accuracies hold for images drawn like the test images, within their intervals. Latencies hold for the machine named above.
 - int8 and fp16 files answer some images otherwise than the network that they come from: see agreement.
 """
+
+
+def _render_headline(headline: Headline | None) -> str:
+    """Render the answers of the run, with a blank line behind; nothing where they are not known."""
+    if headline is None:
+        return ""
+    answers = {"Speed": headline.speed, "Accuracy against the teacher": headline.loss, "Against plain training": headline.plain}
+    lines = [f"- {title}: {'; '.join(filter(None, [answer.text, answer.detail]))}" for title, answer in answers.items()]
+    instead = f" To ship the better one: `{headline.instead}`." if headline.instead else ""
+    body = "\n".join(map(escape_markdown, lines))
+    return f"**{escape_markdown(headline.line)}**\n\n{escape_markdown(headline.why)}.{instead}\n\n{body}\n\n"
 
 
 UNKNOWN_HISTORY = """## How it came about

@@ -14,7 +14,7 @@ from compress.errors import CompressError, Unreachable
 from compress.plan.method_stages import list_stages, read_labels
 from compress.plan.names import name_baselines, name_methods
 from compress.plan.plan import Plan, make_plan
-from compress.recipe import Recipe, parse
+from compress.recipe import Recipe, dump, parse
 from compress.system.files import hash_file
 from compress.system.processors import count_processors
 
@@ -176,14 +176,18 @@ def test_a_set_of_methods_has_a_title_and_a_baseline_a_name_fit_for_a_folder(tin
     ]  # fmt: skip
 
 
-def test_finished_stages_are_pointed_out(make, tmp_path: Path) -> None:
-    """A stage whose metrics are there is announced as found."""
-    folder = tmp_path / "runs" / "tiny" / "teacher"
-    folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text("{}")
+def test_finished_stages_are_pointed_out(make, tmp_path: Path, tiny_recipe: str) -> None:
+    """A stage whose metrics are there is announced as found, unless the recipe of the last run was another one."""
+    folder = tmp_path / "runs" / "tiny"
+    for name in ("teacher", "student"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "metrics.json").write_text("{}")
+    assert not any(stage.found for stage in make().stages)  # of which recipe, nobody knows
+    (folder / "recipe.yaml").write_text(dump(recipe(tiny_recipe), tmp_path))
     found = {stage.name: stage.found for stage in make().stages}
-    assert found["teacher"]
-    assert not found["student"]
+    assert (found["teacher"], found["student"], found["supervised"]) == (True, True, False)
+    other = {stage.name: (stage.found, stage.changed) for stage in make("method.temperature=4").stages}
+    assert (other["teacher"], other["student"]) == ((True, ()), (False, ("method",)))
 
 
 def test_given_weights_are_not_trained(make, tmp_path: Path) -> None:

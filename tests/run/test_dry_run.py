@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from compress.errors import CompressError
-from compress.recipe import parse
+from compress.plan.plan import make_plan
+from compress.recipe import dump, parse
 from compress.run import dry_run
 
 CLASSES = tuple("0123456789")
@@ -125,3 +126,22 @@ def test_a_network_of_ones_own_is_tried_alone(tmp_path, monkeypatch, role, netwo
         return
     with pytest.raises(CompressError, match=message):
         check(tmp_path, override)
+
+
+def test_a_run_is_estimated_from_a_timed_step(tmp_path):
+    """Every stage that is trained has its time, more epochs take longer, and a stage that is found takes none."""
+    recipe = parse(RECIPE, "recipe.yaml", ["baselines=[supervised]", "train.epochs=2", "teacher.train={epochs: 200}"])
+
+    def estimate():
+        plan = make_plan(recipe, base=tmp_path, runs=tmp_path / "runs")
+        return dry_run.check_with_random_images(recipe, base=tmp_path, runs=tmp_path / "runs", classes=CLASSES, plan=plan)
+
+    found = estimate()
+    assert list(found.training) == ["teacher", "student", "supervised"]
+    assert found.training["teacher"] > 10 * found.training["supervised"] > 0
+    assert found.delivery >= 2 * recipe.measure.seconds
+    folder = tmp_path / "runs" / "checked"
+    (folder / "teacher").mkdir(parents=True)
+    (folder / "teacher" / "metrics.json").write_text("{}")
+    (folder / "recipe.yaml").write_text(dump(recipe, tmp_path))
+    assert list(estimate().training) == ["student", "supervised"]

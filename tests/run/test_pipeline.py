@@ -177,7 +177,7 @@ def test_a_file_that_is_not_what_was_trained_fails_the_run_and_is_kept_apart(
     assert "failed" in (folder / "report.html").read_text().lower()
 
 
-def test_a_run_whose_files_fail_takes_back_the_bundle_of_the_run_before(
+def test_a_run_whose_files_fail_sets_the_bundle_of_the_run_before_aside(
     run: Run, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No bundle of an earlier student stays beside a report that says failed; what could not be run is tried again."""
@@ -190,8 +190,61 @@ def test_a_run_whose_files_fail_takes_back_the_bundle_of_the_run_before(
         with pytest.raises(GateFailed):
             run("name=again", "gate.min_agreement=0.96")
     assert not (runs / "again" / "bundle").exists()
+    assert (runs / "again" / "bundle-1" / "manifest.json").is_file()
+    assert (runs / "again" / "report-1.html").is_file()
     assert run("name=again", "gate.min_agreement=0.96").status == "passed"
     assert (runs / "again" / "bundle").is_dir()
+
+
+def test_no_further_run_takes_a_bundle_away(run: Run, runs: Path) -> None:
+    """Run again, it stays as it is; without exports it stays, too; another one takes its place, and it is kept."""
+    run("name=kept")
+    folder, text = runs / "kept", io.StringIO()
+    before = (folder / "bundle").stat().st_ino, read(folder / "bundle" / "manifest.json", Manifest)
+    run("name=kept", text=text)
+    bare = run("name=kept", "exports=[]")
+    assert ((folder / "bundle").stat().st_ino, read(folder / "bundle" / "manifest.json", Manifest)) == before
+    assert "earlier run" not in text.getvalue()
+    assert any("bundle: is the bundle of an earlier run, left as it is" in note for note in bare.notes)
+    assert (folder / "report-bundle.html").is_file()
+    other = run("name=kept", "method.temperature=3", text=text)
+    kept = read(folder / "bundle-1" / "manifest.json", Manifest)
+    assert kept == before[1]
+    assert read(folder / "bundle" / "manifest.json", Manifest).provenance["weights"] != kept.provenance["weights"]
+    assert any(f"weights {kept.provenance['weights'][:8]}" in note for note in other.notes)
+    assert "bundle: is this run's bundle" in text.getvalue()
+
+
+def test_a_student_too_far_below_its_teacher_fails_the_gate(run: Run, runs: Path) -> None:
+    """A budget against the teacher fails files that lose nothing against their own network, with both accuracies."""
+    with pytest.raises(GateFailed, match=r"points below the [\d.]+ % of teacher on the validation split \(gate.max_drop"):
+        run("name=held", "gate.max_drop_from_teacher_points=0.1")
+    record = read(runs / "held" / "report.json", Report)
+    assert record.status == "failed"
+    assert record.headline is not None
+    assert record.headline.decision == "do not ship"
+    assert not (runs / "held" / "bundle").exists()
+    assert run("name=held", "gate.max_drop_from_teacher_points=100").status == "passed"
+
+
+def test_a_baseline_is_shipped_like_the_student(run: Run, runs: Path) -> None:
+    """The plainly trained network gets the same gate, its latency beside the teacher's, and a bundle with its own card."""
+    run("name=plain")
+    folder = runs / "plain"
+    (section,) = recipe.load(folder / "recipe.yaml").exports
+    gates = reexport.export(folder, [section], out=None, events=Events(), student="supervised")
+    assert {name: gate.status for name, gate in gates.items()} == {"supervised-onnx-fp32": "passed"}
+    assert (folder / "exports" / "supervised-fp32.onnx").is_file()
+    manifest = check_bundle(folder / "bundle-supervised")
+    assert [file.path for file in manifest.files] == ["supervised-fp32.onnx"]
+    assert manifest.provenance["method"] == "supervised"
+    measured = manifest.files[0].measured
+    assert measured is not None
+    assert measured.ratio is not None
+    assert "is itself trained plainly" in (folder / "bundle-supervised" / "MODEL_CARD.md").read_text().splitlines()[2]
+    assert check_bundle(folder / "bundle").files[0].path == "student-fp32.onnx"
+    with pytest.raises(CompressError, match="--student dist: the run did not train it; there are: student, supervised"):
+        reexport.export(folder, [section], out=None, events=Events(), student="dist")
 
 
 def test_a_file_that_the_runtime_cannot_open_fails_the_gate(run: Run, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
