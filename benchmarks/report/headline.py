@@ -239,10 +239,10 @@ def _find_objection(report: Report, files: Sequence[Row], passed: Sequence[Row],
     """Return what speaks against every file, or nothing."""
     if not passed:
         return f"{_count_refused(files, passed)}; {best.variant.name}: {best.problem}"
-    if report.warnings:
-        return report.warnings[0]
     if plain.verdict == "bad":
         return f"the same network is better when it is trained on the labels alone; {_tell_gate(files, passed)}"
+    if report.warnings:
+        return report.warnings[0]
     return "the run failed; see what went wrong below" if report.status == "failed" and len(passed) == len(files) else ""
 
 

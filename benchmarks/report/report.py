@@ -135,19 +135,25 @@ def _make_caption(report: Report) -> Text:
     if causes := wording.list_instabilities(rows):
         caption.append(f"≈ unstable, a rough figure: {'; '.join(causes)}\n")
     caption.append("\n".join(wording.list_omissions(rows)) + "\n")
-    caption.append("\n".join(wording.list_problems(report)), style="not dim")
+    caption.append("\n".join(_list_other_problems(report, compute_headline(report))), style="not dim")
     caption.rstrip()
     return caption
+
+
+def _list_other_problems(report: Report, headline: Headline) -> list[str]:
+    """Return the problems of a report that the headline does not tell already."""
+    return [problem for problem in wording.list_problems(report) if problem[1:] != headline.why[1:]]
 
 
 def _collect_context(report: Report) -> dict[str, Any]:
     """Collect the values that both templates show."""
     rows = wording.judge_rows(report)
     networks = dict.fromkeys((row.variant.network, row.variant.method) for row in rows)
+    headline = compute_headline(report)
     return {
         "report": report,
-        "headline": compute_headline(report),
-        "problems": wording.list_problems(report),
+        "headline": headline,
+        "problems": _list_other_problems(report, headline),
         "omissions": wording.list_omissions(rows),
         "instabilities": wording.list_instabilities(rows),
         "groups": [[row for row in rows if (row.variant.network, row.variant.method) == each] for each in networks],
