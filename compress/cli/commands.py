@@ -251,7 +251,7 @@ def _explain_interruption(where: str, folder: Path, again: str) -> str:
 def export(
     terminal: Terminal, *, run: Path, formats: Sequence[str], student: str, out: Path | None, hub: Path | None, licence: str
 ) -> None:  # fmt: skip
-    """Export and gate the student of a finished run, or a baseline in its place.
+    """Export and gate the student or a baseline of a finished run.
 
     Give the run's folder, or the weights that it left in student/weights.safetensors; a file of weights that no run wrote
     cannot be exported, since only the run's recipe says which network they are of.
