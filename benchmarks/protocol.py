@@ -50,7 +50,7 @@ FURTHER = ("class", "score")
 """What a file with `gives_class` gives beside its logits."""
 TAILS = (90, 99)
 """The percentiles that are reported beside the median."""
-USELESS_FACTOR = 10
+USELESS_FACTOR = 10.0
 """Where the middle half of every file's rounds spans this factor, not even the order of magnitude is known."""
 
 

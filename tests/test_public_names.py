@@ -169,13 +169,13 @@ measure: {devices: [local], rounds: 5, seconds: 0.2}
 """
 
 
-def run(*arguments: str | Path, cwd: Path, path: str) -> str:
+def run(*arguments: str | Path, cwd: Path, path: str, ended: tuple[int, ...] = (0,)) -> str:
     """Run Python away from the repository, with nothing of ours but what was installed."""
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=cwd, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode in ended, done.stdout + done.stderr
     return done.stdout
 
 
@@ -200,7 +200,9 @@ def test_a_package_of_plug_ins_runs_with_the_installed_wheel(installed: Path, ac
     path = os.pathsep.join(map(str, (installed, acme)))
     assert Path(run("-c", "import compress; print(compress.__file__)", cwd=tmp_path, path=path)).is_relative_to(installed)
     (tmp_path / "mine.yaml").write_text(RECIPE, encoding="utf-8")
-    run("-m", "compress", "run", "mine.yaml", "--runs", tmp_path / "runs", cwd=tmp_path, path=path)
+    run(
+        "-m", "compress", "run", "mine.yaml", "--runs", tmp_path / "runs", cwd=tmp_path, path=path, ended=(0, 4)
+    )  # 4: shaky times
     report = json.loads((tmp_path / "runs" / "mine" / "report.json").read_text(encoding="utf-8"))
     metrics = json.loads((tmp_path / "runs" / "mine" / "student" / "metrics.json").read_text(encoding="utf-8"))
     assert set(metrics["epochs"][0]["losses"]) >= {"ce", "difference"}

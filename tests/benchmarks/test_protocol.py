@@ -12,6 +12,7 @@ import onnx
 import pytest
 from rich.console import Console
 
+from benchmarks import protocol
 from benchmarks.devices import Progress
 from benchmarks.devices.local import share_processes
 from benchmarks.protocol import Measurement, Subject, compute_ratio, evaluate, measure
@@ -253,8 +254,9 @@ def test_noise_in_one_alone_is_an_unstable_verdict(tiny: Tiny) -> None:
     assert found.ratio.verdict == "unstable"
 
 
-def test_a_measurement_without_any_use_is_an_error(tiny: Tiny) -> None:
+def test_a_measurement_without_any_use_is_an_error(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only when the rounds of every file scatter wildly is there no figure at all; the message says by how much."""
+    monkeypatch.setattr(protocol, "USELESS_FACTOR", 10.0)  # its own value, which no other test has
     wild = alike(1.0, 30.0, 1.0, 40.0, 2.0, 80.0)
     with pytest.raises(Unstable, match=r"scatter too much for any figure \(a 1.25 to 37.5 ms\); stop other work"):
         figures_of(tiny, Recorded(rounds={"a": wild}))

@@ -462,6 +462,9 @@ def test_a_file_for_one_image_at_a_time_is_proved_timed_and_verified(run: Run, r
     assert [gate.status for gate in gates.values()] == ["passed"]
 
 
+ENDED = (0, 4)
+"""Exit codes of a run that is through; beside other work its latencies may scatter too much for a figure."""
+
 LONG_SECONDS = 300
 """What takes ten seconds of two idle cores is through by then on the busiest machine."""
 
@@ -490,8 +493,11 @@ def undisturbed(tiny_recipe: str, tmp_path_factory: pytest.TempPathFactory) -> b
     (folder / "recipe.yaml").write_text(tiny_recipe)
     process = command(folder, *LONG)
     _, said = process.communicate(timeout=LONG_SECONDS)
-    assert process.returncode == 0, said
-    assert "next: compress export runs/tiny --to openvino" in said  # nothing was exported, so there is nothing to predict with
+    assert process.returncode in ENDED, said
+    if process.returncode == 0:
+        assert (
+            "next: compress export runs/tiny --to openvino" in said
+        )  # nothing was exported, so there is nothing to predict with
     return (folder / "runs" / "tiny" / "student" / "weights.safetensors").read_bytes()
 
 
@@ -509,7 +515,7 @@ def test_a_run_that_is_killed_continues_and_ends_with_the_same_bytes(
     assert not (tmp_path / "runs" / "tiny" / "student").exists()
     process = command(tmp_path, *LONG)
     _, said = process.communicate(timeout=LONG_SECONDS)
-    assert process.returncode == 0, said
+    assert process.returncode in ENDED, said
     assert "student: continues in epoch" in said
     assert (tmp_path / "runs" / "tiny" / "student" / "weights.safetensors").read_bytes() == undisturbed
 
