@@ -13,6 +13,7 @@ from compress.data import Findings, Summary, examine_pictures, list_names
 from compress.errors import CompressError
 from compress.events import Events
 from compress.plan.data import MOST_DROPPED, choose_batch_size
+from compress.preprocess import FULL_WHITE
 from compress.records import Preprocess
 from compress.statistics.paired_drop import compute_drop_interval, count_images_needed
 from compress.text import quantify
@@ -89,6 +90,9 @@ def survey_folder(folder: Path, events: Events | None = None) -> Survey:
     findings = examine_pictures(source.load_encoded(), preprocess, most_bytes=MOST_BYTES, events=events)
     if not findings.sizes:
         findings.refuse_unreadable()
+    if any(findings.describe_levels()):  # their colours show between the levels that occur only
+        preprocess = preprocess.model_copy(update={"white_level": FULL_WHITE, **findings.propose_levels()})
+        findings = examine_pictures(source.load_encoded(), preprocess, most_bytes=MOST_BYTES, events=events)
     return Survey(name, dict(_choose_options(findings, summary)), summary, findings)
 
 
@@ -189,4 +193,4 @@ def describe_survey(found: Survey) -> Iterator[str]:
         count = quantify(len(findings.unreadable), "picture")
         yield f"{count} cannot be read and would be left out, the first: {findings.unreadable[0]}"
     yield from findings.describe_levels()
-    yield from (f"{note[0].upper()}{note[1:]}." for note in summary.notes)
+    yield from (f"Note: {note}." for note in summary.notes)

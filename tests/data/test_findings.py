@@ -11,12 +11,23 @@ import pytest
 from compress.data import Dataset, decode_to_disk, decode_to_memory, examine_pictures, hash_dataset
 from compress.data.folder import Folder
 from compress.errors import CompressError
+from compress.events import Events
 from compress.records import Preprocess
 from tests import encoded_pictures
-from tests.data.test_decoding import Heard
 
 RGB = Preprocess(height=6, width=5, channels="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
 Decode = Callable[..., Dataset]
+
+
+class Heard(Events):
+    """Remembers what people were told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
 @pytest.fixture(params=["memory", "disk"])

@@ -85,6 +85,18 @@ def test_gray_pictures_of_twelve_bits(tmp_path: Path) -> None:
     assert "are gray" in text
 
 
+def test_coloured_pictures_of_ten_bits_are_in_colour(tmp_path: Path) -> None:
+    """Although in sixteen bits their channels hardly differ."""
+
+    def make(seed: int) -> bytes:
+        return encoded_pictures.encode_png(np.random.default_rng(seed).integers(0, 1024, (10, 10, 3)))
+
+    recipe, text, _ = init(write_classes(tmp_path / "data", make, suffix=".png"))
+    assert recipe.data.white_level == 1023
+    assert recipe.data.options()["channels"] == "rgb"
+    assert "are in colour" in text
+
+
 def test_gray_pictures_stored_in_colour_are_gray(tmp_path: Path) -> None:
     """As most X-rays of the web are."""
 
