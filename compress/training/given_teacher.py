@@ -46,6 +46,8 @@ AS_GOOD = 0.01
 """Above this p-value two explanations do equally well."""
 SAID_POINTS, REFUSED_POINTS = 1.0, 5.0
 """Points of top-1 from which on an alternative is told, and refuses the teacher."""
+LOGIT_SIZE = 4.0
+"""Standard deviation of the logits of an image, on the average, to which all explanations are brought."""
 MOST_FITTED = 200
 """With more classes no order is fitted to the answers on altered images."""
 FURTHER = 32
@@ -98,7 +100,7 @@ class _Explanation(NamedTuple):
     correct: NDArray[np.bool_]
     """[n]."""
     surprise: float
-    """Mean of -log of the share that the true class is given: of equals, the surest is the true one."""
+    """Mean of -log of the share that the true class is given by logits of one size: of equals, the surest is the true one."""
 
 
 Kind = Literal["recipe", "library"]
@@ -204,7 +206,7 @@ class _Trial:
         """Yield the answers for images, in the data's class order and in others."""
         logits = self.run(images)
         predicted: NDArray[np.int64] = logits.argmax(dim=1).numpy()
-        surprise = float(torch.nn.functional.cross_entropy(logits.double(), torch.from_numpy(labels)))
+        surprise = _measure_surprise(logits.double(), torch.from_numpy(labels))
         yield _Explanation(complexity, what, convention, None, predicted == labels, surprise)
         if complexity and len(self.classes) > MOST_FITTED:
             return
@@ -212,6 +214,15 @@ class _Trial:
             level = 4 if complexity else 3 if order.is_fitted else 2
             told = f"{what} and with {order.what}" if what else f"with {order.what}"
             yield _Explanation(level, told, convention, order, order.correct, 0.0)
+
+
+def _measure_surprise(logits: Tensor, labels: Tensor) -> float:
+    """Return the mean of -log of the share of the true class [N], given logits [N, K] brought to one size.
+
+    Images that are fed too large give larger logits, which are no surer for that.
+    """
+    size = logits.std(dim=1, correction=0).mean().clamp_min(1e-12)
+    return float(torch.nn.functional.cross_entropy(LOGIT_SIZE * logits / size, labels))
 
 
 def _take_rows(held_out: HeldOut, count: int) -> tuple[Images, NDArray[np.int64]]:

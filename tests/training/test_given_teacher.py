@@ -95,6 +95,29 @@ def test_the_true_normalisation_is_named(name: str) -> None:
         check_given_teacher("teacher", network, held_out, CLASSES, InputNow(NOW))
 
 
+class Contrasts(nn.Module):
+    """Answers with the class whose prototype points in the direction of the image, so that brighter ones change nothing."""
+
+    def __init__(self, prototypes: np.ndarray, size: float) -> None:
+        super().__init__()
+        flat = torch.from_numpy(prototypes.reshape(len(prototypes), -1)).double()
+        self.weight = nn.Parameter(size * flat / flat.norm(dim=1, keepdim=True))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.flatten(1).double() @ self.weight.T).float()
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0], ids=["unsure", "sure"])
+def test_numbers_that_are_only_larger_are_not_taken_for_a_surer_answer(size: float) -> None:
+    """Fed with numbers from 0 to 255 an unsure teacher, as after a short training, gives larger logits and not truer ones."""
+    prototypes, held_out = make_data(noise=0.05)
+    now = KNOWN["ImageNet"]
+    network = Network(Contrasts(now._replace(bgr=True).apply(prototypes), size), taps=())
+    finding = find_teacher_problem("teacher", network, held_out, CLASSES, InputNow(now))
+    assert finding is not None
+    assert "when the channels are fed in BGR order: it was trained with another order of the channels;" in finding.text
+
+
 def test_colours_that_tell_the_classes_are_not_taken_for_a_class_order() -> None:
     """Where blue for red permutes the answers exactly, the order of channels is the cause, and not that of the classes."""
     tints = np.array([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]], np.float32)
