@@ -196,7 +196,12 @@ class _RandomOperations(TorchDispatchMode):
 
 def changes(images: Tensor, before: Tensor) -> bool:
     """Return whether a pass changed its input: images [N, C, H, W], which were a fresh copy of `before`."""
-    return images._version > 0 or images.shape != before.shape or not torch.equal(images, before)
+    return images._version > 0 or images.shape != before.shape or not bool(_are_equal(images, before).all())
+
+
+def _are_equal(images: Tensor, before: Tensor) -> Tensor:
+    """Return where two batches [N, C, H, W] are the same, NaN as NaN."""
+    return (images == before) | (images.isnan() & before.isnan())
 
 
 @contextmanager

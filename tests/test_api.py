@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import compress
 from compress.api import _redraw
@@ -210,6 +211,13 @@ def test_generations_share_what_the_user_froze(teacher: nn.Module) -> None:
 IMAGES, LABELS = torch.rand(8, 1, 8, 8), torch.arange(8) % 4
 
 
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    """A data set that tells no length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(zip(IMAGES, LABELS, strict=True))
+
+
 class Lying(list[object]):
     """A loader that gives fewer batches than its length."""
 
@@ -223,6 +231,7 @@ class Lying(list[object]):
         ([], "has no batches"),
         (iter([]), "needs a length, and list_iterator has none"),
         (None, "needs a length, and NoneType has none"),
+        (DataLoader(Stream(), batch_size=4), "and DataLoader of Stream has none; give the data set a __len__"),
         ([(IMAGES, LABELS + 1)], "has label 4, and the student gives 4 classes"),
         ([(IMAGES, LABELS - 1)], "has label -1"),
         ([(IMAGES, LABELS.float())], r"labels are float32 \[8\]; .* int64 \[8\]; labels.long\(\) makes them so"),

@@ -155,3 +155,11 @@ def test_a_changed_input_is_seen_by_whatever_way(change: Callable[[Tensor], obje
     copy = IMAGES.clone()
     change(copy)
     assert forward_pass.changes(copy, IMAGES) is seen
+
+
+def test_images_with_nan_are_not_called_changed() -> None:
+    """NaN differs from itself; it is a fault of the images, and not of the network."""
+    broken = IMAGES.clone()
+    broken[0, 0, 0, 0] = float("nan")
+    assert not forward_pass.changes(broken.clone(), broken)
+    assert forward_pass.changes(broken.nan_to_num(), broken)

@@ -171,10 +171,10 @@ def draw_plan(plan: Plan) -> Tree:
 
 
 def _describe_classes(names: Sequence[str]) -> str:
-    """Return how many classes there are, and which where they are numbers that do not begin at 0."""
+    """Return how many classes there are, and which where they are the numbers from 1 on."""
     count = f"{len(names)} classes"
-    if all(name.isdecimal() for name in names) and names[0] != "0":
-        return f"{count} ({names[0]} to {names[-1]}: labels begin at {names[0]}, not at 0)"
+    if list(names) == [str(number) for number in range(1, len(names) + 1)]:
+        return f"{count} (1 to {len(names)}: labels begin at 1, not at 0)"
     return count
 
 

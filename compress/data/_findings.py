@@ -72,12 +72,13 @@ class Findings:
         """Refuse pictures of 16 bits of which a split uses less than half, unless the recipe says which value is white.
 
         Raises:
-            CompressError: There are such pictures; the message says which values they use, and what to set.
+            CompressError: There are such pictures; the message says which values they use, and what to set. Or none of their
+                values lies between what the recipe calls black and white.
         """
-        if preprocess.white_level is not None:
-            return
         for split, (count, levels) in self._levels.items():
-            if _is_narrow(levels):
+            if preprocess.white_level is not None:
+                _refuse_one_colour(split, levels, preprocess.black_level, preprocess.white_level)
+            elif _is_narrow(levels):
                 left = (levels.most >> 8) - (levels.least >> 8) + 1
                 raise CompressError(
                     f"data: {split} split: {quantify(count, 'picture')} of more than 8 bits hold values {levels.least} to "
@@ -97,6 +98,18 @@ class Findings:
         """Yield which values of more than eight bits occur."""
         for split, (count, levels) in self._levels.items():
             yield f"{count} pictures of the {split} split have more than 8 bits, with values {levels.least} to {levels.most}."
+
+
+def _refuse_one_colour(split: str, levels: Levels, black: int, white: int) -> None:
+    """Refuse levels that make every value of more than 8 bits of a split white, or every one black."""
+    if levels.least < white and levels.most > black:
+        return
+    colour = "white" if levels.least >= white else "black"
+    field = f"data.{colour}_level: {white if colour == 'white' else black}"
+    raise CompressError(
+        f"data: {split} split: pictures of more than 8 bits hold values {levels.least} to {levels.most}, and {field} makes all "
+        f"of them {colour}; {_advise(levels)}"
+    )
 
 
 def _is_narrow(levels: Levels) -> bool:

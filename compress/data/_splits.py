@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,16 +37,33 @@ def normalise_name(name: str) -> str:
 
 
 def describe_renamed(names: Iterable[str]) -> tuple[str, ...]:
-    """Return a note on names that were composed or stripped, or nothing.
+    """Return a note on names that were composed or stripped, and one on those that differ in case alone; or nothing.
 
     Args:
         names: As they stand in the data.
     """
-    changed = sorted({name for name in names if normalise_name(name) != name})
-    if not changed:
-        return ()
-    shown = list_names(changed, escape=True)
-    return (f"{quantify(len(changed), 'class name')} read without regard to the Unicode form and to spaces around: {shown}",)
+    known = sorted(set(names))
+    changed = [name for name in known if normalise_name(name) != name]
+    notes = []
+    if changed:
+        shown = list_names(changed, escape=True)
+        notes.append(
+            f"{quantify(len(changed), 'class name')} read without regard to the Unicode form and to spaces around: {shown}"
+        )
+    return (*notes, *_describe_alike({normalise_name(name) for name in known}))
+
+
+def _describe_alike(names: Iterable[str]) -> Iterator[str]:
+    """Yield a note on classes whose names differ in the case of their letters alone; mostly they are meant to be one."""
+    folded: dict[str, list[str]] = {}
+    for name in sorted(names):
+        folded.setdefault(name.casefold(), []).append(name)
+    alike = [group for group in folded.values() if len(group) > 1]
+    if alike:
+        yield (
+            f"{list_names(alike[0])} are classes of their own and differ in the case of their letters only"
+            f"{f', as do {len(alike) - 1} more' if len(alike) > 1 else ''}; give them one name if they are one class"
+        )
 
 
 def list_names(names: Iterable[str], *, escape: bool = False) -> str:

@@ -154,6 +154,10 @@ def _find_weights_problems(where: str, weights: str | None, sha256: str | None, 
     path = resolve_path(base, weights)
     if path.is_dir():
         yield Unreachable(f"{where}.weights: {path}: is a folder; name the file in it")
+    elif path.exists() and not path.is_file():
+        yield Unreachable(
+            f"{where}.weights: {path}: is a device or a pipe, not a file; write what it gives to a file, and name that"
+        )
     elif not path.is_file():
         yield Unreachable(f"{where}.weights: {path}: there is no such file; paths start at the recipe's folder")
     elif sha256 is not None and (actual := hash_file(path)) != sha256:

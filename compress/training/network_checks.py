@@ -86,12 +86,12 @@ def check_outputs(who: str, logits: Logits) -> None:
         CompressError: They are probabilities, or the same on every image.
     """
     values = torch.from_numpy(logits)
-    _refuse_probabilities(who, forward_pass.describe_probabilities(values) or forward_pass.find_shares(values))
     if forward_pass.is_constant(values):
         raise CompressError(
             f"{who}: its outputs are the same on each of {len(values)} images, whatever they show; check its weights, and the "
             "mean and std of the data; if it is trained here, train it with a lower lr"
         )
+    _refuse_probabilities(who, forward_pass.describe_probabilities(values) or forward_pass.find_shares(values))
 
 
 def run_forward(who: str, network: Network, images: Tensor) -> Tensor:

@@ -103,12 +103,17 @@ def check_teacher(name: str, logits: Logits, labels: NDArray[np.int64], classes:
 
     Raises:
         CompressError: Its answers do not depend on what is shown, it gives numbers that are not finite, has another number of
-            classes, or knows the classes in another order.
+            classes, or knows the classes in another order; or the images are all of one class.
     """
     if logits.shape[1] != len(classes):
         raise CompressError(f"{name}: gives {logits.shape[1]} classes and the data has {len(classes)}; use a matching teacher")
     if not np.isfinite(logits).all():
         raise CompressError(f"{name}: gives numbers that are not finite on the validation split; check its weights")
+    if len(np.unique(labels)) == 1:
+        raise CompressError(
+            f"{name}: cannot be judged, as all {len(labels)} validation images are of class '{classes[labels[0]]}'; give "
+            "images of every class"
+        )
     predicted = logits.argmax(axis=1)
     found = Accuracy.from_predictions(predicted.tolist(), labels.tolist(), len(classes))
     if order := find_class_order(predicted, labels, classes):

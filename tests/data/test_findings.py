@@ -125,6 +125,24 @@ def test_a_set_that_uses_less_than_half_of_sixteen_bits_is_refused(
     assert decode(pictures, RGB.model_copy(update={"white_level": 65535})).train.images[:].max() <= max(high >> 8, 1)
 
 
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (
+            {"white_level": 200},
+            "hold values 2000 to 12200, and data.white_level: 200 makes all of them white; set data.white_level",
+        ),
+        ({"black_level": 12200, "white_level": 16383}, "and data.black_level: 12200 makes all of them black"),
+    ],
+)
+def test_levels_that_leave_one_colour_are_refused(pictures: str, decode: Decode, levels: dict[str, int], message: str) -> None:
+    """What the recipe calls white or black is believed as long as something is left between them."""
+    write_wide(pictures, 2000, 12200)
+    with pytest.raises(CompressError, match=message):
+        decode(pictures, RGB.model_copy(update=levels))
+    decode(pictures, RGB.model_copy(update={"white_level": 2400}))  # a window, as of X-ray pictures
+
+
 def test_a_set_that_uses_sixteen_bits_is_read(pictures: str, decode: Decode) -> None:
     """A dark picture among others is no reason to refuse."""
     write_wide(pictures, 0, 60000)

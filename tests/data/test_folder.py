@@ -232,7 +232,10 @@ def test_names_that_differ_in_case_are_told(pictures: str) -> None:
         Folder(path=pictures).summary()
     copy(root / "train/cat/0.png", root / "train/Cat/0.png")
     copy(root / "train/cat/0.png", root / "test/cat/0.png")
-    assert Folder(path=pictures).summary().classes == ("Cat", "cat", "dog", "eel")
+    summary = Folder(path=pictures).summary()
+    assert summary.classes == ("Cat", "cat", "dog", "eel")
+    (note,) = summary.notes
+    assert note.startswith("'Cat', 'cat' are classes of their own and differ in the case of their letters only; give them one")
 
 
 def test_a_missing_folder_is_unreachable() -> None:

@@ -76,6 +76,21 @@ def test_one_of_a_kind_is_counted_in_the_singular(make) -> None:
     assert "1 epoch × " in console.file.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (("1", "2", "3"), "3 classes (1 to 3: labels begin at 1, not at 0)"),
+        (("1", "10", "2"), "3 classes;"),
+        (("7", "9"), "2 classes;"),
+    ],
+)
+def test_classes_are_said_to_begin_at_1_where_they_do(make, classes: tuple[str, ...], said: str) -> None:
+    """Names that are numbers in another order, as texts are, or with gaps, are only counted."""
+    console = Console(width=200, file=io.StringIO())
+    console.print(draw_plan(make().model_copy(update={"classes": classes})))
+    assert f": {said}" in console.file.getvalue()
+
+
 def test_every_generation_is_a_stage_of_a_student(make) -> None:
     """A line of students is listed one by one: the first has the given teachers, every other the one before."""
     planned = make(
@@ -203,6 +218,8 @@ def test_a_missing_file_alone_is_unreachable(make, tmp_path: Path) -> None:
     """When all that is wrong is a file that is not there, the exit code is 5, and the message has its whole path."""
     with pytest.raises(Unreachable, match=f"teacher.weights: {tmp_path}/gone.pt: there is no such file"):
         make("teacher={model: resnet_cifar.resnet8, weights: gone.pt}")
+    with pytest.raises(Unreachable, match=r"teacher\.weights: /dev/zero: is a device or a pipe, not a file"):
+        make("teacher={model: resnet_cifar.resnet8, weights: /dev/zero}")
 
 
 def test_all_problems_are_told_at_once(make) -> None:

@@ -134,6 +134,7 @@ def test_a_network_in_another_precision_is_to_be_cast(dtype: torch.dtype, name: 
         (lambda x: np.exp(x) / np.exp(x).sum(axis=1, keepdims=True), "teacher: its outputs are probabilities"),
         (lambda x: 1 / (1 + np.exp(-x)), "teacher: its outputs lie between 0 and 1 on every image, as after a sigmoid"),
         (lambda x: np.repeat(x[:1], len(x), axis=0), "teacher: its outputs are the same on each of 100 images"),
+        (lambda x: np.full_like(x, 0.7), "teacher: its outputs are the same on each of 100 images"),
     ],
 )
 def test_outputs_of_a_teacher_on_the_whole_split_are_looked_at(make: Callable[[Any], Any], message: str) -> None:

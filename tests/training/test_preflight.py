@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compress.errors import CompressError
 from compress.training import preflight
 
 LABELS = np.repeat(np.arange(4), [40, 20, 20, 20])
@@ -36,6 +37,12 @@ def test_a_student_that_knows_something_is_not() -> None:
     """Clearly better than the commonest class is enough."""
     predicted = np.where(np.arange(100) % 5 < 3, LABELS, (LABELS + 1) % 4)
     assert preflight.describe_guessing("student", says(predicted), LABELS) == ""
+
+
+def test_images_of_one_class_judge_nobody() -> None:
+    """The images are at fault, and neither the teacher's weights nor its training."""
+    with pytest.raises(CompressError, match=r"^teacher: cannot be judged, as all 6 validation images are of class 'good'"):
+        preflight.check_teacher("teacher", np.eye(2, dtype=np.float32)[[0] * 6], np.zeros(6, np.int64), ("good", "defective"))
 
 
 @pytest.mark.parametrize(("defects", "found", "alarms"), [(15, 14, 16), (15, 7, 5), (30, 29, 300)])
