@@ -93,9 +93,10 @@ class CheckedLoader:
         try:
             self._count = len(loader)  # type: ignore[arg-type]
         except TypeError as error:
-            streams = isinstance(loader, DataLoader)
-            kind = f"{type(loader).__name__} of {type(loader.dataset).__name__}" if streams else type(loader).__name__
-            remedy = "give the data set a __len__, the number of its images" if streams else "give a list or a DataLoader"
+            kind, remedy = type(loader).__name__, "give a list or a DataLoader"
+            if isinstance(loader, DataLoader):
+                kind += f" of {type(loader.dataset).__name__}"
+                remedy = "give the data set a __len__, the number of its images"
             raise CompressError(f"{name}: a loader needs a length, and {kind} has none; {remedy}") from error
         if self._count == 0:
             raise CompressError(f"{name}: has no batches; give more images, smaller batches, or drop_last=False")
