@@ -477,7 +477,10 @@ def predict(
     terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: str | None, top: int, as_csv: bool, as_lines: bool,
     threads: int,
 ) -> None:  # fmt: skip
-    """Classify your pictures with the deployed file; a folder stands for all pictures in it and below."""
+    """Classify your pictures with the deployed file.
+
+    A folder stands for all pictures in it and below.
+    """
     from compress.cli import tables
     from compress.deployed.predict import iterate_predictions, refuse_unread
 

@@ -315,7 +315,7 @@ def test_export_takes_the_students_weights_for_their_run_and_no_other_file(faile
     assert invoke("export", run / "student" / "weights.safetensors", "--to", "onnx", "--json").exit_code == 3
     done = invoke("export", run / "teacher" / "weights.safetensors", "--to", "onnx")
     assert done.exit_code == 2
-    assert "is no run" in done.stderr
+    assert "does not say which network it is of; give --model" in done.stderr
 
 
 @pytest.mark.slow
