@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from compress.data import (
     decode_to_memory,
     hash_dataset,
     hold_out,
+    list_names,
     take_stratified,
 )
 from compress.errors import CompressError
@@ -117,6 +119,7 @@ def prepare_data(
         (
             *(DataNote(f"data: {note}", is_warning=False) for note in summary.notes),
             *find_left_out(summary, dataset),
+            *find_empty_classes(classes, dataset),
             *find_leaks(dataset.train, train, validation, dataset.test),
         ),
     )
@@ -129,6 +132,16 @@ def find_left_out(summary: Summary, dataset: Dataset) -> Iterator[DataNote]:
         if missing := expected - len(split.labels):
             text = f"data: {missing} of {expected} {name} images cannot be read and are left out (data.skip_unreadable)"
             yield DataNote(text, is_warning=missing >= LARGE_SHARE * expected)
+
+
+def find_empty_classes(classes: Sequence[str], dataset: Dataset) -> Iterator[DataNote]:
+    """Yield which classes have no image in a split; it matters most where some are tested that were never taught."""
+    counts = [np.bincount(split.labels, minlength=len(classes)) for split in dataset]
+    for name, own, other in zip(Dataset._fields, counts, reversed(counts), strict=True):
+        empty = [each for each, count in zip(classes, own, strict=True) if count == 0]
+        if empty:
+            text = f"data: {len(empty)} of {len(classes)} classes have no {name} image: {list_names(empty)}"
+            yield DataNote(text, is_warning=name == "train" and bool(other[own == 0].any()))
 
 
 def find_leaks(given: Split, train: Split, validation: Split, test: Split) -> Iterator[DataNote]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.data import DiskImages, ImageFile, Split
-from compress.run.data import find_leaks
+from compress.data import Dataset, DiskImages, ImageFile, Split
+from compress.run.data import find_empty_classes, find_leaks
 
 
 def split(*first_pixels: int) -> Split:
@@ -36,3 +36,16 @@ def test_images_on_disk_are_said_not_to_have_been_compared(tmp_path: Path) -> No
     (told,) = find_leaks(stored, stored, stored, stored)
     assert "was not looked at" in told.text
     assert not told.is_warning
+
+
+def test_classes_without_images_are_told_of_every_source() -> None:
+    """A class that is tested and was never taught is a warning; one that occurs nowhere is a note for each split."""
+
+    def make(*labels: int) -> Split:
+        return Split(np.zeros((len(labels), 1, 1, 1), np.uint8), np.array(labels))
+
+    assert list(find_empty_classes(("cat", "dog"), Dataset(make(0, 1), make(1, 0)))) == []
+    (warning,) = find_empty_classes(("cat", "dog"), Dataset(make(0, 0), make(1, 0)))
+    assert warning == ("data: 1 of 2 classes have no train image: 'dog'", True)
+    notes = list(find_empty_classes(("cat", "dog", "eel"), Dataset(make(0, 1), make(1, 0))))
+    assert [note.is_warning for note in notes] == [False, False]
