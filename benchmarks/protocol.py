@@ -171,7 +171,8 @@ def evaluate(
 
     Raises:
         CompressError: The file does not fit its runtime, the images or the options.
-        Unreachable: The file, the runtime or the device is not there, or the runtime crashed or took too long.
+        RuntimeCrashed: The runtime crashed the process.
+        Unreachable: The file, the runtime or the device is not there, the runner was killed, or took too long.
 
     Example:
         >>> import exporters, numpy as np, torch
@@ -249,7 +250,8 @@ def measure(
 
     Raises:
         CompressError: A file does not fit its runtime, the images or the options.
-        Unreachable: A file, a runtime or the device is not there, or a runtime crashed or took too long.
+        RuntimeCrashed: A runtime crashed the process.
+        Unreachable: A file, a runtime or the device is not there, the runner was killed, or took too long.
         Unstable: The rounds of every file scatter so much that not even the order of magnitude is known.
 
     Example:

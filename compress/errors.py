@@ -55,6 +55,12 @@ class Unwritable(Unreachable):
     """The disk is full, or a folder or file cannot be written; whatever else goes on without it, this is never passed over."""
 
 
+class RuntimeCrashed(CompressError):
+    """A runtime crashed the process in which it opened or ran a file, for which that file may well be the reason."""
+
+    exit_code = 5
+
+
 class Interrupted(CompressError):
     """The user stopped the work; what was done is saved and the same command continues it."""
 

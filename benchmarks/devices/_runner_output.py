@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.devices._device import Progress
-from compress.errors import CompressError, Unreachable, Unwritable
+from compress.errors import CompressError, RuntimeCrashed, Unreachable, Unwritable
 from compress.plugins import explain_missing_package
 
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, *([signal.SIGBUS] if hasattr(signal, "SIGBUS") else []))
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -55,7 +56,8 @@ class RunnerOutput:
         if late_after_seconds is not None:
             return Unreachable(f"{self.subject}: not done after {late_after_seconds:g} s, so it was stopped; allow more time")
         if status < 0 or self.error is None:
-            return Unreachable(f"{self.subject}: {self._explain_death(status)}")
+            kind = RuntimeCrashed if -status in _CRASHES else Unreachable
+            return kind(f"{self.subject}: {self._explain_death(status)}")
         where = self.error["subject"] or "the job"
         if "missing" in self.error:
             return Unreachable(explain_missing_package(where, ModuleNotFoundError(name=self.error["missing"])))
@@ -71,6 +73,8 @@ class RunnerOutput:
             return "the runner was killed, most likely because memory ran out; free some, or lower batch_size"
         if status == -signal.SIGILL:
             return "this processor lacks instructions that the runtime was built with (SIGILL); take a build of it for this one"
-        if status < 0:
+        if -status in _CRASHES:
             return f"the runtime crashed the process ({signal.Signals(-status).name}); try the file on another version of it"
+        if status < 0:
+            return f"the runner was stopped from outside ({signal.Signals(-status).name}); repeat to continue"
         return f"the runner ended with status {status}: {' / '.join(self.other_lines) or 'it wrote nothing'}"

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import CompressError, Interrupted
+from compress.errors import CompressError, Interrupted, Unreachable
 from compress.recipe import GateSection
 from compress.records import Accuracy, Gate, Ladder, Rung
 from exporters import Quantization
@@ -104,14 +104,15 @@ class LadderResult(Generic[B]):
 
 
 def judge_file(backend: QuantizationBackend, path: Path) -> tuple[Gate, Accuracy | None]:
-    """Run a file on the validation images and judge it; one that cannot be run has failed.
+    """Run a file on the validation images and judge it; one that its runtime cannot run has failed.
 
     Raises:
         Interrupted: The user stopped.
+        Unreachable: It is no fault of the file: the disk is full, or the runner was killed or took too long.
     """
     try:
         logits = backend.run_file(path)
-    except Interrupted:
+    except (Interrupted, Unreachable):
         raise
     except CompressError as error:
         return Gate(status="failed", reason=f"cannot be run: {error}", samples=0), None

@@ -23,7 +23,7 @@ from compress.fingerprint import hash_plugin, hash_sources, make_key
 from compress.models import count_macs, count_parameters
 from compress.quantization.candidate import Unavailable
 from compress.recipe import ExportSection, canonical
-from compress.records import Document, Gate, StageResult, Variant
+from compress.records import Document, Gate, StageResult, Status, Variant
 from compress.run.context import Run, Trained
 from compress.run.int8 import Int8Inputs, collect_inputs, collect_key_parts, export_int8
 from compress.run.verify import (
@@ -97,13 +97,13 @@ def describe_unexported(run: Run, trained: Trained, logits: SplitLogits, *, ship
     )  # fmt: skip
 
 
-def describe_unmade(run: Run, trained: Trained, section: ExportSection, reason: str) -> Variant:
+def describe_unmade(run: Run, trained: Trained, section: ExportSection, reason: str, *, status: Status) -> Variant:
     """Return the row of the report for a file that could not be made, without figures."""
     exporter = exporters.load(section)
     return Variant(
         name=_name_row(exporter, trained, section), network=trained.name, method=trained.method, format=section.format,
         runtime=exporter.runtime, precision=exporter.precision, device="local", parameters=count_parameters(trained.network),
-        macs=count_macs(trained.network, run.data.sample_image()), status="failed", reason=reason,
+        macs=count_macs(trained.network, run.data.sample_image()), status=status, reason=reason,
     )  # fmt: skip
 
 
@@ -220,5 +220,6 @@ def _load_logits(path: Path) -> SplitLogits:
 
 def _report_verdict(run: Run, variant: Variant, gate: Gate) -> None:
     """Report the verdict on a file."""
-    run.events.say(f"{variant.name}: gate {'passed' if gate.status == 'passed' else f'FAILED: {gate.reason}'}")
+    words = {"passed": "gate passed", "failed": f"gate FAILED: {gate.reason}", "skipped": f"NOT JUDGED: {gate.reason}"}
+    run.events.say(f"{variant.name}: {words[gate.status]}")
     run.events.emit("gate", file=variant.name, **gate.model_dump())

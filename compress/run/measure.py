@@ -11,7 +11,7 @@ import exporters
 from benchmarks.environment import read_environment
 from benchmarks.protocol import Measurement, compute_ratio, measure
 from compress import records
-from compress.errors import CompressError
+from compress.errors import CompressError, Interrupted, Unwritable
 from compress.fingerprint import hash_sources, make_key
 from compress.preprocess import normalise
 from compress.quantization.ladder import describe_ladder
@@ -77,6 +77,8 @@ def measure_files(run: Run, files: Sequence[ExportedFile], *, shown: str = MEASU
         return MeasuredFiles(rows)
     try:
         made = run.cache.make(key, "measurements", make)
+    except (Interrupted, Unwritable):
+        raise
     except CompressError as error:
         report_ladders(run, rows.values())
         return MeasuredFiles(rows, problem=error)

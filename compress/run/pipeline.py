@@ -10,12 +10,12 @@ import exporters
 from benchmarks import report
 from benchmarks.devices.local import share_processes
 from compress import plugins
-from compress.errors import CompressError, GateFailed, Unreachable, Unwritable
+from compress.errors import CompressError, GateFailed, Interrupted, Unreachable, Unwritable
 from compress.events import Events
 from compress.plan.checks import list_foreign_code
 from compress.plan.plan import make_plan
 from compress.recipe import ExportSection, Recipe
-from compress.records import Report, Variant
+from compress.records import Report, Status, Variant
 from compress.records.training import WEIGHTS
 from compress.run import dry_run
 from compress.run.context import Run, Trained, open_run
@@ -24,7 +24,7 @@ from compress.run.handover import hand_over
 from compress.run.int8 import select_calibration_images
 from compress.run.lockstep import train_in_lockstep
 from compress.run.measure import measure_files
-from compress.run.report import RunResults, add_notes, build_report, describe_failures
+from compress.run.report import RunResults, add_notes, build_report, describe_failures, describe_unjudged
 from compress.run.seeds import find_correct_images, split_by_seed, train_further_seeds, train_students
 from compress.run.teacher_budget import hold_to_teacher
 from compress.run.teachers import obtain_teacher
@@ -46,6 +46,7 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
 
     Raises:
         GateFailed: An exported student is not what was trained; the report is written and says what is wrong.
+        Unreachable: A file could not be run or made, which is no fault of its own; the report is written and says which.
         Unstable: No timing meant anything; the report is written without latencies.
         Interrupted: The user stopped; the same call continues.
         CompressError: The recipe cannot be carried out.
@@ -83,6 +84,8 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
         events.emit("end", status=record.status, seconds=record.seconds)
     if record.status == "failed":
         raise GateFailed(describe_failures(context, files))
+    if unjudged := describe_unjudged(files, unmade):
+        raise Unreachable(f"{unjudged}\neverything else is in {context.folder / 'report.html'}")
     if measured.problem is not None:
         raise type(measured.problem)(f"{measured.problem}; everything else is in {context.folder / 'report.html'}")
     return record
@@ -133,14 +136,16 @@ def _export_for_comparison(
 
     Raises:
         Unwritable: The disk is full or a folder cannot be written.
+        Interrupted: The user stopped.
     """
     files, unmade = [], []
     for trained, section in product(teachers, sections):
         try:
             files.append(export_file(run, trained, section, logits[trained.name], for_comparison=True))
-        except Unwritable:
+        except (Unwritable, Interrupted):
             raise
         except CompressError as error:
-            unmade.append(describe_unmade(run, trained, section, str(error)))
+            status: Status = "skipped" if isinstance(error, Unreachable) else "failed"
+            unmade.append(describe_unmade(run, trained, section, str(error), status=status))
             run.events.warn(f"{unmade[-1].name}: could not be made, so nothing is compared with it: {error}")
     return files, unmade

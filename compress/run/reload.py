@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch import nn
 
 from compress import plugins, records
-from compress.errors import CompressError, Unreachable
+from compress.errors import CompressError, Interrupted, Unreachable, Unwritable
 from compress.freezing import freeze_all_but
 from compress.methods import Method
 from compress.models import Network
@@ -109,9 +109,16 @@ def _holds(product: nn.Module, deployable: nn.Module) -> bool:
 
 
 def load_teachers(run: Run) -> tuple[Trained, ...] | Unavailable:
-    """Return the teachers of a finished run, or why its student cannot be trained further."""
+    """Return the teachers of a finished run, or why its student cannot be trained further.
+
+    Raises:
+        Interrupted: The user stopped.
+        Unwritable: The disk is full or a folder cannot be written.
+    """
     try:
         found = tuple(_load_teacher(run, index, name, section) for index, (name, section) in enumerate(_list_teachers(run)))
+    except (Interrupted, Unwritable):
+        raise
     except CompressError as error:
         return Unavailable(f"its teachers are needed again: {error}")
     lost = [stage.stage for stage in _find_preparatory_stages(run) if run.cache.find(stage.key, stage.stage) is None]

@@ -82,6 +82,12 @@ def describe_failures(run: Run, files: Sequence[ExportedFile]) -> str:
     return "\n".join([*lines, f"the files are kept apart; see {run.folder / 'report.html'}"])
 
 
+def describe_unjudged(files: Sequence[ExportedFile], unmade: Sequence[Variant]) -> str:
+    """Return each file of student or teacher that could not be made or run, which is no fault of its own; nothing where none."""
+    rows = [*((each.variant.name, each.gate) for each in files), *((row.name, row) for row in unmade)]
+    return "\n".join(f"{name}: {each.reason}" for name, each in rows if each.status == "skipped")
+
+
 def _find_failed(files: Sequence[ExportedFile]) -> list[ExportedFile]:
     return [item for item in files if item.gate.status == "failed" and item.variant.network == "student"]
 

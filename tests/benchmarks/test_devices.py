@@ -24,7 +24,7 @@ from benchmarks.devices import Device
 from benchmarks.devices._runner_output import RunnerOutput
 from benchmarks.devices.local import Local, share_processes
 from compress import plugins
-from compress.errors import CompressError, Unreachable
+from compress.errors import CompressError, RuntimeCrashed, Unreachable
 
 pytestmark = pytest.mark.slow
 
@@ -102,8 +102,8 @@ def test_nothing_in_the_working_folder_shadows_a_package(tmp_path: Path, monkeyp
             "import nonesuch", Unreachable, "culprit needs the package 'nonesuch', which is not installed", id="package"
         ),
         pytest.param("raise MemoryError", Unreachable, "culprit: memory ran out", id="memory"),
-        pytest.param("os.abort()", Unreachable, r"crashed the process \(SIGABRT\)", id="aborts"),
-        pytest.param("os.kill(os.getpid(), signal.SIGSEGV)", Unreachable, r"crashed the process \(SIGSEGV\)", id="segfault"),
+        pytest.param("os.abort()", RuntimeCrashed, r"crashed the process \(SIGABRT\)", id="aborts"),
+        pytest.param("os.kill(os.getpid(), signal.SIGSEGV)", RuntimeCrashed, r"crashed the process \(SIGSEGV\)", id="segfault"),
         pytest.param("os.kill(os.getpid(), signal.SIGKILL)", Unreachable, "most likely because memory ran out", id="killed"),
         pytest.param("os.kill(os.getpid(), signal.SIGILL)", Unreachable, "processor lacks instructions", id="instructions"),
         pytest.param("print('boo', file=sys.stderr); os._exit(3)", Unreachable, "ended with status 3: .*boo", id="exits"),
@@ -137,7 +137,7 @@ def test_a_python_without_numpy_is_told_from_a_broken_runner(tmp_path: Path) -> 
 def test_a_crash_names_the_subject_that_was_running(tmp_path: Path) -> None:
     """A dead process says nothing itself; its last progress line tells whose call it was."""
     job = make_job(tmp_path, "os.abort()", task="measure")
-    with pytest.raises(Unreachable, match=r"\Aculprit: "):
+    with pytest.raises(RuntimeCrashed, match=r"\Aculprit: "):
         Local().run(job, timeout_seconds=60, progress=ignore)
 
 

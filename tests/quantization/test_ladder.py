@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import exporters
-from compress.errors import CompressError, Interrupted, Unreachable
+from compress.errors import CompressError, Interrupted, RuntimeCrashed, Unreachable
 from compress.events import Events
 from compress.quantization import ladder
 from compress.quantization.candidate import LadderResult, Unavailable
@@ -368,13 +368,25 @@ def test_a_file_that_the_runtime_cannot_run_has_failed(tmp_path: Path) -> None:
     def run_file(path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
         if not crashed:
             crashed.append(path)
-            raise Unreachable("the runtime died with signal 11")
+            raise RuntimeCrashed("the runtime died with signal 11")
         return plain(path, images)
 
     network.run_file = run_file  # type: ignore[method-assign]
     end = search(network, tmp_path)
     assert path_of(end.ladder) == [("default", "failed"), ("statistics", "passed")]
     assert "signal 11" in end.ladder.rungs[0].reason
+
+
+def test_a_killed_runner_ends_the_search(tmp_path: Path) -> None:
+    """It says nothing of the file, so no rung is called failed for it."""
+    network = Pretended(lambda _: 0.0)
+
+    def run_file(path: Path, images: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+        raise Unreachable("the runner was killed, most likely because memory ran out")
+
+    network.run_file = run_file  # type: ignore[method-assign]
+    with pytest.raises(Unreachable, match="memory ran out"):
+        search(network, tmp_path)
 
 
 def test_the_best_file_of_each_rung_is_named_for_timing(tmp_path: Path) -> None:
