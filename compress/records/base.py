@@ -19,6 +19,8 @@ from compress.errors import CompressError
 from compress.system.files import read_bounded, write_whole
 
 SCHEMA_VERSION: Literal[2] = 2
+MAX_NAME = 200
+"""Letters of a name or reason in a message; a damaged file may hold endless ones."""
 
 Status = Literal["passed", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -87,8 +89,9 @@ def read(path: Path, kind: type[R]) -> R:
                 f"{path}: has schema version {first['input']}, and this edge-compress reads {SCHEMA_VERSION}; make it "
                 "again with `compress run` or `compress export`, or read it with the version that wrote it"
             ) from error
-        place = ".".join(str(part) for part in first["loc"]) or "document"
-        message = f"{path}: is not a {kind.__name__} of schema version {SCHEMA_VERSION}: {place}: {first['msg']}; make it again"
+        place = ".".join(str(part)[:MAX_NAME] for part in first["loc"]) or "document"
+        why = first["msg"][:MAX_NAME]
+        message = f"{path}: is not a {kind.__name__} of schema version {SCHEMA_VERSION}: {place}: {why}; make it again"
         raise CompressError(message) from error
 
 

@@ -83,9 +83,10 @@ def describe_failures(run: Run, files: Sequence[ExportedFile]) -> str:
 
 
 def describe_unjudged(files: Sequence[ExportedFile], unmade: Sequence[Variant]) -> str:
-    """Return each file of student or teacher that could not be made or run, which is no fault of its own; nothing where none."""
-    rows = [*((each.variant.name, each.gate) for each in files), *((row.name, row) for row in unmade)]
-    return "\n".join(f"{name}: {each.reason}" for name, each in rows if each.status == "skipped")
+    """Return each file that could not be made or run, which is no fault of its own, a line each; nothing where none."""
+    unrun = [(item.variant.name, item.gate.reason) for item in files if item.gate.status == "skipped"]
+    unrun += [(row.name, row.reason) for row in unmade if row.status == "skipped"]
+    return "\n".join(f"{name}: {reason}" for name, reason in unrun)
 
 
 def _find_failed(files: Sequence[ExportedFile]) -> list[ExportedFile]:

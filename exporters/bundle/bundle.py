@@ -290,7 +290,9 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
         ) from error
     for name in (manifest.samples, *(name for file in manifest.files for name in (file.path, *file.parts))):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
-            raise CompressError(f"{path}: {name!r} is not a plain file name, so it could lead out of the bundle; do not use it")
+            raise CompressError(
+                f"{path}: {name[:200]!r} is not a plain file name, so it could lead out of the bundle; do not use it"
+            )
 
 
 def _is_recorded(file: BundleFile) -> bool:

@@ -31,8 +31,9 @@ With Python from 3.9, NumPy, Pillow from 9.1, and one runtime ({_list_runtimes(m
     python predict.py --self-test
     python predict.py IMAGE... [--file FILE] [--top K] [--threads N] [--json]
 
-`samples/` holds pictures, `samples/expected.json` the trained network's outputs for them, and `--self-test` compares a file's
-outputs with those. `{manifest.samples}` holds more images with logits, so that edge-compress can repeat the whole gate:
+`samples/` holds pictures, `samples/expected.json` the trained network's outputs for them, and `{manifest.samples}` more images
+with logits. `--self-test` holds a file to them by the rule of `rule.py` and `model_file.py`: its outputs, alone and in calls of
+many sizes, its precision, and what it says of itself. edge-compress has the same rule:
 
     compress verify BUNDLE
     compress predict BUNDLE IMAGE...

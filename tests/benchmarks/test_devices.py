@@ -199,7 +199,7 @@ def test_after_a_crash_the_next_job_is_carried_out(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     crash, (good,) = make_job(tmp_path / "bad", "os.abort()"), make_jobs(tmp_path, 1)
     with share_processes():
-        with pytest.raises(Unreachable, match="SIGABRT"):
+        with pytest.raises(RuntimeCrashed, match="SIGABRT"):
             Local().run(crash, timeout_seconds=60, progress=ignore)
         Local().run(good, timeout_seconds=60, progress=ignore)
     assert (good / "result.json").exists()

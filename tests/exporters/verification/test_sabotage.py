@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -23,11 +24,13 @@ from compress.records import Gate
 from compress.system import quiet
 from compress.system.files import hash_file
 from exporters.bundle.bundle import check_bundle, read_samples, write_checksums
+from exporters.bundle.programs import predict
 from exporters.verification.interface import ExpectedInterface, find_violations, read_interface
 from exporters.verification.judge import judge
+from exporters.verification.rule import Recorded
 from tests.exporters import coloured
 from tests.exporters.coloured import File, here
-from tests.exporters.sabotage import DAMAGES, SCORED, Damage, appended, arithmetic, before, reversed_along
+from tests.exporters.sabotage import DAMAGES, SCORED, Damage, after, appended, arithmetic, before, change, reversed_along
 
 pytestmark = pytest.mark.slow
 
@@ -275,7 +278,8 @@ def test_the_runner_sees_the_same(kind: str, folder: Path, tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def good_bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    files = [coloured.export(folder, "rgb", "onnx"), coloured.export(folder, "rgb", "openvino")]
+    files = [coloured.export(folder, "rgb", *kind) for kind in (("onnx",), ("openvino",), ("onnx", "int8"))]
+    files.append(coloured.export(folder, "rgb", "onnx", gives_class=True))
     return coloured.write_bundle(tmp_path_factory.mktemp("bundle") / "bundle", files)
 
 
@@ -301,6 +305,7 @@ def accepted(folder: Path) -> None:
         verdict = judge(
             path, promise, here(path)(fed, None), here(path), fed, reference=samples.logits, labels=samples.labels,
             settings=GateSection.model_validate(manifest.gate), precision=entry.precision,
+            recorded=Recorded(**entry.on_samples.model_dump()),
         )  # fmt: skip
         if verdict.status != "passed":
             raise CompressError(f"{path}: {verdict.reason}")
@@ -408,15 +413,185 @@ def test_shuffled_samples_are_noticed(kind: str, bundle: Path) -> None:
         accepted(bundle)
 
 
-@pytest.mark.parametrize("kind", [kind for kind, each in DAMAGES.items() if each.stage == "gate"][::6])
-def test_a_file_that_was_exchanged_and_sealed_is_noticed(kind: str, honest: File, bundle: Path, tmp_path: Path) -> None:
-    """A damaged file under the old name, with every checksum made right, still answers wrongly."""
-    (place,) = bundle.glob("*.onnx")
-    shutil.copy(damage(honest, kind, tmp_path).path, place)
-    sums = {place.name: hash_file(place)}
-    edit(bundle, lambda m: m["files"][0].update(parts=sums, size_bytes=place.stat().st_size), reseal=True)
-    with pytest.raises(CompressError, match=place.name):
+def seal(folder: Path, change: Change = lambda _: None) -> None:
+    """Change the manifest, and make every checksum and size right again."""
+
+    def whole(manifest: dict[str, Any]) -> None:
+        change(manifest)
+        for file in manifest["files"]:
+            file["parts"] = {name: hash_file(folder / name) for name in file["parts"]}
+            file["size_bytes"] = sum((folder / name).stat().st_size for name in file["parts"])
+        manifest["samples_sha256"] = hash_file(folder / "samples.npz")
+
+    edit(folder, whole, reseal=True)
+
+
+def self_tested(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> int:
+    """Run the self-test of a bundle and return its exit code."""
+    monkeypatch.setattr(predict, "__file__", str(folder / "predict.py"))
+    monkeypatch.setattr("sys.argv", ["predict.py", "--self-test", "--file", file])
+    return predict.main()
+
+
+@pytest.mark.parametrize("file", ["rgb0-fp32.onnx", "rgb0-fp32.xml", "rgb0-int8.onnx", "rgb0-fp32-scores.onnx"])
+def test_a_good_file_passes_its_self_test(file: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule that refuses what follows has nothing against what was handed over."""
+    assert self_tested(bundle, monkeypatch, file) == 0
+
+
+ALL = [("rgb0-fp32.onnx", kind) for kind in DAMAGES] + [("rgb0-fp32-scores.onnx", kind) for kind in SCORED]
+
+
+@pytest.mark.parametrize(("file", "kind"), ALL)
+def test_a_file_that_was_exchanged_and_sealed_is_noticed_and_refused_by_its_self_test(
+    file: str, kind: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file under the old name, with every checksum made right, is refused by verify and by predict.py alike."""
+    model = onnx.load(bundle / file)
+    (SCORED if "scores" in file else DAMAGES)[kind].edit(model)
+    onnx.save(model, bundle / file)
+    seal(bundle)
+    with pytest.raises(CompressError, match=file):
         accepted(bundle)
+    assert self_tested(bundle, monkeypatch, file) in {2, 3}
+
+
+def wreck_scales(model: Any) -> None:
+    """Spread the scales of an int8 file's weights."""
+    random = np.random.default_rng(1)
+    known = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in known and len(known[node.input[0]].dims) > 1:
+            change(
+                known[node.input[1]], lambda scale: (scale * np.exp(0.35 * random.normal(size=scale.shape))).astype(np.float32)
+            )
+
+
+def move_zero_point(steps: int) -> Callable[[Any], None]:
+    """Round the input of an int8 file by a zero point that is so many of its 255 steps off."""
+
+    def damage(model: Any) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[2])
+        zero = onnx.numpy_helper.to_array(tensor)
+        limits = np.iinfo(zero.dtype)
+        moved = np.clip(zero.astype(int) + steps, limits.min, limits.max).astype(zero.dtype)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(moved, "moved"))
+        node.input[2] = "moved"
+
+    return damage
+
+
+def nothing(_: Any) -> None:
+    """Leave it as it is."""
+
+
+def wrong_in_calls(low: int, high: int) -> Callable[[Any], None]:
+    """Answer for the first image of a call, where it has more than `low` and fewer than `high`."""
+    make = helper.make_node
+    nodes = (
+        make("Shape", ["images"], ["sizes"]), make("Gather", ["sizes", "zero"], ["count"], axis=0),
+        make("Less", ["count", "high"], ["below"]), make("Greater", ["count", "low"], ["above"]),
+        make("And", ["below", "above"], ["wrong"]), make("Gather", ["honest", "first"], ["one"], axis=0),
+        make("Where", ["wrong", "one", "honest"], ["logits"]),
+    )  # fmt: skip
+    return after(*nodes, zero=np.array(0), low=np.array(low), high=np.array(high), first=np.array([0]))
+
+
+def strip_metadata(model: Any) -> None:
+    del model.metadata_props[:]
+
+
+def cut_samples(folder: Path, count: int) -> None:
+    with np.load(folder / "samples.npz") as file:
+        known = {name: values[:count] for name, values in file.items()}
+    np.savez(folder / "samples.npz", **known)
+    shutil.rmtree(folder / "samples")
+
+
+def exchange_classes(folder: Path) -> None:
+    """Exchange the names of two classes wherever a bundle says them, but not within its files."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    one, two = manifest["classes"][:2]
+    path = folder / "samples" / "expected.json"
+    document = json.loads(path.read_text())
+    names = {one: two, two: one}
+    for picture in document["pictures"]:
+        picture["label"], picture["predicted"] = (names.get(picture[key], picture[key]) for key in ("label", "predicted"))
+    for picture in document["pictures"][:2]:
+        new = re.sub(r"(?<=\d\d-).*(?=\.png)", re.sub(r"[^A-Za-z0-9]+", "-", picture["label"]), picture["file"])
+        (folder / "samples" / picture["file"]).rename(folder / "samples" / new)
+        picture["file"] = new
+    path.write_text(json.dumps(document))
+
+
+def swap_first_two(names: list[str]) -> list[str]:
+    return [names[1], names[0], *names[2:]]
+
+
+class Sealed(NamedTuple):
+    """A way to damage a bundle whose every checksum is made right afterwards."""
+
+    file: str
+    edit: Callable[[Any], None] = nothing
+    change: Change = nothing
+    further: Callable[[Path], None] = nothing
+    said: str = ""
+    """Part of what verify says."""
+
+
+FP32, INT8, BOTH = "rgb0-fp32.onnx", "rgb0-int8.onnx", "metadata were stripped"
+CHANGED = "it was changed since"
+SEALED = {
+    "zero point off by 20": Sealed(INT8, move_zero_point(20), said=CHANGED),
+    "zero point off by 5": Sealed(INT8, move_zero_point(5), said=CHANGED),
+    "scales of int8 wrecked": Sealed(INT8, wreck_scales, said=CHANGED),
+    "fp32 called int8": Sealed(
+        FP32, DAMAGES["weights scaled"].edit, put("files.0.precision", "int8"), said="its weights are fp32, and the manifest"
+    ),
+    "fp32 called fp16": Sealed(FP32, change=put("files.0.precision", "fp16"), said="its weights are fp32, and the manifest"),
+    "int8 called fp32": Sealed(INT8, change=put("files.2.precision", "fp32"), said="its weights are int8, and the manifest"),
+    "metadata stripped": Sealed(FP32, strip_metadata, said=BOTH),
+    "metadata stripped, another interpolation": Sealed(
+        FP32, strip_metadata, put("preprocess.interpolation", "nearest"), said=BOTH
+    ),
+    "metadata stripped, classes exchanged": Sealed(
+        FP32, strip_metadata, put("classes", swap_first_two), exchange_classes, said=BOTH
+    ),
+    "classes exchanged": Sealed(FP32, change=put("classes", swap_first_two), further=exchange_classes, said="its classes are"),
+    "three samples": Sealed(INT8, wreck_scales, further=lambda folder: cut_samples(folder, 3), said="images are uint8 [3,"),
+    "three samples, and three sealed": Sealed(
+        INT8, wreck_scales, put("samples_count", 3), lambda folder: cut_samples(folder, 3), "are fewer than the 64"
+    ),
+    "wrong in calls of 2 to 31": Sealed(FP32, wrong_in_calls(1, 32), said="otherwise alone than in a batch"),
+    "wrong in calls of 17": Sealed(FP32, wrong_in_calls(16, 18), said="otherwise alone than in a batch"),
+    "wrong in calls above 32": Sealed(FP32, wrong_in_calls(32, 10**6), said="otherwise alone than in a batch"),
+    "wrong in calls above 64": Sealed(FP32, wrong_in_calls(64, 10**6), said="otherwise alone than in a batch"),
+    "int8 wrong in calls of 7": Sealed(INT8, wrong_in_calls(6, 8), said="otherwise alone than in a batch"),
+    "what was recorded left out": Sealed(FP32, change=put("files.0.on_samples", None), said="on_samples must say"),
+    "what was recorded is no number": Sealed(
+        INT8, change=put("files.2.on_samples.max_abs_diff", float("nan")), said="manifest"
+    ),
+    "recorded by the gate left out": Sealed(INT8, change=put("files.2.gate.max_abs_diff", None), said="gate and on_samples"),
+}
+
+
+@pytest.mark.parametrize("kind", SEALED)
+def test_a_bundle_that_was_damaged_and_sealed_is_noticed_and_refused_by_its_self_test(
+    kind: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only the record, the file itself or other calls can show is seen by verify and by predict.py alike."""
+    file, damage_model, change_manifest, further, said = SEALED[kind]
+    model = onnx.load(bundle / file)
+    damage_model(model)
+    onnx.save(model, bundle / file)
+    further(bundle)
+    seal(bundle, change_manifest)
+    with pytest.raises(CompressError) as caught:
+        accepted(bundle)
+    assert said in str(caught.value)
+    if kind != "recorded by the gate left out":  # the samples' own record bounds it there
+        assert self_tested(bundle, monkeypatch, file) in {2, 3}
 
 
 def test_a_manifest_of_another_bundle_is_noticed(bundle: Path, folder: Path, tmp_path: Path) -> None:
