@@ -122,8 +122,16 @@ def _answer_loss(report: Report, row: Row | None) -> Answer:
         text=f"{text} {bounds}{', not distinguishable' if same else ''}", value=points, ci95=(low, high),
         verdict="open" if same else "good" if found.verdict == "better" else "bad",
         detail=f"{format_percent(variant.accuracy.top1_percent)} against {format_percent(accuracy.top1_percent)} top-1 on "
-        f"{variant.accuracy.samples} test images, {how}",
+        f"{variant.accuracy.samples} test images, {how}{_describe_balance(variant.accuracy, accuracy)}",
     )  # fmt: skip
+
+
+def _describe_balance(own: Accuracy, other: Accuracy) -> str:
+    """Return both balanced accuracies where classes are uneven, so that top-1 says little."""
+    if not own.is_uneven or own.balanced_percent is None or other.balanced_percent is None:
+        return ""
+    both = f"{format_percent(own.balanced_percent)} against {format_percent(other.balanced_percent)}"
+    return f"; classes are uneven: balanced accuracy {both}"
 
 
 def _format_bounds(bounds: tuple[float, float]) -> str:

@@ -227,8 +227,8 @@ class GateSection(Section):
     max_top1_drop_points: NonNegative = 1.0
     """How many percentage points of top-1, or of `metric`, it may lose against the network it came from."""
     max_drop_from_teacher_points: NonNegative | None = None
-    """How many percentage points of top-1 it may lie below the teacher, of several the best; default: no bound, and the report
-    leaves it to the reader whether a loss is acceptable."""
+    """How many percentage points of top-1, or of `metric`, it may lie below the teacher, of several the best; default: no
+    bound, and the report leaves it to the reader whether a loss is acceptable."""
     min_agreement: Share | None = None
     """Share of images on which its top-1 class must be that of the network it came from; default: by the file's precision,
     0.98 for fp32 and fp16, 0.95 for bf16, 0.9 for int8."""

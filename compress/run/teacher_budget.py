@@ -10,11 +10,17 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.recipe import METRICS, Metric
+from compress.records import Accuracy
 from compress.run.context import Run
 from compress.run.export import ExportedFile
 from compress.run.verify import SplitLogits
-from compress.statistics.paired_drop import compute_drop_interval
+from compress.statistics.paired_drop import compute_balanced_drop, compute_drop_interval
 from compress.text import quantify
+from compress.training.evaluate import measure_accuracy
+
+ROUNDING = 1e-9
+"""Points by which sums of shares may differ by rounding alone."""
 
 
 def hold_to_teacher(run: Run, item: ExportedFile, student: SplitLogits, teachers: Mapping[str, SplitLogits]) -> ExportedFile:
@@ -29,20 +35,18 @@ def hold_to_teacher(run: Run, item: ExportedFile, student: SplitLogits, teachers
     budget, own = run.recipe.gate.max_drop_from_teacher_points, item.variant.validation
     if budget is None or own is None or not teachers:
         return item
-    right = {name: _find_right(run, logits.validation) for name, logits in teachers.items()}
-    name = max(right, key=lambda each: int(right[each].sum()))
-    top1 = 100 * float(right[name].mean())
-    drop = top1 - own.top1_percent
-    if drop > budget:
+    metric, labels = run.recipe.gate.metric, run.validation_labels
+    known = {name: measure_accuracy(logits.validation, labels) for name, logits in teachers.items()}
+    name = max(known, key=lambda each: _get_value(known[each], metric))
+    best, reached = _get_value(known[name], metric), _get_value(own, metric)
+    drop = best - reached
+    if drop > budget + ROUNDING:
         reason = (
-            f"top-1 {own.top1_percent:.2f} % is {drop:.2f} points below the {top1:.2f} % of {name} on the validation split "
+            f"{METRICS[metric]} {reached:.2f} % is {drop:.2f} points below the {best:.2f} % of {name} on the validation split "
             f"(gate.max_drop_from_teacher_points {budget:g})"
         )
         return _fail(run, item, reason)
-    student_right = _find_right(run, student.validation)
-    high = compute_drop_interval(
-        int((right[name] & ~student_right).sum()), int((student_right & ~right[name]).sum()), len(student_right)
-    )[1]
+    high = _find_largest_drop(student, teachers[name], labels, metric)
     if high <= budget:
         return item
     note = (
@@ -52,10 +56,20 @@ def hold_to_teacher(run: Run, item: ExportedFile, student: SplitLogits, teachers
     return item._replace(gate=item.gate.model_copy(update={"note": "; ".join(filter(None, [item.gate.note, note]))}))
 
 
-def _find_right(run: Run, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return which validation images logits [N, K] put into the right class, [N]."""
-    right: NDArray[np.bool_] = logits.argmax(axis=1) == run.validation_labels
-    return right
+def _get_value(accuracy: Accuracy, metric: Metric) -> float:
+    """Return an accuracy by the gate's metric, in percent."""
+    balanced = accuracy.balanced_percent if metric == "balanced_accuracy" else None
+    return accuracy.top1_percent if balanced is None else balanced
+
+
+def _find_largest_drop(student: SplitLogits, teacher: SplitLogits, labels: NDArray[np.int64], metric: Metric) -> float:
+    """Return the upper end of the 95 % interval of what a student loses against a teacher, paired, in points."""
+    own, other = (logits.validation.argmax(axis=1) == labels for logits in (student, teacher))
+    lost, won = other & ~own, own & ~other
+    if metric == "balanced_accuracy":
+        counts = (np.bincount(labels[which], minlength=int(labels.max()) + 1).tolist() for which in (lost, won, slice(None)))
+        return compute_balanced_drop(*counts)[2]
+    return compute_drop_interval(int(lost.sum()), int(won.sum()), len(labels))[1]
 
 
 def _fail(run: Run, item: ExportedFile, reason: str) -> ExportedFile:
