@@ -196,7 +196,8 @@ def _plan_details(stage: Stage) -> Iterator[tuple[str, str]]:
 def _describe_kept(stage: Stage) -> str:
     """Return whether what an earlier run left is used again."""
     if stage.changed:
-        return f" (of an earlier run, made anew: {', '.join(stage.changed)} differs)"
+        differ = "differs" if len(stage.changed) == 1 else "differ"
+        return f" (of an earlier run, made anew: {', '.join(stage.changed)} {differ})"
     return " (found: used again if data and packages are the same)" if stage.found else ""
 
 

@@ -27,8 +27,8 @@ from compress.run.context import Run
 
 MOST_IMAGES = 64
 """Images in the timed step; a larger batch costs about as much for each image."""
-PATIENCE_SECONDS = 2.0
-"""A step that took longer is not repeated."""
+PATIENCE_SECONDS = 4.0
+"""Calls that took longer together are not repeated."""
 MOVED_SHARE = 0.1
 """Of a step with its teachers, what is at least left for the student; two timings differ by chance."""
 FORWARD_SHARE = 1 / 3
@@ -94,9 +94,9 @@ def _time_step(method: Method, batch: Batch) -> _StepTime:
 
 
 def _time(work: Callable[[], None]) -> float:
-    """Return the seconds of the faster of two calls, the first of which warms up; a slow one is not repeated."""
+    """Return the seconds of the fastest of three calls, the first of which warms up; slow ones are not repeated."""
     seconds: list[float] = []
-    while len(seconds) < 2 and sum(seconds) < PATIENCE_SECONDS:
+    while len(seconds) < 3 and sum(seconds) < PATIENCE_SECONDS:
         begun = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - begun)
