@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 FORWARD_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a forward pass of foreign code raises where it does not fit its input."""
 
-PROBED_IMAGES = 8
+PROBED_IMAGES = 4
 """Images of a few passes: enough to differ from one another, and quick."""
 
 _REPEATED = {"cpu": 1e-4}

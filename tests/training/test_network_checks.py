@@ -47,18 +47,18 @@ def check(run: Callable[[nn.Module, Tensor, bool], Any], *, trains: bool = True)
         pytest.param(lambda n, x, _: n(x) - n(x).mean(0), "depends on the images beside it", id="mean of the batch"),
         pytest.param(
             lambda n, x, trains: (n(x), n(x)) if trains else n(x),
-            r"gives a tuple of \[8, 4\], \[8, 4\] while it trains and \[8, 4\] in .* logits=lambda output: output\[0\],",
+            r"gives a tuple of \[4, 4\], \[4, 4\] while it trains and \[4, 4\] in .* logits=lambda output: output\[0\],",
             id="deep supervision",
         ),
         pytest.param(
             lambda n, x, trains: {"out": n(x), "aux": n(x)} if trains else n(x), "gives a dict of out, aux while", id="dict"
         ),
-        pytest.param(lambda n, x, trains: n(x)[:, :3] if trains else n(x), r"\[8, 3\] while it trains", id="other classes"),
+        pytest.param(lambda n, x, trains: n(x)[:, :3] if trains else n(x), r"\[4, 3\] while it trains", id="other classes"),
         pytest.param(lambda n, x, trains: n(x, x) if trains else n(x), "fails in training mode .*TypeError", id="two inputs"),
-        pytest.param(lambda n, x, _: n(0 * x), "the same on each of 8 images, also with other weights", id="constant"),
-        pytest.param(lambda n, x, _: n(x).argmax(1), r"gives int64 \[8\]", id="classes"),
-        pytest.param(lambda n, x, _: n(x).argmax(1).view(8, 1), r"gives int64 \[8, 1\]", id="classes in a column"),
-        pytest.param(lambda n, x, _: n(x[:1]), r"gives \[1, 4\] for 8 images", id="one answer"),
+        pytest.param(lambda n, x, _: n(0 * x), "the same on each of 4 images, also with other weights", id="constant"),
+        pytest.param(lambda n, x, _: n(x).argmax(1), r"gives int64 \[4\]", id="classes"),
+        pytest.param(lambda n, x, _: n(x).argmax(1).view(4, 1), r"gives int64 \[4, 1\]", id="classes in a column"),
+        pytest.param(lambda n, x, _: n(x[:1]), r"gives \[1, 4\] for 4 images", id="one answer"),
     ],
 )
 def test_a_student_is_refused_with_the_cause(run: Callable[[nn.Module, Tensor, bool], Any], message: str) -> None:
