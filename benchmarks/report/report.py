@@ -18,6 +18,7 @@ from rich.text import Text
 
 from benchmarks.report import curves, ladder, pages, scores, trade_off, wording
 from benchmarks.report.headline import compute_headline
+from benchmarks.report.recalls import describe_recalls
 from benchmarks.report.wording import Row
 from compress.records import Epoch, Headline, Ratio, Report, StageResult, Variant, save
 from compress.text import MISSING, format_bytes, format_count, format_interval, format_number, format_percent
@@ -161,6 +162,7 @@ def _collect_context(report: Report) -> dict[str, Any]:
         "several_devices": len({row.variant.device for row in rows}) > 1,
         "against": wording.find_reference(report),
         "compared": wording.compare_methods(report) if not report.paired else [],
+        "recalls": describe_recalls(report),
         "methods": scores.describe_methods(report) if report.paired else [],
         "contrasts": scores.describe_contrasts(report.paired),
         "reading": scores.explain_contrasts(report),

@@ -234,5 +234,6 @@ def _compute_share(result: StageResult, part: str) -> float:
 
 
 def format_top1(accuracy: Accuracy) -> str:
-    """Return a top-1 as text."""
-    return f"{accuracy.top1_percent:.2f} %"
+    """Return a top-1 as text, with the balanced accuracy where classes are uneven."""
+    balanced = f" (balanced accuracy {accuracy.balanced_percent:.2f} %)" if accuracy.is_uneven else ""
+    return f"{accuracy.top1_percent:.2f} %{balanced}"

@@ -34,9 +34,3 @@ def find_guessing(name: str, predicted: NDArray[np.int64], labels: NDArray[np.in
         f"{commonest:.1f} % of always answering the commonest class, and its answers do not depend on what is shown (balanced "
         f"accuracy {found.balanced_percent:.1f} %, by chance {100 / max(len(np.unique(labels)), 1):.1f} %)"
     )
-
-
-def format_accuracy(found: Accuracy) -> str:
-    """Return a top-1 as text, with the balanced accuracy where classes are uneven."""
-    balanced = f" (balanced {found.balanced_percent:.2f} %)" if found.is_uneven else ""
-    return f"{found.top1_percent:.2f} %{balanced}"
