@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compress.recipe import schema
-from compress.records import Accuracy, Environment, Ladder, Latency, Manifest, Ratio, Rung, Variant
+from compress.records import Accuracy, Answer, Environment, Headline, Ladder, Latency, Manifest, Ratio, Rung, Variant
 from exporters.bundle.bundle import Background, Deployable, check_bundle
 from exporters.bundle.programs.predict import LOADERS
 from exporters.bundle.readme import PREDICTED, render_readme
@@ -95,6 +95,23 @@ def test_a_file_better_than_its_network_has_a_minus_sign(file: Deployable, tmp_p
 def test_manifest_carries_what_was_measured(bundle: Path) -> None:
     """Programs find the same row of the report, whole."""
     assert check_bundle(bundle).files[0].measured == STUDENT
+
+
+def test_card_begins_with_the_headline(file: Deployable, tmp_path: Path) -> None:
+    """The first lines under the title are the run's answers, word for word; without a run there are none."""
+    answer = Answer(text="loses 2.0 points against the teacher (1.0 to 3.0)", detail="on 20 test images", verdict="bad")
+    headline = Headline(
+        line="4 points worse than plain training · do not ship", decision="do not ship", why="Plain training is better",
+        file=STUDENT.name, instead="compress export RUN --student supervised", speed=answer, loss=answer, plain=answer,
+    )  # fmt: skip
+    written = pets.write(tmp_path / "told", [file._replace(measured=STUDENT)], background=background(headline=headline))
+    lines = (written / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()
+    assert lines[2] == f"**{headline.line}**"
+    assert lines[4] == "Plain training is better. To ship the better one: `compress export RUN --student supervised`."
+    assert f"- Accuracy against the teacher: {answer.text}; {answer.detail}" in lines
+    assert next(line for line in lines[6:] if line and not line.startswith("- ")).startswith("An image classifier")
+    bare = pets.write(tmp_path / "bare", [file], background=None)
+    assert (bare / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()[2].startswith("An image classifier")
 
 
 def test_card_tells_how_the_network_came_about(bundle: Path) -> None:
