@@ -231,7 +231,11 @@ def _dump(result: object) -> str:
     try:
         return to_json(result, indent=1, inf_nan_mode="null").decode()
     except PydanticSerializationError:
+        pass
+    try:
         return json.dumps(to_jsonable_python(result), indent=1)
+    except UnicodeEncodeError:  # of the name of a field
+        return json.dumps(result, default=to_jsonable_python, indent=1)
 
 
 def report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -288,6 +288,19 @@ def test_report_is_written_anew(failed_run: tuple[Path, Result]) -> None:
 
 
 @pytest.mark.slow
+def test_a_report_that_one_may_only_read_is_shown(failed_run: tuple[Path, Result]) -> None:
+    """Where nothing can be written the table is printed all the same, and what was not written is said."""
+    run, _ = failed_run
+    before = {path: path.read_bytes() for path in run.glob("report.*")}
+    command = f"ulimit -f 0; exec {sys.executable} -m compress report {run}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "top-1" in done.stdout
+    assert "report.json: cannot be written (File too large)" in done.stderr
+    assert {path: path.read_bytes() for path in run.glob("report.*")} == before
+
+
+@pytest.mark.slow
 def test_compare_writes_its_page(failed_run: tuple[Path, Result], tmp_path: Path) -> None:
     """`compress compare --out` prints the table and writes the page with the picture."""
     run, _ = failed_run

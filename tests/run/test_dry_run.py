@@ -10,6 +10,7 @@ from compress.errors import CompressError
 from compress.plan.plan import make_plan
 from compress.recipe import dump, parse
 from compress.run import dry_run
+from compress.training import preflight
 
 CLASSES = tuple("0123456789")
 RECIPE = b"""
@@ -145,3 +146,12 @@ def test_a_run_is_estimated_from_a_timed_step(tmp_path):
     (folder / "teacher" / "metrics.json").write_text("{}")
     (folder / "recipe.yaml").write_text(dump(recipe, tmp_path))
     assert list(estimate().training) == ["student", "supervised"]
+
+
+def test_equal_baselines_are_tried_once(tmp_path, monkeypatch):
+    """Two hundred baselines of one method take no longer than one; those that differ are all tried."""
+    tried = []
+    check_structure = preflight.check_structure
+    monkeypatch.setattr(preflight, "check_structure", lambda *given: tried.append(given) or check_structure(*given))
+    check(tmp_path, f"baselines=[{', '.join(['kd'] * 100 + ['supervised'] * 100)}]")
+    assert len(tried) == 2

@@ -373,3 +373,30 @@ def test_self_test_takes_a_file_by_the_network_that_it_was_made_of(tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("ok  ") == 4
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "giant"])
+def test_what_never_ends_is_refused_before_it_is_read(kind: str, copy: Path, tmp_path: Path) -> None:
+    """A device does not fill memory, a pipe does not hang, and a sparse giant costs nothing."""
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "x.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    if kind == "giant":
+        with path.open("wb") as file:
+            file.truncate(30 << 30)
+    command = [sys.executable, copy / "predict.py", path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert ("is larger than" if kind == "giant" else "is a device or a pipe, not a file") in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_name_does_not_command_the_terminal(copy: Path, pictures: list[Path], tmp_path: Path) -> None:
+    """Escapes, text that runs backwards and bytes that are no UTF-8 are shown in escapes."""
+    path = tmp_path / os.fsdecode(b"cat\x1b[31m\xe2\x80\xae\xff.png")
+    shutil.copy(pictures[0], path)
+    for options in ([], ["--json"]):
+        done = subprocess.run([sys.executable, copy / "predict.py", path, *options], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert not {0x1B, 0xFF} & set(done.stdout)
+        assert b"\\u202e" in done.stdout
