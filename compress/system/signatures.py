@@ -41,7 +41,7 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\0\0\1\xba", "a video (MPEG)"),
     (b"\0\5\x16\7", "the half of a file that macOS writes beside it (AppleDouble)"),
     (b"\0\5\x16\0", "the half of a file that macOS writes beside it (AppleSingle)"),
-    (b"version https://git-lfs", "a pointer of Git LFS and not the picture (git lfs pull fetches it)"),
+    (b"version https://git-lfs", "a pointer of Git LFS and not the file itself (git lfs pull fetches it)"),
     (b"PAR1", "Parquet"),
 )
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from compress.errors import CompressError, Unreachable
 from compress.models import Network
 from compress.system.files import hash_file, open_file, write_whole
+from compress.system.signatures import recognise_format
 from compress.text import format_bytes
 from compress.training.harmless import allow_harmless_objects
 from compress.training.wrappings import COUNTER, StateDict, list_state_dicts
@@ -85,6 +86,7 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None, e
     if path.is_dir():
         raise Unreachable(f"{path}: is a folder, not a file of weights; name the file in it")
     _refuse_giant(network, path)
+    _refuse_other_format(path)
     found = hash_file(path)
     if sha256 is not None and found != sha256:
         raise CompressError(f"{path}: has sha256 {found}, not {sha256}; get the right file or correct the checksum")
@@ -249,6 +251,15 @@ def _refuse_giant(network: nn.Module, path: Path) -> None:
         raise CompressError(
             f"{path}: holds {format_bytes(size)}, and the network has {format_bytes(own)} of weights; save its state_dict alone"
         )
+
+
+def _refuse_other_format(path: Path) -> None:
+    """Refuse a file that is something else by its first bytes, as a download that failed is a web page."""
+    with open_file(path) as file:
+        head = file.read(1024)
+    name = recognise_format(head)
+    if name is not None and not head.startswith(b"PK") and head[8:9] != b"{":  # ZIP is torch's; a length may look like anything
+        raise CompressError(f"{path}: is {name} and holds no weights; get it again")
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -210,6 +210,30 @@ def test_code_in_a_pickle_is_not_run(tmp_path, write):
     assert trap.exists()  # the trap works
 
 
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", r"a pointer of Git LFS .* \(git lfs pull fetches it\)"),
+        (b"<!DOCTYPE html><html><body>404", r"a web page \(HTML\)"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path, name, head, what):
+    """What a download left in place of the weights is neither called damaged nor suspected of running code."""
+    (tmp_path / name).write_bytes(head)
+    with pytest.raises(CompressError, match=f": is {what} and holds no weights; get it again"):
+        load_weights(network(), tmp_path / name)
+
+
+def test_the_length_of_a_header_is_no_signature(tmp_path):
+    """65536 bytes of header begin as an icon does."""
+    header = b"{}".ljust(65536)
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CompressError, match="holds no named tensors"):
+        load_weights(network(), tmp_path / "w.safetensors")
+
+
 def whole_file(tmp_path):
     save_weights(tmp_path / "w.safetensors", network(), metadata={})
     return (tmp_path / "w.safetensors").read_bytes()
