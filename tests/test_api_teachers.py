@@ -9,7 +9,7 @@ from torch import nn
 
 import compress
 from compress.input_probes import Convention
-from tests.training.test_given_teacher import NOW, build, make_data
+from tests.training.prototypes import NOW, build, make_data
 
 ZERO_ONE = Convention("", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), bgr=True)
 

@@ -29,22 +29,11 @@ from compress.data import (
 )
 from compress.data.folder import Folder
 from compress.errors import CompressError, Unreachable
-from compress.events import Events
 from compress.records import Preprocess
 from compress.system.memory import MEMORY_SHARE, choose_place, measure_available_bytes
+from tests.data.heard import Heard
 
 RGB = Preprocess(height=6, width=5, channels="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
-
-
-class Heard(Events):
-    """Remembers what people were told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def homes(cache: Path) -> list[Path]:
