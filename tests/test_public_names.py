@@ -159,7 +159,7 @@ FORMAT: type[Exporter] = Mine
 RECIPE = """\
 name: mine
 data: {source: mine, image_size: 8, validation_fraction: 0.25}
-teacher: {model: mine.small, width: 16, train: {epochs: 2}}
+teacher: {model: mine.small, width: 16, train: {epochs: 8}}
 student: {model: mine.small}
 method: {name: mine, weight: 5}
 train: {epochs: 2, lr: 5e-2, batch_size: 24}
