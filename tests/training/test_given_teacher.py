@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.input_probes import CAFFE, IMAGENET, Convention, list_conventions
