@@ -16,6 +16,8 @@ from compress.records.headline import Decision
 from compress.text import format_interval, format_number, format_percent, format_signed, quantify
 
 STUDENT, PLAIN = "student", "supervised"
+NO_SMALLER = 0.95
+"""Share of the bytes of the teacher's file above which a file saves nothing."""
 ONE_SEED = "one seed: it is about these two networks, not about the two ways of training (--seeds 3)"
 
 
@@ -234,6 +236,11 @@ def _decide(
         return "nothing to ship", "no file was exported and held to the gate; name some under `exports`"
     if against := _find_objection(report, files, passed, best, plain=plain):
         return "do not ship", against
+    if loss.verdict == "bad" and _gains_nothing(report, best):
+        return (
+            "do not ship",
+            f"it is less accurate than the teacher, and neither faster nor smaller; {_tell_gate(files, passed)}",
+        )
     budget = find_teacher_budget(report)
     if budget is None and loss.verdict == "bad":
         points = f"{format_number(loss.value, 2)} points"
@@ -252,6 +259,17 @@ def _find_objection(report: Report, files: Sequence[Row], passed: Sequence[Row],
     if report.warnings:
         return report.warnings[0]
     return "the run failed; see what went wrong below" if report.status == "failed" and len(passed) == len(files) else ""
+
+
+def _gains_nothing(report: Report, row: Row) -> bool:
+    """Return whether a file is neither faster nor clearly smaller than the teacher's that it was timed against."""
+    variant, ratio = row.variant, row.variant.ratio
+    teacher = next((each for each in report.variants if ratio is not None and each.name == ratio.against), None)
+    if ratio is None or teacher is None or not paired.is_teacher(teacher.network):
+        return False
+    settled = not row.unstable and ratio.verdict in ("slower", "not distinguishable")
+    smaller = (variant.size_bytes or 0) <= NO_SMALLER * (teacher.size_bytes or math.inf)
+    return settled and not smaller
 
 
 def find_teacher_budget(report: Report) -> float | None:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import report as reports
 from benchmarks.report import paired
 from benchmarks.report.headline import compute_headline
-from compress.records import Accuracy, Ratio, Report, read
+from compress.records import Accuracy, Ratio, Report, Variant, read
 from tests.benchmarks.reading import changed
 from tests.benchmarks.sample_report import sample, with_seeds
 
@@ -109,6 +109,29 @@ def test_a_real_loss_without_a_budget_is_left_to_the_reader(record: Report) -> N
     held = compute_headline(below.model_copy(update={"recipe": {"gate": {"max_drop_from_teacher_points": 10.0}}}))
     assert held.decision == "ship"
     assert "within the budget of 10 points against the teacher" in held.why
+
+
+@pytest.mark.parametrize("verdict", ["slower", "not distinguishable"])
+def test_a_loss_for_nothing_is_not_shipped(record: Report, verdict: str) -> None:
+    """A student below its teacher that is neither faster nor smaller is of no use to anybody, whatever the budget."""
+    below = _shift(_shift(_pass_all(record), "student", 330), "supervised", 320)
+    best = compute_headline(below).file
+    against = next(each.ratio.against for each in below.variants if each.name == best and each.ratio)
+    size_bytes = next(each.size_bytes for each in below.variants if each.name == against)
+    assert size_bytes is not None
+
+    def replace(row: Variant, size: int) -> Variant:
+        if row.name != best or row.ratio is None:
+            return row
+        ratio = row.ratio.model_copy(update={"verdict": verdict})
+        return row.model_copy(update={"ratio": ratio, "size_bytes": size})
+
+    as_large = [replace(row, size_bytes) for row in below.variants]
+    found = compute_headline(below.model_copy(update={"variants": tuple(as_large)}))
+    assert found.decision == "do not ship"
+    assert "neither faster nor smaller" in found.why
+    smaller = [replace(row, size_bytes // 2) for row in below.variants]
+    assert compute_headline(below.model_copy(update={"variants": tuple(smaller)})).decision == "ship if"
 
 
 def test_a_student_like_its_teacher_is_shipped(record: Report) -> None:
