@@ -400,3 +400,16 @@ def test_a_name_does_not_command_the_terminal(copy: Path, pictures: list[Path], 
         assert done.returncode == 0, done.stderr
         assert not {0x1B, 0xFF} & set(done.stdout)
         assert b"\\u202e" in done.stdout
+
+
+def test_the_file_that_is_missing_is_named(copy: Path) -> None:
+    """Without its checksums a bundle is refused, and the manifest, which is there, is not blamed."""
+    (copy / "SHA256SUMS").unlink()
+    with pytest.raises(predict.Refused, match=r"SHA256SUMS: cannot be read \(No such file"):
+        predict.read_manifest(copy)
+
+
+def test_a_bundle_without_files_is_said_to_have_none() -> None:
+    """It is no matter of runtimes."""
+    with pytest.raises(predict.Refused, match=r"^manifest\.json: lists no files"):
+        predict.choose_file([], None)
