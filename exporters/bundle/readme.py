@@ -29,7 +29,7 @@ With Python from 3.9, NumPy, Pillow from 9.1, and one runtime ({_list_runtimes(m
 
     sha256sum -c SHA256SUMS
     python predict.py --self-test
-    python predict.py IMAGE... [--file FILE] [--top K] [--threads N] [--json]
+    python predict.py IMAGE_OR_FOLDER... [--file FILE] [--top K] [--threads N] [--json]
 
 `samples/` holds pictures, `samples/expected.json` the trained network's outputs for them, and `{manifest.samples}` more images
 with logits. `--self-test` holds a file to them by the rule of `rule.py` and `model_file.py`: its outputs, alone and in calls of

@@ -413,3 +413,23 @@ def test_a_bundle_without_files_is_said_to_have_none() -> None:
     """It is no matter of runtimes."""
     with pytest.raises(predict.Refused, match=r"^manifest\.json: lists no files"):
         predict.choose_file([], None)
+
+
+def test_a_folder_stands_for_the_pictures_in_it(bundle: Path, pictures: list[Path], tmp_path: Path) -> None:
+    """The same pictures as `compress predict` finds, whatever console there is and whatever they are called."""
+    for place in ("a/1.PNG", "2.png", ".hidden.png", "notes.txt", os.fsdecode(b"caf\xe9.png"), "猫.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        shutil.copy(pictures[0], tmp_path / place)
+    ours = classify_pictures(bundle, [tmp_path], events=Events())
+    command = [sys.executable, str(bundle / "predict.py"), str(tmp_path)]
+    for encoding in ("ascii", "cp1252", "utf-8"):
+        asked = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+        shown = subprocess.run(command, capture_output=True, env=asked, check=False)
+        document = subprocess.run([*command, "--json"], capture_output=True, env=asked, check=False)
+        assert (shown.returncode, shown.stderr, document.returncode) == (0, b"", 0)
+        found = json.loads(document.stdout.decode("utf-8"))["images"]
+        assert [each["classes"][0]["name"] for each in found] == [each.classes[0].name for each in ours]
+        assert len(found) == 4
+    (tmp_path / "empty").mkdir()
+    empty = subprocess.run([*command, str(tmp_path / "empty")], capture_output=True, check=False)
+    assert b"empty: holds no pictures" in empty.stderr
