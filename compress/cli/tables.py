@@ -65,7 +65,7 @@ def draw_gates(results: Mapping[str, Gate]) -> Table:
         figures = (
             _number(gate.agreement_percent, ".2f"),
             _number(gate.max_abs_diff, ".2g"),
-            _number(gate.top1_drop_points, ".2f"),
+            _number(gate.drop_points, ".2f"),
             "–" if gate.drop_ci95 is None else " to ".join(f"{bound:.2f}" for bound in gate.drop_ci95),
         )
         table.add_row(name, _colour(gate.status), str(gate.samples), *figures, gate.reason)

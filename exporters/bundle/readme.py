@@ -113,7 +113,7 @@ def _build_row(file: BundleFile) -> tuple[str, ...]:
         format_number(found.agreement_percent if found else None, ".2f"),
         _format_latency(found),
         _format_speedup(found),
-        format_number(gate.top1_drop_points, ".2f"),
+        format_number(gate.drop_points, ".2f"),
         format_number(gate.max_abs_diff, ".2g"),
         f"{gate.status} on {gate.samples} images",
     )
