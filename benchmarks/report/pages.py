@@ -19,6 +19,7 @@ from benchmarks.report import curves, wording
 from compress.system.files import write_whole
 from compress.text import (
     MISSING,
+    escape_commands,
     format_bytes,
     format_count,
     format_duration,
@@ -36,7 +37,8 @@ ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 def render_html(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
     """Return a filled HTML template."""
-    return _add_filters(Environment(autoescape=True, **_make_settings(folder))).get_template(template).render(**context)
+    environment = Environment(autoescape=True, finalize=_escape_commands, **_make_settings(folder))
+    return _add_filters(environment).get_template(template).render(**context)
 
 
 def render_markdown(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
@@ -71,11 +73,17 @@ def _add_filters(environment: Environment) -> Environment:
     return environment
 
 
+def _escape_commands(value: object) -> object:
+    """Return a text without what would command the terminal of somebody who prints the page; what is HTML already stays."""
+    return escape_commands(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _escape(value: object) -> object:
     """Return a value so that Markdown shows it as it is, on one line."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return SPECIAL.sub(lambda match: ENTITIES.get(match[0], "\\" + match[0]), re.sub(r"\s+", " ", value))
+    plain = escape_commands(re.sub(r"\s+", " ", value))
+    return SPECIAL.sub(lambda match: ENTITIES.get(match[0], "\\" + match[0]), plain)
 
 
 def _fence(text: str) -> Markup:

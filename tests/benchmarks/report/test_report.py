@@ -130,6 +130,17 @@ def test_strangers_text_stays_text(record: Report, tmp_path: Path) -> None:
     assert HOSTILE in shown(report.make_table(hostile), width=300)
 
 
+def test_no_page_commands_the_terminal_that_prints_it(record: Report, tmp_path: Path) -> None:
+    """Control characters of names are shown by their numbers, in HTML as in Markdown."""
+    name = "es\x1b[31mc"
+    hostile = changed(record, "student-torch-fp32", method=name)
+    html = html_of(hostile.model_copy(update={"classes": (name,), "notes": (name,)}), tmp_path)
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "\x1b" not in html + markdown
+    assert r"es\x1b[31mc" in html
+    assert r"es\\x1b\[31mc" in markdown
+
+
 @pytest.fixture(scope="module")
 def seeded(record: Report) -> Report:
     return with_seeds(record)
