@@ -68,6 +68,7 @@ class Events:
     Args:
         path: File to which one JSON line per event is appended.
         console: Where people look; `None` is silent.
+        quiet: Say warnings there and nothing else.
 
     Example:
         >>> import compress
@@ -78,8 +79,9 @@ class Events:
         True
     """
 
-    def __init__(self, path: str | Path | None = None, console: Console | None = None) -> None:
-        self._path, self._console = None if path is None else Path(path), console
+    def __init__(self, path: str | Path | None = None, console: Console | None = None, *, quiet: bool = False) -> None:
+        self._path, self._console = None if path is None else Path(path), None if quiet else console
+        self._warned = console
         self._bar: Progress | None = None
         self._nested_seconds = [0.0]
         self.warnings: list[str] = []
@@ -119,7 +121,8 @@ class Events:
         """Tell people one line that belongs in the report too, such as a result that was damaged and is made anew."""
         if text not in self.warnings:
             self.warnings.append(text)
-        self.say(text)
+        if self._warned is not None:
+            _say(self._warned, text)
 
     def show(self, renderable: object) -> None:
         """Show people something that rich can draw, such as a table."""

@@ -168,3 +168,16 @@ def test_attach_directs_what_follows(tmp_path: Path) -> None:
     reporter.attach(tmp_path / "events.jsonl")
     reporter.emit("kept")
     assert json.loads((tmp_path / "events.jsonl").read_text())["event"] == "kept"
+
+
+def test_a_warning_is_said_to_who_wants_quiet_too() -> None:
+    """With --quiet there is no progress, but a result that was damaged is told all the same; the report has it once."""
+    said = io.StringIO()
+    events = Events(console=Console(file=said, width=200), quiet=True)
+    events.say("student: epoch 1")
+    for _ in range(2):
+        events.warn("student: its state is damaged; it starts again")
+    with events.task("train", 2) as task:
+        task.advance()
+    assert set(said.getvalue().splitlines()) == {"student: its state is damaged; it starts again"}
+    assert events.warnings == ["student: its state is damaged; it starts again"]

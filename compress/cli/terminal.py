@@ -68,7 +68,7 @@ class Terminal:
 
     def events(self) -> Events:
         """Return where long work reports its progress to."""
-        return Events(console=None if self.quiet else self.console)
+        return Events(console=self.console, quiet=self.quiet)
 
     def write_result(self, result: object, *shown: object) -> None:
         """Write `result` as the JSON document, or what is `shown` for people."""
