@@ -18,7 +18,7 @@ from compress.records import Accuracy, Preprocess
 from compress.statistics.paired_drop import compute_drop_interval
 from exporters.verification.causes import find_input_causes, find_output_causes
 from exporters.verification.gate import gate
-from exporters.verification.rule import AGREEMENT, BOUNDS, Limits, find_batch_differences
+from exporters.verification.rule import AGREEMENT, BOUNDS, Limits, find_batch_differences, record_differences
 
 IMAGES, CLASSES = 200, 10
 STRICT = GateSection(max_top1_drop_points=0.0, min_agreement=1.0)
@@ -460,3 +460,57 @@ def test_no_input_is_accused_where_none_helps():
     assert (
         find_input_causes(lambda images: -(network(images) ** 3), network(NORMAL), NORMAL, PREPROCESS, precision="int8") == []
     )
+
+
+# ---- what was recorded bounds a file from then on
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_file_passes_by_its_own_record(precision):
+    """What a file gave when it was proved, it may give again at any precision, though it loses an image or two."""
+    candidate = proved(precision)
+    recorded = record_differences(LOGITS, candidate, LABELS)
+    settings = GateSection(max_top1_drop_points=0.0, min_agreement=0.5)
+    verdict = gate(LOGITS, candidate, LABELS, settings=settings, precision=precision, recorded=recorded)
+    assert (verdict.status, verdict.reason) == ("passed", "")
+
+
+def test_three_times_what_was_recorded_is_refused_within_the_wide_bounds_of_int8():
+    """The bound of int8 alone would let it pass."""
+    candidate = proved("int8")
+    recorded = record_differences(LOGITS, candidate, LABELS)
+    worse = (LOGITS + 3 * (candidate - LOGITS)).astype(np.float32)
+    assert "more than" not in gate(LOGITS, worse, LABELS, settings=GateSection(), precision="int8").reason
+    verdict = gate(LOGITS, worse, LABELS, settings=GateSection(), precision="int8", recorded=recorded)
+    assert "when it was proved; it was changed since" in verdict.reason
+
+
+def test_a_change_of_all_images_is_seen_where_the_largest_difference_hides_it():
+    """One image that always differed widely leaves no room for the others."""
+    candidate = LOGITS + np.float32(0.01)
+    candidate[3] += 2
+    recorded = record_differences(LOGITS, candidate, LABELS)
+    moved = candidate + np.float32(0.05)
+    verdict = gate(LOGITS, moved, LABELS, settings=GateSection(), precision="int8", recorded=recorded)
+    assert verdict.reason.startswith("on half of the images a logit differs by 0.06")
+
+
+def test_an_image_that_was_not_lost_before_counts():
+    """The budget is that of the run, and what was lost when the file was proved is no credit for more."""
+    candidate = LOGITS.copy()
+    right = np.flatnonzero(LOGITS.argmax(axis=1) == LABELS)[:2]
+    none = record_differences(LOGITS, candidate, LABELS)
+    candidate[right] = np.roll(candidate[right], 1, axis=1)
+    two = record_differences(LOGITS, candidate, LABELS)
+    settings = GateSection(max_top1_drop_points=0.5, min_agreement=0.5, max_abs_diff=1e3)
+    assert (
+        "(gate.max_top1_drop_points 0.5)"
+        in gate(LOGITS, candidate, LABELS, settings=settings, precision="int8", recorded=none._replace(max_abs_diff=1e3)).reason
+    )
+    assert gate(LOGITS, candidate, LABELS, settings=settings, precision="int8", recorded=two).status == "passed"
+
+
+def proved(precision):
+    """Logits of a good file of some precision."""
+    noise = 0.02 * BOUNDS[precision] * np.random.default_rng(5).normal(size=LOGITS.shape)
+    return (LOGITS + noise).astype(np.float32)
