@@ -143,7 +143,7 @@ def test_options_reach_the_function(foreign: None) -> None:
         ("text", "is a str, not a torch.nn.Module"),
         ("other", r"gives \[1, 6\] for one image; it must give logits \[1, 5\]"),
         ("raising", r"fails when called with classes=5, channels=3: KeyError: 'weights.pt' \(.*their_networks.py:\d+\)"),
-        ("strict", r"cannot take images \[1, 3, 64, 64\]: RuntimeError"),
+        ("strict", r"cannot take images \[1, 3, 64, 64\]: mat1 and mat2"),
         ("Dictionary", "gives a dict; return compress.Network"),
         ("constant", "is a int, not a function"),
     ],
