@@ -39,7 +39,11 @@ class TinyRun:
 
     @cached_property
     def operations(self) -> int:
-        """How many operations on files an undisturbed run makes; it is made here, once."""
+        """How many operations on files an undisturbed run makes; it is made here, once.
+
+        Raises:
+            RuntimeError: The undisturbed run did not end well.
+        """
         self._begin()
         ended = self.repeat()
         if ended.status:
