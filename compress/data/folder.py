@@ -300,6 +300,7 @@ def _list_classes(folder: Path, root: Path, *, beside: bool) -> FolderSplit:
         if _is_ignored(path.name):
             continue
         if path.is_dir():
+            _require_text(path)
             found = _list_files(path, root)
             if not found:
                 raise CompressError(f"{path}: the class has no pictures; add some, or remove the folder")
@@ -336,6 +337,15 @@ def _list_files(folder: Path, root: Path) -> list[Path]:
 def _require_inside(path: Path, root: Path) -> None:
     if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
         raise CompressError(f"{path}: is a link that leads out of {root}; put what it leads to there instead")
+
+
+def _require_text(folder: Path) -> None:
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError as error:
+        raise CompressError(
+            f"{folder}: the name is no UTF-8, so no report or file could hold it as a class; rename the folder"
+        ) from error
 
 
 def _is_ignored(name: str) -> bool:

@@ -318,6 +318,15 @@ def test_what_is_no_file_is_refused(pictures: str) -> None:
         Folder(path=pictures).summary()
 
 
+def test_a_class_whose_name_is_no_text_is_refused(pictures: str) -> None:
+    """A folder named in another encoding is named before anything is trained, not when the report is written."""
+    for split in ("train", "test"):
+        folder = next(path for path in sorted((Path(pictures) / split).iterdir()) if path.is_dir())
+        folder.rename(folder.with_name(os.fsdecode(b"caf\xe9")))
+    with pytest.raises(CompressError, match="the name is no UTF-8, so no report or file could hold it as a class; rename"):
+        Folder(path=pictures).summary()
+
+
 def test_gray_is_an_option(pictures: str) -> None:
     """A recipe can choose one channel."""
     gray = RGB.model_copy(update={"channels": "gray", "mean": (0.5,), "std": (0.5,)})
