@@ -31,6 +31,8 @@ WELL_KNOWN = 0.8
 """Top-1 on the other classes from which on few images of exchanged ones are enough."""
 FEWEST_EXCHANGED = 4
 """Images of exchanged classes from which on it is no chance, if the other classes are known well."""
+FEWEST_MERGED, MERGED_SHARE = 5, 0.9
+"""A class of at least so many images is taken for another where at least this share of them is."""
 MOST_NAMED = 40
 """Classes of which a message gives the whole order."""
 
@@ -137,6 +139,26 @@ def find_exchanged(predicted: Predicted, labels: Predicted, classes: int, *, at_
     for label, answer in closed.items():
         order[answer] = label
     return order
+
+
+def find_merged(predicted: Predicted, labels: Predicted, classes: int) -> list[tuple[int, int, int, int]]:
+    """Return classes that are nearly always taken for one other: class, the other, images so taken, all its images.
+
+    Args:
+        predicted: Places of the largest logits, [N].
+        labels: True classes, [N].
+        classes: How many there are.
+    """
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    images, answers = confusion.sum(axis=1), confusion.argmax(axis=1)
+    return [
+        (label, int(answers[label]), int(confusion[label, answers[label]]), int(images[label]))
+        for label in range(classes)
+        if answers[label] != label
+        and images[label] >= FEWEST_MERGED
+        and confusion[label, answers[label]] >= MERGED_SHARE * images[label]
+    ]
 
 
 def describe_order(order: ClassOrder, classes: Sequence[str]) -> str:

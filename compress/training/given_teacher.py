@@ -28,6 +28,7 @@ from compress.training.class_order import (
     ClassOrder,
     describe_order,
     find_exchanged,
+    find_merged,
     list_class_orders,
     write_recipe_line,
 )
@@ -127,7 +128,7 @@ def find_teacher_problem(
     if chosen.complexity > 0:
         finding = _confirm(name, trial, held_out, chosen, kind)
     if finding is None or not finding.is_refused:
-        return _find_exchange(name, trial, held_out, kind) or finding
+        return _find_exchange(name, trial, held_out, kind) or finding or _find_merged(name, trial, held_out)
     return finding
 
 
@@ -281,7 +282,7 @@ def _name_cause(trial: _Trial, chosen: _Explanation) -> str:
         causes.append("images that were turned or mirrored")
     if order is not None:
         causes.append(f"another class order ({describe_order(order, trial.classes)})")
-    return f"it was trained with {' and '.join(causes)}"
+    return f"it was most likely trained with {' and '.join(causes)}"
 
 
 def _write_remedy(trial: _Trial, chosen: _Explanation, kind: Kind) -> str:
@@ -349,3 +350,17 @@ def _find_exchange(name: str, trial: _Trial, held_out: HeldOut, kind: Kind) -> F
         convention=None,
         order=order,
     )
+
+
+def _find_merged(name: str, trial: _Trial, held_out: HeldOut) -> Finding | None:
+    """Return that some classes are always taken for others, which no order of the classes mends."""
+    shares, labels = _take_rows(held_out, CONFIRMED)
+    merged = find_merged(trial.predict(shares), labels, len(trial.classes))
+    if not merged:
+        return None
+    said = [
+        f"{taken} of {images} images of {trial.classes[label]!r} are {trial.classes[answer]!r} to it"
+        for label, answer, taken, images in merged[:2]
+    ] + ([f"and so for {len(merged) - 2} more classes"] if len(merged) > 2 else [])
+    text = f"{name}: {', '.join(said)}: it teaches the student the same; compare its classes with those of the data"
+    return Finding(text, is_refused=False, convention=None, order=None)

@@ -86,7 +86,9 @@ def test_numbers_that_are_only_larger_are_not_taken_for_a_surer_answer(size: flo
     network = Network(Contrasts(now._replace(bgr=True).apply(prototypes), size), taps=())
     finding = find_teacher_problem("teacher", network, held_out, CLASSES, InputNow(now))
     assert finding is not None
-    assert "when the channels are fed in BGR order: it was trained with another order of the channels;" in finding.text
+    assert (
+        "when the channels are fed in BGR order: it was most likely trained with another order of the channels;" in finding.text
+    )
 
 
 def test_colours_that_tell_the_classes_are_not_taken_for_a_class_order() -> None:
@@ -181,3 +183,17 @@ def test_the_present_convention_is_not_tried_again() -> None:
     for depth, now in ((3, KNOWN["ImageNet"]), (3, KNOWN["0 to 1"]), (1, GRAY)):
         others = list_conventions(now.mean, now.std, depth)
         assert all((each.mean, each.std, each.bgr) != (now.mean, now.std, False) for each in others)
+
+
+def test_a_class_that_is_always_taken_for_another_is_told() -> None:
+    """No order of the classes mends it and few images are lost, so it is a warning that names both classes."""
+    prototypes, held_out = make_data(noise=0.05)
+    merged = prototypes.copy()
+    merged[4] += 100  # no image is near it
+    label, other = 4, 7
+    shares = np.where((held_out.labels == label)[:, None, None, None], prototypes[other], held_out.shares)
+    finding = find_teacher_problem("teacher", build(merged, NOW), held_out._replace(shares=shares), CLASSES, InputNow(NOW))
+    count = int((held_out.labels == label).sum())
+    assert finding is not None
+    assert not finding.is_refused
+    assert f"{count} of {count} images of {CLASSES[label]!r} are {CLASSES[other]!r} to it" in finding.text
