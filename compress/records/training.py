@@ -44,6 +44,10 @@ class Analysis(Record):
     rows: tuple[tuple[str, ...], ...]
 
 
+NOT_FINITE = 1e30
+"""Stands for a difference that is not finite, since a record holds only numbers that can be drawn."""
+
+
 class EngineTrial(Record):
     """How one engine ran a network in a short trial, a teacher or what is trained, against torch in eager float32."""
 

@@ -28,6 +28,7 @@ from compress.freezing import evaluating
 from compress.methods import Signal
 from compress.models import Network
 from compress.records import EngineTrial, EngineTrials
+from compress.records.training import NOT_FINITE
 from compress.system import quiet
 from compress.system.files import writable
 
@@ -238,7 +239,7 @@ def try_engines(
         trial = compare_outputs(
             teachers, name, [engine(images) for images in batches], reference, 1000 * statistics.median(times[name])
         )
-        if math.isfinite(trial.relative_difference):
+        if trial.relative_difference < NOT_FINITE:
             found.append(trial)
         else:
             events.say(f"teacher: engine {name} gives numbers that are not finite and is left out")
@@ -317,7 +318,7 @@ def compare_outputs(
 ) -> EngineTrial:
     """Return how an engine's outputs differ from those of eager float32, batch by batch and signal by signal.
 
-    Both are one tuple for each batch, with a tensor [B, ...] for each signal. The relative difference is infinite where
+    Both are one tuple for each batch, with a tensor [B, ...] for each signal. The relative difference is `NOT_FINITE` where
     an output is not finite.
     """
     relative, largest, agreed, seen = 0.0, 0.0, 0, 0
@@ -326,15 +327,15 @@ def compare_outputs(
         ours, theirs = torch.cat([part.float() for part in outputs]), torch.cat([part.float() for part in exact])
         difference = ours - theirs
         size = float(difference.square().mean().sqrt() / theirs.square().mean().sqrt().clamp(min=1e-12))
-        relative = max(relative, size if math.isfinite(size) else math.inf)  # max() passes over NaN
+        relative = max(relative, min(size, NOT_FINITE) if math.isfinite(size) else NOT_FINITE)  # max() passes over NaN
         if signal.tap is None:
-            largest = max(largest, float(difference.abs().max()))
+            largest = max(largest, float(difference.abs().max().nan_to_num(torch.inf)))
             agreed, seen = agreed + int((ours.argmax(1) == theirs.argmax(1)).sum()), seen + len(ours)
     return EngineTrial(
         engine=name,
         ms_per_batch=ms_per_batch,
         relative_difference=relative,
-        max_logit_difference=largest if seen else None,
+        max_logit_difference=min(largest, NOT_FINITE) if seen else None,
         agreement_percent=100 * agreed / seen if seen else None,
     )
 

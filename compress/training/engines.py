@@ -6,7 +6,6 @@ the work alone, and what it took is kept in the cache.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from compress.freezing import freeze_all_but, list_trained_parameters
 from compress.methods import Forward, Method
 from compress.models import Network, count_macs
 from compress.records import EngineTrial
+from compress.records.training import NOT_FINITE
 from compress.teachers.engines import keep_trials
 from compress.teachers.identity import hash_module
 from compress.teachers.signals import run_dry_step, take_first_images
@@ -148,7 +148,7 @@ class _Trial:
                 self._leave_out(name, str(error))
         times = self._time_rounds(forwards)
         tried = [self._compare_gradients(name, forward, statistics.median(times[name])) for name, forward in forwards.items()]
-        found = [trial for trial in tried if math.isfinite(trial.relative_difference)]
+        found = [trial for trial in tried if trial.relative_difference < NOT_FINITE]
         for trial in tried:
             if trial not in found:
                 self._leave_out(trial.engine, "its gradients are not finite")
@@ -192,15 +192,15 @@ class _Trial:
         return 1000 * (time.perf_counter() - begun)
 
     def _compare_gradients(self, name: str, forward: Forward, milliseconds: float) -> EngineTrial:
-        """Return a trial; its difference is infinite where a gradient is not finite.
+        """Return a trial; its difference is `NOT_FINITE` where a gradient is not finite.
 
         Raises:
             CompressError: A gradient of eager torch is not finite, so that there is nothing to compare with.
         """
         ours, exact = self._run_pass(forward), self._compute_gradients(self._network.outputs, None)
         relative = (ours - exact).square().mean().sqrt() / exact.square().mean().sqrt().clamp(min=1e-12)
-        difference = float(relative.nan_to_num(torch.inf))
-        if name == "eager" and math.isinf(difference):
+        difference = min(float(relative.nan_to_num(torch.inf)), NOT_FINITE)
+        if name == "eager" and difference == NOT_FINITE:
             raise CompressError("train.engine: the first gradients of eager torch are not finite; use eager, or precision fp32")
         return EngineTrial(engine=name, ms_per_batch=milliseconds, relative_difference=difference)
 

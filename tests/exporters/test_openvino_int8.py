@@ -331,7 +331,7 @@ class Attention(nn.Module):
 
 
 class Twice(nn.Module):
-    """The same convolution twice, and a softmax that is no attention."""
+    """The same convolution twice, and a softmax that is neither attention nor the end."""
 
     def __init__(self):
         super().__init__()
@@ -342,7 +342,7 @@ class Twice(nn.Module):
 
     def forward(self, images):
         features = self.spread(self.depthwise(torch.relu(self.conv(torch.relu(self.conv(images))))))
-        return torch.softmax(features.mean((2, 3)) @ self.scale, dim=1)
+        return torch.softmax(features.mean((2, 3)), dim=1) @ self.scale
 
 
 @pytest.mark.parametrize(
