@@ -154,6 +154,9 @@ def _require_file(path: Path, mode: int) -> None:
         raise CompressError(f"{path}: is {kind}, not a file; write what it gives to a file, and give that")
 
 
+_MORE_BYTES = 1 << 20
+
+
 def read_bounded(path: Path, *, limit_bytes: int, what: str) -> bytes:
     """Return the content of a file that somebody named, if it is no larger than such a file can be.
 
@@ -168,7 +171,9 @@ def read_bounded(path: Path, *, limit_bytes: int, what: str) -> bytes:
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(limit_bytes + 1) if size <= limit_bytes else b""
+        content = file.read(size + 1) if size <= limit_bytes else b""  # reading takes room for all that is asked for
+        while size < len(content) <= limit_bytes and (more := file.read(_MORE_BYTES)):  # it grows, or says no size
+            content += more
     if max(size, len(content)) > limit_bytes:
         held = format_bytes(max(size, len(content)))
         raise CompressError(f"{path}: holds {held}, and {what} has at most {format_bytes(limit_bytes)}; give the right file")

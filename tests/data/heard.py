@@ -14,3 +14,6 @@ class Heard(Events):
 
     def say(self, text: str) -> None:
         self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)

@@ -118,7 +118,8 @@ def manifest(files: Sequence[Path], rows: Sequence[Variant], data: RunData) -> M
         for path, row in zip(files, rows, strict=True)
     ]  # fmt: skip
     return Manifest(
-        name="tiny", classes=data.classes, preprocess=data.preprocess, files=tuple(entries), gate={}, samples="samples.npz", samples_count=64,
+        name="tiny", classes=data.classes, preprocess=data.preprocess, files=tuple(entries), gate={}, samples="samples.npz",
+        samples_count=64,
         samples_sha256="0", provenance={},
     )  # fmt: skip
 
