@@ -17,6 +17,7 @@ from compress.errors import CompressError
 from compress.events import Events
 from compress.methods import Signal
 from compress.models import Network
+from compress.records.training import NOT_FINITE
 from compress.teachers import engines
 from compress.teachers.engines import Engine, JointTeachers
 from tests.tiny import tiny
