@@ -13,6 +13,9 @@ from compress.recipe import Recipe, TrainSection
 from compress.statistics.paired_drop import compute_drop_interval, count_images_needed
 from compress.text import name_teacher, quantify
 
+FEW_STEPS = 3000
+"""Steps of the student below which `check` warns: in short trainings, what ranks methods is how fast they fit (docs/LOG.md)."""
+
 MOST_DROPPED = 0.1
 """Share of the training images that the last incomplete batch of an epoch may be before it is worth a word."""
 
@@ -54,6 +57,7 @@ def find_data_notes(recipe: Recipe, summary: Summary) -> Iterator[str]:
     yield from _describe_validation(recipe, images["validation"], summary.train_images)
     for where, train in _list_trainings(recipe):
         yield from _describe_batches(where, train, images["train"])
+    yield from _describe_steps(recipe, images["train"])
 
 
 def _describe_empty_classes(summary: Summary) -> Iterator[str]:
@@ -126,6 +130,19 @@ def _describe_batches(where: str, train: TrainSection, images: int) -> Iterator[
             f"{where}.ema_decay: after {quantify(steps, 'step')} the average of {train.ema_decay:g} is still "
             f"{100 * train.ema_decay**steps:.0f} % of the first step's weights; lower it, or train longer"
         )
+
+
+def _describe_steps(recipe: Recipe, images: int) -> Iterator[str]:
+    """Yield that the student sees its teacher for so few steps that plain training may be as good."""
+    steps = recipe.train.epochs * (images // recipe.train.batch_size)
+    if steps >= FEW_STEPS or all(method.name == "supervised" for method in recipe.method):
+        return
+    compared = any(method.name == "supervised" for methods in recipe.baselines for method in methods)
+    remedy = "the baseline 'supervised' will tell" if compared else "add `baselines: [supervised]`, which will tell"
+    yield (
+        f"train.epochs: {quantify(steps, 'step')} are few for distillation: below some {FEW_STEPS:,} a student may be no better "
+        f"than one trained plainly; raise it, or see: {remedy}"
+    )
 
 
 def choose_batch_size(batch_size: int, images: int) -> int:

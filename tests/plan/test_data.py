@@ -78,6 +78,18 @@ def test_an_average_that_never_leaves_its_start_is_told() -> None:
     assert "ema_decay" not in notes(found, "train.ema_decay=0.99", "train.epochs=30")
 
 
+def test_too_few_steps_for_distillation_are_told() -> None:
+    """Below some 3,000 steps, unless the student is trained plainly; whether a baseline will tell is said."""
+    found = summary((2000, 2000), (90, 90))
+    few = notes(found, "train.epochs=10", "train.batch_size=64", "baselines=[kd]")
+    assert "train.epochs: 5" in few
+    assert "steps are few for distillation" in few
+    assert "add `baselines: [supervised]`" in few
+    assert "the baseline 'supervised' will tell" in notes(found, "train.epochs=10", "baselines=[supervised]")
+    assert "few for distillation" not in notes(found, "train.epochs=100", "train.batch_size=64")
+    assert "few for distillation" not in notes(found, "train.epochs=10", "method=supervised", "baselines=[]")
+
+
 def test_classes_without_images_are_told() -> None:
     """In no split: a note, since a teacher may have them. In the test alone: refused. Without a test image: a note."""
     found = summary((30, 0, 30, 30), (9, 0, 9, 0))
