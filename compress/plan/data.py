@@ -140,8 +140,8 @@ def _describe_steps(recipe: Recipe, images: int) -> Iterator[str]:
     compared = any(method.name == "supervised" for methods in recipe.baselines for method in methods)
     remedy = "the baseline 'supervised' will tell" if compared else "add `baselines: [supervised]`, which will tell"
     yield (
-        f"train.epochs: {quantify(steps, 'step')} are few for distillation: below some {FEW_STEPS:,} a student may be no better "
-        f"than one trained plainly; raise it, or see: {remedy}"
+        f"train.epochs: {quantify(steps, 'step')} are few for distillation: below some {FEW_STEPS:,} a student may be no "
+        f"better than one trained plainly; raise it, or see: {remedy}"
     )
 
 
