@@ -1,4 +1,4 @@
-"""Calibration of predicted probabilities: cross-entropy, expected calibration error, and the temperature that fits best."""
+"""Calibration of predicted probabilities: their cross-entropy, and the temperature that fits best."""
 
 from __future__ import annotations
 
@@ -13,29 +13,12 @@ Logits = NDArray[np.floating]
 
 BOUNDS = (0.05, 20.0)
 """Temperatures among which `fit_temperature` looks."""
-BINS = 15
-"""Bins of confidence in the expected calibration error, as in its source."""
 
 
 def compute_cross_entropy(logits: Logits, labels: NDArray[np.int64]) -> float:
     """Return the mean negative log-likelihood of the labels [N] by logits [N, K], in nats."""
     logarithms = log_softmax(logits.astype(np.float64), axis=1)
     return float(-logarithms[np.arange(len(labels)), labels].mean())
-
-
-def compute_calibration_error(logits: Logits, labels: NDArray[np.int64]) -> float:
-    """Return the expected calibration error of logits [N, K] against labels [N], in percent.
-
-    The mean distance of confidence and accuracy over 15 bins of equal width, each weighted by its images.
-
-    Source:
-        Guo et al., 1706.04599, section 2.
-    """
-    probabilities = np.exp(log_softmax(logits.astype(np.float64), axis=1))
-    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    places = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # a bin holds its upper end
-    sums = np.bincount(places, weights=confidence - hit, minlength=BINS)
-    return float(100 * np.abs(sums).sum() / len(labels))
 
 
 def fit_temperature(logits: Logits, labels: NDArray[np.int64]) -> float:

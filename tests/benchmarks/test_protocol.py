@@ -254,9 +254,9 @@ def test_noise_in_one_alone_is_an_unstable_verdict(tiny: Tiny) -> None:
     assert found.ratio.verdict == "unstable"
 
 
-def test_a_measurement_without_any_use_is_an_error(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_without_any_use_is_an_error(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, useless_factor: float) -> None:
     """Only when the rounds of every file scatter wildly is there no figure at all; the message says by how much."""
-    monkeypatch.setattr(protocol, "USELESS_FACTOR", 10.0)  # its own value, which no other test has
+    monkeypatch.setattr(protocol, "USELESS_FACTOR", useless_factor)
     wild = alike(1.0, 30.0, 1.0, 40.0, 2.0, 80.0)
     with pytest.raises(Unstable, match=r"scatter too much for any figure \(a 1.25 to 37.5 ms\); stop other work"):
         figures_of(tiny, Recorded(rounds={"a": wild}))
