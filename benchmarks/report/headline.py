@@ -82,6 +82,7 @@ def _answer_speed(report: Report, files: Sequence[Row], best: Row | None) -> Ans
     text = every + _word_speed(report, ratio, f"on {variant.runtime}", rough=best.unstable)
     settled = not best.unstable and ratio.verdict in ("faster", "slower")
     verdict = "open" if not settled else "good" if ratio.verdict == "faster" else "bad"
+    detail = f"{detail}; against {ratio.against}"
     return Answer(text=text, detail=detail, verdict=verdict, value=ratio.speedup, ci95=ratio.ci95)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +75,7 @@ def test_the_file_that_passed_and_is_fastest_is_put_forward(record: Report) -> N
     found = compute_headline(record)
     assert found.file == "student-onnx-fp32"
     assert found.speed.text == "6.80× faster than the teacher on onnxruntime (6.60–7.00)"
+    assert re.search("; against teacher-onnx-(fp32|int8)$", found.speed.detail)  # which of its files
     assert found.speed.verdict == "good"
     assert found.speed.detail.startswith("student-onnx-fp32: 0.13")
     assert "1 of 3 files failed the gate" in found.why
