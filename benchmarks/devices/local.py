@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -15,11 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.devices._device import Progress
-from benchmarks.devices._runner_output import RunnerOutput
-
-POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
-"""What keeps a runtime from talking to its vendor, before anything is imported."""
+from benchmarks.devices._process import follow, kill, start
 
 
 class Local:
@@ -41,7 +35,7 @@ class Local:
             return
         process = _start(job / "runner.py", str(job), threads=facts["threads"], stdin=subprocess.DEVNULL)
         with process:
-            output, late = _listen(process, timeout_seconds, progress)
+            output, late = follow(process, timeout_seconds, progress)
         if process.returncode != 0:
             raise output.make_error(process.returncode, timeout_seconds if late else None)
 
@@ -83,7 +77,7 @@ def _serve(shared: Processes, job: Path, facts: dict[str, Any], *, timeout_secon
         _send(process, job)
     ended = False
     try:
-        output, late = _listen(process, timeout_seconds, progress)
+        output, late = follow(process, timeout_seconds, progress)
         ended = output.ended is not None
     finally:
         if not ended:  # it died, was too late, or we were interrupted: what it still does must not disturb the next
@@ -94,12 +88,8 @@ def _serve(shared: Processes, job: Path, facts: dict[str, Any], *, timeout_secon
 
 
 def _start(runner: Path, argument: str, *, threads: int, stdin: int) -> subprocess.Popen[str]:
-    """Start the runner in a session of its own, so that whatever a runtime starts can be killed with it."""
-    environment = QUIET | os.environ | dict.fromkeys(POOLS, str(threads))
-    return subprocess.Popen(
-        [sys.executable, "-P", str(runner), argument], env=environment, stdin=stdin, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
-    )  # fmt: skip
+    """Start the runner with the interpreter that runs us, which finds no package in the working folder."""
+    return start([sys.executable, "-P", str(runner), argument], threads=threads, environment=os.environ, stdin=stdin)
 
 
 def _send(process: subprocess.Popen[str], job: Path) -> bool:
@@ -114,37 +104,10 @@ def _send(process: subprocess.Popen[str], job: Path) -> bool:
     return True
 
 
-def _listen(process: subprocess.Popen[str], timeout_seconds: float, progress: Progress) -> tuple[RunnerOutput, bool]:
-    """Follow a runner to its end, or to the end of the job that it was given; return its output, and whether it was late."""
-    output = RunnerOutput()
-    timeout = threading.Timer(min(timeout_seconds, threading.TIMEOUT_MAX), _kill, [process])
-    timeout.start()
-    try:
-        while output.ended is None and process.stderr is not None and (line := process.stderr.readline()):
-            output.read_line(line, progress)
-        if output.ended is None:
-            process.wait()
-        late = not timeout.is_alive()
-    finally:
-        timeout.cancel()
-        if output.ended is None:
-            _kill(process)
-    return output, late
-
-
 def _end(process: subprocess.Popen[str]) -> None:
     """Kill a runner that waits for jobs, and close what led to it."""
-    _kill(process)
+    kill(process)
     for stream in (process.stdin, process.stderr):
         if stream is not None:
             with suppress(BrokenPipeError):  # of a job that it no longer took
                 stream.close()
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    """Kill a process with all that it started, if anything of it is left, and reap it."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()

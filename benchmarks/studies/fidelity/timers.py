@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.devices.local import POOLS, QUIET
+from benchmarks.devices._process import POOLS, QUIET
 from benchmarks.protocol import Images, Subject, measure
 from benchmarks.studies.fidelity import bare_loop
 from benchmarks.studies.fidelity.networks import NETWORKS, File, make_images
