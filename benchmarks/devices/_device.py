@@ -1,18 +1,21 @@
-"""The contract of a place to run.
+"""The contracts of a place to run, and of one that keeps things of ours.
 
 A device is a class named after its file whose keyword-only arguments are its options in the recipe. It runs the job folder's
 own `runner.py` on that folder (see `benchmarks/runner.py`) and brings the results back; the protocol is the runner's and
-therefore the same everywhere.
+therefore the same everywhere. One that is named by an address, such as `ssh://pi@pi4`, takes it as its option `at`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 Progress = Callable[[int, int, str], None]
 """Told as the job goes on: steps done, steps in all, and the name of the subject that is running."""
+Say = Callable[[str], None]
+"""Told a line for people."""
 
 
 class Device(Protocol):
@@ -28,3 +31,57 @@ class Device(Protocol):
             CompressError: The runner reported what is wrong with the job.
             Unreachable: The device did not answer, ran out of memory or time, or the runner died; the message says which.
         """
+
+
+@dataclass(frozen=True)
+class BoardJob:
+    """A job that runs or lies on a board."""
+
+    id: str
+    state: str
+    """`running`, `finished`, or what ended it otherwise."""
+    host: str
+    """Who started it, as it called itself."""
+    since: str
+    """When, in UTC."""
+    size_bytes: int
+
+
+class Board(Device, Protocol):
+    """A device that keeps things of ours, which `compress device` makes, shows and removes; each verb is optional."""
+
+    def prepare(self, say: Say) -> None:
+        """Make everything there that jobs need, and prove it; what is there already is left as it is.
+
+        Raises:
+            Unreachable: The device cannot be reached, or what it needs does not exist for it.
+        """
+
+    def describe(self) -> dict[str, str]:
+        """Return what is known of the device, by what people call it; what cannot be read is `unavailable`.
+
+        Raises:
+            Unreachable: The device cannot be reached.
+        """
+
+    def list_jobs(self) -> list[BoardJob]:
+        """Return what still runs or lies there.
+
+        Raises:
+            Unreachable: The device cannot be reached.
+        """
+
+    def clean(self, *, everything: bool) -> list[str]:
+        """Remove jobs and files that were sent there, or with them all that is ours; return what was removed.
+
+        Raises:
+            Unreachable: The device cannot be reached.
+        """
+
+
+class Detached(Exception):
+    """A job was started and left alone, as was asked for."""
+
+    def __init__(self, job: str, device: str) -> None:
+        super().__init__(f"{device}: job {job} runs there")
+        self.job, self.device = job, device

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from compress import __version__
+from compress.cli.device import device
 from compress.cli.terminal import Program, Terminal, make_common_options, prepare_streams, report_bug
 from compress.errors import CompressError, GateFailed, Interrupted, Unreachable, Unstable, Unwritable
 
@@ -463,6 +464,9 @@ def bench(
     terminal.write_result(measured, tables.draw_timings(measured))
     refuse_unstable(measured)
     terminal.hint("more --seconds narrows the intervals; compress compare RUN... shows accuracy beside latency")
+
+
+program.add_command(device)
 
 
 @add_command("predict")

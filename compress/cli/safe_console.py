@@ -15,7 +15,7 @@ def make_console(*, stderr: bool = False, width: int | None = None) -> Console:
         stderr: Whether it writes to stderr.
         width: Columns; default: of the terminal.
     """
-    console = Console(stderr=stderr, width=width)
+    console = Console(stderr=stderr, width=width, emoji=False)  # :a: is a part of a path or an address
     console.push_render_hook(_Escaping())
     return console
 

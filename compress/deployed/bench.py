@@ -69,6 +69,7 @@ def measure_files(
         Unreachable: A file, runtime or device is not there.
     """
     from benchmarks import protocol
+    from benchmarks.devices import open_device
 
     shapes = parse_shapes([shape] if isinstance(shape, str) else shape or ())
     subjects, shown = _prepare_subjects([Path(path) for path in paths], shapes, batch_size)
@@ -84,7 +85,7 @@ def measure_files(
         batch_size=choose_common_batch({subject.name: subject.batch_size for subject in subjects}, batch_size),
         rounds=rounds,
         seconds=seconds,
-        device=plugins.load("devices", device)(),
+        device=open_device(device),
         events=events,
     )
     return {

@@ -65,3 +65,13 @@ def test_letters_of_all_languages_stay(capsys: pytest.CaptureFixture[str]) -> No
     text = "café 猫 קטן قط 👩‍💻"
     Terminal().refuse(text, 2)
     assert capsys.readouterr().err == f"{text}\n"
+
+
+def test_an_address_is_no_picture() -> None:
+    """What stands between colons is shown as it was typed, not as the picture that it is a name of."""
+    from io import StringIO
+
+    console = make_console()
+    console.file = StringIO()
+    console.print("ssh://host:a:b and :smile:", markup=False)
+    assert console.file.getvalue() == "ssh://host:a:b and :smile:\n"
