@@ -10,27 +10,26 @@ Both write a job folder that holds everything the runner needs, hand it to a dev
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shutil
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import runner
 from benchmarks.devices import Device
 from benchmarks.devices.local import Local
+from benchmarks.environment import make_environment
+from benchmarks.inputs import AnyInputs, Images, Inputs, Pixels
+from benchmarks.job import Job, Subject, make_job_folder
 from compress import plugins
-from compress.errors import CompressError, Unreachable, Unstable
+from compress.errors import CompressError, Unstable
 from compress.events import Events, Task
-from compress.records import Latency, Ratio
+from compress.records import Environment, Latency, Ratio
 from compress.statistics.series import (
     compute_median_interval,
     compute_paired_ratios,
@@ -40,11 +39,12 @@ from compress.statistics.series import (
     is_correlated,
     judge_ratio,
 )
-from compress.system.files import writable, write_whole
-from compress.system.leftovers import make_temporary_folder
+from compress.system.files import write_whole
 
-Images = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
+__all__ = [
+    "Evaluation", "Images", "Inputs", "Measurement", "Pixels", "Subject", "compute_ratio", "evaluate", "find_runtime",
+    "make_runner", "measure",
+]  # fmt: skip
 
 FURTHER = ("class", "score")
 """What a file with `gives_class` gives beside its logits."""
@@ -52,32 +52,6 @@ TAILS = (90, 99)
 """The percentiles that are reported beside the median."""
 USELESS_FACTOR = 10.0
 """Where the middle half of every file's rounds spans this factor, not even the order of magnitude is known."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A file on a runtime."""
-
-    name: str
-    """Unique among what is measured together."""
-    path: Path
-    """The file; a text becomes a path."""
-    runtime: str
-    """A plug-in of `benchmarks/runtimes`."""
-    batch_size: int | None = None
-    """The only number of images that the file takes in a call; `None` takes any."""
-    takes_pixels: bool = False
-    """Whether the file carries the preprocessing, and so takes uint8 [batch, H, W, C]."""
-    gives_class: bool = False
-    """Whether the file also gives `class` and `score`; `evaluate` then brings them back."""
-    feeds: tuple[tuple[str, NDArray[Any]], ...] = field(default=(), compare=False, repr=False)
-    """Of a file of another tool, which is timed and not asked for logits: its inputs by name in their order, [variants, ...];
-    each call gets one variant."""
-    beside: tuple[Path, ...] = ()
-    """Files in its folder from which such a file reads weights."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))
 
 
 @dataclass(frozen=True)
@@ -92,6 +66,8 @@ class Evaluation:
     """Resident memory of that process before it imported the runtime."""
     effective: dict[str, str]
     """What really ran, as the runtime reports it."""
+    machine: Environment
+    """Where it ran, as the runner read it there."""
     further: dict[str, NDArray[Any]] = field(default_factory=dict)
     """`class` and `score` of a file with `gives_class`, as far as it gives them, in its own types; each should be [N]."""
 
@@ -106,21 +82,8 @@ class Measurement:
     throughput_per_s: float
     """Images per second over all timed calls."""
     effective: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Job:
-    """The settings in `job.json`."""
-
-    task: Literal["evaluate", "measure"]
-    threads: int
-    batch_size: int | None
-    """`None` takes any, as `calls` say."""
-    seed: int = 0
-    rounds: int = 1
-    seconds: float = 1.0
-    calls: tuple[tuple[int, int], ...] = ()
-    """Of task `evaluate`: calls as first image and number of images, where all images are not wanted in calls of one size."""
+    machine: Environment
+    """Where it was timed, as the runner read it there."""
 
 
 def find_runtime(path: str | Path) -> str:
@@ -144,7 +107,7 @@ def find_runtime(path: str | Path) -> str:
 
 def evaluate(
     subject: Subject,
-    images: Images,
+    images: Images | Inputs,
     *,
     pixels: Pixels | None = None,
     batch_size: int = 32,
@@ -158,7 +121,7 @@ def evaluate(
 
     Args:
         subject: The file.
-        images: Preprocessed, [N, C, H, W].
+        images: Preprocessed, [N, C, H, W]; or pixels [N, H, W, C] with their constants, which are less to send.
         pixels: The same before normalisation, [N, H, W, C]; needed by a file that carries the preprocessing.
         batch_size: Images in a call, where the file takes any number; at most N. The last call is filled up with images whose
             logits are dropped.
@@ -186,7 +149,7 @@ def evaluate(
     wanted = sum(count for _, count in calls) if calls else len(images)
     size = None if calls else subject.batch_size or min(batch_size, max(len(images), 1))
     job = Job("evaluate", threads=threads, batch_size=size, calls=tuple(calls or ()))
-    with _job_folder(job, [subject], images, pixels) as folder:
+    with make_job_folder(job, [subject], images, pixels) as folder:
         with (events or Events()).task(f"evaluate {subject.name}", total=wanted) as task:
             result = _run_job(folder, device, timeout_seconds, task)
         logits = np.load(folder / "logits.npy", allow_pickle=False)
@@ -195,7 +158,10 @@ def evaluate(
     if logits.ndim < 2 or len(logits) != wanted:
         raise CompressError(f"{subject.name}: gives {list(logits.shape)} for {wanted} images; it must give [batch, classes]")
     memory = {key: result[key] for key in ("peak_memory_bytes", "baseline_memory_bytes")}
-    return Evaluation(logits=logits, effective=_format_effective(result["effective"]), further=further, **memory)
+    return Evaluation(
+        logits=logits, effective=_format_effective(result["effective"]), further=further,
+        machine=make_environment(result["machine"]), **memory,
+    )  # fmt: skip
 
 
 def make_runner(
@@ -217,7 +183,7 @@ def make_runner(
 
 def measure(
     subjects: Sequence[Subject],
-    images: Images,
+    images: AnyInputs,
     *,
     pixels: Pixels | None = None,
     against: str | None,
@@ -277,16 +243,18 @@ def measure(
         raise CompressError(f"measure: {rounds} rounds give no interval; use at least 5")
     job = Job("measure", threads=threads, batch_size=batch_size, seed=seed, rounds=rounds, seconds=seconds)
     allowed = timeout_seconds or 60 * len(subjects) + 10 * seconds
-    with _job_folder(job, subjects, images, pixels) as folder:
+    with make_job_folder(job, subjects, images, pixels) as folder:
         with (events or Events()).task("measure", total=rounds + 1, kind="timing") as task:
             result = _run_job(folder, device, allowed, task)
         if raw is not None:
             with write_whole(Path(raw)) as temporary:
                 shutil.copyfile(folder / "result.json", temporary)
-    return _compute_figures(job, result["subjects"], against)
+    return _compute_figures(job, result["subjects"], against, make_environment(result["machine"]))
 
 
-def _compute_figures(job: Job, series: dict[str, dict[str, Any]], against: str | None) -> dict[str, Measurement]:
+def _compute_figures(
+    job: Job, series: dict[str, dict[str, Any]], against: str | None, machine: Environment
+) -> dict[str, Measurement]:
     """Turn raw series into figures.
 
     Raises:
@@ -302,7 +270,7 @@ def _compute_figures(job: Job, series: dict[str, dict[str, Any]], against: str |
         other = latencies[against] if against not in (None, name) else None
         compared = None if other is None else compute_ratio(str(against), other, latency)
         throughput = 1000 * (job.batch_size or 1) / latency.mean
-        figures[name] = Measurement(latency, compared, throughput, _format_effective(series[name]["effective"]))
+        figures[name] = Measurement(latency, compared, throughput, _format_effective(series[name]["effective"]), machine)
     return figures
 
 
@@ -344,68 +312,6 @@ def compute_ratio(against: str, other: Latency, own: Latency) -> Ratio:
     ci95 = compute_median_interval(ratios)
     verdict = judge_ratio(ci95, correlated=is_correlated(ratios))
     return Ratio(against=against, speedup=statistics.median(ratios), ci95=ci95, verdict=verdict)
-
-
-@contextmanager
-def _job_folder(job: Job, subjects: Sequence[Subject], images: Images, pixels: Pixels | None) -> Iterator[Path]:
-    """Give a job folder, complete and movable, that vanishes afterwards.
-
-    Raises:
-        CompressError: Images, options or a file's ending are not what the runner takes.
-        Unreachable: A file is not there, or the temporary folder cannot be written.
-    """
-    if images.ndim != 4 or images.dtype != np.float32 or not len(images):
-        raise CompressError(f"images are {images.dtype} {list(images.shape)}; give at least one, float32 [N, C, H, W]")
-    _check_pixels(subjects, images, pixels)
-    if min(job.threads, job.batch_size or 1, job.seconds) <= 0:
-        raise CompressError(f"threads {job.threads}, batch_size {job.batch_size} and seconds {job.seconds} must be above 0")
-    with make_temporary_folder() as folder:
-        with writable(folder):
-            shutil.copyfile(runner.__file__, folder / "runner.py")
-            np.save(folder / "images.npy", images, allow_pickle=False)
-            if pixels is not None and any(subject.takes_pixels for subject in subjects):
-                np.save(folder / "pixels.npy", pixels, allow_pickle=False)
-            listed = [_add_subject(folder, index, subject) for index, subject in enumerate(subjects)]
-            (folder / "job.json").write_text(json.dumps(asdict(job) | {"subjects": listed}), encoding="utf-8")
-        yield folder
-
-
-def _check_pixels(subjects: Sequence[Subject], images: Images, pixels: Pixels | None) -> None:
-    taking = [subject.name for subject in subjects if subject.takes_pixels]
-    count, channels, height, width = images.shape
-    wanted = (count, height, width, channels)
-    if taking and (pixels is None or pixels.dtype != np.uint8 or pixels.shape != wanted):
-        found = "none" if pixels is None else f"{pixels.dtype} {list(pixels.shape)}"
-        raise CompressError(
-            f"{taking[0]}: carries the preprocessing, so it needs pixels uint8 {list(wanted)}, not {found}; give `pixels`"
-        )
-
-
-def _add_subject(folder: Path, index: int, subject: Subject) -> dict[str, Any]:
-    """Copy a subject's files and its runtime into a job folder; return its entry in `job.json`."""
-    plugin, runtime = plugins.describe("runtimes", subject.runtime), plugins.load("runtimes", subject.runtime)
-    if subject.path.suffix not in runtime.suffixes:
-        raise CompressError(f"{subject.path}: {subject.runtime} opens files that end in {', '.join(runtime.suffixes)}")
-    place, code = folder / "files" / str(index), importlib.util.find_spec(plugin.module)
-    place.mkdir(parents=True)
-    (folder / "runtimes").mkdir(exist_ok=True)
-    for part in (*runtime.parts(str(subject.path)), *map(str, subject.beside)):
-        if not (Path(part).is_file() and os.access(part, os.R_OK)):
-            raise Unreachable(f"{subject.name}: {part} is not there or cannot be read; export it first")
-        shutil.copyfile(part, place / Path(part).name)
-    shutil.copyfile(str(code.origin if code else None), folder / "runtimes" / f"{subject.runtime}.py")
-    entry: dict[str, Any] = {"name": subject.name, "runtime": subject.runtime, "class": plugin.attribute}
-    if subject.gives_class:
-        entry["gives_class"] = True
-    entry["file"] = f"files/{index}/{subject.path.name}"
-    if not subject.feeds:
-        return entry | {"images": "pixels.npy" if subject.takes_pixels else "images.npy"}
-    if not hasattr(runtime, "open_foreign"):
-        raise CompressError(f"{subject.path}: {subject.runtime} times no files of other tools; give its ONNX or OpenVINO file")
-    (folder / f"feeds-{index}").mkdir()
-    for number, (_, values) in enumerate(subject.feeds):
-        np.save(folder / f"feeds-{index}" / f"{number}.npy", values, allow_pickle=False)
-    return entry | {"images": f"feeds-{index}", "feeds": [name for name, _ in subject.feeds]}
 
 
 def _run_job(folder: Path, device: Device | None, timeout_seconds: float, task: Task) -> Any:

@@ -5,15 +5,17 @@ board and gives comparable numbers there. `benchmarks/protocol.py` writes the fo
 
 In JOB:
     job.json            task, threads, batch_size (null: any), seed, rounds, seconds, calls: [[first image, images]], subjects:
-                        [{name, runtime, class, file, images, gives_class where the file also gives class and score, feeds where
-                        it is another tool's: the names of its inputs}]
-    images.npy          float32 [N, C, H, W], normalised
-    pixels.npy          uint8 [N, H, W, C], the same images, for subjects that carry the preprocessing themselves
-    feeds-I/J.npy       what input number J of subject number I is fed, [variants, ...], where that has `feeds`
+                        [{name, runtime, class, file, images: its inputs/K.npy, scale and shift [C] where images are made of
+                        pixels there, gives_class where the file also gives class and score, feeds where it is another tool's:
+                        {name of an input: its inputs/K.npy}}]
+    inputs/K.npy        arrays that subjects are fed: images, float32 [N, C, H, W], normalised; pixels, uint8 [N, H, W, C], for
+                        subjects that carry the preprocessing, or with `scale` and `shift` for all others; or an input of a
+                        file of another tool, [variants, ...]
+    machine.py          reads what the machine is and does
     runtimes/NAME.py    the runtimes that the subjects name, loaded by path
     files/I/...         the files of subject number I
 Out, written whole or not at all:
-    result.json         raw series in nanoseconds, what really ran, the machine before and after
+    result.json         raw series in nanoseconds, what really ran, the machine, and its state before and after
     logits.npy          task `evaluate`: float32 [N, classes]
     class.npy score.npy and, where the subject has `gives_class`, these outputs as far as the file has them, in its own types
 On stderr, one JSON document per line: {"done", "total", "doing"} as it goes, and a last {"error", ...} beside a non-zero
@@ -40,7 +42,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,7 +57,6 @@ WARMUP_WINDOW_NS = 20_000_000
 WARMUP_LIMIT_SECONDS = (0.5, 5.0)
 """A subject that has not settled is warmed up at least this long, and never longer."""
 OUTPUTS = {"logits", "class", "score"}
-UNAVAILABLE = "unavailable"
 
 
 def main(folder: Path, memory: dict[str, int | None] | None = None) -> None:
@@ -69,16 +70,17 @@ def main(folder: Path, memory: dict[str, int | None] | None = None) -> None:
         ModuleNotFoundError: numpy is not installed, or a runtime.
         ValueError: More threads are asked for than this process may use.
     """
-    import numpy as np
+    import numpy  # noqa: F401 (before anything else, so that where it is missing that is what is told)
 
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if job["threads"] > available:
         raise ValueError(f"{job['threads']} threads are asked for, and this process may use {available}; ask for fewer")
-    before = read_machine_state()
+    machine = load_beside("machine")
+    before = machine.read_state()
     task = {"evaluate": evaluate, "measure": measure}[job["task"]]
     result = task(job, folder)
-    result.update(memory or {}, before=before, after=read_machine_state(), python=sys.version.split()[0], numpy=np.__version__)
+    result.update(memory or {}, before=before, after=machine.read_state(), machine=machine.read_machine())
     write(folder / "result.json", json.dumps(result).encode())
 
 
@@ -86,7 +88,7 @@ def serve() -> None:
     """Carry out the jobs whose folders are read from stdin, each in a fork that finds its runtime imported."""
     import numpy  # noqa: F401 (it belongs to the baseline)
 
-    baseline = read_memory_bytes("VmRSS")
+    baseline = load_beside("machine").read_memory_bytes("VmRSS")
     for line in sys.stdin:
         folder = Path(line.rstrip("\n"))
         job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
@@ -158,14 +160,14 @@ def evaluate(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     size, subject = job["batch_size"], job["subjects"][0]
     source = folder / subject["images"]
     count = len(np.load(source, mmap_mode="r"))
-    baseline = read_memory_bytes("VmRSS")
+    baseline = load_beside("machine").read_memory_bytes("VmRSS")
     batches: dict[str, list[Any]] = {}
     calls, done = job.get("calls") or [(start, size) for start in range(0, count, size)], 0
     total = sum(images for _, images in calls) if job.get("calls") else count
     with tag_errors(subject["name"]):
         runtime = make_opener(job, subject, folder)()
         for start, images_in_call in calls:
-            images = load_batch(source, start, images_in_call)
+            images = load_batch(source, start, images_in_call, subject)
             outputs = runtime.outputs(images) if subject.get("gives_class") else {"logits": runtime(images)}
             kept = min(images_in_call, total - done)
             for name in OUTPUTS & outputs.keys():
@@ -177,7 +179,7 @@ def evaluate(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         save_array(folder / f"{name}.npy", array.astype(np.float32, copy=False) if name == "logits" else array)
     return {
         "effective": runtime.effective(),
-        "peak_memory_bytes": read_memory_bytes("VmHWM"),
+        "peak_memory_bytes": load_beside("machine").read_memory_bytes("VmHWM"),
         "baseline_memory_bytes": baseline,
     }
 
@@ -187,8 +189,8 @@ def measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     import numpy as np
 
     total, subjects = job["rounds"] + 1, job["subjects"]
-    fed = {subject["images"]: load_inputs(subject, folder, job["batch_size"]) for subject in subjects}
-    states = [load_subject(job, subject, folder, fed[subject["images"]], total) for subject in subjects]
+    fed = share_inputs(subjects, folder, job["batch_size"])
+    states = [load_subject(job, subject, folder, batches, total) for subject, batches in zip(subjects, fed)]  # noqa: B905 (Python 3.9)
     share_ns = job["seconds"] * 1e9 / job["rounds"] / len(states)
     for state in states:
         state["calls"] = int(
@@ -201,7 +203,7 @@ def measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         gc.collect()
         orders.append(shuffler.permutation(len(states)).tolist())
         for index in orders[-1]:
-            name, batches = subjects[index]["name"], fed[subjects[index]["images"]]
+            name, batches = subjects[index]["name"], fed[index]
             report_progress(number + 1, total, name)
             with tag_errors(name):
                 time_calls(states[index]["runtime"], batches, CALLS_BEFORE_BLOCK)
@@ -273,32 +275,45 @@ def time_calls(runtime: Any, batches: list[Any], calls: int) -> list[int]:
     return durations
 
 
+def share_inputs(subjects: list[dict[str, Any]], folder: Path, size: int) -> list[list[Any]]:
+    """Return what each subject is fed in turn; those that are fed alike share it."""
+    keys = [json.dumps([subject.get(key) for key in ("images", "scale", "shift", "feeds")]) for subject in subjects]
+    shared = {key: load_inputs(subject, folder, size) for key, subject in zip(keys, subjects)}  # noqa: B905 (Python 3.9)
+    return [shared[key] for key in keys]
+
+
 def load_inputs(subject: dict[str, Any], folder: Path, size: int) -> list[Any]:
     """Return what a subject is fed in turn: batches of images, or the inputs of a file of another tool by their names."""
     import numpy as np
 
-    place = folder / subject["images"]
     if "feeds" not in subject:
-        return load_batches(place, size)
-    arrays = [np.load(place / f"{number}.npy", allow_pickle=False) for number in range(len(subject["feeds"]))]
+        return load_batches(subject, folder, size)
+    arrays = [np.load(folder / path, allow_pickle=False) for path in subject["feeds"].values()]
     return [dict(zip(subject["feeds"], each)) for each in zip(*arrays)]  # noqa: B905 (Python 3.9)
 
 
-def load_batches(path: Path, size: int) -> list[Any]:
+def load_batches(subject: dict[str, Any], folder: Path, size: int) -> list[Any]:
     """Return the batches that are fed in turn while timing, each [size, C, H, W] or, of pixels, [size, H, W, C]."""
     import numpy as np
 
-    images = np.load(path, mmap_mode="r")
-    count = max(1, min(BATCHES, len(images), BATCHES_BYTES // (images[0].nbytes * size)))
-    return [load_batch(path, number * size, size) for number in range(count)]
+    images = np.load(folder / subject["images"], mmap_mode="r", allow_pickle=False)
+    bytes_in_batch = images[0].size * size * (4 if "scale" in subject else images.itemsize)
+    count = max(1, min(BATCHES, len(images), BATCHES_BYTES // bytes_in_batch))
+    return [load_batch(folder / subject["images"], number * size, size, subject) for number in range(count)]
 
 
-def load_batch(path: Path, start: int, size: int) -> Any:
+def load_batch(path: Path, start: int, size: int, subject: dict[str, Any]) -> Any:
     """Return images [size, ...] from `start` on; behind the last image the first follow, so every batch is full."""
     import numpy as np
 
     images = np.load(path, mmap_mode="r", allow_pickle=False)  # unmapped on return: its pages are not ours
-    return np.ascontiguousarray(images[np.arange(start, start + size) % len(images)])
+    values = images[np.arange(start, start + size) % len(images)]
+    if "scale" not in subject:
+        return np.ascontiguousarray(values)
+    normalised = np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)  # [size, C, H, W]
+    normalised *= np.array(subject["scale"], np.float32)[:, None, None]
+    normalised += np.array(subject["shift"], np.float32)[:, None, None]  # product and sum are each rounded, as on the host
+    return normalised
 
 
 def make_opener(job: dict[str, Any], subject: dict[str, Any], folder: Path) -> Callable[[], Any]:
@@ -319,12 +334,7 @@ def load_runtime(subject: dict[str, Any], folder: Path) -> Any:
     Raises:
         ImportError: The file of the runtime cannot be imported, or its package is not installed.
     """
-    path = folder / "runtimes" / f"{subject['runtime']}.py"
-    spec = importlib.util.spec_from_file_location(f"runtime_{subject['runtime']}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path}: cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module(f"runtime_{subject['runtime']}", folder / "runtimes" / f"{subject['runtime']}.py")
     runtime = getattr(module, subject["class"])
     runtime.prepare()
     return runtime
@@ -371,46 +381,28 @@ def write(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def read_memory_bytes(field: str) -> int | None:
-    """Return `VmHWM` (peak) or `VmRSS` (now) of this process; None where there is no /proc.
+@lru_cache(maxsize=None)  # noqa: UP033 (as Python 3.9 also has it)
+def load_beside(name: str) -> Any:
+    """Return another program of the job folder as a module; it is loaded by path, so that nothing installed can stand for it.
 
-    Not `ru_maxrss`: that is inherited through fork and exec, so under a big parent it is the parent's.
+    Raises:
+        ImportError: It is not there.
     """
-    for line in read("/proc/self/status").splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    return None
+    return load_module(f"runner_{name}", Path(__file__).with_name(f"{name}.py"))
 
 
-def read_machine_state() -> dict[str, Any]:
-    """Return what may disturb a measurement, as far as it can be read: load, clock, heat, throttling, stolen time."""
-    cpu = (read("/proc/stat").split("\n", 1)[0].split() + [""] * 9)[8]
-    switches = [line.replace("\t", " ") for line in read("/proc/self/status").splitlines() if "ctxt_switches" in line]
-    return {
-        "unix_seconds": time.time(),
-        "load_average": list(os.getloadavg()),
-        "governor": read_all("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"),
-        "frequency_khz": read_all("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"),
-        "temperature_millicelsius": read_all("/sys/class/thermal/thermal_zone*/temp"),
-        "throttle_count": read_all("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count"),
-        "cgroup_cpu": read_all("/sys/fs/cgroup/cpu.stat") or read_all("/sys/fs/cgroup/cpu/cpu.stat"),
-        "steal_ticks": cpu or UNAVAILABLE,
-        "context_switches": switches or UNAVAILABLE,
-    }
+def load_module(name: str, path: Path) -> Any:
+    """Return a file as a module, which is run anew.
 
-
-def read_all(pattern: str) -> dict[str, str]:
-    """Return the content of every readable file that matches; empty where there is none."""
-    found = {str(path): read(str(path)) for path in sorted(Path("/").glob(pattern.lstrip("/")))}
-    return {path: text for path, text in found.items() if text}
-
-
-def read(path: str) -> str:
-    """Return the text of a small file, and nothing where it cannot be read: virtual machines and containers hide most."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    Raises:
+        ImportError: It cannot be imported.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":

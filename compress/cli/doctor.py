@@ -162,7 +162,7 @@ def _run_probe(program: str, name: str) -> tuple[bool, str]:
 
 def _describe_machine() -> Iterator[Finding]:
     from benchmarks.environment import read_environment
-    from benchmarks.runner import UNAVAILABLE
+    from benchmarks.machine import UNAVAILABLE
 
     here = read_environment()
     cores = f"{here.cores_physical or '?'} cores, {here.cores_logical} threads, {format_bytes(here.memory_bytes)}"

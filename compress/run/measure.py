@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import exporters
 from benchmarks.environment import read_environment
-from benchmarks.protocol import Measurement, compute_ratio, measure
+from benchmarks.protocol import Inputs, Measurement, compute_ratio, measure
 from compress import records
 from compress.errors import CompressError, Interrupted, Unwritable
 from compress.fingerprint import hash_sources, make_key
-from compress.preprocess import normalise
 from compress.quantization.ladder import describe_ladder
 from compress.records import Document, Environment, Ladder, Latency, Ratio, Variant
 from compress.run import cache
@@ -170,7 +169,7 @@ def _measure(run: Run, files: Sequence[ExportedFile], folder: Path) -> RunTiming
         ratio=ratios,
         throughput_per_s=throughput,
         seconds=monotonic() - begun,
-        environment=read_environment(),
+        environment=next(iter(single.values())).machine if single else read_environment(),
     )
 
 
@@ -181,7 +180,7 @@ def _run_rounds(run: Run, files: Sequence[ExportedFile], batch_size: int, raw: P
     fitting = [each for each in subjects if each.batch_size in (None, batch_size)]
     pixels = run.data.validation.images[:256]
     return measure(
-        fitting, normalise(pixels, run.data.preprocess), pixels=pixels, against=None, threads=settings.threads,
+        fitting, Inputs.of(pixels, run.data.preprocess), against=None, threads=settings.threads,
         batch_size=batch_size, rounds=settings.rounds, seconds=settings.seconds, events=run.events, raw=raw,
     ) if fitting else {}  # fmt: skip
 

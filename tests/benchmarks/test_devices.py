@@ -23,6 +23,7 @@ from benchmarks import runner
 from benchmarks.devices import Device
 from benchmarks.devices._runner_output import RunnerOutput
 from benchmarks.devices.local import Local, share_processes
+from benchmarks.job import PROGRAMS
 from compress import plugins
 from compress.errors import CompressError, RuntimeCrashed, Unreachable
 
@@ -54,12 +55,18 @@ def make_job(folder: Path, call: str, *, task: str = "evaluate") -> Path:
     """Write a job folder whose runtime does `call` whenever it is run."""
     (folder / "runtimes").mkdir()
     (folder / "runtimes" / "bad.py").write_text(RUNTIME.format(call=call))
-    shutil.copyfile(runner.__file__, folder / "runner.py")
+    for program in PROGRAMS:
+        shutil.copyfile(Path(runner.__file__).with_name(program), folder / program)
     np.save(folder / "images.npy", np.ones((5, 3, 4, 4), np.float32))
     subject = {"name": "culprit", "runtime": "bad", "class": "Bad", "file": "files/0/model", "images": "images.npy"}
     job = {"task": task, "threads": 1, "batch_size": 2, "seed": 0, "rounds": 5, "seconds": 0.1, "subjects": [subject]}
     (folder / "job.json").write_text(json.dumps(job))
     return folder
+
+
+def runs(program: str) -> bool:
+    """Return whether a Python answers; a version manager may put a name on the path that stands for none."""
+    return subprocess.run([program, "-c", "pass"], capture_output=True, check=False).returncode == 0
 
 
 def ignore(done: int, total: int, doing: str) -> None:
@@ -311,3 +318,19 @@ def test_an_interrupt_kills_the_runner_and_its_children(sleeping_job: Path, root
         said, _ = caller.communicate(timeout=LONG_SECONDS)
     assert said == b"interrupted\n"
     assert not is_running(child)
+
+
+OLDEST = next((found for found in map(shutil.which, ("python3.9", "python3.10")) if found and runs(found)), None)
+
+
+@pytest.mark.skipif(OLDEST is None, reason="there is no Python 3.9 or 3.10 on the path")
+def test_an_old_python_carries_the_job_out(tmp_path: Path) -> None:
+    """The oldest Python that boards have runs the programs as they are, as far as numpy, which it says it lacks or uses."""
+    job, output = make_job(tmp_path, "pass"), RunnerOutput()
+    done = subprocess.run([str(OLDEST), str(job / "runner.py"), str(job)], capture_output=True, text=True, check=False)
+    for line in done.stderr.splitlines():
+        output.read_line(line, ignore)
+    if done.returncode == 0:
+        assert json.loads((job / "result.json").read_text())["machine"]["python"].startswith("3.")
+    else:
+        assert str(output.make_error(done.returncode, None)).startswith("the job needs the package 'numpy'")

@@ -15,9 +15,14 @@ from rich.console import Console
 from benchmarks import protocol
 from benchmarks.devices import Progress
 from benchmarks.devices.local import share_processes
-from benchmarks.protocol import Measurement, Subject, compute_ratio, evaluate, measure
+from benchmarks.environment import read_environment
+from benchmarks.job import Job, make_job_folder
+from benchmarks.machine import read_machine
+from benchmarks.protocol import Images, Inputs, Measurement, Subject, compute_ratio, evaluate, measure
 from compress.errors import CompressError, Unreachable, Unstable
 from compress.events import Events
+from compress.preprocess import normalise
+from compress.records import Preprocess
 from tests.benchmarks.tiny import Tiny
 
 MIB = 1 << 20
@@ -181,7 +186,8 @@ class Recorded:
         """Leave the recorded answer in the job folder."""
         common = {"load_ns": 1, "first_call_ns": 1, "settled": self.settled, "effective": {}}
         series = {name: [[1e6 * call for call in calls] for calls in rounds] for name, rounds in self.rounds.items()}
-        result = {"subjects": {name: {"rounds_ns": rounds} | common for name, rounds in series.items()}}
+        subjects = {name: {"rounds_ns": rounds} | common for name, rounds in series.items()}
+        result = {"subjects": subjects, "machine": read_machine()}
         (job / "result.json").write_text(json.dumps(result))
 
 
@@ -293,3 +299,61 @@ def test_pixels_that_are_not_the_images_are_refused(tiny: Tiny, tmp_path: Path, 
     """Nobody measures a file on other pictures than the ones it is compared on."""
     with pytest.raises(CompressError, match="needs pixels uint8"):
         evaluate(takes_pixels(tmp_path / "means.onnx"), tiny.images, pixels=pixels)
+
+
+def test_pixels_with_their_constants_are_what_the_host_would_send(tiny: Tiny) -> None:
+    """Images that travel as bytes give bit for bit what normalised ones give, in evaluation with any batch and in a timing."""
+    pre = Preprocess(width=8, height=8, channels="rgb", mean=(0.1, 0.2, 0.3), std=(0.9, 0.3, 0.2), interpolation="bilinear")
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 3), np.uint8)
+    subject = tiny.subjects["onnxruntime"]
+    for batch_size in (1, 4, 32):
+        sent = evaluate(subject, Inputs.of(pixels, pre), batch_size=batch_size).logits
+        assert np.array_equal(sent, evaluate(subject, normalise(pixels, pre), batch_size=batch_size).logits)
+    assert measure([subject], Inputs.of(pixels, pre), against=None, rounds=5, seconds=0.05)
+
+
+def test_files_of_several_resolutions_are_timed_together(tiny: Tiny) -> None:
+    """Each file is fed images of its own size in the same interleaved rounds; one without images is named."""
+    subjects = [replace(takes_any_size(tiny), name=name) for name in ("small", "large")]
+    images = {"small": tiny.images, "large": np.zeros((3, 3, 96, 96), np.float32)}
+    found = measure(subjects, images, against="small", rounds=5, seconds=0.1)
+    assert found["large"].ratio is not None
+    with pytest.raises(CompressError, match=r"large: has no images among \['small'\]"):
+        measure(subjects, {"small": tiny.images}, against=None, rounds=5, seconds=0.1)
+
+
+def takes_any_size(tiny: Tiny) -> Subject:
+    """Write a file that takes float32 [batch, C, H, W] of any size and answers with the mean of each channel."""
+    images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["batch", 3, None, None])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 3])
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
+        onnx.helper.make_node("Flatten", ["pooled"], ["logits"]),
+    ]
+    path = tiny.subjects["onnxruntime"].path.with_name("any_size.onnx")
+    graph = onnx.helper.make_graph(nodes, "means", [images], [logits])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    return Subject("any", path, "onnxruntime")
+
+
+def test_equal_images_travel_once(tiny: Tiny) -> None:
+    """However many files are fed the same array, it lies in the job once, and pixels as the bytes that they are."""
+    pixels = np.zeros((11, 8, 8, 3), np.uint8)
+    subjects = [replace(tiny.subjects["onnxruntime"], name=name) for name in "abc"]
+    images: dict[str, Images | Inputs] = dict.fromkeys("abc", Inputs(pixels=pixels, scale=(1.0,) * 3, shift=(0.0,) * 3))
+    images["b"] = Inputs(pixels=pixels.copy(), scale=(2.0,) * 3, shift=(0.0,) * 3)
+    with make_job_folder(Job("measure", threads=1, batch_size=1), subjects, images, None) as folder:
+        (only,) = (folder / "inputs").iterdir()
+        assert np.load(only).nbytes == pixels.nbytes
+        listed = json.loads((folder / "job.json").read_text())["subjects"]
+    assert [each["scale"][0] for each in listed] == [1, 2, 1]
+
+
+def test_what_ran_tells_where_it_ran(tiny: Tiny) -> None:
+    """The facts of the machine come with every result, from the process that ran the file."""
+    here = read_environment()
+    for found in (
+        evaluate(tiny.subjects["onnxruntime"], tiny.images).machine,
+        measure([tiny.subjects["onnxruntime"]], tiny.images, against=None, rounds=5, seconds=0.05)["onnxruntime"].machine,
+    ):
+        assert (found.cpu, found.memory_bytes, found.packages) == (here.cpu, here.memory_bytes, here.packages)

@@ -19,6 +19,7 @@ import onnx
 import pytest
 
 from benchmarks import runner
+from benchmarks.job import PROGRAMS
 from benchmarks.protocol import Subject, evaluate, find_runtime
 from compress import plugins
 from compress.errors import CompressError, Unreachable
@@ -51,7 +52,10 @@ BARE_CALLS: dict[str, Callable[[Any, np.ndarray], Callable[[], object]]] = {
     "litert": lambda runtime, _: runtime.interpreter.invoke,
 }
 """By runtime: the call that an application makes, images already where they belong, in the opened file that is timed."""
-TRAVELLERS = [Path(runner.__file__), *(Path(runner.__file__).parent / "runtimes").glob("[!_]*.py")]
+TRAVELLERS = [
+    *(Path(runner.__file__).with_name(program) for program in PROGRAMS),
+    *(Path(runner.__file__).parent / "runtimes").glob("[!_]*.py"),
+]
 
 
 @pytest.mark.parametrize("path", TRAVELLERS, ids=lambda path: path.stem)

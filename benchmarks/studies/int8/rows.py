@@ -17,7 +17,6 @@ from benchmarks.studies.int8.records import OURS, Row, compare_correct
 from benchmarks.studies.int8.runs import FLOAT, Finished, shorten_paths
 from compress.errors import CompressError, Interrupted, Unstable
 from compress.events import Events
-from compress.preprocess import normalise
 from compress.records import Accuracy, Ladder, Variant
 
 SAME_POINTS = 0.1
@@ -160,7 +159,7 @@ def _time(run: Finished, subjects: Sequence[Subject], rounds: int, seconds: floa
     """Time files in interleaved rounds on one thread, image by image, against the first."""
     pixels = run.data.validation.images[:TIMED]
     return protocol.measure(
-        subjects, normalise(pixels, run.data.preprocess), pixels=pixels, against=subjects[0].name, threads=1, batch_size=1,
+        subjects, protocol.Inputs.of(pixels, run.data.preprocess), against=subjects[0].name, threads=1, batch_size=1,
         rounds=rounds, seconds=seconds, events=events,
     )  # fmt: skip
 

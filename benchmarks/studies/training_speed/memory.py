@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import click
 
-from benchmarks.runner import read, read_memory_bytes
+from benchmarks.machine import read, read_memory_bytes
 from compress.errors import CompressError
 
 STEPS = 4
