@@ -33,7 +33,7 @@ class Fed(Protocol):
 
     @property
     def feeds(self) -> tuple[tuple[str, NDArray[Any]], ...]:
-        """Inputs of its own."""
+        """Inputs of its own by name, each [variants, ...]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class Inputs:
             raise CompressError(f"pixels have {pixels.shape[3]} channels, and {len(self.scale)} constants; give one for each")
 
     def choose(self, file: Fed) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Return the array that a file is fed from, and what the runner must know to feed it.
+        """Return the array [N, ...] that a file is fed from, and what the runner must know to feed it.
 
         Raises:
             CompressError: The file carries the preprocessing, and there are no pixels of these images.
