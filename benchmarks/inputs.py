@@ -50,7 +50,7 @@ class Inputs:
     """[C]."""
 
     @classmethod
-    def of(cls, pixels: Pixels, preprocess: Preprocess) -> Inputs:
+    def from_pixels(cls, pixels: Pixels, preprocess: Preprocess) -> Inputs:
         """Return pixels [N, H, W, C] that travel as they are, and that the runner normalises as `compress.preprocess` does."""
         from compress.preprocess import compute_scale_shift
 

@@ -299,7 +299,7 @@ def _measure_speedups(run: Run, subjects: Sequence[Subject], folder: Path) -> Sp
     """Time the files at the recipe's batch size, or at the only one that they take; the raw series are left in the folder."""
     settings, pixels = run.recipe.measure, run.data.validation.images[:TIMED_IMAGES]
     found = measure(
-        subjects, Inputs.of(pixels, run.data.preprocess), against=subjects[0].name, threads=settings.threads,
+        subjects, Inputs.from_pixels(pixels, run.data.preprocess), against=subjects[0].name, threads=settings.threads,
         batch_size=subjects[0].batch_size or settings.batch_size, rounds=settings.rounds, seconds=settings.seconds,
         events=run.events, raw=folder / "latency-raw.json",
     )  # fmt: skip

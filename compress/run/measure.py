@@ -180,7 +180,7 @@ def _run_rounds(run: Run, files: Sequence[ExportedFile], batch_size: int, raw: P
     fitting = [each for each in subjects if each.batch_size in (None, batch_size)]
     pixels = run.data.validation.images[:256]
     return measure(
-        fitting, Inputs.of(pixels, run.data.preprocess), against=None, threads=settings.threads,
+        fitting, Inputs.from_pixels(pixels, run.data.preprocess), against=None, threads=settings.threads,
         batch_size=batch_size, rounds=settings.rounds, seconds=settings.seconds, events=run.events, raw=raw,
     ) if fitting else {}  # fmt: skip
 

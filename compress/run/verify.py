@@ -186,7 +186,7 @@ def run_file(
         events: Where progress is shown.
     """
     parts = [
-        protocol.evaluate(file, protocol.Inputs.of(pixels, preprocess), batch_size=batch_size, events=events)
+        protocol.evaluate(file, protocol.Inputs.from_pixels(pixels, preprocess), batch_size=batch_size, events=events)
         for pixels in _iterate_slices(splits)
     ]
     if len(parts) == 1:

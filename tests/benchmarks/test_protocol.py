@@ -307,9 +307,9 @@ def test_pixels_with_their_constants_are_what_the_host_would_send(tiny: Tiny) ->
     pixels = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 3), np.uint8)
     subject = tiny.subjects["onnxruntime"]
     for batch_size in (1, 4, 32):
-        sent = evaluate(subject, Inputs.of(pixels, pre), batch_size=batch_size).logits
+        sent = evaluate(subject, Inputs.from_pixels(pixels, pre), batch_size=batch_size).logits
         assert np.array_equal(sent, evaluate(subject, normalise(pixels, pre), batch_size=batch_size).logits)
-    assert measure([subject], Inputs.of(pixels, pre), against=None, rounds=5, seconds=0.05)
+    assert measure([subject], Inputs.from_pixels(pixels, pre), against=None, rounds=5, seconds=0.05)
 
 
 def test_files_of_several_resolutions_are_timed_together(tiny: Tiny) -> None:

@@ -159,7 +159,7 @@ def _time(run: Finished, subjects: Sequence[Subject], rounds: int, seconds: floa
     """Time files in interleaved rounds on one thread, image by image, against the first."""
     pixels = run.data.validation.images[:TIMED]
     return protocol.measure(
-        subjects, protocol.Inputs.of(pixels, run.data.preprocess), against=subjects[0].name, threads=1, batch_size=1,
+        subjects, protocol.Inputs.from_pixels(pixels, run.data.preprocess), against=subjects[0].name, threads=1, batch_size=1,
         rounds=rounds, seconds=seconds, events=events,
     )  # fmt: skip
 
