@@ -15,7 +15,9 @@ from click.testing import CliRunner, Result
 
 from compress import plugins
 from compress.cli import doctor
-from compress.cli.commands import KINDS, FiniteRange, program
+from compress.cli.arguments import FiniteRange
+from compress.cli.commands import program
+from compress.cli.commands.setup import KINDS
 from compress.recipe import load
 
 

@@ -1,0 +1,122 @@
+"""`compress verify`, `bench` and `predict`: what works with finished files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from compress.cli.arguments import FOLDER, PATH, FiniteRange, RunFolder, make_command, quote, threads_option
+from compress.cli.terminal import Terminal
+
+
+@make_command("verify")
+@click.argument("bundle", type=RunFolder())
+@click.option("--file", help="Only this file of the bundle.")
+@click.option("--locate", is_flag=True, help="Find the first layer in which each file parts from a good file of its network.")
+@click.option("--against", type=FOLDER, metavar="RUN", help="With --locate: the run whose student the good file is made of.")
+@threads_option
+def verify(
+    terminal: Terminal, *, bundle: Path, file: str | None, locate: bool, against: Path | None, threads: int
+) -> None:  # fmt: skip
+    """Gate the files of a bundle again, on their own runtimes.
+
+    Images, the torch network's outputs and the gate are those that the bundle carries; what its gate allows beyond the
+    defaults is said.
+    """
+    from compress.cli import tables
+    from compress.deployed.verify import find_unfamiliar_programs, refuse_failures, verify_bundle
+
+    events = terminal.events()
+    if against is not None and not locate:
+        raise click.UsageError("--against says where to look for a good file; give it with --locate")
+    if locate:
+        from compress.deployed.locate import locate_divergence
+
+        found = locate_divergence(bundle, file=file, against=against, events=events)
+        terminal.write_result(found, *tables.draw_layers(found))
+        terminal.hint(f"{quote('verify', bundle)} judges the files; compress export RUN writes them anew")
+        return
+    gates = verify_bundle(bundle, file=file, threads=threads, events=events)
+    terminal.write_result(gates, tables.draw_gates(gates), *tables.list_gate_notes(gates))
+    for program in find_unfamiliar_programs(bundle):
+        events.say(f"{program}: is not what this version writes; another version's, or changed: read it before you run it")
+    if any(gate.status == "failed" for gate in gates.values()):
+        terminal.hint(f"{quote('verify', bundle, '--locate')} names the layer in which a file parts from a good one")
+    refuse_failures(gates)
+    terminal.hint(quote("bench", bundle))
+
+
+@make_command("bench")
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="FILE_OR_RUN...")
+@click.option("--against", help="File that the others are compared with; default: the first.")
+@click.option("--device", default="local", show_default=True, help="Where to measure (compress list devices).")
+@threads_option
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per call; default: what the files fix, or 1.")
+@click.option("--rounds", type=click.IntRange(min=5), default=15, show_default=True, help="Interleaved rounds.")
+@click.option(
+    "--seconds",
+    type=FiniteRange(min=0, min_open=True),
+    default=12.0,
+    show_default=True,
+    help="Time for all files together.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="[INPUT=]SIZES",
+    help="What a file that is in no bundle leaves open: 3,224,224, or images=3,640,640 for one input; repeatable.",
+)
+def bench(
+    terminal: Terminal, *, paths: Sequence[Path], against: str | None, device: str, threads: int, batch_size: int | None,
+    rounds: int, seconds: float, shapes: Sequence[str],
+) -> None:  # fmt: skip
+    """Measure files, bundles or runs against each other.
+
+    A file of another tool is timed on noise of the type and shape that it takes, with any number of inputs and outputs.
+    """
+    from compress.cli import tables
+    from compress.deployed.bench import measure_files, refuse_unstable
+
+    measured = measure_files(
+        paths, against=against, device=device, threads=threads, batch_size=batch_size, rounds=rounds, seconds=seconds,
+        shape=shapes, events=terminal.events(),
+    )  # fmt: skip
+    terminal.write_result(measured, tables.draw_timings(measured))
+    refuse_unstable(measured)
+    terminal.hint("more --seconds narrows the intervals; compress compare RUN... shows accuracy beside latency")
+
+
+@make_command("predict")
+@click.argument("bundle", type=RunFolder())
+@click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
+@click.option("--file", help="File of the bundle; default: the first.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write a line of CSV for each picture as it is classified.")
+@click.option("--json-lines", "as_lines", is_flag=True, help="Write a line of JSON for each picture as it is classified.")
+@threads_option
+def predict(
+    terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: str | None, top: int, as_csv: bool, as_lines: bool,
+    threads: int,
+) -> None:  # fmt: skip
+    """Classify your pictures with the deployed file.
+
+    A folder stands for all pictures in it and below.
+    """
+    from compress.cli import tables
+    from compress.deployed.predict import iterate_predictions, refuse_unread
+
+    if as_csv + as_lines + terminal.as_json > 1:
+        raise click.UsageError("--csv, --json-lines and --json say the same in other forms; give one of them")
+    predictions = iterate_predictions(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
+    if as_csv:
+        done = list(terminal.write_csv(tables.list_prediction_columns(top), predictions, tables.list_prediction_cells))
+    elif as_lines:
+        done = list(terminal.write_json_lines(predictions))
+    else:
+        done = list(predictions)
+        terminal.write_result(done, tables.draw_predictions(done))
+    refuse_unread(done)
+    terminal.hint(quote("bench", bundle))
