@@ -31,7 +31,7 @@ from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, entry_points, metadata, requires
 from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from compress.errors import CompressError, Unreachable
 
@@ -289,13 +289,16 @@ def _read_reference(kind: Kind, name: str, module: str, attribute: str, *, where
     node = next((each for each in reversed(tree.body) if _defines(each, attribute)), None)
     if node is not None:
         return _describe_node(kind, name, node, path, module=module, attribute=attribute)
-    for source, original in _find_imports(tree, attribute, module if path.name == "__init__.py" else module.rpartition(".")[0]):
+    failures: list[CompressError] = []
+    for each in _find_imports(tree, attribute, module if path.name == "__init__.py" else module.rpartition(".")[0]):
         try:
             if depth < MOST_IMPORTS:
-                found = _read_reference(kind, name, source, original, where=where, depth=depth + 1)
+                found = _read_reference(kind, name, each.module, each.attribute, where=where, depth=depth + 1)
                 return replace(found, module=module, attribute=attribute) if kind == "models" else found
-        except CompressError:
-            continue
+        except CompressError as error:
+            failures += [error] if each.is_named else []
+    if failures:
+        raise failures[0]
     known = [each.name for each in tree.body if isinstance(each, ast.FunctionDef | ast.ClassDef) and each.name[0] != "_"]
     raise CompressError(
         f"{where}: {path} defines no {attribute!r}; {suggest_name(attribute, known) if known else 'it holds no functions'}"
@@ -308,15 +311,25 @@ def _defines(node: ast.stmt, name: str) -> bool:
     return isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name
 
 
-def _find_imports(tree: ast.Module, name: str, package: str) -> Iterator[tuple[str, str]]:
-    """Yield the modules from which a module may import a name, with what the name is there."""
+class _Import(NamedTuple):
+    """Where a module may have a name from."""
+
+    module: str
+    attribute: str
+    """What the name is there."""
+    is_named: bool
+    """Whether the name itself is imported; else all names are."""
+
+
+def _find_imports(tree: ast.Module, name: str, package: str) -> Iterator[_Import]:
+    """Yield the modules from which a module may import a name."""
     for node in reversed(tree.body):
         if isinstance(node, ast.ImportFrom):
             around = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             source = ".".join([*around, *([node.module] if node.module else [])])
             for alias in node.names:
                 if name == (alias.asname or alias.name) or alias.name == "*":
-                    yield source, name if alias.name == "*" else alias.name
+                    yield _Import(source, name if alias.name == "*" else alias.name, alias.name != "*")
 
 
 def _describe_node(kind: Kind, name: str, node: ast.stmt, path: Path, *, module: str, attribute: str) -> Plugin:

@@ -257,6 +257,19 @@ def test_a_function_that_is_not_there_is_named_with_its_line(foreign: None, tiny
         recipe.parse(written.encode(), "x.yaml")
 
 
+def test_a_module_that_cannot_be_read_is_named_where_its_names_are_imported(
+    foreign: None, tmp_path: Path, tiny_recipe: str
+) -> None:
+    """Whoever imports a network from a file with a mistake hears of the mistake, not that there is no such network."""
+    folder = tmp_path / "site-packages" / "acme"
+    (folder / "broken.py").write_text("def slim(classes:\n", encoding="utf-8")
+    (folder / "shop.py").write_text("from acme.broken import slim\nfrom acme.parts_models import *\n", encoding="utf-8")
+    written = tiny_recipe.replace("student: {model: resnet_cifar.resnet8}", "student: {model: 'acme.shop:slim'}")
+    with pytest.raises(CompressError, match=r"student.model: 'acme.shop:slim': .*broken.py: cannot be read: '\(' was never"):
+        recipe.parse(written.encode(), "x.yaml")
+    assert plugins.describe("models", "acme.shop:hidden").module == "acme.shop"
+
+
 def test_a_recipe_may_set_what_the_function_takes(foreign: None, tiny_recipe: str) -> None:
     """Options without types take any value, those with types are checked, and unknown ones are refused as ever."""
     settings = ["student.model=acme.nets:Net", "student.scale=0.5", "student.size=[2, 3]"]

@@ -22,7 +22,7 @@ from benchmarks.protocol import Subject, make_runner
 from compress import __version__, records
 from compress.deployed.predict import find_pictures
 from compress.deployed.request import FEWEST_FOR_INT8, Request
-from compress.errors import CompressError
+from compress.errors import CompressError, Unreachable
 from compress.events import Events
 from compress.models import Network, build_model
 from compress.preprocess import decode, normalise
@@ -130,6 +130,8 @@ def _load_named(weights: Path, request: Request, recipe: Recipe, events: Events)
     network = _build(request, recipe, side, channels)
     try:
         _load_weights(network, weights, events)
+    except Unreachable:
+        raise
     except CompressError as error:
         if request.channels is not None:
             raise

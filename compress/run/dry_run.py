@@ -17,7 +17,7 @@ import exporters
 from compress import plugins
 from compress.copying import copy_module
 from compress.data import Batch, Split
-from compress.errors import CompressError
+from compress.errors import CompressError, Interrupted, Unwritable
 from compress.events import Events
 from compress.freezing import freeze_all_but
 from compress.models import Network
@@ -143,6 +143,8 @@ def check_exports(run: Run) -> None:
                 path = exporter.name_file(folder, "student")
                 try:
                     exporter.export(student.eval(), run.data.sample_image(), path, about=about)
+                except (Interrupted, Unwritable):  # no fault of the format
+                    raise
                 except CompressError as error:
                     why = str(error).removeprefix(f"{path}: ")
                     raise type(error)(f"exports: format {name!r} cannot hold the student: {why}") from error

@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from compress import records
-from compress.errors import CompressError
+from compress.errors import CompressError, Interrupted, Unwritable
 from compress.events import Events
 from compress.freezing import evaluating
 from compress.methods import Signal
@@ -302,6 +302,8 @@ def _start_engines(known: Mapping[str, Callable[[], Engine]], images: Tensor, ev
             continue
         try:
             engines[name] = make()
+        except (Interrupted, Unwritable):
+            raise
         except CompressError as error:
             events.say(f"{error}; engine {name} is left out")
             continue

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress.data import Batch
-from compress.errors import CompressError
+from compress.errors import CompressError, Interrupted, Unwritable
 from compress.events import Events
 from compress.fingerprint import describe_training, make_key
 from compress.freezing import freeze_all_but, list_trained_parameters
@@ -144,6 +144,8 @@ class _Trial:
             try:
                 self._run_pass(self.get_forward(name))
                 forwards[name] = self.get_forward(name)
+            except (Interrupted, Unwritable):
+                raise
             except (CompressError, torch.OutOfMemoryError) as error:
                 self._leave_out(name, str(error))
         times = self._time_rounds(forwards)
