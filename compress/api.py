@@ -79,8 +79,8 @@ def distill(
     Args:
         teacher: Network or networks, images [B, C, H, W] to logits [B, K], whose weights are never changed; `[]` for none.
         student: The network that is trained, in place.
-        train: Batches of (images float32 [B, C, H, W], labels [B]), with a length; iterated once an epoch. Labels are the
-            class of each image in any integer type, or one-hot, or shares that sum to 1, [B, K].
+        train: Batches of (images float32 [B, C, H, W], labels [B]); iterated once an epoch, and counted before where it has no
+            length. Labels are the class of each image in any integer type, or one-hot, or shares that sum to 1, [B, K].
         validation: Held-out batches of the same kind; of shares, the largest is the label.
         method: A method's name, or names with their options: `{"dih": {"logit_loss": "dist"}}`, or a list of these. Several are
             combined.
@@ -123,6 +123,9 @@ def distill(
         CheckedLoader("train", train, unpack=unpack, keeps_shares=True),
         CheckedLoader("validation", validation, unpack=unpack),
     ]
+    for name, loader in zip(("train", "validation"), given, strict=True):
+        if loader.is_counted:
+            events.say(f"{name}: has no length; {len(loader)} batches were counted in one pass over it")
     modules = _list_modules(teacher, student)
     _check_hooks(unpack=unpack, logits=logits, optimizer=optimizer)
     where = choose_device(settings.device)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import compress
 from compress.api import _redraw
 from compress.errors import CompressError
+from compress.events import Events
 from compress.methods import Forward
 from compress.recipe.types import Section
 from tests.tiny import TRIED, Counted, Tiny
@@ -233,10 +237,22 @@ IMAGES, LABELS = torch.rand(8, 1, 8, 8), torch.arange(8) % 4
 
 
 class Stream(IterableDataset[tuple[Tensor, Tensor]]):
-    """A data set that tells no length."""
+    """A data set that tells no length: that of some images, or without an end."""
+
+    def __init__(self, images: int | None) -> None:
+        self.images = images
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(zip(IMAGES, LABELS, strict=True))
+        pairs = list(zip(IMAGES, LABELS, strict=True))
+        return cycle(pairs) if self.images is None else iter(pairs[: self.images])
+
+
+class Shrinking(Stream):
+    """A stream that gives less in each pass than in the one before."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.images = (self.images or 0) - 1
+        return super().__iter__()
 
 
 class Lying(list[object]):
@@ -250,9 +266,10 @@ class Lying(list[object]):
     ("batches", "said"),
     [
         ([], "has no batches"),
-        (iter([]), "needs a length, and list_iterator has none"),
-        (None, "needs a length, and NoneType has none"),
-        (DataLoader(Stream(), batch_size=4), "and DataLoader of Stream has none; give the data set a __len__"),
+        (iter([]), "is a list_iterator, which gives its batches once; give a list or a DataLoader"),
+        (None, "is a NoneType, which is no loader; give a list or a DataLoader"),
+        (DataLoader(Stream(0), batch_size=4), "has no batches"),
+        (DataLoader(Stream(None), batch_size=4), "the DataLoader of Stream has no length, and more than 10,000 batches"),
         ([(IMAGES, LABELS + 1)], "has label 4, and the student gives 4 classes"),
         ([(IMAGES, LABELS - 1)], "has label -1"),
         ([(IMAGES, LABELS.float())], r"labels are float32 \[8\]; .* int64 \[8\]; labels.long\(\) makes them so"),
@@ -278,6 +295,28 @@ def test_a_loader_that_does_not_fit_is_refused_before_training(which: str, batch
     with pytest.raises(CompressError, match=rf"^{which}.*: .*{said}"):
         compress.distill([], student, **loaders, method="supervised", settings=QUICK)  # type: ignore[arg-type]
     assert torch.equal(student.linear.weight, before)
+
+
+def test_streams_without_a_length_are_counted() -> None:
+    """A loader of a stream trains to the same numbers as a list of its batches, and the caller is told what was counted."""
+    text = io.StringIO()
+    results = []
+    for train in ([(IMAGES[:4], LABELS[:4]), (IMAGES[4:6], LABELS[4:6])], DataLoader(Stream(6), batch_size=4)):
+        torch.manual_seed(0)
+        student, events = Tiny(2), Events(console=Console(file=text, width=200))
+        compress.distill([], student, train=train, validation=loader(), method="supervised", settings=QUICK, events=events)
+        results.append(student.linear.weight.detach())
+    assert torch.equal(*results)
+    assert text.getvalue().count("train: has no length; 2 batches were counted in one pass over it") == 1
+
+
+def test_a_stream_that_gives_less_in_a_later_pass_is_named() -> None:
+    """It is no matter of a length, which it does not have."""
+    train = DataLoader(Shrinking(6), batch_size=1)
+    with pytest.raises(
+        CompressError, match=r"train: gave \d batches, and gave 5 in its first pass; let each"
+    ):
+        compress.distill([], Tiny(2), train=train, validation=loader(), method="supervised", settings=QUICK)
 
 
 def test_a_later_batch_with_a_wrong_label_is_named() -> None:

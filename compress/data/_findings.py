@@ -86,6 +86,15 @@ class Findings:
                     f"{_advise(levels)}, or data.white_level: {FULL_WHITE} if they are meant to be so"
                 )
 
+    def describe_clipping(self, preprocess: Preprocess) -> Iterator[str]:
+        """Yield where values lie beyond what the recipe calls black and white, and so become that."""
+        for split, (_, levels) in self._levels.items():
+            black, white = preprocess.black_level, preprocess.white_level
+            if white is not None and levels.most > white:
+                yield f"{split} split: values above data.white_level {white}, up to {levels.most}, become white"
+            if white is not None and levels.least < black:
+                yield f"{split} split: values below data.black_level {black}, down to {levels.least}, become black"
+
     def propose_levels(self) -> dict[str, int]:
         """Return the fields of the recipe that the values of more than eight bits ask for; none where they use their range."""
         known = [levels for _, levels in self._levels.values()]

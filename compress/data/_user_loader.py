@@ -19,6 +19,8 @@ Unpack = Callable[[Any], tuple[Tensor, Tensor]]
 IMAGE_KEYS = ("pixel_values", "images", "image", "img", "inputs", "input", "x", "data")
 LABEL_KEYS = ("labels", "label", "targets", "target", "classes", "class", "y")
 """How batches that are mappings mostly call their parts; used to propose an `unpack`, never to guess one."""
+MOST_COUNTED = 10_000
+"""Batches of a loader without a length that are counted."""
 ROUNDING = 1e-3
 """How far the shares of an image may sum up away from 1."""
 
@@ -77,12 +79,12 @@ class CheckedLoader:
     Args:
         name: The argument that it was given as.
         loader: Gives pairs of images float32 [B, C, H, W] and labels: the class of each image, [B], in any integer type, or
-            one-hot or as shares that sum to 1, [B, K].
+            one-hot or as shares that sum to 1, [B, K]. The batches of one without a length, such as a stream, are counted.
         unpack: Returns such a pair from what the loader gives.
         keeps_shares: Whether shares of classes, [B, K], stay what they are; else the largest counts, as for accuracy.
 
     Raises:
-        CompressError: It has no length, or no batches.
+        CompressError: It cannot be gone through again and again, has no batches, or no length and no end.
     """
 
     classes: int | None = None
@@ -91,13 +93,9 @@ class CheckedLoader:
     def __init__(self, name: str, loader: Loader, *, unpack: Unpack | None = None, keeps_shares: bool = False) -> None:
         self._name, self._loader, self._unpack, self._keeps_shares = name, loader, unpack, keeps_shares
         try:
-            self._count = len(loader)  # type: ignore[arg-type]
-        except TypeError as error:
-            kind, remedy = type(loader).__name__, "give a list or a DataLoader"
-            if isinstance(loader, DataLoader):
-                kind += f" of {type(loader.dataset).__name__}"
-                remedy = "give the data set a __len__, the number of its images"
-            raise CompressError(f"{name}: a loader needs a length, and {kind} has none; {remedy}") from error
+            self._count, self.is_counted = len(loader), False  # type: ignore[arg-type]
+        except TypeError:  # it has no length
+            self._count, self.is_counted = _count_batches(name, loader), True
         if self._count == 0:
             raise CompressError(f"{name}: has no batches; give more images, smaller batches, or drop_last=False")
 
@@ -128,8 +126,10 @@ class CheckedLoader:
             try:
                 batch = next(iterator)
             except StopIteration:
+                said = f"gave {self._count} in its first pass" if self.is_counted else f"its length says {self._count}"
                 raise CompressError(
-                    f"{self._name}: gave {position} batches, and its length says {self._count}; correct the loader's length"
+                    f"{self._name}: gave {position} batches, and {said}; "
+                    f"{'let each pass give as many' if self.is_counted else 'correct its length'}"
                 ) from None
             images, labels = self._read_pair(batch, position)
             if labels.dim() == 2 and not self._keeps_shares:
@@ -146,6 +146,30 @@ class CheckedLoader:
         """
         where = f"{self._name}, batch {position}"
         return _check_pair(where, batch if self._unpack is None else _unpack_batch(where, batch, self._unpack))
+
+
+def _count_batches(name: str, loader: Loader) -> int:
+    """Count the batches of a loader without a length in one pass over it.
+
+    Raises:
+        CompressError: There is no second pass, or no end to the first.
+    """
+    kind = type(loader).__name__
+    if isinstance(loader, DataLoader):
+        kind += f" of {type(loader.dataset).__name__}"
+    if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
+        once = "gives its batches once" if isinstance(loader, Iterator) else "is no loader"
+        raise CompressError(f"{name}: is a {kind}, which {once}; give a list or a DataLoader, which an epoch can begin again")
+    outside, count = torch.get_rng_state(), 0
+    for _ in loader:
+        count += 1
+        if count > MOST_COUNTED:
+            raise CompressError(
+                f"{name}: the {kind} has no length, and more than {MOST_COUNTED:,} batches; end it, and say how many batches "
+                "an epoch has: a __len__ of the data set, the number of its images"
+            )
+    torch.set_rng_state(outside)
+    return count
 
 
 def _unpack_batch(where: str, batch: object, unpack: Unpack) -> object:

@@ -36,6 +36,7 @@ from compress.data._splits import (
     normalise_name,
 )
 from compress.errors import CompressError, Unreachable
+from compress.preprocess import SUFFIXES
 from compress.recipe import Fraction, Text, WholeNumber
 from compress.records import Preprocess
 from compress.text import quantify
@@ -47,7 +48,8 @@ LEFT_BY_OTHERS = frozenset(
     }
 )  # fmt: skip
 """Files and folders of file managers, archives and file systems, in small letters."""
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+SHOWN = 10
+"""Problems that a message names."""
 WRAPPERS = 2
 """Folders around the data that an archive may have added."""
 
@@ -168,10 +170,11 @@ class Folder:
             )
             for side in (False, True)
         )
-        for name, files in train.files.items():
-            if not files or not test.files[name]:
-                count = quantify(len(found.files[name]), "picture")
-                raise CompressError(f"{found.split}: class {name!r} has {count}, and training and test need one each; add some")
+        few = [name for name, files in train.files.items() if not files or not test.files[name]]
+        if few:
+            counts = ", ".join(f"class {name!r} has {quantify(len(found.files[name]), 'picture')}" for name in few[:SHOWN])
+            more = f" and {quantify(len(few) - SHOWN, 'class', 'classes')} more have too few" if len(few) > SHOWN else ""
+            raise CompressError(f"{found.split}: {counts}{more}, and training and test need one each; add some")
         note = describe_split(fraction, self.split_seed, sum(train.counts()), sum(test.counts()), by=by)
         return Splits(train, test, (f"{found.split}: {note}", *_describe_folders(found)))
 
@@ -195,7 +198,7 @@ def _iterate_folders(root: Path) -> Iterator[Path]:
 
 
 def _has_pictures(folder: Path) -> bool:
-    return any(path.suffix.lower() in PICTURE_SUFFIXES for path in folder.iterdir() if not _is_ignored(path.name))
+    return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir() if not _is_ignored(path.name))
 
 
 def _may_be_split(folder: Path) -> bool:
@@ -225,7 +228,7 @@ def _find_classes_without_splits(root: Path) -> FolderSplit:
             f"{root}: has {why}; name the folders of the splits as data.train_split and data.test_split: there are "
             f"{list_names(present)}"
         )
-    strays = [path for path in root.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and not _is_ignored(path.name)]
+    strays = [path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and not _is_ignored(path.name)]
     if len(present) < 2 or strays:
         found = quantify(len(present), "folder of a class", "folders of classes")
         has = f"{found} and {quantify(len(strays), 'picture')} beside them" if strays else found
@@ -296,25 +299,34 @@ def _list_classes(folder: Path, root: Path, *, beside: bool) -> FolderSplit:
     """
     _require_inside(folder, root)
     files: dict[str, list[Path]] = {}
+    problems: list[str] = []
     for path in sorted(folder.iterdir(), key=lambda path: (normalise_name(path.name), path.name)):
         if _is_ignored(path.name):
             continue
         if path.is_dir():
             _require_text(path)
-            found = _list_files(path, root)
+            found = _list_files(path, root, problems)
             if not found:
-                raise CompressError(f"{path}: the class has no pictures; add some, or remove the folder")
+                problems.append(f"{path}: the class has no pictures; add some, or remove the folder")
             files.setdefault(normalise_name(path.name), []).extend(found)
         elif beside:
-            raise CompressError(f"{path}: lies beside the folders of the classes; move it into one of them, or remove it")
+            problems.append(f"{path}: lies beside the folders of the classes; move it into one of them, or remove it")
+    if problems:
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise CompressError("\n".join([*problems[:SHOWN], *more]))
     if len(files) < 2:
         found_classes = quantify(len(files), "folder of a class", "folders of classes")
         raise CompressError(f"{folder}: has {found_classes}, and two are needed: {folder}/CLASS/PICTURE")
     return FolderSplit(folder, files)
 
 
-def _list_files(folder: Path, root: Path) -> list[Path]:
-    """Return the files of a class in the order of their names."""
+def _list_files(folder: Path, root: Path, problems: list[str]) -> list[Path]:
+    """Return the files of a class in the order of their names, and add to the problems what cannot be one.
+
+    Raises:
+        CompressError: The folder is a link that leads out of the root.
+        Unreachable: A folder cannot be read.
+    """
 
     def refuse(error: OSError) -> None:
         raise Unreachable(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or remove it") from error
@@ -323,20 +335,35 @@ def _list_files(folder: Path, root: Path) -> list[Path]:
     _require_inside(folder, root)
     for place, folders, names in os.walk(folder, onerror=refuse):  # does not follow links to folders
         folders[:] = sorted(name for name in folders if not _is_ignored(name))
-        for name in folders:
-            if (Path(place) / name).is_symlink():
-                raise CompressError(f"{Path(place) / name}: is a link to a folder; put the pictures themselves there")
+        links = [Path(place) / name for name in folders if (Path(place) / name).is_symlink()]
+        problems += [f"{path}: is a link to a folder; put the pictures themselves there" for path in links]
         found += [Path(place) / name for name in names if not _is_ignored(name)]
     for path in found:
-        _require_inside(path, root)
-        if not path.is_file():
-            raise CompressError(f"{path}: is no file; remove it")
+        if _leads_out(path, root):
+            problems.append(_explain_link(path, root))
+        elif not path.is_file():
+            problems.append(f"{path}: is no file, but {_name_kind(path)}; remove it")
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
 
 
 def _require_inside(path: Path, root: Path) -> None:
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        raise CompressError(f"{path}: is a link that leads out of {root}; put what it leads to there instead")
+    if _leads_out(path, root):
+        raise CompressError(_explain_link(path, root))
+
+
+def _leads_out(path: Path, root: Path) -> bool:
+    return path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
+
+
+def _explain_link(path: Path, root: Path) -> str:
+    return f"{path}: is a link that leads out of {root}; put what it leads to there instead"
+
+
+def _name_kind(path: Path) -> str:
+    """Return what it is that is neither a file nor a folder."""
+    if path.is_fifo():
+        return "a pipe"
+    return "a link to nothing" if path.is_symlink() else "a device or a socket"
 
 
 def _require_text(folder: Path) -> None:

@@ -1,7 +1,18 @@
 """Distillation methods, one file each, and their contract: `Method`, built from a `Setting`, called with a `Step`."""
 
 from compress.methods._combined import Combined
-from compress.methods._method import Method, Setting, require_teacher
+from compress.methods._method import Method, Setting, refuse_ignored_teacher, require_teacher
 from compress.methods._step import Forward, LazyFeatures, Signal, Signals, Step
 
-__all__ = ["Combined", "Forward", "LazyFeatures", "Method", "Setting", "Signal", "Signals", "Step", "require_teacher"]
+__all__ = [
+    "Combined",
+    "Forward",
+    "LazyFeatures",
+    "Method",
+    "Setting",
+    "Signal",
+    "Signals",
+    "Step",
+    "refuse_ignored_teacher",
+    "require_teacher",
+]

@@ -143,6 +143,18 @@ class Method(nn.Module):
         return Step(batch, self.student, teachers, phase=phase, autocast=autocast, signals=signals, forward=forward)
 
 
+def refuse_ignored_teacher(where: str, **weights: float) -> None:
+    """Refuse weights of the terms that teach if all are 0: what is trained then is method `supervised` under another name.
+
+    Raises:
+        CompressError: They are.
+    """
+    if not any(weights.values()):
+        names = " and ".join(weights)
+        which = f".{names}: is 0" if len(weights) == 1 else f": {names} are 0"
+        raise CompressError(f"{where}{which}, so the teacher is ignored; raise one, or use method 'supervised'")
+
+
 def require_teacher(setting: Setting, method: str) -> None:
     """Refuse a method without a teacher, or with one whose classes are others.
 

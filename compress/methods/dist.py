@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress import losses
-from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
 from compress.recipe import NonNegative, Positive
 
 FEW_SAMPLES = 8
@@ -66,11 +65,7 @@ class Dist(Method):
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "dist")
-        if inter_weight == intra_weight == 0:
-            raise CompressError(
-                "method.dist: inter_weight and intra_weight are 0, so the teacher is ignored; raise one, or use method "
-                "'supervised'"
-            )
+        refuse_ignored_teacher("method.dist", inter_weight=inter_weight, intra_weight=intra_weight)
         self.temperature = temperature or (4.0 if setting.classes < MANY_CLASSES else 1.0)
         self.ce_weight = ce_weight
         self.activation, self.guard, self.denominator = activation, guard, denominator

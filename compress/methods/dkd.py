@@ -20,7 +20,7 @@ from torch import Tensor
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
 from compress.recipe import NonNegative, Positive
 
 
@@ -50,11 +50,7 @@ class Dkd(Method):
         if setting.classes < 3:
             raise CompressError("method.dkd: with two classes nothing is left beside the labelled one; use method 'kd'")
         require_teacher(setting, "dkd")
-        if target_weight == rest_weight == 0:
-            raise CompressError(
-                "method.dkd: target_weight and rest_weight are 0, so the teacher is ignored; raise one, or use method "
-                "'supervised'"
-            )
+        refuse_ignored_teacher("method.dkd", target_weight=target_weight, rest_weight=rest_weight)
         self.temperature, self.ce_weight, self.standardise = temperature, ce_weight, standardise
         self.target_weight, self.rest_weight = target_weight, rest_weight
 

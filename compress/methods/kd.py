@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress import losses
-from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
 from compress.recipe import NonNegative, Positive
 
 PRESETS = {
@@ -67,11 +66,7 @@ class Kd(Method):
             preset_value if value is None else value for value, preset_value in zip(given, PRESETS[preset], strict=True)
         )
         self.standardise = preset == "standardised" if standardise is None else standardise
-        if self.kd_weight == 0:
-            raise CompressError(
-                "method.kd.kd_weight: the distillation weight is 0, so the teacher is ignored; raise it, or use method "
-                "'supervised'"
-            )
+        refuse_ignored_teacher("method.kd", kd_weight=self.kd_weight)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy and the divergence, [] each."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
 from compress.models import Network
 from compress.recipe import NonNegative, Text
 
@@ -49,11 +49,7 @@ class Rkd(Method):
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "rkd")
-        if distance_weight == angle_weight == 0:
-            raise CompressError(
-                "method.rkd: distance_weight and angle_weight are 0, so the teacher is ignored; raise one, or use method "
-                "'supervised'"
-            )
+        refuse_ignored_teacher("method.rkd", distance_weight=distance_weight, angle_weight=angle_weight)
         self.ce_weight, self.distance_weight, self.angle_weight = ce_weight, distance_weight, angle_weight
         self.embedding = _Embedding()
         self.student_tap = _find_tap("student", setting.student, student_tap)

@@ -57,7 +57,9 @@ def find_data_notes(recipe: Recipe, summary: Summary) -> Iterator[str]:
     yield from _describe_validation(recipe, images["validation"], summary.train_images)
     for where, train in _list_trainings(recipe):
         yield from _describe_batches(where, train, images["train"])
-    yield from _describe_steps(recipe, images["train"])
+    if any(method.name != "supervised" for method in recipe.method):
+        compared = any(method.name == "supervised" for methods in recipe.baselines for method in methods)
+        yield from describe_few_steps(recipe.train.epochs, recipe.train.batch_size, images["train"], compared=compared)
 
 
 def _describe_empty_classes(summary: Summary) -> Iterator[str]:
@@ -132,17 +134,22 @@ def _describe_batches(where: str, train: TrainSection, images: int) -> Iterator[
         )
 
 
-def _describe_steps(recipe: Recipe, images: int) -> Iterator[str]:
-    """Yield that the student sees its teacher for so few steps that plain training may be as good."""
-    steps = recipe.train.epochs * (images // recipe.train.batch_size)
-    if steps >= FEW_STEPS or all(method.name == "supervised" for method in recipe.method):
-        return
-    compared = any(method.name == "supervised" for methods in recipe.baselines for method in methods)
-    remedy = "the baseline 'supervised' will tell" if compared else "add `baselines: [supervised]`, which will tell"
-    yield (
-        f"train.epochs: {quantify(steps, 'step')} are few for distillation: below some {FEW_STEPS:,} a student may be no "
-        f"better than one trained plainly; raise it, or see: {remedy}"
-    )
+def describe_few_steps(epochs: int, batch_size: int, images: int, *, compared: bool) -> Iterator[str]:
+    """Yield that a student sees its teacher for so few steps that plain training may be as good.
+
+    Args:
+        epochs: Of the student.
+        batch_size: Of its training.
+        images: In an epoch.
+        compared: Whether the same student is also trained plainly.
+    """
+    steps = epochs * (images // batch_size)
+    if steps < FEW_STEPS:
+        remedy = "the baseline 'supervised' will tell" if compared else "add `baselines: [supervised]`, which will tell"
+        yield (
+            f"train.epochs: {quantify(steps, 'step')} are few for distillation: below some {FEW_STEPS:,} a student may be no "
+            f"better than one trained plainly; raise it, or see: {remedy}"
+        )
 
 
 def choose_batch_size(batch_size: int, images: int) -> int:

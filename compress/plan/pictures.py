@@ -50,7 +50,8 @@ def check_pictures(recipe: Recipe, *, base: Path, events: Events) -> tuple[str, 
         findings.refuse_unreadable()
     findings.refuse_narrow_range(preprocess)
     total = len(pictures.train.labels) + len(pictures.test.labels)
-    return tuple(_describe_findings(findings, recipe.data, total))
+    clipped = (f"data: {note}" for note in findings.describe_clipping(preprocess))
+    return (*_describe_findings(findings, recipe.data, total), *clipped)
 
 
 def _describe_findings(findings: Findings, section: DataSection, total: int) -> Iterator[str]:

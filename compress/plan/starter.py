@@ -6,10 +6,13 @@ import json
 import math
 import shlex
 import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from compress.data import Summary
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
+from compress.plan.data import describe_few_steps
 from compress.plan.survey import BUDGET_POINTS, Proposal, Survey, describe_survey, propose, survey_folder
 from compress.system.files import write_whole
 
@@ -81,13 +84,16 @@ measure:
 """
 
 
-def write(path: Path, *, data: Path | None = None, events: Events | None = None) -> tuple[str, ...]:
+def write(
+    path: Path, *, data: Path | None = None, events: Events | None = None, parquet: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
     """Write a recipe, and return what was seen of the data, a sentence each.
 
     Args:
         path: File to make.
         data: Folder of pictures, one folder per class, or of parquet files in hub layout; default the embedded digits.
         events: Where progress goes.
+        parquet: Which subset and label column of parquet files, as options of the source.
 
     Raises:
         CompressError: The file is there already, or has a name that no recipe can have; or the data is none, or too little.
@@ -97,11 +103,13 @@ def write(path: Path, *, data: Path | None = None, events: Events | None = None)
         raise CompressError(f"{path}: is there already and is not overwritten; give another name")
     if data is not None and not data.is_dir():
         raise Unreachable(f"--data {data}: there is no such folder")
-    found = None if data is None else survey_folder(data, events)
+    if parquet and data is None:
+        raise CompressError(f"--{next(iter(parquet)).replace('_', '-')}: is of parquet files; name their folder with --data")
+    found = None if data is None else survey_folder(data, events, parquet=parquet or {})
     text = render_recipe(path, data=data, found=found)
     with write_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return () if found is None else tuple(describe_survey(found))
+    return () if found is None else (*describe_survey(found), *_describe_schedule(found.summary, propose(found)))
 
 
 def render_recipe(path: Path, *, data: Path | None = None, found: Survey | None = None) -> str:
@@ -132,6 +140,12 @@ def _render_proposal(data: Path, found: Survey, fit: Proposal) -> dict[str, obje
         "batch": f"batch_size: {fit.batch_size}, ", "teacher_epochs": fit.epochs, "student_epochs": fit.epochs,
         "batch_size": fit.batch_size, "lr": fit.lr, "budget": fit.budget_points, "budget_reason": reason,
     }  # fmt: skip
+
+
+def _describe_schedule(summary: Summary, fit: Proposal) -> Iterator[str]:
+    """Yield that the pictures are too few for the steps that distillation needs; the recipe has the baseline that will tell."""
+    images = summary.train_images - math.ceil(summary.train_images * fit.validation_fraction)
+    yield from describe_few_steps(fit.epochs, fit.batch_size, images, compared=True)
 
 
 def _render_data(data: Path, found: Survey, fit: Proposal) -> str:

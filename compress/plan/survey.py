@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from compress import plugins
@@ -70,20 +71,23 @@ class Proposal(NamedTuple):
     """Points of top-1 that a file may lose, of which the validation images can show that it does not."""
 
 
-def survey_folder(folder: Path, events: Events | None = None) -> Survey:
+def survey_folder(folder: Path, events: Events | None = None, *, parquet: Mapping[str, str] = MappingProxyType({})) -> Survey:
     """Look at the pictures of a folder.
 
     Args:
         folder: Of class folders, with or without splits, or of parquet files.
         events: Where progress goes.
+        parquet: Options of parquet files: their subset, and their label column.
 
     Raises:
         CompressError: It holds no data that can be read as it is, or too few pictures; the message says what is missing.
         Unreachable: It is not there, or cannot be read.
     """
-    parquet = any(not any(part.startswith(".") for part in path.parts) for path in _find_parquet(folder))
-    name = "huggingface" if parquet else "folder"
-    source = plugins.load("data", name)(path=str(folder))
+    is_parquet = any(not any(part.startswith(".") for part in path.parts) for path in _find_parquet(folder))
+    if parquet and not is_parquet:
+        raise CompressError(f"{folder}: holds no parquet files, which alone have a {' or '.join(parquet)}; leave it out")
+    name = "huggingface" if is_parquet else "folder"
+    source = plugins.load("data", name)(path=str(folder), **parquet)
     summary = source.summary()
     _refuse_few(folder, summary)
     preprocess = Preprocess(height=16, width=16, channels="rgb", mean=(0.0,), std=(1.0,), white_level=2**31 - 1)
@@ -93,7 +97,7 @@ def survey_folder(folder: Path, events: Events | None = None) -> Survey:
     if any(findings.describe_levels()):  # their colours show between the levels that occur only
         preprocess = preprocess.model_copy(update={"white_level": FULL_WHITE, **findings.propose_levels()})
         findings = examine_pictures(source.load_encoded(), preprocess, most_bytes=MOST_BYTES, events=events)
-    return Survey(name, dict(_choose_options(findings, summary)), summary, findings)
+    return Survey(name, {**parquet, **dict(_choose_options(findings, summary))}, summary, findings)
 
 
 def _find_parquet(folder: Path) -> Iterator[Path]:

@@ -60,7 +60,8 @@ def set_aside(target: Path) -> list[str]:
         about = describe_bundle(target)
         report = _keep_report(target, f"report-{number}") if target.name == BUNDLE else ""
         target.replace(kept)
-    return [f"{kept}: is the bundle of an earlier run, kept ({about}{f'; its report is {report}' if report else ''})"]
+    known = f"{about}{f'; its report is {report}' if report else ''}"
+    return [f"{kept}: is the bundle of an earlier run, kept until you remove it ({known})"]
 
 
 def leave_bundle(target: Path) -> list[str]:

@@ -143,6 +143,18 @@ def test_levels_that_leave_one_colour_are_refused(pictures: str, decode: Decode,
     decode(pictures, RGB.model_copy(update={"white_level": 2400}))  # a window, as of X-ray pictures
 
 
+def test_values_beyond_the_levels_are_told(pictures: str) -> None:
+    """A window on the values is a choice, and whoever made it hears what lies outside of it."""
+    write_wide(pictures, 2000, 12200)
+    window = RGB.model_copy(update={"white_level": 4095, "black_level": 3000})
+    encoded = Folder(path=pictures).load_encoded()
+    told = [*examine_pictures(encoded, window, most_bytes=10**9).describe_clipping(window)]
+    assert "train split: values above data.white_level 4095, up to 12200, become white" in told
+    assert "train split: values below data.black_level 3000, down to 2000, become black" in told
+    wide = RGB.model_copy(update={"white_level": 16383})
+    assert not [*examine_pictures(encoded, wide, most_bytes=10**9).describe_clipping(wide)]
+
+
 def test_a_set_that_uses_sixteen_bits_is_read(pictures: str, decode: Decode) -> None:
     """A dark picture among others is no reason to refuse."""
     write_wide(pictures, 0, 60000)

@@ -318,6 +318,25 @@ def test_what_is_no_file_is_refused(pictures: str) -> None:
         Folder(path=pictures).summary()
 
 
+def test_all_that_is_wrong_in_the_folders_is_told_at_once(pictures: str) -> None:
+    """A pipe, an empty class and a stray file in one look, each with what it is."""
+    train = Path(pictures) / "train"
+    os.mkfifo(train / "cat" / "9.png")
+    (train / "dog" / "link.png").symlink_to(train / "gone.png")
+    (train / "empty").mkdir()
+    copy(train / "cat/0.png", train / "stray.png")
+    with pytest.raises(CompressError) as caught:
+        Folder(path=pictures).summary()
+    assert [line.partition(": ")[2].partition(";")[0] for line in str(caught.value).splitlines()] == [
+        "is no file, but a pipe", "is no file, but a link to nothing", "the class has no pictures",
+        "lies beside the folders of the classes",
+    ]  # fmt: skip
+    for number in range(20):
+        os.mkfifo(train / "cat" / f"pipe{number}")
+    with pytest.raises(CompressError, match=r"and 14 more$"):
+        Folder(path=pictures).summary()
+
+
 def test_a_class_whose_name_is_no_text_is_refused(pictures: str) -> None:
     """A folder named in another encoding is named before anything is trained, not when the report is written."""
     for split in ("train", "test"):

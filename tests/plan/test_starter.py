@@ -67,6 +67,7 @@ def test_size_and_networks_fit_the_pictures(tmp_path: Path, width: int, height: 
     assert recipe.student.model == student
     assert recipe.data.options()["test_fraction"] == 0.2
     assert recipe.data.options()["channels"] == "rgb"
+    assert any("steps are few for distillation" in line for line in seen)
     assert f"in colour and have {width} × {height} pixels" in text
     assert "50 pictures in 2 classes, 25 of each" in seen[0]
     assert "no test split is there" in text.replace("\n  # ", " ")
@@ -149,6 +150,9 @@ def test_a_folder_that_is_no_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data" / "notes").mkdir(parents=True)
     with pytest.raises(CompressError, match="has no train/ and test/"):
         starter.write(tmp_path / "recipe.yaml", data=tmp_path / "data")
+    for data, said in ((None, "--label-column: is of parquet files"), (tmp_path / "data", "holds no parquet files")):
+        with pytest.raises(CompressError, match=said):
+            starter.write(tmp_path / "recipe.yaml", data=data, parquet={"label_column": "label"})
     assert not (tmp_path / "recipe.yaml").exists()
 
 
@@ -164,12 +168,15 @@ def test_parquet_is_recognised(tmp_path: Path, layout: str) -> None:
     rows = {
         "image": column([{"bytes": encode(row, 20, 20), "path": None} for row in range(60)]),
         "label": column(["dog", "cat", "eel"] * 20),
+        "kind": column(["pet", "fish"] * 30),
     }
     path = tmp_path / "data" / layout
     path.parent.mkdir(parents=True)
     metadata = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
     parquet.write_table(pyarrow.table(rows).replace_schema_metadata(metadata), path)
     recipe, text, _ = init(tmp_path / "data")
+    starter.write(tmp_path / "kinds.yaml", data=tmp_path / "data", parquet={"label_column": "kind"})
+    assert load(tmp_path / "kinds.yaml").data.options()["label_column"] == "kind"
     assert recipe.data.source == "huggingface"
     assert recipe.data.options()["test_fraction"] == 0.2
     assert "holds texts" in text.replace("\n  # ", " ")

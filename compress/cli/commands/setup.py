@@ -34,14 +34,17 @@ def list_(terminal: Terminal, *, kind: str | None, name: str | None) -> None:
     help="Folder of one folder for each class, with or without train/ and test/, or of parquet files in hub layout; default: "
     "embedded digits.",
 )
-def init(terminal: Terminal, *, path: Path, data: Path | None) -> None:
+@click.option("--subset", help="With --data, of parquet files: the subset.")
+@click.option("--label-column", help="With --data, of parquet files: the column of the labels.")
+def init(terminal: Terminal, *, path: Path, data: Path | None, subset: str | None, label_column: str | None) -> None:
     """Write a commented recipe to start from; never overwrites.
 
     With --data it looks at the pictures, and proposes sizes, networks, schedule and budget that fit them.
     """
     from compress.plan import starter
 
-    seen = starter.write(path, data=data, events=terminal.events())
+    given = {name: value for name, value in (("subset", subset), ("label_column", label_column)) if value is not None}
+    seen = starter.write(path, data=data, events=terminal.events(), parquet=given)
     terminal.write_result({"written": str(path), "seen": list(seen)}, *seen, f"written: {path}")
     terminal.hint(quote("check", path))
 
