@@ -313,9 +313,7 @@ def test_streams_without_a_length_are_counted() -> None:
 def test_a_stream_that_gives_less_in_a_later_pass_is_named() -> None:
     """It is no matter of a length, which it does not have."""
     train = DataLoader(Shrinking(6), batch_size=1)
-    with pytest.raises(
-        CompressError, match=r"train: gave \d batches, and gave 5 in its first pass; let each"
-    ):
+    with pytest.raises(CompressError, match=r"train: gave \d batches, and gave 5 in its first pass; let each"):
         compress.distill([], Tiny(2), train=train, validation=loader(), method="supervised", settings=QUICK)
 
 
