@@ -38,7 +38,7 @@ from compress.errors import CompressError, Unreachable
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-Kind = Literal["methods", "models", "data", "exporters", "runtimes", "devices"]
+Kind = Literal["methods", "models", "data", "tasks", "exporters", "runtimes", "devices"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -46,6 +46,7 @@ _PACKAGES: Mapping[Kind, str] = {
     "methods": "compress.methods",
     "models": "compress.models",
     "data": "compress.data",
+    "tasks": "compress.tasks",
     "exporters": "exporters",
     "runtimes": "benchmarks.runtimes",
     "devices": "benchmarks.devices",

@@ -17,7 +17,7 @@ Install = Callable[..., None]
 
 FOLDERS: dict[Kind, str] = {
     "methods": "compress/methods", "models": "compress/models", "data": "compress/data",
-    "exporters": "exporters", "runtimes": "benchmarks/runtimes", "devices": "benchmarks/devices",
+    "tasks": "compress/tasks", "exporters": "exporters", "runtimes": "benchmarks/runtimes", "devices": "benchmarks/devices",
 }  # fmt: skip
 
 NETWORK = '''"""A family."""

@@ -241,7 +241,7 @@ def _draw_training(stage: StageResult) -> list[Markup]:
     lines = [_make_curve(term, [(epoch, epoch.losses.get(term)) for epoch in stage.epochs]) for term in terms]
     lines = [line for line in lines if line.values]
     drawn = [curves.draw_curves(lines, y_title="weighted loss", label=f"{stage.stage}: loss terms")] if lines else []
-    top1 = _make_curve("top-1", [(epoch, epoch.validation_top1_percent) for epoch in stage.epochs])
+    top1 = _make_curve("top-1", [(epoch, epoch.validation_percent) for epoch in stage.epochs])
     if top1.values:
         kept = stage.best_epoch
         best = (kept, top1.values[kept]) if kept is not None and kept in top1.values else None

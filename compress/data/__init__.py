@@ -16,18 +16,18 @@ from compress.data._source import (
     Dataset,
     EncodedDataset,
     EncodedSplit,
-    Labels,
     Source,
     Split,
     Summary,
     check_dataset,
-    check_labels,
     count_repeated,
     hash_dataset,
     hold_out,
+    name_task,
     take_stratified,
 )
 from compress.data._splits import list_names, refuse_duplicates
+from compress.tasks import Labels
 
 if TYPE_CHECKING:
     from compress.data._disk_loader import FromDisk
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset", "EncodedSplit", "Findings",
     "FromDisk", "FromLoader", "ImageFile", "InMemory", "Labels", "Loader", "Source", "Split", "Summary", "Unpack",
-    "check_dataset", "check_labels", "count_repeated", "decode_to_disk", "decode_to_memory", "examine_pictures",
-    "hash_dataset", "hold_out", "list_names", "refuse_duplicates", "refuse_labels", "take_stratified",
+    "check_dataset", "count_repeated", "decode_to_disk", "decode_to_memory", "examine_pictures",
+    "hash_dataset", "hold_out", "list_names", "name_task", "refuse_duplicates", "refuse_labels", "take_stratified",
 ]  # fmt: skip
 
 _WITH_TORCH = {

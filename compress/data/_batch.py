@@ -15,7 +15,7 @@ class Batch(NamedTuple):
     images: Tensor
     """[B, C, H, W]."""
     labels: Tensor
-    """[B]; of the user's own loader for training also shares of classes, float32 [B, K]."""
+    """[B, ...], as the task has them; of the user's own loader for training also shares of classes, float32 [B, K]."""
     rows: Tensor | None = None
     """Which images of the split these are, [B], on the CPU; `None` where nobody knows."""
     view: int = 0

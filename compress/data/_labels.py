@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data._source import Labels
 from compress.data._splits import describe_renamed, list_names, normalise_name, refuse_duplicates
 from compress.errors import CompressError
+from compress.tasks import Labels
 from compress.text import quantify
 
 Values = NDArray[Any]

@@ -23,9 +23,8 @@ from compress.data._disk_images import DiskImages
 from compress.errors import CompressError
 from compress.preprocess import Images, iterate_chunks
 from compress.records import Preprocess
+from compress.tasks import CLASSIFICATION, Labels, Task
 from compress.text import quantify
-
-Labels = NDArray[np.int64]
 
 
 class Split(NamedTuple):
@@ -34,7 +33,8 @@ class Split(NamedTuple):
     images: Images
     """[N, H, W, C], C is 1 (gray) or 3 (RGB)."""
     labels: Labels
-    """[N], each in 0 .. classes - 1."""
+    """What is known of each image, [N, ...]: of a classification int64 [N], each in 0 .. classes - 1; of a segmentation uint8
+    [N, H, W] at the images' size, 255 where nothing is known."""
 
     def select(self, rows: NDArray[np.integer]) -> Split:
         """Return some rows, [n]; images on disk are not read for it."""
@@ -53,7 +53,7 @@ class EncodedSplit(NamedTuple):
     """A split before its pictures are decoded."""
 
     labels: Labels
-    """[N], each in 0 .. classes - 1."""
+    """As in `Split`."""
     each: Callable[[], Iterator[tuple[str, bytes | Path | None]]]
     """Begins to go through the pictures in the order of the labels: what each is called in messages, and its encoded bytes or
     its file; `None` where the data has a row and no picture."""
@@ -86,7 +86,11 @@ class Summary(NamedTuple):
 
 
 class Source(Protocol):
-    """A data source. Its constructor does no work."""
+    """A data source. Its constructor does no work.
+
+    The attribute `task`, of the class, or of the object where an option decides it, names what the labels are for
+    (`compress list tasks`): `task = "segmentation"`. A source without it is one of classification.
+    """
 
     channels: str
     """`gray` or `rgb`: what `load` decodes to."""
@@ -108,12 +112,17 @@ class Source(Protocol):
         """
 
 
-def check_dataset(dataset: Dataset, classes: int) -> Dataset:
+def name_task(source: object) -> str:
+    """Return the name of the task that the labels of a source are for."""
+    return str(getattr(source, "task", CLASSIFICATION.name))
+
+
+def check_dataset(dataset: Dataset, classes: int, task: Task = CLASSIFICATION) -> Dataset:
     """Return the data set as it is, if its arrays are what the contract says.
 
     Raises:
-        CompressError: A split is empty, images are not uint8 [N, H, W, C] of one size, or a label is out of range; the message
-            names the split and the row.
+        CompressError: A split is empty, images are not uint8 [N, H, W, C] of one size, or a label is none of the task; the
+            message names the split and the row.
     """
     for name, (images, labels) in zip(Dataset._fields, dataset, strict=True):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in {1, 3}:
@@ -122,28 +131,13 @@ def check_dataset(dataset: Dataset, classes: int) -> Dataset:
             )
         if len(images) == 0:
             raise CompressError(f"split {name!r}: has no images")
-        if labels.dtype != np.int64 or labels.shape != (len(images),):
-            raise CompressError(
-                f"split {name!r}: labels are {labels.dtype} {list(labels.shape)}; int64 [{len(images)}] is needed"
-            )
-        check_labels(name, labels, classes)
+        if len(labels) != len(images):
+            raise CompressError(f"split {name!r}: labels are {labels.dtype} {list(labels.shape)}; {len(images)} are needed")
+        task.check_labels(f"split {name!r}", labels, classes, (images.shape[1], images.shape[2]))
     if dataset.train.images.shape[1:] != dataset.test.images.shape[1:]:
         sizes = [list(split.images.shape[1:]) for split in dataset]
         raise CompressError(f"the images of the splits differ in size: {sizes[0]} and {sizes[1]}")
     return dataset
-
-
-def check_labels(name: str, labels: Labels, classes: int) -> None:
-    """Refuse labels [N] of which one is no class.
-
-    Raises:
-        CompressError: The message names the split and the row.
-    """
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        where, label = f"split {name!r}, row {wrong[0]}", labels[wrong[0]]
-        problem = f"label {label} is not in 0 .. {classes - 1}, as in {len(wrong)} rows"
-        raise CompressError(f"{where}: {problem}; mend the labels, or choose another split")
 
 
 def hash_dataset(dataset: Dataset) -> str:
@@ -151,7 +145,7 @@ def hash_dataset(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     for images, labels in dataset:
         digest.update(repr(images.shape).encode())
-        digest.update(labels.astype("<i8").tobytes())
+        digest.update((labels.astype("<i8") if labels.ndim == 1 else np.ascontiguousarray(labels)).tobytes())
         for part in iterate_chunks(images):
             digest.update(np.ascontiguousarray(part).reshape(-1).data)
     return digest.hexdigest()
@@ -169,7 +163,9 @@ def _compute_digests(images: Images) -> Iterator[bytes]:
             yield hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
-def hold_out(split: Split, *, fraction: float, seed: int, classes: Sequence[str] = ()) -> tuple[Split, Split]:
+def hold_out(
+    split: Split, *, fraction: float, seed: int, classes: Sequence[str] = (), task: Task = CLASSIFICATION
+) -> tuple[Split, Split]:
     """Return a split in two, for training and for validation, stratified by class; each keeps the order of its rows.
 
     Args:
@@ -177,15 +173,17 @@ def hold_out(split: Split, *, fraction: float, seed: int, classes: Sequence[str]
         fraction: Share of the images that is held out, rounded up.
         seed: Which images those are.
         classes: Names of the classes, for messages; default: their labels.
+        task: What the labels are for.
 
     Raises:
         CompressError: A class has too few images for both sides.
     """
-    single = np.flatnonzero(np.bincount(split.labels) == 1)
-    sides = () if len(single) else _divide(split.labels, fraction, seed)
-    for lost in (single, *(np.setdiff1d(split.labels, split.labels[rows]) for rows in sides)):
+    labels = _find_strata(split, len(classes), task, least=1 / fraction)
+    single = np.flatnonzero(np.bincount(labels) == 1)
+    sides = () if len(single) else _divide(labels, fraction, seed)
+    for lost in (single, *(np.setdiff1d(labels, labels[rows]) for rows in sides)):
         if len(lost):
-            name, count = repr(classes[lost[0]]) if classes else lost[0], int((split.labels == lost[0]).sum())
+            name, count = repr(classes[lost[0]]) if classes else lost[0], int((labels == lost[0]).sum())
             raise CompressError(
                 f"class {name} has {quantify(count, 'image')}, too few to hold out {fraction:g} of each class; "
                 "add images, remove the class, or change the fraction"
@@ -194,7 +192,17 @@ def hold_out(split: Split, *, fraction: float, seed: int, classes: Sequence[str]
     return split.select(train), split.select(validation)
 
 
-def take_stratified(split: Split, count: int, *, seed: int) -> Split:
+def _find_strata(split: Split, classes: int, task: Task, *, least: float) -> NDArray[np.int64]:
+    """Return one class for each image, [N]; where an image may have several, strata of fewer images than `least` are joined."""
+    strata = task.compute_strata(split.labels, classes)
+    if split.labels.ndim == 1:
+        return strata
+    counts, least = np.bincount(strata), max(2.0, least)
+    few: NDArray[np.bool_] = counts[strata] < least
+    return np.where(few, len(counts) if few.sum() >= least else int(counts.argmax()), strata)
+
+
+def take_stratified(split: Split, count: int, *, seed: int, task: Task = CLASSIFICATION) -> Split:
     """Return that many images of a split, stratified by class, in the order of its rows.
 
     Raises:
@@ -202,7 +210,8 @@ def take_stratified(split: Split, count: int, *, seed: int) -> Split:
     """
     if count == len(split.labels):
         return split
-    return split.select(np.sort(_divide(split.labels, count, seed)[1]))
+    strata = _find_strata(split, 0, task, least=len(split.labels) / max(1, min(count, len(split.labels) - count)))
+    return split.select(np.sort(_divide(strata, count, seed)[1]))
 
 
 def _divide(labels: Labels, part: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

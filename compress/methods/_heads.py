@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -129,7 +128,7 @@ class Heads(Method):
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy of each head, []."""
         heads = self.compute_cohort(step, self.places)
-        return {f"ce.{name}": F.cross_entropy(logits.float(), step.batch.labels) for name, logits in heads.items()}
+        return {f"ce.{name}": step.supervise(logits) for name, logits in heads.items()}
 
     def predictions(self, step: Step) -> dict[str, Tensor]:
         """Return the logits of each head, [B, K]."""

@@ -20,6 +20,7 @@ from compress.methods._step import Forward, Signals, Step
 from compress.models import Network, find_shapes
 from compress.recipe import TrainSection
 from compress.records import Accuracy, Analysis
+from compress.tasks import CLASSIFICATION, Task
 
 
 def _refuse_another(role: str) -> Network:
@@ -36,6 +37,8 @@ class Setting(NamedTuple):
     classes: int
     another: Callable[[str], Network] = _refuse_another
     """Builds one more student with random weights of its own, on the device, for a named role such as `generation1`."""
+    task: Task = CLASSIFICATION
+    """What is trained for."""
 
 
 class Method(nn.Module):
@@ -52,7 +55,7 @@ class Method(nn.Module):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
-        self.student = setting.student
+        self.student, self.task = setting.student, setting.task
         self.teachers = nn.ModuleList(setting.teachers)
 
     def stages(self) -> list[Method]:
@@ -133,14 +136,16 @@ class Method(nn.Module):
         """Return a step: one batch as this method's networks see it.
 
         Args:
-            batch: Images [B, C, H, W] with labels [B].
+            batch: Images [B, C, H, W] with labels [B, ...].
             phase: Name of the phase that is being updated.
             autocast: The reduced precision of forward passes, or `None` for float32.
             signals: Outputs of teachers that are known already.
             forward: Runs the student, in place of the student itself.
         """
         teachers = [teacher for teacher in self.teachers if isinstance(teacher, Network)]
-        return Step(batch, self.student, teachers, phase=phase, autocast=autocast, signals=signals, forward=forward)
+        return Step(
+            batch, self.student, teachers, phase=phase, autocast=autocast, signals=signals, forward=forward, task=self.task
+        )
 
 
 def refuse_ignored_teacher(where: str, **weights: float) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from compress.data import Batch
 from compress.errors import CompressError
 from compress.models import Network, Outputs
+from compress.tasks import CLASSIFICATION, Task
 
 
 class Signal(NamedTuple):
@@ -50,6 +51,7 @@ class Step:
         autocast: The reduced precision of forward passes, or `None` for float32.
         signals: Outputs of teachers that are known already.
         forward: Runs the student, in place of the student itself.
+        task: What is trained for.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class Step:
         autocast: torch.dtype | None = None,
         signals: Signals | None = None,
         forward: Forward | None = None,
+        task: Task = CLASSIFICATION,
     ) -> None:
-        self.batch, self.phase = batch, phase
+        self.batch, self.phase, self.task = batch, phase, task
         self.observed: dict[str, Tensor] = {}
         """What `observe` was given."""
         self.signals_read: dict[Signal, None] = {}
@@ -85,6 +88,16 @@ class Step:
             return outputs.features[place]
 
         return Outputs(outputs.logits, LazyFeatures(len(outputs.features), read))
+
+    def supervise(self, logits: Tensor | None = None, *, smoothing: float = 0.0) -> Tensor:
+        """Return the task's loss against the labels, [].
+
+        Args:
+            logits: Of whom, [B, K, ...]; default: the student.
+            smoothing: Share of the target that is spread over all classes.
+        """
+        answers = self.student.logits if logits is None else logits
+        return self.task.compute_loss(answers, self.batch.labels, smoothing=smoothing)
 
     def teacher(self, index: int = 0) -> LazyOutputs:
         """Logits and features of one teacher on this batch, each computed when it is read."""

@@ -113,7 +113,7 @@ class Atsc(Method):
         """Return difference and drift, or in the second phase the cross-entropy of the adapted teachers, each []."""
         if step.phase == "classifier":
             each = [step.teacher(index).logits.float() for index in range(len(self.teachers))]  # [B, K]
-            return {"ce": torch.stack([F.cross_entropy(logits, step.batch.labels) for logits in each]).mean()}
+            return {"ce": torch.stack([step.supervise(logits) for logits in each]).mean()}
         ours = _projector.project_student(step, self.adapted.shipped)
         theirs = _projector.pool_teachers(step, self.teacher_pools)
         terms = {"mse": self.beta * meet_half_way(ours, theirs)}

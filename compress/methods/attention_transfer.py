@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress import losses
@@ -78,7 +77,7 @@ class AttentionTransfer(Method):
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy, the difference of attention at each tap, and the divergence if it is wanted, [] each."""
         student, teachers = step.student.logits.float(), range(len(self.teachers))
-        terms = {"ce": self.ce_weight * F.cross_entropy(student, step.batch.labels)}
+        terms = {"ce": self.ce_weight * step.supervise()}
         by_tap: dict[str, list[Tensor]] = {}
         for pair in self.pairs:
             by_tap.setdefault(pair.name, []).append(self._difference(step, pair))

@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compress import losses
@@ -58,7 +57,7 @@ PRESETS = {
 
 
 def cohort_losses(
-    student: Tensor, cohort: Tensor, labels: Tensor, alphas: Sequence[float], *, logit_loss: LogitLoss, temperature: float,
+    student: Tensor, cohort: Tensor, supervised: Tensor, alphas: Sequence[float], *, logit_loss: LogitLoss, temperature: float,
     ce_weight: float, reduction: Reduction,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """Return the weighted cross-entropy, and the weighted logit loss of each of M members.
@@ -66,7 +65,7 @@ def cohort_losses(
     Args:
         student: Logits, [B, K].
         cohort: Logits of the members, [M, B, K].
-        labels: [B].
+        supervised: The loss of the student against the labels, [].
         alphas: Share of each member's logit loss against the cross-entropy.
         logit_loss: Divergence (kd) or correlations (dist).
         temperature: Divides all logits.
@@ -76,7 +75,7 @@ def cohort_losses(
     count = len(alphas)
     ce_share = sum(1 - alpha for alpha in alphas) / (1 if reduction == "sum" else count)
     each = 1 / count if reduction == "mean" else 1.0
-    ce = ce_weight * ce_share * F.cross_entropy(student.float(), labels)
+    ce = ce_weight * ce_share * supervised
     loss = losses.kd_cohort if logit_loss == "kd" else losses.dist_cohort
     values = loss(student, cohort, temperature=temperature)  # [M]
     return ce, [each * alpha * value for alpha, value in zip(alphas, values, strict=True)]
@@ -158,7 +157,7 @@ class Dih(Method):
         student = step.student.logits
         cohort = self.heads_stage.compute_cohort(step, self.alpha)
         ce, taught = cohort_losses(
-            student, torch.stack(list(cohort.values())), step.batch.labels, tuple(self.alpha.values()),
+            student, torch.stack(list(cohort.values())), step.supervise(), tuple(self.alpha.values()),
             logit_loss=self.logit_loss, temperature=self.temperature, ce_weight=self.ce_weight, reduction=self.reduction,
         )  # fmt: skip
         return {"ce": ce} | {f"{self.logit_loss}.{name}": value for name, value in zip(self.alpha, taught, strict=True)}

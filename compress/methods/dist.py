@@ -17,7 +17,6 @@ import logging
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compress import losses
@@ -79,7 +78,7 @@ class Dist(Method):
         self._warn_of_few(student)
         pairs = [self._relations(student, step.teacher(i).logits) for i in range(len(self.teachers))]
         return {
-            "ce": self.ce_weight * F.cross_entropy(student.float(), step.batch.labels),
+            "ce": self.ce_weight * step.supervise(),
             "inter": self.inter_scale * torch.stack([inter for inter, _ in pairs]).mean(),
             "intra": self.intra_scale * torch.stack([intra for _, intra in pairs]).mean(),
         }

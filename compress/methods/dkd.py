@@ -15,7 +15,6 @@ mean over several teachers is ours, as is `standardise`, which 2403.01427 adds t
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compress import losses
@@ -59,7 +58,7 @@ class Dkd(Method):
         student, labels = step.student.logits, step.batch.labels
         pairs = [self._compute_parts(student, step.teacher(i).logits, labels) for i in range(len(self.teachers))]
         return {
-            "ce": self.ce_weight * F.cross_entropy(student.float(), labels),
+            "ce": self.ce_weight * step.supervise(),
             "target": self.target_weight * torch.stack([target for target, _ in pairs]).mean(),
             "rest": self.rest_weight * torch.stack([rest for _, rest in pairs]).mean(),
         }

@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -109,7 +108,7 @@ class Dskd(Method):
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy, the logit loss, and for each shallow tap its two weighted losses, each []."""
         student = step.student.logits.float()
-        terms = {"ce": self.ce_weight * F.cross_entropy(student, step.batch.labels)}
+        terms = {"ce": self.ce_weight * step.supervise()}
         if self.kd_weight > 0:
             each = [self._teach(student, step.teacher(i).logits) for i in range(len(self.teachers))]
             terms[self.logit_loss] = self.kd_weight * torch.stack(each).mean()

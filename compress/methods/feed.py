@@ -20,7 +20,6 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -105,7 +104,7 @@ class Feed(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy and the distance to each teacher's map, each []."""
-        terms = {"ce": self.ce_weight * F.cross_entropy(step.student.logits.float(), step.batch.labels)}
+        terms = {"ce": self.ce_weight * step.supervise()}
         for pair, translate, weight in zip(self.pairs, self.translators, self.weights, strict=True):
             maps = self._maps(step, pair)
             terms[f"l1.{pair.name}"] = weight * losses.factor_l1(step.apply(translate, maps.student), maps.teacher)

@@ -106,9 +106,9 @@ class _Generation(Feed):
         tables = super().analyse(train, validation)
         if not self.line:
             return tables
-        found = [measure_accuracy(network, validation) for network in self.line]
+        found = [measure_accuracy(network, validation, self.task) for network in self.line]
         rows = [
-            (str(number), f"{score.top1_percent:.2f}", f"{score.ci95[0]:.1f} to {score.ci95[1]:.1f}", str(score.samples))
+            (str(number), f"{score.percent:.2f}", f"{score.ci95[0]:.1f} to {score.ci95[1]:.1f}", str(score.samples))
             for number, score in enumerate(found, 1)
         ]
         note = "Each generation learnt from the one before, the first from the teachers; the last is shipped."

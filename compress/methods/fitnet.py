@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -75,7 +74,7 @@ class Fitnet(Method):
         """Return the cross-entropy, the hint, and the divergence if it is wanted, [] each."""
         student = step.student.logits.float()
         terms = {
-            "ce": self.ce_weight * F.cross_entropy(student, step.batch.labels),
+            "ce": self.ce_weight * step.supervise(),
             "hint": self.weight * torch.stack(self._compute_distances(step)).mean(),
         }
         if self.kd_weight > 0:

@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compress import losses
@@ -76,6 +75,6 @@ class Kd(Method):
             (losses.standardise(student), losses.standardise(teachers, axis=2)) if self.standardise else (student, teachers)
         )
         return {
-            "ce": self.ce_weight * F.cross_entropy(student.float(), step.batch.labels),
+            "ce": self.ce_weight * step.supervise(),
             "kd": self.kd_weight * losses.kd_cohort(*compared, temperature=self.temperature).mean(),
         }

@@ -15,7 +15,6 @@ mean over several teachers.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress import losses
@@ -65,7 +64,7 @@ class Rkd(Method):
             for index, tap in enumerate(self.teacher_taps)
         ]
         return {
-            "ce": self.ce_weight * F.cross_entropy(step.student.logits.float(), step.batch.labels),
+            "ce": self.ce_weight * step.supervise(),
             "distance": self.distance_weight * torch.stack([distance for distance, _ in pairs]).mean(),
             "angle": self.angle_weight * torch.stack([angle for _, angle in pairs]).mean(),
         }

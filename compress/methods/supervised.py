@@ -9,7 +9,6 @@ Source: cross-entropy; no paper.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from compress.methods import Method, Setting, Step
@@ -30,5 +29,4 @@ class Supervised(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy, []."""
-        logits = step.student.logits.float()
-        return {"ce": F.cross_entropy(logits, step.batch.labels, label_smoothing=self.label_smoothing)}
+        return {"ce": step.supervise(smoothing=self.label_smoothing)}

@@ -54,6 +54,14 @@ class Document(Record):
 
 R = TypeVar("R", bound=BaseModel)
 
+
+def rename_field(content: Any, old: str, new: str) -> Any:
+    """Return the content of a record with a field under the name that it has now, where it has an older one."""
+    if isinstance(content, dict) and old in content and new not in content:
+        return {new if name == old else name: value for name, value in content.items()}
+    return content
+
+
 CHECKSUM = "checksum"
 """The field of a file that holds its checksum; no document has a field of its own by that name."""
 _LIMIT_BYTES = 1 << 28

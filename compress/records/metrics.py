@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from compress.records.base import Count, Figure, Percent, Record
+from pydantic import model_validator
+
+from compress.records.base import Count, Figure, Percent, Record, rename_field
 from compress.statistics.proportions import compute_balanced_interval, compute_wilson_interval
 
 UNEVEN = 2
@@ -14,12 +16,14 @@ UNEVEN = 2
 
 
 class Accuracy(Record):
-    """Top-1 accuracy with what is needed to judge it."""
+    """The metric of a task, such as top-1, with what is needed to judge it."""
 
-    top1_percent: Percent
+    metric: str = "top1"
+    """What is measured: the name of the task's metric."""
+    percent: Percent
     samples: Count
     ci95: tuple[Percent, Percent]
-    """Wilson interval, in percent."""
+    """Its interval in percent: Wilson's for a share of images, else of a bootstrap over images."""
     balanced_percent: Percent | None = None
     """Balanced accuracy: the mean over the classes of the share of their images that is right; `None` in old records."""
     balanced_ci95: tuple[Percent, Percent] | None = None
@@ -28,11 +32,24 @@ class Accuracy(Record):
     """Where classes are uneven, the share of the images of each class that is right; `None` for a class without images."""
     class_samples: tuple[Count, ...] = ()
     """Where classes are uneven, the images of each class."""
+    class_percent: tuple[Percent | None, ...] = ()
+    """Where the metric is a mean over classes, that of each class, such as its IoU; `None` for a class that is nowhere."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, content: Any) -> Any:
+        """Read what was written when classification was the only task."""
+        return rename_field(content, "top1_percent", "percent")
 
     @property
     def is_uneven(self) -> bool:
         """Whether some classes have so many more images than others that top-1 says little."""
         return bool(self.recall_percent)
+
+    @property
+    def top1_percent(self) -> float:
+        """The metric of a classification."""
+        return self.percent
 
     @classmethod
     def from_hits(cls, correct: int, samples: int) -> Self:
@@ -42,7 +59,7 @@ class Accuracy(Record):
             CompressError: There are no images, or more hits than images.
         """
         low, high = compute_wilson_interval(correct, samples)
-        return cls(top1_percent=100 * correct / samples, samples=samples, ci95=(100 * low, 100 * high))
+        return cls(percent=100 * correct / samples, samples=samples, ci95=(100 * low, 100 * high))
 
     @classmethod
     def from_counts(cls, correct: Sequence[int], samples: Sequence[int]) -> Self:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from compress.records.base import Count, Document, Figure, Percent, Record, Seconds
+from compress.records.base import Count, Document, Figure, Percent, Record, Seconds, rename_field
 from compress.records.metrics import Accuracy
 
 WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
@@ -24,7 +24,8 @@ class Epoch(Record):
     """Mean over the epoch of every weighted loss term, and `total`."""
     observed: dict[str, Figure] = Field(default_factory=dict)
     """Mean over the epoch of what a method watches beside its losses, such as weights of layers."""
-    validation_top1_percent: Percent | None = None
+    validation_percent: Percent | None = None
+    """The task's metric on the validation split."""
     validation_balanced_percent: Percent | None = None
     """Balanced accuracy: the mean of the classes' recalls."""
     seconds: Seconds
@@ -32,6 +33,12 @@ class Epoch(Record):
     """Of these, spent waiting for images."""
     teacher_seconds: Seconds = 0.0
     """Of these, spent on outputs of frozen teachers: computed, written or read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, content: Any) -> Any:
+        """Read what was written when classification was the only task."""
+        return rename_field(content, "validation_top1_percent", "validation_percent")
 
 
 class Analysis(Record):

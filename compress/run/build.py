@@ -112,7 +112,12 @@ def build_method(run: Run, sections: Sequence[MethodSection], teachers: Sequence
         checkpoint.load_weights(student, resolve_path(run.base, run.recipe.student.weights), ema=run.recipe.student.ema)
     image = run.data.sample_image().to(run.device)
     setting = Setting(
-        student, tuple(teachers), image, len(run.data.classes), lambda role: build_network(run, run.recipe.student, role)
+        student,
+        tuple(teachers),
+        image,
+        len(run.data.classes),
+        lambda role: build_network(run, run.recipe.student, role),
+        run.data.task,
     )
     methods: dict[str, Method] = {}
     for section in sections:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from compress.data import (
     hash_dataset,
     hold_out,
     list_names,
+    name_task,
     take_stratified,
 )
 from compress.errors import CompressError
@@ -34,6 +34,7 @@ from compress.preprocess import measure_statistics, normalise
 from compress.recipe import DataSection
 from compress.records import Preprocess
 from compress.system.memory import choose_place
+from compress.tasks import CLASSIFICATION, Task, load_task
 
 LARGE_SHARE = 0.01
 """Share of a split from which on people are warned where it is also in another one, or cannot be read; well-known sets share
@@ -60,6 +61,8 @@ class RunData(NamedTuple):
     """Of all that training and selection see."""
     test_key: str
     """Of the test split."""
+    task: Task = CLASSIFICATION
+    """What the labels are for."""
     notes: tuple[DataNote, ...] = ()
     """What the source says of the data, what was left out, and what the splits have in common."""
 
@@ -89,9 +92,10 @@ def prepare_data(
     summary = source.summary()
     classes = tuple(summary.classes)
     loaded = _load(source, preprocess, section, summary, cache=cache, events=events or Events())
-    dataset = check_dataset(loaded, len(classes))
-    train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed, classes=classes)
-    train = take_stratified(train, section.train_images or len(train.labels), seed=seed)
+    task = load_task(name_task(source))
+    dataset = check_dataset(loaded, len(classes), task)
+    train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed, classes=classes, task=task)
+    train = take_stratified(train, section.train_images or len(train.labels), seed=seed, task=task)
     channels = preprocess.depth
     for name, values in (("mean", section.mean), ("std", section.std)):
         if values is not None and len(values) != channels:
@@ -116,10 +120,11 @@ def prepare_data(
         dataset.test,
         key,
         test_key,
+        task,
         (
             *(DataNote(f"data: {note}", is_warning=False) for note in summary.notes),
             *find_left_out(summary, dataset),
-            *find_empty_classes(classes, dataset),
+            *find_empty_classes(classes, dataset, task),
             *find_leaks(dataset.train, train, validation, dataset.test),
         ),
     )
@@ -134,9 +139,9 @@ def find_left_out(summary: Summary, dataset: Dataset) -> Iterator[DataNote]:
             yield DataNote(text, is_warning=missing >= LARGE_SHARE * expected)
 
 
-def find_empty_classes(classes: Sequence[str], dataset: Dataset) -> Iterator[DataNote]:
+def find_empty_classes(classes: Sequence[str], dataset: Dataset, task: Task = CLASSIFICATION) -> Iterator[DataNote]:
     """Yield which classes have no image in a split; it matters most where some are tested that were never taught."""
-    counts = [np.bincount(split.labels, minlength=len(classes)) for split in dataset]
+    counts = [task.count_images(split.labels, len(classes)) for split in dataset]
     for name, own, other in zip(Dataset._fields, counts, reversed(counts), strict=True):
         empty = [each for each, count in zip(classes, own, strict=True) if count == 0]
         if empty:

@@ -91,8 +91,8 @@ def describe_unexported(run: Run, trained: Trained, logits: SplitLogits, *, ship
     return Variant(
         name=f"{trained.name}-torch", network=trained.name, method=trained.method, format=TORCH, runtime=TORCH,
         precision="fp32", device="local", parameters=count_parameters(trained.network), macs=count_macs(trained.network, image),
-        accuracy=measure_accuracy(logits.test, run.data.test.labels),
-        validation=measure_accuracy(logits.validation, run.data.validation.labels),
+        accuracy=measure_accuracy(logits.test, run.data.test.labels, run.data.task),
+        validation=measure_accuracy(logits.validation, run.data.validation.labels, run.data.task),
         status="skipped", reason=f"not exported: {graph}",
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ from compress.run.int8 import select_calibration_images
 from compress.run.lockstep import train_in_lockstep
 from compress.run.measure import measure_files
 from compress.run.report import RunResults, add_notes, build_report, describe_failures, describe_unjudged
-from compress.run.seeds import find_correct_images, split_by_seed, train_further_seeds, train_students
+from compress.run.seeds import judge_images, split_by_seed, train_further_seeds, train_students
 from compress.run.teacher_budget import hold_to_teacher
 from compress.run.teachers import obtain_teacher
 from compress.run.verify import SplitLogits, compute_logits
@@ -70,12 +70,12 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
         measured = measure_files(context, files)
 
         rows = [describe_unexported(context, each, logits[each.name], shipped=shipped) for each in baselines] + unmade
-        correct = [
-            *(find_correct_images(context, each, logits[each.name]) for each in teachers),
-            *(find_correct_images(first, each, logits[each.name]) for each in students),
-            *further.correct,
+        judged = [
+            *(judge_images(context, each, logits[each.name]) for each in teachers),
+            *(judge_images(first, each, logits[each.name]) for each in students),
+            *further.judged,
         ]
-        found = RunResults(trained, files, measured, rows, further, correct, logits[shipped.name])
+        found = RunResults(trained, files, measured, rows, further, judged, logits[shipped.name])
         built = build_report(context, found)
         headline = report.compute_headline(built)
         placed = hand_over(first, shipped, files, logits[shipped.name], measured, headline=headline)

@@ -171,7 +171,7 @@ class _Continued(Method):
         quantizer: FakeQuantizer | None = None,
     ) -> None:
         teachers = tuple(teacher for teacher in method.teachers if isinstance(teacher, Network))
-        super().__init__(Setting(method.student, teachers, torch.empty(0), 0))
+        super().__init__(Setting(method.student, teachers, torch.empty(0), 0, task=method.task))
         self.method, self.saved, self.moves_teacher = method, product, method.moves_teacher
         self.trained, self.settings, self.quantizer = dict(phases), dict(settings), quantizer
         self.is_calibrated = quantizer is None

@@ -13,7 +13,7 @@ from compress.records import Report, StageResult, Variant
 from compress.run.context import REJECTED, Run, Trained
 from compress.run.export import ExportedFile
 from compress.run.measure import MeasuredFiles
-from compress.run.seeds import CorrectImages, FurtherSeeds, collect_scores, describe_seeds
+from compress.run.seeds import FurtherSeeds, JudgedImages, collect_scores, describe_seeds
 from compress.run.verify import SplitLogits
 from compress.training import preflight
 
@@ -28,7 +28,7 @@ class RunResults(NamedTuple):
     unexported: Sequence[Variant]
     """Rows of networks that were not exported, and of files that could not be made."""
     further: FurtherSeeds
-    correct: Sequence[CorrectImages]
+    judged: Sequence[JudgedImages]
     """Of every network and seed."""
     shipped: SplitLogits
     """Logits of the student that is shipped."""
@@ -38,7 +38,7 @@ def build_report(run: Run, found: RunResults) -> Report:
     """Return the report of a run."""
     stages = _collect_stages(found)
     seconds = {**found.further.seconds, **{key: stage.seconds for key, stage in stages.items()}}
-    scores = collect_scores(run, found.correct)
+    scores = collect_scores(run, found.judged)
     guesses = preflight.describe_guessing("student", found.shipped.validation, run.validation_labels)
     return Report(
         name=run.recipe.name,

@@ -1,4 +1,4 @@
-"""Train the students of all seeds, and find the images that each classifies correctly.
+"""Train the students of all seeds, and judge each on every image.
 
 What seeds share and in what they differ is described in `compress.plan.seeds`.
 """
@@ -13,39 +13,39 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.report import paired
-from compress.data import Split
 from compress.fingerprint import describe_training, make_key
 from compress.plan.names import name_baselines
 from compress.recipe import MethodSection, Recipe
-from compress.records import Accuracy, Scores, SeedScore
+from compress.records import Scores, SeedScore
 from compress.run.context import Run, Trained
 from compress.run.stage import label_stage
 from compress.run.students import train_student
 from compress.run.verify import SplitLogits, compute_logits
 from compress.system.files import writable
+from compress.tasks import Tallies
+from compress.tasks.classification import is_right
 
-CORRECT, SEEDS = "correct.npz", "seeds"
+TALLIES, SEEDS = "tallies.npz", "seeds"
 
 
-class CorrectImages(NamedTuple):
-    """Which images one trained network classifies correctly."""
+class JudgedImages(NamedTuple):
+    """How one trained network did on each image: a row of the task's numbers."""
 
     network: str
     method: str
     seed: int
-    validation: NDArray[np.bool_]
-    """Of the validation split, [N]."""
-    test: NDArray[np.bool_]
-    """Of the test split, [N]."""
+    validation: Tallies
+    """Of the validation split, [N, S]."""
+    test: Tallies
+    """Of the test split, [N, S]."""
 
 
 class FurtherSeeds(NamedTuple):
     """Results of the seeds after the first."""
 
-    correct: tuple[CorrectImages, ...]
+    judged: tuple[JudgedImages, ...]
     seconds: Mapping[str, float]
     """How long each stage took, by its key."""
 
@@ -80,62 +80,56 @@ def train_students(run: Run, teachers: Sequence[Trained]) -> list[Trained]:
 
 def train_further_seeds(runs: Sequence[Run], teachers: Sequence[Trained]) -> FurtherSeeds:
     """Train students and baselines of further seeds; their networks are not kept in memory."""
-    correct: list[CorrectImages] = []
+    judged: list[JudgedImages] = []
     seconds: dict[str, float] = {}
     for run in runs:
         for trained in train_students(run, teachers):
-            correct.append(_obtain_correct_images(run, trained))
+            judged.append(_obtain_judged_images(run, trained))
             seconds |= {result.key: result.seconds for result in trained.results}
-    return FurtherSeeds(tuple(correct), seconds)
+    return FurtherSeeds(tuple(judged), seconds)
 
 
-def find_correct_images(run: Run, trained: Trained, logits: SplitLogits) -> CorrectImages:
-    """Find the images that a network classifies correctly by its logits."""
+def judge_images(run: Run, trained: Trained, logits: SplitLogits) -> JudgedImages:
+    """Judge a network on each image by its logits."""
     splits = (run.data.validation, run.data.test)
-    right = (found.argmax(axis=1) == split.labels for found, split in zip(logits, splits, strict=True))
-    return CorrectImages(trained.name, trained.method, run.seed, *right)
+    tallies = (run.data.task.tally(found, split.labels) for found, split in zip(logits, splits, strict=True))
+    return JudgedImages(trained.name, trained.method, run.seed, *tallies)
 
 
-def _obtain_correct_images(run: Run, trained: Trained) -> CorrectImages:
-    """Return the images that a network classifies correctly: found in the cache, or computed and kept there."""
+def _obtain_judged_images(run: Run, trained: Trained) -> JudgedImages:
+    """Return how a network did on each image: found in the cache, or computed and kept there."""
     key = make_key(
-        network=trained.key, data=[run.data.key, run.data.test_key], engine=dict(describe_training()), what="correct"
+        network=trained.key, data=[run.data.key, run.data.test_key], engine=dict(describe_training()), what="tallies"
     )
 
     def make(folder: Path) -> None:
         alone = trained._replace(network=copy.deepcopy(trained.network)).move_to_cpu()  # parts that others use stay there
-        found = find_correct_images(run, alone, compute_logits(run, alone))
-        np.savez(folder / CORRECT, validation=found.validation, test=found.test)
+        found = judge_images(run, alone, compute_logits(run, alone))
+        np.savez(folder / TALLIES, validation=found.validation, test=found.test)
 
     what = f"scores of {label_stage(run, trained.name)}"
-    with np.load(run.cache.make(key, what, make) / CORRECT, allow_pickle=False) as file:
-        return CorrectImages(trained.name, trained.method, run.seed, file["validation"], file["test"])
+    with np.load(run.cache.make(key, what, make) / TALLIES, allow_pickle=False) as file:
+        return JudgedImages(trained.name, trained.method, run.seed, file["validation"], file["test"])
 
 
-def collect_scores(run: Run, correct: Sequence[CorrectImages]) -> tuple[Scores, ...]:
+def collect_scores(run: Run, judged: Sequence[JudgedImages]) -> tuple[Scores, ...]:
     """Return the scores of each network over its seeds, in order of first appearance."""
-    networks = dict.fromkeys((each.network, each.method) for each in correct)
+    networks = dict.fromkeys((each.network, each.method) for each in judged)
     return tuple(
         Scores(
-            network=network, method=method, seeds=tuple(_make_score(run, each) for each in correct if each.network == network)
+            network=network, method=method, seeds=tuple(_make_score(run, each) for each in judged if each.network == network)
         )
         for network, method in networks
     )
 
 
-def _make_score(run: Run, images: CorrectImages) -> SeedScore:
+def _make_score(run: Run, images: JudgedImages) -> SeedScore:
     return SeedScore(
         seed=images.seed,
-        validation=_count(images.validation, run.data.validation, run),
-        accuracy=_count(images.test, run.data.test, run),
-        correct=paired.pack(images.test),
+        validation=run.data.task.measure(images.validation, len(run.data.classes)),
+        accuracy=run.data.task.measure(images.test, len(run.data.classes)),
+        correct=paired.pack(is_right(images.test)),
     )
-
-
-def _count(correct: NDArray[np.bool_], split: Split, run: Run) -> Accuracy:
-    """Return the accuracy on a split, given which of its images are right, [N]."""
-    counts = (np.bincount(labels, minlength=len(run.data.classes)).tolist() for labels in (split.labels[correct], split.labels))
-    return Accuracy.from_counts(*counts)
 
 
 def describe_seeds(run: Run, scores: Sequence[Scores]) -> tuple[str, ...]:

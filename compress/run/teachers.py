@@ -57,7 +57,7 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
     else:
         settings = section.train or run.recipe.train
         network = build_network(run, section, name)
-        method = Supervised(Setting(network, (), run.data.sample_image(), len(run.data.classes)))
+        method = Supervised(Setting(network, (), run.data.sample_image(), len(run.data.classes), task=run.data.task))
         reads = {"model": model, "role": name}
         trained = train_stage(run, name, method, settings, reads=reads, method_name="supervised")
     logits = evaluate.compute_logits(trained.network, run.batch_in_order(run.data.validation))

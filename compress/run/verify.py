@@ -135,9 +135,9 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
         return VerifiedFile(row.model_copy(update={"reason": gate.reason}), gate)
     row = row.model_copy(
         update={
-            "accuracy": evaluate.measure_accuracy(on_test, data.test.labels),
-            "validation": evaluate.measure_accuracy(on_validation, data.validation.labels),
-            "agreement_percent": 100 * float((on_test.argmax(axis=1) == logits.test.argmax(axis=1)).mean()),
+            "accuracy": evaluate.measure_accuracy(on_test, data.test.labels, data.task),
+            "validation": evaluate.measure_accuracy(on_validation, data.validation.labels, data.task),
+            "agreement_percent": 100 * data.task.measure_agreement(logits.test, on_test),
             "max_abs_diff": float(np.abs(on_test - logits.test).max()),
             "correct": paired.pack(on_test.argmax(axis=1) == data.test.labels),
             "peak_memory_bytes": found.peak_memory_bytes,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compress.data import Batch
@@ -87,7 +86,7 @@ def choose_engine(
         return StudentEngine()
     torch.compiler.reset()  # all that is compiled shares one limit, and what earlier stages compiled is not run again
     taps = run_dry_step(method, take_first_images(batch)).student_taps
-    trial = _Trial(network, batch, taps, autocast, events)
+    trial = _Trial(method, network, batch, taps, autocast=autocast, events=events)
     if engine == "auto" and not trial.is_worth(steps):
         return StudentEngine()
     make = trial.try_all if engine == "auto" else lambda: (trial.try_one(engine),)
@@ -104,9 +103,16 @@ class _Trial:
     """Forward and backward passes of a network on one batch, by each engine."""
 
     def __init__(
-        self, network: Network, batch: Batch, taps: Sequence[int], autocast: torch.dtype | None, events: Events
+        self,
+        method: Method,
+        network: Network,
+        batch: Batch,
+        taps: Sequence[int],
+        *,
+        autocast: torch.dtype | None,
+        events: Events,
     ) -> None:
-        self._network, self._batch, self._taps = network, batch, taps
+        self._network, self._batch, self._taps, self._task = network, batch, taps, method.task
         self._autocast, self._events, self._device = autocast, events, batch.images.device
         self._built: dict[str, Forward] = {}
 
@@ -220,7 +226,7 @@ class _Trial:
             with torch.autocast(self._device.type, dtype=autocast, enabled=autocast is not None):
                 found = forward(images)
             read = [found.features[place].float().square().mean() for place in self._taps]
-            total = torch.stack([F.cross_entropy(found.logits.float(), labels), *read]).sum()
+            total = torch.stack([self._task.compute_loss(found.logits, labels), *read]).sum()
             with explain_compile_errors():  # the backward pass is compiled when it is first needed
                 gradients = torch.autograd.grad(total, trained, allow_unused=True, materialize_grads=True)
         for buffer, value in zip(self._network.buffers(), kept, strict=True):

@@ -6,32 +6,30 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.data import Batch, Batches
 from compress.freezing import evaluating
 from compress.methods import Method, Signals
 from compress.records import Accuracy
+from compress.tasks import CLASSIFICATION, Labels, Logits, Tallies, Task
 
-Logits = NDArray[np.float32]
 
-
-def measure_accuracy(logits: Logits, labels: NDArray[np.int64]) -> Accuracy:
-    """Return top-1 and balanced accuracy of logits [N, K] against labels [N]."""
-    return Accuracy.from_predictions(logits.argmax(axis=1).tolist(), labels.tolist(), logits.shape[1])
+def measure_accuracy(logits: Logits, labels: Labels, task: Task = CLASSIFICATION) -> Accuracy:
+    """Return the task's metric of logits [N, K, ...] against labels [N, ...]."""
+    return task.measure(task.tally(logits, labels), logits.shape[1])
 
 
 def compute_logits(module: nn.Module, batches: Batches) -> Logits:
-    """Return the logits of every image in order, [N, K], computed in evaluation mode and float32; modes are restored."""
+    """Return the logits of every image in order, [N, K, ...], computed in evaluation mode and float32; modes are restored."""
     with evaluating(module):
         outputs = [module(batch.images).float().cpu() for batch in batches.epoch(0)]
     result: Logits = torch.cat(outputs).numpy()
     return result
 
 
-def compute_all_logits(modules: Sequence[nn.Module], batches: Batches) -> tuple[list[Logits], NDArray[np.int64]]:
-    """Return the logits of several networks, [N, K] each, with the labels of the same images, [N].
+def compute_all_logits(modules: Sequence[nn.Module], batches: Batches) -> tuple[list[Logits], Labels]:
+    """Return the logits of several networks, [N, K, ...] each, with the labels of the same images, [N, ...].
 
     All is read in one pass: many loaders give another order in each, which would part logits from labels.
 
@@ -49,9 +47,9 @@ def compute_all_logits(modules: Sequence[nn.Module], batches: Batches) -> tuple[
     return [torch.cat(collected).numpy() for collected in outputs], torch.cat(labels).numpy()
 
 
-def collect_labels(batches: Batches) -> NDArray[np.int64]:
-    """Return the labels of every image in order, [N]."""
-    result: NDArray[np.int64] = torch.cat([batch.labels.cpu() for batch in batches.epoch(0)]).numpy()
+def collect_labels(batches: Batches) -> Labels:
+    """Return the labels of every image in order, [N, ...]."""
+    result: Labels = torch.cat([batch.labels.cpu() for batch in batches.epoch(0)]).numpy()
     return result
 
 
@@ -65,13 +63,12 @@ def validate(
         batches: Held-out images, whole and in order.
         get_signals: Returns outputs of frozen teachers for a batch; those that it does not give are computed.
     """
-    predicted: dict[str, list[int]] = {}
-    labels: list[int] = []
-    classes = 1
+    tallies: dict[str, list[Tallies]] = {}
+    classes, task = 1, method.task
     with evaluating(method):
         for batch in batches.epoch(0):
-            labels += batch.labels.tolist()
+            labels = batch.labels.cpu().numpy()
             for name, given in method.predictions(method.step(batch, signals=get_signals(batch))).items():
                 classes = max(classes, given.shape[1])
-                predicted.setdefault(name, []).extend(given.argmax(dim=1).tolist())
-    return {name: Accuracy.from_predictions(found, labels, classes) for name, found in predicted.items()}
+                tallies.setdefault(name, []).append(task.tally(given.float().cpu().numpy(), labels))
+    return {name: task.measure(np.concatenate(found), classes) for name, found in tallies.items()}

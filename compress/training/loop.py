@@ -269,15 +269,15 @@ class _StageTraining:
         begun = time.perf_counter()
         with self.updates.use_average():
             scores = self.method.choose(self._validate())
-            top1, balanced = (_average(scores, part) for part in ("top1_percent", "balanced_percent"))
-            value = balanced if self.settings.select == "best_balanced" else top1
+            percent, balanced = (_average(scores, part) for part in ("percent", "balanced_percent"))
+            value = balanced if self.settings.select == "best_balanced" else percent
             if not self.best or self.settings.select == "last" or value > self.best["value"]:
                 self._keep_as_best(value, scores)
         means = {name: float(value) / self.steps for name, value in self.sums.losses.items()}
         if not math.isfinite(means["total"]):
             bad = ", ".join(name for name, mean in means.items() if not math.isfinite(mean) and name != "total")
             raise CompressError(f"training stopped after epoch {self.epoch + 1}: {bad} is not finite; lower train.lr")
-        self._record_epoch(means, top1, balanced, time.perf_counter() - begun)
+        self._record_epoch(means, percent, balanced, time.perf_counter() - begun)
         self.epoch, self.step, self.sums = self.epoch + 1, 0, _Sums()
 
     def _keep_as_best(self, value: float, scores: Mapping[str, Accuracy]) -> None:
@@ -285,7 +285,7 @@ class _StageTraining:
         best = {name: score.model_dump_json() for name, score in scores.items()}
         self.best = {"value": value, "epoch": self.epoch + 1, "weights": weights, "scores": best}
 
-    def _record_epoch(self, losses: dict[str, float], top1: float, balanced: float, validation_seconds: float) -> None:
+    def _record_epoch(self, losses: dict[str, float], percent: float, balanced: float, validation_seconds: float) -> None:
         """Add the epoch that ends to the history, and tell programs of it."""
         sums = self.sums
         record = Epoch(
@@ -294,7 +294,7 @@ class _StageTraining:
             lr=compute_learning_rate(self.settings, self.done - 1, self.steps),
             losses=losses,
             observed={name: float(value) / self.steps for name, value in sums.observed.items()},
-            validation_top1_percent=top1,
+            validation_percent=percent,
             validation_balanced_percent=balanced,
             seconds=sums.seconds + sums.waiting_seconds + sums.teacher_seconds + validation_seconds,
             waiting_seconds=sums.waiting_seconds,
@@ -397,11 +397,10 @@ class _Sums:
 
 
 def _average(scores: Mapping[str, Accuracy], part: str) -> float:
-    """Return the mean over all networks of a part of their accuracy; top-1 stands in where that part is not known."""
+    """Return the mean over all networks of a part of their accuracy; the metric stands in where that part is not known."""
     values = [getattr(score, part) for score in scores.values()]
     return float(
-        sum(score.top1_percent if each is None else each for each, score in zip(values, scores.values(), strict=True))
-        / len(scores)
+        sum(score.percent if each is None else each for each, score in zip(values, scores.values(), strict=True)) / len(scores)
     )
 
 

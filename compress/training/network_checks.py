@@ -18,7 +18,7 @@ from compress.errors import CompressError
 from compress.forward_pass import FORWARD_ERRORS, PROBED_IMAGES, describe_output, explain_failure
 from compress.freezing import evaluating
 from compress.models import Network
-from compress.training.evaluate import Logits
+from compress.tasks import Logits
 
 SOFTMAX_INSIDE = "take the softmax or sigmoid out of it, or let it return their logarithm: losses and files take logits"
 

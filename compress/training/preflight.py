@@ -22,9 +22,9 @@ from compress.forward_pass import read_reason
 from compress.freezing import freeze_all_but, list_phases, list_trained_parameters
 from compress.methods import Method
 from compress.records import Accuracy
+from compress.tasks import Logits
 from compress.text import quantify
 from compress.training.class_order import describe_order, find_class_order, write_recipe_line
-from compress.training.evaluate import Logits
 from compress.training.usefulness import find_guessing
 
 

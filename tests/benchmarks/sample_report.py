@@ -180,9 +180,9 @@ def _stage(
         losses = {term: start * (0.04 + math.exp(-epoch / 4)) * chance.uniform(0.93, 1.07) for term, start in starts.items()}
         losses["total"] = sum(losses.values())
         validation = min(100.0, top1 - (top1 - 12) * math.exp(-epoch / 3) + chance.gauss(0, 0.4))
-        history.append(Epoch(stage=stage, epoch=epoch, lr=0.1, losses=losses, validation_top1_percent=validation, seconds=1.4))
-    best = max(history, key=lambda each: each.validation_top1_percent or 0.0)
-    correct = round(216 * (best.validation_top1_percent or 0.0) / 100)
+        history.append(Epoch(stage=stage, epoch=epoch, lr=0.1, losses=losses, validation_percent=validation, seconds=1.4))
+    best = max(history, key=lambda each: each.validation_percent or 0.0)
+    correct = round(216 * (best.validation_percent or 0.0) / 100)
     return StageResult(
         stage=stage, key=SHA, method=method, parameters=77_754, macs=3_120_000, best_epoch=best.epoch,
         validation=Accuracy.from_hits(correct, 216), epochs=tuple(history), seconds=1.4 * epochs,

@@ -26,7 +26,7 @@ def test_good_data_passes_unchanged():
         (split([0, -1]), "row 1: label -1"),
         (split([]), "'train': has no images"),
         (Split(split([0]).images, np.array([0.0])), "labels are float64"),
-        (Split(split([0]).images, np.array([0, 1])), r"labels are int64 \[2\]; int64 \[1\]"),
+        (Split(split([0]).images, np.array([0, 1])), r"labels are int64 \[2\]; 1 are needed"),
         (Split(split([0]).images / 255, np.array([0])), "images are float64"),
         (Split(split([0]).images[0], np.array([0])), "images are uint8"),
         (split([0, 1], size=5), "differ in size"),

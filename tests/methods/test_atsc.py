@@ -299,7 +299,7 @@ def test_the_selected_epoch_keeps_its_own_choice() -> None:
     logits = evaluate.compute_logits(method.deployable(), held_out())
     assert set(fit.validation) == {"student"}
     assert evaluate.measure_accuracy(logits, evaluate.collect_labels(held_out())) == fit.validation["student"]
-    assert fit.validation["student"].top1_percent == max(epoch.validation_top1_percent or 0 for epoch in fit.epochs)
+    assert fit.validation["student"].top1_percent == max(epoch.validation_percent or 0 for epoch in fit.epochs)
 
 
 def test_all_paths_together_give_the_mean_of_their_logits() -> None:

@@ -177,7 +177,7 @@ def test_validation_reads_what_the_teachers_said_of_the_held_out_images(tmp_path
     heads.teachers[0].register_forward_hook(lambda *_: calls.append(1))
     kept = loop.fit(heads, data(), images, settings=SETTINGS, seed=7, teachers=teachers(heads, tmp_path), validating=validating)
     assert len(calls) <= 2 * 4 + 2 + 3  # two views and the held-out images, once each, and as many looks at what is read
-    assert [epoch.validation_top1_percent for epoch in kept.epochs] == [e.validation_top1_percent for e in plain.epochs]
+    assert [epoch.validation_percent for epoch in kept.epochs] == [e.validation_percent for e in plain.epochs]
     assert kept.best_epoch == plain.best_epoch
 
 

@@ -59,7 +59,7 @@ def test_training_that_is_stopped_anywhere_continues_to_the_same_bytes(
 def test_the_best_epoch_is_shipped_and_the_last_when_asked() -> None:
     """`select: best` leaves the weights with the best validation top-1, `last` those of the end."""
     best = loop.fit(fresh(), data(), held_out(), settings=TrainSection(epochs=4, lr=0.3, batch_size=16))
-    scores = [epoch.validation_top1_percent or 0.0 for epoch in best.epochs]
+    scores = [epoch.validation_percent or 0.0 for epoch in best.epochs]
     assert best.best_epoch == scores.index(max(scores)) + 1
     assert best.validation["student"].top1_percent == max(scores)
     last = loop.fit(fresh(), data(), held_out(), settings=TrainSection(epochs=4, lr=0.3, batch_size=16, select="last"))

@@ -1,0 +1,14 @@
+"""What networks are trained for, one file a task, and the contract: labels, loss, and judging by one row of numbers an image.
+
+`Task` is the contract, `load_task` finds a task by its name, `Classification` is the one that is meant where nothing is said.
+Other distributions add tasks by the entry point `compress.tasks`.
+"""
+
+from compress.tasks._loading import load_task
+from compress.tasks._task import Labels, Logits, Metric, Tallies, Task, Weights
+from compress.tasks.classification import Classification
+
+CLASSIFICATION = Classification()
+"""The task of data that names none."""
+
+__all__ = ["CLASSIFICATION", "Classification", "Labels", "Logits", "Metric", "Tallies", "Task", "Weights", "load_task"]

@@ -1,0 +1,114 @@
+"""Contract of a task: what labels are, what is minimised, and how answers are judged.
+
+Labels are one array with the image as first axis, whatever they are, so that everything that takes rows of them stays as it is.
+The answer of a network is its logits, [N, K, ...], with the classes as second axis. Answers are judged by tallies: one row
+of numbers for each image, from which the metric of any weighted set of images follows. So one bootstrap serves every task:
+intervals of a metric, of a difference and of a drop are draws of weights (`compress.statistics.tallies`).
+
+The data source decides the task (`Source.task`), since images with masks cannot be classified. Judging is numpy; what trains
+imports torch inside, so that a file is judged without it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.records import Accuracy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Labels = NDArray[Any]
+"""What is known of each image, [N, ...]."""
+Logits = NDArray[np.float32]
+"""Answers of a network or file, [N, K, ...]."""
+Tallies = NDArray[np.int64]
+"""One row for each image, [N, S]."""
+Weights = NDArray[np.integer[Any]]
+"""How often each image counts, in each of R draws, [R, N]."""
+
+
+class Metric(NamedTuple):
+    """The number by which networks of a task are compared, in percent."""
+
+    name: str
+    """In records: `top1`."""
+    title: str
+    """For people: `top-1`."""
+
+
+class Task(ABC):
+    """One task. A class named after its file, with no arguments."""
+
+    name: ClassVar[str]
+    metric: ClassVar[Metric]
+    label_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int64)
+    """Type of the labels of a data set."""
+    is_dense: ClassVar[bool] = False
+    """Whether logits are maps [N, K, h, w] at the network's own output stride and labels maps [N, H, W] at the images' size."""
+
+    # ---- data
+
+    @abstractmethod
+    def check_labels(self, where: str, labels: Labels, classes: int, size: tuple[int, int]) -> None:
+        """Refuse labels [N, ...] that are not of this task.
+
+        Args:
+            where: The split, for messages.
+            labels: All of it.
+            classes: How many there are.
+            size: Height and width of the images.
+
+        Raises:
+            CompressError: The message names the row.
+        """
+
+    @abstractmethod
+    def compute_strata(self, labels: Labels, classes: int) -> NDArray[np.int64]:
+        """Return one class for each image, [N], by which splits and samples are balanced."""
+
+    @abstractmethod
+    def count_images(self, labels: Labels, classes: int) -> NDArray[np.int64]:
+        """Return how many of the images with labels [N, ...] show each class, [K]."""
+
+    # ---- training
+
+    @abstractmethod
+    def compute_loss(self, logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
+        """Return the loss of logits [B, K, ...] against labels [B, ...], [].
+
+        Args:
+            logits: In any precision.
+            labels: Of the batch.
+            smoothing: Share of the target that is spread over all classes.
+        """
+
+    # ---- judging
+
+    @abstractmethod
+    def tally(self, logits: Logits, labels: Labels) -> Tallies:
+        """Return one row for each image, [N, S], of logits [N, K, ...] against labels [N, ...]."""
+
+    @abstractmethod
+    def score(self, tallies: Tallies, weights: Weights) -> NDArray[np.float64]:
+        """Return the metric in percent for each of R weighted sets of images, [N, S] with [R, N] -> [R]."""
+
+    @abstractmethod
+    def measure(self, tallies: Tallies, classes: int) -> Accuracy:
+        """Return the metric with its interval, of rows [N, S].
+
+        Raises:
+            CompressError: There are no images.
+        """
+
+    @abstractmethod
+    def measure_agreement(self, reference: Logits, candidate: Logits) -> float:
+        """Return how far two networks give the same answer, 0 to 1, of logits [N, K, ...] each."""
+
+    def describe(self, accuracy: Accuracy) -> str:
+        """Return an accuracy as people read it in one line."""
+        return f"{accuracy.percent:.2f} %"
