@@ -165,7 +165,7 @@ def evaluate(
 
 
 def make_runner(
-    subject: Subject, *, threads: int = 1, events: Events | None = None
+    subject: Subject, *, threads: int = 1, device: Device | None = None, events: Events | None = None
 ) -> Callable[[NDArray[Any], Sequence[tuple[int, int]] | None], Evaluation]:
     """Return a function that runs a file on images as it takes them: float32 [N, C, H, W], or uint8 [N, H, W, C].
 
@@ -176,7 +176,7 @@ def make_runner(
         count, height, width, channels = fed.shape
         images = np.zeros((count, channels, height, width), np.float32) if subject.takes_pixels else fed
         pixels = fed if subject.takes_pixels else None
-        return evaluate(subject, images, pixels=pixels, calls=calls, threads=threads, events=events)
+        return evaluate(subject, images, pixels=pixels, calls=calls, threads=threads, device=device, events=events)
 
     return run
 

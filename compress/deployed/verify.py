@@ -18,41 +18,50 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from benchmarks.devices import Device
     from compress.events import Events
     from compress.recipe import GateSection
     from exporters.bundle.samples import Samples
 
 
-def verify_bundle(bundle: Path, *, file: str | None = None, threads: int = 1, events: Events) -> dict[str, Gate]:
+def verify_bundle(
+    bundle: Path, *, file: str | None = None, device: str = "local", threads: int = 1, events: Events
+) -> dict[str, Gate]:
     """Gate the files of a bundle on their own runtimes against the logits that the bundle carries.
 
     The gate is the manifest's, with the same budget as in the run; where it allows more than the defaults do, the note of the
     verdict says so. Beyond the gate, a file must not differ by more than twice what it did when it was handed over.
-    A file whose runtime cannot be reached here is skipped, with the reason, and the others are judged.
+    A file whose runtime cannot be reached there is skipped, with the reason, and the others are judged.
 
     Args:
         bundle: A bundle or the folder of its run.
         file: Only this file, by its path in the bundle.
+        device: Where the files are run: a name or an address.
         threads: Threads of the runtime.
         events: Where progress is reported.
 
     Raises:
-        CompressError: The bundle is not what its manifest says.
+        CompressError: The bundle is not what its manifest says, or there is no such device.
         Unreachable: There is no bundle.
     """
+    from benchmarks.devices import open_device
     from exporters.bundle.bundle import read_samples
+
+    place = open_device(device)
 
     folder, manifest = read_bundle(bundle)
     chosen = manifest.files if file is None else (choose_file(manifest, file),)
     samples, shown = read_samples(folder, manifest), read_pictures(folder, manifest)
     return {
-        entry.path: _judge_file(folder, manifest, entry, samples, shown, threads=threads, events=events) for entry in chosen
+        entry.path: _judge_file(folder, manifest, entry, samples, shown, device=place, threads=threads, events=events)
+        for entry in chosen
     }
 
 
 def _judge_file(
-    folder: Path, manifest: Manifest, entry: BundleFile, samples: Samples, shown: Pictures, *, threads: int, events: Events
-) -> Gate:
+    folder: Path, manifest: Manifest, entry: BundleFile, samples: Samples, shown: Pictures, *, device: Device, threads: int,
+    events: Events,
+) -> Gate:  # fmt: skip
     """Judge a file by the manifest's gate, and by the differences that were recorded when it was handed over."""
     from benchmarks import protocol
     from compress.recipe import GateSection
@@ -61,7 +70,7 @@ def _judge_file(
     from exporters.verification.rule import Recorded
 
     subject, settings = make_subject(folder, entry), GateSection.model_validate(manifest.gate)
-    run = protocol.make_runner(subject, threads=threads, events=events)
+    run = protocol.make_runner(subject, threads=threads, device=device, events=events)
     expected = ExpectedInterface(manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class)
     recorded = None if entry.on_samples is None else Recorded(**entry.on_samples.model_dump())
     fed, reference = samples.images if entry.takes_pixels else shown.images, samples.get_logits(entry)
@@ -123,4 +132,5 @@ def refuse_failures(gates: Mapping[str, Gate]) -> None:
         raise GateFailed("\n".join(failed))
     skipped = [gate.reason for gate in gates.values() if gate.status == "skipped"]
     if skipped:
-        raise Unreachable("\n".join([f"{len(skipped)} of {len(gates)} files were not judged:", *skipped]))
+        reasons = dict.fromkeys(skipped)
+        raise Unreachable("\n".join([f"{len(skipped)} of {len(gates)} files were not judged:", *reasons]))

@@ -14,11 +14,14 @@ from compress.cli.terminal import Terminal
 @make_command("verify")
 @click.argument("bundle", type=RunFolder())
 @click.option("--file", help="Only this file of the bundle.")
+@click.option(
+    "--device", default="local", show_default=True, help="Where to run them, e.g. qemu:aarch64 (compress list devices)."
+)
 @click.option("--locate", is_flag=True, help="Find the first layer in which each file parts from a good file of its network.")
 @click.option("--against", type=FOLDER, metavar="RUN", help="With --locate: the run whose student the good file is made of.")
 @threads_option
 def verify(
-    terminal: Terminal, *, bundle: Path, file: str | None, locate: bool, against: Path | None, threads: int
+    terminal: Terminal, *, bundle: Path, file: str | None, device: str, locate: bool, against: Path | None, threads: int
 ) -> None:  # fmt: skip
     """Gate the files of a bundle again, on their own runtimes.
 
@@ -31,6 +34,8 @@ def verify(
     events = terminal.events()
     if against is not None and not locate:
         raise click.UsageError("--against says where to look for a good file; give it with --locate")
+    if locate and device != "local":
+        raise click.UsageError("--locate looks into files on this machine; give it without --device")
     if locate:
         from compress.deployed.locate import locate_divergence
 
@@ -38,7 +43,7 @@ def verify(
         terminal.write_result(found, *tables.draw_layers(found))
         terminal.hint(f"{quote('verify', bundle)} judges the files; compress export RUN writes them anew")
         return
-    gates = verify_bundle(bundle, file=file, threads=threads, events=events)
+    gates = verify_bundle(bundle, file=file, device=device, threads=threads, events=events)
     terminal.write_result(gates, tables.draw_gates(gates), *tables.list_gate_notes(gates))
     for program in find_unfamiliar_programs(bundle):
         events.say(f"{program}: is not what this version writes; another version's, or changed: read it before you run it")
