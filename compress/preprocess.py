@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from compress.errors import CompressError, Unreachable
+from compress.geometry import Placement, apply_placement, place_picture
 from compress.records import PILLOW_MODES, Preprocess
 from compress.system.files import read_bounded
 from compress.system.signatures import recognise_format
@@ -47,13 +48,6 @@ _BROKEN = (
     Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
 """What Pillow raises for damaged files; a test mutates files to see that there is nothing else."""
-
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 READ_FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF and PPM"
@@ -126,11 +120,11 @@ class Picture(NamedTuple):
 
 
 def decode(source: bytes | Path | Image.Image, preprocess: Preprocess, where: str) -> NDArray[np.uint8]:
-    """Return a picture as uint8 [H, W, C], decoded to `preprocess.channels` and resized to its size.
+    """Return a picture as uint8 [H, W, C], decoded to `preprocess.channels` and brought to its size by its geometry.
 
     Args:
         source: Encoded bytes, a file, or a Pillow image.
-        preprocess: Size, channels, interpolation, and what is black and white in more than 8 bits.
+        preprocess: Size, geometry, channels, interpolation, and what is black and white in more than 8 bits.
         where: What the picture is called in messages.
 
     Raises:
@@ -159,11 +153,21 @@ def decode_picture(source: bytes | Path | Image.Image, preprocess: Preprocess, w
     except _BROKEN as error:
         reason = _explain_damage(error, source)
         raise CompressError(f"{where}: cannot be decoded as a picture{reason}; replace or remove it") from error
-    size, own = (preprocess.width, preprocess.height), image.size
-    if own != size:
-        image = image.resize(size, _RESAMPLING[preprocess.interpolation])
+    own, placement = image.size, place_picture(image.size, preprocess)
+    _refuse_long(own, placement, where)
+    image = apply_placement(image, placement, preprocess, fill=preprocess.fill, nearest=False)
     resized = np.array(image).reshape(preprocess.height, preprocess.width, preprocess.depth)
     return Picture(resized, own, None if values is None else Levels(int(values.min()), int(values.max())))
+
+
+def _refuse_long(own: tuple[int, int], placement: Placement, where: str) -> None:
+    """Refuse a picture that is so long that scaling its shorter side takes more memory than any picture may."""
+    width, height = placement.size
+    if width * height > MAX_PIXELS:
+        raise CompressError(
+            f"{where}: has {own[0]} × {own[1]} pixels, and to cut out its middle it would be scaled to {width} × {height}, "
+            f"more than {MAX_PIXELS}; choose data.geometry: letterbox or squeeze, or remove it"
+        )
 
 
 def scale_to_bytes(values: NDArray[np.integer[Any]], preprocess: Preprocess) -> NDArray[np.uint8]:

@@ -33,6 +33,7 @@ from compress.data._prefetch import prefetch
 from compress.data._source import Dataset, EncodedDataset, EncodedSplit, Split
 from compress.errors import CompressError, Unreachable
 from compress.events import Events, Task
+from compress.geometry import place_picture
 from compress.preprocess import Picture, decode, decode_picture
 from compress.records import Document, Preprocess
 from compress.system.files import hash_file, writable, write_whole
@@ -327,16 +328,16 @@ def _make_key(encoded: EncodedDataset, preprocess: Preprocess, events: Events, *
         for some in prefetch(_group_calls(hash_files, iter(sorted(encoded.files.items()))), workers=workers, lead=2 * workers):
             files += some
             task.advance(len(some))
-    levels = [preprocess.black_level, preprocess.white_level, skip_unreadable]
-    geometry = [_get_shape(preprocess), preprocess.channels, preprocess.interpolation, levels]
-    parts = [files, encoded.chosen, *geometry, _describe_decoder()]
+    contract = preprocess.model_dump(mode="json", exclude={"mean", "std"})
+    parts = [files, encoded.chosen, contract, skip_unreadable, _describe_decoder()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _describe_decoder() -> list[str | None]:
     """Return what decides the pixels of an encoded picture: our own source, Pillow, and the libraries that it decodes with."""
     libraries = [features.version(name) for name in ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff")]
-    return [hash_file(Path(inspect.getfile(decode))), PIL.__version__, *libraries]
+    ours = [hash_file(Path(inspect.getfile(function))) for function in (decode, place_picture)]
+    return [*ours, PIL.__version__, *libraries]
 
 
 def _get_shape(preprocess: Preprocess) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from compress.models._cost import count_macs, count_parameters
 from compress.models._input import Adapted, InputFormat, adapt_input, adapt_teacher, reorder_classes, run_normalised
 from compress.models._network import Network, Outputs, find_shapes
+from compress.models._pretrained import Published, find_published
 from compress.models._wrapping import build_model, wrap_module
 
 __all__ = [
@@ -10,11 +11,13 @@ __all__ = [
     "InputFormat",
     "Network",
     "Outputs",
+    "Published",
     "adapt_input",
     "adapt_teacher",
     "build_model",
     "count_macs",
     "count_parameters",
+    "find_published",
     "find_shapes",
     "reorder_classes",
     "run_normalised",

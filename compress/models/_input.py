@@ -30,7 +30,7 @@ class InputFormat(NamedTuple):
     """On the scale 0 to 1, one for each channel in the order of `channels`."""
     std: tuple[float, ...]
     channels: Channels
-    size: int | None = None
+    size: tuple[int, int] | None = None
     """Height and width; `None` is any."""
 
 
@@ -86,11 +86,12 @@ class Adapted(_Around):
     def resize(self, images: Tensor) -> Tensor:
         """Return images [B, c, H, W] in the wanted size, [B, c, h, w]."""
         size = self.wanted.size
-        if size is None or images.shape[-2:] == (size, size):
+        if size is None or tuple(images.shape[-2:]) == size:
             return images
         mode = {"nearest": "nearest", "bilinear": "bilinear"}.get(self.interpolation, "bicubic")
-        smooth = {} if mode == "nearest" else {"antialias": min(images.shape[-2:]) > size, "align_corners": False}
-        return F.interpolate(images, size=(size, size), mode=mode, **smooth)
+        shrinks = images.shape[-2] > size[0] or images.shape[-1] > size[1]
+        smooth = {} if mode == "nearest" else {"antialias": shrinks, "align_corners": False}
+        return F.interpolate(images, size=size, mode=mode, **smooth)
 
     def _normalise(self, images: Tensor) -> Tensor:
         given, wanted = self.given, self.wanted
@@ -204,7 +205,7 @@ def adapt_teacher(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     channels: Channels | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     classes: Sequence[int] | None = None,
 ) -> nn.Module:
     """Return a teacher for `compress.distill` that takes the images of the loaders, whatever it was trained on.
@@ -219,7 +220,7 @@ def adapt_teacher(
         std: Standard deviation that it wants divided by; default: that of the loaders.
         channels: Which it takes: `rgb`, `bgr` or `gray`; default: those of the loaders, which give RGB, or gray where
             `loader_mean` has one number.
-        image_size: Height and width that it wants; images are resized.
+        image_size: Height and width that it wants, or both in this order; images are resized.
         classes: Output of the teacher for each label, [K]; default: the labels themselves.
 
     Raises:
@@ -238,7 +239,8 @@ def adapt_teacher(
     kind = channels or given.channels
     depth = 1 if kind == "gray" else 3
     own_mean, own_std = (_spread(values, depth, kind) for values in (given.mean, given.std))
-    wanted = InputFormat(tuple(mean or own_mean), tuple(std or own_std), kind, image_size)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    wanted = InputFormat(tuple(mean or own_mean), tuple(std or own_std), kind, size)
     for what, format_, count in (("loader_mean and loader_std", given, len(given_mean)), ("mean and std", wanted, depth)):
         if not len(format_.mean) == len(format_.std) == count or count not in (1, 3) or min(format_.std) <= 0:
             raise CompressError(f"{what}: are {format_.mean} and {format_.std}; give one number for each channel, std above 0")

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from compress import plugins
 from compress.errors import CompressError, Unreachable
-from compress.recipe import Recipe
+from compress.recipe import Recipe, StartSection
 from compress.recipe.checks import find_drift_problem
 from compress.recipe.class_order import resolve_class_order
+from compress.recipe.weights import HUB_FILES, find_pin_problem, find_weights_file, is_remote
 from compress.records import DEPTHS
 from compress.system.files import hash_file, resolve_path
 from compress.system.memory import Storage, choose_place
@@ -53,15 +54,10 @@ def find_recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
     """Yield the problems that show without looking at the data."""
     for index, teacher in enumerate(recipe.teacher):
         where = name_teacher(index, len(recipe.teacher), separator=".")
-        yield from _find_weights_problems(where, teacher.weights, teacher.sha256, base)
-        if teacher.weights is not None and teacher.train is not None:
-            yield CompressError(f"{where}.train: has no effect beside {where}.weights; remove one of them")
-        if teacher.weights is None and (teacher.classes is not None or teacher.ema):
-            field = "ema" if teacher.classes is None else "classes"
-            yield CompressError(f"{where}.{field}: is for a teacher that is given, and this one is trained here; remove it")
-    if recipe.student.ema and recipe.student.weights is None:
-        yield CompressError("student.ema: is for weights from a file, and student.weights names none; remove it")
-    yield from _find_weights_problems("student", recipe.student.weights, None, base)
+        yield from _find_start_problems(where, teacher, base)
+        if teacher.classes is not None and not teacher.is_given:
+            yield CompressError(f"{where}.classes: is for a teacher that is given, and this one is trained here; remove it")
+    yield from _find_start_problems("student", recipe.student, base)
     yield from _find_export_problems(recipe)
     yield from _find_measure_problems(recipe)
     for index, teacher in enumerate(recipe.teacher):
@@ -69,6 +65,7 @@ def find_recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
             yield CompressError(
                 f"teacher.{index}.train.device: the run trains on train.device ({recipe.train.device}); say it there"
             )
+    yield from _find_geometry_problems(recipe)
     yield from _find_augmentation_problems(recipe)
     trainings = [("train", recipe.train), *((f"teacher.{i}.train", t.train) for i, t in enumerate(recipe.teacher) if t.train)]
     for where, train in trainings:
@@ -93,6 +90,15 @@ def _find_drift_problems(recipe: Recipe) -> Iterator[CompressError]:
                 yield problem
 
 
+def _find_geometry_problems(recipe: Recipe) -> Iterator[CompressError]:
+    """Yield fields of another geometry than the one that is chosen."""
+    for field, geometry in (("crop_fraction", "center_crop"), ("fill", "letterbox")):
+        if getattr(recipe.data, field) is not None and recipe.data.geometry != geometry:
+            yield CompressError(
+                f"data.{field}: belongs to geometry {geometry}, and data.geometry is {recipe.data.geometry}; remove one of them"
+            )
+
+
 def _find_augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
     """Yield views and borders that make no sense, and an engine that the device does not have."""
     if recipe.data.views is not None and not (recipe.data.crop_padding or recipe.data.flip):
@@ -101,9 +107,9 @@ def _find_augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
         yield CompressError(f"data.augmentation_seed: {recipe.data.augmentation_seed} is not below 2^63; choose a smaller one")
     if recipe.train.device == "cpu" and recipe.teacher_outputs.engine == "fp16":
         yield CompressError("teacher_outputs.engine: 'fp16' runs on a GPU only, and train.device is cpu; use auto")
-    if recipe.data.crop_padding >= recipe.data.image_size:
+    if recipe.data.crop_padding >= min(recipe.data.sides):
         yield CompressError(
-            f"data.crop_padding: {recipe.data.crop_padding} is not less than data.image_size {recipe.data.image_size}; "
+            f"data.crop_padding: {recipe.data.crop_padding} is not less than data.image_size {min(recipe.data.sides)}; "
             "a border cannot be reflected further than the image goes"
         )
 
@@ -146,14 +152,28 @@ def _find_measure_problems(recipe: Recipe) -> Iterator[CompressError]:
         )
 
 
-def _find_weights_problems(where: str, weights: str | None, sha256: str | None, base: Path) -> Iterator[CompressError]:
-    if weights is None:
-        if sha256 is not None:
-            yield CompressError(f"{where}.sha256: is the checksum of a file, but {where}.weights names none; add it")
+def _find_start_problems(where: str, section: StartSection, base: Path) -> Iterator[CompressError]:
+    """Yield weights that are not there, or not said so that they are the same tomorrow."""
+    if section.weights is not None and section.pretrained is not None:
+        yield CompressError(f"{where}.pretrained: {where}.weights names weights, too; remove one of them")
+    if not section.has_weights:
+        for field, value in (("sha256", section.sha256), ("weights_map", section.weights_map), ("ema", section.ema or None)):
+            if value is not None:
+                yield CompressError(f"{where}.{field}: is for weights from a file, and {where}.weights names none; add it")
+    if section.weights is None:
         return
-    path = resolve_path(base, weights)
+    if is_remote(section.weights):
+        problem = find_pin_problem(section.weights, section.sha256)
+        if problem:
+            yield CompressError(f"{where}.weights: {problem}")
+        return
+    yield from _find_file_problems(where, section.weights, section.sha256, base)
+
+
+def _find_file_problems(where: str, weights: str, sha256: str | None, base: Path) -> Iterator[CompressError]:
+    path = find_weights_file(resolve_path(base, weights))
     if path.is_dir():
-        yield Unreachable(f"{where}.weights: {path}: is a folder; name the file in it")
+        yield Unreachable(f"{where}.weights: {path}: is a folder without {' or '.join(HUB_FILES)}; name the file in it")
     elif path.exists() and not path.is_file():
         yield Unreachable(
             f"{where}.weights: {path}: is a device or a pipe, not a file; write what it gives to a file, and name that"
@@ -226,6 +246,6 @@ def choose_storage(recipe: Recipe, source: Source, summary: Summary) -> Storage:
         CompressError: They do not fit where the recipe wants them.
     """
     return choose_place(
-        recipe.data.storage, images=summary.train_images + summary.test_images, height=recipe.data.image_size,
-        width=recipe.data.image_size, depth=DEPTHS[source.channels], can_stream=hasattr(source, "load_encoded"),
+        recipe.data.storage, images=summary.train_images + summary.test_images, height=recipe.data.sides[0],
+        width=recipe.data.sides[1], depth=DEPTHS[source.channels], can_stream=hasattr(source, "load_encoded"),
     )  # fmt: skip

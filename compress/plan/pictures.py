@@ -10,7 +10,7 @@ from compress import plugins
 from compress.data import Findings, examine_pictures
 from compress.events import Events
 from compress.recipe import DataSection, Recipe
-from compress.records import Preprocess
+from compress.records import CROP_FRACTION, FILL, Preprocess
 from compress.text import format_percent, quantify
 
 MOST_BYTES = 512 << 20
@@ -25,7 +25,8 @@ def make_preprocess(section: DataSection, channels: str) -> Preprocess:
     """Return how pictures are decoded; mean and std, which that does not depend on, are those of no normalisation."""
     return Preprocess.model_validate(
         {
-            "height": section.image_size, "width": section.image_size, "channels": channels,
+            "height": section.sides[0], "width": section.sides[1], "channels": channels, "geometry": section.geometry,
+            "crop_fraction": section.crop_fraction or CROP_FRACTION, "fill": FILL if section.fill is None else section.fill,
             "interpolation": section.interpolation, "black_level": section.black_level, "white_level": section.white_level,
             "mean": (0.0,), "std": (1.0,),
         }
@@ -66,19 +67,29 @@ def _describe_findings(findings: Findings, section: DataSection, total: int) -> 
 
 def _describe_resizing(sizes: list[tuple[int, int]], section: DataSection) -> Iterator[str]:
     """Yield what resizing does to pictures that are not square, or much larger than the networks see."""
-    size = section.image_size
-    oblong = [width / height for width, height in sizes if not 1 / SQUEEZED <= width / height <= SQUEEZED]
+    rows, columns = section.sides
+    shapes = [width * rows / (height * columns) for width, height in sizes]
+    oblong = [ratio for ratio in shapes if not 1 / SQUEEZED <= ratio <= SQUEEZED]
     widths, heights = zip(*sizes, strict=True)
     middle = f"{median(widths):g} × {median(heights):g}"
     if oblong:
         worst = max(max(ratio, 1 / ratio) for ratio in oblong)
         share = format_percent(100 * len(oblong) / len(sizes))
+        other = "are not square" if rows == columns else f"have another shape than {columns} × {rows}"
+        yield (f"data: {share} of the pictures {other} ({middle} at the median); {_describe_geometry(section, worst)}")
+    smaller = min(median(widths) / columns, median(heights) / rows)
+    if smaller >= MUCH_SMALLER:
         yield (
-            f"data: {share} of the pictures are not square ({middle} at the median); both sides are resized to {size}, so they "
-            f"are squeezed, by up to {worst:.2g}, and nothing is cut off"
+            f"data: pictures of {middle} pixels at the median are resized to {columns} × {rows}; what is smaller than "
+            f"{smaller:.0f} pixels is lost: raise data.image_size if classes differ in that"
         )
-    if min(median(widths), median(heights)) >= MUCH_SMALLER * size:
-        yield (
-            f"data: pictures of {middle} pixels at the median are resized to {size} × {size}; what is smaller than "
-            f"{min(median(widths), median(heights)) / size:.0f} pixels is lost: raise data.image_size if classes differ in that"
-        )
+
+
+def _describe_geometry(section: DataSection, worst: float) -> str:
+    """Return what is done to pictures of another shape, the worst of which is so many times too long."""
+    if section.geometry == "center_crop":
+        return f"their middle is cut out, and of the longest {format_percent(100 / worst)} is left"
+    if section.geometry == "letterbox":
+        return f"they are filled up to it, and the longest covers {format_percent(100 / worst)} of it"
+    size = " and ".join(dict.fromkeys(map(str, section.sides)))
+    return f"both sides are resized to {size}, so they are squeezed, by up to {worst:.2g}, and nothing is cut off"

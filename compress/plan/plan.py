@@ -127,7 +127,7 @@ def _plan_data(recipe: Recipe, source: Source, summary: Summary) -> Stage:
     data = recipe.data
     augmentation = [f"crops from a border of {data.crop_padding}"] if data.crop_padding else []
     augmentation += ["mirrored halves"] if data.flip else []
-    about = f"{data.source}: {data.image_size}×{data.image_size} {source.channels}, {data.interpolation}"
+    about = f"{data.source}: {data.sides[0]}×{data.sides[1]} {source.channels}, {data.geometry}, {data.interpolation}"
     scaling = "given mean and std" if data.mean and data.std else "mean and std of the training split"
     return Stage(name="data", about=", ".join([about, scaling, *augmentation, str(choose_storage(recipe, source, summary))]))
 
@@ -142,11 +142,13 @@ def _plan_training(recipe: Recipe, train_images: int) -> Iterator[Stage]:
 
 
 def _plan_teacher(name: str, teacher: TeacherSection, recipe: Recipe, train_images: int) -> Stage:
-    if teacher.weights is not None:
-        return Stage(name=name, about=f"{teacher.model} with the weights of {teacher.weights}", frozen="everything")
+    if teacher.is_given:
+        return Stage(name=name, about=f"{teacher.model} with the weights of {teacher.describe_weights()}", frozen="everything")
     train = teacher.train or recipe.train
     work = _count_work(train.epochs, train.batch_size, train_images)
-    return Stage(name=name, about=f"{teacher.model}, trained on the labels", trained="everything", work=work, kept=name)
+    start = f" from {teacher.describe_weights()}" if teacher.has_weights else ""
+    part = "its classifier" if train.backbone_lr_scale == 0 else "everything"
+    return Stage(name=name, about=f"{teacher.model}{start}, trained on the labels", trained=part, work=work, kept=name)
 
 
 def _plan_students(baseline: str, methods: Sequence[MethodSection], recipe: Recipe, train_images: int) -> Iterator[Stage]:
@@ -280,5 +282,5 @@ def _find_notes(recipe: Recipe) -> Iterator[str]:
     lines = [
         method.name for method in recipe.method if any(part.generation for part in list_stages(method.name, method.options()))
     ]
-    if lines and recipe.student.weights is not None:
-        yield f"{lines[0]}: every generation before the last starts from random weights, the last from student.weights"
+    if lines and recipe.student.has_weights:
+        yield f"{lines[0]}: every generation before the last starts from random weights, the last from the student's weights"

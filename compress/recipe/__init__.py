@@ -22,6 +22,7 @@ from compress.recipe.sections import (
     Metric,
     ModelSection,
     Recipe,
+    StartSection,
     StudentSection,
     TeacherOutputsSection,
     TeacherSection,
@@ -40,13 +41,14 @@ from compress.recipe.types import (
     Share,
     Text,
     WholeNumber,
+    get_sides,
 )
 
 __all__ = [
     "METRICS",
     "Count", "DataSection", "DeviceSection", "ExportSection", "Fraction", "GateSection", "Int8Section", "Listing", "Literal",
     "LogitLoss", "MeasureSection", "MethodSection", "Metric", "ModelSection", "NonNegative", "PluginSection", "Positive",
-    "Recipe", "Section", "Sha256", "Share", "StudentSection", "TeacherOutputsSection", "TeacherSection", "Text", "TrainSection",
-    "WholeNumber",
-    "canonical", "dump", "json_schema", "load", "parse", "schema",
+    "Recipe", "Section", "Sha256", "Share", "StartSection", "StudentSection", "TeacherOutputsSection", "TeacherSection",
+    "Text", "TrainSection", "WholeNumber",
+    "canonical", "dump", "get_sides", "json_schema", "load", "parse", "schema",
 ]  # fmt: skip

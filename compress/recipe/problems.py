@@ -31,6 +31,7 @@ _MUST_BE: Mapping[str, str] = {
     "string_type": "text",
     "too_short": "a list of at least {min_length}",
     "tuple_type": "a list",
+    "value_error": "{error}",
 }
 """By pydantic's type of error: those that the types of `compress.recipe.types` can give."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
@@ -11,17 +12,22 @@ from compress.recipe.types import (
     ClassOrder,
     Count,
     Fraction,
+    ImageSize,
     Listing,
     Name,
     NonNegative,
     PluginSection,
     Positive,
+    Pretrained,
     Section,
     Sha256,
     Share,
     Text,
+    WeightsMap,
     WholeNumber,
+    get_sides,
 )
+from compress.recipe.weights import is_remote
 
 
 class DataSection(PluginSection):
@@ -29,10 +35,18 @@ class DataSection(PluginSection):
 
     source: Text
     """The data source (`compress list data`)."""
-    image_size: Count
-    """Height and width in pixels that the networks see; images of another size are resized."""
+    image_size: ImageSize
+    """Height and width in pixels that the networks see, or [height, width]; images of another size are resized."""
+    geometry: Literal["squeeze", "center_crop", "letterbox"] = "squeeze"
+    """How images of another shape come to `image_size`: both sides are resized to it, and nothing is cut off (squeeze); they
+    are scaled until they cover it, and the middle is taken (center_crop); or until they fit in, and the rest is filled
+    (letterbox)."""
+    crop_fraction: Annotated[float, Field(ge=0.1, le=1)] | None = None
+    """Of `center_crop`: share of the shorter side that is left; default 0.875, 224 of 256 pixels."""
+    fill: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Of `letterbox`: value of each channel where there is no picture; default 114, a gray."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    """How images are resized: both sides to `image_size`, so those that are not square are squeezed, and nothing is cut off."""
+    """How images are resized; all but `nearest` smooth what they make smaller (antialiasing)."""
     white_level: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     """In pictures of more than 8 bits, the value that becomes white, 255: 4095 where a camera of 12 bits writes files of 16.
     Default: 65535; a set that uses less than half of 16 bits is then refused, as are gray integers of 32 bits."""
@@ -62,6 +76,11 @@ class DataSection(PluginSection):
     """Where decoded images are held: in memory, or in a file of the runs' cache from which threads read ahead; `auto` is memory
     as long as they take no more than a quarter of what is free. Nothing else depends on it."""
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels that the networks see."""
+        return get_sides(self.image_size)
+
 
 class TrainSection(Section):
     """How a network is trained. Every field has a default, so a recipe states only what differs.
@@ -80,6 +99,9 @@ class TrainSection(Section):
     """SGD with momentum, or AdamW."""
     lr: Positive = 0.05
     """Learning rate at the start, after warm-up."""
+    backbone_lr_scale: NonNegative = 1.0
+    """Factor on the learning rate of all layers before the classifier, for a network that starts from weights: 0.1 to change
+    them little, 0 to freeze them and train the classifier alone."""
     momentum: Share = 0.9
     """Momentum of SGD."""
     nesterov: bool = False
@@ -148,29 +170,57 @@ class ModelSection(PluginSection):
     number of classes and one of channels."""
 
 
-class TeacherSection(ModelSection):
-    """A teacher: trained here, or with weights from a file.
+class StartSection(ModelSection):
+    """A network that may start from weights which are there already."""
 
-    How it takes its images is part of the teacher, and applies wherever it is run; several teachers may differ.
+    weights: Text | None = None
+    """Weights to start from: a safetensors or torch file, or a folder in hub layout, relative to the recipe; or, fetched once
+    and kept in the runs' cache, `https://ADDRESS` with its `sha256`, or `hf-hub:OWNER/NAME@COMMIT`. Default: random weights."""
+    pretrained: Pretrained = None
+    """Published weights of a network of torchvision or timm: `true` for those that the package recommends, or their name, such
+    as `IMAGENET1K_V2`. They are fetched once, and bring the mean and std of a teacher. Those of timm need their `sha256`."""
+    sha256: Sha256 | None = None
+    """The checksum that the file of weights must have."""
+    weights_map: WeightsMap = None
+    """How the names of a foreign file become those of the network: a mapping {regular expression: replacement}, or `in_order`
+    for a file whose tensors come in the network's order with all their shapes alike. Nothing may be left over."""
+    ema: bool = False
+    """Take averaged weights (EMA) where the file holds them beside the plain ones."""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it starts from weights that are there already."""
+        return self.weights is not None or self.pretrained is not None
+
+    def describe_weights(self) -> str:
+        """Return what a reader calls the weights."""
+        return self.weights or f"{self.pretrained} weights of its package"
+
+    def describe_origin(self) -> str:
+        """Return what readers elsewhere call the weights: of a path here only the name of the file."""
+        here = self.weights is not None and not is_remote(self.weights)
+        return f"the file {PurePath(self.weights or '').name}" if here else self.describe_weights()
+
+
+class TeacherSection(StartSection):
+    """A teacher: trained here, given with its weights, or fine-tuned from weights.
+
+    With weights and no `train` it is taken as it is; with both it is trained further on the labels here, and its classifier is
+    replaced where it was made for another number of classes. How it takes its images is part of the teacher, and applies
+    wherever it is run; several teachers may differ.
     """
 
     shared: ClassVar[frozenset[str]] = frozenset({"image_size"})
 
-    weights: Text | None = None
-    """A safetensors or torch file with the teacher's weights, relative to the recipe; without it the teacher is trained."""
-    sha256: Sha256 | None = None
-    """The checksum that the weights file must have."""
-    ema: bool = False
-    """Take averaged weights (EMA) where the file holds them beside the plain ones."""
     mean: Listing[float] | None = None
     """Mean that the teacher wants taken off, on the scale 0 to 1: one for each channel in the order in which it takes them, or
     one for all; default: that of the data. A teacher that takes values from 0 to 1 has mean 0 and std 1, one from -1 to 1 has
     0.5 and 0.5, and one from 0 to 255 has 0 and 0.00392157."""
     std: Listing[Positive] | None = None
     """Standard deviation that it wants divided by, on the same scale; default: that of the data."""
-    image_size: Count | None = None
-    """Height and width in pixels that it wants: images of `data.image_size` are resized to it; default: as they are. Where the
-    model has an option of this name, it is that, too."""
+    image_size: ImageSize | None = None
+    """Height and width in pixels that it wants, or [height, width]: images of `data.image_size` are resized to it; default: as
+    they are. Where the model has an option of this name, it is that, too."""
     channels: Literal["gray", "rgb", "bgr"] | None = None
     """Channels that it takes: gray is repeated for a teacher of colours, colours become gray for one of gray, and `bgr` is the
     order of OpenCV; default: those of the data."""
@@ -179,17 +229,17 @@ class TeacherSection(ModelSection):
     a list, a mapping from its index to a class of the data ({'3': dog}; the others are where the data has them) or from name to
     index, or a file with these (one name a line, or JSON). It may know more classes than the data has. Default: as the data."""
     train: TrainSection | None = None
-    """How the teacher is trained; default: as the student is, by `train` of the recipe. Where it is given, a field that it
-    leaves out has its own default, not the student's value."""
+    """How the teacher is trained, or trained further from its weights; default without weights: as the student is, by `train`
+    of the recipe. Where it is given, a field that it leaves out has its own default, not the student's value."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it is taken as it is, and not trained here."""
+        return self.has_weights and self.train is None
 
 
-class StudentSection(ModelSection):
-    """The student: the small network that is shipped."""
-
-    weights: Text | None = None
-    """A safetensors or torch file to start from, relative to the recipe; without it the student starts from random weights."""
-    ema: bool = False
-    """Take averaged weights (EMA) where the file holds them beside the plain ones."""
+class StudentSection(StartSection):
+    """The student: the small network that is shipped. A classifier for another number of classes is replaced."""
 
 
 class MethodSection(PluginSection):

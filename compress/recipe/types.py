@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
@@ -52,6 +53,68 @@ Listing = Annotated[tuple[T, ...], BeforeValidator(_make_tuple), _SchemaAlso(lam
 """A list in which a single item may stand without brackets."""
 Several = Annotated[tuple[T, ...], Field(min_length=1), BeforeValidator(_make_tuple), _SchemaAlso(lambda full: full["items"])]
 """The same, of at least one item."""
+
+
+def _tidy_image_size(value: object) -> object:
+    """Return a height and width as a pair; of a single number both are that.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(value, list | tuple):
+        value = tuple(value)
+    sides = value if isinstance(value, tuple) else (value, value)
+    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
+        raise ValueError("a whole number of pixels from 1 on, or [height, width]")
+    return value
+
+
+ImageSize = Annotated[Count | tuple[Count, Count], BeforeValidator(_tidy_image_size)]
+"""Height and width in pixels: one number where both are the same."""
+
+
+def get_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of an image size as a recipe has it."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def _tidy_pretrained(value: object) -> object:
+    """Return the name of published weights; `true` is those that the package recommends, `false` none.
+
+    Raises:
+        ValueError: It is neither a name nor a truth value.
+    """
+    if isinstance(value, bool):
+        return "default" if value else None
+    if value is not None and not (isinstance(value, str) and value):
+        raise ValueError("true, or the name of published weights")
+    return value
+
+
+Pretrained = Annotated[str | None, BeforeValidator(_tidy_pretrained)]
+"""The name of published weights."""
+
+
+def _tidy_weights_map(value: object) -> object:
+    """Return how names of tensors are changed.
+
+    Raises:
+        ValueError: It is neither the word nor a mapping of texts.
+    """
+    if value is None or value == "in_order":
+        return value
+    if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
+        raise ValueError("in_order, or a mapping {expression: replacement}")
+    for pattern in value:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"a mapping of regular expressions, and {pattern!r} is none ({error})") from error
+    return value
+
+
+WeightsMap = Annotated[Literal["in_order"] | dict[str, str] | None, BeforeValidator(_tidy_weights_map)]
+"""How names of tensors in a file become those of the network."""
 
 
 class Section(BaseModel):

@@ -4,7 +4,17 @@ Records are frozen pydantic types; `save` and `read` move them to and from JSON.
 """
 
 from compress.records.base import SCHEMA_VERSION, Document, Precision, Record, Status, read, save
-from compress.records.bundle import DEPTHS, PILLOW_MODES, BundleFile, Exported, Manifest, Preprocess, SampleDifferences
+from compress.records.bundle import (
+    CROP_FRACTION,
+    DEPTHS,
+    FILL,
+    PILLOW_MODES,
+    BundleFile,
+    Exported,
+    Manifest,
+    Preprocess,
+    SampleDifferences,
+)
 from compress.records.headline import Answer, Headline
 from compress.records.metrics import Accuracy, McNemar, Paired, Scores, SeedScore
 from compress.records.report import Gate, Ladder, Report, Rung, Sensitivity, Variant
@@ -21,7 +31,9 @@ from compress.records.training import (
 )
 
 __all__ = [
+    "CROP_FRACTION",
     "DEPTHS",
+    "FILL",
     "METRICS",
     "PILLOW_MODES",
     "SCHEMA_VERSION",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from compress.records.base import Document, Precision, Record
 from compress.records.report import Gate, Variant
@@ -14,13 +16,26 @@ DEPTHS = {"gray": 1, "rgb": 3}
 PILLOW_MODES = {"gray": "L", "rgb": "RGB"}
 """Pillow's name of each."""
 
+Geometry = Literal["squeeze", "center_crop", "letterbox"]
+CropFraction = Annotated[float, Field(ge=0.1, le=1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+CROP_FRACTION = 0.875
+"""224 of 256 pixels, as most networks for photographs are tested."""
+FILL = 114
+"""The gray that detectors fill with, near the middle of most photographs."""
+_FIELDS_OF_GEOMETRY: dict[Geometry, set[str]] = {
+    "squeeze": set(),
+    "center_crop": {"geometry", "crop_fraction"},
+    "letterbox": {"geometry", "fill"},
+}
+
 
 class Preprocess(Record):
     """The one contract of what happens to an image before the network sees it (`compress.preprocess` carries it out).
 
     The image is decoded to `channels`, its values of more than 8 bits brought to 8 between `black_level` and `white_level`,
-    resized to exactly `height` × `width` with Pillow's `interpolation` where its size differs, and normalised as
-    `(value / 255 - mean) / std` in float32.
+    resized with Pillow's `interpolation` and brought to exactly `height` × `width` by its `geometry` (`compress.geometry`), and
+    normalised as `(value / 255 - mean) / std` in float32.
     """
 
     height: int
@@ -33,11 +48,24 @@ class Preprocess(Record):
     """In pictures of more than 8 bits, the value that becomes 0."""
     white_level: int | None = None
     """In pictures of more than 8 bits, the value that becomes 255; `None` is 65535, and refuses gray integers of 32 bits."""
+    geometry: Geometry = "squeeze"
+    """How a picture of another shape is brought to the size: both sides resized, the middle cut out, or the rest filled."""
+    crop_fraction: CropFraction = CROP_FRACTION
+    """Of `center_crop`: share of the shorter side that is left."""
+    fill: Byte = FILL
+    """Of `letterbox`: value of each channel where there is no picture."""
 
     @property
     def depth(self) -> int:
         """Number of channels, 1 or 3."""
         return DEPTHS[self.channels]
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what the geometry does not use, so that contracts without one read and compare as they always did."""
+        unused = {name for names in _FIELDS_OF_GEOMETRY.values() for name in names}
+        unused -= _FIELDS_OF_GEOMETRY[self.geometry]
+        return {name: value for name, value in write(self).items() if name not in unused}
 
 
 class SampleDifferences(Record):

@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress import plugins
-from compress.errors import CompressError
 from compress.methods import Combined, Method, Setting
 from compress.models import InputFormat, Network, adapt_input, build_model, reorder_classes
-from compress.recipe import MethodSection, ModelSection, TeacherSection
+from compress.recipe import MethodSection, ModelSection, StartSection, TeacherSection, get_sides
 from compress.recipe.class_order import resolve_class_order
 from compress.records import Preprocess
 from compress.run.context import Run
-from compress.system.files import resolve_path
+from compress.run.weights import get_published, obtain_weights
 from compress.training import checkpoint
 
 
@@ -54,17 +53,32 @@ def load_given_teacher(run: Run, section: TeacherSection, role: str) -> GivenTea
         CompressError: The weights or the class order do not fit.
         Unreachable: A file is not there.
     """
-    if section.weights is None:
-        raise CompressError(f"{role}: has no file of weights; name one in its section")
-    known = None
+    path, known = obtain_weights(run, section, role), None
     if section.classes is not None:
         known = resolve_class_order(section.classes, run.data.classes, run.base, where=f"{role}.classes")
     network = _build_teacher(run, section, role, classes=known.outputs if known else len(run.data.classes))
-    loaded = checkpoint.load_weights(network, resolve_path(run.base, section.weights), sha256=section.sha256, ema=section.ema)
+    loaded = checkpoint.load_weights(network, path, sha256=section.sha256, ema=section.ema, weights_map=section.weights_map)
     if known is None:
         return GivenTeacher(network, None, loaded.note)
     network = reorder_classes(network, known.order, run.data.sample_image().to(run.device))
     return GivenTeacher(network, known.order, loaded.note)
+
+
+def start_from_weights(run: Run, section: StartSection, role: str, network: Network) -> str:
+    """Load the weights that a network starts from before it is trained, and return what people should know of them.
+
+    A classifier for another number of classes stays as it is. Nothing happens where the section has no weights.
+
+    Raises:
+        CompressError: The weights do not fit.
+        Unreachable: They are not there.
+    """
+    if not section.has_weights:
+        return ""
+    return checkpoint.load_weights(
+        network, obtain_weights(run, section, role), sha256=section.sha256, ema=section.ema, weights_map=section.weights_map,
+        replaces_head=True,
+    ).note  # fmt: skip
 
 
 def _draw_network(run: Run, section: ModelSection, role: str, *, classes: int, image: Tensor) -> Network:
@@ -79,9 +93,9 @@ def _build_teacher(run: Run, section: TeacherSection, role: str, *, classes: int
     sample = run.data.sample_image()
     image = sample.mean(dim=1, keepdim=True).expand(-1, len(wanted.mean), -1, -1)
     if wanted.size is not None:
-        image = F.interpolate(image, size=(wanted.size, wanted.size))
+        image = F.interpolate(image, size=wanted.size)
     network = _draw_network(run, section, role, classes=classes, image=image.contiguous())
-    given = InputFormat(preprocess.mean, preprocess.std, preprocess.channels, preprocess.height)
+    given = InputFormat(preprocess.mean, preprocess.std, preprocess.channels, (preprocess.height, preprocess.width))
     return adapt_input(network, given=given, wanted=wanted, interpolation=preprocess.interpolation).to(run.device)
 
 
@@ -97,8 +111,13 @@ def find_input_format(section: TeacherSection, preprocess: Preprocess) -> InputF
             return (sum(own) / len(own),) * depth
         return own[::-1] if channels == "bgr" else own
 
-    mean, std = complete(section.mean, preprocess.mean), complete(section.std, preprocess.std)
-    return InputFormat(mean, std, channels, section.image_size)
+    own_mean, own_std = section.mean, section.std
+    published = get_published(section)
+    if published is not None and depth == len(published.mean):  # weights bring their own
+        step = -1 if channels == "bgr" else 1
+        own_mean, own_std = own_mean or published.mean[::step], own_std or published.std[::step]
+    mean, std = complete(own_mean, preprocess.mean), complete(own_std, preprocess.std)
+    return InputFormat(mean, std, channels, None if section.image_size is None else get_sides(section.image_size))
 
 
 def build_method(run: Run, sections: Sequence[MethodSection], teachers: Sequence[Network]) -> Method:
@@ -108,8 +127,7 @@ def build_method(run: Run, sections: Sequence[MethodSection], teachers: Sequence
         CompressError: A method cannot work with these networks or not with another method.
     """
     student = build_network(run, run.recipe.student, "student")
-    if run.recipe.student.weights is not None:
-        checkpoint.load_weights(student, resolve_path(run.base, run.recipe.student.weights), ema=run.recipe.student.ema)
+    start_from_weights(run, run.recipe.student, "student", student)
     image = run.data.sample_image().to(run.device)
     setting = Setting(
         student,

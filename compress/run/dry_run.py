@@ -26,14 +26,13 @@ from compress.plan.plan import Estimate, Plan
 from compress.recipe import ExportSection, Recipe
 from compress.records import DEPTHS
 from compress.run import cache
-from compress.run.build import build_method, build_network, load_given_teacher
+from compress.run.build import build_method, build_network, load_given_teacher, start_from_weights
 from compress.run.context import Run
 from compress.run.data import RunData
 from compress.run.estimate import estimate_seconds
-from compress.system.files import resolve_path
 from compress.system.leftovers import make_temporary_folder
 from compress.text import name_teacher
-from compress.training import checkpoint, loop, preflight
+from compress.training import loop, preflight
 from compress.training.compile import require_engine
 from compress.training.device import choose_device
 from compress.training.engines import choose_engine
@@ -85,19 +84,16 @@ def _check_alone(run: Run, name: str, network: Network, batch: Batch, *, trains:
 
 def _say_student_weights(run: Run) -> None:
     """Say which of several weights in the student's file are taken."""
-    section = run.recipe.student
-    if section.weights is not None:
-        network = build_network(run, section, "check")
-        note = checkpoint.load_weights(network, resolve_path(run.base, section.weights), ema=section.ema).note
-        if note:
-            run.events.say(f"student: {note}")
+    note = start_from_weights(run, run.recipe.student, "student", build_network(run, run.recipe.student, "check"))
+    if note:
+        run.events.say(f"student: {note}")
 
 
 def _load_teachers(run: Run) -> list[Network]:
     """Return the teachers: those that are given with their weights, so that what does not fit is refused here."""
     names = [name_teacher(index, len(run.recipe.teacher)) for index in range(len(run.recipe.teacher))]
     return [
-        build_network(run, section, "check") if section.weights is None else load_given_teacher(run, section, name).network
+        build_network(run, section, "check") if not section.is_given else load_given_teacher(run, section, name).network
         for name, section in zip(names, run.recipe.teacher, strict=True)
     ]
 
@@ -186,8 +182,8 @@ def check_with_random_images(
 
 def _make_random_data(recipe: Recipe, base: Path, classes: tuple[str, ...]) -> RunData:
     source = plugins.load("data", recipe.data.source)(**recipe.data.options(base))
-    size, depth = recipe.data.image_size, DEPTHS[source.channels]
-    images = np.random.default_rng(recipe.seed).integers(0, 256, (IMAGES, size, size, depth), np.uint8)
+    depth = DEPTHS[source.channels]
+    images = np.random.default_rng(recipe.seed).integers(0, 256, (IMAGES, *recipe.data.sides, depth), np.uint8)
     split = Split(images, np.arange(IMAGES) % len(classes))
     mean, std = recipe.data.mean or (0.5,) * depth, recipe.data.std or (0.25,) * depth
     preprocess = make_preprocess(recipe.data, source.channels).model_copy(update={"mean": mean, "std": std})

@@ -20,6 +20,7 @@ from compress.models import Network
 from compress.plan.names import name_baselines, name_methods
 from compress.quantization.candidate import Unavailable
 from compress.recipe import TeacherSection
+from compress.recipe.weights import is_remote
 from compress.records import Report, StageResult
 from compress.records.training import METRICS, WEIGHTS
 from compress.run.build import build_method, build_network, load_given_teacher
@@ -75,7 +76,10 @@ def load_student(run: Run, name: str = STUDENT) -> Trained:
         gone = [
             section
             for section in run.recipe.teacher
-            if section.weights and not resolve_path(run.base, section.weights).exists()
+            if section.is_given
+            and section.weights
+            and not is_remote(section.weights)
+            and not resolve_path(run.base, section.weights).exists()
         ]
         if not gone:
             raise
@@ -135,7 +139,7 @@ def _list_teachers(run: Run) -> list[tuple[str, TeacherSection]]:
 
 
 def _load_teacher(run: Run, index: int, name: str, section: TeacherSection) -> Trained:
-    if section.weights is not None:
+    if section.is_given:
         return obtain_teacher(run, index, section)
     folder, network = run.folder / name, _load_network(run, name, section)
     result = records.read(folder / METRICS, StageResult)
@@ -145,7 +149,7 @@ def _load_teacher(run: Run, index: int, name: str, section: TeacherSection) -> T
 
 def _load_network(run: Run, name: str, section: TeacherSection) -> Network:
     """Return the network of a teacher with its weights, which a method may look at when it is built."""
-    if section.weights is not None:
+    if section.is_given:
         return load_given_teacher(run, section, name).network
     network = build_network(run, section, name)
     files = records.read(run.folder / name / METRICS, StageResult).files

@@ -14,7 +14,8 @@ from compress.records import StageResult
 from compress.run.build import build_method
 from compress.run.context import Run, Trained
 from compress.run.stage import train_stage
-from compress.system.files import hash_file, resolve_path
+from compress.run.weights import obtain_weights
+from compress.system.files import hash_file
 from compress.teachers.identity import identify_class
 
 
@@ -30,13 +31,14 @@ def train_student(run: Run, name: str, sections: Sequence[MethodSection], teache
     method = build_method(run, sections, networks)
     knowledge = [trained.key for trained in teachers]
     results = train_preparatory_stages(run, name, method, sections, networks=networks, knowledge=knowledge)
-    start = run.recipe.student.weights
+    start = run.recipe.student
     needed = [] if all(section.name == "supervised" for section in sections) else knowledge
     inputs = {
         "teachers": needed,
         "prepared": [result.key for result in results],
         "model": describe_model(run.recipe.student),
-        "weights": start and hash_file(resolve_path(run.base, start)),
+        "weights": hash_file(obtain_weights(run, start, "student")) if start.has_weights else None,
+        "weights_map": start.weights_map,
         "method": [section.model_dump(mode="json") for section in sections],
         "methods": _hash_methods(sections),
     }
@@ -104,7 +106,7 @@ def train_preparatory_stages(
 
 def describe_model(section: ModelSection) -> dict[str, object]:
     """Return what decides the shape of a network: its name, its options, and its source."""
-    options = section.model_dump(mode="json", exclude={"weights", "sha256", "train", "classes"})
+    options = section.model_dump(mode="json", exclude={"weights", "pretrained", "sha256", "weights_map", "train", "classes"})
     return {**options, "source": hash_plugin("models", section.model)}
 
 

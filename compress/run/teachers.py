@@ -14,12 +14,13 @@ from compress.input_probes import Convention
 from compress.methods import Setting
 from compress.methods.supervised import Supervised
 from compress.models import Network
-from compress.recipe import TeacherSection
-from compress.run.build import build_network, find_input_format, load_given_teacher
+from compress.recipe import TeacherSection, get_sides
+from compress.run.build import build_network, find_input_format, load_given_teacher, start_from_weights
 from compress.run.context import Run, Trained
 from compress.run.stage import format_top1, train_stage
 from compress.run.students import describe_model
-from compress.system.files import hash_file, resolve_path
+from compress.run.weights import obtain_weights
+from compress.system.files import hash_file
 from compress.text import name_teacher
 from compress.training import evaluate, preflight
 from compress.training.given_teacher import (
@@ -45,10 +46,10 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
     """
     name = name_teacher(index, len(run.recipe.teacher))
     model = describe_model(section)
-    if section.weights is not None:
+    if section.is_given:
         given = load_given_teacher(run, section, name)
         warning = _check_given(run, name, given.network, section)
-        key = make_key(weights=hash_file(resolve_path(run.base, section.weights)), model=model, classes=given.order)
+        key = make_key(weights=hash_file(obtain_weights(run, section, name)), model=model, classes=given.order)
         trained = Trained(name, "given", given.network, (), key, None)
         if given.note:
             run.events.say(f"{name}: {given.note}")
@@ -57,24 +58,29 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
     else:
         settings = section.train or run.recipe.train
         network = build_network(run, section, name)
+        note = start_from_weights(run, section, name, network)
+        if note:
+            run.events.say(f"{name}: {note}")
         method = Supervised(Setting(network, (), run.data.sample_image(), len(run.data.classes), task=run.data.task))
-        reads = {"model": model, "role": name}
+        reads: dict[str, object] = {"model": model, "role": name}
+        if section.has_weights:
+            reads |= {"weights": hash_file(obtain_weights(run, section, name)), "weights_map": section.weights_map}
         trained = train_stage(run, name, method, settings, reads=reads, method_name="supervised")
     logits = evaluate.compute_logits(trained.network, run.batch_in_order(run.data.validation))
     check_outputs(name, logits)
     found = preflight.check_teacher(name, logits, run.validation_labels, run.data.classes)
     if trained.folder is None:
         fed = _describe_input(run, section)
-        run.events.say(f"{name}: {section.model} from {section.weights}, {format_top1(found)} on validation, {fed}")
+        run.events.say(f"{name}: {section.model} from {section.describe_weights()}, {format_top1(found)} on validation, {fed}")
     return trained
 
 
 def _describe_input(run: Run, section: TeacherSection) -> str:
     """Return in words how a given teacher is fed."""
-    declared = section.mean is not None or section.std is not None
+    declared = section.mean is not None or section.std is not None or section.pretrained is not None
     origin = "its own" if declared else "given" if run.recipe.data.mean and run.recipe.data.std else "the training images'"
     channels = f", {section.channels}" if section.channels else ""
-    size = f", {section.image_size} pixels" if section.image_size else ""
+    size = f", {' × '.join(map(str, dict.fromkeys(get_sides(section.image_size))))} pixels" if section.image_size else ""
     return f"normalised with {origin} mean and std{channels}{size}"
 
 

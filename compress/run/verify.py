@@ -44,8 +44,7 @@ HARNESS = ("benchmarks/*.py", "benchmarks/runtimes/*.py", "benchmarks/devices/*.
 """Our own source that runs and times files."""
 VERDICT = (
     "exporters/**/*.py", *HARNESS, "compress/run/export.py", "compress/run/verify.py", "compress/preprocess.py",
-    "compress/input_probes.py",
-    "compress/records/*.py", "compress/statistics/*.py",
+    "compress/geometry.py", "compress/input_probes.py", "compress/records/*.py", "compress/statistics/*.py",
 )  # fmt: skip
 """Our own source that decides an exported file and what is said of it."""
 SAMPLES, SAMPLES_BYTES = (64, 256), 4 << 20

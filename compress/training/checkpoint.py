@@ -15,7 +15,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import safetensors.torch
 import torch
@@ -28,6 +28,7 @@ from compress.system.files import hash_file, open_file, write_whole
 from compress.system.signatures import recognise_format
 from compress.text import format_bytes
 from compress.training.harmless import allow_harmless_objects
+from compress.training.renaming import rename_tensors
 from compress.training.wrappings import COUNTER, StateDict, list_state_dicts
 
 _SHOWN = 5
@@ -64,7 +65,15 @@ class LoadedWeights(NamedTuple):
     """Which of several weights in the file were taken, and how to take the others; empty where there was no choice."""
 
 
-def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None, ema: bool = False) -> LoadedWeights:
+def load_weights(
+    network: nn.Module,
+    path: Path,
+    *,
+    sha256: str | None = None,
+    ema: bool = False,
+    weights_map: Literal["in_order"] | Mapping[str, str] | None = None,
+    replaces_head: bool = False,
+) -> LoadedWeights:
     """Load weights into a network.
 
     Accepted are safetensors and torch files with a state dict, bare or under any key, with any prefix before its names
@@ -76,6 +85,8 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None, e
         path: The file.
         sha256: The checksum that the file must have.
         ema: Take averaged weights where the file holds them beside the plain ones.
+        weights_map: How the names in the file become those of the network (`compress.training.renaming`).
+        replaces_head: Leave the classifier as it is where the file has it for another number of classes, and say so.
 
     Raises:
         CompressError: The checksum differs, the file is damaged or could run code, holds no averaged weights although `ema`
@@ -93,10 +104,18 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None, e
     content, metadata = _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
     module = _unwrap(network)
     own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    if weights_map is not None:
+        content = rename_tensors(content, own, weights_map, path)
     chosen, note = _choose(list_state_dicts(content, own), path, ema=ema)
     tensors = chosen.tensors
     _refuse_unusual(tensors, path)
-    _refuse_other_classes(network, own, tensors, path)
+    head = _find_other_head(network, own, tensors)
+    if head and not replaces_head:
+        _refuse_other_classes(network, len(tensors[head[0]]), len(own[head[0]]), path)
+    if head:
+        replaced = f"its classifier of {len(tensors[head[0]])} classes is replaced by a new one of {len(own[head[0]])}"
+        note = f"{note}; {replaced}" if note else f"{path}: {replaced}"
+        tensors = tensors | {name: own[name] for name in head}
     _refuse_other_channels(own, tensors, path)
     problems = _find_mismatches(own, tensors)
     if problems:
@@ -325,20 +344,25 @@ def _find_mismatches(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
     return [_list_names(what, names) for what, names in named.items() if names]
 
 
-def _refuse_other_classes(network: nn.Module, own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights that differ in the number of classes alone, with just these words."""
+def _find_other_head(network: nn.Module, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the classifier's tensors, weights first, where that alone is for another number of classes."""
     if not isinstance(network, Network) or network.classifier_name is None:
-        return
+        return []
     name = f"{network.classifier_name}.weight"
-    head = {name, f"{network.classifier_name}.bias"}
+    head = [key for key in (name, f"{network.classifier_name}.bias") if key in own]
     rest = [{key: value for key, value in tensors.items() if key not in head} for tensors in (own, found)]
     if name not in own or name not in found or own[name].shape == found[name].shape or _find_mismatches(*rest):
-        return
-    if own[name].shape[1:] == found[name].shape[1:]:
-        raise CompressError(
-            f"{path}: its classifier {network.classifier_name!r} has {len(found[name])} classes and the data has "
-            f"{len(own[name])}; give weights that were trained on these classes"
-        )
+        return []
+    return head if own[name].shape[1:] == found[name].shape[1:] else []
+
+
+def _refuse_other_classes(network: nn.Module, found: int, wanted: int, path: Path) -> None:
+    """Refuse weights that differ in the number of classes alone, with just these words."""
+    raise CompressError(
+        f"{path}: its classifier {getattr(network, 'classifier_name', '')!r} has {found} classes and the data has {wanted}; "
+        "give weights that were trained on these classes, or a section `train` to have them trained further here with a new "
+        "classifier"
+    )
 
 
 def _refuse_other_channels(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:

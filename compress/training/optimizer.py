@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from compress.copying import copy_module
 from compress.errors import CompressError
+from compress.models import Network
 from compress.recipe import TrainSection
 
 BuildOptimizer = Callable[[list[Parameter]], torch.optim.Optimizer]
@@ -33,7 +35,7 @@ def compute_learning_rate(settings: TrainSection, step: int, steps_per_epoch: in
     return settings.lr
 
 
-def build_optimizer(parameters: list[Parameter], settings: TrainSection) -> torch.optim.Optimizer:
+def build_optimizer(parameters: list[Parameter] | list[dict[str, Any]], settings: TrainSection) -> torch.optim.Optimizer:
     """Return the optimizer of some parameters, as the recipe asks for it."""
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=settings.fused)
@@ -45,6 +47,32 @@ def build_optimizer(parameters: list[Parameter], settings: TrainSection) -> torc
         weight_decay=settings.weight_decay,
         fused=settings.fused,
     )
+
+
+def find_backbone(network: nn.Module) -> list[Parameter]:
+    """Return the parameters of a network that are not its classifier's.
+
+    Raises:
+        CompressError: The network names no classifier.
+    """
+    if not isinstance(network, Network) or network.classifier_name is None:
+        raise CompressError(
+            "train.backbone_lr_scale: the network names no classifier, so nothing tells its backbone; remove it, or give "
+            "compress.Network(..., classifier='name')"
+        )
+    head = {id(parameter) for parameter in network.classifier.parameters()}
+    return [parameter for parameter in network.parameters() if id(parameter) not in head]
+
+
+def build_scaled_optimizer(
+    parameters: list[Parameter], backbone: Sequence[Parameter], settings: TrainSection
+) -> torch.optim.Optimizer:
+    """Return the optimizer of some parameters, of which those of the backbone have a learning rate of their own."""
+    held = {id(parameter) for parameter in backbone}
+    within = [parameter for parameter in parameters if id(parameter) in held]
+    others = [parameter for parameter in parameters if id(parameter) not in held]
+    groups = [(within, settings.lr * settings.backbone_lr_scale), (others, settings.lr)]
+    return build_optimizer([{"params": group, "lr": rate} for group, rate in groups if group], settings)
 
 
 def build_given_optimizer(build: BuildOptimizer, parameters: list[Parameter], phase: str) -> torch.optim.Optimizer:

@@ -17,6 +17,8 @@ from compress.training.optimizer import (
     build_average,
     build_given_optimizer,
     build_optimizer,
+    build_scaled_optimizer,
+    find_backbone,
     read_learning_rates,
     select_held,
     use_averaged_weights,
@@ -36,8 +38,18 @@ class Updates:
         self._product, self._max_gradient_norm = method.product(), settings.max_gradient_norm
         self.phases = list_phases(method)
         self._rates: dict[str, list[float]] = {}
-        """Learning rates at the start of each group of the user's own optimizers."""
-        if build is None:
+        """Learning rates at the start of each group of parameters, where they differ or are the user's own."""
+        if build is None and settings.backbone_lr_scale != 1:
+            backbone = find_backbone(method.student)
+            if settings.backbone_lr_scale == 0:  # what no phase lists is frozen
+                held = {id(parameter) for parameter in backbone}
+                self.phases = {name: [each for each in group if id(each) not in held] for name, group in self.phases.items()}
+            self.optimizers = {
+                name: build_scaled_optimizer(group, backbone, settings) for name, group in self.phases.items() if group
+            }
+            self.phases = {name: self.phases[name] for name in self.optimizers}
+            self._rates = {name: read_learning_rates(optimizer) for name, optimizer in self.optimizers.items()}
+        elif build is None:
             self.optimizers = {name: build_optimizer(group, settings) for name, group in self.phases.items()}
         else:
             self.optimizers = {name: build_given_optimizer(build, group, name) for name, group in self.phases.items()}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from compress.recipe import Recipe, Section, canonical
 from compress.records import Accuracy, Environment, Headline, Manifest, Variant
-from exporters.bundle.readme import escape_markdown, format_accuracy, render_measurements, render_table
+from exporters.bundle.readme import describe_geometry, escape_markdown, format_accuracy, render_measurements, render_table
 
 UNKNOWN = "unknown: ask"
 CONFUSIONS = 8
@@ -69,7 +69,7 @@ An image classifier: {_describe_classes(manifest)}. Every answer is one of these
   whoever ships it to say; this card was written by a program.
 - It knows no "none of these": a picture of anything else gets one of the classes, often with a high score. Scores are the
   softmax of the logits; whether they can be read as probabilities was not measured.
-- Pictures of any shape are squeezed to {manifest.preprocess.width} × {manifest.preprocess.height} pixels, as in training.
+- {describe_geometry(manifest.preprocess)}, as in training.
 - Not measured: other cameras, light, weather or places than those of the test images, pictures that are made to deceive it,
   and differences between groups of people.
 - Accuracies hold for images drawn like the test images, within their intervals. Latencies hold for the machine named above.
@@ -136,15 +136,18 @@ def _render_settings(section: Section) -> str:
 
 
 def _describe_start(recipe: Recipe) -> str:
-    if recipe.student.weights is None:
+    if not recipe.student.has_weights:
         return "It started from random weights."
-    return "It started from weights of a file that the recipe names."
+    return f"It started from these weights: {escape_markdown(recipe.student.describe_origin())}."
 
 
 def _list_teachers(background: Background) -> Iterator[tuple[str, ...]]:
     for index, section in enumerate(background.recipe.teacher):
         found = background.teachers[index] if index < len(background.teachers) else None
-        origin = "trained in this run" if section.weights is None else "from a file"
+        origin = "trained in this run"
+        if section.has_weights:
+            given = escape_markdown(section.describe_origin())
+            origin = given if section.is_given else f"trained in this run from {given}"
         parameters = str(found.parameters) if found else "not measured"
         name = escape_markdown(found.network) if found else "teacher"
         yield name, f"`{section.model}`", origin, parameters, format_accuracy(found.accuracy if found else None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from compress.preprocess import compute_scale_shift
 from compress.records import BundleFile, Manifest
+from exporters.bundle.readme import describe_geometry
 
 SOURCE, BUILD = "cpp/example.cpp", "cpp/CMakeLists.txt"
 CMAKE = """\
@@ -46,6 +47,7 @@ def _render_source(manifest: Manifest, file: BundleFile) -> str:
         classes=[escape_literal(name) for name in manifest.classes],
         scale=[_format_float(value) for value in scale.tolist()],
         shift=[_format_float(value) for value in shift.tolist()],
+        geometry=describe_geometry(pre)[0].lower() + describe_geometry(pre)[1:],
         black=pre.black_level,
         white=pre.white_level,
     )

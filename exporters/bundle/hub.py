@@ -14,7 +14,7 @@ from typing import Any
 
 from compress.errors import CompressError
 from compress.recipe import yaml
-from compress.records import BundleFile, Manifest
+from compress.records import BundleFile, Manifest, Preprocess
 from compress.system.files import write_whole
 from exporters.bundle.bundle import CARD, CONFIG, PREPROCESSOR, README, build_programs, check_bundle
 from exporters.bundle.checksums import list_files, write_checksums
@@ -38,6 +38,11 @@ def write_hub_folder(bundle: Path, folder: Path, *, licence: str = UNKNOWN) -> N
         Unreachable: The bundle cannot be read, the disk is full, or the folder cannot be written.
     """
     manifest = check_bundle(bundle)
+    if manifest.preprocess.geometry == "letterbox":
+        raise CompressError(
+            f"{bundle}: its pictures are filled up to their size (letterbox), which {PREPROCESSOR} of the hub cannot say; "
+            "train with data.geometry: squeeze or center_crop to hand it over in that layout"
+        )
     if folder.exists():
         raise CompressError(f"{folder}: is there already, and nothing is replaced; name a new folder")
     with write_whole(folder) as temporary:
@@ -47,7 +52,8 @@ def write_hub_folder(bundle: Path, folder: Path, *, licence: str = UNKNOWN) -> N
             shutil.copyfile(bundle / name, temporary / name)
         for name, content in build_programs(manifest).items():
             (temporary / name).write_bytes(content)
-        for name, document in ((CONFIG, _build_config(manifest)), (PREPROCESSOR, _build_preprocessor(manifest))):
+        documents = {CONFIG: _build_config(manifest), PREPROCESSOR: _build_preprocessor(manifest)}
+        for name, document in documents.items():
             (temporary / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         front = f"---\n{yaml.write(_build_metadata(manifest, licence))}---\n\n"
         body = "\n".join((bundle / name).read_text(encoding="utf-8") for name in (README, CARD) if (bundle / name).is_file())
@@ -66,7 +72,7 @@ def _build_preprocessor(manifest: Manifest) -> dict[str, Any]:
     return {
         "do_convert_rgb": pre.channels == "rgb",
         "do_resize": True,
-        "size": {"height": pre.height, "width": pre.width},
+        **_build_geometry(pre),
         "resample": RESAMPLING[pre.interpolation],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -74,6 +80,22 @@ def _build_preprocessor(manifest: Manifest) -> dict[str, Any]:
         "image_mean": list(pre.mean),
         "image_std": list(pre.std),
     }
+
+
+def _build_geometry(pre: Preprocess) -> dict[str, Any]:
+    size = {"height": pre.height, "width": pre.width}
+    if pre.geometry == "squeeze":
+        return {"size": size}
+    if pre.height != pre.width:
+        raise CompressError(
+            f"preprocess: the middle of {pre.width} × {pre.height} pixels cannot be said in {PREPROCESSOR} of the hub, whose "
+            "shortest_edge is one number; train with a square data.image_size to hand it over in that layout"
+        )
+    edge = int(pre.height / pre.crop_fraction)
+    return {
+        "image_processor_type": "CLIPImageProcessor",  # of those that cut out the middle
+        "size": {"shortest_edge": edge}, "do_center_crop": True, "crop_size": size,
+    }  # fmt: skip
 
 
 def _build_metadata(manifest: Manifest, licence: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, metadata
-from pathlib import PurePath
 
 from compress.records import Manifest
 from exporters.bundle.card import UNKNOWN, Background
@@ -52,12 +51,12 @@ def _list_weights(background: Background | None) -> Iterator[str]:
         yield "where they come from is not recorded"
         return
     recipe = background.recipe
-    roles = [("student", recipe.student.weights), *((f"teacher {each.model}", each.weights) for each in recipe.teacher)]
-    for role, weights in roles:
-        if weights is None:
-            yield f"{role}: started from random numbers and was trained on the data below"
+    roles = [("student", recipe.student), *((f"teacher {each.model}", each) for each in recipe.teacher)]
+    for role, section in roles:
+        if section.has_weights:
+            yield f"{role}: started from {_join_lines(section.describe_origin())}, licence {UNKNOWN} whoever gave it"
         else:
-            yield f"{role}: started from the file {_join_lines(PurePath(weights).name)}, licence {UNKNOWN} whoever gave it"
+            yield f"{role}: started from random numbers and was trained on the data below"
 
 
 def _list_data(background: Background | None) -> Iterator[str]:

@@ -200,8 +200,7 @@ The input `{manifest.input}` is float32 [batch, {len(pre.mean)}, {pre.height}, {
 float32 [batch, {len(manifest.classes)}]. An image becomes an input by
 
     image = PIL.Image.open(path).convert({mode!r})
-    if image.size != ({pre.width}, {pre.height}):
-        image = image.resize(({pre.width}, {pre.height}), PIL.Image.Resampling.{pre.interpolation.upper()})
+{_render_placing(pre)}
     pixels = numpy.asarray(image, dtype=numpy.float32).reshape({pre.height}, {pre.width}, {len(pre.mean)})
     mean = numpy.array({list(pre.mean)}, dtype=numpy.float32)
     std = numpy.array({list(pre.std)}, dtype=numpy.float32)
@@ -209,6 +208,45 @@ float32 [batch, {len(manifest.classes)}]. An image becomes an input by
 
 and the class is `classes[logits.argmax()]` with `classes` from `manifest.json`. These lines are for plain 8-bit pictures;
 `predict.py` also turns pictures as EXIF says, lays transparency over white and {_describe_levels(pre)}.{unlike}"""
+
+
+def describe_geometry(pre: Preprocess) -> str:
+    """Return in a sentence without its end what is done to pictures of another shape than the network's."""
+    if pre.geometry == "center_crop":
+        return (
+            f"Of pictures of any shape the middle is taken: {pre.crop_fraction:g} of the shorter side, "
+            f"{pre.width} × {pre.height} pixels"
+        )
+    if pre.geometry == "letterbox":
+        return (
+            f"Pictures of any shape are scaled to fit {pre.width} × {pre.height} pixels, and the rest is filled with {pre.fill}"
+        )
+    return f"Pictures of any shape are squeezed to {pre.width} × {pre.height} pixels"
+
+
+def _render_placing(pre: Preprocess) -> str:
+    """Return the lines that bring a Pillow image to the size of the network."""
+    whole, method = (pre.width, pre.height), f"PIL.Image.Resampling.{pre.interpolation.upper()}"
+    if pre.geometry == "center_crop":
+        outer = int(pre.width / pre.crop_fraction), int(pre.height / pre.crop_fraction)
+        return f"""\
+    size = ({outer[0]}, image.height * {outer[0]} // image.width)
+    if size[1] < {outer[1]}:
+        size = (image.width * {outer[1]} // image.height, {outer[1]})
+    image = image.resize(size, {method})
+    left, top = round((size[0] - {whole[0]}) / 2), round((size[1] - {whole[1]}) / 2)
+    image = image.crop((left, top, left + {whole[0]}, top + {whole[1]}))"""
+    if pre.geometry == "letterbox":
+        return f"""\
+    size = ({whole[0]}, max(1, (2 * image.height * {whole[0]} + image.width) // (2 * image.width)))
+    if image.width * {whole[1]} < image.height * {whole[0]}:
+        size = (max(1, (2 * image.width * {whole[1]} + image.height) // (2 * image.height)), {whole[1]})
+    ground = PIL.Image.new(image.mode, {whole}, {(pre.fill,) * pre.depth if pre.depth > 1 else pre.fill})
+    ground.paste(image.resize(size, {method}), (({whole[0]} - size[0]) // 2, ({whole[1]} - size[1]) // 2))
+    image = ground"""
+    return f"""\
+    if image.size != {whole}:
+        image = image.resize({whole}, {method})"""
 
 
 def _describe_levels(pre: Preprocess) -> str:
@@ -237,9 +275,10 @@ packages of onnxruntime hold no C or C++ headers; get those from its makers' rel
     cmake --build build
     build/example . picture.{suffix}
 
-It takes binary {suffix.upper()} pictures of {pre.width} × {pre.height} pixels; this makes one of a sample:
+It takes binary {suffix.upper()} pictures of {pre.width} × {pre.height} pixels. {describe_geometry(pre)}; this makes such
+files of pictures, pixel by pixel those that `predict.py` shows the network:
 
-    python -c 'import sys, PIL.Image; PIL.Image.open(sys.argv[1]).save(sys.argv[2])' samples/PICTURE.png picture.{suffix}"""
+    python predict.py PICTURE... --prepare FOLDER"""
 
 
 def _render_conversion(manifest: Manifest) -> str:

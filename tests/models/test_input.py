@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from compress.errors import CompressError
 from compress.models import Adapted, InputFormat, Network, adapt_input, reorder_classes, run_normalised
 
-RGB = InputFormat((0.4, 0.5, 0.6), (0.2, 0.3, 0.1), "rgb", 8)
-GRAY = InputFormat((0.45,), (0.25,), "gray", 8)
+RGB = InputFormat((0.4, 0.5, 0.6), (0.2, 0.3, 0.1), "rgb", (8, 8))
+GRAY = InputFormat((0.45,), (0.25,), "gray", (8, 8))
 
 
 class Small(nn.Module):
@@ -78,7 +78,7 @@ def test_nothing_is_wrapped_where_nothing_differs() -> None:
 @pytest.mark.parametrize("size", [4, 16])
 def test_images_are_resized(size: int) -> None:
     """The wanted size reaches the layers of the teacher."""
-    adapted = adapt_input(small(3), given=RGB, wanted=RGB._replace(size=size))
+    adapted = adapt_input(small(3), given=RGB, wanted=RGB._replace(size=(size, size)))
     assert adapted.outputs(torch.rand(2, 3, 8, 8)).features[0].shape == (2, 4, size, size)
 
 

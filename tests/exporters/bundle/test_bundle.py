@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError, Unreachable
+from compress.preprocess import decode, normalise
 from compress.recipe import GateSection
 from compress.records import Gate, Preprocess
 from compress.system import files
@@ -33,6 +34,7 @@ from exporters.bundle.bundle import (
     write_bundle,
     write_checksums,
 )
+from exporters.bundle.card import render_card
 from exporters.bundle.readme import render_readme
 from exporters.onnx import Onnx
 from exporters.openvino import Openvino
@@ -173,6 +175,24 @@ def test_readme_tells_how_to_preprocess_by_hand(bundle):
     assert "| `student-fp16.xml` | openvino | fp16 |" in text
     assert "compress verify" in text
     assert "compress predict" in text
+
+
+@pytest.mark.parametrize("geometry", ["squeeze", "center_crop", "letterbox"])
+@pytest.mark.parametrize("size", [(30, 21), (9, 50), (12, 12), (3, 2)])
+def test_readme_places_pictures_as_training_does(bundle, geometry, size, tmp_path):
+    """For each geometry its lines, executed on a picture of another shape, give the pixels of `decode`."""
+    preprocess = PREPROCESS.model_copy(update={"geometry": geometry, "crop_fraction": 0.8, "interpolation": "bicubic"})
+    manifest = check_bundle(bundle).model_copy(update={"preprocess": preprocess})
+    lines = render_readme(manifest).partition("becomes an input by")[2].partition("and the class is")[0].splitlines()
+    path = tmp_path / "picture.png"
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+    scope = {"PIL": PIL, "numpy": np, "path": path}
+    exec("\n".join(line[4:] for line in lines if line.startswith("    ")), scope)  # noqa: S102 (our own README)
+    wanted = normalise(decode(path, preprocess, "picture")[None], preprocess)
+    assert scope["images"] == pytest.approx(wanted, abs=1e-5)
+    assert {"squeeze": "squeezed", "center_crop": "middle", "letterbox": "filled with 114"}[geometry] in render_card(
+        manifest, None
+    )
 
 
 def test_readme_says_which_files_take_and_give_int8(bundle):

@@ -13,7 +13,7 @@ from PIL import Image
 from compress.errors import CompressError
 from compress.records import Accuracy, Variant
 from exporters.bundle.bundle import check_bundle, write_checksums
-from exporters.bundle.hub import RESAMPLING, write_hub_folder
+from exporters.bundle.hub import RESAMPLING, _build_geometry, write_hub_folder
 from exporters.onnx import Onnx
 from tests.exporters import pets
 
@@ -57,6 +57,23 @@ def test_configurations_say_what_the_manifest_says(bundle: Path, tmp_path: Path)
     assert pre["resample"] == Image.Resampling.BICUBIC
     assert (pre["image_mean"], pre["image_std"]) == ([0.4, 0.5, 0.6], [0.2, 0.2, 0.3])
     assert pre["rescale_factor"] == pytest.approx(1 / 255)
+
+
+def test_the_hub_s_words_hold_a_geometry_or_it_is_refused(bundle: Path, tmp_path: Path) -> None:
+    """The middle of a square is `shortest_edge` and `crop_size`; of what the hub has no words for nothing is written."""
+    square = pets.PREPROCESS.model_copy(update={"geometry": "center_crop", "height": 8})
+    assert _build_geometry(square)["size"] == {"shortest_edge": 9}
+    assert _build_geometry(square)["crop_size"] == {"height": 8, "width": 8}
+    with pytest.raises(CompressError, match="shortest_edge"):
+        _build_geometry(square.model_copy(update={"width": 9}))
+    filled = pets.write(
+        tmp_path / "filled",
+        pets.files(tmp_path)[:1],
+        preprocess=square.model_copy(update={"geometry": "letterbox", "height": 6}),
+    )
+    with pytest.raises(CompressError, match="letterbox"):
+        write_hub_folder(filled, tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
 
 
 def test_every_interpolation_has_pillow_s_number() -> None:

@@ -78,6 +78,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         "still.gif": (palette, {}),
         "bitmap.bmp": (colours, {}),
         "exact.png": (colours.resize((8, 6)), {}),
+        "long.png": (colours.resize((300, 2)), {}),
+        "tall.png": (gray.resize((1, 211)), {}),
     }
     for name, (image, options) in made.items():
         image.save(folder / name, **options)
@@ -144,26 +146,48 @@ def contract(preprocess: Preprocess) -> predict.Contract:
     resampling = predict.RESAMPLING[preprocess.interpolation]
     return predict.Contract(
         preprocess.height, preprocess.width, mode, resampling, preprocess.mean, preprocess.std, pets.CLASSES,
-        preprocess.black_level, preprocess.white_level,
+        preprocess.black_level, preprocess.white_level, preprocess.geometry, preprocess.crop_fraction, preprocess.fill,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("channels", ["gray", "rgb"])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-@pytest.mark.parametrize("levels", [{}, {"white_level": 4095}, {"black_level": 900, "white_level": 3000}])
+@pytest.mark.parametrize(
+    "further",
+    [
+        {},
+        {"white_level": 4095, "geometry": "letterbox"},
+        {"black_level": 900, "white_level": 3000, "geometry": "letterbox", "fill": 9},
+        {"geometry": "center_crop"},
+        {"geometry": "center_crop", "crop_fraction": 0.7},
+    ],
+)
 def test_pictures_become_the_same_numbers(
-    channels: str, interpolation: str, levels: dict[str, int], pictures: list[Path]
+    channels: str, interpolation: str, further: dict[str, Any], pictures: list[Path]
 ) -> None:
     """Every awkward picture gives bit for bit what training, calibration and `compress predict` see."""
     depth = 1 if channels == "gray" else 3
     preprocess = Preprocess.model_validate(
         {"height": 6, "width": 8, "channels": channels, "interpolation": interpolation, "mean": (0.3, 0.4, 0.7)[:depth],
-         "std": (0.21, 0.2, 0.3)[:depth], **levels}
+         "std": (0.21, 0.2, 0.3)[:depth], **further}
     )  # fmt: skip
     for path in pictures:
         ours, theirs = decode(path, preprocess, str(path)), predict.decode(path, contract(preprocess))
         assert np.array_equal(ours, theirs), path.name
         assert np.array_equal(normalise(ours[None], preprocess), predict.normalise(theirs[None], contract(preprocess)))
+
+
+def test_prepared_pictures_are_those_that_the_network_sees(bundle: Path, pictures: list[Path], tmp_path: Path) -> None:
+    """`--prepare` writes, for programs that decode nothing themselves, the very pixels; colliding names are refused."""
+    some = [path for path in pictures if path.stem in {"plain", "alpha", "turned", "long", "tall"}]
+    done = run(bundle, *some, "--prepare", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    for path in some:
+        with Image.open(tmp_path / "out" / f"{path.stem}.ppm") as image:
+            assert np.array_equal(np.asarray(image), decode(path, pets.PREPROCESS, str(path))), path.name
+    refused = run(bundle, some[0], some[0], "--prepare", tmp_path / "other")
+    assert (refused.returncode, (tmp_path / "other").exists()) == (2, False)
+    assert "same name" in refused.stderr
 
 
 def test_the_same_pictures_are_refused(refused: list[Path]) -> None:
