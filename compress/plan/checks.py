@@ -159,7 +159,8 @@ def _find_start_problems(where: str, section: StartSection, base: Path) -> Itera
     if not section.has_weights:
         for field, value in (("sha256", section.sha256), ("weights_map", section.weights_map), ("ema", section.ema or None)):
             if value is not None:
-                yield CompressError(f"{where}.{field}: is for weights from a file, and {where}.weights names none; add it")
+                what = "the checksum of a file" if field == "sha256" else "for weights from a file"
+                yield CompressError(f"{where}.{field}: is {what}, but {where}.weights names none; add it")
     if section.weights is None:
         return
     if is_remote(section.weights):
