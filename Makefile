@@ -4,6 +4,7 @@
 #   make demo     installs, then takes real digits through the whole chain
 #   make quick    installs, then runs the tests that answer at once: all but whole runs, exports and training
 #   make test     installs, then runs the whole test suite
+#   make docs     installs, then builds the documentation: docs/_build/html/index.html
 #   make check    format, lint, types, direction of imports
 #
 # PYTHON      the interpreter that .venv is made from (3.11 or newer)
@@ -16,7 +17,7 @@ BIN := .venv/bin
 # Twice quiet: pip then prints errors only. What is being done is said by this file.
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo quick test check
+.PHONY: setup demo quick test docs check
 
 setup: .venv/installed
 
@@ -45,6 +46,10 @@ quick: setup
 
 test: setup
 	@$(BIN)/python -m pytest -n auto --dist loadfile
+
+docs: setup
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs: docs/_build/html/index.html"
 
 check: setup
 	@$(BIN)/ruff format --check .

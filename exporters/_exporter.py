@@ -44,7 +44,7 @@ class About(NamedTuple):
     classes: tuple[str, ...]
     """Names in label order."""
     preprocess: Preprocess
-    """Preprocessing of an image; carried out by the file itself with `preprocess: inside`."""
+    """Preprocessing of an image, by the caller or, where the exporter puts it inside, by the file itself."""
     provenance: Mapping[str, str]
     """Origin of the network: tool, method, stage."""
 

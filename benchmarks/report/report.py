@@ -40,6 +40,14 @@ def write(report: Report, folder: Path) -> None:
     pages.save(folder / "report.html", pages.render_html("report.html.j2", **facts, **_draw_charts(report)))
 
 
+def draw_picture(report: Report) -> str:
+    """Return accuracy against latency of a run on one device as a file of its own, SVG."""
+    points = [point for row in wording.judge_rows(report) if (point := _make_point(row))]
+    key = trade_off.Key.from_points(points)
+    drawing = trade_off.draw_trade_off(points, key, width=1040, height=520)
+    return pages.render_html("picture.svg.j2", drawing=drawing, legend=trade_off.make_legend(points, key))
+
+
 def add_headline(report: Report) -> Report:
     """Return the report with its headline, computed from all else in it."""
     return report.model_copy(update={"headline": compute_headline(report)})

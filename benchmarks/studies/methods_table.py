@@ -72,6 +72,6 @@ def _make_legend(reports: Mapping[str, Report]) -> str:
         f"paired by image and seed, with their 95 % interval; `–`: not distinguishable. {commands}: {report.images['train']:,} "
         f"training images ({data}), {train['epochs']} epochs, the same for all; a small budget, so this ranks methods for "
         "short training on little data. Reports: "
-        + ", ".join(f"[{name}](benchmarks/results/{name}/report.md)" for name in reports)
+        + ", ".join(f"`benchmarks/results/{name}/report.md`" for name in reports)
         + "."
     )

@@ -1,46 +1,74 @@
-"""Write the measured tables into README.md: `python -m benchmarks.studies.readme` (`--check` only compares). Takes seconds.
+"""Write what was measured into README.md and docs: `python -m benchmarks.studies.readme` (`--check` only compares).
 
 The numbers are those of `benchmarks/results/*/report.json`, which `compress run` made of the recipes of the same names, and of
-`benchmarks/results/int8/int8.json`, which `benchmarks.studies.int8` made of such runs; nothing in the tables is typed by
-hand, and a test runs `--check`.
+`benchmarks/results/int8/int8.json`, which `benchmarks.studies.int8` made of such runs; nothing in tables and pictures is typed
+by hand, and a test runs `--check`. Takes seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import click
 
+from benchmarks.report.report import draw_picture
 from benchmarks.studies import methods_table
 from benchmarks.studies.int8.records import Int8
 from benchmarks.studies.int8.report import RESULT, make_readme_table
 from compress.errors import CompressError
 from compress.records import Report, Variant, read
+from compress.text import format_signed
 
 ROOT = Path(__file__).parents[2]
 STUDY = ("cifar10_resnet8", "cifar10_resnet20")
 INT8 = ROOT / "benchmarks" / "results" / "int8" / RESULT
+PICTURE = "docs/_static/digits.svg"
 
 
-@click.command(help="Write the measured table into README.md.")
-@click.option("--check", is_flag=True, help="Write nothing; fail when README.md is not up to date.")
+@click.command(help="Write the measured tables into README.md and docs.")
+@click.option("--check", is_flag=True, help="Write nothing; fail when a page is not up to date.")
 def main(check: bool) -> None:
-    """Write or compare the tables.
+    """Write or compare tables and picture.
 
     Raises:
-        ClickException: README.md is not what the committed results say.
+        ClickException: A page is not what the committed results say.
     """
-    path = ROOT / "README.md"
-    old = path.read_text(encoding="utf-8")
-    new = replace_table(old, "demo", make_demo_table(_read_report("digits")))
-    new = replace_table(new, "study", methods_table.make_table({name: _read_report(name) for name in STUDY}))
-    if INT8.is_file():
-        new = replace_table(new, "int8", make_readme_table(read(INT8, Int8)))
-    if check and new != old:
-        raise click.ClickException("README.md is not what the committed result says; run: python -m benchmarks.studies.readme")
-    if not check:
-        path.write_text(new, encoding="utf-8")
+    texts = {name: fill_page(ROOT / name, tables) for name, tables in list_pages().items()}
+    texts[PICTURE] = draw_picture(_read_report("digits"))
+    for name, text in texts.items():
+        path = ROOT / name
+        if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):
+            raise click.ClickException(
+                f"{name} is not what the committed result says; run: python -m benchmarks.studies.readme"
+            )
+        if not check:
+            path.write_text(text, encoding="utf-8")
+
+
+def list_pages() -> Mapping[str, Mapping[str, Callable[[], Iterable[str]]]]:
+    """Return for each page the tables that it has, by the name of their markers."""
+    return {
+        "README.md": {"demo": lambda: make_short_table(_read_report("digits")), "seeds": make_seeds_sentence},
+        "docs/results.md": {
+            "demo": lambda: make_demo_table(_read_report("digits")),
+            "seeds": make_seeds_sentence,
+            "study": lambda: methods_table.make_table({name: _read_report(name) for name in STUDY}),
+            "int8": lambda: make_readme_table(read(INT8, Int8)),
+        },
+    }
+
+
+def fill_page(path: Path, tables: Mapping[str, Callable[[], Iterable[str]]]) -> str:
+    """Return the text of a page with its tables made anew.
+
+    Raises:
+        CompressError: A marker is missing.
+    """
+    text = path.read_text(encoding="utf-8")
+    for name, make in tables.items():
+        text = replace_table(text, name, make())
+    return text
 
 
 def _read_report(name: str) -> Report:
@@ -55,7 +83,7 @@ def replace_table(text: str, name: str, table: Iterable[str]) -> str:
     """
     begin, end = f"<!-- {name}:", f"<!-- /{name} -->"
     if begin not in text or end not in text:
-        raise CompressError(f"README.md: has no {begin} ... {end}; put the markers back")
+        raise CompressError(f"the page has no {begin} ... {end}; put the markers back")
     head, rest = text.split(begin, 1)
     comment, body = rest.split("\n", 1)
     return "".join([head, begin, comment, "\n", *(f"{line}\n" for line in table), end, body.split(end, 1)[1]])
@@ -83,6 +111,37 @@ def make_demo_table(report: Report) -> Iterator[str]:
     yield (
         f"Real digits, {report.images['test']} test images, one seed; intervals are 95 %. `compress run recipes/digits.yaml`: "
         f"{report.seconds / 60:.1f} minutes of training, export, proof and measurement on {cores}. {_warn_of_overlap(report)}"
+    )
+
+
+def make_short_table(report: Report) -> Iterator[str]:
+    """Yield four rows of the table in Markdown: teacher, student in float32 and int8, and the student trained plainly."""
+    yield "| | parameters | file | top-1 on the test split | onnxruntime, 1 thread |"
+    yield "|---|---|---|---|---|"
+    for row in report.variants:
+        chosen = (row.network, row.format, row.precision)
+        if chosen in {("teacher", "onnx", "fp32"), ("student", "onnx", "fp32"), ("student", "onnx", "int8")} or (
+            row.network == "supervised"
+        ):
+            name = "the student, trained plainly" if row.network == "supervised" else f"{row.network}, {row.precision}"
+            cells = (name, f"{row.parameters:,}", _format_size(row), _format_accuracy(row), _format_speed(row))
+            yield f"| {' | '.join(cells)} |"
+    machine = report.environment
+    yield ""
+    yield (
+        f"Real digits, {report.images['test']} test images, one seed, 95 % intervals; `compress run recipes/digits.yaml`: "
+        f"{report.seconds / 60:.1f} minutes on {machine.cores_logical} cores ({machine.cpu})."
+    )
+
+
+def make_seeds_sentence() -> Iterator[str]:
+    """Yield what the distilled student is worth beside the plain one over several seeds."""
+    report = _read_report("digits_three_seeds")
+    found = next(row for row in report.paired if (row.this, row.other) == ("student", "supervised"))
+    low, high = map(format_signed, found.ci95)
+    yield (
+        f"Over {found.seeds} seeds the distilled student is {format_signed(found.points)} points from the same network trained "
+        f"plainly ({low} to {high}, {found.verdict}; `benchmarks/results/digits_three_seeds`)."
     )
 
 

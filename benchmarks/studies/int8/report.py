@@ -217,5 +217,5 @@ def _make_legend(networks: Sequence[Network]) -> str:
         f"(`int8:`) that met the gate's budget of {budgets} points on the validation split; speed on one thread against "
         f"float32 on the same runtime. Defaults: the runtime's own quantizer with the same {shown} calibration images. "
         f"Measured on {machines}, one seed: compare files of one network, not networks. Intervals, sizes, agreement and the "
-        "other formats: [report](benchmarks/results/int8/report.md)."
+        "other formats: `benchmarks/results/int8/report.md`."
     )

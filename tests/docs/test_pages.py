@@ -1,0 +1,116 @@
+"""The pages are executed: Python runs, every command exists with its options, and the figures are those of the results."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from compress import recipe
+from tests.pages import Block, blocks, commands, commands_of, find_problems, list_pages
+
+ROOT = Path(__file__).parents[2]
+PAGES = {str(page.relative_to(ROOT)): page for page in list_pages(ROOT)}
+PROGRAMS = ("docs/tutorial/own_network.md",)
+"""Pages whose Python blocks are one program, in their order, but for those that are files of their own."""
+
+
+@pytest.fixture(params=sorted(PAGES))
+def page(request: pytest.FixtureRequest) -> Path:
+    return PAGES[request.param]
+
+
+def test_parser_of_these_tests() -> None:
+    """The small parser sees language, line, marks, prompts, continued lines, chains, variables and comments."""
+    markdown = (
+        "a\n```python\nx = 1\n```\n\n````console\n$ make demo  # minutes\nout $ put\n$ a \\\n  --b && A=1 c 'd e'\n````\n"
+    )
+    assert list(blocks(markdown, "python")) == [Block("python", 3, "x = 1\n")]
+    assert [words for _, words in commands(markdown)] == [["make", "demo"], ["a", "--b"], ["c", "d e"]]
+    assert next(line for line, _ in commands(markdown)) == 7
+    marked = next(blocks("<!-- test: shrink -->\n```sh\nmake demo\n```\n", "sh"))
+    assert (marked.mark, list(commands_of(marked))) == ("shrink", [(3, ["make", "demo"])])
+
+
+def test_commands_exist(page: Path, root: Path) -> None:
+    """Every `compress` command and option, `make` target, extra and recipe that a page names is there."""
+    found = list(commands(page.read_text(encoding="utf-8")))
+    wrong = [f"{page}:{line}: {' '.join(words)}: {problem}" for line, words in found for problem in find_problems(words, root)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_recipes_are_valid(page: Path) -> None:
+    """A YAML block that is a whole recipe is one, and a part of a recipe fits into one."""
+    for block in blocks(page.read_text(encoding="utf-8"), "yaml"):
+        given = YAML(typ="safe").load(block.text)
+        if "jobs" in given or "my_networks" in block.text:
+            continue  # an example for a CI service; a recipe that needs the page's own module, which another test runs
+        whole: dict[str, Any] = {
+            "name": "part",
+            "data": {"source": "digits", "image_size": 16},
+            "teacher": "resnet_cifar.resnet8",
+            "student": "resnet_cifar.resnet8",
+            "method": "kd",
+        }
+        for name, value in given.items():
+            both = isinstance(value, dict) and isinstance(whole.get(name), dict)
+            whole[name] = whole[name] | value if both else value
+        text = io.BytesIO()
+        YAML(typ="safe").dump(whole, text)
+        recipe.parse(text.getvalue(), f"{page.name}:{block.line}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_python_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of a page runs as it stands: in its order, in an empty folder, warnings being errors."""
+    found = [block for block in blocks(PAGES[name].read_text(encoding="utf-8"), "python") if not block.text.startswith("# my_")]
+    assert found, f"{name} has no ```python block"
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in found:
+        # Blank lines above make a traceback name the line of the page.
+        exec(compile("\n" * (block.line - 1) + block.text, name, "exec"), names)  # noqa: S102 (our own page)
+
+
+def test_ci_runs_what_the_readme_says(root: Path) -> None:
+    """The command by which the README tells people to test is the one by which changes are tested."""
+    typed = [words for _, words in commands(PAGES["README.md"].read_text(encoding="utf-8"))]
+    assert ["make", "test"] in typed
+    assert "make test" in (root / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_readme_is_short() -> None:
+    """What a stranger reads first is no longer than three screens, and its links lead somewhere."""
+    text = PAGES["README.md"].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_measured_tables_are_those_of_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No number of the tables is typed by hand: `benchmarks.studies.readme` writes them, and another number is noticed."""
+    from benchmarks.studies import readme
+
+    assert CliRunner().invoke(readme.main, ["--check"]).exit_code == 0
+    monkeypatch.setattr(readme, "make_demo_table", lambda _report: ["another number"])
+    assert CliRunner().invoke(readme.main, ["--check"]).exit_code == 1
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """A broken link, a page that no list names, or a docstring that is no markup fails the build."""
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", str(tmp_path / "html")]
+    done = subprocess.run([*command, "-d", str(tmp_path / "trees")], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    recipe_page = (tmp_path / "html" / "reference" / "recipe.html").read_text(encoding="utf-8")
+    for section in recipe.json_schema()["properties"]:
+        assert section in recipe_page
