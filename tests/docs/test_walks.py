@@ -58,7 +58,9 @@ def adapt(words: list[str], *, shrunk: bool) -> list[str]:
     """Return a command as it is started here; fields that the page itself sets are kept."""
     start = {"compress": [sys.executable, "-m", "compress"], "python": [sys.executable]}[words[0]]
     given = {word.partition("=")[0] for word in words}
-    fields = {name: value for name, value in SHRUNK.items() if name not in given} if shrunk else {}
+    fields = (
+        {name: value for name, value in SHRUNK.items() if name not in given} if shrunk and words[1] in {"run", "check"} else {}
+    )
     return [*start, *words[1:], *(part for name, value in fields.items() for part in ("--set", f"{name}={value}"))]
 
 
