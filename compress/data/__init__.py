@@ -13,6 +13,7 @@ from compress.data._decode import decode_to_disk, decode_to_memory, examine_pict
 from compress.data._disk_images import DiskImages, ImageFile
 from compress.data._findings import Findings
 from compress.data._source import (
+    IGNORED,
     Dataset,
     EncodedDataset,
     EncodedSplit,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from compress.data._user_loader import CheckedLoader, FromLoader, Loader, Unpack, refuse_labels
 
 __all__ = [
-    "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset", "EncodedSplit", "Findings",
+    "IGNORED", "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset", "EncodedSplit", "Findings",
     "FromDisk", "FromLoader", "ImageFile", "InMemory", "Labels", "Loader", "Source", "Split", "Summary", "Unpack",
     "check_dataset", "count_repeated", "decode_to_disk", "decode_to_memory", "examine_pictures",
     "hash_dataset", "hold_out", "list_names", "name_task", "refuse_duplicates", "refuse_labels", "take_stratified",
