@@ -41,6 +41,11 @@ def tiny(width: int) -> Network:
     return Network(Tiny(width), taps=("first", "second"), classifier="linear")
 
 
+def is_dense(name: str) -> bool:
+    """Tell whether a network that a recipe names so is one for segmentation."""
+    return name.partition(".")[0] in {"segmenter", "torchvision_segmentation"}
+
+
 def setting(teachers: int = 1) -> Setting:
     """Return a student, teachers of different widths, and how to build one more student."""
     widths = [8 - 2 * index for index in range(teachers)]
