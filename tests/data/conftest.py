@@ -3,7 +3,9 @@
 import json
 import zlib
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.encoded_pictures import encode_random as png
 
@@ -52,4 +54,22 @@ def pictures(tmp_path):
             for number in range(count):
                 seed = zlib.crc32(f"{split}{name}{number}".encode())
                 (place / f"{number}.png").write_bytes(png(seed))
+    return str(root)
+
+
+@pytest.fixture
+def masked(tmp_path):
+    """A folder with four training and two test pictures of 12 × 10 pixels, and masks of three classes and 255."""
+    root = tmp_path / "masked"
+    for split, count in (("train", 4), ("test", 2)):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for number in range(count):
+            random = np.random.default_rng([number, count])
+            mask = random.choice(np.array([0, 1, 2, 255], np.uint8), (10, 12))
+            mask[0, :3] = 0, 1, 2
+            picture = random.integers(0, 256, (10, 12, 3), np.uint8)
+            Image.fromarray(picture).save(root / split / "images" / f"{number}.png")
+            Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
+    (root / "classes.txt").write_text("wall\nfloor\nlamp\n")
     return str(root)

@@ -21,7 +21,7 @@ def source(request):
     required = [
         name for name, option in plugins.describe("data", request.param).options.items() if option.default is plugins.REQUIRED
     ]
-    layout = "pictures" if request.param == "folder" else "folder"
+    layout = {"folder": "pictures", "masks": "masked"}.get(request.param, "folder")
     options = {"path": request.getfixturevalue(layout)} if required == ["path"] else SMALL.get(request.param, {})
     return plugins.load("data", request.param)(**options)
 
