@@ -19,7 +19,7 @@ from torch import Tensor
 
 from compress.data._batch import Batch
 from compress.data._disk_images import DiskImages
-from compress.data._loader import VIEWS, InMemory, seed_generator
+from compress.data._loader import InMemory
 from compress.data._prefetch import prefetch
 from compress.data._source import Split
 from compress.records import Preprocess
@@ -50,7 +50,7 @@ class FromDisk(InMemory):
             raise TypeError("the images of the split lie in memory; use InMemory")
         labelled = Split(split.images[:1], split.labels)  # what is held in memory: all labels, but of the images only one
         super().__init__(labelled, preprocess, **options)
-        self._stored, self._device = split.images, self._labels.device
+        self._stored, self._device = split.images, self._images.device
         self._workers = workers or min(MOST_WORKERS, count_processors())
         height, width = self._stored.shape[1:3]
         border = self._padding if self._shuffle else 0
@@ -67,12 +67,7 @@ class FromDisk(InMemory):
 
     def _batches(self, rows: NDArray[np.int64], view: int, batches: range) -> Iterator[Batch]:
         """Yield those batches of the rows in this order; pixels depend on view and row alone."""
-        random = seed_generator(self._augmentation_seed, VIEWS | view)
-        offsets = random.integers(0, 2 * self._padding + 1, size=(self._size, 2))
-        mirrored = random.random(self._size) < 0.5
-        if not self._shuffle:
-            offsets[:], mirrored[:] = 0, False
-        mirrored &= self._flip
+        offsets, mirrored = self._draw_view(view)
 
         def calls() -> Iterator[Callable[[], tuple[Tensor, Tensor]]]:
             for batch in batches:
@@ -82,7 +77,8 @@ class FromDisk(InMemory):
         for images, chosen in prefetch(calls(), workers=self._workers, lead=self._workers + LEAD):
             pixels = images.to(self._device, non_blocking=True)  # [B, C, H, W]
             pixels = pixels.to(torch.float32, memory_format=self._format).mul_(self._scale).add_(self._shift)
-            yield Batch(pixels, self._labels[chosen.to(self._device)], chosen, view)
+            drawn = (torch.from_numpy(values[chosen.numpy()]).to(self._device) for values in (offsets, mirrored))
+            yield Batch(pixels, self._labels.move(chosen.to(self._device), *drawn), chosen, view)
 
     def _gather(
         self, chosen: NDArray[np.int64], offsets: NDArray[np.int64], mirrored: NDArray[np.bool_]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.data._batch import Batch
+from compress.data._moving import MovedBoxes, MovedMasks, Unmoved
 from compress.data._source import Split
 from compress.errors import CompressError
 from compress.preprocess import compute_scale_shift
@@ -76,10 +77,20 @@ class InMemory:
             )
         images = torch.from_numpy(np.ascontiguousarray(split.images.transpose(0, 3, 1, 2))).to(device)  # [N, C, H, W]
         self._images, self._windows = images, _view_crops(images, crop_padding) if shuffle and crop_padding else None
-        self._labels = torch.from_numpy(split.labels).to(device)  # [N]
+        size = (split.images.shape[1], split.images.shape[2])
+        self._labels = self._make_movable(torch.from_numpy(split.labels).to(device), size)
         scale, shift = compute_scale_shift(preprocess)
         self._scale = torch.from_numpy(scale).to(device).view(1, -1, 1, 1)
         self._shift = torch.from_numpy(shift).to(device).view(1, -1, 1, 1)
+
+    def _make_movable(self, labels: Tensor, size: tuple[int, int]) -> Unmoved | MovedMasks | MovedBoxes:
+        """Return labels [N, ...] that follow their images of a size."""
+        if labels.ndim != 3:
+            return Unmoved(labels)
+        if labels.is_floating_point():
+            return MovedBoxes(labels, size, self._padding if self._shuffle else 0)
+        windows = _view_crops(labels[:, None], self._padding) if self._shuffle and self._padding else None
+        return MovedMasks(labels, windows)
 
     @property
     def rows(self) -> int:
@@ -117,22 +128,30 @@ class InMemory:
 
     def _batches(self, rows: NDArray[np.int64], view: int, batches: range) -> Iterator[Batch]:
         """Yield those batches of the rows in this order; pixels depend on view and row alone."""
-        random = seed_generator(self._augmentation_seed, VIEWS | view)
-        offsets = torch.from_numpy(random.integers(0, 2 * self._padding + 1, size=(self._size, 2)))
-        mirrored = torch.from_numpy(random.random(self._size) < 0.5)
+        drawn = self._draw_view(view)
+        offsets, mirrored = torch.from_numpy(drawn[0]), torch.from_numpy(drawn[1])
         for batch in batches:
             chosen = torch.from_numpy(rows[batch * self._batch : (batch + 1) * self._batch])
             index = chosen.to(self._images.device)
+            places, flags = offsets[chosen].to(index.device), mirrored[chosen].to(index.device)
             if self._windows is None:
                 images = self._images[index]
             else:
-                top, left = offsets[chosen].to(index.device).unbind(1)
+                top, left = places.unbind(1)
                 images = self._windows[index, top, left]
             if self._shuffle and self._flip:
-                flags = mirrored[chosen].to(index.device)
                 images = torch.where(flags.view(-1, 1, 1, 1), images.flip(3), images)
             pixels = images.to(torch.float32, memory_format=self._format).mul_(self._scale).add_(self._shift)
-            yield Batch(pixels, self._labels[index], chosen, view)
+            yield Batch(pixels, self._labels.move(index, places, flags), chosen, view)
+
+    def _draw_view(self, view: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return where the crop of each row begins, [N, 2], and whether it is mirrored, [N]."""
+        random = seed_generator(self._augmentation_seed, VIEWS | view)
+        offsets = random.integers(0, 2 * self._padding + 1, size=(self._size, 2))
+        mirrored = random.random(self._size) < 0.5
+        if not self._shuffle:
+            offsets[:], mirrored[:] = 0, False
+        return offsets, mirrored & self._flip
 
 
 def seed_generator(first: int, second: int) -> np.random.Generator:
