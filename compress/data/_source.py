@@ -37,8 +37,8 @@ class Split(NamedTuple):
     """[N, H, W, C], C is 1 (gray) or 3 (RGB)."""
     labels: Labels
     """What is known of each image, [N, ...]: of a classification int64 [N], each in 0 .. classes - 1; of a segmentation uint8
-    [N, H, W] at the images' size, `IGNORED` where nothing is known; of a detection boxes, float32 [N, M, 5]: left, top, right and
-    bottom in pixels and the class, -1 where an image has fewer boxes."""
+    [N, H, W] at the images' size, `IGNORED` where nothing is known; of a detection boxes, float32 [N, M, 5]: left, top, right
+    and bottom in pixels and the class, -1 where an image has fewer boxes."""
 
     def select(self, rows: NDArray[np.integer]) -> Split:
         """Return some rows, [n]; images on disk are not read for it."""

@@ -116,7 +116,7 @@ def _match_class(overlaps: Floats, ignored: Flags) -> tuple[Flags, Flags]:
 
 
 def compute_precision(
-    images: Sequence[Matches], weights: NDArray[np.integer] | None = None, *, overlaps: slice = slice(None)
+    images: Sequence[Matches], weights: NDArray[np.int64] | None = None, *, overlaps: slice = slice(None)
 ) -> Floats:
     """Return the average precision in percent of R weighted sets of images, [R]; NaN where there is nothing to find.
 
@@ -137,11 +137,12 @@ def compute_precision(
     found = np.stack(each_class, axis=1)  # [R, K]
     known = ~np.isnan(found)
     sums = np.where(known, found, 0).sum(axis=1)
-    return np.divide(100 * sums, known.sum(axis=1), out=np.full(len(found), np.nan), where=known.any(axis=1))
+    percent: Floats = np.divide(100 * sums, known.sum(axis=1), out=np.full(len(found), np.nan), where=known.any(axis=1))
+    return percent
 
 
 def _average_class(
-    scores: Floats, right: Flags, ignored: Flags, weights: NDArray[np.integer], objects: NDArray[np.int64]
+    scores: Floats, right: Flags, ignored: Flags, weights: NDArray[np.int64], objects: NDArray[np.int64]
 ) -> Floats:
     """Return the average precision of a class, 0 to 1, [R], of detections [D] with weights [R, D]; NaN without objects."""
     order = np.argsort(-scores, kind="stable")
