@@ -34,13 +34,15 @@ class RunnerOutput:
         """Take in one line; those that are not the runner's come from a runtime."""
         try:
             document = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             document = None
-        if isinstance(document, dict) and "ended" in document:
+        if not isinstance(document, dict):
+            document = {}
+        if type(document.get("ended")) is int:
             self.ended = document["ended"]
-        elif isinstance(document, dict) and "error" in document:
+        elif isinstance(document.get("error"), str) and isinstance(document.get("type"), str):
             self.error = document
-        elif isinstance(document, dict) and {"done", "total", "doing"} <= document.keys():
+        elif type(document.get("done")) is type(document.get("total")) is int and isinstance(document.get("doing"), str):
             self.subject = document["doing"] or self.subject
             progress(document["done"], document["total"], document["doing"])
         elif line.strip():
@@ -58,15 +60,19 @@ class RunnerOutput:
         if status < 0 or self.error is None:
             kind = RuntimeCrashed if -status in _CRASHES else Unreachable
             return kind(f"{self.subject}: {self._explain_death(status)}")
-        where = self.error["subject"] or "the job"
+        where = self.error.get("subject") or "the job"
         if "missing" in self.error:
-            return Unreachable(explain_missing_package(where, ModuleNotFoundError(name=self.error["missing"])))
+            return Unreachable(explain_missing_package(where, ModuleNotFoundError(name=str(self.error["missing"]))))
         if self.error["type"] == "MemoryError":
             return Unreachable(f"{where}: memory ran out; free some, or lower batch_size")
         text = " ".join(self.error["error"].split())
-        if any(f"[Errno {number}]" in text for number in _FULL):
+        if self.is_full():
             return Unwritable(f"{where}: the temporary folder is full ({text}); free space, or set TMPDIR to another folder")
         return CompressError(f"{where}: {text}")
+
+    def is_full(self) -> bool:
+        """Return whether the runner ended because its disk was full."""
+        return self.error is not None and any(f"[Errno {number}]" in self.error["error"] for number in _FULL)
 
     def _explain_death(self, status: int) -> str:
         if status == -signal.SIGKILL:
