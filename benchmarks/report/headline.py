@@ -93,17 +93,17 @@ def _format_latency(latency: Latency) -> str:
 def _word_speed(report: Report, ratio: Ratio, where: str, *, rough: bool) -> str:
     compared = next((each for each in report.variants if each.name == ratio.against), None)
     if compared is not None and not paired.is_teacher(compared.network):
-        other = f"its own {compared.format} {compared.precision} file {where}, the teacher was not timed"
+        other, missing = f"its own {compared.format} {compared.precision} file {where}", "; the teacher was not timed"
     else:
-        other = f"{wording.name_network(compared.network if compared else ratio.against)} {where}"
+        other, missing = f"{wording.name_network(compared.network if compared else ratio.against)} {where}", ""
     times, bounds = ratio.speedup, ratio.ci95
     if rough or ratio.verdict == "unstable":
-        return f"roughly {format_number(times, 2)}× the speed of {other} ({format_interval(bounds, 2)}), unstable"
+        return f"roughly {format_number(times, 2)}× the speed of {other} ({format_interval(bounds, 2)}), unstable{missing}"
     if ratio.verdict == "not distinguishable":
-        return f"speed not distinguishable from that of {other} ({format_interval(bounds, 2)}×)"
+        return f"speed not distinguishable from that of {other} ({format_interval(bounds, 2)}×){missing}"
     if ratio.verdict == "slower":
         times, bounds = 1 / times, (1 / bounds[1], 1 / bounds[0])
-    return f"{format_number(times, 3)}× {ratio.verdict} than {other} ({format_interval(bounds, 2)})"
+    return f"{format_number(times, 3)}× {ratio.verdict} than {other} ({format_interval(bounds, 2)}){missing}"
 
 
 def _answer_loss(report: Report, row: Row | None) -> Answer:

@@ -179,7 +179,7 @@ def _name_point(point: Point, frame: Frame) -> str:
     if point.state == "failed":
         below = f" {point.accuracy[0]:.1f} % ↓" if point.accuracy[0] < frame.up.low else ""
         return f"{point.name}{below} failed"
-    return point.name if point.state == "good" else f"{point.name} unstable"
+    return point.name if point.state == "good" else f"{point.name} ≈"
 
 
 def make_legend(points: Sequence[Point], key: Key) -> list[tuple[str, Markup]]:
@@ -196,7 +196,7 @@ def make_legend(points: Sequence[Point], key: Key) -> list[tuple[str, Markup]]:
     if "failed" in states:
         signs.append(("failed, not in the front", _draw_sign("point ink failed", "cross")))
     if "unstable" in states:
-        signs.append(("unstable: a rough figure", _draw_sign("point ink unstable", 0)))
+        signs.append(("≈ unstable: a rough figure", _draw_sign("point ink unstable", 0)))
     return signs
 
 

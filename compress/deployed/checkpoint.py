@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from benchmarks.devices.local import share_processes
 from benchmarks.environment import read_environment
 from benchmarks.protocol import Subject, make_runner
 from compress import __version__, records
+from compress.deployed.int8 import Compared, search_int8
 from compress.deployed.predict import find_pictures
 from compress.deployed.request import FEWEST_FOR_INT8, Request
 from compress.errors import CompressError, Unreachable
@@ -27,14 +28,14 @@ from compress.events import Events
 from compress.models import Network, build_model
 from compress.preprocess import decode, normalise
 from compress.recipe import Recipe
-from compress.records import Gate, Preprocess
+from compress.records import Gate, Ladder, Preprocess
 from compress.run import cache
 from compress.run.context import REJECTED
 from compress.run.data import prepare_data
 from compress.system.files import hash_file
 from compress.system.leftovers import make_temporary_folder
 from compress.training import checkpoint
-from exporters import About, Exporter
+from exporters import About, Exporter, Quantizer
 from exporters.bundle import bundle
 from exporters.verification.interface import ExpectedInterface
 from exporters.verification.judge import explain_unusable, judge
@@ -220,7 +221,7 @@ def _export(weights: Path, given: Given, out: Path, events: Events) -> dict[str,
             exporter = exporters.load(section)
             path = exporter.name_file(folder, name)
             with events.task(f"export {path.name}", total=1, kind="export") as task:
-                _write(given, section, exporter, path, images)
+                ladder = _write(given, section, exporter, path, images=images, logits=logits, labels=labels, events=events)
                 task.advance()
             verdict, outputs = _judge(given, exporter, path, logits=logits, labels=labels, events=events)
             gates[path.name] = verdict
@@ -228,6 +229,9 @@ def _export(weights: Path, given: Given, out: Path, events: Events) -> dict[str,
             for part in exporter.list_parts(path):
                 cache.copy(part, place / part.name)
             records.save(place / f"{path.name}.gate.json", verdict)
+            if ladder is not None:
+                records.save(place / f"{path.name}.ladder.json", ladder)
+                events.say(f"{path.name}: {_describe_ladder(ladder)}")
             if verdict.status == "passed" and exporter.inert:
                 passed.append(bundle.Deployable(path, section.format, exporter, verdict, outputs[_choose_samples(labels)]))
         if passed:
@@ -237,8 +241,11 @@ def _export(weights: Path, given: Given, out: Path, events: Events) -> dict[str,
     return gates
 
 
-def _write(given: Given, section: ExportSection, exporter: Exporter, path: Path, images: NDArray[np.float32]) -> None:
-    """Write one file.
+def _write(
+    given: Given, section: ExportSection, exporter: Exporter, path: Path, *, images: NDArray[np.float32],
+    logits: NDArray[np.float32], labels: NDArray[np.int64], events: Events,
+) -> Ladder | None:  # fmt: skip
+    """Write one file, and return how an int8 file was found.
 
     Raises:
         CompressError: The format cannot hold the network, or int8 has too few pictures.
@@ -246,18 +253,29 @@ def _write(given: Given, section: ExportSection, exporter: Exporter, path: Path,
     import torch
 
     about = About(path.stem, given.classes, given.preprocess, {"made by": f"edge-compress {__version__}", "method": "given"})
-    ranges = None
-    if exporter.precision == "int8":
-        if len(given.calibration) < FEWEST_FOR_INT8:
-            raise CompressError(
-                f"precision int8: {len(given.calibration)} pictures for its ranges are too few; give at least "
-                f"{2 * FEWEST_FOR_INT8} with --images (every other one is kept to compare on)"
-            )
-        ranges = normalise(given.calibration, given.preprocess)
-    exporters.export(
-        given.network, torch.from_numpy(images[:1]), path, format=section.format, options=section.options(), calibration=ranges,
-        about=about,
+    if exporter.precision != "int8":
+        exporters.export(
+            given.network, torch.from_numpy(images[:1]), path, format=section.format, options=section.options(), about=about
+        )
+        return None
+    if len(given.calibration) < FEWEST_FOR_INT8:
+        raise CompressError(
+            f"precision int8: {len(given.calibration)} pictures for its ranges are too few; give at least "
+            f"{2 * FEWEST_FOR_INT8} with --images (every other one is kept to compare on)"
+        )
+    compared = Compared(
+        given.network, given.preprocess, given.images, logits, labels, given.recipe.gate,
+        normalise(given.calibration, given.preprocess),
     )  # fmt: skip
+    return search_int8(compared, cast("Quantizer", exporter), about, settings=given.recipe.int8, path=path, events=events)
+
+
+def _describe_ladder(ladder: Ladder) -> str:
+    """Return how an int8 file was found: the rung that made it, and those before."""
+    tried = [f"{rung.rung} ({rung.status})" for rung in ladder.rungs]
+    made = "no rung passed, the nearest is" if ladder.chosen is None else "made by"
+    chosen = "none" if ladder.chosen is None else ladder.rungs[ladder.chosen].rung
+    return f"{made} {chosen}; tried: {', '.join(tried)}"
 
 
 def _judge(

@@ -79,6 +79,22 @@ def test_int8_takes_its_ranges_from_given_pictures(weights: Path, photos: Path, 
 
 
 @pytest.mark.slow
+def test_int8_of_weights_climbs_the_ladder(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """Where the first rung misses the gate, the next are tried as in a run, up to the one that needs teachers."""
+    out, strict = tmp_path / "out", ("--set", "gate.max_abs_diff=0.000001", "--set", "int8.max_float_layers=0.2")
+    done = invoke("export", weights, *MODEL, *strict, "--images", photos, "--to", "onnx:int8", "--out", out)
+    assert done.exit_code == 3, done.stderr
+    ladder = json.loads((out / "rejected" / "my_net-int8.onnx.ladder.json").read_text())
+    assert ladder["chosen"] is None
+    assert list(dict.fromkeys(rung["rung"] for rung in ladder["rungs"]))[-2:] == ["mixed", "distillation"]
+    assert ladder["rungs"][-1]["reason"].startswith("a file of weights comes without teachers")
+    assert "my_net-int8.onnx: no rung passed" in done.stderr
+    assert sorted(path.name for path in (out / "rejected").iterdir()) == [
+        "my_net-int8.onnx", "my_net-int8.onnx.gate.json", "my_net-int8.onnx.ladder.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
 def test_weights_of_a_recipes_student_are_judged_on_its_data(tmp_path: Path, tiny_recipe: str) -> None:
     """With a recipe labels are known, so the verdict is that of a run."""
     from compress.models.resnet_cifar import resnet8

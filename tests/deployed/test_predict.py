@@ -15,6 +15,8 @@ from compress.deployed import predict
 from compress.deployed.predict import classify_pictures, find_pictures
 from compress.errors import CompressError
 from compress.events import Events
+from compress.preprocess import SUFFIXES
+from exporters.bundle.programs import predict as program
 from tests.deployed.brightness import invoke
 
 pytestmark = pytest.mark.slow
@@ -86,6 +88,8 @@ def test_a_folder_stands_for_all_pictures_in_it(folder: Path, pictures: list[Pat
     """Pictures are found at any depth, in order, once; hidden and other files are left out, and others are counted."""
     found = find_pictures([pictures[1], folder], Events())
     assert [path.name for path in found] == ["bright.png", "1.png", "3.png", "2.PNG"]
+    assert program.find_pictures([pictures[1], folder]) == found
+    assert program.SUFFIXES == SUFFIXES
     (folder / "empty").mkdir()
     with pytest.raises(CompressError, match=r"empty: holds no pictures, in it or below; give a folder of PNG, JPEG"):
         find_pictures([folder / "empty"], Events())

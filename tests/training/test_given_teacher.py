@@ -141,6 +141,31 @@ def test_mirrored_images_are_named() -> None:
     assert "mirrored" in finding.text
 
 
+def test_inverted_images_are_no_class_order() -> None:
+    """White on black for black on white exchanges the answers of some networks exactly, and their classes are as they were."""
+    prototypes = np.stack([np.full((3, 8, 8), level, np.float32) for level in (0.1, 0.5, 0.9)])
+    labels = np.arange(90) % 3
+    held_out = HeldOut(
+        (prototypes[labels] + np.random.default_rng(0).normal(0, 0.05, (90, 3, 8, 8))).astype(np.float32), labels
+    )
+    finding = find_teacher_problem("t", build(1 - prototypes, NOW), held_out, "abc", InputNow(NOW))
+    assert finding is not None
+    assert finding.is_refused
+    assert "when the images are inverted (dark for bright): it was most likely trained with images that were" in finding.text
+    assert finding.text.endswith("invert the images as it was trained on them, or take another teacher")
+
+
+def test_an_order_that_explains_little_is_not_advised_blindly() -> None:
+    """Logits of the wrong sign make every order of the classes better than theirs, and none of them right."""
+    prototypes, held_out = make_data(noise=0.15)
+    network = build(prototypes, NOW)
+    for parameter in network.parameters():
+        parameter.data.neg_()
+    finding = find_teacher_problem("teacher", network, held_out, CLASSES, InputNow(NOW))
+    assert finding is not None
+    assert "do not: then something else permutes its answers" in finding.text
+
+
 @pytest.mark.parametrize("noise", [0.05, 0.3, 0.6, 1.5])
 @pytest.mark.parametrize("now", [NOW, NOW._replace(bgr=True), *list(KNOWN.values())])
 def test_a_teacher_that_is_fed_rightly_passes(noise: float, now: Convention) -> None:
