@@ -19,6 +19,9 @@ _ROWS = 256
 LABEL_NAMES = ("label", "labels", "class", "classes", "target", "category", "y", "fine_label")
 """What a column of labels is usually called, the best known first."""
 
+MASK_NAMES = ("mask", "label", "annotation", "segmentation", "segmentation_mask", "semantic_mask", "seg", "target")
+"""What a column of masks is usually called, the best known first."""
+
 _NAMED = re.compile(r"(?P<split>.+?)(-(?P<part>\d+)(-of-(?P<parts>\d+))?(-\w+)?)?")
 _NUMBERED = re.compile(r"(part[-_.]?|data[-_.]|shard[-_.]?|batch[-_.]?)?(?P<part>\d+)(-of-(?P<parts>\d+))?([-.][\w.-]+)?")
 
@@ -44,6 +47,7 @@ class Table:
     rows: int
     image: str
     label: str
+    """The column of labels, or of masks."""
     names: tuple[str, ...] | None
 
 
@@ -89,7 +93,9 @@ def list_splits(parts: Iterable[Part]) -> str:
     return f"the folder has the splits {', '.join(splits)}" if splits else "the folder has no parquet files"
 
 
-def find_table(folder: Path, parts: Iterable[Part], split: str, *, image: str | None, label: str | None) -> Table:
+def find_table(
+    folder: Path, parts: Iterable[Part], split: str, *, image: str | None, label: str | None, masks: bool = False
+) -> Table:
     """Read what the files of a split declare.
 
     Args:
@@ -98,6 +104,7 @@ def find_table(folder: Path, parts: Iterable[Part], split: str, *, image: str | 
         split: Its name.
         image: The image column; `None` for the only one.
         label: The label column; `None` for the only one.
+        masks: Whether labels are masks, pictures themselves.
 
     Raises:
         CompressError: Files are missing, damaged or disagree, the split is empty, or a column is missing or ambiguous.
@@ -111,7 +118,8 @@ def find_table(folder: Path, parts: Iterable[Part], split: str, *, image: str | 
         with _refuse_damaged(file), parquet.ParquetFile(file) as opened:
             schemas.append(opened.schema_arrow)
             rows += opened.metadata.num_rows
-    columns = {_find_columns(file, schema, image, label) for file, schema in zip(files, schemas, strict=True)}
+    find = _find_mask_columns if masks else _find_columns
+    columns = {find(file, schema, image, label) for file, schema in zip(files, schemas, strict=True)}
     if len(columns) > 1:
         raise CompressError(
             f"{files[0].parent}: the files of split {split!r} declare different features; take them from one source"
@@ -152,6 +160,16 @@ def _find_columns(file: Path, schema: Any, image: str | None, label: str | None)
     label = _choose(f"{file}: label", label, usable, _find_likely_labels(usable, kinds, declared), kinds)
     names = declared.get(label, {}).get("names")
     return image, label, tuple(str(name) for name in names) if names else None
+
+
+def _find_mask_columns(file: Path, schema: Any, image: str | None, mask: str | None) -> tuple[str, str, None]:
+    """Return the columns of images and of masks of an arrow schema, and no class names: none are declared for masks."""
+    kinds = {field.name: field.type for field in schema}
+    encoded = [name for name, kind in kinds.items() if _holds_bytes(kind)]
+    free = [name for name in encoded if name != image]
+    named = [name for usual in MASK_NAMES for name in free if name.casefold() == usual][:1]
+    mask = _choose(f"{file}: mask", mask, encoded, named or (free if image else []), kinds)
+    return _choose(f"{file}: image", image, encoded, [name for name in encoded if name != mask], kinds), mask, None
 
 
 def _find_likely_labels(usable: list[str], kinds: Mapping[str, Any], declared: Mapping[str, dict[str, Any]]) -> list[str]:
@@ -242,8 +260,12 @@ def read_values(table: Table) -> list[Any]:
     return [None if value != value else value for value in values]  # noqa: PLR0124 (NaN alone differs from itself)
 
 
-def read_encoded(table: Table) -> Iterator[bytes | None]:
+def read_encoded(table: Table, column: str | None = None) -> Iterator[bytes | None]:
     """Yield the encoded images of a split one by one, `None` where the file has none.
+
+    Args:
+        table: Of the split.
+        column: Default: that of the images.
 
     Raises:
         CompressError: A file is damaged.
@@ -252,7 +274,7 @@ def read_encoded(table: Table) -> Iterator[bytes | None]:
 
     for file in table.files:
         with _refuse_damaged(file), parquet.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(_ROWS, columns=[table.image]):
+            for batch in opened.iter_batches(_ROWS, columns=[column or table.image]):
                 for cell in batch.column(0).to_pylist():
                     yield cell.get("bytes") if isinstance(cell, dict) else cell
 

@@ -135,14 +135,14 @@ class Huggingface:
 
     def _find_rows(self) -> Found:
         """Return the rows of both splits with their labels."""
-        folder = self._folder() if self.revision is None else self._download(self.revision)
+        folder = self.find_folder()
         try:
             return self._label_rows(folder, _parquet.list_parts(folder, self.subset))
         except ModuleNotFoundError as error:
             raise Unreachable(explain_missing_package("data/huggingface", error)) from error
 
     def _label_rows(self, folder: Path, parts: Sequence[_parquet.Part]) -> Found:
-        train_name, test_name = self._choose_splits(folder, parts)
+        train_name, test_name = self.choose_splits(folder, parts)
         find = partial(_parquet.find_table, folder, parts, image=self.image_column, label=self.label_column)
         train, test = find(train_name), None if test_name is None else find(test_name)
         if test is not None and train.names != test.names:
@@ -158,7 +158,7 @@ class Huggingface:
         note = f"split {test.split!r} is what the result is tested on; validation images are held out of {train.split!r}"
         return Found(Rows(train, labels), Rows(test, tested), classes, (*classes.notes, *([] if usual else [note])))
 
-    def _choose_splits(self, folder: Path, parts: Sequence[_parquet.Part]) -> tuple[str, str | None]:
+    def choose_splits(self, folder: Path, parts: Sequence[_parquet.Part]) -> tuple[str, str | None]:
         """Return the names of the splits; no test split where one is to be set apart.
 
         Raises:
@@ -187,7 +187,15 @@ class Huggingface:
         )
         return Found(train, test, classes, (*classes.notes, f"{folder}: {note}"))
 
-    def _folder(self) -> Path:
+    def find_folder(self) -> Path:
+        """Return the folder of the files; a hub dataset is downloaded first.
+
+        Raises:
+            CompressError: The name or revision of a hub dataset is none.
+            Unreachable: The folder or hub dataset cannot be reached, or a package is not installed.
+        """
+        if self.revision is not None:
+            return self._download(self.revision)
         folder = Path(self.path)
         if not folder.is_dir():
             hint = "; for a hub dataset give its commit hash as data.revision" if _HUB_ID.fullmatch(self.path) else ""

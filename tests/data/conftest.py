@@ -73,3 +73,24 @@ def masked(tmp_path):
             Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
     (root / "classes.txt").write_text("wall\nfloor\nlamp\n")
     return str(root)
+
+
+@pytest.fixture
+def masked_parquet(tmp_path, masked):
+    """The pictures and masks of `masked` in parquet files, one for each split."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    root = tmp_path / "masked_parquet"
+    root.mkdir()
+    for split in ("train", "test"):
+        cells = {
+            name: [
+                {"bytes": path.read_bytes(), "path": None} for path in sorted((tmp_path / "masked" / split / kind).iterdir())
+            ]
+            for name, kind in (("image", "images"), ("annotation", "masks"))
+        }
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        table = pa.table({name: pa.array(column, kind) for name, column in cells.items()})
+        parquet.write_table(table, root / f"{split}-00000-of-00001.parquet")
+    return str(root)

@@ -11,8 +11,11 @@ from compress.data import IGNORED, check_dataset, hash_dataset
 from compress.records import Preprocess
 
 NAMES = plugins.list_names("data")
-SMALL = {"digit_scenes": {"size": 48, "train_scenes": 40, "test_scenes": 40}}
-"""Options that make a source quick to load."""
+SMALL = {
+    "digit_scenes": {"size": 48, "train_scenes": 40, "test_scenes": 40},
+    "huggingface_masks": {"classes": ("wall", "floor", "lamp")},
+}
+"""Options that make a source quick to load, or that it needs beside a path."""
 
 
 @pytest.fixture(params=NAMES)
@@ -21,8 +24,10 @@ def source(request):
     required = [
         name for name, option in plugins.describe("data", request.param).options.items() if option.default is plugins.REQUIRED
     ]
-    layout = {"folder": "pictures", "masks": "masked"}.get(request.param, "folder")
-    options = {"path": request.getfixturevalue(layout)} if required == ["path"] else SMALL.get(request.param, {})
+    layout = {"folder": "pictures", "masks": "masked", "huggingface_masks": "masked_parquet"}.get(request.param, "folder")
+    options = SMALL.get(request.param, {})
+    if "path" in required:
+        options = options | {"path": request.getfixturevalue(layout)}
     return plugins.load("data", request.param)(**options)
 
 
