@@ -17,6 +17,7 @@ from compress.data._prefetch import prefetch
 from compress.data._source import IGNORED, Dataset, Split
 from compress.data._splits import list_names
 from compress.errors import CompressError, Unreachable
+from compress.geometry import apply_placement, place_picture
 from compress.preprocess import decode_picture
 from compress.records import Preprocess
 from compress.system.files import read_bounded
@@ -242,8 +243,7 @@ def _peek(source: bytes | Path) -> Image.Image:
 
 
 def resize_mask(mask: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Return a mask [H, W] in the size of the network's input, [h, w]: each pixel has the class of the nearest one."""
-    size = (preprocess.width, preprocess.height)
-    if mask.shape[::-1] == size:
-        return mask
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    """Return a mask [H, W] as its picture is placed, [h, w]: each pixel has the class of the nearest one, and filling none."""
+    image = Image.fromarray(mask)
+    placed = apply_placement(image, place_picture(image.size, preprocess), preprocess, fill=IGNORED, nearest=True)
+    return np.asarray(placed)

@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from compress.data import Dataset, Split, Summary
+from compress.data._boxes import place_boxes
 from compress.data._masks import resize_mask
 from compress.data._scenes import CLASSES, Scene, draw_scene, find_boxes, load_material, make_mask
 from compress.errors import CompressError
@@ -107,11 +107,6 @@ class DigitScenes:
             if self.task == "segmentation":
                 masks[number] = resize_mask(make_mask(scene), preprocess)
             else:
-                found = self._scale(find_boxes(scene), preprocess)
+                found = place_boxes(find_boxes(scene), (self.size, self.size), preprocess)
                 boxes[number, : len(found)] = found
         return Split(images, masks if self.task == "segmentation" else boxes)
-
-    def _scale(self, boxes: NDArray[np.float32], preprocess: Preprocess) -> NDArray[np.float32]:
-        """Return boxes [n, 5] in pixels of the resized scene."""
-        across, down = preprocess.width / self.size, preprocess.height / self.size
-        return boxes * np.array([across, down, across, down, 1], np.float32)

@@ -136,6 +136,18 @@ def test_masks_and_boxes_follow_the_size_of_the_input():
     assert np.array_equal(large[..., 4], small[..., 4])
 
 
+@pytest.mark.parametrize("geometry", ["squeeze", "center_crop", "letterbox"])
+def test_boxes_are_placed_like_masks(geometry):
+    """Whatever the geometry, a box is where the pixels of its digit are, to the pixel that resizing rounds."""
+    options = {"size": 64, "train_scenes": 12, "test_scenes": 1, "digits": 1, "distractors": 0.0}
+    placed = contract(48, 80).model_copy(update={"geometry": geometry})
+    masks, boxes = (DigitScenes(task=task, **options).load(placed).train.labels for task in ("segmentation", "detection"))
+    for mask, (box,) in zip(masks, boxes, strict=True):
+        rows, columns = np.nonzero((mask > 0) & (mask != IGNORED))
+        if len(rows):
+            assert np.abs(box[:4] - [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).max() <= 2
+
+
 def test_options_make_scenes_harder():
     """More digits crowd a scene, and distractors add ink that is background."""
     crowded = DigitScenes(size=SIZE, digits=6)

@@ -13,8 +13,10 @@ from compress.errors import CompressError, Unreachable
 from compress.records import Preprocess
 
 
-def contract(height=10, width=12, interpolation="nearest"):
-    return Preprocess(height=height, width=width, channels="gray", interpolation=interpolation, mean=(0.0,), std=(1.0,))
+def contract(height=10, width=12, interpolation="nearest", **geometry):
+    return Preprocess(
+        height=height, width=width, channels="gray", interpolation=interpolation, mean=(0.0,), std=(1.0,), **geometry
+    )
 
 
 @pytest.fixture
@@ -48,13 +50,15 @@ def test_a_palette_is_not_expanded(root):
     assert np.array_equal(Masks(path=str(root)).load(contract()).train.labels[0], values)
 
 
+@pytest.mark.parametrize("geometry", [{}, {"geometry": "center_crop", "crop_fraction": 0.8}, {"geometry": "letterbox"}])
 @pytest.mark.parametrize("size", [(5, 6), (20, 24), (7, 9), (33, 12)])
-def test_picture_and_mask_are_resized_alike(root, size):
-    """A picture whose pixels are its mask is, resized by the nearest pixel, still its mask; no value is invented."""
+def test_picture_and_mask_are_placed_alike(root, size, geometry):
+    """A picture whose pixels are its mask is, resized by the nearest pixel, still its mask; what is filled is ignored."""
     for number in range(4):
         mask = np.asarray(Image.open(root / "train" / "masks" / f"{number}.png"))
         Image.fromarray(mask).save(root / "train" / "images" / f"{number}.png")
-    dataset = Masks(path=str(root), channels="gray").load(contract(*size))
+    options = geometry | ({"fill": IGNORED} if geometry.get("geometry") == "letterbox" else {})
+    dataset = Masks(path=str(root), channels="gray").load(contract(*size, **options))
     assert np.array_equal(dataset.train.images[..., 0], dataset.train.labels)
     assert set(np.unique(dataset.train.labels)) <= {0, 1, 2, IGNORED}
 
