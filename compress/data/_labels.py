@@ -46,10 +46,15 @@ def find_classes(where: str, column: str, values: Sequence[Any], declared: Seque
         refuse_duplicates(where, declared)
         notes = describe_renamed(declared)
         return Classes(tuple(normalise_name(name) for name in declared), tuple(range(len(declared))), notes)
-    distinct = {_unify(where, column, value) for value in values if value is not None}
+    distinct = {_unify(where, column, value) for value in values if value is not None} - {""}
     if not distinct:
         raise CompressError(f"{where}: column {column!r} holds no label; choose another as data.label_column")
     ordered = sorted(distinct)
+    if len(ordered) == 1:
+        raise CompressError(
+            f"{where}: column {column!r} holds one class alone, {ordered[0]!r}, and two are needed; choose another as "
+            "data.label_column, or add images"
+        )
     if isinstance(ordered[0], str):
         return _take_texts(where, column, ordered, values)
     _refuse_identifiers(where, column, ordered, len(values))
@@ -132,6 +137,7 @@ def label_rows(where: str, column: str, values: Sequence[Any], classes: Classes)
     """
     known = {value: label for label, value in enumerate(classes.values)}
     unified = [None if value is None else _unify(where, column, value) for value in values]
+    unified = [None if value == "" else value for value in unified]
     labels = np.array([-1 if value is None else known.get(value, -1) for value in unified], np.int64)
     wrong = np.flatnonzero(labels < 0)
     if not len(wrong):

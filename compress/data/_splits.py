@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -18,6 +19,8 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "validation": ("val", "valid", "validation", "dev"),
 }
 """What each split is usually called, in any case of letters; the best known first."""
+FILLERS = frozenset({"set", "data", "dataset", "images", "imgs", "pictures", "photos", "split", "seg"})
+"""Words that stand beside those, as in `training_set`, `Test images` and `seg_train`."""
 
 TEST_FRACTION = 0.2
 """Share of each class that is set apart for the test where the data has no test split, unless the recipe says another."""
@@ -28,7 +31,14 @@ _BUCKETS = 1 << 64
 def find_split(role: str, names: Iterable[str]) -> str | None:
     """Return which of some names a split is usually called by: `train`, `test` or `validation`; `None` if none is."""
     known = {name.casefold(): name for name in sorted(names, reverse=True)}  # of `Train` and `train` the first is taken
-    return next((known[usual] for usual in SPLIT_NAMES[role] if usual in known), None)
+    bare = {_strip_fillers(name): original for name, original in sorted(known.items(), reverse=True)}
+    return next((found[usual] for found in (known, bare) for usual in SPLIT_NAMES[role] if usual in found), None)
+
+
+def _strip_fillers(name: str) -> str:
+    """Return what is left of a name in small letters without the words that stand beside a split's."""
+    words = [word for word in re.split(r"[\W_]+", name) if word and word not in FILLERS]
+    return "_".join(words).removesuffix("set")
 
 
 def normalise_name(name: str) -> str:

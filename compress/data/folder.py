@@ -149,7 +149,8 @@ class Folder:
         present = {path.name for path in _iterate_folders(root) if _may_be_split(path)}
         train = self.train_split or find_split("train", present)
         if train is None:
-            return self._split(_find_classes_without_splits(root), "the path of each picture")
+            said = self.test_fraction is not None  # by whoever knows that these are the classes
+            return self._split(_find_classes_without_splits(root, are_classes=said), "the path of each picture")
         test = self.test_split or find_split("test", present - {train}) or find_split("validation", present - {train})
         if test is None and (self.test_fraction is not None or present == {train}):
             return self._split(_find_split(root, train), "the path of each picture")
@@ -210,8 +211,12 @@ def _is_called_like_split(name: str) -> bool:
     return any(find_split(role, [name]) is not None for role in SPLIT_NAMES)
 
 
-def _find_classes_without_splits(root: Path) -> FolderSplit:
+def _find_classes_without_splits(root: Path, *, are_classes: bool) -> FolderSplit:
     """Return the classes of a folder that holds them itself.
+
+    Args:
+        root: The folder.
+        are_classes: Whether folders that hold the same folders, as splits do, are known to be classes.
 
     Raises:
         CompressError: The folder is not one folder for each class.
@@ -221,12 +226,14 @@ def _find_classes_without_splits(root: Path) -> FolderSplit:
     splits = [path.name for path in _iterate_folders(root) if _may_be_split(path) and _is_called_like_split(path.name)]
     inside = {path.name: {inner.name for inner in _iterate_folders(path)} for path in _iterate_folders(root)}
     shared = set.intersection(*inside.values()) if len(inside) > 1 else set()
-    if splits or (shared and not any(_has_pictures(root / name) for name in inside)):
+    alike = len(shared) > 1 and not are_classes  # a split has two classes
+    if splits or (alike and not any(_has_pictures(root / name) for name in inside)):
         shared_text = f"folders that all hold {list_names(shared)}, like splits"
         why = f"{list_names(splits)}, and none of the usual names of a training split" if splits else shared_text
         raise CompressError(
             f"{root}: has {why}; name the folders of the splits as data.train_split and data.test_split: there are "
             f"{list_names(present)}"
+            + ("" if splits else f"; if these are the classes, set data.test_fraction: {TEST_FRACTION}")
         )
     strays = [path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and not _is_ignored(path.name)]
     if len(present) < 2 or strays:

@@ -84,7 +84,17 @@ def test_a_split_that_is_not_there_is_told(pictures: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "test"), [("training", "testing"), ("Train", "Test"), ("train", "dev"), ("Training", "Validation")]
+    ("train", "test"),
+    [
+        ("training", "testing"),
+        ("Train", "Test"),
+        ("train", "dev"),
+        ("Training", "Validation"),
+        ("training_set", "test_set"),
+        ("seg_train", "seg_test"),
+        ("Train images", "test-data"),
+        ("trainset", "testset"),
+    ],
 )
 def test_splits_may_have_any_usual_name(pictures: str, train: str, test: str) -> None:
     """In any case of letters; what is tested on is told where it is a validation split."""
@@ -183,8 +193,20 @@ def test_a_class_may_be_called_train(pictures: str) -> None:
     assert Folder(path=str(flat)).summary().classes == ("cat", "dog", "train")
 
 
+def test_classes_may_hold_folders_of_one_name(tmp_path: Path, pictures: str) -> None:
+    """Pictures by year or camera in each class: one such folder makes no split, and of several the recipe says it."""
+    for name in ("cat", "dog"):
+        for number in range(8):
+            copy(Path(pictures) / "train/cat/0.png", tmp_path / "one" / name / "2021" / f"{number}.png")
+            copy(Path(pictures) / "train/cat/0.png", tmp_path / "two" / name / f"{2020 + number % 2}" / f"{number}.png")
+    assert Folder(path=str(tmp_path / "one")).summary().classes == ("cat", "dog")
+    with pytest.raises(CompressError, match=r"'2020', '2021', like splits; .*if these are the classes, set data.test_fraction"):
+        Folder(path=str(tmp_path / "two")).summary()
+    assert Folder(path=str(tmp_path / "two"), test_fraction=0.2).summary().classes == ("cat", "dog")
+
+
 @pytest.mark.parametrize(
-    "names", [("train", "test"), ("Training set", "Test set"), ("seg_train", "seg_test"), ("test", "extra")]
+    "names", [("train", "test"), ("fold one", "fold two"), ("indoor_train", "indoor_test"), ("test", "extra")]
 )
 def test_splits_are_not_taken_for_classes(pictures: str, tmp_path: Path, names: tuple[str, str]) -> None:
     """Pictures without classes in `train` and `test`, or splits with other names, are no data of two classes."""

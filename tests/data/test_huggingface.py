@@ -167,6 +167,10 @@ NO_LABELS = {
     "names of files": ([f"{row}.png" for row in range(9)], pa.string(), r"holds 9 different texts in 9 rows.*'0\.png'; choose"),
     "unlabelled": ([0, 1, -1], pa.int64(), "holds the label -1 beside 0"),
     "nothing": ([None, None], pa.int64(), "holds no label"),
+    "empty texts": (["", "", ""], pa.string(), "holds no label"),
+    "one class": ([3, 3, 3], pa.int64(), "holds one class alone, 3, and two are needed"),
+    "one class and a space": (["cat", "cat ", "cat"], pa.string(), "holds one class alone, 'cat'"),
+    "a text that is empty": (["cat", "dog", ""], pa.string(), r"split 'train', row 2: has no label in column 'label'"),
 }
 
 

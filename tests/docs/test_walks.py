@@ -73,6 +73,14 @@ def test_the_first_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_pictures_of_ones_own(tmp_path: Path) -> None:
+    """A folder of pictures without splits becomes a recipe, a bundle, and answers."""
+    printed = follow(ROOT / "docs" / "tutorial" / "own_pictures.md", tmp_path)
+    assert "1,797 pictures in 10 classes, 174 to 183 of each; 360 of them are the test split." in printed[1]
+    assert "pictures/seven/0017.png" in printed[-1]
+
+
+@pytest.mark.slow
 def test_a_network_of_ones_own(tmp_path: Path) -> None:
     """A function in a module of one's own becomes a student, named in the recipe and nowhere else."""
     follow(ROOT / "docs" / "tutorial" / "own_network.md", tmp_path)
