@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.devices._agent import Agent, AgentFailed, require
+from benchmarks.devices._board_facts import MODULES, describe_board, describe_busy, format_time
 from benchmarks.devices._device import BoardJob, Detached, Progress, Say
 from benchmarks.devices._ledger import forget_job, record_job
 from benchmarks.devices._packing import Blob, list_files, write_files
@@ -188,7 +189,7 @@ class Remote:
                     for text in str(require(line, "log", str)).splitlines():
                         output.read_line(text, shown)
             except Lost as error:
-                gone.wait(error, shown, f"the job {known} goes on there; fetch it with compress bench --attach {known}")
+                gone.wait(error, shown, f"the job {known} goes on there; {self._name_remedy(known)}")
 
     def _read_lines(self, known: str, offset: int, pause: float) -> Iterator[dict[str, Any]]:
         """Yield what a follower says; it never ends but with an end."""
@@ -206,7 +207,7 @@ class Remote:
             try:
                 self._take_once(known, promised, job)
             except Lost as error:
-                gone.wait(error, shown, f"the job {known} lies there; fetch it with compress bench --attach {known}")
+                gone.wait(error, shown, f"the job {known} lies there; {self._name_remedy(known)}")
             else:
                 return
 
@@ -320,7 +321,10 @@ class Remote:
                 self.agent.ask("stop", {"job": known})
             forget_job(known)
             return Interrupted(f"the job {known} was stopped there, and nothing of it is kept")
-        return Interrupted(f"the job {known} goes on there; fetch it with compress bench --attach {known}")
+        return Interrupted(f"the job {known} goes on there; {self._name_remedy(known)}")
+
+    def _name_remedy(self, known: str) -> str:
+        return f"fetch it with compress bench --attach {known}" if self.memo else "start it again once the board is there"
 
     def _read_jobs(self) -> list[dict[str, Any]]:
         jobs = require(self.agent.ask("list", {}), "jobs", list)
@@ -336,10 +340,19 @@ class Remote:
             return [
                 BoardJob(
                     id=clip(job.get("id"), 80), state=clip(job.get("state"), 80), host=clip(job.get("host"), 80),
-                    since=_format_time(job.get("since")), size_bytes=require(job, "bytes", int),
+                    since=format_time(job.get("since")), size_bytes=require(job, "bytes", int),
                 )
                 for job in self._read_jobs()
             ]  # fmt: skip
+
+    def describe(self) -> dict[str, str]:
+        """Return what is known of the board, by what people call it.
+
+        Raises:
+            Unreachable: The board cannot be reached.
+        """
+        with self.transport.hold(), self.tag_errors():
+            return describe_board(self.agent.ask("open", {"python": self.python, "modules": list(MODULES)}), self.address)
 
     def clean(self, *, everything: bool) -> list[str]:
         """Remove jobs and files that were sent there, or all that is ours; return what was removed.
@@ -461,15 +474,3 @@ def measure_models(facts: dict[str, Any], files: Mapping[str, Blob]) -> list[tup
         (name, sum(blob.size_bytes for place, blob in files.items() if place.startswith(folder)))
         for name, folder in folders.items()
     ]
-
-
-def describe_busy(busy: Any) -> str:
-    """Return who works on a board."""
-    known = busy if isinstance(busy, dict) else {}
-    return f"works for {clip(known.get('host', 'somebody'), 80)} since {_format_time(known.get('since'))}"
-
-
-def _format_time(seconds: object) -> str:
-    if not isinstance(seconds, int | float) or not 0 < seconds < 1e11:
-        return "an unknown time"
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

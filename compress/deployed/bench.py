@@ -21,6 +21,7 @@ from compress.errors import CompressError, Unstable
 from compress.records import Latency, Ratio, Record
 
 if TYPE_CHECKING:
+    from benchmarks.devices import Device
     from benchmarks.protocol import Subject
     from compress.events import Events
 
@@ -41,7 +42,7 @@ def measure_files(
     paths: Sequence[str | Path],
     *,
     against: str | None = None,
-    device: str = "local",
+    device: str | Device = "local",
     threads: int = 1,
     batch_size: int | None = None,
     rounds: int = 15,
@@ -54,7 +55,7 @@ def measure_files(
     Args:
         paths: Files, bundles or runs; a bundle or run stands for all its files.
         against: Name of the file that the others are compared with; default the first.
-        device: Where to measure.
+        device: Where to measure: a name, an address, or the device itself.
         threads: Threads of the runtime.
         batch_size: Images per call; default: what the files fix, or one.
         rounds: Interleaved rounds.
@@ -67,6 +68,7 @@ def measure_files(
         CompressError: A file is not what it is said to be, leaves a shape open that is not given, keeps weights elsewhere than
             beside it, or the files take images of different shapes.
         Unreachable: A file, runtime or device is not there.
+        Detached: The job was started and left alone, as the device was told to.
     """
     from benchmarks import protocol
     from benchmarks.devices import open_device
@@ -85,7 +87,7 @@ def measure_files(
         batch_size=choose_common_batch({subject.name: subject.batch_size for subject in subjects}, batch_size),
         rounds=rounds,
         seconds=seconds,
-        device=open_device(device),
+        device=open_device(device) if isinstance(device, str) else device,
         events=events,
     )
     return {

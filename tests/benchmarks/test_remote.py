@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -494,3 +496,48 @@ def test_a_job_is_attached_to_with_its_own_files_only(shell: Shell, board: Remot
     with pytest.raises(CompressError, match=r"board: job .*: was started with other files or settings"):
         run(board, job)
     assert hash_files(list_files(job)) != json.loads((jobs_of(shell)[0] / "request.json").read_text())["digest"]
+
+
+FOLLOWER = """
+import os, signal, sys
+from pathlib import Path
+from benchmarks.devices._remote import Remote
+from compress.errors import Interrupted
+from tests.benchmarks.boards import Shell
+
+def say(text):
+    print(text, flush=True)
+    if "again" in sys.argv:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+board = Remote(Shell(Path(sys.argv[1])), "ssh://board", "board", say=say, memo={"paths": []})
+try:
+    board.run(Path(sys.argv[2]), timeout_seconds=60, progress=interrupt)
+except Interrupted as error:
+    print(error, error.exit_code)
+"""
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_an_interrupt_leaves_the_job_and_a_second_one_ends_it(
+    again: bool, shell: Shell, board: Remote, tmp_path: Path, root: Path
+) -> None:
+    """Ctrl-C stops following and says the job's number; pressed again, the job ends there, too."""
+    job = make_job(tmp_path / "job", "time.sleep(1)")
+    arguments = [str(shell.home), str(job), *(["again"] if again else [])]
+    done = subprocess.run([sys.executable, "-c", FOLLOWER, *arguments], cwd=root, capture_output=True, text=True, check=True)
+    first, last = done.stdout.splitlines()
+    assert "goes on on board; Ctrl-C again within 3 s stops it there" in first
+    if again:
+        assert last.endswith("was stopped there, and nothing of it is kept 130")
+        assert jobs_of(shell) == []
+        return
+    (there,) = jobs_of(shell)
+    assert last == f"board: the job {there.name} goes on there; fetch it with compress bench --attach {there.name} 130"
+    board.attach = there.name
+    run(board, job)
+    assert np.load(job / "logits.npy").shape == (5, 3)

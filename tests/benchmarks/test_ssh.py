@@ -254,4 +254,4 @@ def test_bench_over_ssh_detached_and_fetched(
     assert json.loads(out)["tiny.onnx"]["latency_ms"]["p50"] > 0
     assert call("bench", "--attach", job)[0] == 2
     code, out, said = call("device", "show", server.address, "--json")
-    assert json.loads(out)["facts"]["machine"] == os.uname().machine
+    assert os.uname().machine in json.loads(out)["facts"]["processor"]

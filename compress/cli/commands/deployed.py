@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -54,9 +55,12 @@ def verify(
 
 
 @make_command("bench")
-@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="FILE_OR_RUN...")
+@click.argument("paths", type=PATH, nargs=-1, metavar="FILE_OR_RUN...")
 @click.option("--against", help="File that the others are compared with; default: the first.")
-@click.option("--device", default="local", show_default=True, help="Where to measure (compress list devices).")
+@click.option("--device", default="local", show_default=True, help="Where to measure: local, ssh://user@host and so on.")
+@click.option("--detach", is_flag=True, help="Start it on the board and leave it alone; --attach fetches it.")
+@click.option("--attach", metavar="JOB", help="Fetch a job that was detached or lost; it knows its files and options.")
+@click.option("--no-wait", is_flag=True, help="Refuse a board that works for somebody else, instead of waiting.")
 @threads_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per call; default: what the files fix, or 1.")
 @click.option("--rounds", type=click.IntRange(min=5), default=15, show_default=True, help="Interleaved rounds.")
@@ -76,19 +80,36 @@ def verify(
 )
 def bench(
     terminal: Terminal, *, paths: Sequence[Path], against: str | None, device: str, threads: int, batch_size: int | None,
-    rounds: int, seconds: float, shapes: Sequence[str],
+    rounds: int, seconds: float, shapes: Sequence[str], detach: bool, attach: str | None, no_wait: bool,
 ) -> None:  # fmt: skip
     """Measure files, bundles or runs against each other.
 
     A file of another tool is timed on noise of the type and shape that it takes, with any number of inputs and outputs.
     """
+    from benchmarks.devices import Detached
     from compress.cli import tables
     from compress.deployed.bench import measure_files, refuse_unstable
+    from compress.deployed.remote import attach_job, choose_device
 
-    measured = measure_files(
-        paths, against=against, device=device, threads=threads, batch_size=batch_size, rounds=rounds, seconds=seconds,
-        shape=shapes, events=terminal.events(),
-    )  # fmt: skip
+    if not paths and attach is None:
+        raise click.UsageError("Missing argument 'FILE_OR_RUN...'.")
+    if attach is not None and (paths or detach):
+        raise click.UsageError("--attach knows its files; give it alone")
+    settings: dict[str, Any] = {
+        "paths": [str(path if device == "local" else path.absolute()) for path in paths], "against": against,
+        "threads": threads, "batch_size": batch_size, "rounds": rounds, "seconds": seconds, "shape": list(shapes),
+    }  # fmt: skip
+    events = terminal.events()
+    if attach is None:
+        chosen = choose_device(device, detach=detach, wait=not no_wait, memo=settings, events=events)
+    else:
+        chosen, settings = attach_job(attach, events=events)
+    try:
+        measured = measure_files(**settings, device=chosen, events=events)
+    except Detached as started:
+        terminal.write_result({"job": started.job, "device": started.device}, str(started))
+        terminal.hint(quote("bench", "--attach", started.job))
+        return
     terminal.write_result(measured, tables.draw_timings(measured))
     refuse_unstable(measured)
     terminal.hint("more --seconds narrows the intervals; compress compare RUN... shows accuracy beside latency")
