@@ -284,7 +284,8 @@ def _refuse_other_format(path: Path) -> None:
 def _is_safetensors(path: Path) -> bool:
     with open_file(path) as file:
         head = file.read(9)  # the length of the header, then JSON
-    return path.suffix == ".safetensors" or head[8:] == b"{"
+    is_torch = head.startswith((b"PK\x03\x04", b"\x80\x02"))  # a zip archive, or a pickle of old
+    return head[8:] == b"{" or (path.suffix == ".safetensors" and not is_torch)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -307,7 +308,8 @@ def _load_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():  # of foreign pickle protocols and TorchScript: they load, or raise
             warnings.filterwarnings("ignore", "Detected pickle protocol|'torch.load' received a zip file", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:  # of a path torch would believe the ending of its name
+                return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its text would advise to load the file unsafely
         named = re.search(r"GLOBAL (\S+)", str(error))
         culprit = f" ({named[1]})" if named else ""
@@ -326,6 +328,11 @@ def _load_torch(path: Path) -> Any:
         TypeError,
         AssertionError,
     ) as error:  # what torch raises for damage
+        if "TorchScript" in str(error):
+            raise CompressError(
+                f"{path}: is a TorchScript archive, which holds code beside its weights; nothing was loaded: use "
+                "safetensors, or torch.save(torch.jit.load(path).state_dict(), other), where you trust the file"
+            ) from error
         reason = re.split(r"\. |\n", str(error))[0] or "it is empty"
         raise CompressError(f"{path}: is no torch file of tensors ({reason}); get it again, or use safetensors") from error
 

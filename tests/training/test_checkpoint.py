@@ -226,6 +226,24 @@ def test_a_file_of_another_kind_is_named(tmp_path, name, head, what):
         load_weights(network(), tmp_path / name)
 
 
+@pytest.mark.parametrize("old", [True, False])
+def test_a_torch_file_may_be_called_safetensors(tmp_path, old):
+    """What a file is says its content, and not what somebody called it."""
+    module = network(0)
+    torch.save(module.state_dict(), tmp_path / "w.safetensors", _use_new_zipfile_serialization=not old)
+    other = network(1)
+    load_weights(other, tmp_path / "w.safetensors")
+    assert equal(module, other)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_torchscript_archive_is_named(tmp_path):
+    """It is no damaged file that one could get again."""
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "w.pt")
+    with pytest.raises(CompressError, match=r"is a TorchScript archive, .*: use safetensors, or torch.save\(torch"):
+        load_weights(network(), tmp_path / "w.pt")
+
+
 def test_the_length_of_a_header_is_no_signature(tmp_path):
     """65536 bytes of header begin as an icon does."""
     header = b"{}".ljust(65536)
