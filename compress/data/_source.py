@@ -6,7 +6,8 @@ that `compress check` can describe the data without loading an engine. Images ar
 state it as a class attribute `licence`: it goes into the notice of every bundle.
 
 A source may offer a second method beside those of `Source`, `load_encoded() -> EncodedDataset`: its pictures as they are in its
-files. Then they are decoded by all processors at once, and may be more than memory holds (`data.storage`).
+files. Then they are decoded by all processors at once, and may be more than memory holds (`data.storage`). A source of things
+that are others in a mirror, such as digits, says so by an attribute `mirrors = False`.
 """
 
 from __future__ import annotations

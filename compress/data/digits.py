@@ -30,6 +30,7 @@ class Digits:
     """
 
     channels = "gray"
+    mirrors = False
 
     def __init__(self, *, test_fraction: Fraction = 0.25) -> None:
         self.test_fraction = test_fraction

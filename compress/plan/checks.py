@@ -214,6 +214,11 @@ def find_data_problems(recipe: Recipe, source: Source, summary: Summary, base: P
         yield CompressError(
             "data.black_level: says which value is black, but data.white_level does not say which is white; add it"
         )
+    if recipe.data.flip and not getattr(source, "mirrors", True):
+        yield CompressError(
+            f"data.flip: the mirror image of a digit is none, and {recipe.data.source} shows digits; remove it, or take "
+            "crop_padding"
+        )
     if recipe.data.skip_unreadable and not hasattr(source, "load_encoded"):
         yield CompressError("data.skip_unreadable: has no effect, as this source decodes its images by itself; remove it")
     try:

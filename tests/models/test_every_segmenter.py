@@ -1,5 +1,6 @@
 """The contract of a network for segmentation, over every one of every family."""
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -175,3 +176,26 @@ def test_backbones_without_such_maps_are_refused(options, message):
     """A stride that no map has, and a transformer, are told by name."""
     with pytest.raises(CompressError, match=message):
         plugins.load("models", "segmenter.any")(CLASSES, 3, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's exporter, of its own and Python's internals
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("segmenter.tiny", set()), ("segmenter.any", {"Split", "Concat", "MaxPool", "Slice", "Reshape", "Transpose"})],
+)
+def test_the_exported_graph_is_plain_and_right(name, extra):
+    """Nothing but convolutions, activations, sums and bilinear resizing reaches the file, which gives torch's logits."""
+    import onnxruntime
+
+    network = build(name).eval()
+    images = torch.rand(2, 3, 64, 64)
+    program = torch.onnx.export(network, (images,), dynamic_shapes=({0: "batch"},), verbose=False)
+    model = program.model_proto.SerializeToString()
+    operators = {node.op_type for node in onnx.load_from_string(model).graph.node}
+    assert operators <= {"Conv", "Relu", "Clip", "Add", "Resize"} | extra
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: images[:1].numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), network(images[:1]), rtol=1e-4, atol=1e-4)

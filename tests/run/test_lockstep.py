@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 EPOCHS = 4
 FEATURES = (
     "teacher={model: resnet_cifar.resnet8, train: {epochs: 6, lr: 5e-2, batch_size: 32}}", "method={name: fitnet}",
-    "baselines=[kd]", "data.flip=true", "data.train_images=256", f"train.epochs={EPOCHS}", "train.batch_size=64",
+    "baselines=[kd]", "data.crop_padding=1", "data.train_images=256", f"train.epochs={EPOCHS}", "train.batch_size=64",
 )  # fmt: skip
 """New views in every epoch: for features all of them are more than `FEW` holds, one is not; the logits all fit."""
 FEW = "teacher_outputs.max_gib=0.0005"
