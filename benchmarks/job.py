@@ -20,7 +20,7 @@ from compress.errors import CompressError, Unreachable
 from compress.system.files import writable
 from compress.system.leftovers import make_temporary_folder
 
-PROGRAMS = ("runner.py", "machine.py")
+PROGRAMS = ("runner.py", "machine.py", "timer.py")
 """Files of this folder that travel in every job."""
 
 
@@ -54,13 +54,17 @@ class Subject:
 class Job:
     """The settings in `job.json`."""
 
-    task: Literal["evaluate", "measure"]
+    task: Literal["evaluate", "measure", "sustain", "profile"]
     threads: int
     batch_size: int | None
     """`None` takes any, as `calls` say."""
     seed: int = 0
     rounds: int = 1
     seconds: float = 1.0
+    launches: int = 1
+    """Processes, one after the other, that share the rounds."""
+    calls_per_second: float | None = None
+    """Calls begin at this pace; `None` is without a pause."""
     calls: tuple[tuple[int, int], ...] = ()
     """Of task `evaluate`: calls as first image and number of images, where all images are not wanted in calls of one size."""
 

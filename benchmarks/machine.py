@@ -194,10 +194,52 @@ def read_clusters(root: Path = ROOT) -> dict[int, list[int]]:
     return {capacity: sorted(cores) for capacity, cores in sorted(groups.items())}
 
 
+def find_cpus(text: str, root: Path = ROOT) -> list[int]:
+    """Return the numbers of the cores that a text names: `big`, `little`, or numbers and ranges as `0-3,6`.
+
+    Raises:
+        ValueError: It names none, or some that this process may not use.
+    """
+    if text in ("big", "little"):
+        clusters = list(read_clusters(root).values())
+        if len(clusters) < 2:
+            raise ValueError(f"cpus {text}: this machine does not tell big cores from little ones; name them by number, as 0-3")
+        return clusters[-1 if text == "big" else 0]
+    try:
+        ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
+        cpus = sorted({cpu for end in ends for cpu in range(end[0], end[-1] + 1)}) if all(len(end) < 3 for end in ends) else []
+    except ValueError:
+        cpus = []
+    allowed = os.sched_getaffinity(0)
+    if not cpus or not allowed.issuperset(cpus):
+        known = ", ".join(map(str, sorted(allowed)))
+        raise ValueError(
+            f"cpus {text}: are not cores that this process may use ({known}); name some of them, as 0-3, or big or little"
+        )
+    return cpus
+
+
 def read_throttled_bits(root: Path = ROOT) -> int | None:
     """Return the bits with which a Raspberry Pi says that it throttles; None elsewhere."""
     text = read("sys/devices/platform/soc/soc:firmware/get_throttled", root)
     return int(text, 16) if text else None
+
+
+def find_throttling(root: Path = ROOT) -> list[str]:
+    """Return by which signs the machine slows down right now; none where there is no sign, or none can be read."""
+    bits = read_throttled_bits(root) or 0
+    found = [name for bit, name in THROTTLED_NOW.items() if bits >> bit & 1]
+    return found + ["cooled by slowing down"] * any(int(state) > 0 for state in read_cooling(root).values())
+
+
+def read_cooling(root: Path = ROOT) -> dict[str, str]:
+    """Return how far each part of the machine is slowed down to cool it, 0 for not at all; fans do not count."""
+    found = {}
+    for path, kind in read_all("sys/class/thermal/cooling_device*/type", root).items():
+        state = read(Path(path).with_name("cur_state"))
+        if state.isdigit() and any(part in kind for part in ("cpufreq", "Processor")):
+            found[path] = state
+    return found
 
 
 def read_state(root: Path = ROOT) -> dict[str, Any]:
@@ -211,7 +253,7 @@ def read_state(root: Path = ROOT) -> dict[str, Any]:
         "frequency_khz": read_all(f"{CPUS}/cpufreq/scaling_cur_freq", root),
         "temperature_millicelsius": read_all("sys/class/thermal/thermal_zone*/temp", root),
         "throttle_count": read_all(f"{CPUS}/thermal_throttle/*_throttle_count", root),
-        "cooling_state": read_all("sys/class/thermal/cooling_device*/cur_state", root),
+        "cooling_state": read_cooling(root),
         "throttled_bits": read_throttled_bits(root),
         "cgroup_cpu": read_all("sys/fs/cgroup/cpu.stat", root) or read_all("sys/fs/cgroup/cpu/cpu.stat", root),
         "pressure_cpu": read("proc/pressure/cpu", root) or UNAVAILABLE,

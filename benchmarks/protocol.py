@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,24 +20,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.conditions import describe_conditions
 from benchmarks.devices import Device
 from benchmarks.devices.local import Local
 from benchmarks.environment import make_environment
+from benchmarks.figures import compute_latencies, compute_ratio
 from benchmarks.inputs import AnyInputs, Images, Inputs, Pixels
 from benchmarks.job import Job, Subject, make_job_folder
 from compress import plugins
-from compress.errors import CompressError, Unstable
+from compress.errors import CompressError, Unreachable
 from compress.events import Events, Task
 from compress.records import Environment, Latency, Ratio
-from compress.statistics.series import (
-    compute_median_interval,
-    compute_paired_ratios,
-    count_calls_needed,
-    explain_instability,
-    find_percentile,
-    is_correlated,
-    judge_ratio,
-)
 from compress.system.files import write_whole
 
 __all__ = [
@@ -48,10 +40,8 @@ __all__ = [
 
 FURTHER = ("class", "score")
 """What a file with `gives_class` gives beside its logits."""
-TAILS = (90, 99)
-"""The percentiles that are reported beside the median."""
-USELESS_FACTOR = 10.0
-"""Where the middle half of every file's rounds spans this factor, not even the order of magnitude is known."""
+FASTEST_PACE = 1000.0
+"""Calls a second; a faster pace is shorter than what a sleep can be relied on for."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +141,7 @@ def evaluate(
     job = Job("evaluate", threads=threads, batch_size=size, calls=tuple(calls or ()))
     with make_job_folder(job, [subject], images, pixels) as folder:
         with (events or Events()).task(f"evaluate {subject.name}", total=wanted) as task:
-            result = _run_job(folder, device, timeout_seconds, task)
+            result = run_job(folder, device, timeout_seconds, task)
         logits = np.load(folder / "logits.npy", allow_pickle=False)
         kept = {name: folder / f"{name}.npy" for name in FURTHER if subject.gives_class}
         further = {name: np.load(path, allow_pickle=False) for name, path in kept.items() if path.is_file()}
@@ -191,26 +181,36 @@ def measure(
     batch_size: int = 1,
     rounds: int = 15,
     seconds: float = 12.0,
+    launches: int = 3,
+    calls_per_second: float | None = None,
     device: Device | None = None,
     seed: int = 0,
     timeout_seconds: float | None = None,
     events: Events | None = None,
     raw: str | Path | None = None,
 ) -> dict[str, Measurement]:
-    """Time files in interleaved rounds, all in one process, and compare them with one of them.
+    """Time files in interleaved rounds, and compare them with one of them.
+
+    The rounds are split among some processes, one after the other; in each all files are loaded and timed in turn. A round in
+    which other work took the core is repeated, up to twice the rounds.
 
     Args:
         subjects: The files; their names must differ.
-        images: Preprocessed, [N, C, H, W]; up to 16 batches of them are fed in turn.
+        images: Preprocessed, [N, C, H, W], or pixels with their constants; for all files, or for each by its name. Up to 16
+            batches of them are fed in turn.
         pixels: The same before normalisation, [N, H, W, C]; needed by files that carry the preprocessing.
         against: Name of the subject that the ratios are taken against.
         threads: Threads of each runtime.
         batch_size: Images in a call; where there are fewer, they repeat.
         rounds: Interleaved rounds, at least 5; in each, every file is timed once.
-        seconds: Time spent timing all files together, after warm-up.
+        seconds: Time spent timing all files together, after warm-up; up to twice as much where rounds are repeated.
+        launches: Processes that share the rounds. One is enough for a ratio; a latency needs three to be called stable, for a
+            process times itself at one moment and in one layout of memory.
+        calls_per_second: The pace at which calls begin, as a camera gives pictures; default: one follows the other, which
+            flatters caches and clocks.
         device: Where; default: here.
         seed: Of the order within the rounds.
-        timeout_seconds: When to give up; default: ten times `seconds`, and a minute for each file.
+        timeout_seconds: When to give up; default: ten times `seconds`, and a minute for each file and process.
         events: Where progress is shown.
         raw: File for the raw series of every call and the state of the machine before and after.
 
@@ -241,81 +241,44 @@ def measure(
             )
     if rounds < 5:
         raise CompressError(f"measure: {rounds} rounds give no interval; use at least 5")
-    job = Job("measure", threads=threads, batch_size=batch_size, seed=seed, rounds=rounds, seconds=seconds)
-    allowed = timeout_seconds or 60 * len(subjects) + 10 * seconds
+    if not 1 <= launches <= rounds or (calls_per_second is not None and not 0 < calls_per_second <= FASTEST_PACE):
+        raise CompressError(
+            f"measure: {launches} launches share {rounds} rounds, at {calls_per_second} calls a second; give 1 to {rounds} "
+            f"launches, and a pace above 0 and up to {FASTEST_PACE:g}"
+        )
+    job = Job(
+        "measure", threads=threads, batch_size=batch_size, seed=seed, rounds=rounds, seconds=seconds, launches=launches,
+        calls_per_second=calls_per_second,
+    )  # fmt: skip
+    allowed = timeout_seconds or 60 * len(subjects) * launches + 10 * seconds
     with make_job_folder(job, subjects, images, pixels) as folder:
-        with (events or Events()).task("measure", total=rounds + 1, kind="timing") as task:
-            result = _run_job(folder, device, allowed, task)
+        with (events or Events()).task("measure", total=rounds + launches, kind="timing") as task:
+            result = run_job(folder, device, allowed, task)
         if raw is not None:
             with write_whole(Path(raw)) as temporary:
                 shutil.copyfile(folder / "result.json", temporary)
-    return _compute_figures(job, result["subjects"], against, make_environment(result["machine"]))
-
-
-def _compute_figures(
-    job: Job, series: dict[str, dict[str, Any]], against: str | None, machine: Environment
-) -> dict[str, Measurement]:
-    """Turn raw series into figures.
-
-    Raises:
-        Unstable: The rounds of every file scatter so much that not even the order of magnitude is known.
-    """
-    latencies = {name: _summarize_latency(job, one) for name, one in series.items()}
-    middles = {name: statistics.quantiles(one.rounds, n=4, method="inclusive") for name, one in latencies.items()}
-    if all(high > USELESS_FACTOR * low for low, _, high in middles.values()):
-        shown = ", ".join(f"{name} {low:.3g} to {high:.3g} ms" for name, (low, _, high) in middles.items())
-        raise Unstable(f"measure: the rounds scatter too much for any figure ({shown}); stop other work on the machine")
-    figures = {}
+    latencies = compute_latencies(job, result)
+    conditions = describe_conditions(result["launches"], list(result["subjects"].values()))
+    machine = make_environment(result["machine"], conditions)
+    measured = {}
     for name, latency in latencies.items():
         other = latencies[against] if against not in (None, name) else None
-        compared = None if other is None else compute_ratio(str(against), other, latency)
-        throughput = 1000 * (job.batch_size or 1) / latency.mean
-        figures[name] = Measurement(latency, compared, throughput, _format_effective(series[name]["effective"]), machine)
-    return figures
+        measured[name] = Measurement(
+            latency=latency,
+            ratio=None if other is None else compute_ratio(str(against), other, latency),
+            throughput_per_s=1000 * batch_size / latency.mean,
+            effective=_format_effective(result["subjects"][name]["effective"]),
+            machine=machine,
+        )
+    return measured
 
 
-def _summarize_latency(job: Job, one: dict[str, Any]) -> Latency:
-    """Return the figures of one file's raw series."""
-    calls = [duration / 1e6 for durations in one["rounds_ns"] for duration in durations]
-    rounds = tuple(statistics.median(durations) / 1e6 for durations in one["rounds_ns"])
-    reasons = [] if one["settled"] else ["it was still getting faster when warm-up had to end"]
-    reasons += filter(None, [explain_instability(rounds)])
-    return Latency(
-        p50=statistics.median(rounds),
-        p90=find_percentile(calls, 90),
-        p99=find_percentile(calls, 99),
-        mean=statistics.fmean(calls),
-        stdev=statistics.stdev(calls),
-        ci95=compute_median_interval(rounds),
-        samples=len(calls),
-        percentiles_missing=_explain_missing(len(calls)),
-        rounds=rounds,
-        first_call=one["first_call_ns"] / 1e6,
-        load=one["load_ns"] / 1e6,
-        threads=job.threads,
-        batch_size=job.batch_size,
-        stable=not reasons,
-        instability="; ".join(reasons) or None,
-    )
+def run_job(folder: Path, device: Device | None, timeout_seconds: float, task: Task) -> Any:
+    """Run a job folder on a device; return its `result.json`.
 
-
-def _explain_missing(calls: int) -> str | None:
-    """Return why percentiles of so many calls are missing, without their number, so that several files may share the text."""
-    needed = {percent: count_calls_needed(percent) for percent in TAILS}
-    missing = [f"p{percent} needs at least {least} calls" for percent, least in needed.items() if calls < least]
-    return f"{' and '.join(missing)}; measure longer" if missing else None
-
-
-def compute_ratio(against: str, other: Latency, own: Latency) -> Ratio:
-    """Return how many times faster `own` is than `other`, called `against`, from the rounds of one `measure`."""
-    ratios = compute_paired_ratios(other.rounds, own.rounds)
-    ci95 = compute_median_interval(ratios)
-    verdict = judge_ratio(ci95, correlated=is_correlated(ratios))
-    return Ratio(against=against, speedup=statistics.median(ratios), ci95=ci95, verdict=verdict)
-
-
-def _run_job(folder: Path, device: Device | None, timeout_seconds: float, task: Task) -> Any:
-    """Run a job folder on a device; return its `result.json`."""
+    Raises:
+        Unreachable: The device gave something else back.
+    """
     reached = 0
 
     def progress(done: int, _total: int, doing: str) -> None:
@@ -324,7 +287,10 @@ def _run_job(folder: Path, device: Device | None, timeout_seconds: float, task: 
         reached = done
 
     (device or Local()).run(folder, timeout_seconds=timeout_seconds, progress=progress)
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    try:
+        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"the device: gave no result that can be read ({error}); run it again") from error
 
 
 def _format_effective(effective: dict[str, Any]) -> dict[str, str]:

@@ -4,14 +4,16 @@ It is self-contained (Python 3.9, numpy and the runtime under test; nothing of o
 board and gives comparable numbers there. `benchmarks/protocol.py` writes the folder and reads the results.
 
 In JOB:
-    job.json            task, threads, batch_size (null: any), seed, rounds, seconds, calls: [[first image, images]], subjects:
+    job.json            task, threads, batch_size (null: any), seed, rounds, seconds, launches: processes that share rounds,
+                        calls_per_second (null: without a pause), cpus and cgroup: to which it keeps itself, calls:
+                        [[first image, images]], subjects:
                         [{name, runtime, class, file, images: its inputs/K.npy, scale and shift [C] where images are made of
                         pixels there, gives_class where the file also gives class and score, feeds where it is another tool's:
                         {name of an input: its inputs/K.npy}}]
     inputs/K.npy        arrays that subjects are fed: images, float32 [N, C, H, W], normalised; pixels, uint8 [N, H, W, C], for
                         subjects that carry the preprocessing, or with `scale` and `shift` for all others; or an input of a
                         file of another tool, [variants, ...]
-    machine.py          reads what the machine is and does
+    machine.py timer.py the other programs: what the machine is and does, and what times
     runtimes/NAME.py    the runtimes that the subjects name, loaded by path
     files/I/...         the files of subject number I
 Out, written whole or not at all:
@@ -25,9 +27,8 @@ exit status when something raises. Other lines there come from the runtimes.
 for each, so that runtimes are imported once and yet every file has a process of its own. After each job it says {"ended":
 STATUS}.
 
-Task `evaluate` feeds all images to one subject, or makes the given calls. Task `measure` loads all subjects into this one
-process, warms each up until it stops getting faster, and then times them in interleaved rounds, so that whatever disturbs the
-machine disturbs all alike.
+Task `evaluate` feeds all images to one subject, or makes the given calls. The tasks that time, `measure` and `sustain`, are
+those of `timer.py`; for each of its launches `measure` starts this program anew, as `python runner.py --launch NUMBER JOB`.
 """
 
 from __future__ import annotations
@@ -39,23 +40,14 @@ import importlib.util
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-CALLS_BEFORE_BLOCK = 2
-"""Untimed calls when a subject's turn comes: the others have cooled its caches and put its threads to sleep."""
-CALLS_IN_BLOCK = (3, 5000)
-"""Fewest and most timed calls of one subject in one round: a median needs three; more than 5000 tell nothing new."""
 BATCHES, BATCHES_BYTES = 16, 64 << 20
 """So many different batches at most are fed in turn while timing; one alone would sit in the cache and flatter."""
-WARMUP_WINDOW_NS = 20_000_000
-"""A warm-up window lasts this long and at least three calls, so that its median is not one scheduling accident."""
-WARMUP_LIMIT_SECONDS = (0.5, 5.0)
-"""A subject that has not settled is warmed up at least this long, and never longer."""
 OUTPUTS = {"logits", "class", "score"}
 
 
@@ -70,18 +62,45 @@ def main(folder: Path, memory: dict[str, int | None] | None = None) -> None:
         ModuleNotFoundError: numpy is not installed, or a runtime.
         ValueError: More threads are asked for than this process may use.
     """
-    import numpy  # noqa: F401 (before anything else, so that where it is missing that is what is told)
-
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    limit_process(job)
+    import numpy  # noqa: F401 (it is missing before anything else is)
+
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if job["threads"] > available:
         raise ValueError(f"{job['threads']} threads are asked for, and this process may use {available}; ask for fewer")
     machine = load_beside("machine")
     before = machine.read_state()
-    task = {"evaluate": evaluate, "measure": measure}[job["task"]]
-    result = task(job, folder)
+    if job["task"] == "evaluate":
+        result = evaluate(job, folder)
+    elif job["task"] == "profile":
+        result = profile(job, folder)
+    else:
+        timer = load_beside("timer")
+        result = {"measure": timer.measure, "sustain": timer.sustain}[job["task"]](job, folder, sys.modules[__name__])
     result.update(memory or {}, before=before, after=machine.read_state(), machine=machine.read_machine())
     write(folder / "result.json", json.dumps(result).encode())
+
+
+def launch(number: int, folder: Path) -> None:
+    """Carry out one launch of a job that times, and leave its series for the process that started this one."""
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    limit_process(job)
+    part = load_beside("timer").time_launch(job, folder, sys.modules[__name__], number)
+    write(folder / f"launch-{number}.json", json.dumps(part).encode())
+
+
+def limit_process(job: dict[str, Any]) -> None:
+    """Keep this process to the cores and the control group that a job names, before anything starts threads.
+
+    Raises:
+        ValueError: There are no such cores.
+        OSError: The group takes no process.
+    """
+    if job.get("cgroup"):
+        (Path(job["cgroup"]) / "cgroup.procs").write_text(str(os.getpid()))
+    if job.get("cpus") not in (None, "all"):
+        os.sched_setaffinity(0, load_beside("machine").find_cpus(job["cpus"]))
 
 
 def serve() -> None:
@@ -184,95 +203,22 @@ def evaluate(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Time all subjects in interleaved rounds; each round runs them in another order."""
-    import numpy as np
+def profile(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Call one subject `rounds` times, and tell how long each of its layers took.
 
-    total, subjects = job["rounds"] + 1, job["subjects"]
-    fed = share_inputs(subjects, folder, job["batch_size"])
-    states = [load_subject(job, subject, folder, batches, total) for subject, batches in zip(subjects, fed)]  # noqa: B905 (Python 3.9)
-    share_ns = job["seconds"] * 1e9 / job["rounds"] / len(states)
-    for state in states:
-        state["calls"] = int(
-            min(max(share_ns / max(state["warmup_medians_ns"][-1], 1.0), CALLS_IN_BLOCK[0]), CALLS_IN_BLOCK[1])
-        )
-    shuffler, orders = np.random.default_rng(job["seed"]), []
-    gc.collect()
-    gc.freeze()  # what is loaded by now stays; without this each collection between rounds takes 0.1 s
-    for number in range(job["rounds"]):
-        gc.collect()
-        orders.append(shuffler.permutation(len(states)).tolist())
-        for index in orders[-1]:
-            name, batches = subjects[index]["name"], fed[index]
-            report_progress(number + 1, total, name)
-            with tag_errors(name):
-                time_calls(states[index]["runtime"], batches, CALLS_BEFORE_BLOCK)
-                states[index]["rounds_ns"].append(time_calls(states[index]["runtime"], batches, states[index]["calls"]))
-    report_progress(total, total, "")
-    for state in states:
-        state["effective"] = state.pop("runtime").effective()
-    return {"orders": orders, "subjects": {subject["name"]: state for subject, state in zip(subjects, states)}}  # noqa: B905 (Python 3.9)
-
-
-def load_subject(job: dict[str, Any], subject: dict[str, Any], folder: Path, batches: list[Any], total: int) -> dict[str, Any]:
-    """Load one subject and warm it up; what is special about the first calls is recorded apart."""
-    report_progress(0, total, subject["name"])
-    with tag_errors(subject["name"]):
-        open_file = make_opener(job, subject, folder)
-        begun = time.perf_counter_ns()
-        runtime = open_file()
-        loaded = time.perf_counter_ns()
-        runtime(batches[0])
-        first = time.perf_counter_ns()
-        medians, settled = warm_up(runtime, batches, job["seconds"] / len(job["subjects"]))
-    return {
-        "runtime": runtime,
-        "load_ns": loaded - begun,
-        "first_call_ns": first - loaded,
-        "warmup_medians_ns": medians,
-        "settled": settled,
-        "rounds_ns": [],
-    }
-
-
-def warm_up(runtime: Any, batches: list[Any], seconds: float) -> tuple[list[float], bool]:
-    """Call until the windows' medians stop falling; return these medians and whether they did."""
-    import numpy as np
-
-    limit = min(max(seconds, WARMUP_LIMIT_SECONDS[0]), WARMUP_LIMIT_SECONDS[1])
-    medians: list[float] = []
-    begun, calls = time.perf_counter(), CALLS_IN_BLOCK[0]
-    while not is_steady(medians):
-        if time.perf_counter() - begun > limit and len(medians) >= 4:
-            return medians, False
-        medians.append(float(np.median(time_calls(runtime, batches, calls))))
-        calls = int(min(max(WARMUP_WINDOW_NS / max(medians[-1], 1.0), CALLS_IN_BLOCK[0]), CALLS_IN_BLOCK[1]))
-    return medians, True
-
-
-def is_steady(medians: list[float], *, tolerance: float = 0.03, windows: int = 3) -> bool:
-    """Return whether warm-up is over: none of the last `windows` medians beat the best before them by more than `tolerance`.
-
-    Only getting faster counts as warming up. Noise and throttling make a window slower; the rounds show those.
+    Raises:
+        ValueError: The runtime does not tell.
     """
-    if len(medians) <= windows:
-        return False
-    return min(medians[-windows:]) >= (1 - tolerance) * min(medians[:-windows])
-
-
-def time_calls(runtime: Any, batches: list[Any], calls: int) -> list[int]:
-    """Return the nanoseconds of each of `calls` calls, with the garbage collector off."""
-    clock, durations = time.perf_counter_ns, []
-    gc.disable()
-    try:
-        for number in range(calls):
-            images = batches[number % len(batches)]
-            begun = clock()
-            runtime(images)
-            durations.append(clock() - begun)
-    finally:
-        gc.enable()
-    return durations
+    subject = job["subjects"][0]
+    (batches,) = share_inputs([subject], folder, job["batch_size"])
+    report_progress(0, 1, subject["name"])
+    with tag_errors(subject["name"]):
+        runtime = load_runtime(subject, folder)
+        if not hasattr(runtime, "profile"):
+            raise ValueError(f"{subject['runtime']} does not tell the time of single layers; profile its ONNX or OpenVINO file")
+        layers = runtime.profile(str(folder / subject["file"]), threads=job["threads"], batches=batches, calls=job["rounds"])
+    report_progress(1, 1, "")
+    return {"layers": layers}
 
 
 def share_inputs(subjects: list[dict[str, Any]], folder: Path, size: int) -> list[list[Any]]:
@@ -407,9 +353,11 @@ def load_module(name: str, path: Path) -> Any:
 
 if __name__ == "__main__":
     sys.excepthook = report_error  # before numpy, so that where it is missing the caller is told
-    if len(sys.argv) != 2:
-        sys.exit("usage: python runner.py JOB | --serve")
-    if sys.argv[1] == "--serve":
+    if sys.argv[1:] == ["--serve"]:
         serve()
-    else:
+    elif sys.argv[1:2] == ["--launch"] and len(sys.argv) == 4:
+        launch(int(sys.argv[2]), Path(sys.argv[3]))
+    elif len(sys.argv) == 2:
         main(Path(sys.argv[1]))
+    else:
+        sys.exit("usage: python runner.py JOB | --serve | --launch NUMBER JOB")

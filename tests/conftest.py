@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from benchmarks import protocol
+from benchmarks import figures
 
 ROOT = Path(__file__).parent.parent
 
@@ -78,7 +78,7 @@ def seed() -> int:
 @pytest.fixture(autouse=True, scope="session")
 def useless_factor() -> float:
     """Let runs end well though latencies scatter, as beside other work; gives the bound, which has a test of its own."""
-    bound, protocol.USELESS_FACTOR = protocol.USELESS_FACTOR, math.inf
+    bound, figures.USELESS_FACTOR = figures.USELESS_FACTOR, math.inf
     return bound
 
 

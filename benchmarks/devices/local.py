@@ -7,19 +7,40 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from benchmarks.devices._cpu_quota import make_quota
 from benchmarks.devices._device import Progress
 from benchmarks.devices._process import follow, kill, start
+from compress.errors import CompressError
+
+MOST_CORES = 4096
 
 
 class Local:
-    """Runs jobs on this machine."""
+    """Runs jobs on this machine, or on a part of it.
 
-    name = "local"
+    A part says how fast files are with fewer cores of this processor. It is no stand-in for another machine, whose cores
+    differ.
+
+    Args:
+        cpus: The cores that may be used: `all`, the `big` or `little` ones of a processor that has both, or numbers as `0-3,6`.
+        cpu_quota: Cores' worth of time in all, such as 0.5, which the kernel enforces by stopping the process; `None` for no
+            limit. It needs the right to make control groups.
+
+    Raises:
+        CompressError: The quota is not above 0.
+    """
+
+    def __init__(self, *, cpus: str = "all", cpu_quota: float | None = None) -> None:
+        if cpu_quota is not None and not 0 < cpu_quota <= MOST_CORES:
+            raise CompressError(f"local: cpu_quota {cpu_quota:g} is no number of cores; give one above 0, such as 0.5")
+        self.cpus, self.cpu_quota = cpus, cpu_quota
+        limits = [f"cpus {cpus}"] * (cpus != "all") + [f"{cpu_quota} cores' time"] * (cpu_quota is not None)
+        self.name = f"local ({', '.join(limits)})" if limits else "local"
 
     def run(self, job: Path, *, timeout_seconds: float, progress: Progress) -> None:
         """Run a job folder.
@@ -28,8 +49,15 @@ class Local:
             CompressError: The runner reported what is wrong with the job.
             Unreachable: The runner ran out of memory or time, or died; the message says which.
         """
+        with nullcontext() if self.cpu_quota is None else make_quota(self.cpu_quota) as group:
+            self._run(job, group, timeout_seconds=timeout_seconds, progress=progress)
+
+    def _run(self, job: Path, group: Path | None, *, timeout_seconds: float, progress: Progress) -> None:
         facts = json.loads((job / "job.json").read_text(encoding="utf-8"))
-        shared = _shared.get()
+        if self.name != "local":
+            facts |= {"cpus": self.cpus, "cgroup": None if group is None else str(group)}
+            (job / "job.json").write_text(json.dumps(facts), encoding="utf-8")
+        shared = _shared.get() if group is None else None
         if shared is not None and facts["task"] == "evaluate":
             _serve(shared, job, facts, timeout_seconds=timeout_seconds, progress=progress)
             return

@@ -3,7 +3,8 @@
 A runtime file is self-contained: the runner loads it by path, here and on a device that has nothing else, so it imports the
 standard library and numpy at the top, its runtime inside functions, and nothing of ours. It holds a class named after the
 file. One that can also time files of other tools has a static method `open_foreign(path, *, threads)`, whose result is called
-with inputs by name and has `effective`. Everything that a runtime raises is shown to the user as it is, with the name of
+with inputs by name and has `effective`. One that tells the time of single layers has a static method
+`profile(path, *, threads, batches, calls)`. Everything that a runtime raises is shown to the user as it is, with the name of
 the file that was being run.
 """
 

@@ -73,6 +73,25 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class PercentType(click.ParamType[float]):
+    """A share in percent, as `5%` or `5`; gives 0.05."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the share, or fail as a wrong usage."""
+        if isinstance(value, float):
+            return value
+        try:
+            number = float(str(value).strip().removesuffix("%"))
+        except ValueError:
+            self.fail(f"{value!r} is no share; write 5% for five in a hundred.", param, ctx)
+        if not 0 <= number <= MOST_PERCENT:
+            self.fail(f"{value!r} is not from 0% to {MOST_PERCENT:g}%.", param, ctx)
+        return number / 100
+
+
+MOST_PERCENT = 1000.0
 overrides_option = click.option(
     "--set",
     "overrides",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from compress.records import Gate
+from compress.records import Gate, Layer, Sustained
 from compress.text import format_duration, quantify
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from compress.cli.doctor import Finding
     from compress.deployed.bench import FileTiming
+    from compress.deployed.latency_gate import LatencyVerdicts
     from compress.deployed.predict import Prediction
     from compress.plan.plan import Estimate, Plan, Stage
     from exporters.verification.bisect import LayerComparison
@@ -29,6 +30,7 @@ COLOURS = {
     "absent": "dim",
 }
 
+SHOWN_LAYERS = 20
 NARROWEST = 12, 9
 """Columns that the name of a measured file has at least, and its verdict."""
 
@@ -96,6 +98,47 @@ def draw_timings(results: Mapping[str, FileTiming]) -> Table:
             f"{ratio.speedup:.2f}×" if ratio else "–",
             ratio.verdict if ratio else "reference",
         )
+    return table
+
+
+def draw_windows(found: Sustained) -> Table:
+    """Return what became of the latency of a file that was called without a pause."""
+    columns = ("from s", "p50 ms", "clock MHz", "°C", "waited %")
+    table = make_table(*columns, "throttling", right=columns)
+    for each in found.windows:
+        numbers = (_number(each.clock_mhz, ".0f"), _number(each.celsius, ".0f"), _number(each.waited_percent, ".1f"))
+        table.add_row(f"{each.begin_s:.0f}", f"{each.p50:.3f}", *numbers, ", ".join(each.throttling) or "–")
+    return table
+
+
+def describe_sustained(found: Sustained) -> str:
+    """Return the beginning and the end of a sustained run in a sentence."""
+    change = 100 * (found.last / found.first - 1)
+    since = found.throttled_from_s
+    throttled = "" if since is None else f"; throttled from {since // 60:.0f}:{since % 60:02.0f}"
+    others = f"; other work in {quantify(found.disturbed_windows, 'window')}" if found.disturbed_windows else ""
+    return f"first {found.first:.3f} ms, last {found.last:.3f} ms ({change:+.1f} %){throttled}{others}"
+
+
+def draw_profile(name: str, layers: Sequence[Layer]) -> tuple[str, Table]:
+    """Return where the time of a file goes: a line, and its slowest layers."""
+    shares = {kind: sum(each.percent for each in layers if each.arithmetic == kind) for kind in ("int8", "moving", "float")}
+    line = f"{name}: " + ", ".join(f"{kind} {share:.0f} %" for kind, share in shares.items() if share > 0)
+    table = make_table("layer", "kind", "kernel", "ms", "%", "computes in", right=("ms", "%"), broken=("layer", "kernel"))
+    for each in layers[:SHOWN_LAYERS]:
+        table.add_row(each.name, each.kind, each.kernel, f"{each.ms:.4f}", f"{each.percent:.1f}", each.arithmetic)
+    if len(layers) > SHOWN_LAYERS:
+        table.caption = f"{len(layers) - SHOWN_LAYERS} more layers in --json"
+    return line, table
+
+
+def draw_latency_verdicts(found: LatencyVerdicts) -> Table:
+    """Return whether each file is slower than its baseline by more than is allowed."""
+    numbers = ("slower %", "95 %")
+    table = make_table("file", "baseline", *numbers, "verdict", "compared", "reason", right=numbers, broken=("file", "reason"))
+    for name, each in found.verdicts.items():
+        bounds = " to ".join(f"{bound:+.1f}" for bound in each.ci95_percent)
+        table.add_row(name, each.baseline, f"{each.slower_percent:+.1f}", bounds, each.verdict, each.compared, each.reason)
     return table
 
 

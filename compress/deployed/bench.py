@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress import plugins
-from compress.deployed.files import Pictures, choose_inputs, find_bundle_around, find_subjects
+from compress.deployed.files import choose_inputs, find_bundle_around, find_subjects
 from compress.deployed.foreign import (
     READABLE,
     Shapes,
@@ -15,14 +15,14 @@ from compress.deployed.foreign import (
     choose_common_batch,
     parse_shapes,
     read_fixed_batch,
-    refuse_other_images,
 )
 from compress.errors import CompressError, Unstable
-from compress.records import Latency, Ratio, Record
+from compress.records import Environment, Latency, Layer, Ratio, Record, Sustained
+from compress.system.files import hash_file
 
 if TYPE_CHECKING:
     from benchmarks.devices import Device
-    from benchmarks.protocol import Subject
+    from benchmarks.protocol import Inputs, Subject
     from compress.events import Events
 
 
@@ -36,6 +36,12 @@ class FileTiming(Record):
     throughput_per_s: float
     effective: dict[str, str]
     """What really ran, as the runtime reports it."""
+    sha256: str = ""
+    """Of the file itself, so that it is known again; empty in older records."""
+    machine: Environment | None = None
+    """Where it was timed."""
+    device: str = "local"
+    """What the place is called, with its limits."""
 
 
 def measure_files(
@@ -47,6 +53,8 @@ def measure_files(
     batch_size: int | None = None,
     rounds: int = 15,
     seconds: float = 12.0,
+    launches: int = 3,
+    calls_per_second: float | None = None,
     shape: str | Sequence[str] | None = None,
     events: Events,
 ) -> dict[str, FileTiming]:
@@ -60,13 +68,15 @@ def measure_files(
         batch_size: Images per call; default: what the files fix, or one.
         rounds: Interleaved rounds.
         seconds: Time for all files together.
+        launches: Processes that share the rounds.
+        calls_per_second: The pace at which calls begin; default: without a pause.
         shape: What a file in no bundle leaves open: `channels,height,width` of the images, or `INPUT=SIZES` for one input;
             one or several.
         events: Where progress is reported.
 
     Raises:
         CompressError: A file is not what it is said to be, leaves a shape open that is not given, keeps weights elsewhere than
-            beside it, or the files take images of different shapes.
+            beside it.
         Unreachable: A file, runtime or device is not there.
         Detached: The job was started and left alone, as the device was told to.
     """
@@ -74,20 +84,22 @@ def measure_files(
     from benchmarks.devices import open_device
 
     shapes = parse_shapes([shape] if isinstance(shape, str) else shape or ())
-    subjects, shown = _prepare_subjects([Path(path) for path in paths], shapes, batch_size)
+    subjects, inputs = _prepare_subjects([Path(path) for path in paths], shapes, batch_size)
     names = [subject.name for subject in subjects]
     if against is not None and against not in names:
         raise CompressError(f"--against {against}: is not measured; {plugins.suggest_name(against, names)}")
+    where = open_device(device) if isinstance(device, str) else device
     measured = protocol.measure(
         subjects,
-        shown.images,
-        pixels=shown.pixels,
+        inputs,
         against=against or names[0],
         threads=threads,
         batch_size=choose_common_batch({subject.name: subject.batch_size for subject in subjects}, batch_size),
         rounds=rounds,
         seconds=seconds,
-        device=open_device(device) if isinstance(device, str) else device,
+        launches=launches,
+        calls_per_second=calls_per_second,
+        device=where,
         events=events,
     )
     return {
@@ -98,38 +110,116 @@ def measure_files(
             ratio=measured[subject.name].ratio,
             throughput_per_s=measured[subject.name].throughput_per_s,
             effective=measured[subject.name].effective,
+            sha256=hash_file(subject.path),
+            machine=measured[subject.name].machine,
+            device=where.name,
         )
         for subject in subjects
     }
 
 
-def _prepare_subjects(paths: Sequence[Path], shapes: Shapes, batch_size: int | None) -> tuple[list[Subject], Pictures]:
-    """Return what is measured, files of other tools with what they are fed, and the pictures for all others.
+def sustain_file(
+    path: str | Path,
+    *,
+    minutes: float,
+    device: str | Device = "local",
+    threads: int = 1,
+    batch_size: int | None = None,
+    shape: str | Sequence[str] | None = None,
+    events: Events,
+) -> Sustained:
+    """Call one file without a pause for some minutes.
+
+    Args:
+        path: The file.
+        minutes: How long.
+        device: Where.
+        threads: Threads of the runtime.
+        batch_size: Images per call; default: what the file fixes, or one.
+        shape: What a file in no bundle leaves open, as for `measure_files`.
+        events: Where progress is reported.
+
+    Raises:
+        CompressError: The path stands for several files, or as for `measure_files`.
+        Unreachable: A file, runtime or device is not there.
+    """
+    from benchmarks.devices import open_device
+    from benchmarks.sustained import sustain
+
+    shapes = parse_shapes([shape] if isinstance(shape, str) else shape or ())
+    subjects, inputs = _prepare_subjects([Path(path)], shapes, batch_size)
+    if len(subjects) != 1:
+        raise CompressError(f"{path}: holds {len(subjects)} files, and one is called for minutes; name it")
+    size = choose_common_batch({subjects[0].name: subjects[0].batch_size}, batch_size)
+    return sustain(
+        subjects[0], inputs, minutes=minutes, threads=threads, batch_size=size,
+        device=open_device(device) if isinstance(device, str) else device,
+        events=events,
+    )  # fmt: skip
+
+
+def profile_files(
+    paths: Sequence[str | Path],
+    *,
+    device: str | Device = "local",
+    threads: int = 1,
+    batch_size: int | None = None,
+    shape: str | Sequence[str] | None = None,
+    events: Events,
+) -> dict[str, tuple[Layer, ...]]:
+    """Return the layers of some files with their times, the slowest first, by the names of the files.
+
+    Args:
+        paths: Files, bundles or runs.
+        device: Where.
+        threads: Threads of the runtime.
+        batch_size: Images per call; default: what the files fix, or one.
+        shape: What a file in no bundle leaves open, as for `measure_files`.
+        events: Where progress is reported.
+
+    Raises:
+        CompressError: As for `measure_files`, or a runtime does not tell the time of single layers.
+        Unreachable: A file, runtime or device is not there.
+    """
+    from benchmarks.devices import open_device
+    from benchmarks.layers import profile
+
+    shapes = parse_shapes([shape] if isinstance(shape, str) else shape or ())
+    subjects, inputs = _prepare_subjects([Path(path) for path in paths], shapes, batch_size)
+    size = choose_common_batch({subject.name: subject.batch_size for subject in subjects}, batch_size)
+    where = open_device(device) if isinstance(device, str) else device
+    return {
+        subject.name: profile(subject, inputs, threads=threads, batch_size=size, device=where, events=events)
+        for subject in subjects
+    }
+
+
+def _prepare_subjects(
+    paths: Sequence[Path], shapes: Shapes, batch_size: int | None
+) -> tuple[list[Subject], dict[str, Inputs]]:  # fmt: skip
+    """Return what is measured, files of other tools with what they are fed, and the pictures for each of the others.
 
     Raises:
         CompressError: As `measure_files`.
         Unreachable: A file is not there.
     """
-    import numpy as np
+    from benchmarks.protocol import Inputs
 
     subjects = find_subjects(paths)
     lone = {path for path in paths if path.is_file() and path.suffix in READABLE and find_bundle_around(path) is None}
-    others = [path for path in paths if path not in lone]
-    shown = choose_inputs(others, shapes.image) if others else None
     fixed = [read_fixed_batch(each.path) if each.path in lone else each.batch_size for each in subjects]
     size = batch_size or next((each for each in fixed if each is not None), None)
     prepared = [add_feeds(each, shapes, size) if each.path in lone else each for each in subjects]
-    fed = {each.name: _read_image_shape(each) for each in prepared if each.feeds}
-    if shown is not None:
-        fed[str(others[0])] = shown.images.shape[1:]
-    refuse_other_images(fed)
-    return prepared, shown or Pictures(np.zeros((1, 1, 1, 1), np.float32), None)  # nothing takes it
+    shown = {folder: choose_inputs(file, shapes.image) for folder, file in _list_bundles(prepared).items()}
+    inputs = {
+        each.name: Inputs(*shown[find_bundle_around(each.path)]) for each in prepared if not each.feeds
+    }  # fmt: skip
+    return prepared, inputs
 
 
-def _read_image_shape(subject: Subject) -> tuple[int, ...]:
-    """Return the shape of one image of a file of another tool: of its first input of four dimensions, or else its first."""
-    shapes = [values.shape[2:] for _, values in subject.feeds]
-    return next((shape for shape in shapes if len(shape) == 3), shapes[0])
+def _list_bundles(subjects: Sequence[Subject]) -> dict[Path | None, Path]:
+    """Return one file for each bundle of which some are fed pictures, by the bundle's folder."""
+    return {find_bundle_around(each.path): each.path for each in subjects if not each.feeds}
 
 
 def refuse_unstable(measured: Mapping[str, FileTiming]) -> None:
@@ -138,6 +228,6 @@ def refuse_unstable(measured: Mapping[str, FileTiming]) -> None:
     Raises:
         Unstable: The message names each file.
     """
-    shaky = [name for name, timing in measured.items() if not timing.latency_ms.stable]
+    shaky = [f"{name}: {timing.latency_ms.instability}" for name, timing in measured.items() if not timing.latency_ms.stable]
     if shaky:
-        raise Unstable(f"{', '.join(shaky)}: the rounds disagree; stop what else runs on this machine, or give more --seconds")
+        raise Unstable(f"{'; '.join(shaky)}; stop what else runs there, or give more --seconds")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from compress import plugins
-from compress.deployed.foreign import refuse_other_images
 from compress.errors import CompressError, Unreachable
 from compress.records import BundleFile, Manifest
 
@@ -128,23 +127,21 @@ def _choose_safe_runtime(path: Path) -> str:
     return name
 
 
-def choose_inputs(paths: Sequence[Path], image: tuple[int, ...] | None) -> Pictures:
-    """Return what to measure with: the pictures of the bundles, or noise of the given shape.
+def choose_inputs(file: Path, image: tuple[int, ...] | None) -> Pictures:
+    """Return what to measure a file with: the pictures of its bundle, or noise of the given shape.
 
     Args:
-        paths: Bundles, runs, or files in them.
-        image: Shape of an image [C, H, W]; default: that of the bundles.
+        file: In a bundle or run.
+        image: Shape of an image [C, H, W]; default: that of the bundle.
 
     Raises:
-        CompressError: A file lies in no bundle and no shape is given, or the files take images of different shapes.
+        CompressError: The file lies in no bundle and no shape is given.
     """
     import numpy as np
 
     if image is not None:
         return Pictures(np.random.default_rng(0).standard_normal((NOISE_IMAGES, *image), dtype=np.float32), None)
-    held = {str(path): read_pictures(*read_bundle(path if path.is_dir() else _require_bundle(path))) for path in paths}
-    refuse_other_images({name: each.images.shape[1:] for name, each in held.items()})
-    return next(iter(held.values()))
+    return read_pictures(*read_bundle(_require_bundle(file)))
 
 
 def find_bundle_around(file: Path) -> Path | None:

@@ -226,20 +226,6 @@ def _list_weights(path: Path) -> list[Path]:
     return found
 
 
-def refuse_other_images(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse to compare files whose images differ in shape.
-
-    Args:
-        shapes: Of one image, by the name of a file.
-
-    Raises:
-        CompressError: They differ.
-    """
-    if len({*shapes.values()}) > 1:
-        listed = ", ".join(f"{name} {list(sides)}" for name, sides in shapes.items())
-        raise CompressError(f"the files take images of different shapes ({listed}); measure them one by one")
-
-
 def choose_common_batch(sizes: Mapping[str, int | None], wanted: int | None) -> int:
     """Return how many images all files take in a call.
 

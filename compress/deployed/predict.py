@@ -203,7 +203,7 @@ def _time_call(subject: Subject, shown: Pictures, *, threads: int, events: Event
     try:
         timed = protocol.measure(
             [subject], shown.images[:TIMED_IMAGES], pixels=None if shown.pixels is None else shown.pixels[:TIMED_IMAGES],
-            against=None, threads=threads, batch_size=size, rounds=5, seconds=0.5, events=events,
+            against=None, threads=threads, batch_size=size, rounds=5, seconds=0.5, launches=1, events=events,
         )  # fmt: skip
     except Unstable:
         return None

@@ -11,11 +11,14 @@ from compress.errors import CompressError
 from compress.events import Events
 
 
-def choose_device(address: str, *, detach: bool, wait: bool, memo: dict[str, Any], events: Events) -> Device:
+def choose_device(
+    address: str, *, limits: dict[str, Any], detach: bool, wait: bool, memo: dict[str, Any], events: Events
+) -> Device:  # fmt: skip
     """Return the device of a name or address, told what to do with its job.
 
     Args:
         address: Name or address.
+        limits: Options of the device, such as its cores.
         detach: Whether to leave the job alone once it runs.
         wait: Whether to wait while the board works for somebody else.
         memo: What is noted with the job, so that it can be fetched by its number alone.
@@ -24,7 +27,7 @@ def choose_device(address: str, *, detach: bool, wait: bool, memo: dict[str, Any
     Raises:
         CompressError: There is no such device, or it is no board.
     """
-    device = open_device(address)
+    device = open_device(address, **limits)
     if isinstance(device, Remote):
         device.detach, device.memo, device.say = detach, memo, events.say
         device.wait = device.wait and wait

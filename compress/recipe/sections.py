@@ -317,6 +317,8 @@ class MeasureSection(Section):
     """Images per call for throughput."""
     rounds: Annotated[int, Field(ge=5)] = 15
     """Interleaved rounds; in each, every file is timed once."""
+    launches: Annotated[int, Field(ge=1)] = 3
+    """Processes that share the rounds of latency, as one process tells nothing of the next; from three on it may be stable."""
     seconds: Positive = 12.0
     """Time spent measuring all files together, after warm-up, for each of latency and throughput."""
     against: Literal["teacher", "student"] = "teacher"

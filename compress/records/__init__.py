@@ -18,7 +18,7 @@ from compress.records.bundle import (
 from compress.records.headline import Answer, Headline
 from compress.records.metrics import Accuracy, McNemar, Paired, Scores, SeedScore
 from compress.records.report import Gate, Ladder, Report, Rung, Sensitivity, Variant
-from compress.records.timing import Environment, Latency, Ratio
+from compress.records.timing import Environment, Latency, Layer, Ratio, Sustained, Window
 from compress.records.training import (
     METRICS,
     WEIGHTS,
@@ -52,6 +52,7 @@ __all__ = [
     "Headline",
     "Ladder",
     "Latency",
+    "Layer",
     "Manifest",
     "McNemar",
     "Paired",
@@ -67,8 +68,10 @@ __all__ = [
     "Sensitivity",
     "StageResult",
     "Status",
+    "Sustained",
     "TeacherOutputsResult",
     "Variant",
+    "Window",
     "read",
     "save",
 ]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from compress.records.base import Count, Document, Factor, Figure, Milliseconds, Record
+from compress.records.base import Count, Document, Factor, Figure, Milliseconds, Percent, Record
 
 
 class Latency(Record):
@@ -20,7 +20,7 @@ class Latency(Record):
     mean: Milliseconds
     stdev: Figure
     ci95: tuple[Milliseconds, Milliseconds]
-    """Of p50, by the order of the rounds (`compress.statistics.series`)."""
+    """Of p50, by the order of the rounds and by how processes differ (`compress.statistics.series`)."""
     samples: Count
     """Timed calls."""
     percentiles_missing: str | None = None
@@ -37,6 +37,16 @@ class Latency(Record):
     """Whether warm-up settled, and the rounds agree and are independent."""
     instability: str | None = None
     """Why it is not stable; `None` where it is, or where an older record does not say."""
+    launches: tuple[Count, ...] = ()
+    """Rounds of each process, in order; none in older records, where one process made all."""
+    cpu: Figure | None = None
+    """CPU time of a call over all threads, median over rounds; `None` where it is not known, and so for the fields below."""
+    waited_percent: Percent | None = None
+    """Share of the time in which the process wanted a core and other work had it, in the rounds that count."""
+    disturbed_rounds: Count | None = None
+    """Rounds in which that was more than 5 %; they were repeated, up to twice the rounds."""
+    calls_per_second: Factor | None = None
+    """The pace at which calls began; `None` where one followed the other without a pause."""
 
 
 class Ratio(Record):
@@ -51,6 +61,39 @@ class Ratio(Record):
     verdict: Literal["faster", "slower", "not distinguishable", "unstable"]
 
 
+class Window(Record):
+    """Some seconds of a sustained run."""
+
+    begin_s: Figure
+    """Since the run began."""
+    calls: Count
+    p50: Milliseconds
+    waited_percent: Percent | None
+    """Share of the time in which the process wanted a core and other work had it; `None` where it is not known."""
+    clock_mhz: Figure | None
+    """Mean over the cores at its end, and so are the fields below."""
+    celsius: Figure | None
+    """Of the hottest sensor."""
+    throttling: tuple[str, ...]
+    """By which signs the machine slowed down; empty where there were none, or none can be read."""
+
+
+class Layer(Record):
+    """One operator of a file, as its runtime ran it."""
+
+    name: str
+    kind: str
+    """The runtime's name of what it computes."""
+    kernel: str
+    """The provider or kernel that computed it."""
+    arithmetic: Literal["int8", "moving", "float"]
+    """What it computes in; `moving` computes nothing, it changes type, order or place of values."""
+    ms: Figure
+    """Median over calls."""
+    percent: Percent
+    """Of all layers."""
+
+
 class Environment(Document):
     """The machine and the packages with which numbers were measured."""
 
@@ -63,3 +106,21 @@ class Environment(Document):
     memory_bytes: Count
     facts: dict[str, str] = Field(default_factory=dict)
     """Governor, turbo, temperature, cgroup quota, affinity, load, hypervisor: what could be read, `unavailable` where not."""
+
+
+class Sustained(Record):
+    """A file called without a pause for minutes."""
+
+    minutes: Figure
+    threads: Count
+    batch_size: Count
+    first: Milliseconds
+    """Median of the windows' medians at the beginning: a minute, or a sixth of a shorter run."""
+    last: Milliseconds
+    """The same at the end."""
+    throttled_from_s: Figure | None
+    """When the machine first showed that it slows down; `None` where it did not, or does not tell."""
+    disturbed_windows: Count | None
+    """Windows in which other work had the core for more than 5 % of the time."""
+    windows: tuple[Window, ...]
+    machine: Environment

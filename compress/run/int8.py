@@ -301,6 +301,6 @@ def _measure_speedups(run: Run, subjects: Sequence[Subject], folder: Path) -> Sp
     found = measure(
         subjects, Inputs.from_pixels(pixels, run.data.preprocess), against=subjects[0].name, threads=settings.threads,
         batch_size=subjects[0].batch_size or settings.batch_size, rounds=settings.rounds, seconds=settings.seconds,
-        events=run.events, raw=folder / "latency-raw.json",
+        launches=1, events=run.events, raw=folder / "latency-raw.json",
     )  # fmt: skip
     return Speedups(ratios={name: each.ratio for name, each in found.items() if each.ratio is not None})

@@ -154,8 +154,9 @@ def _hash_parts(exporter: Exporter, path: Path) -> str:
 def _measure(run: Run, files: Sequence[ExportedFile], folder: Path) -> RunTiming:
     """Time all files; the raw series of every call are left in the folder."""
     settings, begun = run.recipe.measure, monotonic()
-    single = _run_rounds(run, files, settings.batch_size, folder / "latency-raw.json")
-    bulk = _run_rounds(run, files, settings.throughput_batch_size, folder / "throughput-raw.json")
+    launches = min(settings.launches, settings.rounds)
+    single = _run_rounds(run, files, settings.batch_size, folder / "latency-raw.json", launches=launches)
+    bulk = _run_rounds(run, files, settings.throughput_batch_size, folder / "throughput-raw.json", launches=1)
     latency = {name: found.latency for name, found in single.items()}
     pairs = {item.variant.name: _find_reference(item, files, settings.against) for item in files}
     ratios = {
@@ -173,7 +174,9 @@ def _measure(run: Run, files: Sequence[ExportedFile], folder: Path) -> RunTiming
     )
 
 
-def _run_rounds(run: Run, files: Sequence[ExportedFile], batch_size: int, raw: Path) -> dict[str, Measurement]:
+def _run_rounds(
+    run: Run, files: Sequence[ExportedFile], batch_size: int, raw: Path, *, launches: int
+) -> dict[str, Measurement]:
     """Time all files that take this many images in a call."""
     settings = run.recipe.measure
     subjects = [make_subject(item.variant.name, item.path, exporters.load(item.section)) for item in files]
@@ -181,7 +184,8 @@ def _run_rounds(run: Run, files: Sequence[ExportedFile], batch_size: int, raw: P
     pixels = run.data.validation.images[:256]
     return measure(
         fitting, Inputs.from_pixels(pixels, run.data.preprocess), against=None, threads=settings.threads,
-        batch_size=batch_size, rounds=settings.rounds, seconds=settings.seconds, events=run.events, raw=raw,
+        batch_size=batch_size, rounds=settings.rounds, seconds=settings.seconds, launches=launches, events=run.events,
+        raw=raw,
     ) if fitting else {}  # fmt: skip
 
 

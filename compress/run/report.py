@@ -15,6 +15,7 @@ from compress.run.export import ExportedFile
 from compress.run.measure import MeasuredFiles
 from compress.run.seeds import FurtherSeeds, JudgedImages, collect_scores, describe_seeds
 from compress.run.verify import SplitLogits
+from compress.text import quantify
 from compress.training import preflight
 
 
@@ -114,9 +115,11 @@ def _describe_protocol(run: Run) -> tuple[str, ...]:
         "Accuracy is top-1 on the test split, which no choice has seen; its interval is Wilson's at 95 %.",
         "The gate compares each file with the torch network on the validation split, on the file's own runtime.",
         (
-            f"Latency: after warm-up, {settings.rounds} interleaved rounds of all files in one process, threads: "
-            f"{settings.threads}, batch {settings.batch_size}; its interval is that of the median over rounds, wider where "
-            "they resemble each other. Latencies of different runs are not compared: the machine differs from run to run by "
+            f"Latency: after warm-up, {settings.rounds} interleaved rounds of all files, split among "
+            f"{quantify(min(settings.launches, settings.rounds), 'process', 'processes')}, those with other work repeated; "
+            f"threads: {settings.threads}, batch {settings.batch_size}; its interval is that of the median over rounds and "
+            "processes, wider where they resemble each other. Latencies of different runs are not compared: the machine "
+            "differs from run to run by "
             "more than their intervals say."
         ),
         f"A ratio compares a file with {opponent[settings.against]}, round by round.",

@@ -1,7 +1,8 @@
 """Intervals and verdicts of latencies that were measured in interleaved rounds.
 
-Calls of one round share the state of the machine, so a round, not a call, is the unit of every interval. Two files are
-compared by the ratio of their medians within each round: what slows both, such as heat or a neighbour, cancels there.
+Calls of one round share the state of the machine, so a round, not a call, is the unit of every interval. Rounds of one process
+share its layout of memory and its moment, so where there are several processes an interval also says how these differ. Two
+files are compared by the ratio of their medians within each round: what slows both, such as heat or a neighbour, cancels there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ FEWEST_TO_TEST = 5
 """Of fewer values nothing can be said about their order."""
 STRETCH = {1: 0.25, 2: 0.25, 3: 0.25, 4: 0.25, 5: 0.25, 6: 0.1, 7: 0.1}
 """By which part of their range the interval of so few rounds is longer at each end, in the logarithm."""
+FEWEST_LAUNCHES = 3
+"""From so many processes on the interval of their medians is good for something."""
 Z_99 = 2.3263478740408408
 """99 % quantile of the standard normal distribution."""
 FEWEST_BEYOND = 10
@@ -46,17 +49,22 @@ def compute_drift(rounds: Sequence[float]) -> float:
     return float(np.median(rounds[-third:]) / np.median(rounds[:third]) - 1)
 
 
-def explain_instability(rounds: Sequence[float]) -> str:
+def explain_instability(rounds: Sequence[float], launches: Sequence[int] = ()) -> str:
     """Return why the rounds of one file do not determine its median, or nothing where they do.
 
-    They do with a narrow interval, without a drift, and where a round does not resemble the one before it.
+    They do with a narrow interval, without a drift, and where a round does not resemble the one before it or that does not
+    matter, for several processes were asked.
+
+    Args:
+        rounds: In order.
+        launches: Of which so many were made by each process.
     """
-    low, high = compute_median_interval(rounds)
+    low, high = compute_median_interval(rounds, launches)
     signs = {
         f"its interval is wider than {100 * STABLE_INTERVAL:g} % of it": high - low
         > STABLE_INTERVAL * float(np.median(rounds)),
         f"it drifts by more than {100 * STABLE_DRIFT:g} %": abs(compute_drift(rounds)) > STABLE_DRIFT,
-        "each round resembles the one before it": is_correlated(rounds),
+        "each round resembles the one before it": has_few_independent(rounds, launches),
     }
     return "; ".join(reason for reason, met in signs.items() if met)
 
@@ -79,6 +87,11 @@ def is_correlated(values: Sequence[float]) -> bool:
     return _compute_rank_ratio(values) < 2 - Z_99 * math.sqrt(variance)
 
 
+def has_few_independent(values: Sequence[float], launches: Sequence[int]) -> bool:
+    """Return whether values count for fewer than they are, and too few processes made them to allow for that."""
+    return len(launches) < FEWEST_LAUNCHES and is_correlated(values)
+
+
 def _compute_rank_ratio(values: Sequence[float]) -> float:
     """Return the mean squared step from rank to rank over the variance of the ranks (von Neumann's ratio of ranks)."""
     _, places, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
@@ -87,21 +100,25 @@ def _compute_rank_ratio(values: Sequence[float]) -> float:
     return float(np.square(np.diff(ranks)).sum()) / spread if spread else 2.0
 
 
-def compute_median_interval(rounds: Sequence[float]) -> tuple[float, float]:
+def compute_median_interval(rounds: Sequence[float], launches: Sequence[int] = ()) -> tuple[float, float]:
     """Return an interval that holds the median of what the rounds are drawn from in at least 95 of 100 measurements.
 
     Its ends are rounds: as many lie beyond each as chance allows to (the sign test's interval, exact for independent rounds of
     any distribution). Where rounds resemble the ones before them, they count for fewer, and it is wider; where they do beyond
     chance, it is their whole range. Up to seven rounds it is
     their whole range and a part of it at each end (`STRETCH`), as no two of them cover enough, or would after those that look
-    unstable were set aside; from nine on, one disturbed round does not matter. `benchmarks.studies.coverage` simulates what it
-    covers.
+    unstable were set aside; from nine on, one disturbed round does not matter.
+
+    Where several processes made the rounds, it also holds Student's t interval of the mean of their medians, in the logarithm:
+    the processes are independent even where their rounds are not. A bootstrap over processes, then rounds, would be shorter,
+    but of three it hardly reaches beyond their medians. `benchmarks.studies.coverage` simulates what each covers.
 
     Args:
         rounds: In order, each above 0.
+        launches: How many of them each process made, in order; none: one process.
 
     Raises:
-        CompressError: There are no rounds.
+        CompressError: There are no rounds, or another number than the processes made.
     """
     values = np.sort(np.asarray(rounds, dtype=np.float64))  # [rounds]
     if not len(values):
@@ -111,7 +128,27 @@ def compute_median_interval(rounds: Sequence[float]) -> tuple[float, float]:
     longer = (
         (high / low) ** STRETCH.get(len(values), 0.0) if low > 0 else 1.0
     )  # in the logarithm, so a ratio may be turned over
-    return low / longer, high * longer
+    ends = low / longer, high * longer
+    if len(launches) < 2:
+        return ends
+    found = compute_launch_interval(rounds, launches)
+    return min(ends[0], found[0]), max(ends[1], found[1])
+
+
+def compute_launch_interval(rounds: Sequence[float], launches: Sequence[int]) -> tuple[float, float]:
+    """Return Student's 95 % t interval of the medians of at least two processes, in the logarithm.
+
+    Raises:
+        CompressError: There are not as many rounds as the processes made, or some are not above 0.
+    """
+    from scipy.special import stdtrit
+
+    if sum(launches) != len(rounds) or min(rounds) <= 0:
+        raise CompressError(f"{len(rounds)} rounds above 0 are needed for processes that made {list(launches)}; measure again")
+    parts = np.split(np.asarray(rounds, dtype=np.float64), np.cumsum(launches)[:-1])
+    medians = np.log([np.median(part) for part in parts if len(part)])  # [launches]
+    half = float(stdtrit(len(medians) - 1, (1 + LEVEL) / 2)) * float(medians.std(ddof=1)) / math.sqrt(len(medians))
+    return math.exp(float(medians.mean()) - half), math.exp(float(medians.mean()) + half)
 
 
 def _count_beyond(count: int, correlation: float) -> int:
@@ -180,18 +217,18 @@ def compute_paired_ratios(other: Sequence[float], own: Sequence[float]) -> list[
     return [theirs / ours for theirs, ours in zip(other, own, strict=True)]
 
 
-def judge_ratio(ci95: tuple[float, float], *, correlated: bool = False) -> Verdict:
+def judge_ratio(ci95: tuple[float, float], *, doubtful: bool = False) -> Verdict:
     """Return what an interval of the ratio other / own allows to say of the own file.
 
     Args:
         ci95: The interval.
-        correlated: Whether each round's ratio resembles the one before it beyond chance. The interval is too sure then, so only
-            a difference of more than `RESOLUTION` is one.
+        doubtful: Whether the interval is too sure, as where each round's ratio resembles the one before it beyond chance, or
+            other work disturbed one of the two alone. Only a difference of more than `RESOLUTION` is one then.
     """
     low, high = ci95
-    margin = RESOLUTION if correlated else MARGIN
+    margin = RESOLUTION if doubtful else MARGIN
     if low > 1 + margin:
         return "faster"
     if high < 1 / (1 + margin):
         return "slower"
-    return "not distinguishable" if high / low <= 1 + RESOLUTION and not correlated else "unstable"
+    return "not distinguishable" if high / low <= 1 + RESOLUTION and not doubtful else "unstable"

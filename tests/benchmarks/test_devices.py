@@ -21,6 +21,7 @@ import pytest
 
 from benchmarks import runner
 from benchmarks.devices import Device
+from benchmarks.devices._cpu_quota import make_quota
 from benchmarks.devices._runner_output import RunnerOutput
 from benchmarks.devices.local import Local, share_processes
 from benchmarks.job import PROGRAMS
@@ -334,3 +335,44 @@ def test_an_old_python_carries_the_job_out(tmp_path: Path) -> None:
         assert json.loads((job / "result.json").read_text())["machine"]["python"].startswith("3.")
     else:
         assert str(output.make_error(done.returncode, None)).startswith("the job needs the package 'numpy'")
+
+
+def test_a_part_of_this_machine_is_used_and_named(tmp_path: Path) -> None:
+    """The runner and all that it starts keep to the cores that were named, and the device says which these are."""
+    (first, *_) = sorted(os.sched_getaffinity(0))
+    device, job = Local(cpus=str(first)), make_job(tmp_path, "pass", task="measure")
+    device.run(job, timeout_seconds=60, progress=ignore)
+    assert device.name == f"local (cpus {first})"
+    assert json.loads((job / "result.json").read_text())["machine"]["facts"]["affinity"] == str(first)
+    assert Local().name == "local"
+    with pytest.raises(CompressError, match="the job: cpus 9999: are not cores"):
+        Local(cpus="9999").run(job, timeout_seconds=60, progress=ignore)
+    with pytest.raises(CompressError, match="cpu_quota 0 is no number of cores"):
+        Local(cpu_quota=0)
+
+
+def test_a_quota_that_this_user_may_not_set_is_refused_with_the_reason(tmp_path: Path) -> None:
+    """Where no control group can be made, nothing is run without the limit."""
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(Unreachable, match=r"cpu_quota 0\.5: no control group can be made below"),
+        make_quota(0.5, tmp_path / "file"),
+    ):
+        pytest.fail("it was made")
+
+
+@pytest.mark.skipif(not os.access("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", os.W_OK), reason="no control group may be made here")
+def test_a_quota_holds(tmp_path: Path) -> None:
+    """A runner with a tenth of a core gets no more, as the kernel's own count of its group's time says."""
+    job = make_job(tmp_path, "sum(range(10**5))", task="measure")
+    begun = time.monotonic()
+    Local(cpu_quota=0.1).run(job, timeout_seconds=120, progress=ignore)
+    result = json.loads((job / "result.json").read_text())
+    took = sum(
+        cpu * len(calls)
+        for one in result["subjects"].values()
+        for cpu, calls in zip(one["cpu_ns"], one["rounds_ns"], strict=True)
+    )
+    assert took / 1e9 < 0.3 * (time.monotonic() - begun)
+    assert result["machine"]["facts"]["cgroup_cpu_quota"] == "0.1 cores"
+    assert not list(Path("/sys/fs/cgroup/cpu").glob("edge-compress-*"))

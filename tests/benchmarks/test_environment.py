@@ -144,3 +144,28 @@ def test_the_protocol_loads_no_runtime() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+CLUSTERS = {f"sys/devices/system/cpu/cpu{core}/cpu_capacity": "1024" if core > 3 else "446" for core in range(6)}
+
+
+def test_cores_are_found_by_kind_and_by_number(tmp_path: Path) -> None:
+    """Big and little cores are told by the kernel's capacity, and a list of numbers means what taskset means by it."""
+    root, allowed = write_root(tmp_path, CLUSTERS), sorted(os.sched_getaffinity(0))
+    assert machine.find_cpus("big", root) == [4, 5]
+    assert machine.find_cpus("little", root) == [0, 1, 2, 3]
+    assert machine.find_cpus(",".join(map(str, allowed))) == allowed
+    assert machine.find_cpus(f"{allowed[0]}-{allowed[0]}") == allowed[:1]
+
+
+@pytest.mark.parametrize("text", ["", "x", "1-2-3", "9999", "-1", "3-1", "0,,1"])
+def test_cores_that_are_none_are_refused(text: str) -> None:
+    """The message shows what was given and which cores there are."""
+    with pytest.raises(ValueError, match=f"cpus {text}: are not cores that this process may use"):
+        machine.find_cpus(text)
+
+
+def test_big_cores_of_a_machine_without_them_are_refused(tmp_path: Path) -> None:
+    """Where all cores are alike, or the kernel does not tell, nobody gets a guess."""
+    with pytest.raises(ValueError, match="does not tell big cores from little ones"):
+        machine.find_cpus("big", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import onnx
 import pytest
 from rich.console import Console
 
-from benchmarks import protocol
+from benchmarks import figures
+from benchmarks.conditions import choose_rounds
 from benchmarks.devices import Progress
 from benchmarks.devices.local import share_processes
 from benchmarks.environment import read_environment
@@ -52,15 +54,22 @@ def test_the_raw_series_are_kept(tiny: Tiny, tmp_path: Path) -> None:
     """Every call's nanoseconds, the order of each round and the machine before and after can be looked at again."""
     raw = tmp_path / "raw.json"
     subjects = [tiny.subjects["onnxruntime"], replace(tiny.subjects["onnxruntime"], name="again")]
-    figures = measure(subjects, tiny.images, against=None, rounds=5, seconds=0.1, raw=raw)
+    measured = measure(subjects, tiny.images, against=None, rounds=5, seconds=0.1, raw=raw)
     kept = json.loads(raw.read_text())
-    assert [sorted(order) for order in kept["orders"]] == [[0, 1]] * 5
+    made = [launch["rounds"] for launch in kept["launches"]]
+    assert [launch["wanted"] for launch in kept["launches"]] == [2, 2, 1]
+    assert all(wanted <= found <= 2 * wanted for wanted, found in zip((2, 2, 1), made, strict=True))
+    assert [sorted(order) for order in kept["orders"]] == [[0, 1]] * sum(made)
     assert kept["before"]["load_average"]
-    assert kept["after"]["context_switches"]
+    assert kept["launches"][0]["after"]["context_switches"]
+    counted = choose_rounds([one["waited"] for one in kept["subjects"].values()], kept["launches"])
     for name, one in kept["subjects"].items():
-        assert np.median([np.median(calls) for calls in one["rounds_ns"]]) / 1e6 == pytest.approx(figures[name].latency.p50)
-        assert sum(map(len, one["rounds_ns"])) == figures[name].latency.samples
-        assert figures[name].ratio is None
+        rounds = [one["rounds_ns"][number] for numbers in counted for number in numbers]
+        assert np.median([np.median(calls) for calls in rounds]) / 1e6 == pytest.approx(measured[name].latency.p50)
+        assert sum(map(len, rounds)) == measured[name].latency.samples
+        assert len(one["rounds_ns"]) == len(one["cpu_ns"]) == len(one["waited"]) == sum(made)
+        assert len(one["load_ns"]) == 3
+        assert measured[name].ratio is None
 
 
 def test_the_order_of_rounds_comes_from_the_seed(tiny: Tiny, tmp_path: Path) -> None:
@@ -68,8 +77,9 @@ def test_the_order_of_rounds_comes_from_the_seed(tiny: Tiny, tmp_path: Path) -> 
     subjects = [replace(tiny.subjects["onnxruntime"], name=name) for name in "abcd"]
     orders = []
     for number, seed in enumerate((0, 0, 1)):
-        measure(subjects, tiny.images, against=None, rounds=5, seconds=0.05, seed=seed, raw=tmp_path / f"{number}.json")
-        orders.append(json.loads((tmp_path / f"{number}.json").read_text())["orders"])
+        raw = tmp_path / f"{number}.json"
+        measure(subjects, tiny.images, against=None, rounds=5, seconds=0.05, launches=1, seed=seed, raw=raw)
+        orders.append(json.loads(raw.read_text())["orders"][:5])
     assert orders[0] == orders[1] != orders[2]
     assert len({tuple(order) for order in orders[0]}) > 1
 
@@ -179,15 +189,26 @@ class Recorded:
 
     name = "recorded"
 
-    def __init__(self, *, rounds: dict[str, list[list[float]]], settled: bool = True) -> None:
-        self.rounds, self.settled = rounds, settled
+    def __init__(
+        self, *, rounds: dict[str, list[list[float]]], settled: bool = True, waited: dict[str, list[float | None]] | None = None
+    ) -> None:
+        self.rounds, self.settled, self.waited = rounds, settled, waited or {}
 
     def run(self, job: Path, *, timeout_seconds: float, progress: Progress) -> None:  # noqa: ARG002 (the contract)
         """Leave the recorded answer in the job folder."""
-        common = {"load_ns": 1, "first_call_ns": 1, "settled": self.settled, "effective": {}}
+        common = {"load_ns": [1], "first_call_ns": [1], "settled": self.settled, "effective": {}}
         series = {name: [[1e6 * call for call in calls] for calls in rounds] for name, rounds in self.rounds.items()}
-        subjects = {name: {"rounds_ns": rounds} | common for name, rounds in series.items()}
-        result = {"subjects": subjects, "machine": read_machine()}
+        subjects = {
+            name: {
+                "rounds_ns": rounds, "cpu_ns": [1e6] * len(rounds), "major_faults": [0] * len(rounds),
+                "waited": self.waited.get(name, [0.0] * len(rounds)),
+            } | common
+            for name, rounds in series.items()
+        }  # fmt: skip
+        (count,) = {len(rounds) for rounds in series.values()}
+        thirds = [count // 3 + (number < count % 3) for number in range(3)]
+        launches = [{"rounds": each, "wanted": each, "clock_khz": [None] * each, "before": {}, "after": {}} for each in thirds]
+        result = {"subjects": subjects, "launches": launches, "machine": read_machine()}
         (job / "result.json").write_text(json.dumps(result))
 
 
@@ -245,6 +266,57 @@ def test_an_unstable_series_is_flagged_and_shown(tiny: Tiny) -> None:
     assert not figures_of(tiny, Recorded(rounds={"a": QUIET}, settled=False))["a"].latency.stable
 
 
+def test_other_work_is_a_cause_in_words(tiny: Tiny) -> None:
+    """A file whose process waited for a core is unstable because of that, and its ratio to one that did not wait is open."""
+    waited: dict[str, list[float | None]] = {"a": [0.0, 0.5, 0.0, 0.0, 0.0, 0.0], "b": [0.0] * 6}
+    found = figures_of(tiny, Recorded(rounds={"a": QUIET, "b": alike(*[1.08] * 6)}, waited=waited))
+    assert found["a"].latency.instability is not None
+    assert found["a"].latency.instability.startswith("disturbed: it waited for a core 50 % of the time in 1 of 6 rounds")
+    assert found["a"].latency.waited_percent == pytest.approx(50 / 6)
+    assert found["b"].latency.stable
+    assert found["a"].ratio is not None
+    assert found["a"].ratio.verdict == "unstable"
+    calm = figures_of(tiny, Recorded(rounds={"a": QUIET, "b": alike(*[1.08] * 6)}))["a"]
+    assert calm.ratio is not None
+    assert calm.ratio.verdict == "faster"
+
+
+def test_one_process_is_not_enough_to_be_stable(tiny: Tiny, tmp_path: Path) -> None:
+    """A latency says how many processes made it; with fewer than three it is not stable, and that is told."""
+    found = measure([tiny.subjects["onnxruntime"]], tiny.images, against=None, rounds=5, seconds=0.05, launches=1)
+    latency = found["onnxruntime"].latency
+    assert latency.launches == (5,)
+    assert "timed in 1 process of the 3 that an interval needs" in str(latency.instability)
+
+
+def test_calls_can_come_at_the_pace_of_a_camera(tiny: Tiny, tmp_path: Path) -> None:
+    """With a pace, a round of so many calls takes as long as a camera takes for as many pictures; the record says the pace."""
+    one, raw = [tiny.subjects["onnxruntime"]], tmp_path / "raw.json"
+    begun = time.monotonic()
+    found = measure(one, tiny.images, against=None, rounds=5, seconds=0.5, calls_per_second=50, launches=1, raw=raw)
+    calls = sum(map(len, json.loads(raw.read_text())["subjects"]["onnxruntime"]["rounds_ns"]))
+    assert 25 <= calls <= 50  # five rounds of five calls, or twice as many where other work disturbed them
+    assert time.monotonic() - begun > (calls - 10) / 50
+    assert found["onnxruntime"].latency.calls_per_second == 50
+    with pytest.raises(CompressError, match="a pace above 0 and up to 1000"):
+        measure(one, tiny.images, against=None, rounds=5, calls_per_second=0)
+
+
+@pytest.mark.parametrize("damage", [{"launches": []}, {"launches": [{}]}, {"subjects": {"a": {}}}, {"subjects": 3}])
+def test_a_damaged_answer_is_refused_in_a_sentence(damage: dict[str, object], tiny: Tiny) -> None:
+    """A device that answers with something else gives one message and no traceback."""
+    device = Recorded(rounds={"a": QUIET})
+    answer = device.run
+
+    def run(job: Path, *, timeout_seconds: float, progress: Progress) -> None:
+        answer(job, timeout_seconds=timeout_seconds, progress=progress)
+        (job / "result.json").write_text(json.dumps(json.loads((job / "result.json").read_text()) | damage))
+
+    device.run = run  # type: ignore[method-assign]
+    with pytest.raises(Unreachable, match="its result is not what the runner writes"):
+        figures_of(tiny, device)
+
+
 def test_heat_that_slows_both_does_not_spoil_the_comparison(tiny: Tiny) -> None:
     """Two series that drift together are unstable each, and their ratio is still exact."""
     found = figures_of(tiny, Recorded(rounds={"a": HEATING, "b": [[2 * call for call in calls] for calls in HEATING]}))["a"]
@@ -262,7 +334,7 @@ def test_noise_in_one_alone_is_an_unstable_verdict(tiny: Tiny) -> None:
 
 def test_a_measurement_without_any_use_is_an_error(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, useless_factor: float) -> None:
     """Only when the rounds of every file scatter wildly is there no figure at all; the message says by how much."""
-    monkeypatch.setattr(protocol, "USELESS_FACTOR", useless_factor)
+    monkeypatch.setattr(figures, "USELESS_FACTOR", useless_factor)
     wild = alike(1.0, 30.0, 1.0, 40.0, 2.0, 80.0)
     with pytest.raises(Unstable, match=r"scatter too much for any figure \(a 1.25 to 37.5 ms\); stop other work"):
         figures_of(tiny, Recorded(rounds={"a": wild}))

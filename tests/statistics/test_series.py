@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.runner import is_steady
+from benchmarks.timer import is_steady
 from compress.errors import CompressError
 from compress.statistics import series
 
@@ -92,10 +92,10 @@ def test_equal_rounds_are_not_correlated() -> None:
 def test_a_correlated_ratio_must_be_large() -> None:
     """Where rounds of a ratio follow each other, 5 % is no difference and twofold is one."""
     assert series.judge_ratio((1.05, 1.08)) == "faster"
-    assert series.judge_ratio((1.05, 1.08), correlated=True) == "unstable"
-    assert series.judge_ratio((0.99, 1.01), correlated=True) == "unstable"
-    assert series.judge_ratio((1.9, 2.1), correlated=True) == "faster"
-    assert series.judge_ratio((0.4, 0.6), correlated=True) == "slower"
+    assert series.judge_ratio((1.05, 1.08), doubtful=True) == "unstable"
+    assert series.judge_ratio((0.99, 1.01), doubtful=True) == "unstable"
+    assert series.judge_ratio((1.9, 2.1), doubtful=True) == "faster"
+    assert series.judge_ratio((0.4, 0.6), doubtful=True) == "slower"
 
 
 def test_a_drift_common_to_both_cancels_in_the_ratio() -> None:
@@ -172,3 +172,38 @@ def test_unpaired_figures_are_compared_by_their_medians() -> None:
 def test_warm_up_ends_when_nothing_gets_faster(medians: list[float], steady: bool) -> None:
     """Warm-up is detected from the series, and noise does not prolong it."""
     assert is_steady(medians) is steady
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=6, max_size=15), st.integers(2, 3))
+def test_several_processes_never_make_an_interval_shorter(rounds: list[float], launches: int) -> None:
+    """The interval over processes holds that of the rounds alone and scales with the unit; equal rounds have no width."""
+    made = [len(part) for part in np.array_split(rounds, launches)]
+    low, high = series.compute_median_interval(rounds, made)
+    inner = series.compute_median_interval(rounds)
+    assert low <= inner[0]
+    assert high >= inner[1]
+    assert series.compute_median_interval([2 * value for value in rounds], made) == pytest.approx((2 * low, 2 * high))
+    assert series.compute_median_interval([3.0] * len(rounds), made) == pytest.approx((3.0, 3.0))
+
+
+def test_the_interval_over_processes_is_students() -> None:
+    """Of the processes' medians it is SciPy's t interval, in the logarithm."""
+    from scipy.stats import t
+
+    rounds = np.exp(np.random.default_rng(0).normal(0, 0.1, (3, 5)))
+    medians = np.log(np.median(rounds, axis=1))
+    expected = t.interval(0.95, 2, medians.mean(), medians.std(ddof=1) / 3**0.5)
+    assert series.compute_launch_interval(rounds.ravel().tolist(), [5, 5, 5]) == pytest.approx(np.exp(expected))
+
+
+def test_rounds_that_no_process_made_are_refused() -> None:
+    """Processes that made another number of rounds than there are give no interval."""
+    with pytest.raises(CompressError, match=r"4 rounds above 0 are needed for processes that made \[2, 3\]"):
+        series.compute_median_interval([1.0, 2.0, 3.0, 4.0], [2, 3])
+
+
+def test_correlation_is_no_fault_of_several_processes() -> None:
+    """Rounds that resemble each other make one process unstable; three processes allow for it in their interval."""
+    rounds = [1 + 0.001 * number for number in range(15)]
+    assert "each round resembles" in series.explain_instability(rounds)
+    assert series.explain_instability(rounds, [5, 5, 5]) == ""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress.cli.arguments import FOLDER, PATH, FiniteRange, RunFolder, make_command, quote, threads_option
+from compress.cli.arguments import FOLDER, PATH, FiniteRange, PercentType, RunFolder, make_command, quote, threads_option
 from compress.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from compress.deployed.latency_gate import Measure
 
 
 @make_command("verify")
@@ -71,6 +75,40 @@ def verify(
     show_default=True,
     help="Time for all files together.",
 )
+@click.option("--cpus", metavar="big|little|0-3", help="With the device local: the cores that may be used; default: all.")
+@click.option(
+    "--cpu-quota",
+    type=FiniteRange(min=0, min_open=True),
+    metavar="CORES",
+    help="With the device local: cores' worth of time in all, e.g. 0.5.",
+)
+@click.option(
+    "--launches",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Processes that share the rounds; a latency needs 3 to be called stable.",
+)
+@click.option(
+    "--pace",
+    type=FiniteRange(min=0, min_open=True),
+    metavar="CALLS_PER_SECOND",
+    help="Begin calls at this pace, as a camera gives pictures; default: without a pause.",
+)
+@click.option(
+    "--sustained",
+    type=FiniteRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Call one file without a pause, and show what heat does to it.",
+)
+@click.option("--profile", "profiled", is_flag=True, help="Show the time of each layer instead, as the runtime tells it.")
+@click.option(
+    "--baseline",
+    type=PATH,
+    help="Fail if a file is slower than here: old files, their bundle or run, or what `bench --json` wrote of them.",
+)
+@click.option("--max-slower", type=PercentType(), help="With --baseline: how much slower is allowed; default: 5%.")
+@click.option("--junit", type=PATH, metavar="FILE", help="With --baseline: write the verdicts as JUnit's XML.")
 @click.option(
     "--shape",
     "shapes",
@@ -80,11 +118,16 @@ def verify(
 )
 def bench(
     terminal: Terminal, *, paths: Sequence[Path], against: str | None, device: str, threads: int, batch_size: int | None,
-    rounds: int, seconds: float, shapes: Sequence[str], detach: bool, attach: str | None, no_wait: bool,
+    rounds: int, seconds: float, launches: int, pace: float | None, sustained: float | None, profiled: bool,
+    baseline: Path | None, max_slower: float | None, junit: Path | None, cpus: str | None, cpu_quota: float | None,
+    shapes: Sequence[str], detach: bool, attach: str | None, no_wait: bool,
 ) -> None:  # fmt: skip
-    """Measure files, bundles or runs against each other.
+    """Measure files, bundles or runs against each other, or against a baseline.
 
     A file of another tool is timed on noise of the type and shape that it takes, with any number of inputs and outputs.
+
+    With --baseline it ends with 0 where every file is shown to be within the limit, 3 where one is shown to be slower, and 4
+    where noise lets neither be said.
     """
     from benchmarks.devices import Detached
     from compress.cli import tables
@@ -95,15 +138,33 @@ def bench(
         raise click.UsageError("Missing argument 'FILE_OR_RUN...'.")
     if attach is not None and (paths or detach):
         raise click.UsageError("--attach knows its files; give it alone")
+    modes = {"--against": against, "--baseline": baseline, "--profile": profiled or None, "--sustained": sustained}
+    given = [name for name, value in modes.items() if value is not None]
+    if len(given) > 1 or (given != ["--against"] and given and (detach or attach)):
+        raise click.UsageError(f"{' and '.join(given)}: give one of them, and without --detach and --attach")
+    if baseline is None and (max_slower is not None or junit is not None):
+        raise click.UsageError("--max-slower and --junit are about a baseline; give it with --baseline")
+    limits = {name: value for name, value in (("cpus", cpus), ("cpu_quota", cpu_quota)) if value is not None}
+    load: dict[str, Any] = {"threads": threads, "batch_size": batch_size, "shape": list(shapes)}
+    timing: dict[str, Any] = {"rounds": rounds, "seconds": seconds, "launches": launches, "calls_per_second": pace}
     settings: dict[str, Any] = {
-        "paths": [str(path if device == "local" else path.absolute()) for path in paths], "against": against,
-        "threads": threads, "batch_size": batch_size, "rounds": rounds, "seconds": seconds, "shape": list(shapes),
+        "paths": [str(path if device == "local" else path.absolute()) for path in paths], "against": against, **load, **timing
     }  # fmt: skip
     events = terminal.events()
     if attach is None:
-        chosen = choose_device(device, detach=detach, wait=not no_wait, memo=settings, events=events)
+        chosen = choose_device(device, limits=limits, detach=detach, wait=not no_wait, memo=settings, events=events)
     else:
         chosen, settings = attach_job(attach, events=events)
+    if profiled:
+        _show_layers(terminal, paths, {"device": chosen, "events": events, **load})
+        return
+    if sustained is not None:
+        _show_windows(terminal, paths, sustained, {"device": chosen, "events": events, **load})
+        return
+    if baseline is not None:
+        measure = partial(measure_files, device=chosen, events=events, **load, **timing)
+        _judge_latency(terminal, paths, baseline, max_slower=max_slower, junit=junit, measure=measure)
+        return
     try:
         measured = measure_files(**settings, device=chosen, events=events)
     except Detached as started:
@@ -113,6 +174,41 @@ def bench(
     terminal.write_result(measured, tables.draw_timings(measured))
     refuse_unstable(measured)
     terminal.hint("more --seconds narrows the intervals; compress compare RUN... shows accuracy beside latency")
+
+
+def _show_layers(terminal: Terminal, paths: Sequence[Path], settings: dict[str, Any]) -> None:
+    """Carry out `bench --profile`."""
+    from compress.cli import tables
+    from compress.deployed.bench import profile_files
+
+    layers = profile_files(paths, **settings)
+    terminal.write_result(layers, *(shown for name, each in layers.items() for shown in tables.draw_profile(name, each)))
+
+
+def _show_windows(terminal: Terminal, paths: Sequence[Path], minutes: float, settings: dict[str, Any]) -> None:
+    """Carry out `bench --sustained`."""
+    from compress.cli import tables
+    from compress.deployed.bench import sustain_file
+
+    if len(paths) != 1:
+        raise click.UsageError("--sustained calls one file without a pause; give one FILE")
+    found = sustain_file(paths[0], minutes=minutes, **settings)
+    terminal.write_result(found, tables.draw_windows(found), tables.describe_sustained(found))
+
+
+def _judge_latency(
+    terminal: Terminal, paths: Sequence[Path], baseline: Path, *, max_slower: float | None, junit: Path | None, measure: Measure
+) -> None:
+    """Carry out `bench --baseline`."""
+    from compress.cli import tables
+    from compress.deployed.junit import write_junit
+    from compress.deployed.latency_gate import check_latency, refuse_slower
+
+    found = check_latency(paths, baseline, max_slower=0.05 if max_slower is None else max_slower, measure=measure)
+    if junit is not None:
+        write_junit(junit, found)
+    terminal.write_result(found, tables.draw_timings(found.timings), tables.draw_latency_verdicts(found))
+    refuse_slower(found)
 
 
 @make_command("predict")
