@@ -60,19 +60,27 @@ class Agent:
     def __init__(self, transport: Transport, folder: str, python: str = "python3") -> None:
         self.transport, self._folder, self._python = transport, folder, python
 
-    def ask(self, verb: str, request: dict[str, Any], send: Callable[[Conversation], None] | None = None) -> dict[str, Any]:
+    def ask(
+        self, verb: str, request: dict[str, Any], send: Callable[[Conversation], None] | None = None,
+        *, seconds: float = SILENT_SECONDS,
+    ) -> dict[str, Any]:  # fmt: skip
         """Return the one answer to a request.
 
         Raises:
             Lost: The connection was lost or did not come about.
             Unreachable: The board has no Python, no room, or answers what is no answer.
         """
-        with self.talk(verb, request, send) as (_, answer):
+        with self.talk(verb, request, send, seconds=seconds) as (_, answer):
             return answer
 
     @contextmanager
     def talk(
-        self, verb: str, request: dict[str, Any], send: Callable[[Conversation], None] | None = None
+        self,
+        verb: str,
+        request: dict[str, Any],
+        send: Callable[[Conversation], None] | None = None,
+        *,
+        seconds: float = SILENT_SECONDS,
     ) -> Iterator[tuple[Conversation, dict[str, Any]]]:
         """Give the conversation that follows on a request, and its first answer.
 
@@ -80,13 +88,14 @@ class Agent:
             verb: Of `benchmarks.devices._board`.
             request: What it needs.
             send: Writes what follows on the request; it is called again where the agent had to be pushed first.
+            seconds: A board that says nothing for so long is lost.
 
         Raises:
             Lost: The connection was lost or did not come about.
             Unreachable: The board has no Python, no room, or answers what is no answer.
         """
         for is_last in (False, True):
-            with converse(self.transport, self._write_call(verb), seconds=SILENT_SECONDS) as (conversation, said):
+            with converse(self.transport, self._write_call(verb), seconds=seconds) as (conversation, said):
                 conversation.write(json_line(request))
                 answer = self._read_first(conversation, send)
                 if answer is not None:

@@ -55,6 +55,12 @@ def write_files(job: Path, files: Mapping[str, Blob], missing: Iterable[str], ta
                 archive.addfile(member, io.BytesIO(packed))
 
 
+def send_files(folder: Path, files: Mapping[str, Blob], missing: Iterable[str], talk: Conversation) -> None:
+    """Send the missing files of a folder, and say that there are no more."""
+    write_files(folder, files, missing, talk)
+    talk.close()
+
+
 class _Stream:
     """What a tar is written to."""
 

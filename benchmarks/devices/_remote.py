@@ -25,7 +25,8 @@ from benchmarks.devices._agent import Agent, AgentFailed, require
 from benchmarks.devices._board_facts import MODULES, describe_board, describe_busy, format_time
 from benchmarks.devices._device import BoardJob, Detached, Progress, Say
 from benchmarks.devices._ledger import forget_job, record_job
-from benchmarks.devices._packing import Blob, list_files, write_files
+from benchmarks.devices._packing import Blob, list_files, send_files
+from benchmarks.devices._prepare import prepare
 from benchmarks.devices._process import POOLS, QUIET
 from benchmarks.devices._results import check_results
 from benchmarks.devices._runner_output import RunnerOutput
@@ -144,7 +145,7 @@ class Remote:
         while True:
             sent = [sha for sha in missing if sha in {blob.sha256 for blob in files.values()}]
             try:
-                answer = self.agent.ask("put", request, partial(_send, job, files, sent))
+                answer = self.agent.ask("put", request, partial(send_files, job, files, sent))
             except (Lost, AgentFailed) as error:
                 tries += 1
                 damaged = isinstance(error, AgentFailed) and error.kind in {"ReadError", "ValueError", "EOFError"}
@@ -345,6 +346,15 @@ class Remote:
                 for job in self._read_jobs()
             ]  # fmt: skip
 
+    def prepare(self, say: Say) -> None:
+        """Make what jobs need there, and prove it; what is there already is left as it is.
+
+        Raises:
+            Unreachable: The board cannot be reached, or what it needs does not exist for it.
+        """
+        with self.transport.hold(), self.tag_errors():
+            prepare(self, say)
+
     def describe(self) -> dict[str, str]:
         """Return what is known of the board, by what people call it.
 
@@ -422,12 +432,6 @@ class _Gone:
         shown.note(f"lost, reconnecting ({now - self._since:.0f} s)")
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, 8.0)
-
-
-def _send(job: Path, files: Mapping[str, Blob], missing: list[str], talk: Conversation) -> None:
-    """Send files of a job, and say that there are no more."""
-    write_files(job, files, missing, talk)
-    talk.close()
 
 
 def _receive(talk: Conversation, path: Path, blob: Blob, known: str) -> Path:

@@ -80,14 +80,19 @@ class SshTransport:
         self.where = found["at"].replace("[", "").replace("]", "")
         self.host, self._port, self._config = self.where.rpartition("@")[2], found["port"], config
         self._master: Path | None = None
+        self._is_held = False
         if shutil.which("ssh") is None:
             raise Unreachable("there is no ssh on this machine; install OpenSSH's client")
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Keep one connection for several commands while the context lasts, in a folder that only we can read."""
+        if self._is_held:
+            yield
+            return
         with tempfile.TemporaryDirectory(prefix="ec-", dir=_find_short_folder(), ignore_cleanup_errors=True) as folder:
             path = Path(folder, "m")
+            self._is_held = True
             self._master = path if len(os.fsencode(path)) <= SOCKET_BYTES else None
             try:
                 yield
@@ -96,7 +101,7 @@ class SshTransport:
                     subprocess.run(
                         [*self._client(), "-O", "exit", "--", self.where], check=False, capture_output=True, timeout=30
                     )
-                self._master = None
+                self._master, self._is_held = None, False
 
     def _client(self) -> list[str]:
         options = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -541,3 +542,33 @@ def test_an_interrupt_leaves_the_job_and_a_second_one_ends_it(
     board.attach = there.name
     run(board, job)
     assert np.load(job / "logits.npy").shape == (5, 3)
+
+
+@pytest.fixture
+def small_disk(shell: Shell) -> Iterator[None]:
+    """A board with little room; skipped where none can be mounted."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(shell.home)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here; it takes root")
+    yield
+    subprocess.run(["umount", "-l", str(shell.home)], check=True)
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_sent(small_disk: None, board: Remote, tmp_path: Path) -> None:
+    """With the bytes that are needed, those that are free, and the remedy."""
+    images = np.random.default_rng(0).standard_normal((16, 3, 300, 300)).astype(np.float32)
+    with pytest.raises(
+        Unreachable, match=r"board: 24\.\d MiB are needed in .* and 2\d\.\d MiB are free; .*device clean ssh://board"
+    ):
+        run(board, make_job(tmp_path / "job", images=images))
+
+
+def test_a_disk_that_fills_while_a_job_runs_is_no_killed_job(
+    small_disk: None, shell: Shell, board: Remote, tmp_path: Path
+) -> None:
+    """How the job ended is written into room that was kept for it."""
+    fill = "open('fill', 'wb', buffering=0).write(b'x' * (1 << 25)); open('more', 'wb', buffering=0).write(b'x' * (1 << 25))"
+    with pytest.raises(Unreachable, match=r"board: .*the disk there became full; free space: compress device clean"):
+        run(board, make_job(tmp_path / "job", fill))
+    assert board.clean(everything=True)
+    run(board, make_job(tmp_path / "again"))

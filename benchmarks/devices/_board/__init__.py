@@ -9,6 +9,8 @@ lines of JSON on stdout; what goes wrong is {"error", "type", "errno"} and exit 
     take      the results behind one line that lists them; removes the job once stdin says that they arrived
     list      the jobs that run or lie there
     stop      end a job and remove it
+    install   packages with the board's own pip, for the Python that runs jobs
+    unpack    a tar of wheels on stdin, for that Python
     clean     remove the jobs and the store, or all that is ours
 
 The folder holds `store/SHA256` (files by content), `jobs/ID/` and `lock`, which the keeper of the running job holds. The keeper

@@ -49,11 +49,16 @@ def read_memory(field: str) -> int | None:
 
 def read_place(python: str | None) -> dict[str, Any]:
     """Return the Python that runs jobs and the folder of its packages: what is asked for, what was prepared, or ours."""
-    prepared = read_json(Path("prepared.json")) or {}
-    if python:
-        return {"python": str(Path(python).expanduser()), "site": None}
+    prepared = read_prepared(python)
     site = prepared.get("site")
-    return {"python": prepared.get("python") or sys.executable, "site": site and str(Path(site).resolve())}
+    chosen = prepared.get("python") or (str(Path(python).expanduser()) if python else sys.executable)
+    return {"python": chosen, "site": site and str(Path(site).resolve())}
+
+
+def read_prepared(python: str | None) -> dict[str, Any]:
+    """Return what was prepared for a Python, None being ours; empty where nothing was."""
+    prepared: dict[str, Any] = read_json(Path("prepared.json")) or {}
+    return prepared if prepared.get("base") == python else {}
 
 
 def make_environment(place: dict[str, Any], further: dict[str, Any]) -> dict[str, str]:

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .facts import probe, read_facts, read_memory, read_place
+from .facts import probe, read_facts, read_memory, read_place, read_prepared
 from .files import CHUNK_BYTES, check_name, hash_file, read_json, remove
 from .keeper import LOCK, is_alive, kill_group, read_end, start_keeper, take_lock
+from .packages import adopt, install, unpack_wheels
 from .store import STORE, is_stored, make_job, receive, trim_store
 
 JOBS = Path("jobs")
@@ -45,7 +46,8 @@ def answer(document: dict[str, Any]) -> None:
 def open_job(request: dict[str, Any]) -> None:
     """Tell what the board is, which of a job's files are missing, and who works there."""
     remove_old_jobs()
-    files, place = request.get("files", {}), read_place(request.get("python"))
+    files, python = request.get("files", {}), request.get("python")
+    place = {"python": python or sys.executable, "site": None} if request.get("system") else read_place(python)
     missing = sorted({sha for sha, size in files.values() if not is_stored(sha, size)})
     lock = take_lock()
     if lock is not None:
@@ -54,7 +56,7 @@ def open_job(request: dict[str, Any]) -> None:
         "facts": read_facts(), "missing": missing, "free_bytes": shutil.disk_usage(".").free,
         "memory_bytes": read_memory("MemAvailable"),
         "busy": read_json(LOCK) if lock is None else None, "runner": probe(place, request.get("modules", [])),
-        "jobs": sorted(path.name for path in JOBS.glob("*")),
+        "prepared": read_prepared(python).get("name"),
     })  # fmt: skip
 
 
@@ -82,6 +84,19 @@ def put_job(request: dict[str, Any]) -> None:
     os.pwrite(lock, json.dumps({"job": job.name, "host": request["host"], "since": time.time()}).encode(), 0)
     start_keeper(job, request, lock)
     answer({"started": True})
+
+
+def install_packages(request: dict[str, Any]) -> None:
+    """Install packages with the board's own pip."""
+    adopt(request, python=install(request))
+    answer({"prepared": True})
+
+
+def unpack_packages(request: dict[str, Any]) -> None:
+    """Take in wheels and unpack them."""
+    receive(dict(request["files"].values()))
+    adopt(request, site=unpack_wheels(request))
+    answer({"prepared": True})
 
 
 def follow_job(request: dict[str, Any]) -> None:
@@ -205,4 +220,6 @@ def find_job(name: str) -> Path:
 VERBS = {
     "open": open_job, "put": put_job, "follow": follow_job, "take": take_results, "list": list_jobs, "stop": stop_job,
     "clean": clean,
+    "install": install_packages,
+    "unpack": unpack_packages,
 }  # fmt: skip
