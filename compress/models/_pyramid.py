@@ -125,9 +125,17 @@ class TopDown(nn.Module):
         for stage, lateral, smooth in reversed(list(zip(maps, self.laterals, self.smooth, strict=True))):
             level = lateral(stage)
             if levels:
-                level = level + F.interpolate(levels[0], size=level.shape[-2:], mode="bilinear", align_corners=False)
+                level = level + _enlarge(levels[0], level.shape[2], level.shape[3])
             levels.insert(0, smooth(F.relu(level)))
         return levels
+
+
+def _enlarge(deeper: Tensor, height: int, width: int) -> Tensor:
+    """Return a map [B, c, h, w] in another size, [B, c, H, W]; twice the size is a factor, which files need not compute."""
+    size = (height, width)
+    if size == (2 * deeper.shape[2], 2 * deeper.shape[3]):
+        return F.interpolate(deeper, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return F.interpolate(deeper, size=size, mode="bilinear", align_corners=False)
 
 
 def _smooth(width: int, *, separable: bool) -> nn.Module:
