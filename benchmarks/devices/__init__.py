@@ -1,6 +1,17 @@
 """Places to run: one file each; `Device` is the contract, `Board` that of one that keeps things of ours."""
 
-from benchmarks.devices._address import open_device
-from benchmarks.devices._device import Board, BoardJob, Detached, Device, Progress, Say
+from benchmarks.devices._address import open_device, open_section
+from benchmarks.devices._device import Board, BoardJob, Detached, Device, Progress, Say, is_emulated, list_stable_facts
 
-__all__ = ["Board", "BoardJob", "Detached", "Device", "Progress", "Say", "open_device"]
+__all__ = [
+    "Board",
+    "BoardJob",
+    "Detached",
+    "Device",
+    "Progress",
+    "Say",
+    "is_emulated",
+    "list_stable_facts",
+    "open_device",
+    "open_section",
+]

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.devices._device import Device
 from compress import plugins
 from compress.errors import CompressError
+from compress.recipe import DeviceSection
 
 _ADDRESS = re.compile(r"(?P<name>[a-z][a-z0-9_]*):.+")
 
@@ -36,3 +37,16 @@ def open_device(text: str, **options: Any) -> Device:
         )
     device: Device = plugins.load("devices", name)(**({"at": text} if found else {}), **options)
     return device
+
+
+def open_section(section: DeviceSection) -> Device:
+    """Return the device of a section of a recipe.
+
+    Raises:
+        CompressError: Its address is that of another device, or is none.
+    """
+    options = section.options()
+    address = options.pop("at", None)
+    if address is not None and not str(address).startswith(f"{section.device}:"):
+        raise CompressError(f"{address}: is no address of the device {section.device!r}; write {section.device}:...")
+    return open_device(section.device if address is None else str(address), **options)

@@ -79,6 +79,26 @@ class Board(Device, Protocol):
         """
 
 
+STABLE = ("processor", "cpu", "machine", "system", "python", "memory", "libc", "state", "board", "runtime")
+"""How the names of those facts of a device begin that stay as they are while it is the same."""
+
+
+def is_emulated(device: Device) -> bool:
+    """Return whether a device is emulated on this machine, so that times there mean nothing."""
+    return bool(getattr(device, "emulated", False))
+
+
+def list_stable_facts(device: Device) -> dict[str, str]:
+    """Return what a device says of itself, as far as it stays as it is; nothing where it says nothing.
+
+    Raises:
+        Unreachable: The device cannot be reached.
+    """
+    describe = getattr(device, "describe", None)
+    known = {} if describe is None else describe()
+    return {name: text for name, text in known.items() if name.lower().startswith(STABLE)}
+
+
 class Detached(Exception):
     """A job was started and left alone, as was asked for."""
 

@@ -97,14 +97,22 @@ class Qemu:
             raise output.make_error(process.returncode, timeout_seconds if late else None)
         self._label(job / "result.json")
 
+    def check_prepared(self) -> None:
+        """Refuse to be used before it is prepared.
+
+        Raises:
+            Unreachable: It is not prepared; the message says how.
+        """
+        if fault := find_fault(self.sysroot):
+            raise Unreachable(f"{self.name}: {fault}; compress device prepare {self.name}")
+
     def _require(self, subjects: list[dict[str, Any]]) -> None:
         """Refuse what cannot run before anything is started.
 
         Raises:
             Unreachable: It is not prepared, or a runtime does not exist there.
         """
-        if fault := find_fault(self.sysroot):
-            raise Unreachable(f"{self.name}: {fault}; compress device prepare {self.name}")
+        self.check_prepared()
         for subject in subjects:
             if subject["runtime"] not in self.runtimes:
                 known = ", ".join(self.runtimes)

@@ -16,6 +16,7 @@ from benchmarks.report.compare_runs import (
     make_student_tables,
     write_comparison,
 )
+from benchmarks.report.devices import make_device_tables
 from benchmarks.report.headline import compute_headline
 from benchmarks.report.report import add_headline, make_headline, make_table, write
 from benchmarks.report.scores import make_score_tables
@@ -26,6 +27,7 @@ __all__ = [
     "compare",
     "compute_headline",
     "make_comparison_table",
+    "make_device_tables",
     "make_document",
     "make_headline",
     "make_score_tables",

@@ -18,7 +18,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.report import against_others, pages, scores, trade_off, wording
+from benchmarks.report import against_others, devices, pages, scores, trade_off, wording
 from benchmarks.report.spread import Spread, compute_spread, find_scores, format_spread, list_top1
 from benchmarks.report.wording import Row
 from compress.errors import CompressError
@@ -203,6 +203,7 @@ def _collect_warnings(reports: Sequence[Report]) -> list[str]:
     machines = sorted({f"{report.environment.cpu} ({report.environment.platform})" for report in reports})
     if len(machines) > 1:
         warnings.append(f"The runs come from different machines, so their latencies do not compare: {'; '.join(machines)}.")
+    warnings += devices.list_compared_apart(reports)
     if any(len(_list_seeds(report)) > 1 for report in reports):
         warnings.append(
             "A run with several seeds exported the first. Its files stand at the mean over seeds of their network, less what"

@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.report import curves, ladder, pages, scores, trade_off, wording
+from benchmarks.report import curves, devices, ladder, pages, scores, trade_off, wording
 from benchmarks.report.headline import compute_headline
 from benchmarks.report.recalls import describe_recalls
 from benchmarks.report.wording import Row
@@ -178,6 +178,8 @@ def _collect_context(report: Report) -> dict[str, Any]:
         "effective": _group_effective(rows),
         "percentiles_missing": _list_missing_percentiles(rows),
         "int8_files": ladder.describe_int8_files(report),
+        "devices": devices.describe_devices(report),
+        "apart": devices.APART,
     }
 
 
@@ -204,6 +206,9 @@ def _draw_charts(report: Report) -> dict[str, Any]:
         points[row.variant.device] += filter(None, [_make_point(row)])
     return {
         "pictures": trade_off.draw_pictures(points),
+        "device_pictures": {
+            name: (drawn, legend) for name, drawn, legend in trade_off.draw_pictures(devices.list_points(report))
+        },
         "stages": [(stage, _draw_training(stage)) for stage in report.stages if stage.epochs],
         "sensitivity_pictures": {
             each.variant.name: ladder.draw_sensitivity(each.shown, each.kept)

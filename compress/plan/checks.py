@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from compress import plugins
 from compress.errors import CompressError, Unreachable
+from compress.plan.devices import find_device_problems
 from compress.recipe import Recipe, StartSection
 from compress.recipe.checks import find_drift_problem
 from compress.recipe.class_order import resolve_class_order
@@ -138,12 +139,8 @@ def _find_export_problems(recipe: Recipe) -> Iterator[CompressError]:
 
 
 def _find_measure_problems(recipe: Recipe) -> Iterator[CompressError]:
-    """Yield devices that a run cannot measure on, and more threads than this machine has processors for."""
-    for section in recipe.measure.devices:
-        if section.device != "local":
-            yield CompressError(
-                f"measure.devices: a run measures on this machine only, not on {section.device!r}; use compress bench"
-            )
+    """Yield devices that cannot be used, and more threads than this machine has processors for."""
+    yield from find_device_problems(recipe)
     available = count_processors()
     if recipe.measure.threads > available:
         yield CompressError(

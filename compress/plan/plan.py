@@ -18,6 +18,7 @@ from compress.plan.checks import (
     list_foreign_code,
 )
 from compress.plan.data import find_batch_problems, find_class_problems, find_data_notes
+from compress.plan.devices import describe_devices
 from compress.plan.method_stages import list_stages, read_labels
 from compress.plan.names import name_baselines, name_methods
 from compress.plan.reuse import find_changed_sections, read_last_recipe
@@ -231,9 +232,12 @@ def _plan_delivery(recipe: Recipe) -> Iterator[Stage]:
         metric = METRICS[gate.metric]
         rule = f"{metric} at most {drop} lower, agreement at least {agreement}{bound}"
         yield Stage(name="gate", about=f"each file on its own runtime, validation split: {rule}")
-    devices = ", ".join(device.device for device in measure.devices) or "this machine"
     calls = f"batch {measure.batch_size} and {measure.throughput_batch_size}, {quantify(measure.threads, 'thread')}"
-    yield Stage(name="measure", about=f"{devices}: {calls}, {measure.rounds} interleaved rounds, against the {measure.against}")
+    yield Stage(
+        name="measure", about=f"this machine: {calls}, {measure.rounds} interleaved rounds, against the {measure.against}"
+    )
+    for line in describe_devices(recipe):
+        yield Stage(name="device", about=line)
     yield Stage(name="report", about="report.json, report.md, report.html", kept="report.json")
 
 

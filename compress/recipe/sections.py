@@ -257,10 +257,19 @@ class ExportSection(PluginSection):
 
 
 class DeviceSection(PluginSection):
-    """One place where files are measured."""
+    """One place where files are proved and measured; its address alone, such as `qemu:aarch64`, says the same."""
+
+    shared: ClassVar[frozenset[str]] = frozenset({"name"})
 
     device: Text
     """The device (`compress list devices`)."""
+    name: str = ""
+    """How reports call it; default: as the device calls itself."""
+    images: Count | Literal["all"] = 1000
+    """Test images for the accuracy there, spread over the split; `all` takes every one."""
+    files: Listing[Text] = ()
+    """Files to take there, by their names, in which `*` stands for any letters; default: every file of the student whose
+    runtime there is for it."""
 
 
 Metric = Literal["top1", "balanced_accuracy"]
@@ -308,7 +317,7 @@ class MeasureSection(Section):
     """What is measured, and where."""
 
     devices: Listing[SerializeAsAny[DeviceSection]] = Field(default=(), validate_default=False)
-    """Places to run; default: this machine."""
+    """Where the student's files are proved and measured again, beside this machine, where they always are."""
     threads: Count = 1
     """Threads of the runtime."""
     batch_size: Count = 1

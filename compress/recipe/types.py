@@ -180,13 +180,18 @@ def build_section_union(base: type[PluginSection], kind: plugins.Kind, tag: str,
     chosen = Annotated[union, Discriminator(tag)] if len(names) > 1 else union
 
     def read_by_name(value: object) -> object:
-        return {tag: value} if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        scheme, colon, _ = value.partition(":")
+        return {tag: scheme, "at": value} if kind == "devices" and colon else {tag: value}
 
     return Annotated[chosen, BeforeValidator(read_by_name), _SchemaAlso(lambda _full: _list_short_forms(kind, tag, names))]
 
 
 def _list_short_forms(kind: plugins.Kind, tag: str, names: list[str]) -> JsonSchemaValue:
     """Return what else may stand for a section: the name alone, and of networks also `module:function`."""
+    if kind == "devices":
+        return {"anyOf": [{"enum": names}, {"type": "string", "pattern": f"^({'|'.join(names)}):.+"}]}
     if kind != "models":
         return {"enum": names}
     reference = {"type": "string", "pattern": f"^{plugins.REFERENCE_PATTERN}$"}

@@ -17,7 +17,7 @@ from compress.records.bundle import (
 )
 from compress.records.headline import Answer, Headline
 from compress.records.metrics import Accuracy, McNemar, Paired, Scores, SeedScore
-from compress.records.report import Gate, Ladder, Report, Rung, Sensitivity, Variant
+from compress.records.report import DeviceResults, Gate, HostComparison, Ladder, Report, Rung, Sensitivity, Variant
 from compress.records.timing import Environment, Latency, Layer, Ratio, Sustained, Window
 from compress.records.training import (
     METRICS,
@@ -42,6 +42,7 @@ __all__ = [
     "Analysis",
     "Answer",
     "BundleFile",
+    "DeviceResults",
     "Document",
     "EngineTrial",
     "EngineTrials",
@@ -50,6 +51,7 @@ __all__ = [
     "Exported",
     "Gate",
     "Headline",
+    "HostComparison",
     "Ladder",
     "Latency",
     "Layer",

@@ -109,6 +109,8 @@ class BundleFile(Record):
     """Differences from that network on the samples; none where there are no samples beside the file."""
     measured: Variant | None = None
     """What was measured where the file was made; `compress verify` and `compress bench` measure anew."""
+    elsewhere: tuple[Variant, ...] = ()
+    """What was found on other devices; what is emulated there has no times."""
 
 
 class Manifest(Document):

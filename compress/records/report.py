@@ -133,6 +133,45 @@ class Variant(Record):
     reason: str = ""
 
 
+class HostComparison(Record):
+    """What a file answered on a device, beside what it answered on this machine for the same images."""
+
+    samples: Count
+    """Validation images; the gate on the device was about them, too."""
+    agreement_percent: Percent
+    """Share of them with the same top-1 class."""
+    max_abs_diff: Figure
+    """Largest difference of a logit."""
+    only_here: Count | None = None
+    """Test images that are right on this machine only, and below, on the device only; `None` where that was not kept."""
+    only_there: Count | None = None
+    p_value: Figure | None = None
+    """McNemar's, two-sided: that neither is better on such images."""
+
+
+class DeviceResults(Record):
+    """What a device of `measure.devices` gave; its rows are called as those of this machine, with which they are not ranked."""
+
+    name: str
+    emulated: bool = False
+    """Whether it is emulated: answers are those of the real runtimes, and nothing is timed."""
+    status: Literal["passed", "failed", "unreachable"]
+    reason: str = ""
+    """Why it failed or could not be reached, and what could not be done there."""
+    rows: tuple[Variant, ...] = ()
+    """Accuracy is on as many test images as it says."""
+    gates: dict[str, Gate] = Field(default_factory=dict)
+    """By the variant's name."""
+    beside_host: dict[str, HostComparison] = Field(default_factory=dict)
+    """By the variant's name."""
+    environment: Environment | None = None
+    """The device, as the runner read it there."""
+    notes: tuple[str, ...] = ()
+    """What was left out there, and why."""
+    seconds: Seconds = 0.0
+    """How long all of it took when it was done."""
+
+
 class Report(Document):
     """`report.json`: the whole run, for machines; `report.md` and `report.html` show the same."""
 
@@ -153,6 +192,8 @@ class Report(Document):
     """By the variant's name."""
     stages: tuple[StageResult, ...]
     environment: Environment
+    devices: tuple[DeviceResults, ...] = ()
+    """Those beside this machine, in the recipe's order."""
     notes: tuple[str, ...] = ()
     """What a reader must know to judge the numbers."""
     warnings: tuple[str, ...] = ()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import exporters
 from benchmarks.environment import read_environment
 from compress import plugins, records
 from compress.recipe import canonical
-from compress.records import Headline
+from compress.records import Headline, Variant
 from compress.records.training import WEIGHTS
 from compress.run import cache, placement
 from compress.run.context import REJECTED, Run, Trained
@@ -25,7 +25,7 @@ from exporters.bundle import bundle
 
 def hand_over(
     run: Run, shipped: Trained, files: Sequence[ExportedFile], logits: SplitLogits, measured: MeasuredFiles, *,
-    headline: Headline | None, place: str = BUNDLE,
+    headline: Headline | None, place: str = BUNDLE, elsewhere: Mapping[str, tuple[Variant, ...]] | None = None,
 ) -> list[str]:  # fmt: skip
     """Write the bundle of all files that passed, keep the others apart with the reason beside them, and keep earlier bundles.
 
@@ -37,6 +37,7 @@ def hand_over(
         measured: All files with what was measured.
         headline: For the model card; `None` where it is not known.
         place: Name of the bundle's folder; what failed is kept only for the run's own.
+        elsewhere: What other devices gave for each file, by its name.
 
     Returns:
         What became of an earlier bundle, a sentence each.
@@ -58,7 +59,7 @@ def hand_over(
         remove_leftovers(run.folder)
     fresh = name_beside(target)
     try:
-        _write_bundle(run, shipped, passed, logits, measured, headline=headline, folder=fresh)
+        _write_bundle(run, shipped, passed, logits, measured, headline=headline, folder=fresh, elsewhere=elsewhere or {})
         return placement.place_bundle(fresh, target)
     finally:
         remove(fresh)
@@ -78,7 +79,7 @@ def _keep_rejected(run: Run, offered: Sequence[ExportedFile]) -> None:
 
 def _write_bundle(
     run: Run, shipped: Trained, passed: Sequence[ExportedFile], logits: SplitLogits, measured: MeasuredFiles, *,
-    headline: Headline | None, folder: Path,
+    headline: Headline | None, folder: Path, elsewhere: Mapping[str, tuple[Variant, ...]],
 ) -> None:  # fmt: skip
     held = run.data.validation
     chosen = select_samples(run)
@@ -87,6 +88,7 @@ def _write_bundle(
             item.path, item.section.format, exporters.load(item.section), item.gate, item.outputs,
             measured.variants[item.variant.name].model_copy(update={"correct": ""}),  # a device has no use for it
             item.logits.validation[chosen] if item.adapted else None,
+            elsewhere.get(item.variant.name, ()),
         )
         for item in passed
         if item.outputs is not None

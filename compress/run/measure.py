@@ -8,6 +8,7 @@ from time import monotonic
 from typing import NamedTuple
 
 import exporters
+from benchmarks.devices import Device
 from benchmarks.environment import read_environment
 from benchmarks.protocol import Inputs, Measurement, compute_ratio, measure
 from compress import records
@@ -48,6 +49,14 @@ class MeasuredFiles(NamedTuple):
     problem: CompressError | None = None
     """Why nothing could be timed."""
 
+    def take_verdicts(self, files: Sequence[ExportedFile]) -> MeasuredFiles:
+        """Return the same rows with the verdicts of files that were held to more since."""
+        rows = dict(self.variants)
+        for item in files:
+            verdict = {"status": item.variant.status, "reason": item.variant.reason}
+            rows[item.variant.name] = rows[item.variant.name].model_copy(update=verdict)
+        return self._replace(variants=rows)
+
 
 def measure_files(run: Run, files: Sequence[ExportedFile], *, shown: str = MEASUREMENTS) -> MeasuredFiles:
     """Return the rows of all files that run, with latency, throughput, and their ratio to the reference of their runtime.
@@ -69,7 +78,7 @@ def measure_files(run: Run, files: Sequence[ExportedFile], *, shown: str = MEASU
     )  # fmt: skip
 
     def make(folder: Path) -> None:
-        records.save(folder / TIMING, _measure(run, runnable, folder))
+        records.save(folder / TIMING, time_files(run, runnable, folder))
 
     rows = {item.variant.name: item.variant for item in files}
     if not runnable:
@@ -151,12 +160,24 @@ def _hash_parts(exporter: Exporter, path: Path) -> str:
     return make_key(parts=[hash_file(part) for part in exporter.list_parts(path)])
 
 
-def _measure(run: Run, files: Sequence[ExportedFile], folder: Path) -> RunTiming:
-    """Time all files; the raw series of every call are left in the folder."""
+def time_files(run: Run, files: Sequence[ExportedFile], folder: Path, *, device: Device | None = None) -> RunTiming:
+    """Time all files; the raw series of every call are left in the folder.
+
+    Args:
+        run: Run context.
+        files: Their names differ.
+        folder: For the raw series.
+        device: Where; default: here.
+
+    Raises:
+        CompressError: A file does not fit its runtime.
+        Unreachable: A runtime or the device is not there.
+        Unstable: The rounds scatter so much that they mean nothing.
+    """
     settings, begun = run.recipe.measure, monotonic()
-    launches = min(settings.launches, settings.rounds)
-    single = _run_rounds(run, files, settings.batch_size, folder / "latency-raw.json", launches=launches)
-    bulk = _run_rounds(run, files, settings.throughput_batch_size, folder / "throughput-raw.json", launches=1)
+    launches, bulk_raw = min(settings.launches, settings.rounds), folder / "throughput-raw.json"
+    single = _run_rounds(run, files, settings.batch_size, folder / "latency-raw.json", launches=launches, device=device)
+    bulk = _run_rounds(run, files, settings.throughput_batch_size, bulk_raw, launches=1, device=device)
     latency = {name: found.latency for name, found in single.items()}
     pairs = {item.variant.name: _find_reference(item, files, settings.against) for item in files}
     ratios = {
@@ -175,7 +196,7 @@ def _measure(run: Run, files: Sequence[ExportedFile], folder: Path) -> RunTiming
 
 
 def _run_rounds(
-    run: Run, files: Sequence[ExportedFile], batch_size: int, raw: Path, *, launches: int
+    run: Run, files: Sequence[ExportedFile], batch_size: int, raw: Path, *, launches: int, device: Device | None
 ) -> dict[str, Measurement]:
     """Time all files that take this many images in a call."""
     settings = run.recipe.measure
@@ -184,8 +205,8 @@ def _run_rounds(
     pixels = run.data.validation.images[:256]
     return measure(
         fitting, Inputs.from_pixels(pixels, run.data.preprocess), against=None, threads=settings.threads,
-        batch_size=batch_size, rounds=settings.rounds, seconds=settings.seconds, launches=launches, events=run.events,
-        raw=raw,
+        batch_size=batch_size, rounds=settings.rounds, seconds=settings.seconds, launches=launches, device=device,
+        events=run.events if device is None else None, raw=raw,
     ) if fitting else {}  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from compress.records import Report, Status, Variant
 from compress.records.training import WEIGHTS
 from compress.run import dry_run
 from compress.run.context import Run, Trained, open_run
+from compress.run.devices import find_rows_elsewhere, raise_first_problem, try_devices
 from compress.run.export import TORCH, ExportedFile, describe_unexported, describe_unmade, export_file
 from compress.run.handover import hand_over
 from compress.run.int8 import select_calibration_images
@@ -68,6 +69,8 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
         logits = {each.name: compute_logits(context, each) for each in trained}
         files, unmade = export_all(first, shipped, teachers, logits)
         measured = measure_files(context, files)
+        files, outcomes = try_devices(context, shipped, files, logits[shipped.name])
+        measured = measured.take_verdicts(files)
 
         rows = [describe_unexported(context, each, logits[each.name], shipped=shipped) for each in baselines] + unmade
         judged = [
@@ -75,10 +78,12 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
             *(judge_images(first, each, logits[each.name]) for each in students),
             *further.judged,
         ]
-        found = RunResults(trained, files, measured, rows, further, judged, logits[shipped.name])
+        devices = [each.results for each in outcomes]
+        found = RunResults(trained, files, measured, rows, further, judged, logits[shipped.name], devices)
         built = build_report(context, found)
         headline = report.compute_headline(built)
-        placed = hand_over(first, shipped, files, logits[shipped.name], measured, headline=headline)
+        elsewhere = find_rows_elsewhere(outcomes)
+        placed = hand_over(first, shipped, files, logits[shipped.name], measured, headline=headline, elsewhere=elsewhere)
         record = report.add_headline(add_notes(context, built, placed))
         report.write(record, context.folder)
         events.emit("end", status=record.status, seconds=record.seconds)
@@ -86,6 +91,7 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
         raise GateFailed(describe_failures(context, files))
     if unjudged := describe_unjudged(files, unmade):
         raise Unreachable(f"{unjudged}\neverything else is in {context.folder / 'report.html'}")
+    raise_first_problem(outcomes, context.folder / "report.html")
     if measured.problem is not None:
         raise type(measured.problem)(f"{measured.problem}; everything else is in {context.folder / 'report.html'}")
     return record

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import exporters
 from benchmarks.environment import read_environment
 from benchmarks.report import paired
-from compress.records import Report, StageResult, Variant
+from compress.records import DeviceResults, Report, StageResult, Variant
 from compress.run.context import REJECTED, Run, Trained
 from compress.run.export import ExportedFile
 from compress.run.measure import MeasuredFiles
@@ -33,6 +33,8 @@ class RunResults(NamedTuple):
     """Of every network and seed."""
     shipped: SplitLogits
     """Logits of the student that is shipped."""
+    devices: Sequence[DeviceResults] = ()
+    """What each device beside this machine gave."""
 
 
 def build_report(run: Run, found: RunResults) -> Report:
@@ -46,13 +48,17 @@ def build_report(run: Run, found: RunResults) -> Report:
         recipe=run.recipe.model_dump(mode="json"),
         status="failed" if _find_failed(found.files) else "passed",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=sum(seconds.values()) + sum(item.seconds for item in found.files) + found.measured.seconds,
+        seconds=sum(seconds.values())
+        + sum(item.seconds for item in found.files)
+        + found.measured.seconds
+        + sum(each.seconds for each in found.devices),
         classes=run.data.classes,
         images={name: len(getattr(run.data, name).labels) for name in ("train", "validation", "test")},
         variants=(*found.measured.variants.values(), *found.unexported),
         gates={item.variant.name: item.gate for item in found.files},
         stages=tuple(stages.values()),
         environment=found.measured.environment or read_environment(),
+        devices=tuple(found.devices),
         notes=(
             *_describe_protocol(run),
             *describe_seeds(run, scores),

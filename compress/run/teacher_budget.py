@@ -45,7 +45,7 @@ def hold_to_teacher(run: Run, item: ExportedFile, student: SplitLogits, teachers
             f"{METRICS[metric]} {reached:.2f} % is {drop:.2f} points below the {best:.2f} % of {name} on the validation split "
             f"(gate.max_drop_from_teacher_points {budget:g})"
         )
-        return _fail(run, item, reason)
+        return fail_file(run, item, reason)
     high = _find_largest_drop(student, teachers[name], labels, metric)
     if high <= budget:
         return item
@@ -72,7 +72,7 @@ def _find_largest_drop(student: SplitLogits, teacher: SplitLogits, labels: NDArr
     return compute_drop_interval(int(lost.sum()), int(won.sum()), len(labels))[1]
 
 
-def _fail(run: Run, item: ExportedFile, reason: str) -> ExportedFile:
+def fail_file(run: Run, item: ExportedFile, reason: str) -> ExportedFile:
     """Return a file that failed, with one more reason."""
     reasons = "; ".join(filter(None, [item.gate.reason, reason]))
     gate = item.gate.model_copy(update={"status": "failed", "reason": reasons})

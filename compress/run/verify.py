@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import exporters
 from benchmarks import protocol
+from benchmarks.devices import Device
 from benchmarks.protocol import Evaluation, Subject
 from benchmarks.report import paired
 from compress import __version__
@@ -171,8 +172,9 @@ def _judge_outputs(run: Run, made: WrittenFile, file: Subject, found: Evaluation
 
 
 def run_file(
-    file: Subject, splits: Sequence[Images], preprocess: Preprocess, *, batch_size: int = 32, events: Events | None = None
-) -> Evaluation:
+    file: Subject, splits: Sequence[Images], preprocess: Preprocess, *, batch_size: int = 32, device: Device | None = None,
+    events: Events | None = None,
+) -> Evaluation:  # fmt: skip
     """Run the images of some splits, one after the other, through a file on its own runtime.
 
     Images in memory are run by one process, images on disk by one for every `SLICE_BYTES` of them.
@@ -182,10 +184,13 @@ def run_file(
         splits: Images of each split, uint8 [N, H, W, C].
         preprocess: How they become float32 [N, C, H, W].
         batch_size: Images in a call.
+        device: Where; default: here.
         events: Where progress is shown.
     """
     parts = [
-        protocol.evaluate(file, protocol.Inputs.from_pixels(pixels, preprocess), batch_size=batch_size, events=events)
+        protocol.evaluate(
+            file, protocol.Inputs.from_pixels(pixels, preprocess), batch_size=batch_size, device=device, events=events
+        )
         for pixels in _iterate_slices(splits)
     ]
     if len(parts) == 1:

@@ -83,6 +83,8 @@ class Deployable(NamedTuple):
     """Its row of the report."""
     logits: NDArray[np.float32] | None = None
     """Logits of the samples, float32 [N, classes], by the network it was made of; `None` where that is the shipped one."""
+    elsewhere: tuple[Variant, ...] = ()
+    """What was found on other devices."""
 
 
 def write_bundle(
@@ -255,6 +257,7 @@ def _copy_file(file: Deployable, number: int, samples: Samples, folder: Path) ->
         logits=LOGITS if file.logits is None else f"{LOGITS}_{number}",
         on_samples=SampleDifferences(**record_differences(reference, file.outputs, samples.labels)._asdict()),
         measured=file.measured,
+        elsewhere=file.elsewhere,
     )
 
 

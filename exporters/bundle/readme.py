@@ -21,7 +21,7 @@ An image classifier with {len(manifest.classes)} classes, ready to run. `manifes
 (`manifest.schema.json` is its JSON Schema), `MODEL_CARD.md` how the network came about and where it errs, `NOTICE.txt` what
 is known of licences.
 
-{render_measurements(manifest)}
+{render_measurements(manifest)}{_render_elsewhere(manifest)}
 
 ## On a device
 
@@ -65,6 +65,27 @@ Each file was run on its own runtime and compared with the torch network that it
 test split, which no choice has seen; intervals are 95 %, Wilson's for top-1, of the median over rounds for latency. Latency is
 the median of a call on the machine on which the bundle was made ({_name_machine(manifest)}), the speed-up is
 against the file named there, in the same interleaved rounds. The drop, max-abs-diff and gate are of the validation split."""
+
+
+def _render_elsewhere(manifest: Manifest) -> str:
+    """Render what was found on other devices; nothing where there were none."""
+    rows = [(file, row) for file in manifest.files for row in file.elsewhere]
+    if not rows:
+        return ""
+    header = ("device", "file", "top-1 %, test images run there", "agreement %, there", "latency, ms", "speed-up", "gate there")
+    cells = (
+        (
+            escape_markdown(row.device), f"`{file.path}`", format_accuracy(row.accuracy),
+            format_number(row.agreement_percent, ".2f"), _format_latency(row), _format_speedup(row), row.status,
+        )
+        for file, row in rows
+    )  # fmt: skip
+    return f"""
+
+The same files on other devices, each held to the gate there on this bundle's samples. Latencies of different devices do not
+compare; where nothing is measured, the device is emulated, or the file could not be timed.
+
+{render_table(header, cells)}"""
 
 
 def render_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

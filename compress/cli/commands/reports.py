@@ -49,7 +49,12 @@ def show_report(terminal: Terminal, run: Path) -> None:
 
     written = _read_report(run)
     paths = f"report: {run / 'report.html'}  {run / 'report.md'}  {run / 'report.json'}"
-    shown = (report.make_headline(written, run), report.make_table(written), *report.make_score_tables(written))
+    shown = (
+        report.make_headline(written, run),
+        report.make_table(written),
+        *report.make_score_tables(written),
+        *report.make_device_tables(written),
+    )
     terminal.write_result(report.add_headline(written), *shown, paths)
 
 

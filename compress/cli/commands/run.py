@@ -60,6 +60,7 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     """
     from compress.cli import tables
     from compress.plan.checks import list_foreign_code
+    from compress.plan.devices import ask_devices
     from compress.plan.pictures import check_pictures
     from compress.plan.plan import make_plan
     from compress.plan.seeds import parse_seeds, repeat_students
@@ -71,7 +72,7 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
         terminal.events().say(line)
     planned = repeat_students(make_plan(loaded, base=recipe.parent, runs=runs), chosen)
     notes = check_pictures(loaded, base=recipe.parent, events=terminal.events())
-    planned = planned.model_copy(update={"notes": (*notes, *planned.notes)})
+    planned = planned.model_copy(update={"notes": (*notes, *planned.notes, *ask_devices(loaded))})
     from compress.run import dry_run  # loads torch, so only after what needs none was found good
 
     with terminal.events().task("dry run: networks and methods", total=1) as task:
