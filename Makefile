@@ -5,6 +5,7 @@
 #   make quick    installs, then runs the tests that answer at once: all but whole runs, exports and training
 #   make test     installs, then runs the whole test suite
 #   make docs     installs, then builds the documentation: docs/_build/html/index.html
+#   make emulated prepares 64-bit Arm under QEMU, and proves files on it; three minutes
 #   make check    format, lint, types, direction of imports
 #
 # PYTHON      the interpreter that .venv is made from (3.11 or newer)
@@ -17,7 +18,7 @@ BIN := .venv/bin
 # Twice quiet: pip then prints errors only. What is being done is said by this file.
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo quick test docs check
+.PHONY: setup demo quick test emulated docs check
 
 setup: .venv/installed
 
@@ -50,6 +51,11 @@ test: setup
 docs: setup
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs: docs/_build/html/index.html"
+
+# Not skipped where packages are out of reach: what it promises cannot then be told.
+emulated: setup
+	@$(BIN)/compress device prepare qemu:aarch64
+	@$(BIN)/python -m pytest -k "aarch64 and another_architecture" tests/benchmarks/test_qemu.py
 
 check: setup
 	@$(BIN)/ruff format --check .

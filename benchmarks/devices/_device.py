@@ -79,7 +79,7 @@ class Board(Device, Protocol):
         """
 
 
-STABLE = ("processor", "cpu", "machine", "system", "python", "memory", "libc", "state", "board", "runtime")
+STABLE = ("address", "model", "processor", "system", "python", "packages", "missing", "state", "runtime")
 """How the names of those facts of a device begin that stay as they are while it is the same."""
 
 

@@ -139,9 +139,10 @@ def _try_device(
     except (Interrupted, Unwritable):
         raise
     except CompressError as error:
-        run.events.warn(f"{name}: {error}")
-        results = empty.model_copy(update={"status": "unreachable", "reason": str(error)})
-        return DeviceOutcome(results, Unreachable(f"{name}: {error}"))
+        reason = str(error).removeprefix(f"{name}: ")  # some devices say their name
+        run.events.warn(f"{name}: {reason}")
+        results = empty.model_copy(update={"status": "unreachable", "reason": reason})
+        return DeviceOutcome(results, Unreachable(f"{name}: {reason}"))
     results = stored.results.model_copy(update={"notes": notes})
     _report_verdicts(run, results)
     unrun = [f"{file} on {name}: {gate.reason}" for file, gate in results.gates.items() if gate.status == "skipped"]
