@@ -11,6 +11,7 @@ Both write a job folder that holds everything the runner needs, hand it to a dev
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,10 @@ FURTHER = ("class", "score")
 """What a file with `gives_class` gives beside its logits."""
 FASTEST_PACE = 1000.0
 """Calls a second; a faster pace is shorter than what a sleep can be relied on for."""
+
+
+MAPPED_BYTES = 1 << 28
+"""Of a file's logits from which on they are not read into memory."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ def evaluate(
     with make_job_folder(job, [subject], images, pixels) as folder:
         with (events or Events()).task(f"evaluate {subject.name}", total=wanted) as task:
             result = run_job(folder, device, timeout_seconds, task)
-        logits = np.load(folder / "logits.npy", allow_pickle=False)
+        logits = _load_logits(folder / "logits.npy")
         kept = {name: folder / f"{name}.npy" for name in FURTHER if subject.gives_class}
         further = {name: np.load(path, allow_pickle=False) for name, path in kept.items() if path.is_file()}
     if logits.ndim < 2 or len(logits) != wanted:
@@ -152,6 +157,13 @@ def evaluate(
         logits=logits, effective=_format_effective(result["effective"]), further=further,
         machine=make_environment(result["machine"]), **memory,
     )  # fmt: skip
+
+
+def _load_logits(path: Path) -> NDArray[np.float32]:
+    """Return logits [N, ...]; many of them stay in their file, which is gone when nobody reads it any more."""
+    large = path.stat().st_size > MAPPED_BYTES and os.name == "posix"
+    logits: NDArray[np.float32] = np.load(path, allow_pickle=False, mmap_mode="c" if large else None)
+    return logits
 
 
 def make_runner(

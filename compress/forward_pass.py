@@ -17,6 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 FORWARD_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a forward pass of foreign code raises where it does not fit its input."""
 
+MOST_SAMPLES = 10_000
+"""Pixels of dense logits that are looked at, about."""
+
 PROBED_IMAGES = 4
 """Images of a few passes: enough to differ from one another, and quick."""
 
@@ -48,8 +51,8 @@ def find_probabilities(run: Callable[[Tensor], Tensor], images: Tensor, logits: 
 
 
 def describe_probabilities(logits: Tensor) -> str:
-    """Return how outputs [N, K] themselves are seen to be probabilities, or nothing."""
-    values = logits.detach().double().cpu()
+    """Return how outputs [N, K, ...] themselves are seen to be probabilities, or nothing."""
+    values = _list_samples(logits.detach()).double().cpu()
     if len(values) == 0 or values.shape[1] < 2 or not torch.isfinite(values).all() or float(values.min()) < 0:
         return ""
     tolerance = 1e-4 if logits.dtype in (torch.float32, torch.float64) else 1e-2
@@ -59,6 +62,14 @@ def describe_probabilities(logits: Tensor) -> str:
     if len(values) > 2 and _sum_to(values, tolerance, dim=0):
         return "are a softmax over the images of the batch (dim=0): those of each class sum to 1"
     return ""
+
+
+def _list_samples(logits: Tensor) -> Tensor:
+    """Return logits [N, K] as they are, and of dense ones [N, K, h, w] a share of the pixels as samples, [n, K]."""
+    if logits.dim() == 2:
+        return logits
+    samples = logits.movedim(1, -1).flatten(0, -2)
+    return samples[:: max(1, len(samples) // MOST_SAMPLES)]
 
 
 def _sum_to(values: Tensor, tolerance: float, *, dim: int) -> bool:
@@ -84,7 +95,7 @@ def find_log_probabilities(logits: Tensor) -> str:
 
     Their softmax is that of the logits, so they do no harm where nothing but a softmax reads them.
     """
-    values = logits.detach().double().cpu()
+    values = _list_samples(logits.detach()).double().cpu()
     if len(values) == 0 or values.shape[1] < 2 or not torch.isfinite(values).all() or float(values.max()) > 1e-6:
         return ""
     tolerance = 1e-4 if logits.dtype in (torch.float32, torch.float64) else 1e-2
@@ -94,7 +105,7 @@ def find_log_probabilities(logits: Tensor) -> str:
 
 def is_constant(logits: Tensor) -> bool:
     """Return whether logits [N, K] are the same on every image."""
-    values = logits.detach().double()
+    values = logits.detach() if logits.dim() > 2 else logits.detach().double()  # maps may be many
     if len(values) < 2 or not torch.isfinite(values).all():
         return False
     return float((values.amax(dim=0) - values.amin(dim=0)).max()) <= 1e-6 * float(values.abs().max())

@@ -32,6 +32,9 @@ NORM_FLOOR = 1e-6
 STANDARDISATION_FLOOR = 1e-7
 """Added to the standard deviation of a sample's logits, as the authors of logit standardisation released it."""
 
+CHANNEL_FLOOR = 1e-6
+"""Added to the standard deviation of a channel, as the authors of PKD released it."""
+
 DISTANCE_FLOOR = 1e-12
 """Smallest squared distance of two embeddings."""
 
@@ -265,6 +268,55 @@ def dist_cohort(
     of_teachers = _compute_probabilities(_flatten_samples(teachers, axis=2).detach(), temperature, activation)  # [M, N, K]
     inter, intra = _compute_relations(of_student, of_teachers, guard=True, denominator="product")
     return (beta * inter + gamma * intra) * (temperature**2 if tau2 else 1.0)
+
+
+def cwd(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """Return the divergence of where each class is answered, times temperature², averaged over samples and classes, [].
+
+    Each map of a class is a distribution over its positions.
+
+    Args:
+        student: Logits, [N, K, h, w].
+        teacher: Logits of the same shape.
+        temperature: Divides both logits before the softmax over positions.
+
+    Raises:
+        ValueError: The logits have no positions.
+
+    Source:
+        2011.13256, equations 3 and 4; irfanICMLL/TorchDistiller 78bac7c, SemSeg-distill; logarithm and softmax
+        are one step, so that positions that underflow pass no infinity.
+    """
+    _require_same_shape(student, teacher, "logits")
+    if student.dim() != 4:
+        raise ValueError(f"logits have shape {list(student.shape)}; positions need [N, K, h, w]")
+    _refuse_empty(student, "logits")
+    return _compute_divergence(_widen(student).flatten(2).flatten(0, 1), _widen(teacher).flatten(2).flatten(0, 1), temperature)
+
+
+def pkd(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return half the squared difference of two standardised feature maps, averaged over all elements, [].
+
+    Each channel has mean 0 and deviation 1 over samples and positions, so this is one minus Pearson's correlation.
+
+    Args:
+        student: Feature map, [B, c, h, w].
+        teacher: Feature map of the same shape.
+
+    Source:
+        2207.02039; open-mmlab/mmrazor 90c7af1, mmrazor/models/losses/pkd_loss.py.
+    """
+    _require_same_shape(student, teacher, "features")
+    _refuse_empty(student, "features")
+    return F.mse_loss(_standardise_channels(student), _standardise_channels(teacher.detach())) / 2
+
+
+def _standardise_channels(features: Tensor) -> Tensor:
+    """Return each channel with mean 0 and deviation 1 over all else, [B, c, ...]."""
+    wide = _widen(features)
+    axes = [axis for axis in range(wide.dim()) if axis != 1]
+    deviation, mean = torch.std_mean(wide, dim=axes, keepdim=True)
+    return (wide - mean) / (deviation + CHANNEL_FLOOR)
 
 
 def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:

@@ -100,6 +100,6 @@ def _compare_unpaired(this: _Side, other: _Side, note: str) -> Paired:
 
 
 def _average(accuracies: Sequence[Accuracy]) -> Accuracy:
-    share = sum(each.top1_percent for each in accuracies) / len(accuracies) / 100
+    share = sum(each.percent for each in accuracies) / len(accuracies) / 100
     samples = min(each.samples for each in accuracies)
     return Accuracy.from_hits(round(share * samples), samples)

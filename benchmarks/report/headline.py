@@ -112,7 +112,7 @@ def _answer_loss(report: Report, row: Row | None) -> Answer:
     if variant is None or variant.accuracy is None or teacher is None:
         return Answer(text="loss against the teacher not measured", verdict="open")
     name, accuracy, _ = teacher
-    found = _compare(_score_file(report, variant), _score_network(report, name), variant.accuracy, accuracy)
+    found = _compare(_score_file(report, variant), _score_network(report, name), variant.accuracy, accuracy, task=report.task)
     points, (high, low) = -found.points, (-found.ci95[0], -found.ci95[1])
     other = wording.name_network(name)
     bounds = f"({_format_bounds((low, high))})"
@@ -124,8 +124,9 @@ def _answer_loss(report: Report, row: Row | None) -> Answer:
     return Answer(
         text=f"{text} {bounds}{', not distinguishable' if same else ''}", value=points, ci95=(low, high),
         verdict="open" if same else "good" if found.verdict == "better" else "bad",
-        detail=f"{format_percent(variant.accuracy.top1_percent)} against {format_percent(accuracy.top1_percent)} top-1 on "
-        f"{variant.accuracy.samples} test images, {how}{_describe_balance(variant.accuracy, accuracy)}",
+        detail=f"{format_percent(variant.accuracy.percent)} against {format_percent(accuracy.percent)} "
+        f"{wording.name_metric(report)} on {variant.accuracy.samples} test images, {how}"
+        f"{_describe_balance(variant.accuracy, accuracy)}",
     )  # fmt: skip
 
 
@@ -151,7 +152,7 @@ def _find_teacher(report: Report) -> tuple[str, Accuracy, Accuracy | None] | Non
     for row in sorted(rows, key=lambda row: row.format != "torch"):
         if row.accuracy is not None:
             known.setdefault(row.network, (row.accuracy, row.validation))
-    best = max(known, key=lambda name: getattr(known[name][1], "top1_percent", 0.0), default=None)
+    best = max(known, key=lambda name: getattr(known[name][1], "percent", 0.0), default=None)
     return None if best is None else (best, *known[best])
 
 
@@ -163,17 +164,20 @@ def _score_network(report: Report, network: str) -> SeedScore | None:
 def _score_file(report: Report, variant: Variant) -> SeedScore | None:
     """Return on which test images a file is right; that of its network where it kept none and has the same accuracy."""
     network = _score_network(report, variant.network)
-    if variant.correct and variant.accuracy is not None and network is not None:
-        return network.model_copy(update={"accuracy": variant.accuracy, "correct": variant.correct})
+    if (variant.correct or variant.tallies) and variant.accuracy is not None and network is not None:
+        kept = {"correct": variant.correct, "tallies": variant.tallies}
+        return network.model_copy(update={"accuracy": variant.accuracy, **kept})
     same = network is not None and variant.accuracy == network.accuracy
     return network if same else None
 
 
-def _compare(this: SeedScore | None, other: SeedScore | None, accuracy: Accuracy, against: Accuracy) -> Paired:
+def _compare(this: SeedScore | None, other: SeedScore | None, accuracy: Accuracy, against: Accuracy, *, task: str) -> Paired:
     """Compare two networks image by image where it is known on which each is right, or else by their accuracies."""
     note = "the report does not keep on which images each is right"
     if this is not None and other is not None:
-        one, two = (Scores(network=name, method="", seeds=(score,)) for name, score in (("this", this), ("other", other)))
+        one, two = (
+            Scores(network=name, method="", task=task, seeds=(score,)) for name, score in (("this", this), ("other", other))
+        )
         try:
             return paired.pair(one, two)
         except CompressError as error:  # a damaged record; the accuracies beside it can still be compared
@@ -203,7 +207,7 @@ def _answer_plain(report: Report, student: str) -> Answer:
         )
     found = _find_pair(report, student, baseline.network)
     if found is None and own is not None and own.accuracy and baseline.accuracy:
-        found = _compare(None, None, own.accuracy, baseline.accuracy)
+        found = _compare(None, None, own.accuracy, baseline.accuracy, task=report.task)
     if found is None:
         return Answer(text="not compared with plain training", verdict="open", detail="it has no accuracy on the test split")
     points = f"{format_number(abs(found.points), 2)} points"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from re import fullmatch
+from typing import Any
 
 import numpy as np
 
 from compress.errors import CompressError
 from compress.records import McNemar, Paired, Scores, SeedScore
+from compress.statistics import tallies as intervals
 from compress.statistics.paired import (
     Correct,
     compute_interval_over_images_and_seeds,
@@ -19,11 +23,35 @@ from compress.statistics.paired import (
     judge_difference,
     mcnemar,
 )
+from compress.tasks import CLASSIFICATION, Tallies, Task, load_task
+from compress.tasks.classification import is_right
 
 
 def pack(correct: Correct) -> str:
     """Encode which images are right, [N], as base64 text; `unpack` is the inverse."""
     return base64.b64encode(np.packbits(correct).tobytes()).decode("ascii")
+
+
+def pack_scores(task: Task, tallies: Tallies) -> dict[str, Any]:
+    """Return the field of a record that keeps how a network did on each image, of rows [N, S]."""
+    if task.name == CLASSIFICATION.name:
+        return {"correct": pack(is_right(tallies))}
+    return {"tallies": base64.b64encode(zlib.compress(tallies.astype("<i4").tobytes())).decode("ascii")}
+
+
+def _unpack_tallies(score: SeedScore) -> Tallies:
+    """Decode the row of numbers of each test image, [N, S].
+
+    Raises:
+        CompressError: The text is not that of the score's images.
+    """
+    try:
+        values = np.frombuffer(zlib.decompress(base64.b64decode(score.tallies, validate=True)), "<i4")
+        return values.reshape(score.accuracy.samples, -1).astype(np.int64)
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise CompressError(
+            f"scores.tallies: {score.tallies[:20]!r} are not tallies ({error}); run the recipe again"
+        ) from error
 
 
 def unpack(score: SeedScore) -> Correct:
@@ -57,6 +85,8 @@ def pair(this: Scores, other: Scores, *, names: tuple[str, str] | None = None) -
         CompressError: They were not tested on the same number of images.
     """
     pairs = _match_seeds(this, other)
+    if this.task != CLASSIFICATION.name:
+        return _pair_tallies(load_task(this.task), pairs, names or (this.network, other.network))
     mine, theirs = (np.stack([unpack(score) for score in side]) for side in zip(*pairs, strict=True))  # [seeds, images]
     differences = mine.astype(np.int8) - theirs.astype(np.int8)
     points = (100 * differences.mean(axis=1)).tolist()
@@ -77,6 +107,22 @@ def pair(this: Scores, other: Scores, *, names: tuple[str, str] | None = None) -
         mcnemar=tests,
         verdict=judge_difference(ci95, between, [test.p_value for test in tests]),
     )
+
+
+def _pair_tallies(task: Task, pairs: Sequence[tuple[SeedScore, SeedScore]], names: tuple[str, str]) -> Paired:
+    """Compare two methods of a task by the rows of numbers of each image."""
+    rows = [(_unpack_tallies(one), _unpack_tallies(two)) for one, two in pairs]
+    images = len(rows[0][0])
+    scores = [(partial(task.score, one), partial(task.score, two)) for one, two in rows]
+    once = np.ones((1, images), np.int64)
+    points = [float((this(once) - other(once))[0]) for this, other in scores]
+    ci95, between = intervals.compute_interval_over_images_and_seeds(scores, images), compute_interval_over_seeds(points)
+    swapped = [intervals.compute_swap_p_value(partial(task.score, np.concatenate([one, two])), images) for one, two in rows]
+    return Paired(
+        this=names[0], other=names[1], pairing="images" if between is None else "images and seeds", seeds=len(pairs),
+        images=images, points=float(np.mean(points)), ci95=ci95, ci95_over_seeds=between, swap_p_values=tuple(swapped),
+        verdict=judge_difference(ci95, between, swapped),
+    )  # fmt: skip
 
 
 def _match_seeds(this: Scores, other: Scores) -> list[tuple[SeedScore, SeedScore]]:

@@ -43,6 +43,27 @@ def describe_recalls(report: Report) -> RecallTable | None:
     )
 
 
+class PartTable(NamedTuple):
+    """The metric of each class on the test split, a column for each network, where it is a mean over classes."""
+
+    networks: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[str, ...]], ...]
+    """Class, and the metric of each network in percent, in the order of the classes."""
+
+
+def describe_parts(report: Report) -> PartTable | None:
+    """Return the table of a report; `None` where the metric is no mean over classes."""
+    known = [(scores.network, scores.seeds[0].accuracy.class_percent) for scores in report.scores if scores.seeds]
+    known = [(network, each) for network, each in known if len(each) == len(report.classes)]
+    if not known:
+        return None
+    lines = (
+        (name, tuple(MISSING if (value := each[label]) is None else f"{value:.1f}" for _, each in known))
+        for label, name in enumerate(report.classes)
+    )
+    return PartTable(tuple(network for network, _ in known), tuple(lines))
+
+
 def format_balanced(accuracy: Accuracy) -> str:
     """Return a balanced accuracy with its interval."""
     if accuracy.balanced_percent is None or accuracy.balanced_ci95 is None:

@@ -18,9 +18,10 @@ from rich.text import Text
 
 from benchmarks.report import curves, devices, ladder, pages, scores, trade_off, wording
 from benchmarks.report.headline import compute_headline
-from benchmarks.report.recalls import describe_recalls
+from benchmarks.report.recalls import describe_parts, describe_recalls
 from benchmarks.report.wording import Row
 from compress.records import Epoch, Headline, Ratio, Report, StageResult, Variant, save
+from compress.tasks import load_task
 from compress.text import MISSING, format_bytes, format_count, format_interval, format_number, format_percent
 
 DECISION_STYLES = {"ship": "bold green", "ship if": "bold yellow", "do not ship": "bold red", "nothing to ship": "bold yellow"}
@@ -85,7 +86,7 @@ def make_table(report: Report) -> Table:
         drawn.add_column(heading, overflow="fold")
     numbers = (
         "param.\nsize",
-        "top-1 %\n95 %",
+        f"{wording.name_metric(report)} %\n95 %",
         "agree\n%",
         "latency ms\n95 %",
         f"speed-up over\n{wording.find_reference(report)}, 95 %",
@@ -109,9 +110,7 @@ def _make_cells(row: Row, *, first: bool, with_device: bool) -> list[Text]:
         _name_network(variant) if first else "",
         f"{variant.runtime}\n{file}" + (f"\n{variant.device}" if with_device else ""),
         f"{format_count(variant.parameters)}\n{format_bytes(variant.size_bytes)}",
-        _stack(f"{variant.accuracy.top1_percent:.1f}", format_interval(variant.accuracy.ci95, 1))
-        if variant.accuracy
-        else MISSING,
+        _stack(f"{variant.accuracy.percent:.1f}", format_interval(variant.accuracy.ci95, 1)) if variant.accuracy else MISSING,
         format_percent(variant.agreement_percent).removesuffix(" %"),
         _stack(format_number(latency.p50) + (" ≈" if row.unstable else ""), format_interval(latency.ci95))
         if latency
@@ -171,6 +170,9 @@ def _collect_context(report: Report) -> dict[str, Any]:
         "against": wording.find_reference(report),
         "compared": wording.compare_methods(report) if not report.paired else [],
         "recalls": describe_recalls(report),
+        "parts": describe_parts(report),
+        "metric": wording.name_metric(report),
+        "agreement_means": _explain_agreement(report),
         "methods": scores.describe_methods(report) if report.paired else [],
         "contrasts": scores.describe_contrasts(report.paired),
         "reading": scores.explain_contrasts(report),
@@ -209,7 +211,7 @@ def _draw_charts(report: Report) -> dict[str, Any]:
         "device_pictures": {
             name: (drawn, legend) for name, drawn, legend in trade_off.draw_pictures(devices.list_points(report))
         },
-        "stages": [(stage, _draw_training(stage)) for stage in report.stages if stage.epochs],
+        "stages": [(stage, _draw_training(stage, wording.name_metric(report))) for stage in report.stages if stage.epochs],
         "sensitivity_pictures": {
             each.variant.name: ladder.draw_sensitivity(each.shown, each.kept)
             for each in ladder.describe_int8_files(report)
@@ -228,6 +230,13 @@ def _find_front(report: Report, rows: Sequence[Row]) -> set[str]:
     return names
 
 
+def _explain_agreement(report: Report) -> str:
+    """Return what the agreement of the report's files is a share of."""
+    if load_task(report.task).is_dense:
+        return "the mean IoU, on test images, of the file's maps with those of the torch network that the file was made of"
+    return "share of test images with the same top-1 class as the torch network that the file was made of"
+
+
 def _make_point(row: Row) -> trade_off.Point | None:
     variant, accuracy, latency = row.variant, row.variant.accuracy, row.variant.latency_ms
     if accuracy is None or latency is None:
@@ -237,8 +246,9 @@ def _make_point(row: Row) -> trade_off.Point | None:
         series=_name_series(variant),
         runtime=variant.runtime,
         latency=(latency.p50, *latency.ci95),
-        accuracy=(accuracy.top1_percent, *accuracy.ci95),
+        accuracy=(accuracy.percent, *accuracy.ci95),
         state="good" if row.fit else "unstable" if row.gate in ("passed", "none") else "failed",
+        metric="top-1 accuracy" if accuracy.metric == "top1" else accuracy.metric,
     )
 
 
@@ -246,7 +256,7 @@ def _name_series(variant: Variant) -> str:
     return variant.network if variant.network == variant.method else f"{variant.network}: {variant.method}"
 
 
-def _draw_training(stage: StageResult) -> list[Markup]:
+def _draw_training(stage: StageResult, metric: str) -> list[Markup]:
     """Return the loss terms, the validation accuracy, and quantities that the method records, of one stage over its epochs."""
     terms = list(dict.fromkeys(term for epoch in stage.epochs for term in epoch.losses))
     if len(terms) == 2:
@@ -254,12 +264,14 @@ def _draw_training(stage: StageResult) -> list[Markup]:
     lines = [_make_curve(term, [(epoch, epoch.losses.get(term)) for epoch in stage.epochs]) for term in terms]
     lines = [line for line in lines if line.values]
     drawn = [curves.draw_curves(lines, y_title="weighted loss", label=f"{stage.stage}: loss terms")] if lines else []
-    top1 = _make_curve("top-1", [(epoch, epoch.validation_percent) for epoch in stage.epochs])
+    top1 = _make_curve(metric, [(epoch, epoch.validation_percent) for epoch in stage.epochs])
     if top1.values:
         kept = stage.best_epoch
         best = (kept, top1.values[kept]) if kept is not None and kept in top1.values else None
         drawn.append(
-            curves.draw_curves([top1], y_title="validation top-1, %", label=f"{stage.stage}: validation accuracy", best=best)
+            curves.draw_curves(
+                [top1], y_title=f"validation {metric}, %", label=f"{stage.stage}: validation accuracy", best=best
+            )
         )
     watched = list(dict.fromkeys(name for epoch in stage.epochs for name in epoch.observed))
     others = [_make_curve(name, [(epoch, epoch.observed.get(name)) for epoch in stage.epochs]) for name in watched]

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.report import wording
 from benchmarks.report.spread import compute_spread_over_seeds, format_spread
 from compress.records import McNemar, Paired, Report, Scores
 from compress.text import MISSING, format_signed, quantify
@@ -16,14 +17,19 @@ from compress.text import MISSING, format_signed, quantify
 SHOWN = 5
 """Seeds that are listed one by one."""
 
+MCNEMAR_SINGLE = "McNemar's exact test looks at the images that only one of the two gets right."
+MCNEMAR_SEVERAL = "McNemar's exact test compares the two networks of one seed, on the images that only one gets right."
+SWAP_TEST = (
+    "The swap test asks how often the two networks of one seed differ as much when their images are exchanged at random."
+)
 SINGLE = (
-    "Differences are paired: both networks saw the same images. The interval is bootstrapped over images; McNemar's exact test "
-    "looks at the images that only one of the two gets right. A verdict needs both."
+    f"Differences are paired: both networks saw the same images. The interval is bootstrapped over images. {MCNEMAR_SINGLE} "
+    "A verdict needs both."
 )
 SEVERAL = (
     "Differences are paired: both networks saw the same images and, seed by seed, began with the same weights and order of "
     "batches. The first interval is bootstrapped over images and seeds, the second is Student's t over seeds on these images; "
-    "a verdict needs both. McNemar's exact test compares the two networks of one seed, on the images that only one gets right."
+    f"a verdict needs both. {MCNEMAR_SEVERAL}"
 )
 ONE_SEED_NOTE = (
     "With one seed the verdict is on these two networks and not on their methods, which another seed may order otherwise: run "
@@ -75,8 +81,8 @@ def describe_methods(report: Report) -> list[MethodLine]:
 
 def _describe_method(scores: Scores) -> MethodLine:
     found = scores.seeds
-    validation = sum(score.validation.top1_percent for score in found) / len(found)
-    each = ", ".join(f"{score.accuracy.top1_percent:.1f}" for score in found)
+    validation = sum(score.validation.percent for score in found) / len(found)
+    each = ", ".join(f"{score.accuracy.percent:.1f}" for score in found)
     return MethodLine(
         network=scores.network,
         method=scores.method,
@@ -107,7 +113,7 @@ def _describe_contrast(found: Paired) -> Contrast:
         ci95=_format_signed_interval(found.ci95),
         over_seeds=_format_signed_interval(found.ci95_over_seeds),
         differing=_format_differing(found.mcnemar),
-        p_values=_format_p_values([test.p_value for test in found.mcnemar]),
+        p_values=_format_p_values([test.p_value for test in found.mcnemar] or list(found.swap_p_values)),
         pairs=found.seeds,
         images=found.images,
         pairing=pairing[found.pairing],
@@ -140,7 +146,10 @@ def explain_contrasts(report: Report) -> list[str]:
     if not report.paired:
         return []
     several = any(paired.pairing == "images and seeds" for paired in report.paired)
-    return [SEVERAL if several else SINGLE, TEACHER_NOTE if several else ONE_SEED_NOTE, MULTIPLICITY_NOTE]
+    whole = SEVERAL if several else SINGLE
+    if any(each.swap_p_values for each in report.paired):
+        whole = whole.replace(MCNEMAR_SINGLE, SWAP_TEST).replace(MCNEMAR_SEVERAL, SWAP_TEST)
+    return [whole, TEACHER_NOTE if several else ONE_SEED_NOTE, MULTIPLICITY_NOTE]
 
 
 def make_score_tables(report: Report) -> list[Table]:
@@ -156,7 +165,7 @@ def _make_method_table(report: Report) -> Table:
     drawn = _make_empty_table()
     for heading in ("network", "method"):
         drawn.add_column(heading, overflow="fold")
-    numbers = ("seeds", "test images", "top-1 %, mean ± std or 95 %", "each seed")
+    numbers = ("seeds", "test images", f"{wording.name_metric(report)} %, mean ± std or 95 %", "each seed")
     for heading in numbers:
         drawn.add_column(heading, justify="right", overflow="fold")
     for line in describe_methods(report):

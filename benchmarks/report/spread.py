@@ -33,7 +33,7 @@ def compute_spread(values: Sequence[tuple[float, float, float]]) -> Spread | Non
 
 def compute_spread_over_seeds(scores: Sequence[SeedScore]) -> Spread | None:
     """Return top-1 on the test split over seeds."""
-    return compute_spread([(score.accuracy.top1_percent, *score.accuracy.ci95) for score in scores])
+    return compute_spread([(score.accuracy.percent, *score.accuracy.ci95) for score in scores])
 
 
 def list_top1(report: Report, variant: Variant) -> list[tuple[float, float, float]]:
@@ -45,9 +45,9 @@ def list_top1(report: Report, variant: Variant) -> list[tuple[float, float, floa
         return []
     own, seeds = variant.accuracy, find_scores(report, variant.network)
     if len(seeds) < 2:
-        return [(own.top1_percent, *own.ci95)]
-    lost = own.top1_percent - seeds[0].accuracy.top1_percent
-    shifted = [min(100.0, max(0.0, score.accuracy.top1_percent + lost)) for score in seeds]
+        return [(own.percent, *own.ci95)]
+    lost = own.percent - seeds[0].accuracy.percent
+    shifted = [min(100.0, max(0.0, score.accuracy.percent + lost)) for score in seeds]
     return [(value, value, value) for value in shifted]
 
 

@@ -29,6 +29,8 @@ class Point(NamedTuple):
     """Value, lower and upper end."""
     accuracy: tuple[float, float, float]
     state: Literal["good", "failed", "unstable"] = "good"
+    metric: str = "top-1 accuracy"
+    """What the accuracy is, for the axis."""
 
 
 class Key(NamedTuple):
@@ -73,7 +75,7 @@ def draw_trade_off(points: Sequence[Point], key: Key, *, width: int, height: int
         return canvas.markup()
     area, fronts = Box(56, 10, width - 14, height - 48), find_front(points)
     frame = Frame(area, _latency_scale(points, area), _accuracy_scale(points, area))
-    frame.draw(canvas, x_title="latency p50, ms (log scale; left is faster)", y_title="top-1 accuracy, %", gap=110)
+    frame.draw(canvas, x_title="latency p50, ms (log scale; left is faster)", y_title=f"{points[0].metric}, %", gap=110)
     stairs = _trace_front([point for point, front in zip(points, fronts, strict=True) if front], frame)
     canvas.path(stairs, "front")
     for point, front in sorted(zip(points, fronts, strict=True), key=lambda pair: pair[1]):

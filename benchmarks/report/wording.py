@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from compress.records import Accuracy, EngineTrial, Latency, Report, StageResult, TeacherOutputsResult, Variant
+from compress.tasks import CLASSIFICATION, load_task
 from compress.text import (
     MISSING,
     format_number,
@@ -152,15 +153,20 @@ def compare_methods(report: Report) -> list[MethodResult]:
     ]
 
 
+def name_metric(report: Report) -> str:
+    """Return the metric of a report's networks in words."""
+    return load_task(report.task).metric.title
+
+
 def compute_difference(this: Accuracy, other: Accuracy) -> Difference:
     """Return this minus other with a 95 % interval from both Wilson intervals (Newcombe 1998, method 10).
 
     The two count as independent samples. On the same images they agree on most, so the true interval is narrower and a
     difference that is called distinguishable here is so there.
     """
-    points = this.top1_percent - other.top1_percent
-    low = points - math.hypot(this.top1_percent - this.ci95[0], other.ci95[1] - other.top1_percent)
-    high = points + math.hypot(this.ci95[1] - this.top1_percent, other.top1_percent - other.ci95[0])
+    points = this.percent - other.percent
+    low = points - math.hypot(this.percent - this.ci95[0], other.ci95[1] - other.percent)
+    high = points + math.hypot(this.ci95[1] - this.percent, other.percent - other.ci95[0])
     return Difference(points, low, high, "better" if low > 0 else "worse" if high < 0 else "not distinguishable")
 
 
@@ -175,7 +181,8 @@ def describe_protocol(report: Report) -> Iterator[str]:
     """Yield how accuracy and latency were measured."""
     samples = sorted({variant.accuracy.samples for variant in report.variants if variant.accuracy})
     if samples:
-        yield f"top-1 on {' and '.join(map(str, samples))} test images, Wilson 95 % interval"
+        kind = "Wilson 95 % interval" if report.task == CLASSIFICATION.name else "95 % interval by bootstrap over images"
+        yield f"{name_metric(report)} on {' and '.join(map(str, samples))} test images, {kind}"
     timed = [variant.latency_ms for variant in report.variants if variant.latency_ms]
     for count, batch in sorted({(latency.threads, latency.batch_size) for latency in timed}):
         threads = quantify(count, "thread")

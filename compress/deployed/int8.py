@@ -24,6 +24,7 @@ from compress.recipe import GateSection, Int8Section
 from compress.records import Gate, Ladder, Preprocess
 from compress.run import cache
 from compress.system.files import writable
+from compress.tasks import CLASSIFICATION, Task
 from exporters import About, Quantizable, Quantization, Quantizer, Simulated
 
 NO_TEACHERS = "a file of weights comes without teachers; compress run adapts a student to int8"
@@ -59,6 +60,7 @@ class GivenBackend:
     def __init__(self, compared: Compared, exporter: Quantizer, about: About, *, file: str, events: Events) -> None:
         self._compared, self._exporter, self._about, self._file, self._events = compared, exporter, about, file, events
         self.reference, self.labels = compared.reference, compared.labels
+        self.task: Task = CLASSIFICATION
 
     @cached_property
     def _quantizable(self) -> Quantizable:

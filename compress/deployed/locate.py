@@ -108,6 +108,7 @@ def _find_reference(folder: Path, manifest: Manifest, entry: BundleFile) -> _Ref
     import numpy as np
 
     import exporters
+    from compress.tasks import load_task
     from exporters.bundle.bundle import read_samples
     from exporters.verification.intermediates import open_graph
 
@@ -116,7 +117,10 @@ def _find_reference(folder: Path, manifest: Manifest, entry: BundleFile) -> _Ref
     for other in sorted(floats, key=lambda other: (other.precision != "fp32", other.takes_pixels)):
         graph, images = open_graph(folder / other.path), _choose_input(other, pictures)
         logits = graph.run_unchanged(images).astype(np.float32)
-        verdict = exporters.gate(samples.logits, logits, samples.labels, settings=GateSection(), precision=other.precision)
+        verdict = exporters.gate(
+            samples.logits, logits, samples.labels, settings=GateSection(), precision=other.precision,
+            task=load_task(manifest.task),
+        )  # fmt: skip
         if verdict.status == "passed":
             return _Reference(other.path, other.precision, graph, images)
     return None

@@ -1,4 +1,4 @@
-"""Classify pictures with a deployed file."""
+"""Classify or segment pictures with a deployed file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from compress.deployed.files import Pictures, choose_file, make_subject, read_bundle
 from compress.errors import CompressError, Unreachable, Unstable
 from compress.records import Manifest, Record
+from compress.system.files import writable
 from compress.text import quantify
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ TIMED_IMAGES = 16
 
 
 class ClassScore(Record):
-    """One class and its share of the softmax."""
+    """One class and its share of the softmax, or of a segmentation its share of the pixels."""
 
     name: str
     score: float
@@ -41,13 +42,19 @@ class Prediction(Record):
     """Best first."""
     milliseconds: float | None = None
     """Median of a call for one image, without decoding and resizing; none where the machine gives no stable figure."""
+    map: str = ""
+    """Of a segmentation, the PNG whose values are the classes, of the picture's size where all of it was shown; empty where no
+    folder was given."""
+    overlay: str = ""
+    """The map laid over the picture."""
     error: str = ""
     """Why the picture could not be read; empty when it was."""
 
 
 def classify_pictures(
-    bundle: str | Path, images: Sequence[str | Path], *, file: str | None = None, top: int = 3, threads: int = 1, events: Events
-) -> list[Prediction]:
+    bundle: str | Path, images: Sequence[str | Path], *, file: str | None = None, top: int = 3, threads: int = 1,
+    events: Events, out: Path | None = None,
+) -> list[Prediction]:  # fmt: skip
     """Classify pictures with a deployed file, run by the runner as everywhere else.
 
     A picture that cannot be read does not stop the others: its prediction carries the error.
@@ -59,17 +66,20 @@ def classify_pictures(
         top: How many classes.
         threads: Threads of the runtime.
         events: Where progress is reported.
+        out: Folder for the maps of a segmentation.
 
     Raises:
-        CompressError: The bundle is not what its manifest says, or a folder holds no pictures.
+        CompressError: The bundle is not what its manifest says, a folder holds no pictures, or a folder is given for maps that
+            there are none of.
         Unreachable: There is no bundle, or its runtime did not answer.
     """
-    return list(iterate_predictions(bundle, images, file=file, top=top, threads=threads, events=events))
+    return list(iterate_predictions(bundle, images, file=file, top=top, threads=threads, events=events, out=out))
 
 
 def iterate_predictions(
-    bundle: str | Path, images: Sequence[str | Path], *, file: str | None = None, top: int = 3, threads: int = 1, events: Events
-) -> Iterator[Prediction]:
+    bundle: str | Path, images: Sequence[str | Path], *, file: str | None = None, top: int = 3, threads: int = 1,
+    events: Events, out: Path | None = None,
+) -> Iterator[Prediction]:  # fmt: skip
     """Yield predictions in the order of the pictures, some pictures at a time, so that any number fits into memory.
 
     Args:
@@ -79,6 +89,7 @@ def iterate_predictions(
         top: As for `classify_pictures`.
         threads: As for `classify_pictures`.
         events: As for `classify_pictures`.
+        out: As for `classify_pictures`.
 
     Raises:
         CompressError: As `classify_pictures`.
@@ -88,9 +99,14 @@ def iterate_predictions(
 
     folder, manifest = read_bundle(Path(bundle))
     subject = make_subject(folder, choose_file(manifest, file))
+    if out is not None and len(manifest.shape) == 1:
+        raise CompressError(f"--out {out}: maps are written of segmentations, and this bundle is of one class an image")
+    if out is not None:
+        with writable(out):
+            out.mkdir(parents=True, exist_ok=True)
     paths = find_pictures([Path(image) for image in images], events)
     rows = max(1, LARGEST_BYTES // (4 * manifest.preprocess.depth * manifest.preprocess.height * manifest.preprocess.width))
-    classifier = _Classifier(subject, manifest, top, threads)
+    classifier = _Classifier(subject, manifest, top, threads, out)
     with share_processes(), events.task("pictures", total=len(paths)) as task:
         for start in range(0, len(paths), rows):
             yield from classifier.classify(paths[start : start + rows], events)
@@ -139,9 +155,11 @@ class _Classifier:
         manifest: Of its bundle.
         top: How many classes.
         threads: Threads of the runtime.
+        out: Folder for maps; `None` writes none.
     """
 
-    def __init__(self, subject: Subject, manifest: Manifest, top: int, threads: int) -> None:
+    def __init__(self, subject: Subject, manifest: Manifest, top: int, threads: int, out: Path | None = None) -> None:
+        self.out, self.written = out, 0
         self.subject, self.manifest, self.top, self.threads = subject, manifest, top, threads
         self.is_timed = False
         self.milliseconds: float | None = None
@@ -167,9 +185,43 @@ class _Classifier:
         for image, picture in zip(images, pictures, strict=True):
             if isinstance(picture, CompressError):
                 yield Prediction(image=str(image), error=str(picture))
+            elif len(self.manifest.shape) > 1:
+                yield self._describe_map(image, next(rows))
             else:
                 classes = _rank_classes(next(rows), self.manifest.classes, self.top)
                 yield Prediction(image=str(image), classes=classes, milliseconds=self.milliseconds)
+
+    def _describe_map(self, image: Path, logits: NDArray[np.float32]) -> Prediction:
+        """Return the shares of the classes in a picture, from logits [K, h, w], and write its map."""
+        import numpy as np
+        from PIL import Image, ImageOps
+
+        from compress.preprocess import decode
+        from compress.tasks import draw_map, lay_over, list_regions
+        from compress.tasks.segmentation import resize_logits
+
+        if logits.shape != self.manifest.shape:
+            raise CompressError(
+                f"the file gives logits {list(logits.shape)} and its manifest says {list(self.manifest.shape)}; export it again"
+            )
+        preprocess = self.manifest.preprocess
+        if preprocess.geometry == "squeeze":
+            with Image.open(image) as opened:
+                picture = ImageOps.exif_transpose(opened).convert("RGB")
+        else:  # the network saw a part of the picture, or more, so the map is of what it saw
+            shown = decode(image, preprocess, str(image))
+            picture = Image.fromarray(shown.squeeze(-1) if shown.shape[-1] == 1 else shown).convert("RGB")
+        answers = resize_logits(logits, (picture.height, picture.width)).argmax(axis=0).astype(np.uint8)
+        shares = tuple(ClassScore(name=each.name, score=each.share) for each in list_regions(answers, self.manifest.classes))
+        found = Prediction(image=str(image), classes=shares[: self.top], milliseconds=self.milliseconds)
+        if self.out is None:
+            return found
+        self.written += 1
+        names = [self.out / f"{self.written:04}-{image.stem}{end}.png" for end in ("-map", "-overlay")]
+        with writable(self.out):
+            draw_map(answers).save(names[0])
+            lay_over(picture, answers).save(names[1])
+        return found.model_copy(update={"map": str(names[0]), "overlay": str(names[1])})
 
 
 def refuse_unread(predictions: Sequence[Prediction]) -> None:

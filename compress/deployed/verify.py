@@ -65,44 +65,53 @@ def _judge_file(
     """Judge a file by the manifest's gate, and by the differences that were recorded when it was handed over."""
     from benchmarks import protocol
     from compress.recipe import GateSection
+    from compress.tasks import load_task
     from exporters.verification.interface import ExpectedInterface
     from exporters.verification.judge import explain_unusable, judge
     from exporters.verification.rule import Recorded
 
     subject, settings = make_subject(folder, entry), GateSection.model_validate(manifest.gate)
     run = protocol.make_runner(subject, threads=threads, device=device, events=events)
-    expected = ExpectedInterface(manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class)
+    expected = ExpectedInterface(
+        manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class, manifest.shape
+    )
     recorded = None if entry.on_samples is None else Recorded(**entry.on_samples.model_dump())
     fed, reference = samples.images if entry.takes_pixels else shown.images, samples.get_logits(entry)
     try:  # in a process of its own, so a file that crashes the runtime does not crash us
         verdict = judge(
             subject.path, expected, run(fed, None), run, fed, reference=reference, labels=samples.labels, settings=settings,
-            precision=entry.precision, recorded=recorded,
+            precision=entry.precision, recorded=recorded, task=load_task(manifest.task),
         )  # fmt: skip
     except CompressError as error:
         return explain_unusable(error, entry.runtime)
-    if lenient := ", ".join(find_looser_bounds(settings, reference, entry.precision)):
+    if lenient := ", ".join(
+        find_looser_bounds(settings, reference.reshape(len(reference), -1), entry.precision, is_dense=reference.ndim > 2)
+    ):
         note = "; ".join(filter(None, [verdict.note, f"the gate of this bundle allows {lenient}"]))
         verdict = verdict.model_copy(update={"note": note})
     return verdict
 
 
-def find_looser_bounds(settings: GateSection, reference: NDArray[np.float32], precision: Precision) -> Iterator[str]:
+def find_looser_bounds(
+    settings: GateSection, reference: NDArray[np.float32], precision: Precision, *, is_dense: bool = False
+) -> Iterator[str]:
     """Yield what a gate allows beyond the defaults of `GateSection`; nothing where it is as strict or stricter.
 
     Args:
         settings: The gate.
         reference: Logits of the network, [N, K], on whose size the default of the largest difference depends.
         precision: Of the file.
+        is_dense: Whether logits are maps.
     """
     from compress.recipe import GateSection
-    from exporters.verification.rule import AGREEMENT, compute_bound
+    from exporters.verification.rule import compute_bound, get_usual_agreement
 
     default = GateSection()
     if settings.max_top1_drop_points > default.max_top1_drop_points:
         yield f"a drop of {settings.max_top1_drop_points:g} points (default {default.max_top1_drop_points:g})"
-    if settings.min_agreement is not None and settings.min_agreement < AGREEMENT[precision]:
-        yield f"an agreement of {100 * settings.min_agreement:g} % (default {100 * AGREEMENT[precision]:g} %)"
+    least = get_usual_agreement(precision, is_dense=is_dense)
+    if settings.min_agreement is not None and settings.min_agreement < least:
+        yield f"an agreement of {100 * settings.min_agreement:g} % (default {100 * least:g} %)"
     usual = compute_bound(reference, precision)
     if settings.max_abs_diff is not None and settings.max_abs_diff > usual:
         yield f"logits that differ by {settings.max_abs_diff:g} (default {usual:.3g})"

@@ -30,3 +30,20 @@ def find_common_size(student: Tensor, teacher: Tensor, *, where: str) -> Size:
 def pool_to(features: Tensor, size: Size) -> Tensor:
     """Return maps [B, c, h, w] average-pooled to a size; unchanged where they have it."""
     return features if features.shape[2:] == size else F.adaptive_avg_pool2d(features, size)
+
+
+def resize_to(logits: Tensor, like: Tensor) -> Tensor:
+    """Return a teacher's logits at the size of the student's; unchanged where they have it.
+
+    The teacher's are resampled, never the student's: bilinear, corners not aligned, before any softmax.
+
+    Args:
+        logits: [..., B, K] or dense [..., B, K, h, w].
+        like: The student's, [B, K] or [B, K, H, W].
+    """
+    if like.dim() < 4 or logits.shape[-2:] == like.shape[-2:]:
+        return logits
+    wide = logits.float().flatten(0, -4)
+    size = (like.shape[-2], like.shape[-1])
+    resized = F.interpolate(wide, size=size, mode="bilinear", align_corners=False)
+    return resized.view(*logits.shape[:-2], *size)

@@ -107,6 +107,25 @@ def _build_pool(feature: Tensor, side: int | None) -> tuple[list[nn.Module], int
     return [nn.AdaptiveAvgPool2d((height, width))], height * width
 
 
+def build_dense_head(feature: Tensor, classes: int, tap: str, *, standardise: bool = True) -> nn.Module:
+    """Return a head of one 1×1 convolution on maps [B, c, h, w], that gives dense logits [B, classes, h, w].
+
+    Args:
+        feature: What the tap gives for one image; only its shape is read.
+        classes: Number of classes.
+        tap: Its name, for messages.
+        standardise: Standardise the channels first.
+
+    Raises:
+        CompressError: The tap gives no map.
+    """
+    if feature.dim() != 4:
+        raise CompressError(f"method.dih.taps: {tap!r} gives {list(feature.shape)}; dense heads need maps [B, c, h, w]")
+    channels = feature.shape[1]
+    standard = [nn.BatchNorm2d(channels, affine=False)] if standardise else []
+    return nn.Sequential(_Widen(), *standard, nn.Conv2d(channels, classes, 1))
+
+
 class _Widen(nn.Module):
     """Half precision as float32, so that a map gives the same whether it was just computed or kept on disk."""
 

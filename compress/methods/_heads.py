@@ -15,7 +15,8 @@ from torch.nn import Parameter
 from compress.data import Batch, Batches
 from compress.errors import CompressError
 from compress.freezing import evaluating
-from compress.methods._head_layers import build_head
+from compress.methods._accuracy import measure_predictions
+from compress.methods._head_layers import build_dense_head, build_head
 from compress.methods._method import Method, Setting
 from compress.methods._step import Signals, Step
 from compress.models import find_shapes
@@ -76,8 +77,11 @@ class Heads(Method):
             features = find_shapes(teacher, setting.image).features
             for place in wanted[index]:
                 name = f"head{place}" if len(setting.teachers) == 1 else f"teacher{index}_head{place}"
-                self.heads[name] = build_head(
-                    training.kind, features[place], setting.classes, teacher.taps[place], standardise=training.standardise
+                where = features[place], setting.classes, teacher.taps[place]
+                self.heads[name] = (
+                    build_dense_head(*where, standardise=training.standardise)
+                    if setting.task.is_dense
+                    else build_head(training.kind, *where, standardise=training.standardise)
                 )
                 self.places[name], self.taps[name] = (index, place), teacher.taps[place]
 
@@ -111,7 +115,7 @@ class Heads(Method):
         return wanted
 
     def compute_cohort(self, step: Step, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return the logits of members by name, [B, K] each."""
+        """Return the logits of members by name, [B, K, ...] each."""
         logits = {}
         for name in names:
             if name in self.places:
@@ -131,7 +135,7 @@ class Heads(Method):
         return {f"ce.{name}": step.supervise(logits) for name, logits in heads.items()}
 
     def predictions(self, step: Step) -> dict[str, Tensor]:
-        """Return the logits of each head, [B, K]."""
+        """Return the logits of each head, [B, K, ...]."""
         return self.compute_cohort(step, self.places)
 
     def product(self) -> nn.Module:
@@ -163,6 +167,8 @@ class Heads(Method):
 
     def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
         """Return how well each head knows training and held-out images, and warn of those that know little else than labels."""
+        if self.task.is_dense:
+            return (self._analyse_dense(validation),)
         of_train, train_labels = self._compute_logits(_take_images(train, ANALYSED_IMAGES))
         of_held_out, labels = self._compute_logits(validation.epoch(0))
         rows = []
@@ -182,6 +188,16 @@ class Heads(Method):
         )
         columns = ("head", "tap", "training top-1", "validation top-1", "cross-entropy", "temperature")
         return (Analysis(title="Heads of the cohort", note=note, columns=columns, rows=tuple(rows)),)
+
+    def _analyse_dense(self, validation: Batches) -> Analysis:
+        """Return how well each head knows held-out images; their maps are judged batch by batch, for they are large."""
+        found = measure_predictions(self, validation)
+        rows = tuple((name, tap, f"{found[name].percent:.1f} %") for name, tap in self.taps.items())
+        title = f"validation {self.task.metric.title}"
+        return Analysis(
+            title="Heads of the cohort", note="1×1 convolutions on the teacher's maps, on the validation images.",
+            columns=("head", "tap", title), rows=rows,
+        )  # fmt: skip
 
     def _compute_logits(
         self, batches: Iterable[Batch], get_signals: Callable[[Batch], Signals | None] = lambda _batch: None

@@ -160,6 +160,21 @@ def refuse_ignored_teacher(where: str, **weights: float) -> None:
         raise CompressError(f"{where}{which}, so the teacher is ignored; raise one, or use method 'supervised'")
 
 
+def refuse_dense(setting: Setting, method: str, why: str) -> None:
+    """Refuse a task whose logits are maps.
+
+    Args:
+        setting: What the method is built from.
+        method: Its name.
+        why: What it needs that there is not, and what to use.
+
+    Raises:
+        CompressError: The task is such a one.
+    """
+    if setting.task.is_dense:
+        raise CompressError(f"method.{method}: {why}")
+
+
 def require_teacher(setting: Setting, method: str) -> None:
     """Refuse a method without a teacher, or with one whose classes are others.
 

@@ -94,6 +94,11 @@ def build_adapter(inputs: int, inside: int, outputs: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def build_classifier(channels: int, classes: int) -> nn.Sequential:
-    """Return global average pooling and a linear layer, [B, channels, h, w] -> [B, classes]."""
+def build_classifier(channels: int, classes: int, *, is_dense: bool = False) -> nn.Sequential:
+    """Return global average pooling and a linear layer, [B, channels, h, w] -> [B, classes].
+
+    For dense logits it is a 1×1 convolution: [B, channels, h, w] -> [B, classes, h, w].
+    """
+    if is_dense:
+        return nn.Sequential(nn.Conv2d(channels, classes, 1))
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))

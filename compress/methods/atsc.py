@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress.data import Batches
-from compress.methods import Method, Setting, Step, _projector, require_teacher
+from compress.methods import Method, Setting, Step, _projector, refuse_dense, require_teacher
 from compress.methods._accuracy import measure_accuracy
 from compress.methods._adaptation import Adaptation, AdaptingTeacher, describe_adaptations
 from compress.methods._projector import Projected
@@ -86,6 +86,11 @@ class Atsc(Method):
         keep: Literal["all", "best"] = "all",
     ) -> None:
         require_teacher(setting, "atsc")
+        refuse_dense(
+            setting,
+            "atsc",
+            "ships the teacher's linear classifier, and a network of dense logits has none; use dist, cwd or fitnet",
+        )
         copies = tuple(copy.deepcopy(teacher) for teacher in setting.teachers)
         super().__init__(setting._replace(teachers=copies))
         self.originals = nn.ModuleList(setting.teachers)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from compress import losses
 from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import Size, find_common_size, pool_to
+from compress.methods._align import Size, find_common_size, pool_to, resize_to
 from compress.models import Network, find_shapes
 from compress.recipe import Listing, NonNegative, Positive, Text
 from compress.text import quantify
@@ -83,7 +83,9 @@ class AttentionTransfer(Method):
             by_tap.setdefault(pair.name, []).append(self._difference(step, pair))
         terms |= {f"attention.{tap}": self.beta * torch.stack(each).mean() for tap, each in by_tap.items()}
         if self.kd_weight > 0:
-            each = [losses.kd(student, step.teacher(i).logits, temperature=self.temperature) for i in teachers]
+            each = [
+                losses.kd(student, resize_to(step.teacher(i).logits, student), temperature=self.temperature) for i in teachers
+            ]
             terms["kd"] = self.kd_weight * torch.stack(each).mean()
         return terms
 

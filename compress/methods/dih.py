@@ -27,6 +27,7 @@ from torch import Tensor
 from compress import losses
 from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods._align import resize_to
 from compress.methods._heads import Heads, HeadsTraining
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Share, Text
 
@@ -63,8 +64,8 @@ def cohort_losses(
     """Return the weighted cross-entropy, and the weighted logit loss of each of M members.
 
     Args:
-        student: Logits, [B, K].
-        cohort: Logits of the members, [M, B, K].
+        student: Logits, [B, K, ...].
+        cohort: Logits of the members, [M, B, K, ...].
         supervised: The loss of the student against the labels, [].
         alphas: Share of each member's logit loss against the cross-entropy.
         logit_loss: Divergence (kd) or correlations (dist).
@@ -88,7 +89,7 @@ class Dih(Method):
         setting: Student, teachers, an image, the number of classes.
         preset: Whose numbers the options that are not given have: ours, or those of the released code (paper).
         logit_loss: Logit loss of each member: correlations (dist, the default of ours) or divergence (kd, paper).
-        temperature: Softens all predictions.
+        temperature: Softens all predictions; default 5, and 1 for dense logits.
         alpha: Share of a member's logit loss against the cross-entropy; one number, or one for each member in the order of
             `members`. 0 is refused: leave a member out by its name.
         ce_weight: Factor of all cross-entropies; 0 leaves the labels to a method that stands beside this one.
@@ -100,11 +101,11 @@ class Dih(Method):
             all. Every head is trained and its accuracy reported, whether it teaches or not.
         head: Pool the map to 4×4 (pool4, ours) or to one value (gap) before the linear layer, flatten it (flatten, paper), or
             put a 3×3 convolution with as many channels and a ReLU before that one value (conv). Of tokens [B, t, c], pool4
-            makes 16 groups of neighbours.
+            makes 16 groups of neighbours. For dense logits every head is a 1×1 convolution on the map, whatever is said here.
         standardise: Standardise the channels of a map before its head; then the learning rate fits features of any size.
             Default true; false in paper.
         calibrate: Divide the logits of each head by the temperature at which it fits the validation images best. Default true;
-            false in paper.
+            false in paper, and for dense logits, whose heads are not calibrated.
         heads_epochs: Epochs for training the heads; the released code has 200, which no preset sets.
         heads_lr: Learning rate for training the heads; default 0.01, and 0.1 in paper.
         heads_weight_decay: Weight decay of the heads.
@@ -116,7 +117,7 @@ class Dih(Method):
         *,
         preset: Literal["ours", "paper"] = "ours",
         logit_loss: LogitLoss | None = None,
-        temperature: Positive = 5.0,
+        temperature: Positive | None = None,
         alpha: Listing[Share] = (0.1,),
         ce_weight: NonNegative = 1.0,
         reduction: Literal["sum", "mean", "single_ce"] | None = None,
@@ -137,12 +138,13 @@ class Dih(Method):
         }  # fmt: skip
         chosen = PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})
         self.logit_loss, self.reduction = chosen.logit_loss, chosen.reduction
-        self.temperature, self.ce_weight = temperature, ce_weight
+        self.temperature = temperature or (1.0 if setting.task.is_dense else 5.0)
+        self.ce_weight = ce_weight
         training = {"epochs": heads_epochs, "lr": chosen.heads_lr, "weight_decay": heads_weight_decay}
         heads = HeadsTraining(
             chosen.head,
             standardise=chosen.standardise,
-            calibrate=chosen.calibrate,
+            calibrate=chosen.calibrate and not setting.task.is_dense,
             changes=training | dict(chosen.heads_schedule),
         )
         self.heads_stage = Heads(setting, taps=taps, training=heads)
@@ -157,7 +159,8 @@ class Dih(Method):
         student = step.student.logits
         cohort = self.heads_stage.compute_cohort(step, self.alpha)
         ce, taught = cohort_losses(
-            student, torch.stack(list(cohort.values())), step.supervise(), tuple(self.alpha.values()),
+            student, torch.stack([resize_to(each, student) for each in cohort.values()]), step.supervise(),
+            tuple(self.alpha.values()),
             logit_loss=self.logit_loss, temperature=self.temperature, ce_weight=self.ce_weight, reduction=self.reduction,
         )  # fmt: skip
         return {"ce": ce} | {f"{self.logit_loss}.{name}": value for name, value in zip(self.alpha, taught, strict=True)}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from compress import losses
 from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
+from compress.methods._align import resize_to
 from compress.recipe import NonNegative, Positive
 
 FEW_SAMPLES = 8
@@ -37,11 +38,12 @@ class Dist(Method):
 
     Args:
         setting: Student, teachers, an image, the number of classes.
-        temperature: Softens both predictions; default 4, and 1 from 200 classes on, as the authors use 4 on CIFAR-100 and 1 on
-            ImageNet.
+        temperature: Softens both predictions; default 4, and 1 from 200 classes on and for dense logits, as the authors use 4
+            on CIFAR-100 and 1 on ImageNet and Cityscapes.
         ce_weight: Weight of the cross-entropy.
-        inter_weight: Weight of the inter-class relation (rows: one sample over all classes).
-        intra_weight: Weight of the intra-class relation (columns: one class over all samples).
+        inter_weight: Weight of the inter-class relation (rows: one sample, or pixel, over all classes); default 2, and 1 for
+            dense logits, as released.
+        intra_weight: Weight of the intra-class relation (columns: one class over all samples or pixels); default as that.
         tau2: Multiply both relations by temperature², as the released code does and the paper's listing does not.
         activation: What makes logits probabilities: softmax, or sigmoid for networks whose classes do not exclude each other.
         guard: Let constant rows and columns pass no gradient; without it they pass one of up to 1e6, as in the released code.
@@ -55,8 +57,8 @@ class Dist(Method):
         *,
         temperature: Positive | None = None,
         ce_weight: NonNegative = 1.0,
-        inter_weight: NonNegative = 2.0,
-        intra_weight: NonNegative = 2.0,
+        inter_weight: NonNegative | None = None,
+        intra_weight: NonNegative | None = None,
         tau2: bool = True,
         activation: Literal["softmax", "sigmoid"] = "softmax",
         guard: bool = True,
@@ -64,8 +66,11 @@ class Dist(Method):
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "dist")
+        usual = 1.0 if setting.task.is_dense else 2.0
+        inter_weight = usual if inter_weight is None else inter_weight
+        intra_weight = usual if intra_weight is None else intra_weight
         refuse_ignored_teacher("method.dist", inter_weight=inter_weight, intra_weight=intra_weight)
-        self.temperature = temperature or (4.0 if setting.classes < MANY_CLASSES else 1.0)
+        self.temperature = temperature or (4.0 if setting.classes < MANY_CLASSES and not setting.task.is_dense else 1.0)
         self.ce_weight = ce_weight
         self.activation, self.guard, self.denominator = activation, guard, denominator
         scale = self.temperature**2 if tau2 else 1.0
@@ -76,7 +81,7 @@ class Dist(Method):
         """Return the cross-entropy and the two relations, [] each."""
         student = step.student.logits
         self._warn_of_few(student)
-        pairs = [self._relations(student, step.teacher(i).logits) for i in range(len(self.teachers))]
+        pairs = [self._relations(student, resize_to(step.teacher(i).logits, student)) for i in range(len(self.teachers))]
         return {
             "ce": self.ce_weight * step.supervise(),
             "inter": self.inter_scale * torch.stack([inter for inter, _ in pairs]).mean(),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
+from compress.methods import Method, Setting, Step, refuse_dense, refuse_ignored_teacher, require_teacher
 from compress.recipe import NonNegative, Positive
 
 
@@ -49,6 +49,9 @@ class Dkd(Method):
         if setting.classes < 3:
             raise CompressError("method.dkd: with two classes nothing is left beside the labelled one; use method 'kd'")
         require_teacher(setting, "dkd")
+        refuse_dense(
+            setting, "dkd", "parts the labelled class of an image from the rest, and dense labels are maps; use kd, dist or cwd"
+        )
         refuse_ignored_teacher("method.dkd", target_weight=target_weight, rest_weight=rest_weight)
         self.temperature, self.ce_weight, self.standardise = temperature, ce_weight, standardise
         self.target_weight, self.rest_weight = target_weight, rest_weight

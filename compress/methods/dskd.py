@@ -27,7 +27,7 @@ from torch.nn import Parameter
 from compress import losses
 from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import pool_to
+from compress.methods._align import pool_to, resize_to
 from compress.methods._shallow import average_by_tap, build_adapter, build_classifier, choose_taps, find_places
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Text
 
@@ -57,7 +57,7 @@ class Dskd(Method):
         setting: Student, teachers, an image, the number of classes.
         taps: Which of the student's taps are shallow; default all but the last, which may be named too.
         logit_loss: What final and shallow logits are taught with: divergence (kd) or correlations (dist).
-        temperature: Softens all predictions.
+        temperature: Softens all predictions; default 4, and 1 for dense logits.
         ce_weight: Weight of the cross-entropy; 0 where another method on the same student brings it.
         kd_weight: Weight of the logit loss of the final logits; 0 leaves it out.
         alpha: Weight of the logit losses of the shallow taps, all together; 0 leaves them and the classifiers out.
@@ -75,7 +75,7 @@ class Dskd(Method):
         *,
         taps: Listing[Text] | None = None,
         logit_loss: LogitLoss = "kd",
-        temperature: Positive = 4.0,
+        temperature: Positive | None = None,
         ce_weight: NonNegative = 1.0,
         kd_weight: NonNegative = 1.0,
         alpha: NonNegative = 1.0,
@@ -88,7 +88,8 @@ class Dskd(Method):
         require_teacher(setting, "dskd")
         if alpha == 0 and beta == 0:
             raise CompressError("method.dskd: alpha and beta are 0, so nothing supervises shallow layers; use method 'kd'")
-        self.logit_loss, self.temperature = logit_loss, temperature
+        self.logit_loss = logit_loss
+        self.temperature = temperature or (1.0 if setting.task.is_dense else 4.0)
         self.ce_weight, self.kd_weight, self.alpha, self.beta = ce_weight, kd_weight, alpha, beta
         self.weighting, self.weight_temperature = weighting, weight_temperature
         self.places = find_places(setting, choose_taps(setting.student, taps))
@@ -97,7 +98,9 @@ class Dskd(Method):
             for place in self.places
         )
         self.classifiers = nn.ModuleList(
-            build_classifier(place.teacher_channels, setting.classes) for place in self.places if alpha > 0
+            build_classifier(place.teacher_channels, setting.classes, is_dense=setting.task.is_dense)
+            for place in self.places
+            if alpha > 0
         )
 
     def phases(self) -> dict[str, list[Parameter]]:
@@ -148,6 +151,6 @@ class Dskd(Method):
         return {tap: weight * value for (tap, value), weight in zip(by_tap.items(), weights, strict=True)}
 
     def _teach(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the logit loss, [B, K] with [B, K] -> []."""
+        """Return the logit loss, [B, K, ...] with [B, K, ...] -> []."""
         loss = losses.kd if self.logit_loss == "kd" else losses.dist
-        return loss(student, teacher, temperature=self.temperature)
+        return loss(student, resize_to(teacher, student), temperature=self.temperature)

@@ -22,7 +22,7 @@ from torch.nn import Parameter
 
 from compress import losses
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import pool_to
+from compress.methods._align import pool_to, resize_to
 from compress.methods._hints import build_regressor, find_hints, find_tap
 from compress.models import find_shapes
 from compress.recipe import NonNegative, Positive, Text
@@ -79,7 +79,9 @@ class Fitnet(Method):
         }
         if self.kd_weight > 0:
             teachers = range(len(self.teachers))
-            each = [losses.kd(student, step.teacher(i).logits, temperature=self.temperature) for i in teachers]
+            each = [
+                losses.kd(student, resize_to(step.teacher(i).logits, student), temperature=self.temperature) for i in teachers
+            ]
             terms["kd"] = self.kd_weight * torch.stack(each).mean()
         return terms
 

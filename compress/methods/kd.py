@@ -21,6 +21,7 @@ from torch import Tensor
 
 from compress import losses
 from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
+from compress.methods._align import resize_to
 from compress.recipe import NonNegative, Positive
 
 PRESETS = {
@@ -41,7 +42,7 @@ class Kd(Method):
         preset: Whose numbers: cross-entropy 1, divergence 1, temperature 4 (simkd, and its relatives); 0.1, 0.9, 4
             (repdistiller); 0.9, 0.1, 5 (dih); 0.9, 1, 4 (dist_imagenet: the reference of the authors of DIST); 0.1, 9, 2 on
             standardised logits (standardised: 2403.01427).
-        temperature: Softens both predictions; default: the preset's.
+        temperature: Softens both predictions; default: the preset's, and 1 for dense logits in the preset simkd.
         ce_weight: Weight of the cross-entropy; default: the preset's.
         kd_weight: Weight of the divergence, which already carries the factor temperature²; default: the preset's.
         standardise: Give the logits of each image mean 0 and standard deviation 1 first, so that the student need not reach the
@@ -64,13 +65,17 @@ class Kd(Method):
         self.ce_weight, self.kd_weight, self.temperature = (
             preset_value if value is None else value for value, preset_value in zip(given, PRESETS[preset], strict=True)
         )
+        if temperature is None and preset == "simkd" and setting.task.is_dense:
+            self.temperature = 1.0
         self.standardise = preset == "standardised" if standardise is None else standardise
         refuse_ignored_teacher("method.kd", kd_weight=self.kd_weight)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy and the divergence, [] each."""
         student = step.student.logits
-        teachers = torch.stack([step.teacher(i).logits for i in range(len(self.teachers))])  # [M, B, K]
+        teachers = torch.stack(
+            [resize_to(step.teacher(i).logits, student) for i in range(len(self.teachers))]
+        )  # [M, B, K, ...]
         compared = (
             (losses.standardise(student), losses.standardise(teachers, axis=2)) if self.standardise else (student, teachers)
         )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
+from compress.methods import Method, Setting, Step, refuse_dense, refuse_ignored_teacher, require_teacher
 from compress.models import Network
 from compress.recipe import NonNegative, Text
 
@@ -48,6 +48,7 @@ class Rkd(Method):
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "rkd")
+        refuse_dense(setting, "rkd", "compares one embedding an image, and dense networks pool to none; use dist, cwd or pkd")
         refuse_ignored_teacher("method.rkd", distance_weight=distance_weight, angle_weight=angle_weight)
         self.ce_weight, self.distance_weight, self.angle_weight = ce_weight, distance_weight, angle_weight
         self.embedding = _Embedding()

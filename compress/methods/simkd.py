@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress import losses
-from compress.methods import Method, Setting, Step, _projector, require_teacher
+from compress.methods import Method, Setting, Step, _projector, refuse_dense, require_teacher
 from compress.recipe import Count
 
 
@@ -38,6 +38,11 @@ class Simkd(Method):
     def __init__(self, setting: Setting, *, factor: Count = 2, final_relu: Literal["auto", "on", "off"] = "auto") -> None:
         super().__init__(setting)
         require_teacher(setting, "simkd")
+        refuse_dense(
+            setting,
+            "simkd",
+            "ships the teacher's linear classifier, and a network of dense logits has none; use dist, cwd or fitnet",
+        )
         classifiers = [copy.deepcopy(teacher.classifier) for teacher in setting.teachers]
         paths = _projector.build_paths(setting, classifiers, where="simkd", factor=factor, final_relu=final_relu)
         self.shipped, self.teacher_pools = paths.shipped, paths.teacher_pools

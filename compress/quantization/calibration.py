@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data import Labels, Split
+from compress.data import Split
 from compress.errors import CompressError
 from compress.preprocess import normalise
 from compress.records import Preprocess
+from compress.tasks import CLASSIFICATION, Labels, Task
 
 
 class Calibration(NamedTuple):
@@ -29,7 +30,9 @@ class Calibration(NamedTuple):
     """sha256 of their shape and bytes."""
 
 
-def select_calibration(train: Split, preprocess: Preprocess, *, count: int, seed: int) -> Calibration:
+def select_calibration(
+    train: Split, preprocess: Preprocess, *, count: int, seed: int, task: Task = CLASSIFICATION
+) -> Calibration:
     """Select calibration images from the training split, class by class in turn; the same for the same arguments.
 
     Args:
@@ -37,11 +40,15 @@ def select_calibration(train: Split, preprocess: Preprocess, *, count: int, seed
         preprocess: How images become the input of the network.
         count: How many images; all where the split has fewer.
         seed: Which images those are.
+        task: What the labels are for.
 
     Raises:
         CompressError: There are no images, or all are of one class.
     """
-    rows = draw_balanced_rows(train.labels, count, seed=seed)
+    strata = task.compute_strata(train.labels, 0)
+    if task.is_dense and len(np.unique(strata)) < 2:  # every image shows the same rarest class, which is no fault
+        strata = np.arange(len(strata)) % 2
+    rows = draw_balanced_rows(strata, count, seed=seed)
     images = normalise(train.images[rows], preprocess)
     digest = hashlib.sha256(repr(images.shape).encode())
     digest.update(np.ascontiguousarray(images, dtype="<f4").reshape(-1).data)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from compress.errors import CompressError, Interrupted, Unreachable
 from compress.recipe import GateSection
 from compress.records import Accuracy, Gate, Ladder, Rung
+from compress.tasks import Labels, Task
 from exporters import Quantization
-from exporters.verification.rule import AGREEMENT
+from exporters.verification.rule import get_usual_agreement
 
 
 class QuantizationBackend(Protocol):
@@ -28,8 +29,12 @@ class QuantizationBackend(Protocol):
         """Names of the layers that can stay in floating point, from input to output."""
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """Classes of the validation images, [N]."""
+    def labels(self) -> Labels:
+        """Labels of the validation images, [N, ...]."""
+
+    @property
+    def task(self) -> Task:
+        """What the network is for."""
 
     @property
     def reference(self) -> NDArray[np.float32]:
@@ -119,7 +124,7 @@ def judge_file(backend: QuantizationBackend, path: Path) -> tuple[Gate, Accuracy
     gate = backend.judge(logits)
     if gate.max_abs_diff is None and gate.agreement_percent is None:  # no logits to compare
         return gate, None
-    return gate, Accuracy.from_predictions(logits.argmax(axis=1).tolist(), backend.labels.tolist(), logits.shape[1])
+    return gate, backend.task.measure(backend.task.tally(logits, backend.labels), logits.shape[1])
 
 
 def rank(candidate: Candidate[B], budget: GateSection) -> tuple[float, ...]:
@@ -132,7 +137,8 @@ def rank(candidate: Candidate[B], budget: GateSection) -> tuple[float, ...]:
     if gate.agreement_percent is None or gate.drop_points is None:
         return (0, 0, -np.inf, -np.inf, -np.inf)
     short = max(0.0, gate.drop_points - budget.max_top1_drop_points)
-    least = AGREEMENT["int8"] if budget.min_agreement is None else budget.min_agreement
+    usual = get_usual_agreement("int8", is_dense=candidate.backend.task.is_dense)
+    least = usual if budget.min_agreement is None else budget.min_agreement
     short += max(0.0, 100 * least - gate.agreement_percent)
     furthest = np.inf if gate.max_abs_diff is None else gate.max_abs_diff
     kept = len(candidate.quantization.keep) if candidate.passed else 0

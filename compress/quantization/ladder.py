@@ -241,7 +241,8 @@ class LadderSearch(Generic[B]):
             task.advance()
         record = Rung(
             rung=rung, detail=detail, status=gate.status, reason=gate.reason, validation=accuracy,
-            agreement_percent=gate.agreement_percent, top1_drop_points=gate.top1_drop_points,
+            agreement_percent=gate.agreement_percent,
+            drop_points=gate.drop_points if gate.top1_drop_points is None else gate.top1_drop_points,
             size_bytes=backend.count_bytes(path), seconds=self._clock() - begun, float_layers=quantization.keep,
         )  # fmt: skip
         self._record(record)

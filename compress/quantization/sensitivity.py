@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.records import Sensitivity
+from compress.tasks import Task
 from exporters import Quantization
 
 if TYPE_CHECKING:
@@ -52,18 +53,18 @@ def measure_layer_sensitivity(
         if logits is None:
             logits = backend.run_file(backend.write(folder, alone), images)
             shutil.rmtree(folder)
-        found.append(_compare(layer, backend.reference[images], logits))
+        found.append(_compare(layer, backend.reference[images], logits, backend.task))
         on_layer(layer)
     return tuple(sorted(found, key=lambda each: (-each.relative_difference, each.agreement_percent)))
 
 
-def _compare(layer: str, reference: NDArray[np.float32], logits: NDArray[np.float32]) -> Sensitivity:
-    """Compare logits [N, K] with those of the network; where any is not finite, the layer counts as broken."""
+def _compare(layer: str, reference: NDArray[np.float32], logits: NDArray[np.float32], task: Task) -> Sensitivity:
+    """Compare logits [N, K, ...] with those of the network; where any is not finite, the layer counts as broken."""
     difference = logits.astype(np.float64) - reference
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         share = float(np.sqrt(np.square(difference).mean() / np.square(reference, dtype=np.float64).mean()))
     return Sensitivity(
         layer=layer,
         relative_difference=min(share, BROKEN) if np.isfinite(share) else BROKEN,
-        agreement_percent=100 * float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+        agreement_percent=100 * task.measure_agreement(reference, logits),
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from compress.recipe.types import (
     ClassOrder,
@@ -293,6 +293,14 @@ class GateSection(Section):
     0.98 for fp32 and fp16, 0.95 for bf16, 0.9 for int8."""
     max_abs_diff: Positive | None = None
     """Largest accepted difference of any logit; default: the bound of the file's precision."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_short_name(cls, content: Any) -> Any:
+        """Read `max_drop_points`, whatever the metric of the task is."""
+        if isinstance(content, dict) and "max_drop_points" in content and "max_top1_drop_points" not in content:
+            return {"max_top1_drop_points" if name == "max_drop_points" else name: value for name, value in content.items()}
+        return content
 
 
 class Int8Section(Section):

@@ -125,17 +125,28 @@ class Manifest(Document):
     """Name of the input: float32 [batch, channels, height, width], normalised; where the file carries the preprocessing uint8
     [batch, height, width, channels]."""
     output: str = "logits"
-    """Name of the output: float32 [batch, classes]."""
+    """Name of the output: float32 [batch, *logits_shape]."""
+    task: str = "classification"
+    """What the network is for."""
+    logits_shape: tuple[int, ...] = ()
+    """Of the logits of one image: [classes], or of a segmentation [classes, height, width] at the network's output stride;
+    empty in older manifests, which are of classification."""
     files: tuple[BundleFile, ...]
     gate: dict[str, float | str | None]
     """What the files were held to; fields of the recipe's section `gate`."""
     samples: str
-    """npz with `images` uint8 [N, H, W, C], `labels` int64 [N], `logits` float32 [N, classes] of the torch network."""
+    """npz with `images` uint8 [N, H, W, C], `labels` int64 [N], or of a segmentation uint8 [N, H, W], and `logits` float32
+    [N, *logits_shape] of the torch network."""
     samples_count: int
     """Images in it; with fewer, a file could not be proved as well as when it was handed over."""
     samples_sha256: str
     provenance: dict[str, str]
     """Recipe, weights and package versions."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the logits of one image."""
+        return self.logits_shape or (len(self.classes),)
 
 
 class Exported(Document):

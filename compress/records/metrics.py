@@ -100,9 +100,11 @@ class SeedScore(Record):
     validation: Accuracy
     accuracy: Accuracy
     """On the test split."""
-    correct: str
-    """One bit for each test image in order, 1 where the top-1 class is right: eight to a byte, the first in the highest bit,
-    the last byte filled with 0, base64."""
+    correct: str = ""
+    """Of a classification, one bit for each test image in order, 1 where the top-1 class is right: eight to a byte, the first
+    in the highest bit, the last byte filled with 0, base64."""
+    tallies: str = ""
+    """Of another task, the row of numbers of each test image in order, int32 [images, numbers], zlib, base64."""
 
 
 class Scores(Record):
@@ -111,6 +113,8 @@ class Scores(Record):
     network: str
     """`teacher`, `student`, or a baseline's name."""
     method: str
+    task: str = "classification"
+    """What the networks are for."""
     seeds: tuple[SeedScore, ...]
     """The first is what was exported, gated and timed."""
 
@@ -128,7 +132,7 @@ class McNemar(Record):
 
 
 class Paired(Record):
-    """Top-1 of one way of training minus that of another, in points."""
+    """Metric of one way of training minus that of another, in points."""
 
     this: str
     other: str
@@ -145,6 +149,9 @@ class Paired(Record):
     """Student's t over the differences of the pairs: these images, other seeds. `None` with one pair."""
     mcnemar: tuple[McNemar, ...] = ()
     """For each pair: these two networks, other images."""
+    swap_p_values: tuple[Figure, ...] = ()
+    """In its place where images are not right or wrong: how often the two networks differ as much when their images are
+    exchanged at random."""
     verdict: Literal["better", "worse", "not distinguishable"]
     """Whether this is better: both intervals are on one side of 0; with one pair, `ci95` is and McNemar's p is below 0.05."""
     note: str = ""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from compress.records.base import Count, Document, Factor, Figure, Percent, Precision, Record, Seconds, Status
+from compress.records.base import Count, Document, Factor, Figure, Percent, Precision, Record, Seconds, Status, rename_field
 from compress.records.headline import Headline
 from compress.records.metrics import Accuracy, Paired, Scores
 from compress.records.timing import Environment, Latency, Ratio
@@ -26,8 +26,12 @@ class Gate(Record):
     max_abs_diff: Figure | None = None
     top1_drop_points: Figure | None = None
     """Below 0 where the file is better."""
-    metric: Literal["top1", "balanced_accuracy"] = "top1"
-    """What the budget of the drop is about."""
+    relative_rms: Figure | None = None
+    """RMS of all differences of logits over that of the logits; of tasks other than classification."""
+    metric: str = "top1"
+    """What the budget of the drop is about: `top1`, `balanced_accuracy`, or the metric of another task."""
+    task_drop_points: Figure | None = None
+    """Drop of the metric of a task other than classification; below 0 where the file is better."""
     balanced_drop_points: Figure | None = None
     """Drop of the balanced accuracy, where that is the metric; below 0 where the file is better."""
     drop_ci95: tuple[Figure, Figure] | None = None
@@ -41,7 +45,8 @@ class Gate(Record):
     @property
     def drop_points(self) -> float | None:
         """The drop that the budget is about."""
-        return self.balanced_drop_points if self.metric == "balanced_accuracy" else self.top1_drop_points
+        known = {"top1": self.top1_drop_points, "balanced_accuracy": self.balanced_drop_points}
+        return known.get(self.metric, self.task_drop_points)
 
 
 class Sensitivity(Record):
@@ -65,8 +70,8 @@ class Rung(Record):
     validation: Accuracy | None = None
     agreement_percent: Percent | None = None
     """On the validation split, with the network in float32."""
-    top1_drop_points: Figure | None = None
-    """On the validation split, against the network in float32."""
+    drop_points: Figure | None = None
+    """Of the metric on the validation split, against the network in float32."""
     size_bytes: Count | None = None
     speedup: Ratio | None = None
     """Against the same network as a float32 file of this format, interleaved."""
@@ -74,6 +79,12 @@ class Rung(Record):
     """Making and proving it."""
     float_layers: tuple[str, ...] = ()
     """Layers that stay in floating point."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, content: Any) -> Any:
+        """Read what was written when classification was the only task."""
+        return rename_field(content, "top1_drop_points", "drop_points")
 
 
 class Ladder(Record):
@@ -125,6 +136,8 @@ class Variant(Record):
     """What really ran, as the runtime reports it: provider, inference precision, threads."""
     ladder: Ladder | None = None
     """How it became int8."""
+    tallies: str = ""
+    """Of other tasks than classification, as in `SeedScore`."""
     correct: str = ""
     """One bit for each test image, 1 where its top-1 class is right, as in `SeedScore`; empty where it was not kept."""
     seconds: Seconds | None = None
@@ -187,6 +200,8 @@ class Report(Document):
     """Images in each split."""
     headline: Headline | None = None
     """The answers with which all accounts of the run begin; `None` before it is written, and in older reports."""
+    task: str = "classification"
+    """What the networks are for."""
     variants: tuple[Variant, ...]
     gates: dict[str, Gate]
     """By the variant's name."""

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.environment import read_environment
@@ -23,6 +21,7 @@ from compress.run.cache import Cache, lock_run
 from compress.run.data import RunData, prepare_data
 from compress.system.files import write_whole
 from compress.system.leftovers import remove_leftovers
+from compress.tasks import Labels
 from compress.training import loop
 from compress.training.device import choose_device
 
@@ -76,8 +75,8 @@ class Run:
         )
 
     @property
-    def validation_labels(self) -> NDArray[np.int64]:
-        """The labels of the validation split, [N]."""
+    def validation_labels(self) -> Labels:
+        """The labels of the validation split, [N, ...]."""
         return self.data.validation.labels
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import exporters
 from compress import plugins
 from compress.copying import copy_module
-from compress.data import Batch, Split
+from compress.data import Batch, Split, name_task
 from compress.errors import CompressError, Interrupted, Unwritable
 from compress.events import Events
 from compress.freezing import freeze_all_but
@@ -31,6 +31,7 @@ from compress.run.context import Run
 from compress.run.data import RunData
 from compress.run.estimate import estimate_seconds
 from compress.system.leftovers import make_temporary_folder
+from compress.tasks import load_task
 from compress.text import name_teacher
 from compress.training import loop, preflight
 from compress.training.compile import require_engine
@@ -72,7 +73,7 @@ def _check_alone(run: Run, name: str, network: Network, batch: Batch, *, trains:
     Raises:
         CompressError: It cannot be used; or it changes its images in place, which all networks of a run share.
     """
-    found = check_network(name, network, batch.images, trains=trains)
+    found = check_network(name, network, batch.images, trains=trains, is_dense=run.data.task.is_dense)
     if found.changes_input:
         raise CompressError(
             f"{name}: its forward pass changes the images it is given in place, which the other networks read too; write "
@@ -182,9 +183,10 @@ def check_with_random_images(
 
 def _make_random_data(recipe: Recipe, base: Path, classes: tuple[str, ...]) -> RunData:
     source = plugins.load("data", recipe.data.source)(**recipe.data.options(base))
-    depth = DEPTHS[source.channels]
-    images = np.random.default_rng(recipe.seed).integers(0, 256, (IMAGES, *recipe.data.sides, depth), np.uint8)
-    split = Split(images, np.arange(IMAGES) % len(classes))
+    task, depth = load_task(name_task(source)), DEPTHS[source.channels]
+    height, width = recipe.data.sides
+    images = np.random.default_rng(recipe.seed).integers(0, 256, (IMAGES, height, width, depth), np.uint8)
+    split = Split(images, task.make_labels(IMAGES, len(classes), (height, width)))
     mean, std = recipe.data.mean or (0.5,) * depth, recipe.data.std or (0.25,) * depth
     preprocess = make_preprocess(recipe.data, source.channels).model_copy(update={"mean": mean, "std": std})
-    return RunData(preprocess, classes, split, split, split, "", "")
+    return RunData(preprocess, classes, split, split, split, "", "", task)

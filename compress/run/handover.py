@@ -86,7 +86,7 @@ def _write_bundle(
     files = [
         bundle.Deployable(
             item.path, item.section.format, exporters.load(item.section), item.gate, item.outputs,
-            measured.variants[item.variant.name].model_copy(update={"correct": ""}),  # a device has no use for it
+            measured.variants[item.variant.name].model_copy(update={"correct": "", "tallies": ""}),  # of no use there
             item.logits.validation[chosen] if item.adapted else None,
             elsewhere.get(item.variant.name, ()),
         )
@@ -102,7 +102,7 @@ def _write_bundle(
             "machine": (measured.environment or read_environment()).cpu,
             **{f"package.{name}": version for name, version in read_environment().packages.items()},
         },
-        background=_describe_background(run, shipped, logits, measured, headline),
+        background=_describe_background(run, shipped, logits, measured, headline), task=run.data.task,
     )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def _describe_background(
         teachers=tuple(teachers),
         images={name: len(getattr(run.data, name).labels) for name in ("train", "validation", "test")},
         labels=run.data.test.labels,
-        predicted=logits.test.argmax(axis=1),
+        predicted=run.data.test.labels if run.data.task.is_dense else logits.test.argmax(axis=1),
         data_licence=getattr(plugins.load("data", run.recipe.data.source), "licence", ""),
         seconds=sum(result.seconds for result in shipped.results),
         environment=measured.environment or read_environment(),

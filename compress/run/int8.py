@@ -32,6 +32,7 @@ from compress.run import cache
 from compress.run.context import Run, Trained
 from compress.run.verify import Logits, SplitLogits, WrittenFile, compute_logits, judge, make_metadata, make_subject, run_file
 from compress.system.files import hash_file, writable
+from compress.tasks import Labels, Task
 from compress.text import quantify
 from exporters import Quantizable, Quantization, Quantizer, Simulated
 
@@ -70,7 +71,11 @@ def select_calibration_images(run: Run) -> Calibration:
         CompressError: There are no images, or all are of one class.
     """
     return select_calibration(
-        run.data.train, run.data.preprocess, count=run.recipe.int8.calibration_images, seed=run.recipe.seed
+        run.data.train,
+        run.data.preprocess,
+        count=run.recipe.int8.calibration_images,
+        seed=run.recipe.seed,
+        task=run.data.task,
     )
 
 
@@ -181,9 +186,14 @@ class RunBackend:
         return self._quantizable.layers
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """Classes of the validation images, [N]."""
+    def labels(self) -> Labels:
+        """Labels of the validation images, [N, ...]."""
         return self._run.validation_labels
+
+    @property
+    def task(self) -> Task:
+        """What the network is for."""
+        return self._run.data.task
 
     def write(self, folder: Path, quantization: Quantization) -> Path:
         """Write the int8 file into a folder and return its path.

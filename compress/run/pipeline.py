@@ -101,6 +101,16 @@ def _check_before_training(run: Run) -> None:
     """Refuse, before anything is trained, what would otherwise be refused after hours."""
     for section in run.recipe.exports:
         _require_runtime(section)
+        if run.data.task.is_dense and exporters.load(section).gives_class:
+            raise CompressError(
+                f"exports: {section.format}: postprocess: inside gives one class an image, and the labels are masks; leave it "
+                "out: the file then gives the logits of each class, [batch, classes, height, width]"
+            )
+    if run.data.task.name != "classification" and run.recipe.gate.metric != "top1":
+        raise CompressError(
+            f"gate.metric: {run.recipe.gate.metric} is of classification, and the data is of {run.data.task.name}, whose "
+            f"metric is {run.data.task.metric.title}; leave it out"
+        )
     batch = next(run.batch_shuffled(run.data.train, run.recipe.train, seed=0).epoch(0))
     dry_run.check_networks(run, batch)
     if any(exporters.load(section).precision == "int8" for section in run.recipe.exports):

@@ -15,6 +15,7 @@ from compress.run.export import ExportedFile
 from compress.run.measure import MeasuredFiles
 from compress.run.seeds import FurtherSeeds, JudgedImages, collect_scores, describe_seeds
 from compress.run.verify import SplitLogits
+from compress.tasks import CLASSIFICATION, Task
 from compress.text import quantify
 from compress.training import preflight
 
@@ -42,7 +43,7 @@ def build_report(run: Run, found: RunResults) -> Report:
     stages = _collect_stages(found)
     seconds = {**found.further.seconds, **{key: stage.seconds for key, stage in stages.items()}}
     scores = collect_scores(run, found.judged)
-    guesses = preflight.describe_guessing("student", found.shipped.validation, run.validation_labels)
+    guesses = preflight.describe_guessing("student", found.shipped.validation, run.validation_labels, run.data.task)
     return Report(
         name=run.recipe.name,
         recipe=run.recipe.model_dump(mode="json"),
@@ -54,6 +55,7 @@ def build_report(run: Run, found: RunResults) -> Report:
         + sum(each.seconds for each in found.devices),
         classes=run.data.classes,
         images={name: len(getattr(run.data, name).labels) for name in ("train", "validation", "test")},
+        task=run.data.task.name,
         variants=(*found.measured.variants.values(), *found.unexported),
         gates={item.variant.name: item.gate for item in found.files},
         stages=tuple(stages.values()),
@@ -106,6 +108,16 @@ def _collect_stages(found: RunResults) -> dict[str, StageResult]:
     return trained | {result.key: result for item in found.files for result in item.adapted}
 
 
+def _describe_metric(task: Task) -> str:
+    if task.name == CLASSIFICATION.name:
+        return "Accuracy is top-1 on the test split, which no choice has seen; its interval is Wilson's at 95 %."
+    size = ", at the network's input size" if task.is_dense else ""
+    return (
+        f"Accuracy is {task.metric.title} on the test split{size}, which no choice has seen; its 95 % interval is a bootstrap "
+        "over images, and says nothing of other seeds."
+    )
+
+
 def _describe_protocol(run: Run) -> tuple[str, ...]:
     settings, exported = run.recipe.measure, [exporters.load(section).precision for section in run.recipe.exports]
     int8 = (
@@ -118,7 +130,7 @@ def _describe_protocol(run: Run) -> tuple[str, ...]:
         "student": "the student's float32 file of the same format (the teachers are not exported)",
     }
     return (
-        "Accuracy is top-1 on the test split, which no choice has seen; its interval is Wilson's at 95 %.",
+        _describe_metric(run.data.task),
         "The gate compares each file with the torch network on the validation split, on the file's own runtime.",
         (
             f"Latency: after warm-up, {settings.rounds} interleaved rounds of all files, split among "

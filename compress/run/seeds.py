@@ -25,7 +25,6 @@ from compress.run.students import train_student
 from compress.run.verify import SplitLogits, compute_logits
 from compress.system.files import writable
 from compress.tasks import Tallies
-from compress.tasks.classification import is_right
 
 TALLIES, SEEDS = "tallies.npz", "seeds"
 
@@ -117,7 +116,10 @@ def collect_scores(run: Run, judged: Sequence[JudgedImages]) -> tuple[Scores, ..
     networks = dict.fromkeys((each.network, each.method) for each in judged)
     return tuple(
         Scores(
-            network=network, method=method, seeds=tuple(_make_score(run, each) for each in judged if each.network == network)
+            network=network,
+            method=method,
+            task=run.data.task.name,
+            seeds=tuple(_make_score(run, each) for each in judged if each.network == network),
         )
         for network, method in networks
     )
@@ -128,7 +130,7 @@ def _make_score(run: Run, images: JudgedImages) -> SeedScore:
         seed=images.seed,
         validation=run.data.task.measure(images.validation, len(run.data.classes)),
         accuracy=run.data.task.measure(images.test, len(run.data.classes)),
-        correct=paired.pack(is_right(images.test)),
+        **paired.pack_scores(run.data.task, images.test),
     )
 
 

@@ -16,13 +16,14 @@ from compress.methods import Method
 from compress.methods.supervised import Supervised
 from compress.models import count_macs, count_parameters
 from compress.recipe import TrainSection
-from compress.records import Accuracy, Analysis, StageResult, TeacherOutputsResult
+from compress.records import Analysis, StageResult, TeacherOutputsResult
 from compress.records.training import METRICS, WEIGHTS
 from compress.run import cache
 from compress.run.build import derive_seed
 from compress.run.context import STATE, Lockstep, Run, Trained
 from compress.system.files import hash_file
 from compress.system.signals import catch_stop_request
+from compress.tasks import Task
 from compress.teachers.plan import OutputsRequest
 from compress.teachers.provider import FOLDER, TeacherOutputs, provide_outputs
 from compress.teachers.signals import find_required_signals, find_validation_signals, take_first_images
@@ -191,7 +192,7 @@ def _show(run: Run, stage: _Stage, result: StageResult, folder: Path, *, found: 
     cache.publish(folder, run.students / stage.name)
     run.events.emit("stage", stage=stage.name, seed=run.seed, key=stage.key, found=found, seconds=result.seconds)
     effort = "(found in the cache)" if found else f"in {result.seconds:.0f} s"
-    run.events.say(f"{label_stage(run, stage.name)}: {_describe(result)} {effort}")
+    run.events.say(f"{label_stage(run, stage.name)}: {_describe(run.data.task, result)} {effort}")
 
 
 def _may_use_teachers(method: Method) -> bool:
@@ -214,16 +215,16 @@ def label_stage(run: Run, name: str) -> str:
     return name if run.students == run.folder else f"{name}, seed {run.seed}"
 
 
-def _describe(result: StageResult) -> str:
+def _describe(task: Task, result: StageResult) -> str:
     if result.validation is not None:
         teachers, waiting = _compute_share(result, "teacher_seconds"), _compute_share(result, "waiting_seconds")
         times = f"{waiting:.0%} of the time waiting for images" + (
             f", {teachers:.0%} for teachers" if result.teacher_outputs else ""
         )
         return (
-            f"{format_top1(result.validation)} on validation, best epoch {result.best_epoch} of {len(result.epochs)}; {times}"
+            f"{task.describe(result.validation)} on validation, best epoch {result.best_epoch} of {len(result.epochs)}; {times}"
         )
-    return ", ".join(f"{name} {format_top1(accuracy)}" for name, accuracy in result.members.items()) + " on validation"
+    return ", ".join(f"{name} {task.describe(accuracy)}" for name, accuracy in result.members.items()) + " on validation"
 
 
 def _compute_share(result: StageResult, part: str) -> float:
@@ -231,9 +232,3 @@ def _compute_share(result: StageResult, part: str) -> float:
     return float(
         sum(getattr(epoch, part) for epoch in result.epochs) / max(sum(epoch.seconds for epoch in result.epochs), 1e-9)
     )
-
-
-def format_top1(accuracy: Accuracy) -> str:
-    """Return a top-1 as text, with the balanced accuracy where classes are uneven."""
-    balanced = f" (balanced accuracy {accuracy.balanced_percent:.2f} %)" if accuracy.is_uneven else ""
-    return f"{accuracy.top1_percent:.2f} %{balanced}"

@@ -6,9 +6,9 @@ The gate compares a file with the network that it came from; that the network it
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.recipe import METRICS, Metric
 from compress.records import Accuracy
@@ -16,6 +16,8 @@ from compress.run.context import Run
 from compress.run.export import ExportedFile
 from compress.run.verify import SplitLogits
 from compress.statistics.paired_drop import compute_balanced_drop, compute_drop_interval
+from compress.statistics.tallies import compute_paired_interval
+from compress.tasks import CLASSIFICATION
 from compress.text import quantify
 from compress.training.evaluate import measure_accuracy
 
@@ -36,17 +38,19 @@ def hold_to_teacher(run: Run, item: ExportedFile, student: SplitLogits, teachers
     if budget is None or own is None or not teachers:
         return item
     metric, labels = run.recipe.gate.metric, run.validation_labels
-    known = {name: measure_accuracy(logits.validation, labels) for name, logits in teachers.items()}
+    task = run.data.task
+    known = {name: measure_accuracy(logits.validation, labels, task) for name, logits in teachers.items()}
     name = max(known, key=lambda each: _get_value(known[each], metric))
     best, reached = _get_value(known[name], metric), _get_value(own, metric)
     drop = best - reached
     if drop > budget + ROUNDING:
+        title = METRICS[metric] if task.name == CLASSIFICATION.name else task.metric.title
         reason = (
-            f"{METRICS[metric]} {reached:.2f} % is {drop:.2f} points below the {best:.2f} % of {name} on the validation split "
+            f"{title} {reached:.2f} % is {drop:.2f} points below the {best:.2f} % of {name} on the validation split "
             f"(gate.max_drop_from_teacher_points {budget:g})"
         )
         return fail_file(run, item, reason)
-    high = _find_largest_drop(student, teachers[name], labels, metric)
+    high = _find_largest_drop(run, student, teachers[name])
     if high <= budget:
         return item
     note = (
@@ -59,11 +63,15 @@ def hold_to_teacher(run: Run, item: ExportedFile, student: SplitLogits, teachers
 def _get_value(accuracy: Accuracy, metric: Metric) -> float:
     """Return an accuracy by the gate's metric, in percent."""
     balanced = accuracy.balanced_percent if metric == "balanced_accuracy" else None
-    return accuracy.top1_percent if balanced is None else balanced
+    return accuracy.percent if balanced is None else balanced
 
 
-def _find_largest_drop(student: SplitLogits, teacher: SplitLogits, labels: NDArray[np.int64], metric: Metric) -> float:
+def _find_largest_drop(run: Run, student: SplitLogits, teacher: SplitLogits) -> float:
     """Return the upper end of the 95 % interval of what a student loses against a teacher, paired, in points."""
+    metric, labels, task = run.recipe.gate.metric, run.validation_labels, run.data.task
+    if task.name != CLASSIFICATION.name:
+        rows = [task.tally(logits.validation, labels) for logits in (teacher, student)]
+        return compute_paired_interval(partial(task.score, rows[0]), partial(task.score, rows[1]), len(labels))[1]
     own, other = (logits.validation.argmax(axis=1) == labels for logits in (student, teacher))
     lost, won = other & ~own, own & ~other
     if metric == "balanced_accuracy":

@@ -17,7 +17,7 @@ from compress.models import Network
 from compress.recipe import TeacherSection, get_sides
 from compress.run.build import build_network, find_input_format, load_given_teacher, start_from_weights
 from compress.run.context import Run, Trained
-from compress.run.stage import format_top1, train_stage
+from compress.run.stage import train_stage
 from compress.run.students import describe_model
 from compress.run.weights import obtain_weights
 from compress.system.files import hash_file
@@ -48,7 +48,9 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
     model = describe_model(section)
     if section.is_given:
         given = load_given_teacher(run, section, name)
-        warning = _check_given(run, name, given.network, section)
+        warning = "" if run.data.task.is_dense else _check_given(run, name, given.network, section)
+        if run.data.task.is_dense:
+            run.events.say(f"{name}: whether it should be fed otherwise was not tried, for it gives maps")
         key = make_key(weights=hash_file(obtain_weights(run, section, name)), model=model, classes=given.order)
         trained = Trained(name, "given", given.network, (), key, None)
         if given.note:
@@ -68,10 +70,11 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
         trained = train_stage(run, name, method, settings, reads=reads, method_name="supervised")
     logits = evaluate.compute_logits(trained.network, run.batch_in_order(run.data.validation))
     check_outputs(name, logits)
-    found = preflight.check_teacher(name, logits, run.validation_labels, run.data.classes)
+    found = preflight.check_teacher(name, logits, run.validation_labels, run.data.classes, run.data.task)
     if trained.folder is None:
         fed = _describe_input(run, section)
-        run.events.say(f"{name}: {section.model} from {section.describe_weights()}, {format_top1(found)} on validation, {fed}")
+        known = run.data.task.describe(found)
+        run.events.say(f"{name}: {section.model} from {section.describe_weights()}, {known} on validation, {fed}")
     return trained
 
 

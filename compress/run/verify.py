@@ -37,7 +37,7 @@ from exporters import About, Exporter
 from exporters.verification.interface import ExpectedInterface
 from exporters.verification.judge import explain_unusable
 from exporters.verification.judge import judge as judge_file
-from exporters.verification.rule import Outputs
+from exporters.verification.rule import Outputs, measure_differences
 
 Logits = NDArray[np.float32]
 
@@ -45,7 +45,8 @@ HARNESS = ("benchmarks/*.py", "benchmarks/runtimes/*.py", "benchmarks/devices/*.
 """Our own source that runs and times files."""
 VERDICT = (
     "exporters/**/*.py", *HARNESS, "compress/run/export.py", "compress/run/verify.py", "compress/preprocess.py",
-    "compress/geometry.py", "compress/input_probes.py", "compress/records/*.py", "compress/statistics/*.py",
+    "compress/geometry.py", "compress/input_probes.py", "compress/tasks/*.py", "compress/records/*.py",
+    "compress/statistics/*.py",
 )  # fmt: skip
 """Our own source that decides an exported file and what is said of it."""
 SAMPLES, SAMPLES_BYTES = (64, 256), 4 << 20
@@ -85,9 +86,13 @@ class WrittenFile(NamedTuple):
 
 def compute_logits(run: Run, trained: Trained) -> SplitLogits:
     """Compute the logits of a network, which lies on the CPU, on the validation and the test split."""
-    splits = run.data.validation, run.data.test
-    batches = [run.batch_in_order(split, device=torch.device("cpu")) for split in splits]
-    return SplitLogits(*(evaluate.compute_logits(trained.network, each) for each in batches))
+    cpu = torch.device("cpu")
+    return SplitLogits(
+        *(
+            evaluate.compute_logits(trained.network, run.batch_in_order(split, device=cpu), images=len(split.labels))
+            for split in (run.data.validation, run.data.test)
+        )
+    )
 
 
 def make_subject(name: str, path: Path, exporter: Exporter) -> Subject:
@@ -138,8 +143,8 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
             "accuracy": evaluate.measure_accuracy(on_test, data.test.labels, data.task),
             "validation": evaluate.measure_accuracy(on_validation, data.validation.labels, data.task),
             "agreement_percent": 100 * data.task.measure_agreement(logits.test, on_test),
-            "max_abs_diff": float(np.abs(on_test - logits.test).max()),
-            "correct": paired.pack(on_test.argmax(axis=1) == data.test.labels),
+            "max_abs_diff": float(measure_differences(logits.test, on_test).largest.max()),
+            **paired.pack_scores(data.task, data.task.tally(on_test, data.test.labels)),
             "peak_memory_bytes": found.peak_memory_bytes,
             "effective": found.effective,
             "status": gate.status,
@@ -164,10 +169,13 @@ def _judge_outputs(run: Run, made: WrittenFile, file: Subject, found: Evaluation
     outputs = Outputs(found.logits[:count], {name: values[:count] for name, values in found.further.items()})
     pixels = next(_iterate_slices([data.validation.images]))
     return judge_file(
-        file.path, ExpectedInterface(data.preprocess, data.classes, file.batch_size, file.takes_pixels, file.gives_class),
+        file.path, ExpectedInterface(
+            data.preprocess, data.classes, file.batch_size, file.takes_pixels, file.gives_class,
+            made.logits.validation.shape[1:],
+        ),
         outputs, protocol.make_runner(file, events=run.events),
         pixels if file.takes_pixels else normalise(pixels, data.preprocess), reference=made.logits.validation,
-        labels=run.validation_labels, settings=run.recipe.gate, precision=precision, original=made.original,
+        labels=run.validation_labels, settings=run.recipe.gate, precision=precision, original=made.original, task=data.task,
     )  # fmt: skip
 
 
@@ -228,5 +236,11 @@ def judge(run: Run, logits: Logits, *, precision: Precision, reference: Logits, 
             them.
     """
     return exporters.gate(
-        reference, logits, run.validation_labels, settings=run.recipe.gate, precision=precision, original=original
+        reference,
+        logits,
+        run.validation_labels,
+        settings=run.recipe.gate,
+        precision=precision,
+        original=original,
+        task=run.data.task,
     )

@@ -5,10 +5,14 @@ Other distributions add tasks by the entry point `compress.tasks`.
 """
 
 from compress.tasks._loading import load_task
+from compress.tasks._maps import Region, draw_map, is_map, lay_over, list_regions
 from compress.tasks._task import Labels, Logits, Metric, Tallies, Task, Weights
 from compress.tasks.classification import Classification
 
 CLASSIFICATION = Classification()
 """The task of data that names none."""
 
-__all__ = ["CLASSIFICATION", "Classification", "Labels", "Logits", "Metric", "Tallies", "Task", "Weights", "load_task"]
+__all__ = [
+    "CLASSIFICATION", "Classification", "Labels", "Logits", "Metric", "Region", "Tallies", "Task", "Weights", "draw_map",
+    "is_map", "lay_over", "list_regions", "load_task",
+]  # fmt: skip

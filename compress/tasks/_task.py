@@ -75,6 +75,10 @@ class Task(ABC):
     def count_images(self, labels: Labels, classes: int) -> NDArray[np.int64]:
         """Return how many of the images with labels [N, ...] show each class, [K]."""
 
+    @abstractmethod
+    def make_labels(self, images: int, classes: int, size: tuple[int, int]) -> Labels:
+        """Return labels [N, ...] of every class for a dry run without data; height and width of the images are given."""
+
     # ---- training
 
     @abstractmethod
@@ -108,6 +112,11 @@ class Task(ABC):
     @abstractmethod
     def measure_agreement(self, reference: Logits, candidate: Logits) -> float:
         """Return how far two networks give the same answer, 0 to 1, of logits [N, K, ...] each."""
+
+    def find_guessing(self, tallies: Tallies, classes: int) -> str:
+        """Return how rows [N, S] show that answers do not depend on what is seen, or nothing."""
+        del tallies, classes
+        return ""
 
     def describe(self, accuracy: Accuracy) -> str:
         """Return an accuracy as people read it in one line."""

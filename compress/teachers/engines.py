@@ -332,7 +332,8 @@ def compare_outputs(
         relative = max(relative, min(size, NOT_FINITE) if math.isfinite(size) else NOT_FINITE)  # max() passes over NaN
         if signal.tap is None:
             largest = max(largest, float(difference.abs().max().nan_to_num(torch.inf)))
-            agreed, seen = agreed + int((ours.argmax(1) == theirs.argmax(1)).sum()), seen + len(ours)
+            same = ours.argmax(1) == theirs.argmax(1)
+            agreed, seen = agreed + int(same.sum()), seen + same.numel()
     return EngineTrial(
         engine=name,
         ms_per_batch=ms_per_batch,

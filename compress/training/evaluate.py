@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -14,18 +16,36 @@ from compress.methods import Method, Signals
 from compress.records import Accuracy
 from compress.tasks import CLASSIFICATION, Labels, Logits, Tallies, Task
 
+SPILLED_BYTES = 1 << 28
+"""Of logits from which on they are kept in a file."""
+
 
 def measure_accuracy(logits: Logits, labels: Labels, task: Task = CLASSIFICATION) -> Accuracy:
     """Return the task's metric of logits [N, K, ...] against labels [N, ...]."""
     return task.measure(task.tally(logits, labels), logits.shape[1])
 
 
-def compute_logits(module: nn.Module, batches: Batches) -> Logits:
-    """Return the logits of every image in order, [N, K, ...], computed in evaluation mode and float32; modes are restored."""
+def compute_logits(module: nn.Module, batches: Batches, *, images: int | None = None) -> Logits:
+    """Return the logits of every image in order, [N, K, ...], computed in evaluation mode and float32; modes are restored.
+
+    Args:
+        module: The network.
+        batches: The images.
+        images: How many there are, where it is known: logits that would fill the memory are then kept in a file without a name,
+            which is gone when nobody reads it any more.
+    """
     with evaluating(module):
-        outputs = [module(batch.images).float().cpu() for batch in batches.epoch(0)]
-    result: Logits = torch.cat(outputs).numpy()
-    return result
+        outputs = (module(batch.images).float().cpu().numpy() for batch in batches.epoch(0))
+        first = next(outputs)
+        if images is None or images * first[0].nbytes < SPILLED_BYTES:
+            return np.concatenate([first, *outputs])
+        with tempfile.TemporaryFile() as file:
+            kept = np.memmap(file, dtype=np.float32, mode="w+", shape=(images, *first.shape[1:]))
+        begin = 0
+        for some in chain([first], outputs):
+            kept[begin : begin + len(some)] = some
+            begin += len(some)
+        return kept
 
 
 def compute_all_logits(modules: Sequence[nn.Module], batches: Batches) -> tuple[list[Logits], Labels]:

@@ -22,6 +22,12 @@ from compress.tasks import Logits
 
 SOFTMAX_INSIDE = "take the softmax or sigmoid out of it, or let it return their logarithm: losses and files take logits"
 
+OTHER_TASK = {
+    4: "the labels are masks, so it must give a map of logits for each class, [batch, classes, height, width]: use a segmenter "
+    "(`compress list models`)",
+    2: "the labels are one class an image, so it must give logits [batch, classes]: use a classifier, or data with masks",
+}
+"""What to do where a network is one of another task, by the number of axes that its logits must have."""
 REMEDY = "match network and images to each other"
 """For a network that does not take the images."""
 
@@ -36,7 +42,7 @@ class Found(NamedTuple):
     """What its user should know, or nothing."""
 
 
-def check_network(who: str, network: Network, images: Tensor, *, trains: bool) -> Found:
+def check_network(who: str, network: Network, images: Tensor, *, trains: bool, is_dense: bool = False) -> Found:
     """Run a network a few times and refuse it if it could not be trained, or could not teach.
 
     Weights, buffers, modes, torch's random state and the images stay as they are.
@@ -46,6 +52,7 @@ def check_network(who: str, network: Network, images: Tensor, *, trains: bool) -
         network: As it is before training.
         images: Of the training split, [N, C, H, W]; some of them are used.
         trains: Whether it will be trained.
+        is_dense: Whether the labels are maps, so that it must give logits [N, K, h, w].
 
     Raises:
         CompressError: It is TorchScript and would be trained; cannot take the images; gives no logits, or not the same kind in
@@ -60,7 +67,7 @@ def check_network(who: str, network: Network, images: Tensor, *, trains: bool) -
     images = images[:PROBED_IMAGES].detach().clone()
     with forward_pass.keep_random_state(), forward_pass.keep_buffers(network), evaluating(network):
         copy = images.clone()
-        logits = run_forward(who, network, copy)
+        logits = run_forward(who, network, copy, is_dense=is_dense)
         changes_input = forward_pass.changes(copy, images)
         _refuse_probabilities(who, forward_pass.find_probabilities(network, images, logits))
         fault = forward_pass.find_changed_answers(network, images, logits) or forward_pass.find_mixed_images(
@@ -94,8 +101,8 @@ def check_outputs(who: str, logits: Logits) -> None:
     _refuse_probabilities(who, forward_pass.describe_probabilities(values) or forward_pass.find_shares(values))
 
 
-def run_forward(who: str, network: Network, images: Tensor) -> Tensor:
-    """Return the logits [N, K] of a pass over images [N, C, H, W]; the modes are the caller's.
+def run_forward(who: str, network: Network, images: Tensor, *, is_dense: bool = False) -> Tensor:
+    """Return the logits [N, K, ...] of a pass over images [N, C, H, W]; the modes are the caller's.
 
     Raises:
         CompressError: The network cannot take the images, or what it gives is no logits.
@@ -106,7 +113,10 @@ def run_forward(who: str, network: Network, images: Tensor) -> Tensor:
         raise CompressError(
             f"{who}: cannot take images {list(images.shape)}: {explain_failure(who, network, error, remedy=REMEDY)}"
         ) from error
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images) or not output.is_floating_point():
+    dims = 4 if is_dense else 2
+    if not isinstance(output, Tensor) or output.dim() != dims or len(output) != len(images) or not output.is_floating_point():
+        if isinstance(output, Tensor) and {output.dim(), dims} == {2, 4}:
+            raise CompressError(f"{who}: gives {list(output.shape)}; {OTHER_TASK[dims]}")
         whole = isinstance(output, Tensor) and not output.is_floating_point()
         kind = f"{str(getattr(output, 'dtype', '')).removeprefix('torch.')} " if whole else ""
         raise CompressError(

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.data import Batch
@@ -22,7 +21,7 @@ from compress.forward_pass import read_reason
 from compress.freezing import freeze_all_but, list_phases, list_trained_parameters
 from compress.methods import Method
 from compress.records import Accuracy
-from compress.tasks import Logits
+from compress.tasks import CLASSIFICATION, Labels, Logits, Task
 from compress.text import quantify
 from compress.training.class_order import describe_order, find_class_order, write_recipe_line
 from compress.training.usefulness import find_guessing
@@ -92,14 +91,15 @@ def _rehearsing(stage: Method) -> Iterator[dict[str, Tensor]]:
                 value.copy_(before[name])
 
 
-def check_teacher(name: str, logits: Logits, labels: NDArray[np.int64], classes: Sequence[str]) -> Accuracy:
+def check_teacher(name: str, logits: Logits, labels: Labels, classes: Sequence[str], task: Task = CLASSIFICATION) -> Accuracy:
     """Return a teacher's accuracy on the validation split, if it can be a teacher.
 
     Args:
         name: What the recipe calls it, for messages.
-        logits: Its logits, [N, K].
-        labels: The labels, [N].
+        logits: Its logits, [N, K, ...].
+        labels: The labels, [N, ...].
         classes: Names in label order.
+        task: What it was trained for.
 
     Raises:
         CompressError: Its answers do not depend on what is shown, it gives numbers that are not finite, has another number of
@@ -109,6 +109,10 @@ def check_teacher(name: str, logits: Logits, labels: NDArray[np.int64], classes:
         raise CompressError(f"{name}: gives {logits.shape[1]} classes and the data has {len(classes)}; use a matching teacher")
     if not np.isfinite(logits).all():
         raise CompressError(f"{name}: gives numbers that are not finite on the validation split; check its weights")
+    if task.name != CLASSIFICATION.name:
+        if why := describe_guessing(name, logits, labels, task):
+            raise CompressError(why)
+        return task.measure(task.tally(logits, labels), len(classes))
     if len(np.unique(labels)) == 1:
         raise CompressError(
             f"{name}: cannot be judged, as all {len(labels)} validation images are of class '{classes[labels[0]]}'; give "
@@ -131,14 +135,18 @@ def check_teacher(name: str, logits: Logits, labels: NDArray[np.int64], classes:
     return found
 
 
-def describe_guessing(name: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
+def describe_guessing(name: str, logits: Logits, labels: Labels, task: Task = CLASSIFICATION) -> str:
     """Return that the answers of a network do not depend on what is shown, or nothing.
 
     Args:
         name: The network in messages.
-        logits: Its logits, [N, K].
-        labels: The labels, [N].
+        logits: Its logits, [N, K, ...].
+        labels: The labels, [N, ...].
+        task: What it was trained for.
     """
+    if task.name != CLASSIFICATION.name:
+        found = task.find_guessing(task.tally(logits, labels), logits.shape[1])
+        return f"{name}: {found}; train it longer or with another train.lr" if found else ""
     why = find_guessing(name, logits.argmax(axis=1), labels, logits.shape[1])
     return f"{why}; train it longer or with another train.lr" if why else ""
 

@@ -145,7 +145,7 @@ def _write_norms(network: nn.Module) -> None:
 
 
 def _run(network: nn.Module, images: Tensor, name: str) -> Tensor:
-    """Return the logits [batch, classes] of a plain forward pass, whose errors are clearer than those of a traced one.
+    """Return the logits [batch, classes, ...] of a plain forward pass, whose errors are clearer than those of a traced one.
 
     A network that changes its images in place gets a copy of them from then on, in its file too.
     """
@@ -162,8 +162,11 @@ def _run(network: nn.Module, images: Tensor, name: str) -> Tensor:
         raise CompressError(f"export of {name}: the network fails on images {shape}: {reason}; check the image size") from error
     if not isinstance(logits, torch.Tensor):
         raise CompressError(f"export of {name}: forward returns a {type(logits).__name__}; wrap it to return the logits only")
-    if logits.ndim != 2 or logits.shape[0] != len(images):
-        raise CompressError(f"export of {name}: images {shape} give logits {list(logits.shape)}, not [{len(images)}, classes]")
+    if logits.ndim not in (2, 4) or logits.shape[0] != len(images):
+        raise CompressError(
+            f"export of {name}: images {shape} give logits {list(logits.shape)}, not [{len(images)}, classes] or "
+            f"[{len(images)}, classes, height, width]"
+        )
     if changes(given, images):
         network.register_forward_pre_hook(_copy_images)
     return logits

@@ -31,6 +31,7 @@ from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
 from compress.records import BundleFile, Gate, Manifest, Preprocess, SampleDifferences, Variant
 from compress.system.files import hash_file, write_whole
+from compress.tasks import CLASSIFICATION, Task
 from exporters._exporter import INPUT, OUTPUT, Exporter
 from exporters._onnx.external_data import refuse_external_data
 from exporters.bundle.card import Background, render_card
@@ -48,7 +49,7 @@ from exporters.bundle.samples import (
     write_archive,
     write_pictures,
 )
-from exporters.verification.rule import Recorded, is_usable, record_differences
+from exporters.verification.rule import Recorded, is_usable, record_any_differences, record_differences
 
 __all__ = [
     "Background", "Deployable", "Samples", "build_programs", "check_bundle", "find_unfamiliar_programs", "read_samples",
@@ -98,6 +99,7 @@ def write_bundle(
     gate: GateSection,
     provenance: Mapping[str, str],
     background: Background | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Manifest:
     """Write a bundle; one that was there is replaced.
 
@@ -111,6 +113,7 @@ def write_bundle(
         gate: Bounds of the gate that the files passed.
         provenance: Recipe, weights and package versions.
         background: Facts about the network beside its files; for the model card.
+        task: What the network is for.
 
     Returns:
         The manifest, as `check_bundle` read it back.
@@ -124,7 +127,7 @@ def write_bundle(
         raise CompressError(f"{folder}: no file passed its gate, so there is nothing to hand over; see why in the report")
     further = {f"{LOGITS}_{number}": file.logits for number, file in enumerate(files) if file.logits is not None}
     samples = samples._replace(further=further)
-    check_arrays(folder / SAMPLES, samples, preprocess, len(classes))
+    check_arrays(folder / SAMPLES, samples, preprocess, len(classes), task)
     with write_whole(folder) as temporary:
         temporary.mkdir()
         write_archive(temporary / SAMPLES, samples)
@@ -134,6 +137,8 @@ def write_bundle(
             preprocess=preprocess,
             input=INPUT,
             output=OUTPUT,
+            task=task.name,
+            logits_shape=samples.logits.shape[1:],
             files=tuple(_copy_file(file, number, samples, temporary) for number, file in enumerate(files)),
             gate=gate.model_dump(),
             samples=SAMPLES,
@@ -175,7 +180,8 @@ def check_bundle(folder: Path) -> Manifest:
     for file in manifest.files:
         _check_file(folder, file)
     samples = read_samples(folder, manifest)
-    pictures = check_pictures(folder, samples, manifest) if EXPECTED in present else frozenset()
+    drawn = EXPECTED in present or samples.labels.ndim > 1
+    pictures = check_pictures(folder, samples, manifest) if drawn else frozenset()
     if surplus := sorted({*present} - {*listed} - FURTHER - pictures):
         raise CompressError(f"{folder / surplus[0]}: is not in the manifest; remove what does not belong to the bundle")
     return manifest
@@ -255,10 +261,17 @@ def _copy_file(file: Deployable, number: int, samples: Samples, folder: Path) ->
         gives_class=file.exporter.gives_class,
         gate=file.gate,
         logits=LOGITS if file.logits is None else f"{LOGITS}_{number}",
-        on_samples=SampleDifferences(**record_differences(reference, file.outputs, samples.labels)._asdict()),
+        on_samples=SampleDifferences(**_record(reference, file.outputs, samples)._asdict()),
         measured=file.measured,
         elsewhere=file.elsewhere,
     )
+
+
+def _record(reference: NDArray[np.float32], outputs: NDArray[np.float32], samples: Samples) -> Recorded:
+    """Return the differences of a file from its network on the samples, logits [N, classes, ...]."""
+    if reference.ndim > 2 or samples.labels.ndim > 1:
+        return record_any_differences(reference, outputs)
+    return record_differences(reference, outputs, samples.labels)
 
 
 def _check_manifest(path: Path, manifest: Manifest) -> None:
@@ -280,6 +293,9 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
         f"samples_count: {manifest.samples_count} are fewer than the {_count_needed(manifest)} that prove a file again": (
             manifest.samples_count >= _count_needed(manifest)
         ),
+        f"logits_shape: must begin with the {len(manifest.classes)} classes, all sizes above 0": (
+            manifest.shape[0] == len(manifest.classes) and min(manifest.shape) > 0 and len(manifest.shape) in (1, 3)
+        ),
         f"input and output: must be {INPUT!r} and {OUTPUT!r}": (manifest.input, manifest.output) == (INPUT, OUTPUT),
     }
     for complaint, met in demands.items():
@@ -300,7 +316,7 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
 
 def _is_recorded(file: BundleFile) -> bool:
     """Return whether a file's entry holds usable numbers that bound it from then on."""
-    figures = file.gate.max_abs_diff, file.gate.agreement_percent, file.gate.top1_drop_points
+    figures = file.gate.max_abs_diff, file.gate.agreement_percent, file.gate.drop_points
     known = all(value is not None and math.isfinite(value) for value in figures)
     return known and file.on_samples is not None and is_usable(Recorded(**file.on_samples.model_dump()))
 

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from compress.recipe import Recipe, Section, canonical
 from compress.records import Accuracy, Environment, Headline, Manifest, Variant
-from exporters.bundle.readme import describe_geometry, escape_markdown, format_accuracy, render_measurements, render_table
+from exporters.bundle.readme import (
+    describe_geometry,
+    escape_markdown,
+    format_accuracy,
+    name_kind,
+    name_metric,
+    render_measurements,
+    render_table,
+)
 
 UNKNOWN = "unknown: ask"
 CONFUSIONS = 8
@@ -55,7 +63,7 @@ def render_card(manifest: Manifest, background: Background | None) -> str:
     return f"""# Model card: {escape_markdown(manifest.name)}
 
 {_render_headline(background.headline if background else None)}\
-An image classifier: {_describe_classes(manifest)}. Every answer is one of these.
+{name_kind(manifest)}: {_describe_classes(manifest)}. Every answer is one of these.
 
 {history}
 
@@ -113,10 +121,19 @@ def _render_history(manifest: Manifest, background: Background) -> Iterator[str]
     yield f"The network is `{recipe.student.model}`, trained by {escape_markdown(background.method)}. {_describe_start(recipe)}"
     yield "\n".join(f"- `{section.name}`: `{_format_section(section)}`" for section in recipe.method)
     yield "### Teachers"
-    yield render_table(("name", "network", "weights", "parameters", "top-1 %, test"), _list_teachers(background))
+    yield render_table(
+        ("name", "network", "weights", "parameters", f"{name_metric(manifest)} %, test"), _list_teachers(background)
+    )
     yield "## Training settings"
     yield f"Seed {manifest.provenance.get('seed', recipe.seed)}; the student was trained for {background.seconds:.0f} s."
     yield _render_settings(recipe.train)
+    if len(manifest.shape) > 1:
+        yield "## IoU of each class"
+        yield "Of the files, on the test split; a class that is in no mask and no answer has none."
+        yield render_table(("class", *(file.path for file in manifest.files)), _list_iou(manifest))
+        yield "## Environment"
+        yield "\n".join(_list_environment(background.environment))
+        return
     yield "## Accuracy on each class"
     yield "Of the torch network in float32, on the test split; the files differ from it as their agreement says."
     yield render_table(("class", "right", "images", "top-1 %, 95 % interval"), _list_classes(manifest, background))
@@ -159,6 +176,15 @@ def _list_classes(manifest: Manifest, background: Background) -> Iterator[tuple[
         images, right = int(of_class.sum()), int((background.predicted[of_class] == label).sum())
         shown = format_accuracy(Accuracy.from_hits(right, images)) if images else "no test images"
         yield escape_markdown(name), str(right), str(images), shown
+
+
+def _list_iou(manifest: Manifest) -> Iterator[tuple[str, ...]]:
+    measured = [
+        file.measured.accuracy.class_percent if file.measured and file.measured.accuracy else () for file in manifest.files
+    ]
+    for label, name in enumerate(manifest.classes):
+        each = [found[label] if label < len(found) else None for found in measured]
+        yield escape_markdown(name), *("–" if value is None else f"{value:.1f}" for value in each)
 
 
 def _list_confusions(manifest: Manifest, background: Background) -> Iterator[str]:

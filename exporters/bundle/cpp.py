@@ -24,9 +24,9 @@ target_link_libraries(example PRIVATE openvino::runtime)
 
 
 def build_cpp(manifest: Manifest) -> dict[str, str]:
-    """Build the text of each file of `cpp/` by its path in the bundle; none without a file for OpenVINO."""
+    """Build the text of each file of `cpp/` by its path in the bundle; none without a file for OpenVINO or of dense logits."""
     files = [file for file in manifest.files if file.runtime == "openvino"]
-    return {SOURCE: _render_source(manifest, files[0]), BUILD: CMAKE} if files else {}
+    return {SOURCE: _render_source(manifest, files[0]), BUILD: CMAKE} if files and len(manifest.shape) == 1 else {}
 
 
 def _render_source(manifest: Manifest, file: BundleFile) -> str:

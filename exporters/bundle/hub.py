@@ -18,6 +18,7 @@ from compress.records import BundleFile, Manifest, Preprocess
 from compress.system.files import write_whole
 from exporters.bundle.bundle import CARD, CONFIG, PREPROCESSOR, README, build_programs, check_bundle
 from exporters.bundle.checksums import list_files, write_checksums
+from exporters.bundle.readme import name_metric
 
 UNKNOWN = "unknown"
 """The hub's own word for a licence that nobody stated."""
@@ -100,12 +101,13 @@ def _build_geometry(pre: Preprocess) -> dict[str, Any]:
 
 def _build_metadata(manifest: Manifest, licence: str) -> dict[str, Any]:
     results = [result for file in manifest.files for result in _list_results(manifest, file)]
-    tags = ["image-classification", *dict.fromkeys(file.format for file in manifest.files), "edge-compress"]
+    kind = "image-segmentation" if len(manifest.shape) > 1 else "image-classification"
+    tags = [kind, *dict.fromkeys(file.format for file in manifest.files), "edge-compress"]
     metadata: dict[str, Any] = {
         "license": licence,
-        "pipeline_tag": "image-classification",
+        "pipeline_tag": kind,
         "tags": tags,
-        "metrics": ["accuracy"],
+        "metrics": ["mean_iou" if len(manifest.shape) > 1 else "accuracy"],
     }
     return metadata | ({"model-index": [{"name": manifest.name, "results": results}]} if results else {})
 
@@ -114,16 +116,17 @@ def _list_results(manifest: Manifest, file: BundleFile) -> Iterator[dict[str, An
     """Yield the test accuracy of a file, where it was measured, as a share: the hub's unit."""
     found = file.measured.accuracy if file.measured else None
     if found is not None:
+        dense = len(manifest.shape) > 1
         data = manifest.provenance.get("data", "not recorded")
         low, high = (bound / 100 for bound in found.ci95)
         yield {
-            "task": {"type": "image-classification"},
+            "task": {"type": "image-segmentation" if dense else "image-classification"},
             "dataset": {"name": data, "type": data, "split": "test"},
             "metrics": [
                 {
-                    "type": "accuracy",
-                    "name": f"top-1 of {file.path}, n={found.samples}, 95 % interval {low:.4f}–{high:.4f}",
-                    "value": round(found.top1_percent / 100, 6),
+                    "type": "mean_iou" if dense else "accuracy",
+                    "name": f"{name_metric(manifest)} of {file.path}, n={found.samples}, 95 % interval {low:.4f}–{high:.4f}",
+                    "value": round(found.percent / 100, 6),
                 }
             ],
         }

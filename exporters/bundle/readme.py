@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from compress.records import PILLOW_MODES, Accuracy, BundleFile, Manifest, Preprocess, Variant
+from compress.tasks import load_task
 from compress.text import quantify
 
 NOT_MEASURED = "not measured"
@@ -17,7 +18,7 @@ def render_readme(manifest: Manifest) -> str:
     """Render the README as Markdown."""
     return f"""# {escape_markdown(manifest.name)}
 
-An image classifier with {len(manifest.classes)} classes, ready to run. `manifest.json` says everything below to programs
+{name_kind(manifest)} with {len(manifest.classes)} classes, ready to run. `manifest.json` says everything below to programs
 (`manifest.schema.json` is its JSON Schema), `MODEL_CARD.md` how the network came about and where it errs, `NOTICE.txt` what
 is known of licences.
 
@@ -29,9 +30,9 @@ With Python from 3.9, NumPy, Pillow from 9.1, and one runtime ({_list_runtimes(m
 
     sha256sum -c SHA256SUMS
     python predict.py --self-test
-    python predict.py IMAGE_OR_FOLDER... [--file FILE] [--top K] [--threads N] [--json]
+    python predict.py IMAGE_OR_FOLDER... [--file FILE] [--top K] [--threads N] [--json]{_describe_out(manifest)}
 
-`samples/` holds pictures, `samples/expected.json` the trained network's outputs for them, and `{manifest.samples}` more images
+{_describe_samples(manifest)}, and `{manifest.samples}` more images
 with logits. `--self-test` holds a file to them by the rule of `rule.py` and `model_file.py`: its outputs, alone and in calls of
 many sizes, its precision, and what it says of itself. edge-compress has the same rule:
 
@@ -52,19 +53,47 @@ Checksums show damage, not forgery: run programs from a bundle, `predict.py` and
 """
 
 
+def name_kind(manifest: Manifest) -> str:
+    """Return what a bundle holds, with its article."""
+    return "A semantic segmenter" if len(manifest.shape) > 1 else "An image classifier"
+
+
+def name_metric(manifest: Manifest) -> str:
+    """Return the metric of a bundle's files in words."""
+    return load_task(manifest.task).metric.title
+
+
+def _describe_out(manifest: Manifest) -> str:
+    return " [--out FOLDER]" if len(manifest.shape) > 1 else ""
+
+
+def _describe_samples(manifest: Manifest) -> str:
+    if len(manifest.shape) > 1:
+        return "`samples/` holds pictures, each with its mask (`-mask`) and the trained network's map (`-map`) of class numbers"
+    return "`samples/` holds pictures, `samples/expected.json` the trained network's outputs for them"
+
+
 def render_measurements(manifest: Manifest) -> str:
     """Render the table of the files, with an explanation."""
     rows = (_build_row(file) for file in manifest.files)
+    metric = name_metric(manifest)
     header = (
-        "file", "runtime", "precision", "int8 by", "bytes", "top-1 %, test", "agreement %, test", "latency, ms", "speed-up",
-        "top-1 drop, points", "max-abs-diff", "gate",
+        "file", "runtime", "precision", "int8 by", "bytes", f"{metric} %, test", "agreement %, test", "latency, ms", "speed-up",
+        f"{metric} drop, points", "max-abs-diff", "gate",
     )  # fmt: skip
     return f"""{render_table(header, rows)}
 
-Each file was run on its own runtime and compared with the torch network that it came from. Top-1 and agreement are of the
-test split, which no choice has seen; intervals are 95 %, Wilson's for top-1, of the median over rounds for latency. Latency is
-the median of a call on the machine on which the bundle was made ({_name_machine(manifest)}), the speed-up is
-against the file named there, in the same interleaved rounds. The drop, max-abs-diff and gate are of the validation split."""
+Each file was run on its own runtime and compared with the torch network that it came from.
+{_describe_metric(manifest)}
+are of the test split, which no choice has seen; intervals are 95 %, of the median over rounds for latency. Latency is the
+median of a call on the machine on which the bundle was made ({_name_machine(manifest)}), the speed-up is against the file
+named there, in the same interleaved rounds. The drop, max-abs-diff and gate are of the validation split."""
+
+
+def _describe_metric(manifest: Manifest) -> str:
+    if len(manifest.shape) > 1:
+        return "mIoU, at the network's input size, and agreement, which is the mIoU of the file's map with the network's,"
+    return "Top-1, with Wilson's interval, and agreement"
 
 
 def _render_elsewhere(manifest: Manifest) -> str:
@@ -105,7 +134,7 @@ def format_accuracy(found: Accuracy | None) -> str:
     """Format an accuracy with its interval and number of images."""
     if found is None:
         return NOT_MEASURED
-    return f"{found.top1_percent:.2f} ({found.ci95[0]:.2f}–{found.ci95[1]:.2f}, n={found.samples})"
+    return f"{found.percent:.2f} ({found.ci95[0]:.2f}–{found.ci95[1]:.2f}, n={found.samples})"
 
 
 def format_number(value: float | None, form: str) -> str:
@@ -218,7 +247,7 @@ the output are in the file."""
     return f"""## By hand
 
 The input `{manifest.input}` is float32 [batch, {len(pre.mean)}, {pre.height}, {pre.width}], the output `{manifest.output}` is
-float32 [batch, {len(manifest.classes)}]. An image becomes an input by
+float32 [batch, {", ".join(map(str, manifest.shape))}]. An image becomes an input by
 
     image = PIL.Image.open(path).convert({mode!r})
 {_render_placing(pre)}
@@ -227,7 +256,7 @@ float32 [batch, {len(manifest.classes)}]. An image becomes an input by
     std = numpy.array({list(pre.std)}, dtype=numpy.float32)
     images = ((pixels / numpy.float32(255) - mean) / std).transpose(2, 0, 1)[None]
 
-and the class is `classes[logits.argmax()]` with `classes` from `manifest.json`. These lines are for plain 8-bit pictures;
+and {_describe_answer(manifest)} with `classes` from `manifest.json`. These lines are for plain 8-bit pictures;
 `predict.py` also turns pictures as EXIF says, lays transparency over white and {_describe_levels(pre)}.{unlike}"""
 
 
@@ -270,6 +299,12 @@ def _render_placing(pre: Preprocess) -> str:
         image = image.resize({whole}, {method})"""
 
 
+def _describe_answer(manifest: Manifest) -> str:
+    if len(manifest.shape) > 1:
+        return "the class of a pixel is that of the largest logit, after the logits were resized to the picture (bilinear),"
+    return "the class is `classes[logits.argmax()]`"
+
+
 def _describe_levels(pre: Preprocess) -> str:
     """Return how values of more than 8 bits become bytes."""
     if pre.white_level is None:
@@ -282,6 +317,10 @@ def _describe_levels(pre: Preprocess) -> str:
 def _render_cpp(manifest: Manifest) -> str:
     pre = manifest.preprocess
     suffix = "pgm" if pre.channels == "gray" else "ppm"
+    if len(manifest.shape) > 1:
+        return """## In C++
+
+There is no C++ example: it is written for one class an image. `predict.py` shows what a program does with the logits."""
     if not any(file.runtime == "openvino" for file in manifest.files):
         return """## In C++
 

@@ -25,11 +25,15 @@ from compress import records
 from compress.errors import CompressError
 from compress.preprocess import decode
 from compress.records import BundleFile, Document, Manifest, Preprocess, Record
+from compress.tasks import CLASSIFICATION, Labels, Task, draw_map, is_map, load_task
+from compress.tasks.segmentation import resize_logits
 
 FOLDER, EXPECTED = "samples", "samples/expected.json"
 LOGITS = "logits"
 """Name of the shipped network's logits in the archive."""
 FIELDS = ("images", "labels", LOGITS)
+MAX_MAPS = 4
+"""Pictures of a segmentation, each with its mask and map."""
 MAX_PICTURES, MAX_EXPECTED_BYTES, MAX_NAME = 16, 16 << 20, 200
 UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, IndexError, SyntaxError, AttributeError, RuntimeError, MemoryError, OverflowError,
@@ -43,15 +47,15 @@ class Samples(NamedTuple):
 
     images: NDArray[np.uint8]
     """[N, H, W, C], before normalisation."""
-    labels: NDArray[np.int64]
-    """Classes, [N]."""
+    labels: Labels
+    """As the task has them, [N, ...]."""
     logits: NDArray[np.float32]
-    """Of the torch network, [N, classes]."""
+    """Of the torch network, [N, classes, ...]."""
     further: Mapping[str, NDArray[np.float32]] = {}
-    """Logits of networks that were adapted to int8, [N, classes], by the name in the entries of their files."""
+    """Logits of networks that were adapted to int8, [N, classes, ...], by the name in the entries of their files."""
 
     def get_logits(self, file: BundleFile) -> NDArray[np.float32]:
-        """Return the logits [N, classes] of the network from which a file was made."""
+        """Return the logits [N, classes, ...] of the network from which a file was made."""
         return self.logits if file.logits == LOGITS else self.further[file.logits]
 
 
@@ -81,7 +85,7 @@ class Expected(Document):
 
 
 def write_archive(path: Path, samples: Samples) -> None:
-    """Write the archive, uncompressed: images [N, H, W, C], labels [N], logits [N, classes]."""
+    """Write the archive, uncompressed: images [N, H, W, C], labels [N, ...], logits [N, classes, ...]."""
     arrays: dict[str, Any] = {"images": samples.images, "labels": samples.labels, LOGITS: samples.logits, **samples.further}
     np.savez(path, allow_pickle=False, **arrays)
 
@@ -90,6 +94,9 @@ def write_pictures(bundle: Path, samples: Samples, classes: tuple[str, ...]) -> 
     """Write the first image of each class as PNG, and the expected outputs."""
     (bundle / FOLDER).mkdir()
     pictures = []
+    if samples.labels.ndim > 1:
+        _write_maps(bundle, samples)
+        return
     rows = [int(np.flatnonzero(samples.labels == label)[0]) for label in np.unique(samples.labels)[:MAX_PICTURES]]
     for number, row in enumerate(rows):
         picture = _describe_picture(number, row, samples, classes)
@@ -97,6 +104,31 @@ def write_pictures(bundle: Path, samples: Samples, classes: tuple[str, ...]) -> 
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(bundle / FOLDER / picture.file, "PNG")
         pictures.append(picture)
     records.save(bundle / EXPECTED, Expected(pictures=tuple(pictures)))
+
+
+def _write_maps(bundle: Path, samples: Samples) -> None:
+    """Write some pictures, each with its mask and with the network's map at the size of the mask, as PNG with a palette."""
+    for row in range(min(MAX_MAPS, len(samples.labels))):
+        pixels, mask = samples.images[row], samples.labels[row]
+        answers = resize_logits(samples.logits[row], mask.shape).argmax(axis=0).astype(np.uint8)
+        whole = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+        for name, picture in (("", whole), ("-mask", draw_map(mask)), ("-map", draw_map(answers))):
+            picture.save(bundle / FOLDER / f"{row:02}{name}.png", "PNG")
+
+
+def _check_maps(bundle: Path, samples: Samples, manifest: Manifest) -> frozenset[str]:
+    """Check the pictures, masks and maps of a segmentation, and return their paths below the bundle."""
+    names = []
+    for row in range(min(MAX_MAPS, len(samples.labels))):
+        _check_picture(bundle / FOLDER / f"{row:02}.png", samples.images[row], manifest)
+        mask = samples.labels[row]
+        answers = resize_logits(samples.logits[row], mask.shape).argmax(axis=0).astype(np.uint8)
+        for name, wanted in (("mask", mask), ("map", answers)):
+            path = bundle / FOLDER / f"{row:02}-{name}.png"
+            if not path.is_file() or path.stat().st_size > 2 * mask.nbytes + (1 << 16) or not is_map(path, wanted):
+                raise CompressError(f"{path}: is not the {name} that {manifest.samples} holds; get the bundle again")
+        names += [f"{FOLDER}/{row:02}{name}.png" for name in ("", "-mask", "-map")]
+    return frozenset(names)
 
 
 def _describe_picture(number: int, row: int, samples: Samples, classes: tuple[str, ...]) -> Picture:
@@ -123,6 +155,8 @@ def check_pictures(bundle: Path, samples: Samples, manifest: Manifest) -> frozen
         CompressError: A picture or its expected output differs from `samples.npz`.
         Unreachable: A file cannot be read.
     """
+    if samples.labels.ndim > 1:
+        return _check_maps(bundle, samples, manifest)
     path = bundle / EXPECTED
     if path.stat().st_size > MAX_EXPECTED_BYTES:
         raise CompressError(f"{path}: is larger than {MAX_EXPECTED_BYTES >> 20} MiB; get the bundle again")
@@ -160,7 +194,7 @@ def read_archive(path: Path, manifest: Manifest) -> Samples:
         CompressError: They do not fit the manifest, or are damaged.
     """
     further = [file.logits for file in manifest.files if file.logits != LOGITS]
-    wanted = _list_forms(manifest.preprocess, manifest.samples_count, len(manifest.classes), further)
+    wanted = _list_forms(manifest.preprocess, manifest.samples_count, manifest.shape, load_task(manifest.task), further)
     try:
         with zipfile.ZipFile(path) as archive:
             _check_members(path, archive, wanted)
@@ -169,18 +203,19 @@ def read_archive(path: Path, manifest: Manifest) -> Samples:
         reason = f"{type(error).__name__}: {error}"[:200]
         raise CompressError(f"{path}: is not an npz with {', '.join(FIELDS)} ({reason}); get the bundle again") from error
     samples = Samples(arrays.pop("images"), arrays.pop("labels"), arrays.pop(LOGITS), arrays)
-    check_values(path, samples, len(manifest.classes))
+    check_values(path, samples, len(manifest.classes), load_task(manifest.task))
     return samples
 
 
-def check_arrays(path: Path, samples: Samples, preprocess: Preprocess, classes: int) -> None:
+def check_arrays(path: Path, samples: Samples, preprocess: Preprocess, classes: int, task: Task = CLASSIFICATION) -> None:
     """Check samples before they are written.
 
     Args:
         path: Where they go, for messages.
-        samples: Images [N, H, W, C], labels [N], logits [N, classes].
+        samples: Images [N, H, W, C], labels [N, ...], logits [N, classes, ...].
         preprocess: Of the images.
         classes: How many there are.
+        task: What the network is for.
 
     Raises:
         CompressError: They are not what a bundle holds.
@@ -191,9 +226,11 @@ def check_arrays(path: Path, samples: Samples, preprocess: Preprocess, classes: 
         LOGITS: samples.logits,
         **samples.further,
     }
-    for name, form in _list_forms(preprocess, len(samples.labels), classes, samples.further).items():
+    for name, form in _list_forms(
+        preprocess, len(samples.labels), (classes, *samples.logits.shape[2:]), task, samples.further
+    ).items():
         _check_form(path, name, _Form(given[name].dtype, given[name].shape), form)
-    check_values(path, samples, classes)
+    check_values(path, samples, classes, task)
 
 
 class _Form(NamedTuple):
@@ -203,12 +240,15 @@ class _Form(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _list_forms(preprocess: Preprocess, count: int, classes: int, further: Iterable[str]) -> dict[str, _Form]:
-    """Return the form of every array by its name."""
-    logits = _Form(np.dtype(np.float32), (count, classes))
+def _list_forms(
+    preprocess: Preprocess, count: int, shape: tuple[int, ...], task: Task, further: Iterable[str]
+) -> dict[str, _Form]:
+    """Return the form of every array by its name; `shape` is that of the logits of one image."""
+    logits = _Form(np.dtype(np.float32), (count, *shape))
+    size = (preprocess.height, preprocess.width) if task.is_dense else ()
     return {
         "images": _Form(np.dtype(np.uint8), (count, preprocess.height, preprocess.width, len(preprocess.mean))),
-        "labels": _Form(np.dtype(np.int64), (count,)),
+        "labels": _Form(task.label_dtype, (count, *size)),
         LOGITS: logits,
         **dict.fromkeys(further, logits),
     }
@@ -245,12 +285,15 @@ def _read_array(path: Path, archive: zipfile.ZipFile, name: str, wanted: _Form) 
     return array
 
 
-def check_values(path: Path, samples: Samples, classes: int) -> None:
-    """Check the numbers of samples whose form is right: labels [N] and logits [N, classes].
+def check_values(path: Path, samples: Samples, classes: int, task: Task = CLASSIFICATION) -> None:
+    """Check the numbers of samples whose form is right: labels [N, ...] and logits [N, classes, ...].
 
     Raises:
         CompressError: There are none, a label is no class, or logits are not finite.
     """
     finite = all(np.isfinite(logits).all() for logits in (samples.logits, *samples.further.values()))
+    if len(samples.labels) and finite and task.name != CLASSIFICATION.name:
+        task.check_labels(str(path), samples.labels, classes, (samples.images.shape[1], samples.images.shape[2]))
+        return
     if not len(samples.labels) or samples.labels.min() < 0 or samples.labels.max() >= classes or not finite:
         raise CompressError(f"{path}: needs images, labels in 0 .. {classes - 1} and finite logits; get the bundle again")

@@ -20,6 +20,7 @@ from compress.errors import CompressError
 from compress.recipe import METRICS, GateSection, Metric
 from compress.records import Accuracy, Gate, Precision
 from compress.statistics.paired_drop import compute_balanced_drop, compute_drop_interval, count_images_needed
+from compress.tasks import CLASSIFICATION, Task
 from exporters.verification.causes import find_output_causes
 from exporters.verification.rule import (
     Comparison,
@@ -30,6 +31,7 @@ from exporters.verification.rule import (
     find_batch_differences,
     find_logit_faults,
 )
+from exporters.verification.task_gate import gate_by_task
 
 WORST = 10
 
@@ -37,13 +39,14 @@ WORST = 10
 def gate(
     reference: NDArray[np.float32],
     candidate: NDArray[np.float32],
-    labels: NDArray[np.integer[Any]],
+    labels: NDArray[Any],
     *,
     settings: GateSection,
     precision: Precision,
     alone: NDArray[np.float32] | None = None,
     original: NDArray[np.float32] | None = None,
     recorded: Recorded | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Gate:
     """Judge an exported file by its logits.
 
@@ -62,6 +65,7 @@ def gate(
         original: Logits of the torch network before it was adapted to int8, float32 [N, K]; the drop of top-1 is taken from
             it. `None` takes it from `reference`.
         recorded: Differences of the file on these images when it was proved, which bound it from then on.
+        task: What the network is for; of another task than classification logits are [N, K, ...] and labels [N, ...].
 
     Returns:
         The verdict with every reason for failure.
@@ -77,6 +81,11 @@ def gate(
         >>> gate(network, network + 9, np.arange(4), settings=GateSection(), precision="fp32").status
         'failed'
     """
+    if task.name != CLASSIFICATION.name:
+        return gate_by_task(
+            reference, candidate, labels, task=task, settings=settings, alone=alone, original=original,
+            limits=make_limits(settings, precision, recorded, is_dense=task.is_dense),
+        )  # fmt: skip
     for network in (reference,) if original is None else (reference, original):
         _check_reference(network, labels)
     if original is not None and original.shape != reference.shape:
@@ -116,11 +125,14 @@ def gate(
     )
 
 
-def make_limits(settings: GateSection, precision: Precision, recorded: Recorded | None = None) -> Limits:
+def make_limits(
+    settings: GateSection, precision: Precision, recorded: Recorded | None = None, *, is_dense: bool = False
+) -> Limits:
     """Return the limits of a file from the bounds of the gate."""
     return Limits(
-        precision, settings.max_top1_drop_points, settings.min_agreement, settings.max_abs_diff, recorded, settings.metric
-    )
+        precision, settings.max_top1_drop_points, settings.min_agreement, settings.max_abs_diff, recorded, settings.metric,
+        is_dense,
+    )  # fmt: skip
 
 
 def _check_reference(reference: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> None:

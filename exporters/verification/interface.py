@@ -27,6 +27,8 @@ class ExpectedInterface(NamedTuple):
     """Whether it normalises by itself, and so takes uint8 [batch, height, width, channels]."""
     gives_class: bool = False
     """Whether it also gives `class` and `score`, each [batch]."""
+    logits_shape: tuple[int, ...] | None = None
+    """Of one image; `None` is one logit for each class."""
 
 
 def read_interface(path: Path) -> Interface | None:
@@ -58,7 +60,7 @@ def find_violations(found: Interface, expected: ExpectedInterface, precision: Pr
     """
     wanted = model_file.Wanted(
         expected.preprocess.model_dump(mode="json"), expected.classes, precision, expected.batch_size, expected.takes_pixels,
-        expected.gives_class,
+        expected.gives_class, expected.logits_shape,
     )  # fmt: skip
     yield from model_file.find_violations(found, wanted)
 

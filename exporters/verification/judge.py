@@ -16,6 +16,7 @@ from compress.errors import CompressError, Interrupted, Unreachable, Unwritable
 from compress.input_probes import Images
 from compress.recipe import GateSection
 from compress.records import Gate, Precision
+from compress.tasks import CLASSIFICATION, Task
 from exporters.verification.causes import find_input_causes
 from exporters.verification.fp16_range import check_fp16_range
 from exporters.verification.gate import gate, make_limits
@@ -23,12 +24,14 @@ from exporters.verification.interface import ExpectedInterface, find_violations,
 from exporters.verification.rule import (
     FileOutputs,
     Limits,
+    Outputs,
     Recorded,
     choose_batch_sizes,
     find_batch_faults,
     find_score_errors,
     plan_calls,
 )
+from exporters.verification.task_gate import is_near_bound
 
 Run = Callable[[Any, Sequence[tuple[int, int]] | None], FileOutputs]
 """From images as the file takes them, and calls as first image and number of images, to the outputs of these calls one behind
@@ -49,6 +52,7 @@ def judge(
     precision: Precision,
     original: NDArray[np.float32] | None = None,
     recorded: Recorded | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Gate:
     """Judge a file.
 
@@ -58,12 +62,13 @@ def judge(
         outputs: Of the file for all N images that have labels.
         run: Runs it further. What it raises is not caught.
         images: The first of these images as the file takes them: normalised float32 [M, C, H, W], or uint8 [M, H, W, C].
-        reference: Logits of the torch network, float32 [N, K].
-        labels: True classes, [N].
+        reference: Logits of the torch network, float32 [N, K, ...].
+        labels: As the task has them, [N, ...].
         settings: Bounds of the gate.
         precision: By the manifest or recipe; the file is judged by that of its weights.
         original: Logits of the torch network before it was adapted to int8, float32 [N, K]; see `gate`.
         recorded: Differences of the file on these images when it was proved, which bound it from then on.
+        task: What the network is for.
 
     Returns:
         The verdict with every reason for failure and, if the logits fail, the altered inputs with which they would pass.
@@ -73,12 +78,12 @@ def judge(
     """
     found, logits = read_interface(path), outputs.logits
     own: Precision = precision if found is None else found.precision  # type: ignore[assignment]  # RANKS holds no others
-    limits = make_limits(settings, own, recorded)
-    verdict = gate(reference, logits, labels, settings=settings, precision=own, original=original, recorded=recorded)
+    limits = make_limits(settings, own, recorded, is_dense=task.is_dense)
+    verdict = gate(reference, logits, labels, settings=settings, precision=own, original=original, recorded=recorded, task=task)
     comparable = logits.shape == reference.shape and logits.dtype == np.float32
     if comparable and expected.batch_size is None:
-        verdict = add_failures(verdict, _try_batches(outputs, run, images, limits, gives_class=expected.gives_class))
-    if comparable and verdict.status == "failed" and np.isfinite(logits).all():
+        verdict = add_failures(verdict, _try_batches(_flatten(outputs), run, images, limits, gives_class=expected.gives_class))
+    if comparable and (verdict.status == "failed" or is_near_bound(verdict, own)) and np.isfinite(logits).all():
         verdict = add_failures(verdict, _find_likely_inputs(run, images, reference, expected, own))
     if expected.gives_class:
         verdict = add_failures(verdict, find_score_errors(outputs, precision=own))
@@ -92,17 +97,25 @@ def _try_batches(outputs: FileOutputs, run: Run, images: Images, limits: Limits,
     """Return how outputs depend on the number of images in a call."""
     sizes = choose_batch_sizes(images[0].nbytes)
     shown = images[: max(sizes)]
-    called = run(shown, plan_calls(len(shown), sizes))
+    called = _flatten(run(shown, plan_calls(len(shown), sizes)))
     return [*find_batch_faults(outputs, called, sizes, limits, shown=len(shown), gives_class=gives_class)]
+
+
+def _flatten(outputs: FileOutputs) -> FileOutputs:
+    """Return outputs with the logits of an image in a row, [N, K, ...] -> [N, K·...]."""
+    logits = outputs.logits
+    return outputs if logits.ndim == 2 else Outputs(logits.reshape(len(logits), -1), outputs.further)
 
 
 def _find_likely_inputs(
     run: Run, images: Images, reference: NDArray[np.float32], expected: ExpectedInterface, precision: Precision
 ) -> list[str]:
     """Return the altered inputs with which a file would give the network's logits."""
+    wanted = reference[: len(images)]
     causes = find_input_causes(
-        lambda altered: run(altered, None).logits, reference, images, expected.preprocess, precision=precision
-    )
+        lambda altered: _flatten(run(altered, None)).logits, wanted.reshape(len(wanted), -1), images,
+        expected.preprocess, precision=precision,
+    )  # fmt: skip
     return [f"likely cause: {cause}" for cause in causes]
 
 

@@ -62,6 +62,8 @@ class Wanted(NamedTuple):
     """Whether it normalises by itself, and so takes uint8 [batch, height, width, channels]."""
     gives_class: bool = False
     """Whether it also gives `class` and `score`, each [batch]."""
+    logits_shape: tuple[int, ...] | None = None
+    """Of one image; `None` is one logit for each class."""
 
 
 def find_violations(found: Interface, wanted: Wanted) -> Iterator[str]:
@@ -75,7 +77,7 @@ def find_violations(found: Interface, wanted: Wanted) -> Iterator[str]:
     sides = (int(wanted.preprocess["height"]), int(wanted.preprocess["width"]))
     fed: tuple[int | None, ...] = (batch_size, *sides, channels) if wanted.takes_pixels else (batch_size, channels, *sides)
     yield from _compare_ports("input", found.inputs, [Port(INPUT, "uint8" if wanted.takes_pixels else "float32", fed)])
-    given = [Port(OUTPUT, "float32", (batch_size, len(wanted.classes)))]
+    given = [Port(OUTPUT, "float32", (batch_size, *(wanted.logits_shape or (len(wanted.classes),))))]
     further = [Port(CLASS, "int64", (batch_size,)), Port(SCORE, "float32", (batch_size,))]
     yield from _compare_ports("output", found.outputs, given + further * wanted.gives_class)
     if found.precision != wanted.precision:

@@ -51,6 +51,15 @@ is the relative difference, and so some 0.56 r f of the classes change, where f 
 in a thousand in fp16, two in a hundred in bf16 and about one in ten in int8; most of what changes was wrong before and stays
 wrong, so accuracy hardly moves, and the budget of the drop is what judges int8. A wrecked network agrees on few images at all.
 """
+DENSE_AGREEMENT: Mapping[str, float] = {"fp32": 0.99, "fp16": 0.98, "bf16": 0.95, "int8": 0.7}
+"""The same of dense logits, where agreement is the mean IoU of the file's map with the network's. How far an int8 file agrees
+depends on how sure the network is, so the bound is low and the RMS below is the sharper one."""
+DENSE_RMS: Mapping[str, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 3e-2, "int8": 0.15}
+"""Of dense logits, the largest RMS of all differences over that of the logits. Rounding gives less than 5e-6 in fp32, 1e-3 in
+fp16 and 1e-2 in bf16, and int8 some 0.01 to 0.04, of networks that are hardly trained 0.11. Other orders of channels give
+0.07, so between a third of the bound and the bound other inputs are tried."""
+DENSE_SHARE = 0.5
+"""Of the bound of a logit's difference in int8, for dense logits, which are so many that their ranges are known well."""
 SCORE_BOUNDS: Mapping[str, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 2e-2, "int8": 1e-4}
 """How far a score may be from the softmax of the logits, computed in float64.
 
@@ -60,6 +69,8 @@ may compute it in that where the file is of that precision: a rounding is 5e-4 o
 """
 SCORE_KINDS: Mapping[str, tuple[str, ...]] = {CLASS: ("int64", "int32"), SCORE: ("float32",)}
 """Types by output. LiteRT gives its classes as int32; a type that can be read from the file must be int64 (`model_file.py`)."""
+MANY = 1 << 14
+"""Logits of one image from which on images are looked at one after the other."""
 TWICE = 2.0
 """So many times what was recorded a file may differ on another processor."""
 LEAST_LARGEST = 1e-3
@@ -122,6 +133,8 @@ class Limits(NamedTuple):
     """`None` where the file is proved for the first time."""
     metric: str = TOP1
     """What the budget of the drop is about: `top1`, or `balanced_accuracy`, the mean of the classes' recalls."""
+    is_dense: bool = False
+    """Whether logits are maps."""
 
 
 class Comparison(NamedTuple):
@@ -237,6 +250,58 @@ def find_logit_faults(
     yield from _find_large_differences(reference, seen.differences, limits)
 
 
+class Differences(NamedTuple):
+    """Differences between the logits of a file and those of its network, of any shape."""
+
+    largest: Floats
+    """Of each image, [N]; infinite where the file's logits are not finite."""
+    relative_rms: float
+    """RMS of all differences over that of the network's logits."""
+
+
+def measure_differences(reference: Floats, candidate: Floats) -> Differences:
+    """Return the differences of logits [N, K, ...], one image after the other, so that they may be many."""
+    largest, squares, size = np.empty(len(reference)), 0.0, 0.0
+    for row, (ours, theirs) in enumerate(zip(reference, candidate)):  # noqa: B905 (Python 3.9)
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(theirs.astype(np.float64) - ours)
+        largest[row] = difference.max() if np.isfinite(difference).all() else np.inf
+        squares, size = squares + float(np.square(difference).sum()), size + float(np.square(ours, dtype=np.float64).sum())
+    return Differences(largest, math.sqrt(squares / size) if size > 0 and math.isfinite(squares) else math.inf)
+
+
+def get_usual_agreement(precision: str, *, is_dense: bool) -> float:
+    """Return the default bound of the agreement."""
+    return (DENSE_AGREEMENT if is_dense else AGREEMENT)[precision]
+
+
+def find_difference_faults(reference: Floats, candidate: Floats, limits: Limits) -> Iterator[str]:
+    """Yield every way in which logits of any shape differ too much from those of the network, whatever they mean.
+
+    Args:
+        reference: Of the network, [N, K, ...].
+        candidate: Of the file.
+        limits: Limits of the file.
+    """
+    if candidate.shape != reference.shape or candidate.dtype != np.float32:
+        yield f"it gives {candidate.dtype} {list(candidate.shape)}, not float32 {list(reference.shape)}"
+        return
+    seen = measure_differences(reference, candidate)
+    broken = int((~np.isfinite(seen.largest)).sum())
+    if broken:
+        yield f"its logits are not finite on {broken} of {len(candidate)} images"
+    yield from _find_large_differences(reference.reshape(len(reference), -1), seen.largest, limits)
+    bound = DENSE_RMS[limits.precision]
+    if limits.is_dense and not broken and seen.relative_rms > bound:
+        yield f"its logits differ by {seen.relative_rms:.3g} of their RMS, more than {bound:g}"
+
+
+def record_any_differences(reference: Floats, candidate: Floats) -> Recorded:
+    """Return the differences of a file from its network, finite logits [N, K, ...], that bound it from now on."""
+    largest = measure_differences(reference, candidate).largest
+    return Recorded(float(largest.max()), float(np.median(largest)), 0)
+
+
 def exceeds_budget(seen: Comparison, limits: Limits) -> bool:
     """Return whether the accuracy of a file dropped beyond the budget, and beyond the images that it was known to lose."""
     lost, images = 0 if limits.recorded is None else limits.recorded.lost, len(seen.differences)
@@ -288,7 +353,7 @@ def compute_bound(logits: Floats, precision: str) -> float:
 
 def compute_default_bounds(logits: Floats, precision: str) -> Floats:
     """Return the default bound on each image, [N], from logits [N, K]."""
-    each: Floats = BOUNDS[precision] * np.sqrt(np.square(logits, dtype=np.float64).mean(axis=1))
+    each: Floats = BOUNDS[precision] * np.sqrt(_compute_mean_squares(logits))
     return each.clip(min=compute_bound(logits, precision))
 
 
@@ -296,7 +361,8 @@ def compute_precision_bounds(logits: Floats, limits: Limits) -> Floats:
     """Return the largest difference that is allowed on each image, [N], whatever was recorded, from logits [N, K]."""
     if limits.max_abs_diff is not None:
         return np.full(len(logits), limits.max_abs_diff)
-    return compute_default_bounds(logits, limits.precision)
+    bounds = compute_default_bounds(logits, limits.precision)
+    return DENSE_SHARE * bounds if limits.is_dense and limits.precision == "int8" else bounds
 
 
 def _compute_recorded_bounds(logits: Floats, recorded: Recorded) -> Floats:
@@ -306,7 +372,17 @@ def _compute_recorded_bounds(logits: Floats, recorded: Recorded) -> Floats:
 
 
 def _compute_rms(logits: Floats) -> float:
+    if logits.shape[1] > MANY:
+        return float(np.sqrt(_compute_mean_squares(logits).mean()))
     return float(np.sqrt(np.square(logits, dtype=np.float64).mean()))
+
+
+def _compute_mean_squares(logits: Floats) -> Floats:
+    """Return the mean square of each row, [N, K] -> [N]; of long rows one after the other, for they may fill the memory."""
+    if logits.shape[1] > MANY:
+        return np.array([np.square(row, dtype=np.float64).mean() for row in logits])
+    squares: Floats = np.square(logits, dtype=np.float64).mean(axis=1)
+    return squares
 
 
 # ---- numbers of images in a call

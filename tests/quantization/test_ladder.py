@@ -21,6 +21,7 @@ from compress.quantization.candidate import LadderResult, Unavailable
 from compress.quantization.ladder import LadderSearch, describe_ladder
 from compress.recipe import GateSection, Int8Section
 from compress.records import Gate, Ladder
+from compress.tasks import CLASSIFICATION
 from exporters import Quantization
 
 LAYERS = tuple(f"conv{number}" for number in range(16))
@@ -39,6 +40,7 @@ class Pretended:
         self.labels: NDArray[np.int64] = np.arange(IMAGES) % CLASSES
         self.reference: NDArray[np.float32] = 5 * np.eye(CLASSES, dtype=np.float32)[self.labels]
         self.written: list[Quantization] = []
+        self.task = CLASSIFICATION
 
     def write(self, folder: Path, quantization: Quantization) -> Path:
         self.written.append(quantization)
@@ -108,7 +110,7 @@ def test_the_search_ends_at_the_first_file_that_passes(tmp_path: Path) -> None:
     rung = end.ladder.rungs[0]
     assert rung.validation is not None
     assert (rung.validation.top1_percent, rung.validation.samples) == (99.5, IMAGES)
-    assert (rung.agreement_percent, rung.top1_drop_points) == (99.5, 0.5)
+    assert (rung.agreement_percent, rung.drop_points) == (99.5, 0.5)
 
 
 def test_other_statistics_are_tried_until_one_passes(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from compress.run.context import Run, Trained
 from compress.run.export import LOGITS, OUTCOME, Outcome
 from compress.run.int8 import RunBackend
 from compress.run.verify import judge
+from compress.tasks import CLASSIFICATION
 from exporters import Quantization
 
 RunTiny = Callable[..., tuple[Report, str]]
@@ -147,8 +148,8 @@ class Labelled:
 
     def __init__(self, labels: NDArray[np.int64], gate: recipe.GateSection) -> None:
         self.validation_labels = labels
-        self.recipe = self
-        self.gate = gate
+        self.recipe = self.data = self
+        self.gate, self.task = gate, CLASSIFICATION
 
 
 def logits(classes: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from compress.records import Accuracy, Gate, Variant
 from compress.run.export import ExportedFile
 from compress.run.teacher_budget import hold_to_teacher
 from compress.run.verify import SplitLogits
+from compress.tasks import CLASSIFICATION
 
 LABELS = np.repeat([0, 1], [180, 20])
 """Of 200 validation images, nine in ten are of class 0."""
@@ -31,7 +32,8 @@ def _answer(wrong_of_0: int, wrong_of_1: int) -> SplitLogits:
 
 def _hold(student: SplitLogits, teachers: dict[str, SplitLogits], *, budget: float | None, metric: Metric = "top1") -> Gate:
     gate = GateSection(max_drop_from_teacher_points=budget, metric=metric)
-    run: Any = SimpleNamespace(recipe=SimpleNamespace(gate=gate), validation_labels=LABELS, events=Events())
+    data = SimpleNamespace(task=CLASSIFICATION)
+    run: Any = SimpleNamespace(recipe=SimpleNamespace(gate=gate), validation_labels=LABELS, events=Events(), data=data)
     predicted: NDArray[np.int64] = student.validation.argmax(axis=1)
     validation = Accuracy.from_predictions(predicted.tolist(), LABELS.tolist(), 2)
     variant = Variant(

@@ -216,23 +216,24 @@ def _judge_latency(
 @click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
 @click.option("--file", help="File of the bundle; default: the first.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show.")
+@click.option("--out", type=PATH, help="Of a segmentation: folder for the map of each picture, and the map over the picture.")
 @click.option("--csv", "as_csv", is_flag=True, help="Write a line of CSV for each picture as it is classified.")
 @click.option("--json-lines", "as_lines", is_flag=True, help="Write a line of JSON for each picture as it is classified.")
 @threads_option
 def predict(
-    terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: str | None, top: int, as_csv: bool, as_lines: bool,
-    threads: int,
+    terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: str | None, top: int, out: Path | None, as_csv: bool,
+    as_lines: bool, threads: int,
 ) -> None:  # fmt: skip
-    """Classify your pictures with the deployed file.
+    """Classify or segment your pictures with the deployed file.
 
-    A folder stands for all pictures in it and below.
+    A folder stands for all pictures in it and below. Of a segmentation the share of each class in a picture is shown.
     """
     from compress.cli import tables
     from compress.deployed.predict import iterate_predictions, refuse_unread
 
     if as_csv + as_lines + terminal.as_json > 1:
         raise click.UsageError("--csv, --json-lines and --json say the same in other forms; give one of them")
-    predictions = iterate_predictions(bundle, images, file=file, top=top, threads=threads, events=terminal.events())
+    predictions = iterate_predictions(bundle, images, file=file, top=top, threads=threads, events=terminal.events(), out=out)
     if as_csv:
         done = list(terminal.write_csv(tables.list_prediction_columns(top), predictions, tables.list_prediction_cells))
     elif as_lines:
