@@ -168,7 +168,8 @@ def _judge(pair: Pair, now: Mapping[Path, FileTiming], known: Mapping[str, FileT
         slower, ci95, doubtful = compute_slowdown(old.latency_ms.rounds, new.latency_ms.rounds, new.latency_ms.launches)
         waits = [each.latency_ms.waited_percent or 0 for each in (old, new)]
         doubtful = doubtful or abs(waits[0] - waits[1]) > OTHER_WAIT_POINTS
-        return _make_verdict(pair, "interleaved", slower, ci95, max_slower, doubtful=doubtful)
+        causes = _list_causes(old, new)
+        return _make_verdict(pair, "interleaved", slower, ci95, max_slower, doubtful=doubtful, causes=causes)
     if pair.then is None:
         raise CompressError(f"{pair.new}: has no baseline; give one")
     return _judge_by_anchor(pair, pair.then, now, known, max_slower)
@@ -209,12 +210,19 @@ def _judge_by_anchor(
         old.latency_ms.rounds, then.latency_ms.rounds, then.latency_ms.launches
     )
     slower, ci95 = divide_intervals(ratio_now, ci_now, ratio_then, ci_then)
-    return _make_verdict(pair, "anchor", slower, ci95, max_slower, doubtful=doubtful_now or doubtful_then)
+    doubtful = doubtful_now or doubtful_then
+    causes = _list_causes(fresh, new)
+    return _make_verdict(pair, "anchor", slower, ci95, max_slower, doubtful=doubtful, causes=causes)
+
+
+def _list_causes(*timings: FileTiming) -> list[str]:
+    """Return why latencies are unstable, each once."""
+    return list(dict.fromkeys(filter(None, (timing.latency_ms.instability for timing in timings))))
 
 
 def _make_verdict(
     pair: Pair, compared: Literal["interleaved", "anchor"], slower: float, ci95: tuple[float, float], max_slower: float, *,
-    doubtful: bool,
+    doubtful: bool, causes: Sequence[str],
 ) -> FileVerdict:  # fmt: skip
     verdict = judge_slowdown(ci95, max_slower, doubtful=doubtful)
     low, high = (100 * (each - 1) for each in ci95)
@@ -223,7 +231,8 @@ def _make_verdict(
         "fail": f"slower by {low:.1f} to {high:.1f} %, and {100 * max_slower:g} % are allowed",
         "not distinguishable": f"between {low:+.1f} and {high:+.1f} %, on both sides of the {100 * max_slower:g} % that are "
         "allowed; measure longer",
-        "unstable": f"between {low:+.1f} and {high:+.1f} %, which says nothing; stop what else runs there, or measure longer",
+        "unstable": f"between {low:+.1f} and {high:+.1f} %, which says nothing ({'; '.join(causes) or 'no cause is known'}); "
+        "stop what else runs there, or measure longer",
     }[verdict]
     return FileVerdict(
         baseline=pair.name, compared=compared, slower_percent=100 * (slower - 1), ci95_percent=(low, high), verdict=verdict,

@@ -82,6 +82,22 @@ def test_the_old_file_is_timed_again_beside_the_new_one(new: float, noise: float
         assert one.ci95_percent[0] <= one.slower_percent <= one.ci95_percent[1]
 
 
+def test_an_open_verdict_says_what_disturbed(tmp_path: Path) -> None:
+    """What made the latencies unstable stands in the reason, once for all files."""
+
+    def time(paths: Sequence[Path]) -> dict[str, FileTiming]:
+        timed = make_timer({"old": 1.0, "new": 1.05}, noise=0.3)(paths)
+        update = {"stable": False, "instability": "disturbed: it waited"}
+        return {
+            name: each.model_copy(update={"latency_ms": each.latency_ms.model_copy(update=update)})
+            for name, each in timed.items()
+        }
+
+    old, new = write(tmp_path / "a", "net.onnx", "old"), write(tmp_path / "b", "net.onnx", "new")
+    with pytest.raises(Unstable, match=r"which says nothing \(disturbed: it waited\); stop what else runs there"):
+        refuse_slower(check_latency([new], old, max_slower=0.05, measure=time))
+
+
 def test_an_old_file_that_is_gone_needs_an_anchor(tmp_path: Path) -> None:
     """By a file that was timed in both runs, a machine of half the speed changes nothing; without one nothing is compared."""
     old, anchor = write(tmp_path, "net.onnx", "old"), write(tmp_path, "anchor.onnx", "anchor")
