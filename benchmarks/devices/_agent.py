@@ -20,6 +20,8 @@ from compress.errors import Unreachable
 
 NO_FOLDER, NO_AGENT, NO_PYTHON, CUT = 91, 92, 93, 94
 """Exit statuses of our shell commands on a board."""
+STATUSES = frozenset({NO_FOLDER, NO_AGENT, NO_PYTHON, CUT, 127})
+"""With which they end on purpose, so that the command did run there."""
 ENTER = 'umask 077; cd "${HOME:-.}"'
 SILENT_SECONDS = 60.0
 """A board that says nothing for so long is lost; a follower says something every five seconds."""
