@@ -86,6 +86,15 @@ class Masks:
         counted = [(len(split.pairs), partial(iter, split.pairs)) for split in splits]
         return load_masked(counted, self._find_classes(*splits), preprocess)
 
+    def list_masks(self) -> tuple[Path, ...]:
+        """Return the files of all masks.
+
+        Raises:
+            CompressError: As in `summary`, but for what headers tell.
+            Unreachable: As in `summary`.
+        """
+        return tuple(pair.mask for split in self._find_splits() for pair in split.pairs if isinstance(pair.mask, Path))
+
     def _find_splits(self) -> tuple[MaskedSplit, MaskedSplit]:
         if not self.path.is_dir():
             raise Unreachable(f"{self.path}: there is no such folder; give the one that holds train/ and test/ as data.path")

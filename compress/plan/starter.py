@@ -8,11 +8,14 @@ import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from compress.data import Summary
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
 from compress.plan.data import describe_few_steps
+from compress.plan.starter_masks import render_recipe as render_segmentation
+from compress.plan.starter_masks import survey_masks
 from compress.plan.survey import BUDGET_POINTS, Proposal, Survey, describe_survey, propose, survey_folder
 from compress.system.files import write_whole
 
@@ -85,7 +88,12 @@ measure:
 
 
 def write(
-    path: Path, *, data: Path | None = None, events: Events | None = None, parquet: Mapping[str, str] | None = None
+    path: Path,
+    *,
+    data: Path | None = None,
+    events: Events | None = None,
+    parquet: Mapping[str, str] | None = None,
+    task: Literal["classification", "segmentation"] = "classification",
 ) -> tuple[str, ...]:
     """Write a recipe, and return what was seen of the data, a sentence each.
 
@@ -94,6 +102,7 @@ def write(
         data: Folder of pictures, one folder per class, or of parquet files in hub layout; default the embedded digits.
         events: Where progress goes.
         parquet: Which subset and label column of parquet files, as options of the source.
+        task: What the networks shall do; for segmentation `data` is a folder of pictures with masks, and by default scenes.
 
     Raises:
         CompressError: The file is there already, or has a name that no recipe can have; or the data is none, or too little.
@@ -105,11 +114,28 @@ def write(
         raise Unreachable(f"--data {data}: there is no such folder")
     if parquet and data is None:
         raise CompressError(f"--{next(iter(parquet)).replace('_', '-')}: is of parquet files; name their folder with --data")
+    if parquet and task == "segmentation":
+        raise CompressError(
+            f"--{next(iter(parquet)).replace('_', '-')}: with --task segmentation only folders of pictures and masks are "
+            "looked at; for parquet files write the recipe without --data, and name the data source huggingface_masks in it"
+        )
+    if task == "segmentation":
+        masked = None if data is None else survey_masks(data)
+        _write_text(path, render_segmentation(path, _name_run(path), data=data, seen=masked))
+        return () if masked is None else tuple(masked.describe())
     found = None if data is None else survey_folder(data, events, parquet=parquet or {})
-    text = render_recipe(path, data=data, found=found)
+    _write_text(path, render_recipe(path, data=data, found=found))
+    return () if found is None else (*describe_survey(found), *_describe_schedule(found.summary, propose(found)))
+
+
+def _write_text(path: Path, text: str) -> None:
     with write_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return () if found is None else (*describe_survey(found), *_describe_schedule(found.summary, propose(found)))
+
+
+def _name_run(path: Path) -> str:
+    """Return a name that a run may have, of that of its recipe."""
+    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in path.stem).strip("-") or "recipe"
 
 
 def render_recipe(path: Path, *, data: Path | None = None, found: Survey | None = None) -> str:
@@ -126,8 +152,7 @@ def render_recipe(path: Path, *, data: Path | None = None, found: Survey | None 
     }  # fmt: skip
     if data is not None and found is not None:
         fields |= _render_proposal(data, found, propose(found))
-    name = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in path.stem).strip("-") or "recipe"
-    return RECIPE.format(name=name, file=shlex.quote(str(path)), **fields)
+    return RECIPE.format(name=_name_run(path), file=shlex.quote(str(path)), **fields)
 
 
 def _render_proposal(data: Path, found: Survey, fit: Proposal) -> dict[str, object]:

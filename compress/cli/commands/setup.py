@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -34,9 +35,25 @@ def list_(terminal: Terminal, *, kind: str | None, name: str | None) -> None:
     help="Folder of one folder for each class, with or without train/ and test/, or of parquet files in hub layout; default: "
     "embedded digits.",
 )
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "segmentation"]),
+    default="classification",
+    show_default=True,
+    help="What the networks shall do. For segmentation --data is a folder of train/images, train/masks and test/ likewise; "
+    "default: embedded scenes.",
+)
 @click.option("--subset", help="With --data, of parquet files: the subset.")
 @click.option("--label-column", help="With --data, of parquet files: the column of the labels.")
-def init(terminal: Terminal, *, path: Path, data: Path | None, subset: str | None, label_column: str | None) -> None:
+def init(
+    terminal: Terminal,
+    *,
+    path: Path,
+    data: Path | None,
+    task: Literal["classification", "segmentation"],
+    subset: str | None,
+    label_column: str | None,
+) -> None:
     """Write a commented recipe to start from; never overwrites.
 
     With --data it looks at the pictures, and proposes sizes, networks, schedule and budget that fit them.
@@ -44,7 +61,7 @@ def init(terminal: Terminal, *, path: Path, data: Path | None, subset: str | Non
     from compress.plan import starter
 
     given = {name: value for name, value in (("subset", subset), ("label_column", label_column)) if value is not None}
-    seen = starter.write(path, data=data, events=terminal.events(), parquet=given)
+    seen = starter.write(path, data=data, events=terminal.events(), parquet=given, task=task)
     terminal.write_result({"written": str(path), "seen": list(seen)}, *seen, f"written: {path}")
     terminal.hint(quote("check", path))
 
