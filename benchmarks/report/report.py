@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.report import curves, devices, ladder, pages, scores, trade_off, wording
+from benchmarks.report.calibrations import describe_calibrations
 from benchmarks.report.headline import compute_headline
 from benchmarks.report.recalls import describe_parts, describe_recalls
 from benchmarks.report.wording import Row
@@ -173,6 +174,7 @@ def _collect_context(report: Report) -> dict[str, Any]:
         "parts": describe_parts(report),
         "metric": wording.name_metric(report),
         "agreement_means": _explain_agreement(report),
+        "calibrations": describe_calibrations(report),
         "methods": scores.describe_methods(report) if report.paired else [],
         "contrasts": scores.describe_contrasts(report.paired),
         "reading": scores.explain_contrasts(report),

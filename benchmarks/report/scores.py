@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import mean
 from typing import NamedTuple
 
 from rich import box
@@ -12,7 +13,7 @@ from rich.text import Text
 from benchmarks.report import wording
 from benchmarks.report.spread import compute_spread_over_seeds, format_spread
 from compress.records import McNemar, Paired, Report, Scores
-from compress.text import MISSING, format_signed, quantify
+from compress.text import MISSING, format_number, format_signed, quantify
 
 SHOWN = 5
 """Seeds that are listed one by one."""
@@ -56,6 +57,10 @@ class MethodLine(NamedTuple):
     images: int
     validation: str
     """Mean over seeds."""
+    nll: str
+    """Mean over seeds of the negative log-likelihood of the test labels, in nats."""
+    ece: str
+    """Mean over seeds of the expected calibration error on the test split, in percent."""
 
 
 class Contrast(NamedTuple):
@@ -82,6 +87,9 @@ def describe_methods(report: Report) -> list[MethodLine]:
 def _describe_method(scores: Scores) -> MethodLine:
     found = scores.seeds
     validation = sum(score.validation.percent for score in found) / len(found)
+    known = [score.calibration for score in found if score.calibration]
+    nll = format_number(mean(score.nll for score in known)) if known else MISSING
+    ece = f"{mean(score.ece_percent for score in known):.1f}" if known else MISSING
     each = ", ".join(f"{score.accuracy.percent:.1f}" for score in found)
     return MethodLine(
         network=scores.network,
@@ -92,6 +100,8 @@ def _describe_method(scores: Scores) -> MethodLine:
         trained_with=describe_seeds([score.seed for score in found]),
         images=found[0].accuracy.samples,
         validation=f"{validation:.1f}",
+        nll=nll,
+        ece=ece,
     )
 
 

@@ -28,7 +28,10 @@ TIMED_IMAGES = 16
 
 
 class ClassScore(Record):
-    """One class and its share of the softmax, or of a segmentation its share of the pixels."""
+    """One class and its score: its share of the softmax of logits that were divided by the file's temperature.
+
+    Of a segmentation it is the share of the pixels.
+    """
 
     name: str
     score: float
@@ -98,7 +101,8 @@ def iterate_predictions(
     from benchmarks.devices.local import share_processes
 
     folder, manifest = read_bundle(Path(bundle))
-    subject = make_subject(folder, choose_file(manifest, file))
+    chosen = choose_file(manifest, file)
+    subject = make_subject(folder, chosen)
     if out is not None and len(manifest.shape) == 1:
         raise CompressError(f"--out {out}: maps are written of segmentations, and this bundle is of one class an image")
     if out is not None:
@@ -106,7 +110,7 @@ def iterate_predictions(
             out.mkdir(parents=True, exist_ok=True)
     paths = find_pictures([Path(image) for image in images], events)
     rows = max(1, LARGEST_BYTES // (4 * manifest.preprocess.depth * manifest.preprocess.height * manifest.preprocess.width))
-    classifier = _Classifier(subject, manifest, top, threads, out)
+    classifier = _Classifier(subject, manifest, chosen.temperature or 1.0, top=top, threads=threads, out=out)
     with share_processes(), events.task("pictures", total=len(paths)) as task:
         for start in range(0, len(paths), rows):
             yield from classifier.classify(paths[start : start + rows], events)
@@ -153,14 +157,17 @@ class _Classifier:
     Args:
         subject: The file.
         manifest: Of its bundle.
+        temperature: Divides its logits before the softmax.
         top: How many classes.
         threads: Threads of the runtime.
         out: Folder for maps; `None` writes none.
     """
 
-    def __init__(self, subject: Subject, manifest: Manifest, top: int, threads: int, out: Path | None = None) -> None:
+    def __init__(
+        self, subject: Subject, manifest: Manifest, temperature: float, *, top: int, threads: int, out: Path | None = None
+    ) -> None:
         self.out, self.written = out, 0
-        self.subject, self.manifest, self.top, self.threads = subject, manifest, top, threads
+        self.subject, self.manifest, self.temperature, self.top, self.threads = subject, manifest, temperature, top, threads
         self.is_timed = False
         self.milliseconds: float | None = None
 
@@ -188,7 +195,7 @@ class _Classifier:
             elif len(self.manifest.shape) > 1:
                 yield self._describe_map(image, next(rows))
             else:
-                classes = _rank_classes(next(rows), self.manifest.classes, self.top)
+                classes = _rank_classes(next(rows) / self.temperature, self.manifest.classes, self.top)
                 yield Prediction(image=str(image), classes=classes, milliseconds=self.milliseconds)
 
     def _describe_map(self, image: Path, logits: NDArray[np.float32]) -> Prediction:
@@ -263,7 +270,7 @@ def _time_call(subject: Subject, shown: Pictures, *, threads: int, events: Event
 
 
 def _rank_classes(logits: NDArray[np.float32], classes: Sequence[str], top: int) -> tuple[ClassScore, ...]:
-    """Return the best classes with their softmax, from logits [K]."""
+    """Return the best classes with their softmax, from logits [K] that were divided by the temperature."""
     import numpy as np
 
     if len(logits) != len(classes):

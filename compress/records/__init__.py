@@ -16,7 +16,7 @@ from compress.records.bundle import (
     SampleDifferences,
 )
 from compress.records.headline import Answer, Headline
-from compress.records.metrics import Accuracy, McNemar, Paired, Scores, SeedScore
+from compress.records.metrics import Accuracy, Calibration, McNemar, Paired, Scores, SeedScore
 from compress.records.report import DeviceResults, Gate, HostComparison, Ladder, Report, Rung, Sensitivity, Variant
 from compress.records.timing import Environment, Latency, Layer, Ratio, Sustained, Window
 from compress.records.training import (
@@ -42,6 +42,7 @@ __all__ = [
     "Analysis",
     "Answer",
     "BundleFile",
+    "Calibration",
     "DeviceResults",
     "Document",
     "EngineTrial",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from compress.records.base import Document, Precision, Record
+from compress.records.base import Document, Factor, Precision, Record
 from compress.records.report import Gate, Variant
 from compress.records.timing import Environment
 
@@ -100,7 +100,10 @@ class BundleFile(Record):
     """Whether the file carries the preprocessing, and so takes uint8 [batch, height, width, channels]."""
     gives_class: bool = False
     """Whether the file also gives, behind the logits, `class`, int64 [batch] (LiteRT: int32), which logit is the largest,
-    and `score`, float32 [batch], its share of the softmax."""
+    and `score`, float32 [batch], its share of the softmax of the logits as they are, without `temperature`."""
+    temperature: Factor | None = None
+    """Divides the logits before the softmax, so that scores are as often right as they say: fitted on validation images.
+    `None` where no labels were known: scores are then the softmax of the logits as they are."""
     gate: Gate
     logits: str = "logits"
     """Name, in the samples, of the logits of the network that the file was made of; not `logits` where that network was adapted

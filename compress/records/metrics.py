@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from compress.records.base import Count, Figure, Percent, Record, rename_field
+from compress.records.base import Count, Factor, Figure, Percent, Record, rename_field
 from compress.statistics.proportions import compute_balanced_interval, compute_wilson_interval
 
 UNEVEN = 2
@@ -92,6 +92,24 @@ class Accuracy(Record):
         return cls.from_counts([right[label] for label in every], [images[label] for label in every])
 
 
+class Calibration(Record):
+    """How far a network's scores, the softmax of its logits, are from how often it is right."""
+
+    samples: Count
+    """Images."""
+    nll: Figure
+    """Mean negative log-likelihood of the labels, in nats: their cross-entropy."""
+    ece_percent: Percent
+    """Expected calibration error of the first class's score."""
+    bins: Count
+    """Bins of equal width over which that error is taken."""
+    temperature: Factor
+    """Fitted on the validation split: divides the logits before the softmax."""
+    scaled_nll: Figure
+    """Of the logits after that division, as is the next."""
+    scaled_ece_percent: Percent
+
+
 class SeedScore(Record):
     """One trained network on the test images, as torch runs it in float32."""
 
@@ -105,6 +123,8 @@ class SeedScore(Record):
     in the highest bit, the last byte filled with 0, base64."""
     tallies: str = ""
     """Of another task, the row of numbers of each test image in order, int32 [images, numbers], zlib, base64."""
+    calibration: Calibration | None = None
+    """On the test split; `None` in older records, and where the task has no one score for an image."""
 
 
 class Scores(Record):

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from compress.records.base import Count, Document, Factor, Figure, Percent, Precision, Record, Seconds, Status, rename_field
 from compress.records.headline import Headline
-from compress.records.metrics import Accuracy, Paired, Scores
+from compress.records.metrics import Accuracy, Calibration, Paired, Scores
 from compress.records.timing import Environment, Latency, Ratio
 from compress.records.training import StageResult
 
@@ -122,6 +122,8 @@ class Variant(Record):
     """On the test split."""
     validation: Accuracy | None = None
     """On the validation split."""
+    calibration: Calibration | None = None
+    """On the test split; `None` in older records."""
     agreement_percent: Percent | None = None
     """Share of test images with the top-1 class of the torch network."""
     max_abs_diff: Figure | None = None

@@ -35,7 +35,7 @@ from compress.run.verify import (
     verify_file,
 )
 from compress.system.files import hash_file
-from compress.training.evaluate import measure_accuracy
+from compress.training.evaluate import measure_accuracy, measure_calibration
 from exporters import Exporter
 
 NO_TEACHERS = Unavailable("no teachers")
@@ -93,6 +93,9 @@ def describe_unexported(run: Run, trained: Trained, logits: SplitLogits, *, ship
         precision="fp32", device="local", parameters=count_parameters(trained.network), macs=count_macs(trained.network, image),
         accuracy=measure_accuracy(logits.test, run.data.test.labels, run.data.task),
         validation=measure_accuracy(logits.validation, run.data.validation.labels, run.data.task),
+        calibration=measure_calibration(
+            (logits.validation, logits.test), (run.data.validation.labels, run.data.test.labels), run.data.task
+        ),
         status="skipped", reason=f"not exported: {graph}",
     )  # fmt: skip
 

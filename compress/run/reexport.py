@@ -158,7 +158,8 @@ def _describe_file(item: ExportedFile, gate: Gate, path: Path, target: Path) -> 
         path=path.relative_to(target).as_posix(), parts={name: hash_file(part) for name, part in parts.items()},
         format=item.section.format, runtime=exporter.runtime, precision=exporter.precision,
         size_bytes=sum(part.stat().st_size for part in parts.values()), batch_size=exporter.batch_size,
-        takes_pixels=exporter.takes_pixels, gives_class=exporter.gives_class, gate=gate, measured=item.variant,
+        takes_pixels=exporter.takes_pixels, gives_class=exporter.gives_class,
+        temperature=item.variant.calibration and item.variant.calibration.temperature, gate=gate, measured=item.variant,
     )  # fmt: skip
 
 

@@ -15,18 +15,20 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.report import paired
-from compress.fingerprint import describe_training, make_key
+from compress import records
+from compress.fingerprint import describe_training, hash_sources, make_key
 from compress.plan.names import name_baselines
 from compress.recipe import MethodSection, Recipe
-from compress.records import Scores, SeedScore
+from compress.records import Calibration, Scores, SeedScore
 from compress.run.context import Run, Trained
 from compress.run.stage import label_stage
 from compress.run.students import train_student
 from compress.run.verify import SplitLogits, compute_logits
 from compress.system.files import writable
 from compress.tasks import Tallies
+from compress.training.evaluate import measure_calibration
 
-TALLIES, SEEDS = "tallies.npz", "seeds"
+TALLIES, CALIBRATION, SEEDS = "tallies.npz", "calibration.json", "seeds"
 
 
 class JudgedImages(NamedTuple):
@@ -39,6 +41,8 @@ class JudgedImages(NamedTuple):
     """Of the validation split, [N, S]."""
     test: Tallies
     """Of the test split, [N, S]."""
+    calibration: Calibration | None
+    """On the test split; `None` where the task has no one score for an image."""
 
 
 class FurtherSeeds(NamedTuple):
@@ -92,23 +96,29 @@ def judge_images(run: Run, trained: Trained, logits: SplitLogits) -> JudgedImage
     """Judge a network on each image by its logits."""
     splits = (run.data.validation, run.data.test)
     tallies = (run.data.task.tally(found, split.labels) for found, split in zip(logits, splits, strict=True))
-    return JudgedImages(trained.name, trained.method, run.seed, *tallies)
+    calibration = measure_calibration(logits, (run.data.validation.labels, run.data.test.labels), run.data.task)
+    return JudgedImages(trained.name, trained.method, run.seed, *tallies, calibration)
 
 
 def _obtain_judged_images(run: Run, trained: Trained) -> JudgedImages:
     """Return how a network did on each image: found in the cache, or computed and kept there."""
     key = make_key(
-        network=trained.key, data=[run.data.key, run.data.test_key], engine=dict(describe_training()), what="tallies"
+        network=trained.key, data=[run.data.key, run.data.test_key], engine=dict(describe_training()), what="tallies",
+        source=hash_sources("compress/statistics/calibration.py", "compress/records/metrics.py"),
     )
 
     def make(folder: Path) -> None:
         alone = trained._replace(network=copy.deepcopy(trained.network)).move_to_cpu()  # parts that others use stay there
         found = judge_images(run, alone, compute_logits(run, alone))
         np.savez(folder / TALLIES, validation=found.validation, test=found.test)
+        if found.calibration is not None:
+            records.save(folder / CALIBRATION, found.calibration)
 
     what = f"scores of {label_stage(run, trained.name)}"
-    with np.load(run.cache.make(key, what, make) / TALLIES, allow_pickle=False) as file:
-        return JudgedImages(trained.name, trained.method, run.seed, file["validation"], file["test"])
+    folder = run.cache.make(key, what, make)
+    calibration = records.read(folder / CALIBRATION, Calibration) if (folder / CALIBRATION).is_file() else None
+    with np.load(folder / TALLIES, allow_pickle=False) as file:
+        return JudgedImages(trained.name, trained.method, run.seed, file["validation"], file["test"], calibration)
 
 
 def collect_scores(run: Run, judged: Sequence[JudgedImages]) -> tuple[Scores, ...]:
@@ -131,6 +141,7 @@ def _make_score(run: Run, images: JudgedImages) -> SeedScore:
         validation=run.data.task.measure(images.validation, len(run.data.classes)),
         accuracy=run.data.task.measure(images.test, len(run.data.classes)),
         **paired.pack_scores(run.data.task, images.test),
+        calibration=images.calibration,
     )
 
 

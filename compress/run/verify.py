@@ -142,6 +142,9 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
         update={
             "accuracy": evaluate.measure_accuracy(on_test, data.test.labels, data.task),
             "validation": evaluate.measure_accuracy(on_validation, data.validation.labels, data.task),
+            "calibration": evaluate.measure_calibration(
+                (on_validation, on_test), (data.validation.labels, data.test.labels), data.task
+            ),
             "agreement_percent": 100 * data.task.measure_agreement(logits.test, on_test),
             "max_abs_diff": float(measure_differences(logits.test, on_test).largest.max()),
             **paired.pack_scores(data.task, data.task.tally(on_test, data.test.labels)),

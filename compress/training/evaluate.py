@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from compress.data import Batch, Batches
 from compress.freezing import evaluating
 from compress.methods import Method, Signals
-from compress.records import Accuracy
+from compress.records import Accuracy, Calibration
+from compress.statistics.calibration import BINS, compute_calibration_error, compute_cross_entropy, fit_temperature
 from compress.tasks import CLASSIFICATION, Labels, Logits, Tallies, Task
 
 SPILLED_BYTES = 1 << 28
@@ -23,6 +24,30 @@ SPILLED_BYTES = 1 << 28
 def measure_accuracy(logits: Logits, labels: Labels, task: Task = CLASSIFICATION) -> Accuracy:
     """Return the task's metric of logits [N, K, ...] against labels [N, ...]."""
     return task.measure(task.tally(logits, labels), logits.shape[1])
+
+
+def measure_calibration(logits: tuple[Logits, Logits], labels: tuple[Labels, Labels], task: Task) -> Calibration | None:
+    """Return how well scores of the test split are calibrated, and the temperature that fits those of the validation split.
+
+    Args:
+        logits: Of the validation and of the test split, [N, K] each.
+        labels: Of the same, [N] each.
+        task: What is done; where that is no classification of whole images, there is no one score for an image, and no result.
+    """
+    if task.is_dense:
+        return None
+    (validation, test), (of_validation, of_test) = logits, labels
+    temperature = fit_temperature(validation, of_validation)
+    scaled = test / temperature
+    return Calibration(
+        samples=len(of_test),
+        nll=compute_cross_entropy(test, of_test),
+        ece_percent=100 * compute_calibration_error(test, of_test),
+        bins=BINS,
+        temperature=temperature,
+        scaled_nll=compute_cross_entropy(scaled, of_test),
+        scaled_ece_percent=100 * compute_calibration_error(scaled, of_test),
+    )
 
 
 def compute_logits(module: nn.Module, batches: Batches, *, images: int | None = None) -> Logits:

@@ -259,6 +259,7 @@ def _copy_file(file: Deployable, number: int, samples: Samples, folder: Path) ->
         batch_size=file.exporter.batch_size,
         takes_pixels=file.exporter.takes_pixels,
         gives_class=file.exporter.gives_class,
+        temperature=file.measured and file.measured.calibration and file.measured.calibration.temperature,
         gate=file.gate,
         logits=LOGITS if file.logits is None else f"{LOGITS}_{number}",
         on_samples=SampleDifferences(**_record(reference, file.outputs, samples)._asdict()),

@@ -75,14 +75,29 @@ def render_card(manifest: Manifest, background: Background | None) -> str:
 
 - It is made to sort images like those of its training data into the classes above. For what purpose that is good enough is for
   whoever ships it to say; this card was written by a program.
-- It knows no "none of these": a picture of anything else gets one of the classes, often with a high score. Scores are the
-  softmax of the logits; whether they can be read as probabilities was not measured.
+- It knows no "none of these": a picture of anything else gets one of the classes, often with a high score.
+- {_describe_scores(manifest)}
 - {describe_geometry(manifest.preprocess)}, as in training.
 - Not measured: other cameras, light, weather or places than those of the test images, pictures that are made to deceive it,
   and differences between groups of people.
 - Accuracies hold for images drawn like the test images, within their intervals. Latencies hold for the machine named above.
 - int8 and fp16 files answer some images otherwise than the network that they come from: see agreement.
 """
+
+
+def _describe_scores(manifest: Manifest) -> str:
+    """Return how far scores can be read as probabilities, as it was measured."""
+    measured = [file.measured.calibration for file in manifest.files if file.measured and file.measured.calibration]
+    if not measured:
+        return "Scores are the softmax of the logits; whether they can be read as probabilities was not measured."
+    worst = max(measured, key=lambda each: each.scaled_ece_percent)
+    before = max(each.ece_percent for each in measured)
+    return (
+        f"Scores of `predict.py` are the softmax of the logits divided by a temperature, which was fitted for each file on "
+        f"validation images. On {worst.samples} test images they then differ from how often the answers are right by at most "
+        f"{worst.scaled_ece_percent:.1f} points on average (expected calibration error in {worst.bins} bins of equal width; "
+        f"without the division {before:.1f}). On images of another kind they may be far off."
+    )
 
 
 def _render_headline(headline: Headline | None) -> str:

@@ -46,6 +46,7 @@ def _render_source(manifest: Manifest, file: BundleFile) -> str:
         output=manifest.output,
         classes=[escape_literal(name) for name in manifest.classes],
         scale=[_format_float(value) for value in scale.tolist()],
+        temperature=f"{file.temperature or 1.0:.9e}",
         shift=[_format_float(value) for value in shift.tolist()],
         geometry=describe_geometry(pre)[0].lower() + describe_geometry(pre)[1:],
         black=pre.black_level,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from compress.records import PILLOW_MODES, Accuracy, BundleFile, Manifest, Preprocess, Variant
+from compress.statistics.calibration import BINS
 from compress.tasks import load_task
 from compress.text import quantify
 
@@ -78,8 +79,8 @@ def render_measurements(manifest: Manifest) -> str:
     rows = (_build_row(file) for file in manifest.files)
     metric = name_metric(manifest)
     header = (
-        "file", "runtime", "precision", "int8 by", "bytes", f"{metric} %, test", "agreement %, test", "latency, ms", "speed-up",
-        f"{metric} drop, points", "max-abs-diff", "gate",
+        "file", "runtime", "precision", "int8 by", "bytes", f"{metric} %, test", "agreement %, test", "ECE %, test",
+        "temperature", "latency, ms", "speed-up", f"{metric} drop, points", "max-abs-diff", "gate",
     )  # fmt: skip
     return f"""{render_table(header, rows)}
 
@@ -87,7 +88,8 @@ Each file was run on its own runtime and compared with the torch network that it
 {_describe_metric(manifest)}
 are of the test split, which no choice has seen; intervals are 95 %, of the median over rounds for latency. Latency is the
 median of a call on the machine on which the bundle was made ({_name_machine(manifest)}), the speed-up is against the file
-named there, in the same interleaved rounds. The drop, max-abs-diff and gate are of the validation split."""
+named there, in the same interleaved rounds. ECE is the expected calibration error of the scores, in {BINS} bins of equal width,
+of the logits as they are and divided by the temperature (scaled). The drop, max-abs-diff and gate are of the validation split."""
 
 
 def _describe_metric(manifest: Manifest) -> str:
@@ -161,12 +163,20 @@ def _build_row(file: BundleFile) -> tuple[str, ...]:
         str(file.size_bytes),
         format_accuracy(found.accuracy if found else None),
         format_number(found.agreement_percent if found else None, ".2f"),
+        _format_calibration(found),
+        format_number(file.temperature, ".3f"),
         _format_latency(found),
         _format_speedup(found),
         format_number(gate.drop_points, ".2f"),
         format_number(gate.max_abs_diff, ".2g"),
         f"{gate.status} on {gate.samples} images",
     )
+
+
+def _format_calibration(found: Variant | None) -> str:
+    if found is None or found.calibration is None:
+        return NOT_MEASURED
+    return f"{found.calibration.ece_percent:.2f}, scaled {found.calibration.scaled_ece_percent:.2f}"
 
 
 def _format_latency(found: Variant | None) -> str:
@@ -243,7 +253,8 @@ the output are in the file."""
         give = "gives" if len(scored) == 1 else "give"
         unlike += f"""
 
-{", ".join(scored)} also {give} `class` [batch], which logit is the largest, and `score` [batch], its share of the softmax."""
+{", ".join(scored)} also {give} `class` [batch], which logit is the largest, and `score` [batch], its share of the softmax of
+the logits as they are, not divided by the temperature below."""
     return f"""## By hand
 
 The input `{manifest.input}` is float32 [batch, {len(pre.mean)}, {pre.height}, {pre.width}], the output `{manifest.output}` is
@@ -256,8 +267,18 @@ float32 [batch, {", ".join(map(str, manifest.shape))}]. An image becomes an inpu
     std = numpy.array({list(pre.std)}, dtype=numpy.float32)
     images = ((pixels / numpy.float32(255) - mean) / std).transpose(2, 0, 1)[None]
 
-and {_describe_answer(manifest)} with `classes` from `manifest.json`. These lines are for plain 8-bit pictures;
-`predict.py` also turns pictures as EXIF says, lays transparency over white and {_describe_levels(pre)}.{unlike}"""
+and {_describe_answer(manifest)} with `classes` from `manifest.json`.{_explain_scores(manifest)}
+These lines are for plain 8-bit pictures; `predict.py` also turns pictures as EXIF says, lays transparency over white and
+{_describe_levels(pre)}.{unlike}"""
+
+
+def _explain_scores(manifest: Manifest) -> str:
+    """Return how logits become scores, where a temperature is known."""
+    if all(file.temperature is None for file in manifest.files):
+        return ""
+    return """ Its score is the largest of the
+softmax of `logits / temperature`, with the file's `temperature` from `manifest.json`; it was fitted on validation images, so
+that of images with a score of 0.9 about nine in ten are right, as far as they are like those. Put thresholds on this score."""
 
 
 def describe_geometry(pre: Preprocess) -> str:

@@ -71,7 +71,7 @@ class Picture(Record):
     predicted: str
     """The class with the largest logit."""
     score: float
-    """Its share of the softmax."""
+    """Its share of the softmax of the logits as they are, without a file's temperature."""
     logits: tuple[float, ...]
     """In the order of the manifest's classes; a file may differ by its gate's `max_abs_diff` and what its processor rounds."""
 

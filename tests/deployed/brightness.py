@@ -14,7 +14,7 @@ from compress import plugins
 from compress.cli.commands import program
 from compress.preprocess import normalise
 from compress.recipe import GateSection
-from compress.records import Gate, Preprocess
+from compress.records import Calibration, Gate, Preprocess, Variant
 from exporters.bundle import bundle
 
 CLASSES = ("dark", "middle", "bright")
@@ -41,8 +41,26 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(program, [str(argument) for argument in arguments], prog_name="compress")
 
 
-def write_bundle(folder: Path, *, shift: float = 0.0) -> Path:
-    """Write a bundle whose stored logits are those of the network, shifted for the first class."""
+def measure(runtime: str, temperature: float) -> Variant:
+    """Return the row of a file that was calibrated."""
+    calibration = Calibration(
+        samples=25, nll=1.0, ece_percent=9.0, bins=15, temperature=temperature, scaled_nll=0.5, scaled_ece_percent=2.0
+    )
+    return Variant(
+        name="student", network="student", method="kd", format="any", runtime=runtime, precision="fp32", device="local",
+        parameters=12, calibration=calibration, status="passed",
+    )  # fmt: skip
+
+
+def write_bundle(folder: Path, *, shift: float = 0.0, temperature: float | None = None) -> Path:
+    """Write a bundle whose stored logits are those of the network, shifted for the first class.
+
+    Args:
+        folder: Of the bundle.
+        shift: Of the stored logits of the first class.
+        temperature: Of every file; default: none is known.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     network = Brightness().eval()
     images = np.stack([np.full((8, 8, 3), value, np.uint8) for value in range(0, 250, 10)])
     with torch.no_grad():
@@ -54,7 +72,8 @@ def write_bundle(folder: Path, *, shift: float = 0.0) -> Path:
         about = exporters.About("student", CLASSES, PREPROCESS, {})
         exporters.export(network, torch.zeros(1, 3, 8, 8), path, format=name, about=about)
         passed = Gate(status="passed", reason="", samples=25, agreement_percent=100, max_abs_diff=0, top1_drop_points=0)
-        files.append(bundle.Deployable(path, name, exporter, passed, logits))
+        measured = None if temperature is None else measure(exporter.runtime, temperature)
+        files.append(bundle.Deployable(path, name, exporter, passed, logits, measured))
     stored = logits + np.array([shift, 0, 0], np.float32)
     samples = bundle.Samples(images, logits.argmax(1).astype(np.int64), stored)
     bundle.write_bundle(

@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from compress.deployed import predict
@@ -17,7 +18,7 @@ from compress.errors import CompressError
 from compress.events import Events
 from compress.preprocess import SUFFIXES
 from exporters.bundle.programs import predict as program
-from tests.deployed.brightness import invoke
+from tests.deployed.brightness import invoke, write_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +29,16 @@ def test_predict_says_what_is_in_the_picture(bundle: Path, pictures: list[Path])
     assert [dark.classes[0].name, bright.classes[0].name] == ["dark", "bright"]
     assert sum(score.score for score in dark.classes) == pytest.approx(1)
     assert dark.milliseconds is None or dark.milliseconds > 0
+
+
+def test_a_temperature_changes_scores_and_no_class(pictures: list[Path], tmp_path: Path) -> None:
+    """Scores are the softmax of logits over the temperature of the manifest; classes keep their order."""
+    plain = classify_pictures(write_bundle(tmp_path / "plain" / "bundle"), pictures[:2], events=Events())
+    soft = classify_pictures(write_bundle(tmp_path / "soft" / "bundle", temperature=3.0), pictures[:2], events=Events())
+    for before, after in zip(plain, soft, strict=True):
+        assert [each.name for each in before.classes] == [each.name for each in after.classes]
+        roots = np.array([each.score for each in before.classes]) ** (1 / 3.0)
+        assert [each.score for each in after.classes] == pytest.approx(roots / roots.sum(), rel=1e-5)
 
 
 def test_predict_agrees_between_formats(bundle: Path, pictures: list[Path]) -> None:

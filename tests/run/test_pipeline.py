@@ -531,6 +531,20 @@ def _wait_for_epochs(path: Path, count: int, process: subprocess.Popen[str]) -> 
     pytest.fail("the run did not come to train its student")
 
 
+def test_scores_are_calibrated_on_the_validation_split(run: Run, runs: Path) -> None:
+    """Every row and every seed has its calibration, and each file of the bundle the temperature of its row."""
+    report = run()
+    assert all(row.calibration is not None for row in report.variants)
+    assert all(seed.calibration is not None for scores in report.scores for seed in scores.seeds)
+    manifest = check_bundle(runs / report.name / "bundle")
+    rows = {row.name: row for row in report.variants}
+    for file in manifest.files:
+        assert file.measured is not None
+        found = rows[file.measured.name].calibration
+        assert found is not None
+        assert file.temperature == found.temperature
+
+
 def test_a_bundle_holds_all_that_a_device_needs(run: Run, runs: Path) -> None:
     """Class names, preprocessing and samples travel with the files."""
     run()

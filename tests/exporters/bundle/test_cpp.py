@@ -12,16 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from compress.preprocess import decode
 from exporters.bundle.bundle import check_bundle
 from exporters.bundle.cpp import build_cpp, escape_literal
 from exporters.openvino import Openvino
 from tests import encoded_pictures
+from tests.deployed.brightness import measure
 from tests.exporters import pets
 
 pytestmark = pytest.mark.slow
 
+TEMPERATURE = 1.7
 MISSING = [tool for tool in ("cmake", "g++", "ninja") if shutil.which(tool) is None]
 compiled = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
@@ -36,7 +39,8 @@ def openvino_folder() -> Path:
 def built(folder: Path, exporter: Openvino, **levels: int) -> Path:
     """Write a bundle of one file and build its program, warnings being errors; return the bundle."""
     preprocess = pets.PREPROCESS.model_copy(update=levels)
-    bundle = pets.write(folder / "bundle", [pets.export(folder, exporter)], preprocess=preprocess)
+    file = pets.export(folder, exporter)._replace(measured=measure("openvino", TEMPERATURE))
+    bundle = pets.write(folder / "bundle", [file], preprocess=preprocess)
     configure = [
         "cmake", "-S", bundle / "cpp", "-B", folder / "build", "-G", "Ninja", f"-DOpenVINO_DIR={openvino_folder() / 'cmake'}",
         "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wconversion -Wno-sign-conversion -Werror",
@@ -59,7 +63,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_answers(bundle: Path, folder: Path) -> None:
-    """Class, score and logits of every sample picture are those that the bundle expects."""
+    """Class and logits of every sample picture are those that the bundle expects, and the score that of its temperature."""
     expected = json.loads((bundle / "samples" / "expected.json").read_text())["pictures"]
     paths = []
     for number, sample in enumerate(expected):
@@ -71,7 +75,7 @@ def check_answers(bundle: Path, folder: Path) -> None:
     for line, sample in zip(done.stdout.splitlines(), expected, strict=True):
         _, name, score, *logits = line.split("\t")
         assert name == sample["predicted"]
-        assert float(score) == pytest.approx(sample["score"], abs=1e-4)
+        assert float(score) == pytest.approx(softmax(np.array(sample["logits"]) / TEMPERATURE).max(), abs=1e-4)
         assert [float(value) for value in logits] == pytest.approx(sample["logits"], abs=1e-4)
 
 

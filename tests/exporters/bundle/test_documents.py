@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 
 from compress.recipe import schema
-from compress.records import Accuracy, Answer, Environment, Headline, Ladder, Latency, Manifest, Ratio, Rung, Variant
+from compress.records import (
+    Accuracy,
+    Answer,
+    Calibration,
+    Environment,
+    Headline,
+    Ladder,
+    Latency,
+    Manifest,
+    Ratio,
+    Rung,
+    Variant,
+)
 from exporters.bundle.bundle import Background, Deployable, check_bundle
 from exporters.bundle.programs.predict import LOADERS
 from exporters.bundle.readme import PREDICTED, render_readme
@@ -73,13 +85,28 @@ def row(text: str, first: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
+def test_readme_and_card_say_what_scores_are_worth(bundle: Path, file: Deployable, tmp_path: Path) -> None:
+    """With a calibration they state its error and how to use the temperature; without, that nothing was measured."""
+    scores = Calibration(
+        samples=200, nll=0.5, ece_percent=9.25, bins=15, temperature=1.75, scaled_nll=0.4, scaled_ece_percent=2.5
+    )
+    row_of_file = STUDENT.model_copy(update={"calibration": scores})
+    known = pets.write(tmp_path / "known", [file._replace(measured=row_of_file)], background=background())
+    for name in ("README.md", "MODEL_CARD.md"):
+        assert row((known / name).read_text(), "`student-fp32.onnx`")[7:9] == ["9.25, scaled 2.50", "1.750"]
+        assert row((bundle / name).read_text(), "`student-fp32.onnx`")[7:9] == ["not measured", "not measured"]
+    assert "`logits / temperature`" in (known / "README.md").read_text()
+    assert "at most 2.5 points on average" in (known / "MODEL_CARD.md").read_text()
+    assert "was not measured" in (bundle / "MODEL_CARD.md").read_text()
+
+
 def test_readme_and_card_have_the_measured_table(bundle: Path) -> None:
     """Accuracy with n and interval, agreement, latency with its interval, ratio with its opponent, and the rung of int8."""
     for name in ("README.md", "MODEL_CARD.md"):
         cells = row((bundle / name).read_text(), "`student-fp32.onnx`")
         assert cells[1:4] == ["onnxruntime", "fp32", "statistics: fast bias"]
-        assert cells[5:9] == [
-            "90.00 (85.06–93.43, n=200)", "99.50", "1.250 (1.200–1.300; 1 thread, batch 1)",
+        assert cells[5:11] == [
+            "90.00 (85.06–93.43, n=200)", "99.50", "not measured", "not measured", "1.250 (1.200–1.300; 1 thread, batch 1)",
             "3.50× (3.40–3.60), faster; against teacher-onnx-fp32",
         ]  # fmt: skip
         assert cells[-1] == "passed on 6 images"
@@ -89,7 +116,7 @@ def test_a_file_better_than_its_network_has_a_minus_sign(file: Deployable, tmp_p
     """A negative drop reads as in the report of the run, a small difference keeps its exponent."""
     gate = file.gate.model_copy(update={"top1_drop_points": -0.65, "max_abs_diff": 3.1e-6})
     pets.write(tmp_path / "bundle", [file._replace(gate=gate)], background=background())
-    assert row((tmp_path / "bundle" / "README.md").read_text(), "`student-fp32.onnx`")[9:11] == ["−0.65", "3.1e-06"]
+    assert row((tmp_path / "bundle" / "README.md").read_text(), "`student-fp32.onnx`")[11:13] == ["−0.65", "3.1e-06"]
 
 
 def test_manifest_carries_what_was_measured(bundle: Path) -> None:

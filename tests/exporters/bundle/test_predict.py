@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from compress.deployed.predict import classify_pictures
 from compress.errors import CompressError
@@ -239,6 +240,17 @@ def test_it_says_what_compress_predict_says(bundle: Path, pictures: list[Path], 
         assert [each.score for each in mine.classes] == pytest.approx([each["score"] for each in other["classes"]], abs=1e-5)
 
 
+def test_scores_are_those_of_the_temperature(copy: Path, pictures: list[Path]) -> None:
+    """With a temperature in the manifest, both programs give the softmax of the logits over it."""
+    sign(copy, lambda manifest: [file.update(temperature=2.5) for file in manifest["files"]])
+    name = check_bundle(copy).files[0].path
+    theirs = json.loads(run(copy, *pictures, "--top", 3, "--json").stdout)["images"]
+    for mine, other in zip(classify_pictures(copy, pictures, file=name, events=Events()), theirs, strict=True):
+        expected = np.sort(softmax(np.array(other["logits"]) / 2.5))[::-1]
+        assert [each["score"] for each in other["classes"]] == pytest.approx(expected, abs=1e-6)
+        assert [each.score for each in mine.classes] == pytest.approx(expected, abs=1e-5)
+
+
 def test_people_read_class_score_and_time(bundle: Path, pictures: list[Path]) -> None:
     """Without --json there are as many classes as asked for, best first."""
     found = run(bundle, pictures[0], "--top", 2)
@@ -329,6 +341,10 @@ REFUSALS = {
     "no mean": (lambda bundle: sign(bundle, lambda m: m["preprocess"].update(mean=[])), "is not a manifest of this version"),
     "wrong size": (lambda bundle: sign(bundle, lambda m: m["preprocess"].update(height=10**9)), "is not a manifest of"),
     "huge batch": (lambda bundle: sign(bundle, lambda m: m["files"][0].update(batch_size=10**9)), "takes 1000000000 images"),
+    "no temperature": (
+        lambda bundle: sign(bundle, lambda m: m["files"][0].update(temperature=0)),
+        "the temperature of .* is 0;",
+    ),
     "other classes": (lambda bundle: sign(bundle, lambda m: m.update(classes=["a"])), "not a finite logit for each class"),
 }
 
