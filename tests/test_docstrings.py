@@ -11,7 +11,7 @@ import pytest
 
 PLACES = (
     *(f"compress/{name}" for name in (
-        "methods", "models", "data", "losses.py", "freezing.py", "preprocess.py", "api.py", "fingerprint.py", "text.py",
+        "methods", "models", "data", "losses", "freezing.py", "preprocess.py", "api.py", "fingerprint.py", "text.py",
         "events.py", "plugins.py", "recipe", "plan", "records", "statistics", "system", "teachers", "training", "quantization",
         "run", "deployed",
     )),

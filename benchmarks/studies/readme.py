@@ -16,12 +16,15 @@ from benchmarks.report.report import draw_picture
 from benchmarks.studies import methods_table
 from benchmarks.studies.int8.records import Int8
 from benchmarks.studies.int8.report import RESULT, make_readme_table
+from benchmarks.studies.which_method import make_choice_table
 from compress.errors import CompressError
 from compress.records import Report, Variant, read
 from compress.text import format_signed
 
 ROOT = Path(__file__).parents[2]
 STUDY = ("cifar10_resnet8", "cifar10_resnet20")
+COMPARED = ("digits_three_seeds", *STUDY, "cifar10_resnet8_longer")
+"""Studies of `docs/concepts/which_method.md`."""
 INT8 = ROOT / "benchmarks" / "results" / "int8" / RESULT
 PICTURE = "docs/_static/digits.svg"
 
@@ -55,6 +58,9 @@ def list_pages() -> Mapping[str, Mapping[str, Callable[[], Iterable[str]]]]:
             "seeds": make_seeds_sentence,
             "study": lambda: methods_table.make_table({name: _read_report(name) for name in STUDY}),
             "int8": lambda: make_readme_table(read(INT8, Int8)),
+        },
+        "docs/concepts/which_method.md": {
+            "which": lambda: make_choice_table({name: _read_report(name) for name in COMPARED}),
         },
     }
 

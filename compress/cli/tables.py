@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compress.records import Gate, Layer, Sustained
-from compress.text import format_duration, quantify
+from compress.text import format_duration, format_number, quantify
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -208,7 +208,10 @@ def draw_plan(plan: Plan) -> Tree:
             branch.add(Text.assemble((f"{label}: ", "dim"), text))
     if plan.estimate is not None:
         root.add(Text.assemble(("takes about ", "dim"), _describe_estimate(plan.estimate)))
-    for note in (*plan.notes, *plan.code):
+        if plan.estimate.loss_scales:
+            root.add(Text.assemble(("gradient of what teaches, in cross-entropy's: ", "dim"), _describe_scales(plan.estimate)))
+    warnings = () if plan.estimate is None else plan.estimate.warnings
+    for note in (*warnings, *plan.notes, *plan.code):
         root.add(Text(f"note: {note}", style="yellow"))
     return root
 
@@ -252,6 +255,11 @@ def _describe_estimate(estimate: Estimate) -> str:
         f"{format_duration(training + estimate.delivery)} on this machine as it is now: {parts}, exports and measuring "
         f"{format_duration(estimate.delivery)} (from one timed step of each stage; an int8 search that climbs takes longer)"
     )
+
+
+def _describe_scales(estimate: Estimate) -> str:
+    """Return the scale of each student's losses at the start, as far as one batch tells."""
+    return ", ".join(f"{name} {format_number(scale, 2)}" for name, scale in estimate.loss_scales.items())
 
 
 def _number(value: float | None, style: str) -> str:

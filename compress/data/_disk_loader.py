@@ -54,12 +54,18 @@ class FromDisk(InMemory):
         self._workers = workers or min(MOST_WORKERS, count_processors())
         height, width = self._stored.shape[1:3]
         border = self._padding if self._shuffle else 0
-        self._down, self._across = (np.pad(np.arange(size), border, mode="reflect") for size in (height, width))
+        self._down, self._across = (self._index(size, border) for size in (height, width))
+
+    def _index(self, size: int, border: int) -> NDArray[np.int64]:
+        """Return which pixel stands in each place of a padded side, [size + 2 · border]; -1 where it is black."""
+        sides = np.arange(size)
+        return np.pad(sides, border, constant_values=-1) if self._border == "zero" else np.pad(sides, border, mode="reflect")
 
     @cached_property
     def identity(self) -> str:
         """The sha256 over all that decides the pixels of a view of a row."""
-        augmented = (self._padding, self._flip, self._augmentation_seed) if self._shuffle else ()
+        augmented: tuple[object, ...] = (self._padding, self._flip, self._augmentation_seed) if self._shuffle else ()
+        augmented += (self._border,) if self._shuffle and self._border != "reflect" else ()
         digest = hashlib.sha256(repr((self._stored.sha256, augmented)).encode())
         for tensor in (self._scale, self._shift):
             digest.update(tensor.cpu().numpy().data)
@@ -89,10 +95,14 @@ class FromDisk(InMemory):
         places = zip(images.numpy(), chosen.tolist(), offsets.tolist(), mirrored.tolist(), strict=True)
         for place, row, (top, left), flip in places:
             image, across = self._stored[row], self._across[left : left + width]
+            down = self._down[top : top + height]
             if self._windows is not None:
-                image = image.take(self._down[top : top + height], axis=0)
+                image = image.take(down, axis=0)
             if self._windows is not None or flip:
-                image.take(across[::-1] if flip else across, axis=1, out=place, mode="clip")  # other modes copy once more
+                across = across[::-1] if flip else across
+                image.take(across, axis=1, out=place, mode="clip")  # other modes copy once more
+                if self._border == "zero" and self._windows is not None:
+                    place[down < 0], place[:, across < 0] = 0, 0
             else:
                 place[...] = image
         return images.permute(0, 3, 1, 2), torch.from_numpy(chosen)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from compress.errors import CompressError
 from compress.preprocess import compute_scale_shift
 from compress.records import Preprocess
 
+Border = Literal["reflect", "zero"]
 VIEWS = 1 << 63
 """Keeps the random numbers of views apart from those of orders."""
 
@@ -38,14 +40,15 @@ class InMemory:
         device: Where the batches go.
         shuffle: Shuffle, augment, and drop the last incomplete batch; otherwise the split in order, whole.
         seed: Seed of the order.
-        crop_padding: Pixels of reflected border for random crops.
+        crop_padding: Pixels of border for random crops.
+        crop_border: What the border is: the image reflected (reflect), or black (zero).
         flip: Mirror half of the images.
         views: How many augmented views of the split there are; epochs go through them in turn. `None`: a new one every epoch.
         augmentation_seed: Seed of the views.
         memory_format: How batches lie in memory.
 
     Raises:
-        CompressError: The split has fewer images than a training batch.
+        CompressError: The split has fewer images than a training batch, or labels that a black border has none of.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class InMemory:
         shuffle: bool = False,
         seed: int = 0,
         crop_padding: int = 0,
+        crop_border: Border = "reflect",
         flip: bool = False,
         views: int | None = None,
         augmentation_seed: int = 0,
@@ -70,13 +74,14 @@ class InMemory:
             raise CompressError(
                 f"train.batch_size: {batch_size} is more than the {self._size} training images; make it smaller"
             )
-        self._padding, self._flip = crop_padding, flip
+        self._padding, self._border, self._flip = crop_padding, crop_border, flip
         if crop_padding >= min(split.images.shape[1:3]):
             raise CompressError(
                 f"data.crop_padding: {crop_padding} must be smaller than the image, {split.images.shape[1]} pixels"
             )
         images = torch.from_numpy(np.ascontiguousarray(split.images.transpose(0, 3, 1, 2))).to(device)  # [N, C, H, W]
-        self._images, self._windows = images, _view_crops(images, crop_padding) if shuffle and crop_padding else None
+        self._images = images
+        self._windows = _view_crops(images, crop_padding, crop_border) if shuffle and crop_padding else None
         size = (split.images.shape[1], split.images.shape[2])
         self._labels = self._make_movable(torch.from_numpy(split.labels).to(device), size)
         scale, shift = compute_scale_shift(preprocess)
@@ -87,9 +92,13 @@ class InMemory:
         """Return labels [N, ...] that follow their images of a size."""
         if labels.ndim != 3:
             return Unmoved(labels)
+        if self._border == "zero" and self._shuffle and self._padding:
+            raise CompressError(
+                "data.crop_border: a black border has no mask and no box, and these labels have them; use reflect"
+            )
         if labels.is_floating_point():
             return MovedBoxes(labels, size, self._padding if self._shuffle else 0)
-        windows = _view_crops(labels[:, None], self._padding) if self._shuffle and self._padding else None
+        windows = _view_crops(labels[:, None], self._padding, self._border) if self._shuffle and self._padding else None
         return MovedMasks(labels, windows)
 
     @property
@@ -100,7 +109,8 @@ class InMemory:
     @cached_property
     def identity(self) -> str:
         """The sha256 over all that decides the pixels of a view of a row."""
-        augmented = (self._padding, self._flip, self._augmentation_seed) if self._shuffle else ()
+        augmented: tuple[object, ...] = (self._padding, self._flip, self._augmentation_seed) if self._shuffle else ()
+        augmented += (self._border,) if self._shuffle and self._border != "reflect" else ()
         digest = hashlib.sha256(repr((tuple(self._images.shape), augmented)).encode())
         for tensor in (self._scale, self._shift, self._images):
             digest.update(tensor.cpu().contiguous().numpy().data)
@@ -159,13 +169,14 @@ def seed_generator(first: int, second: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([first, second], dtype=np.uint64)))  # a list becomes float64
 
 
-def _view_crops(images: Tensor, padding: int) -> Tensor:
-    """Return every crop of the reflected-padded images without copying one: uint8 [N, C, H, W] to [N, top, left, C, H, W]."""
+def _view_crops(images: Tensor, padding: int, border: Border) -> Tensor:
+    """Return every crop of the padded images without copying one: uint8 [N, C, H, W] to [N, top, left, C, H, W]."""
     height, width = images.shape[2:]
     padded = torch.empty(
         (*images.shape[:2], height + 2 * padding, width + 2 * padding), dtype=images.dtype, device=images.device
     )
+    mode = "constant" if border == "zero" else "reflect"
     for some in range(0, len(images), 1024):  # reflect is not implemented for uint8
         part = images[some : some + 1024].float()
-        padded[some : some + 1024] = F.pad(part, (padding,) * 4, mode="reflect").to(images.dtype)
+        padded[some : some + 1024] = F.pad(part, (padding,) * 4, mode=mode).to(images.dtype)
     return padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)

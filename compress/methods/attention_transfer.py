@@ -9,15 +9,17 @@ Frozen: the teachers.
 Shipped: the student.
 Stages: student
 Source: 1612.03928, the activation-based form; HobbitLong/RepDistiller b84f547, whose beta 1000 on a sum over stages of means
-over pixels, cross-entropy 1, no divergence and pooling of the larger map before squaring are the defaults. The paper writes
+over pixels is `preset: paper`; its cross-entropy 1, no divergence, and pooling of the larger map before squaring are the
+defaults. The paper writes
 beta / 2 times a norm; that code and the authors' own, szagoruyko/attention-transfer 893df54, do not. Ours: the mean over
-several teachers.
+several teachers; beta 100, since 1000 left the student far below plain training in short runs (benchmarks/results/scales,
+cifar10_screening); and a beta that is as strong for maps of other sizes as it is for those of that code (`scale_beta`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,11 @@ from compress.methods._align import Size, find_common_size, pool_to, resize_to
 from compress.models import Network, find_shapes
 from compress.recipe import Listing, NonNegative, Positive, Text
 from compress.text import quantify
+
+PRESETS = {"ours": 100.0, "paper": 1000.0}
+"""Beta."""
+REFERENCE_SHARE = (1 / 32**2 + 1 / 16**2 + 1 / 8**2) / 3
+"""Mean share of a pixel in the maps for which these were chosen; a term is proportional to that of its maps."""
 
 
 class _Pair(NamedTuple):
@@ -50,8 +57,10 @@ class AttentionTransfer(Method):
         setting: Student, teachers, an image, the number of classes.
         student_taps: Taps of the student, in the order of `teacher_taps`; default all.
         teacher_taps: The tap of every teacher for each of `student_taps`; default all.
-        beta: Weight of the sum over the pairs. The default was chosen for maps of 32, 16 and 8 pixels a side; a term grows as
-            the pixels of its maps become fewer, so maps half as wide and high want about a quarter of it.
+        preset: Beta 100 (ours) or 1000 (paper).
+        beta: Weight of the sum over the pairs, for maps of 32, 16 and 8 pixels a side; default: the preset's.
+        scale_beta: Multiply beta by a factor for maps of other sizes, which is 1 for those: a term grows as the pixels of its
+            maps become fewer, so maps half as wide and high get a quarter of it.
         ce_weight: Weight of the cross-entropy; 0 where another method on the same student brings it.
         kd_weight: Weight of the divergence from the teachers; 0 leaves it out.
         temperature: Softens both predictions for the divergence.
@@ -63,15 +72,19 @@ class AttentionTransfer(Method):
         *,
         student_taps: Listing[Text] | None = None,
         teacher_taps: Listing[Text] | None = None,
-        beta: Positive = 1000.0,
+        preset: Literal["ours", "paper"] = "ours",
+        beta: Positive | None = None,
+        scale_beta: bool = True,
         ce_weight: NonNegative = 1.0,
         kd_weight: NonNegative = 0.0,
         temperature: Positive = 4.0,
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "attention_transfer")
-        self.beta, self.ce_weight, self.kd_weight, self.temperature = beta, ce_weight, kd_weight, temperature
+        self.beta = PRESETS[preset] if beta is None else beta
+        self.ce_weight, self.kd_weight, self.temperature = ce_weight, kd_weight, temperature
         self.pairs = _pair_taps(setting, student_taps, teacher_taps)
+        self.beta *= REFERENCE_SHARE / _average_share(self.pairs) if scale_beta else 1.0
         self.attentions = nn.ModuleDict({_name_size(pair.size): _Attention(pair.size) for pair in self.pairs})
 
     def losses(self, step: Step) -> dict[str, Tensor]:
@@ -108,6 +121,11 @@ class _Attention(nn.Module):
 
     def extra_repr(self) -> str:  # by this the store of teacher outputs distinguishes two sizes
         return f"size={self.size}"
+
+
+def _average_share(pairs: Sequence[_Pair]) -> float:
+    """Return the mean over pairs of the share of one pixel in their maps."""
+    return sum(1 / (pair.size[0] * pair.size[1]) for pair in pairs) / len(pairs)
 
 
 def _name_size(size: Size) -> str:

@@ -7,8 +7,11 @@ Frozen: the teachers.
 Shipped: the student.
 Stages: student
 Source: 2205.10536; equations, temperature 4 (CIFAR-100; 1 on ImageNet) and weights 1, 2, 2 from the released code
-(hunto/image_classification_sota 6f7a70a), as is temperature² (`tau2`), which the paper's listing does not have. Sigmoid is that
-of its one-stage detection (hunto/MasKD b5af34f). The guard and the mean over several teachers are ours.
+(hunto/image_classification_sota 6f7a70a). That code multiplies by temperature² (`preset: paper`), the paper's listing does not,
+and nor do we: a divergence needs that factor, as its gradient falls with temperature², but a correlation does not depend on
+the size of what it compares, so that at temperature 4 the factor makes the gradient 16 times as large, and the student depends
+on how its optimizer bears it (benchmarks/results/scales). Sigmoid is that of its one-stage detection (hunto/MasKD b5af34f). The
+guard and the mean over several teachers are ours.
 """
 
 from __future__ import annotations
@@ -38,13 +41,14 @@ class Dist(Method):
 
     Args:
         setting: Student, teachers, an image, the number of classes.
+        preset: Ours, or as in the released code, with the factor temperature² (paper).
         temperature: Softens both predictions; default 4, and 1 from 200 classes on and for dense logits, as the authors use 4
             on CIFAR-100 and 1 on ImageNet and Cityscapes.
         ce_weight: Weight of the cross-entropy.
         inter_weight: Weight of the inter-class relation (rows: one sample, or pixel, over all classes); default 2, and 1 for
             dense logits, as released.
         intra_weight: Weight of the intra-class relation (columns: one class over all samples or pixels); default as that.
-        tau2: Multiply both relations by temperature², as the released code does and the paper's listing does not.
+        tau2: Multiply both relations by temperature²; default: only in paper.
         activation: What makes logits probabilities: softmax, or sigmoid for networks whose classes do not exclude each other.
         guard: Let constant rows and columns pass no gradient; without it they pass one of up to 1e6, as in the released code.
         denominator: Keep correlations finite by a constant added to the product of the norms, as the authors, or by a floor
@@ -55,11 +59,12 @@ class Dist(Method):
         self,
         setting: Setting,
         *,
+        preset: Literal["ours", "paper"] = "ours",
         temperature: Positive | None = None,
         ce_weight: NonNegative = 1.0,
         inter_weight: NonNegative | None = None,
         intra_weight: NonNegative | None = None,
-        tau2: bool = True,
+        tau2: bool | None = None,
         activation: Literal["softmax", "sigmoid"] = "softmax",
         guard: bool = True,
         denominator: Literal["product", "norms"] = "product",
@@ -73,7 +78,7 @@ class Dist(Method):
         self.temperature = temperature or (4.0 if setting.classes < MANY_CLASSES and not setting.task.is_dense else 1.0)
         self.ce_weight = ce_weight
         self.activation, self.guard, self.denominator = activation, guard, denominator
-        scale = self.temperature**2 if tau2 else 1.0
+        scale = self.temperature**2 if (preset == "paper" if tau2 is None else tau2) else 1.0
         self.inter_scale, self.intra_scale = scale * inter_weight, scale * intra_weight
         self._warned = False
 

@@ -108,6 +108,8 @@ def _find_augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
         yield CompressError(f"data.augmentation_seed: {recipe.data.augmentation_seed} is not below 2^63; choose a smaller one")
     if recipe.train.device == "cpu" and recipe.teacher_outputs.engine == "fp16":
         yield CompressError("teacher_outputs.engine: 'fp16' runs on a GPU only, and train.device is cpu; use auto")
+    if recipe.data.crop_border != "reflect" and not recipe.data.crop_padding:
+        yield CompressError("data.crop_border: has no effect without crop_padding; set one, or remove it")
     if recipe.data.crop_padding >= min(recipe.data.sides):
         yield CompressError(
             f"data.crop_padding: {recipe.data.crop_padding} is not less than data.image_size {min(recipe.data.sides)}; "

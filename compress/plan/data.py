@@ -9,12 +9,10 @@ import numpy as np
 from compress.data import Split, Summary, hold_out, list_names, refuse_duplicates
 from compress.errors import CompressError
 from compress.plan.checks import count_split_images
+from compress.plan.method_choice import find_steps_notes
 from compress.recipe import Recipe, TrainSection
 from compress.statistics.paired_drop import compute_drop_interval, count_images_needed
 from compress.text import name_teacher, quantify
-
-FEW_STEPS = 3000
-"""Steps of the student below which `check` warns: in short trainings, what ranks methods is how fast they fit (docs/LOG.md)."""
 
 MOST_DROPPED = 0.1
 """Share of the training images that the last incomplete batch of an epoch may be before it is worth a word."""
@@ -57,9 +55,7 @@ def find_data_notes(recipe: Recipe, summary: Summary) -> Iterator[str]:
     yield from _describe_validation(recipe, images["validation"], summary.train_images)
     for where, train in _list_trainings(recipe):
         yield from _describe_batches(where, train, images["train"])
-    if any(method.name != "supervised" for method in recipe.method):
-        compared = any(method.name == "supervised" for methods in recipe.baselines for method in methods)
-        yield from describe_few_steps(recipe.train.epochs, recipe.train.batch_size, images["train"], compared=compared)
+    yield from find_steps_notes(recipe, images["train"])
 
 
 def _describe_empty_classes(summary: Summary) -> Iterator[str]:
@@ -131,24 +127,6 @@ def _describe_batches(where: str, train: TrainSection, images: int) -> Iterator[
         yield (
             f"{where}.ema_decay: after {quantify(steps, 'step')} the average of {train.ema_decay:g} is still "
             f"{100 * train.ema_decay**steps:.0f} % of the first step's weights; lower it, or train longer"
-        )
-
-
-def describe_few_steps(epochs: int, batch_size: int, images: int, *, compared: bool) -> Iterator[str]:
-    """Yield that a student sees its teacher for so few steps that plain training may be as good.
-
-    Args:
-        epochs: Of the student.
-        batch_size: Of its training.
-        images: In an epoch.
-        compared: Whether the same student is also trained plainly.
-    """
-    steps = epochs * (images // batch_size)
-    if steps < FEW_STEPS:
-        remedy = "the baseline 'supervised' will tell" if compared else "add `baselines: [supervised]`, which will tell"
-        yield (
-            f"train.epochs: {quantify(steps, 'step')} are few for distillation: below some {FEW_STEPS:,} a student may be no "
-            f"better than one trained plainly; raise it, or see: {remedy}"
         )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from compress import plugins
 from compress.errors import CompressError
 from compress.plan.checks import (
@@ -64,12 +66,17 @@ class Stage(Record):
 
 
 class Estimate(Record):
-    """How long a run takes on this machine as it is now, in seconds."""
+    """What one step of each stage tells: how long a run takes on this machine as it is now in seconds, and scales of losses."""
 
     training: dict[str, float]
     """By stage, over all seeds; without those that are found again."""
     delivery: float
     """Exports, proofs and measuring."""
+    loss_scales: dict[str, float] = Field(default_factory=dict)
+    """By student: the norm of the gradient of what teaches, in that of cross-entropy, on the first batch; of a teacher that is
+    not trained yet, with invented logits."""
+    warnings: tuple[str, ...] = ()
+    """What that says of the learning rate."""
 
 
 class Plan(Record):
@@ -126,7 +133,8 @@ def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
 
 def _plan_data(recipe: Recipe, source: Source, summary: Summary) -> Stage:
     data = recipe.data
-    augmentation = [f"crops from a border of {data.crop_padding}"] if data.crop_padding else []
+    border = "black border" if data.crop_border == "zero" else "border"
+    augmentation = [f"crops from a {border} of {data.crop_padding}"] if data.crop_padding else []
     augmentation += ["mirrored halves"] if data.flip else []
     about = f"{data.source}: {data.sides[0]}×{data.sides[1]} {source.channels}, {data.geometry}, {data.interpolation}"
     scaling = "given mean and std" if data.mean and data.std else "mean and std of the training split"

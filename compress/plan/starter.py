@@ -13,7 +13,7 @@ from typing import Literal
 from compress.data import Summary
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
-from compress.plan.data import describe_few_steps
+from compress.plan.method_choice import find_untried_notes
 from compress.plan.starter_masks import render_recipe as render_segmentation
 from compress.plan.starter_masks import survey_masks
 from compress.plan.survey import BUDGET_POINTS, Proposal, Survey, describe_survey, propose, survey_folder
@@ -42,7 +42,7 @@ RECIPE = """\
 #
 #   compress check {file}       what a run would do, and all that is wrong with this file
 #   compress run {file}         do it; continues where it was interrupted
-#   compress list methods       what else can be named here; `compress list methods kd` tells its options
+#   compress list methods       what else can be named here; `compress list methods dih` tells its options
 
 name: {name}                    # the run's folder: runs/{name}
 seed: 0                         # decides everything random
@@ -59,8 +59,8 @@ student:
   model: {student}
 {stride}
 method:                         # several methods can teach one student together
-  - name: kd                    # others: compress list methods
-    temperature: 4
+  - name: dih                   # which one for how much training: docs/concepts/which_method.md; others: compress list methods
+    logit_loss: dist
 
 baselines:                      # the same student trained otherwise, for comparison in the same report
   - {{name: supervised}}
@@ -148,7 +148,7 @@ def render_recipe(path: Path, *, data: Path | None = None, found: Survey | None 
     """
     fields: dict[str, object] = {
         "data": DIGITS, "teacher": "resnet_cifar.resnet32", "student": "resnet_cifar.resnet8", "stride": "", "batch": "",
-        "teacher_epochs": 10, "student_epochs": 10, "batch_size": 64, "lr": 0.1, "budget": 1.0, "budget_reason": "",
+        "teacher_epochs": 10, "student_epochs": 10, "batch_size": 64, "lr": 0.05, "budget": 1.0, "budget_reason": "",
     }  # fmt: skip
     if data is not None and found is not None:
         fields |= _render_proposal(data, found, propose(found))
@@ -168,9 +168,9 @@ def _render_proposal(data: Path, found: Survey, fit: Proposal) -> dict[str, obje
 
 
 def _describe_schedule(summary: Summary, fit: Proposal) -> Iterator[str]:
-    """Yield that the pictures are too few for the steps that distillation needs; the recipe has the baseline that will tell."""
+    """Yield that nothing is known of so few steps as the pictures allow; the recipe has the baseline that will tell."""
     images = summary.train_images - math.ceil(summary.train_images * fit.validation_fraction)
-    yield from describe_few_steps(fit.epochs, fit.batch_size, images, compared=True)
+    yield from find_untried_notes(fit.epochs * (images // fit.batch_size), "the baseline 'supervised' will tell")
 
 
 def _render_data(data: Path, found: Survey, fit: Proposal) -> str:

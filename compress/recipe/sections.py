@@ -64,7 +64,9 @@ class DataSection(PluginSection):
     train_images: Count | None = None
     """How many of the remaining images are trained on, stratified by class; default: all."""
     crop_padding: WholeNumber = 0
-    """Augmentation: pixels of reflected border from which a random crop of the image size is taken."""
+    """Augmentation: pixels of border around an image, from which a random crop of its size is taken."""
+    crop_border: Literal["reflect", "zero"] = "reflect"
+    """Augmentation: what that border is, the image reflected or black, as in most publications on CIFAR."""
     flip: bool = False
     """Augmentation: mirror half of the images left to right."""
     views: Count | None = None

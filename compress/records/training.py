@@ -118,6 +118,9 @@ class StageResult(Document):
     """What was tried for that, the chosen engine first; empty where the recipe leaves it at eager."""
     teacher_outputs: tuple[TeacherOutputsResult, ...] = ()
     """For the training images, and for the held-out ones where validation reads them too; empty where none were read."""
+    loss_scales: dict[str, Figure] = Field(default_factory=dict)
+    """Norm of each term's gradient in the student on the first batch, in that of the cross-entropy of its logits; `taught`: of
+    all terms together but those on the labels. Empty where no student is trained, and in older records."""
     epochs: tuple[Epoch, ...] = ()
     seconds: Seconds
     files: dict[str, str]

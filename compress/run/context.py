@@ -68,6 +68,7 @@ class Run:
             shuffle=True,
             seed=seed,
             crop_padding=self.recipe.data.crop_padding,
+            crop_border=self.recipe.data.crop_border,
             flip=self.recipe.data.flip,
             views=self.recipe.data.views,
             augmentation_seed=self.recipe.data.augmentation_seed,

@@ -8,7 +8,7 @@ network or a ladder that climbs to its last rung takes longer. The sum is an ord
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from compress.models import Network
 from compress.plan.plan import Estimate, Plan, Stage
 from compress.run.build import build_method, build_network
 from compress.run.context import Run
+from compress.training.loss_scales import find_scale_warning, invent_logits, measure_loss_scales
 
 MOST_IMAGES = 64
 """Images in the timed step; a larger batch costs about as much for each image."""
@@ -59,8 +60,24 @@ def estimate_seconds(run: Run, plan: Plan, batch: Batch) -> Estimate:
     methods = list(_list_methods(run))
     wanted = [(stage, method) for stage, method in zip(stages, methods, strict=False) if not stage.found]
     validation = plan.images["validation"]
+    scales, warnings = _measure_scales(run, zip(stages, methods, strict=False), batch)
     training = {stage.name: _estimate_stage(stage, _time_step(method, batch), validation) for stage, method in wanted}
-    return Estimate(training=training, delivery=_estimate_delivery(run, plan))
+    return Estimate(training=training, delivery=_estimate_delivery(run, plan), loss_scales=scales, warnings=warnings)
+
+
+def _measure_scales(run: Run, stages: Iterable[tuple[Stage, Method]], batch: Batch) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return the scale of what teaches each student, by the name of its stage, and what to say of it."""
+    invented = {} if run.data.task.is_dense else invent_logits(batch, len(run.data.classes), len(run.recipe.teacher))
+    scales: dict[str, float] = {}
+    warnings = []
+    for stage, method in stages:
+        if isinstance(method, Supervised) or not stage.student:
+            continue
+        found = measure_loss_scales(method, batch, {} if method.moves_teacher else invented)
+        if found is not None:
+            scales[stage.name] = found.taught
+            warnings.append(find_scale_warning(stage.name, found, method.schedule(run.recipe.train)))
+    return scales, tuple(filter(None, warnings))
 
 
 def _fill(batch: Batch, size: int) -> Batch:

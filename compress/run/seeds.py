@@ -95,15 +95,18 @@ def train_further_seeds(runs: Sequence[Run], teachers: Sequence[Trained]) -> Fur
 def judge_images(run: Run, trained: Trained, logits: SplitLogits) -> JudgedImages:
     """Judge a network on each image by its logits."""
     splits = (run.data.validation, run.data.test)
-    tallies = (run.data.task.tally(found, split.labels) for found, split in zip(logits, splits, strict=True))
+    validation, test = (run.data.task.tally(found, split.labels) for found, split in zip(logits, splits, strict=True))
     calibration = measure_calibration(logits, (run.data.validation.labels, run.data.test.labels), run.data.task)
-    return JudgedImages(trained.name, trained.method, run.seed, *tallies, calibration)
+    return JudgedImages(trained.name, trained.method, run.seed, validation, test, calibration)
 
 
 def _obtain_judged_images(run: Run, trained: Trained) -> JudgedImages:
     """Return how a network did on each image: found in the cache, or computed and kept there."""
     key = make_key(
-        network=trained.key, data=[run.data.key, run.data.test_key], engine=dict(describe_training()), what="tallies",
+        network=trained.key,
+        data=[run.data.key, run.data.test_key],
+        engine=dict(describe_training()),
+        what="tallies",
         source=hash_sources("compress/statistics/calibration.py", "compress/records/metrics.py"),
     )
 

@@ -30,6 +30,7 @@ from compress.teachers.signals import find_required_signals, find_validation_sig
 from compress.training import checkpoint, loop, preflight
 from compress.training.engines import StudentEngine, choose_engine
 from compress.training.loop import Fit
+from compress.training.loss_scales import LossScales, find_scale_warning, measure_loss_scales
 
 
 class _Stage(NamedTuple):
@@ -112,6 +113,10 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
     batch = next(batches.epoch(0))
     if stage.lockstep is None or not (folder / STATE).is_file():
         _announce(run, stage.name, method, take_first_images(batch))
+    scales = measure_loss_scales(method, take_first_images(batch))
+    warning = scales and find_scale_warning(label_stage(run, stage.name), scales, settings)
+    if warning:
+        run.events.warn(warning)
     begun = time.monotonic()
     held_out = run.batch_in_order(run.data.validation)
     training, validating = _provide_for_stage(run, stage, folder, batches, held_out, first=take_first_images(batch))
@@ -129,7 +134,7 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
     analyses = method.analyse(batches, held_out)
     freeze_all_but(method, ())
     outputs = [each.summarize() for each in (training, validating) if each is not None]
-    _record(run, stage, folder, fit, running, analyses=analyses, outputs=outputs, begun=begun)
+    _record(run, stage, folder, fit, running, analyses=analyses, outputs=outputs, scales=scales, begun=begun)
 
 
 def _provide_for_stage(
@@ -157,7 +162,7 @@ def _provide_if_needed(request: OutputsRequest) -> TeacherOutputs | None:
 
 def _record(
     run: Run, stage: _Stage, folder: Path, fit: Fit, running: StudentEngine, *, analyses: tuple[Analysis, ...],
-    outputs: Sequence[TeacherOutputsResult], begun: float,
+    outputs: Sequence[TeacherOutputsResult], scales: LossScales | None, begun: float,
 ) -> None:  # fmt: skip
     """Save the weights of a trained stage and what is known of its training; its state is needed no more."""
     product = stage.method.product()
@@ -170,6 +175,7 @@ def _record(
         macs=None if own is None else count_macs(stage.method.deployable(), image),
         best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
         analyses=analyses, engine=running.engine, engine_trials=running.trials, teacher_outputs=tuple(outputs),
+        loss_scales={} if scales is None else {**scales.terms, "taught": scales.taught},
         epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
         files={WEIGHTS: hash_file(folder / WEIGHTS)},
     )  # fmt: skip

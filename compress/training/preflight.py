@@ -24,6 +24,7 @@ from compress.records import Accuracy
 from compress.tasks import CLASSIFICATION, Labels, Logits, Task
 from compress.text import quantify
 from compress.training.class_order import describe_order, find_class_order, write_recipe_line
+from compress.training.loss_scales import compute_gradient_norm
 from compress.training.usefulness import find_guessing
 
 
@@ -160,20 +161,12 @@ def measure_gradient_shares(method: Method, batch: Batch) -> dict[str, float]:
     for phase, group in phases.items():
         terms = method(method.step(batch, phase=phase))
         for name, value in terms.items():
-            norms[name] = _measure_norm(value, group)
+            norms[name] = compute_gradient_norm(value, group)
     for name, value in method.named_buffers():
         value.copy_(buffers[name])
     freeze_all_but(method, ())
     total = sum(norms.values()) or 1.0
     return {name: norm / total for name, norm in norms.items()}
-
-
-def _measure_norm(value: Tensor, group: list[nn.Parameter]) -> float:
-    if not value.requires_grad:
-        return 0.0
-    gradients = torch.autograd.grad(value, group, retain_graph=True, allow_unused=True)
-    norms = [gradient.norm() for gradient in gradients if gradient is not None]
-    return float(torch.stack(norms).norm()) if norms else 0.0
 
 
 def _refuse_overlap(stage: Method, phases: dict[str, list[nn.Parameter]]) -> None:

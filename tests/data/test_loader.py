@@ -162,3 +162,18 @@ def test_the_identity_changes_with_whatever_changes_a_pixel(other: dict[str, Any
 def test_the_identity_does_not_change_with_what_changes_no_pixel(other: dict[str, Any]) -> None:
     """Runs that differ in order, batch size or number of views have the same views as far as they both go."""
     assert batches(**other).identity == batches().identity
+
+
+def test_a_black_border_is_that_of_torchvision() -> None:
+    """With `crop_border: zero` every crop is one that torchvision cuts out of the image padded with black."""
+    given = split()
+    data = batches(given, crop_border="zero", flip=False)
+    padded = np.pad(given.images, ((0, 0), (2, 2), (2, 2), (0, 0)))  # torchvision's `RandomCrop(padding=2)` pads so
+    black = 0
+    for row, image in by_row(data.epoch(0)).items():
+        shown = np.rint((image.numpy()[0] * 0.25 + 0.5) * 255).astype(np.uint8)
+        cuts = [padded[row, top : top + 8, left : left + 8, 0] for top in range(5) for left in range(5)]
+        assert any(np.array_equal(shown, cut) for cut in cuts)
+        black += int((shown[0] == 0).all() or (shown[:, 0] == 0).all())
+    assert black > ROWS // 8
+    assert batches(given, crop_border="zero").identity != batches(given).identity

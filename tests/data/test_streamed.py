@@ -82,6 +82,15 @@ def test_training_sees_the_bits_that_it_sees_from_memory(
     assert_same(memory.read_view(2), disk.read_view(2))
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_black_border_is_the_same_from_disk(tmp_path: Path, flip: bool) -> None:
+    """Crops that reach over the image are black where it ends, mirrored or not."""
+    memory, disk = both(tmp_path, depth=3, shuffle=True, crop_padding=3, crop_border="zero", flip=flip)
+    assert_same(memory.epoch(0), disk.epoch(0))
+    reflected, _ = both(tmp_path, depth=3, shuffle=True, crop_padding=3, flip=flip)
+    assert memory.identity != reflected.identity
+
+
 def test_evaluation_sees_the_bits_that_it_sees_from_memory(tmp_path: Path) -> None:
     """A split in order is whole, in order, and not augmented, whatever the options of augmentation are."""
     for options in ({}, {"crop_padding": 2, "flip": True}):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compress import losses
+from compress.losses import correlations
 from tests.losses.cases import FEATURES, LOGITS, Case
 from tests.losses.reference import pair
 
@@ -80,11 +81,11 @@ def test_correlation_ignores_scale_and_offset_and_knows_its_sign() -> None:
     """The relation of two vectors does not change when one is stretched and moved; it is symmetric and within ±1."""
     u, v = torch.rand(8, 6, dtype=torch.float64), torch.rand(8, 6, dtype=torch.float64)
     for dim in (0, 1):
-        whole = losses._correlate(u, v, dim=dim, guard=True)
+        whole = correlations._correlate(u, v, dim=dim, guard=True)
         close = {"rtol": 1e-5, "atol": 1e-7}  # the constant in the denominator is not scaled
-        torch.testing.assert_close(losses._correlate(3 * u + 7, v, dim=dim, guard=True), whole, **close)
-        torch.testing.assert_close(losses._correlate(-2 * u, v, dim=dim, guard=True), -whole, **close)
-        torch.testing.assert_close(losses._correlate(v, u, dim=dim, guard=True), whole, **close)
+        torch.testing.assert_close(correlations._correlate(3 * u + 7, v, dim=dim, guard=True), whole, **close)
+        torch.testing.assert_close(correlations._correlate(-2 * u, v, dim=dim, guard=True), -whole, **close)
+        torch.testing.assert_close(correlations._correlate(v, u, dim=dim, guard=True), whole, **close)
         assert whole.abs().max() <= 1
 
 

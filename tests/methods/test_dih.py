@@ -185,6 +185,26 @@ def test_heads_learn_stably_from_features_of_any_size(kind: str, size: float, of
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("kind", ["pool4", "gap"])
+def test_heads_of_a_wide_network_for_photographs_learn_stably_in_small_batches(kind: str) -> None:
+    """At 224 pixels, with the 2048 channels of a ResNet-50 and 8 images a batch, the first epoch stays below ln K + 1."""
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.arange(64) % 10
+    for channels, side in ((2048, 7), (256, 14)):
+        scale = 30 * torch.rand(channels, 1, 1, generator=draws)
+        maps = nn.functional.relu(scale * torch.randn(64, channels, side, side, generator=draws)) + 5
+        head = build_head(kind, maps[:1], 10, "tap")
+        optimizer = torch.optim.SGD(head.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        values = []
+        for rows in torch.randperm(64, generator=draws).split(8):
+            loss = nn.functional.cross_entropy(head(maps[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            values.append(loss.item())
+        assert sum(values) / len(values) < math.log(10) + 1
+
+
 def test_a_standardised_head_is_one_linear_layer_once_it_is_trained() -> None:
     """In evaluation it computes what standardisation and linear layer compute one after the other."""
     torch.manual_seed(0)

@@ -135,7 +135,7 @@ def test_fitnet_refuses_taps_that_are_not_there() -> None:
 
 def test_attention_is_compared_as_its_equation_says() -> None:
     """Cross-entropy plus 1000 times the sum over taps of mean squared differences of normalised attention."""
-    method, data = AttentionTransfer(setting()), batch()
+    method, data = AttentionTransfer(setting(), preset="paper", scale_beta=False), batch()
     step = training(method, data)
     terms = method(step)
     assert list(terms) == ["ce", "attention.stage1", "attention.stage2", "attention.stage3"]
@@ -150,8 +150,9 @@ def test_the_larger_map_is_pooled_before_it_is_squared() -> None:
     """Taps are paired as named, for every teacher; terms are the mean over teachers, and the divergence can be added."""
     where = setting(coarse(), network((2, 3), (1, 4)))
     method = AttentionTransfer(
-        where, student_taps=("stage1", "stage3"), teacher_taps=("stage2", "stage1"), beta=10, kd_weight=2, temperature=3
-    )
+        where, student_taps=("stage1", "stage3"), teacher_taps=("stage2", "stage1"), beta=10, scale_beta=False, kd_weight=2,
+        temperature=3,
+    )  # fmt: skip
     step = training(method, batch())
     terms = method(step)
     expected: dict[str, list[float]] = {"stage1": [], "stage3": []}
@@ -170,7 +171,7 @@ def test_the_larger_map_is_pooled_before_it_is_squared() -> None:
 def test_the_terms_are_the_public_loss_and_ignore_the_scale_of_a_map() -> None:
     """A term is `losses.attention_transfer` of the two maps; it is zero for a copy of the teacher, whatever the scale."""
     where = setting()
-    method = AttentionTransfer(where)
+    method = AttentionTransfer(where, preset="paper", scale_beta=False)
     step = training(method, batch())
     expected = 1000 * losses.attention_transfer(step.student.features[1], step.teacher().features[1])
     torch.testing.assert_close(method(step)["attention.stage2"], expected)
@@ -181,6 +182,15 @@ def test_the_terms_are_the_public_loss_and_ignore_the_scale_of_a_map() -> None:
             parameter.mul_(3)
     same = AttentionTransfer(setting(louder, learner=teacher), student_taps=("stage1",), teacher_taps=("stage1",))
     assert same(training(same, batch()))["attention.stage1"].item() < 1e-9  # 1000 × the square of float32's rounding
+
+
+@pytest.mark.parametrize(("side", "beta"), [(32, 1000.0), (16, 250.0), (8, 62.5), (64, 4000.0)])
+def test_attention_weighs_the_same_for_maps_of_every_size(side: int, beta: float) -> None:
+    """Beta is the published one for maps of 32, 16 and 8 pixels; a term grows as pixels become fewer, and beta falls."""
+    where = setting()._replace(image=torch.randn(1, 1, side, side))
+    assert AttentionTransfer(where, preset="paper").beta == pytest.approx(beta)
+    assert AttentionTransfer(where).beta == pytest.approx(beta / 10)
+    assert AttentionTransfer(where, beta=7.0, scale_beta=False).beta == 7
 
 
 def test_a_teacher_is_asked_for_its_attention_alone() -> None:

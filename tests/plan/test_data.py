@@ -78,16 +78,24 @@ def test_an_average_that_never_leaves_its_start_is_told() -> None:
     assert "ema_decay" not in notes(found, "train.ema_decay=0.99", "train.epochs=30")
 
 
-def test_too_few_steps_for_distillation_are_told() -> None:
-    """Below some 3,000 steps, unless the student is trained plainly; whether a baseline will tell is said."""
+def test_divergences_in_few_steps_are_told() -> None:
+    """Below some 3,000 steps, where our runs had them below plain training; not correlations, maps, or standardised logits."""
     found = summary((2000, 2000), (90, 90))
-    few = notes(found, "train.epochs=10", "train.batch_size=64", "baselines=[kd]")
-    assert "train.epochs: 5" in few
-    assert "steps are few for distillation" in few
-    assert "add `baselines: [supervised]`" in few
-    assert "the baseline 'supervised' will tell" in notes(found, "train.epochs=10", "baselines=[supervised]")
-    assert "few for distillation" not in notes(found, "train.epochs=100", "train.batch_size=64")
-    assert "few for distillation" not in notes(found, "train.epochs=10", "method=supervised", "baselines=[]")
+    few = notes(found, "train.epochs=10", "train.batch_size=64", "method=kd", "baselines=[kd]")
+    assert "method: kd asks for the size of the teacher's logits, and the student has 5" in few
+    assert "`baselines: [supervised]` will tell" in few
+    assert "the baseline 'supervised' will tell" in notes(found, "train.epochs=10", "method=kd", "baselines=[supervised]")
+    assert "asks for the size" in notes(found, "train.epochs=10", "method={name: dih, preset: paper}", "baselines=[]")
+    for method in ("dist", "dih", "fitnet", "{name: kd, preset: standardised}", "supervised", "[kd, fitnet]"):
+        assert "asks for the size" not in notes(found, "train.epochs=10", f"method={method}", "baselines=[]")
+    assert "asks for the size" not in notes(found, "train.epochs=100", "train.batch_size=64", "method=kd")
+
+
+def test_fewer_steps_than_were_ever_compared_are_told() -> None:
+    """Whatever the method, for which our runs say nothing then."""
+    found = summary((500, 500), (90, 90))
+    assert "fewer than in any run" in notes(found, "train.epochs=2", "train.batch_size=64", "method=dist", "baselines=[]")
+    assert "fewer than in any run" not in notes(found, "train.epochs=2", "method=supervised", "baselines=[]")
 
 
 def test_classes_without_images_are_told() -> None:

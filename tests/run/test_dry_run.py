@@ -34,6 +34,19 @@ def test_what_can_run_is_accepted_and_nothing_is_written(tmp_path, method):
     assert not list(tmp_path.iterdir())
 
 
+def test_scales_of_losses_are_told(tmp_path: Path) -> None:
+    """The dry run says how large the gradient of each student's teaching is, and warns where it is far larger than labels'."""
+    chosen = ["method={name: dist, preset: paper}", "baselines=[dist, supervised]"]
+    recipe = parse(RECIPE, "recipe.yaml", chosen)
+    plan = make_plan(recipe, base=tmp_path, runs=tmp_path / "runs")
+    found = dry_run.check_with_random_images(recipe, base=tmp_path, runs=tmp_path / "runs", classes=CLASSES, plan=plan)
+    assert found is not None
+    student, plain = found.loss_scales.values()
+    assert student == pytest.approx(16 * plain, rel=0.2)  # temperature 4 squared, for the small logits of a new network
+    assert len(found.warnings) == 1
+    assert found.warnings[0].startswith("student: at the start")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

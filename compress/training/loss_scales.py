@@ -1,0 +1,117 @@
+"""How large the gradient of each loss is in the student, beside that of the cross-entropy of its own logits.
+
+Under SGD a loss whose gradient is fifty times as large makes a step fifty times as long at the same learning rate, and the
+labels have a fiftieth of a say in it, whatever the optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from compress.data import Batch
+from compress.freezing import freeze_all_but, list_phases, list_trained_parameters
+from compress.methods import Method, Signal, Signals
+from compress.recipe import TrainSection
+
+LARGEST = 20.0
+"""Gradient of what teaches, in that of cross-entropy, above which a stage with SGD is warned of (benchmarks/results/scales)."""
+
+
+INVENTED_STD = 3.0
+"""Standard deviation of the logits of a teacher that is not trained yet; about that of a network that was."""
+
+
+class LossScales(NamedTuple):
+    """Norms of gradients with respect to the student's parameters, each in that of the loss on the labels alone."""
+
+    terms: Mapping[str, float]
+    """Of each term with its weight."""
+    taught: float
+    """Of the sum of all terms but those on the labels."""
+
+
+def measure_loss_scales(method: Method, batch: Batch, signals: Signals | None = None) -> LossScales | None:
+    """Return the scales of a stage on one batch; `None` where it trains no student, or the logits do not depend on it.
+
+    Weights, statistics and flags end as they were.
+
+    Args:
+        method: The stage.
+        batch: Images [B, C, H, W] with labels [B].
+        signals: Outputs of teachers to take in place of what they give.
+    """
+    trained = {id(parameter) for parameter in list_trained_parameters(method)}
+    student = [parameter for parameter in method.student.parameters() if id(parameter) in trained]
+    if not student:
+        return None
+    freeze_all_but(method, list_trained_parameters(method))
+    buffers = {name: value.clone() for name, value in method.named_buffers()}
+    terms: dict[str, Tensor] = {}
+    reference = 0.0
+    for phase, group in list_phases(method).items():
+        if not any(id(parameter) in {id(each) for each in student} for parameter in group):
+            continue
+        step = method.step(batch, phase=phase, signals=signals)
+        terms |= method(step)
+        reference = reference or compute_gradient_norm(step.supervise(), student)
+    norms = {name: compute_gradient_norm(value, student) for name, value in terms.items()}
+    taught = [value for name, value in terms.items() if not is_on_labels(name)]
+    whole = compute_gradient_norm(torch.stack(taught).sum(), student) if taught else 0.0
+    with torch.no_grad():
+        for name, value in method.named_buffers():
+            value.copy_(buffers[name])
+    freeze_all_but(method, ())
+    return LossScales({name: norm / reference for name, norm in norms.items()}, whole / reference) if reference else None
+
+
+def invent_logits(batch: Batch, classes: int, teachers: int) -> dict[Signal, Tensor]:
+    """Return logits as a trained teacher may give them, [B, K] for each teacher, for where none is trained yet.
+
+    Args:
+        batch: Images [B, C, H, W] with labels [B].
+        classes: How many there are.
+        teachers: How many.
+    """
+    draws = torch.Generator().manual_seed(0)
+    logits = INVENTED_STD * torch.randn(teachers, len(batch.labels), classes, generator=draws)
+    labels = batch.labels.cpu().expand(teachers, -1).unsqueeze(2)
+    logits.scatter_(2, labels, logits.amax(dim=2, keepdim=True) + INVENTED_STD)  # right, and sure of it
+    return {Signal(index): each for index, each in enumerate(logits.to(batch.images.device))}
+
+
+def is_on_labels(term: str) -> bool:
+    """Return whether a term is a cross-entropy with the labels, by its name: `ce`, `ce.head0`, `kd.ce`."""
+    return "ce" in term.split(".")
+
+
+def compute_gradient_norm(value: Tensor, parameters: list[Parameter] | list[nn.Parameter]) -> float:
+    """Return the L2 norm of the gradient of a loss [] with respect to some parameters; 0 where it does not depend on them."""
+    if not value.requires_grad:
+        return 0.0
+    gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    norms = [gradient.norm() for gradient in gradients if gradient is not None]
+    return float(torch.stack(norms).norm()) if norms else 0.0
+
+
+def find_scale_warning(stage: str, scales: LossScales, settings: TrainSection) -> str:
+    """Return why a stage may train badly at this learning rate, or nothing.
+
+    Args:
+        stage: Its name, for the message.
+        scales: Of its losses.
+        settings: How it is trained.
+    """
+    if settings.optimizer != "sgd" or settings.max_gradient_norm is not None or scales.taught <= LARGEST:
+        return ""
+    worst = max((name for name in scales.terms if not is_on_labels(name)), key=lambda name: scales.terms[name])
+    return (
+        f"{stage}: at the start, what teaches has {scales.taught:.0f} times the gradient of cross-entropy (most of it "
+        f"{worst}), so that with sgd the first steps are as many times as long, and labels hardly count; lower the method's "
+        "weight, "
+        "or take train.optimizer: adamw"
+    )

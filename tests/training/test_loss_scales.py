@@ -1,0 +1,84 @@
+"""Scales of losses: what they are by equation, that measuring leaves nothing behind, and which are warned of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from compress import plugins
+from compress.methods import Combined, Method, Setting
+from compress.recipe import TrainSection
+from compress.training.loss_scales import LARGEST, LossScales, find_scale_warning, invent_logits, measure_loss_scales
+from tests.tiny import batch, setting
+
+
+def build(name: str, where: Setting | None = None, **options: Any) -> Method:
+    method: Method = plugins.load("methods", name)(where or setting(), **options)
+    return method
+
+
+def test_a_certain_teacher_is_a_label() -> None:
+    """A divergence at temperature 1 from a teacher that is sure of the labels has the gradient of cross-entropy."""
+    data = batch()
+    certain = {signal: 100 * logits for signal, logits in invent_logits(data, 4, 1).items()}
+    found = measure_loss_scales(build("kd", temperature=1.0, ce_weight=0.5, kd_weight=3.0), data, certain)
+    assert found is not None
+    assert found.terms == pytest.approx({"ce": 0.5, "kd": 3.0}, rel=1e-3)
+    assert found.taught == pytest.approx(3.0, rel=1e-3)
+
+
+def test_a_combination_has_the_terms_of_its_parts() -> None:
+    """Each under its method's name; terms on the labels are no teaching, whatever they stand beside."""
+    where = setting()
+    parts = {"dih": build("dih", where, ce_weight=0.5), "dist": build("dist", where)}
+    alone = measure_loss_scales(parts["dist"], batch())
+    whole = measure_loss_scales(Combined(where, parts), batch())
+    assert alone is not None
+    assert whole is not None
+    assert whole.terms["dih.ce"] == pytest.approx(0.45)  # less the share of the cohort, 0.1
+    assert whole.terms["dist.ce"] == 1
+    assert {"dih.dist.teacher", "dih.dist.head0", "dist.inter", "dist.intra"} < set(whole.terms)
+    assert alone.taught > 0
+
+
+def test_plain_training_is_taught_nothing_and_heads_are_no_student() -> None:
+    """The labels alone have scale 1; a stage that trains no student has no scale."""
+    plain = measure_loss_scales(build("supervised"), batch())
+    assert plain is not None
+    assert (plain.terms, plain.taught) == ({"ce": pytest.approx(1.0)}, 0.0)
+    assert measure_loss_scales(build("dih").stages()[0], batch()) is None
+
+
+@pytest.mark.parametrize("name", ["dist", "feed", "atsc", "simkd", "dskd"])
+def test_measuring_changes_nothing(name: str) -> None:
+    """Weights, statistics and flags end as they were, whatever is trained beside the student."""
+    method = build(name)
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    found = measure_loss_scales(method, batch())
+    assert found is not None
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in method.parameters())
+
+
+def test_what_is_far_larger_than_labels_is_told() -> None:
+    """With SGD that does not clip; adamw does not mind, and what is of the size of labels is no news."""
+    large = LossScales({"ce": 1.0, "mse.layer2": 3 * LARGEST}, 3 * LARGEST)
+    said = find_scale_warning("student", large, TrainSection())
+    assert said.startswith(f"student: at the start, what teaches has {3 * LARGEST:.0f} times the gradient")
+    assert "mse.layer2" in said
+    assert find_scale_warning("student", large, TrainSection(optimizer="adamw")) == ""
+    assert find_scale_warning("student", large, TrainSection(max_gradient_norm=1.0)) == ""
+    assert find_scale_warning("student", LossScales({"ce": 1.0, "kd": 4.0}, 4.0), TrainSection()) == ""
+
+
+def test_defaults_of_the_logit_methods_are_of_the_size_of_labels() -> None:
+    """For a student as it begins; the released code of DIST, whose size depends on its temperature, is not."""
+    for options in ({}, {"temperature": 1.0}, {"temperature": 8.0}):
+        found = measure_loss_scales(build("dist", **options), batch(), invent_logits(batch(), 4, 1))
+        assert found is not None
+        assert 0.2 < found.taught < LARGEST
+    paper = measure_loss_scales(build("dist", preset="paper", temperature=8.0), batch(), invent_logits(batch(), 4, 1))
+    assert paper is not None
+    assert paper.taught > LARGEST
