@@ -89,7 +89,8 @@ Each file was run on its own runtime and compared with the torch network that it
 are of the test split, which no choice has seen; intervals are 95 %, of the median over rounds for latency. Latency is the
 median of a call on the machine on which the bundle was made ({_name_machine(manifest)}), the speed-up is against the file
 named there, in the same interleaved rounds. ECE is the expected calibration error of the scores, in {BINS} bins of equal
-width, of the logits as they are and divided by the temperature (scaled). The drop, max-abs-diff and gate are of the validation split."""
+width, of the logits as they are and divided by the temperature (scaled). The drop, max-abs-diff and gate are of the
+validation split."""
 
 
 def _describe_metric(manifest: Manifest) -> str:
