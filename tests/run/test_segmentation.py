@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from compress import records
@@ -38,6 +39,12 @@ def carry_out(folder: Path, *changes: str) -> Report:
     return run(load(folder / "recipe.yaml", changes), base=folder, runs=folder, events=Events())
 
 
+def read(path: str | Path) -> NDArray[np.uint8]:
+    """Return the values of a picture, of a map the classes."""
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
 @pytest.mark.slow
 def test_a_run_on_masks_ends_in_a_bundle_that_is_verified_and_draws_maps(tmp_path: Path) -> None:
     """Report, gate, bundle, both programs that predict, and the self-test agree on what a segmentation is."""
@@ -55,13 +62,13 @@ def test_a_run_on_masks_ends_in_a_bundle_that_is_verified_and_draws_maps(tmp_pat
     manifest = records.read(bundle / "manifest.json", records.Manifest)
     assert manifest.shape[0] == 11
     picture, maps = tmp_path / "picture.png", tmp_path / "maps"
-    Image.open(bundle / "samples" / "00.png").resize((50, 40)).save(picture)
+    Image.fromarray(read(bundle / "samples" / "00.png")).resize((50, 40)).save(picture)
     (found,) = classify_pictures(bundle, [picture], events=Events(), out=maps, top=11)
-    drawn = np.asarray(Image.open(found.map))
+    drawn = read(found.map)
     assert drawn.shape == (40, 50)
     assert sum(each.score for each in found.classes) == pytest.approx(1)
     assert found.classes[0].score == pytest.approx((drawn == np.bincount(drawn.ravel()).argmax()).mean())
-    assert Image.open(found.overlay).size == (50, 40)
+    assert read(found.overlay).shape == (40, 50, 3)
 
     program = [sys.executable, bundle / "predict.py"]
     subprocess.run([*program, "--self-test"], check=True, capture_output=True, timeout=300)
@@ -69,7 +76,7 @@ def test_a_run_on_masks_ends_in_a_bundle_that_is_verified_and_draws_maps(tmp_pat
         [*program, picture, "--json", "--out", tmp_path / "own"], check=True, capture_output=True, text=True, timeout=300
     )
     (own,) = json.loads(told.stdout)["images"]
-    theirs = np.asarray(Image.open(own["map"]))
+    theirs = read(own["map"])
     assert (theirs == drawn).mean() > 0.99  # Pillow's resize rounds otherwise at the border of two classes
 
 
