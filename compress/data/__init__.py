@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from compress.data._batch import Batch, Batches
+from compress.data._batch import Batch, Batches, ViewedBatches
 from compress.data._decode import decode_to_disk, decode_to_memory, examine_pictures
 from compress.data._disk_images import DiskImages, ImageFile
 from compress.data._findings import Findings
@@ -31,18 +31,23 @@ from compress.data._splits import list_names, refuse_duplicates
 from compress.tasks import Labels
 
 if TYPE_CHECKING:
+    from compress.data._augmented import WHOLE_PIXELS, Augmented, Targets
     from compress.data._disk_loader import FromDisk
     from compress.data._loader import InMemory
     from compress.data._user_loader import CheckedLoader, FromLoader, Loader, Unpack, refuse_labels
 
 __all__ = [
-    "IGNORED", "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset", "EncodedSplit", "Findings",
-    "FromDisk", "FromLoader", "ImageFile", "InMemory", "Labels", "Loader", "Source", "Split", "Summary", "Unpack",
-    "check_dataset", "count_repeated", "decode_to_disk", "decode_to_memory", "examine_pictures",
-    "hash_dataset", "hold_out", "list_names", "name_task", "refuse_duplicates", "refuse_labels", "take_stratified",
+    "IGNORED", "WHOLE_PIXELS", "Augmented", "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset",
+    "EncodedSplit", "Findings", "FromDisk", "FromLoader", "ImageFile", "InMemory", "Labels", "Loader", "Source", "Split",
+    "Summary", "Targets", "Unpack", "ViewedBatches", "check_dataset", "count_repeated", "decode_to_disk", "decode_to_memory",
+    "examine_pictures", "hash_dataset", "hold_out", "list_names", "name_task", "refuse_duplicates", "refuse_labels",
+    "take_stratified",
 ]  # fmt: skip
 
 _WITH_TORCH = {
+    "Augmented": "compress.data._augmented",
+    "Targets": "compress.data._augmented",
+    "WHOLE_PIXELS": "compress.data._augmented",
     "CheckedLoader": "compress.data._user_loader",
     "FromDisk": "compress.data._disk_loader",
     "FromLoader": "compress.data._user_loader",

@@ -22,6 +22,30 @@ class Batch(NamedTuple):
     """Which of the augmented views of the split they are from."""
 
 
+class ViewedBatches(Protocol):
+    """A data loader whose augmented views can be told apart and read again."""
+
+    @property
+    def rows(self) -> int:
+        """How many images the split has."""
+
+    @property
+    def identity(self) -> str:
+        """The sha256 over all that decides the pixels of a view of a row."""
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from batch `start` on."""
+
+    def view(self, epoch: int) -> int:
+        """Return which view of the split an epoch shows."""
+
+    def read_view(self, view: int) -> Iterator[Batch]:
+        """Yield one view of the whole split in the order of its rows, the last batch perhaps smaller."""
+
+
 class Batches(Protocol):
     """A data loader, as the training loop and evaluation read it."""
 

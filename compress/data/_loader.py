@@ -122,11 +122,20 @@ class InMemory:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from batch `start` on."""
-        rows = np.arange(self._size)
-        if self._shuffle:
-            rows = seed_generator(self._seed, epoch).permutation(self._size)
-        view = self.view(epoch)
-        yield from self._batches(rows, view, range(start, len(self)))
+        yield from self._batches(self.order(epoch), self.view(epoch), range(start, len(self)))
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the rows of an epoch in their order, [N]."""
+        return seed_generator(self._seed, epoch).permutation(self._size) if self._shuffle else np.arange(self._size)
+
+    @property
+    def views(self) -> int | None:
+        """How many views there are; `None` is a new one every epoch."""
+        return self._views
+
+    def read_rows(self, rows: NDArray[np.int64], view: int, batches: range) -> Iterator[Batch]:
+        """Yield those batches of any rows in this order, as they are in a view."""
+        yield from self._batches(rows, view, batches)
 
     def view(self, epoch: int) -> int:
         """Return which view of the split an epoch shows."""

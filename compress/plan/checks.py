@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress import plugins
+from compress.data import name_task
 from compress.errors import CompressError, Unreachable
 from compress.plan.devices import find_device_problems
 from compress.recipe import Recipe, StartSection
@@ -25,6 +26,10 @@ from compress.text import name_teacher, quantify
 
 if TYPE_CHECKING:
     from compress.data import Source, Summary
+
+
+NEED_ONE_CLASS = frozenset({"dkd"})
+"""Methods that read the class of each image and not only its loss."""
 
 
 def join_problems(problems: Sequence[CompressError]) -> CompressError:
@@ -102,8 +107,12 @@ def _find_geometry_problems(recipe: Recipe) -> Iterator[CompressError]:
 
 def _find_augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
     """Yield views and borders that make no sense, and an engine that the device does not have."""
-    if recipe.data.views is not None and not (recipe.data.crop_padding or recipe.data.flip):
-        yield CompressError("data.views: has no effect without crop_padding or flip, as all views are the same; remove it")
+    data = recipe.data
+    if data.views is not None and not (data.crop_padding or data.flip or data.augment.is_on):
+        yield CompressError(
+            "data.views: has no effect without crop_padding or flip, or an augment, as all views are the same; remove it"
+        )
+    yield from _find_label_problems(recipe)
     if recipe.data.augmentation_seed >= 2**63:
         yield CompressError(f"data.augmentation_seed: {recipe.data.augmentation_seed} is not below 2^63; choose a smaller one")
     if recipe.train.device == "cpu" and recipe.teacher_outputs.engine == "fp16":
@@ -115,6 +124,22 @@ def _find_augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
             f"data.crop_padding: {recipe.data.crop_padding} is not less than data.image_size {min(recipe.data.sides)}; "
             "a border cannot be reflected further than the image goes"
         )
+
+
+def _find_label_problems(recipe: Recipe) -> Iterator[CompressError]:
+    """Yield methods that need one class for each image, where labels are shares of several or are weighed."""
+    soft = "data.augment.mixup" if recipe.data.augment.mixup else "data.augment.cutmix" if recipe.data.augment.cutmix else ""
+    if not soft and recipe.train.label_smoothing:
+        soft = "train.label_smoothing"
+    if not soft and recipe.train.class_weights != "none":
+        soft = "train.class_weights"
+    for methods in (recipe.method, *recipe.baselines):
+        for section in methods:
+            if soft and section.name in NEED_ONE_CLASS:
+                yield CompressError(
+                    f"{soft}: method {section.name!r} splits its loss at the one class of each image, and there would be none; "
+                    "remove one of the two, or use method 'kd'"
+                )
 
 
 def _find_export_problems(recipe: Recipe) -> Iterator[CompressError]:
@@ -220,10 +245,24 @@ def find_data_problems(recipe: Recipe, source: Source, summary: Summary, base: P
         )
     if recipe.data.skip_unreadable and not hasattr(source, "load_encoded"):
         yield CompressError("data.skip_unreadable: has no effect, as this source decodes its images by itself; remove it")
+    if name_task(source) != "classification":
+        yield from _find_dense_problems(recipe)
     try:
         choose_storage(recipe, source, summary)
     except CompressError as error:
         yield error
+
+
+def _find_dense_problems(recipe: Recipe) -> Iterator[CompressError]:
+    """Yield what is for one class for each image, where the data has something else."""
+    trains = [("train", recipe.train), *((f"teacher.{i}.train", t.train) for i, t in enumerate(recipe.teacher) if t.train)]
+    if recipe.data.augment.is_on:
+        yield CompressError("data.augment: is for images with one class each, and this data has other labels; remove it")
+    for where, train in trains:
+        if train.label_smoothing or train.class_weights != "none" or train.sampling != "shuffled":
+            yield CompressError(
+                f"{where}: label_smoothing, class_weights and sampling are for images with one class each; remove them"
+            )
 
 
 def _find_teacher_problems(recipe: Recipe, source: Source, summary: Summary, base: Path) -> Iterator[CompressError]:

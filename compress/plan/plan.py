@@ -136,6 +136,7 @@ def _plan_data(recipe: Recipe, source: Source, summary: Summary) -> Stage:
     border = "black border" if data.crop_border == "zero" else "border"
     augmentation = [f"crops from a {border} of {data.crop_padding}"] if data.crop_padding else []
     augmentation += ["mirrored halves"] if data.flip else []
+    augmentation += data.augment.describe()
     about = f"{data.source}: {data.sides[0]}×{data.sides[1]} {source.channels}, {data.geometry}, {data.interpolation}"
     scaling = "given mean and std" if data.mean and data.std else "mean and std of the training split"
     return Stage(name="data", about=", ".join([about, scaling, *augmentation, str(choose_storage(recipe, source, summary))]))
@@ -222,7 +223,7 @@ def count_views(recipe: Recipe) -> int | None:
     """Return the number of views of the training images, if teacher outputs may be stored; `None` for a new one every epoch."""
     if recipe.teacher_outputs.store == "off":
         return None
-    return recipe.data.views if recipe.data.crop_padding or recipe.data.flip else 1
+    return recipe.data.views if recipe.data.crop_padding or recipe.data.flip or recipe.data.augment.is_on else 1
 
 
 def _plan_delivery(recipe: Recipe) -> Iterator[Stage]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
+from compress.recipe.augmentation import AugmentSection
 from compress.recipe.types import (
     ClassOrder,
     Count,
@@ -69,6 +70,8 @@ class DataSection(PluginSection):
     """Augmentation: what that border is, the image reflected or black, as in most publications on CIFAR."""
     flip: bool = False
     """Augmentation: mirror half of the images left to right."""
+    augment: AugmentSection = AugmentSection()
+    """Further augmentation."""
     views: Count | None = None
     """How many differently augmented views of the training split there are; epochs go through them in turn, and a teacher's
     outputs for a view are kept. Default: a new view every epoch."""
@@ -132,6 +135,12 @@ class TrainSection(Section):
     """Update all parameters in one pass over memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where training runs; `auto` is the GPU where there is one."""
+    label_smoothing: Share = 0.0
+    """Share of every label that is spread over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Let images of rare classes count more in the loss against the labels, so that all classes count alike (balanced)."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """Show every image once in an epoch, or all classes equally often, images of rare ones repeatedly (balanced)."""
     max_gradient_norm: Positive | None = None
     """Clip the gradient to this L2 norm."""
     state_seconds: NonNegative = 30.0

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.environment import read_environment
 from compress import records
-from compress.data import DiskImages, FromDisk, InMemory, Split
+from compress.data import WHOLE_PIXELS, Augmented, DiskImages, FromDisk, InMemory, Split, Targets, ViewedBatches
 from compress.events import Events
 from compress.recipe import Recipe, TrainSection, dump
 from compress.records import StageResult
@@ -58,22 +58,28 @@ class Run:
         """Return the data loader of a split for evaluation: all images in order, not augmented."""
         return _choose_loader(split)(split, self.data.preprocess, batch_size=256, device=device or self.device)
 
-    def batch_shuffled(self, split: Split, settings: TrainSection, *, seed: int) -> InMemory:
+    def batch_shuffled(self, split: Split, settings: TrainSection, *, seed: int) -> ViewedBatches:
         """Return the data loader of a split for training: shuffled and augmented."""
-        return _choose_loader(split)(
-            split,
-            self.data.preprocess,
-            batch_size=settings.batch_size,
-            device=self.device,
-            shuffle=True,
-            seed=seed,
-            crop_padding=self.recipe.data.crop_padding,
-            crop_border=self.recipe.data.crop_border,
-            flip=self.recipe.data.flip,
-            views=self.recipe.data.views,
-            augmentation_seed=self.recipe.data.augmentation_seed,
-            memory_format=loop.MEMORY_FORMATS[settings.memory_format],
+        data, preprocess = self.recipe.data, self.data.preprocess
+        targets = Targets(
+            len(self.data.classes), settings.label_smoothing, settings.class_weights == "balanced", settings.sampling
         )
+        is_plain = targets.is_plain and not data.augment.is_on
+        depth = {name: values * preprocess.depth for name, values in WHOLE_PIXELS.items()}
+        memory_format = loop.MEMORY_FORMATS[settings.memory_format]
+        inner = _choose_loader(split)(
+            split, preprocess if is_plain else preprocess.model_copy(update=depth), batch_size=settings.batch_size,
+            device=self.device if is_plain else torch.device("cpu"), shuffle=True, seed=seed, crop_padding=data.crop_padding,
+            crop_border=data.crop_border, flip=data.flip, views=data.views, augmentation_seed=data.augmentation_seed,
+            memory_format=memory_format,
+        )  # fmt: skip
+        if is_plain:
+            return inner
+        return Augmented(
+            inner, preprocess, section=data.augment, targets=targets, labels=split.labels, device=self.device,
+            batch_size=settings.batch_size, seed=seed, views=data.views, augmentation_seed=data.augmentation_seed,
+            memory_format=memory_format,
+        )  # fmt: skip
 
     @property
     def validation_labels(self) -> Labels:

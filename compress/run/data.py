@@ -109,7 +109,13 @@ def prepare_data(
         images=hash_dataset(Dataset(train, validation)),
         preprocess=preprocess.model_dump(mode="json"),
         classes=classes,
-        augment=[section.crop_padding, section.flip, section.views, section.augmentation_seed],
+        augment=[
+            section.crop_padding,
+            section.flip,
+            section.views,
+            section.augmentation_seed,
+            section.augment.model_dump(mode="json"),
+        ],
     )
     test_key = make_key(images=hash_dataset(Dataset(dataset.test, dataset.test)))
     return RunData(

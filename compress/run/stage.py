@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compress import records
-from compress.data import Batch, InMemory
+from compress.data import Batch, ViewedBatches
 from compress.errors import CompressError
 from compress.fingerprint import describe_training, make_key
 from compress.freezing import freeze_all_but, list_trained_parameters
@@ -138,7 +138,7 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
 
 
 def _provide_for_stage(
-    run: Run, stage: _Stage, folder: Path, batches: InMemory, held_out: InMemory, *, first: Batch
+    run: Run, stage: _Stage, folder: Path, batches: ViewedBatches, held_out: ViewedBatches, *, first: Batch
 ) -> tuple[TeacherOutputs | None, TeacherOutputs | None]:
     """Return the teacher outputs for training and for validation, each where a stage needs them."""
     method, section, store = stage.method, run.recipe.teacher_outputs, run.cache.folder / FOLDER

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.data import InMemory
+from compress.data import ViewedBatches
 from compress.errors import CompressError
 from compress.events import Events
 from compress.fingerprint import describe_training, make_key
@@ -42,7 +42,7 @@ class OutputsRequest:
     method: Method
     signals: Sequence[Signal]
     """What the stage reads of them (`find_required_signals`)."""
-    batches: InMemory
+    batches: ViewedBatches
     section: TeacherOutputsSection
     folder: Path
     """Of the store."""
