@@ -137,6 +137,7 @@ def _plan_data(recipe: Recipe, source: Source, summary: Summary) -> Stage:
     augmentation = [f"crops from a {border} of {data.crop_padding}"] if data.crop_padding else []
     augmentation += ["mirrored halves"] if data.flip else []
     augmentation += data.augment.describe()
+    augmentation += recipe.train.describe_labels()
     about = f"{data.source}: {data.sides[0]}×{data.sides[1]} {source.channels}, {data.geometry}, {data.interpolation}"
     scaling = "given mean and std" if data.mean and data.std else "mean and std of the training split"
     return Stage(name="data", about=", ".join([about, scaling, *augmentation, str(choose_storage(recipe, source, summary))]))

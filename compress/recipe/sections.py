@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -148,6 +148,15 @@ class TrainSection(Section):
     select: Literal["best", "best_balanced", "last"] = "best"
     """Which epoch is kept: the best top-1 on the validation split, the best balanced accuracy (the mean of the classes'
     recalls, for classes that are uneven), or the last."""
+
+    def describe_labels(self) -> Iterator[str]:
+        """Yield what is done to labels and order, as a reader of `check` sees it."""
+        if self.label_smoothing:
+            yield f"labels smoothed by {self.label_smoothing:g}"
+        if self.class_weights == "balanced":
+            yield "rare classes weighed up"
+        if self.sampling == "balanced":
+            yield "all classes shown equally often"
 
 
 class TeacherOutputsSection(Section):
