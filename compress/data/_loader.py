@@ -134,7 +134,7 @@ class InMemory:
         return self._views
 
     def read_rows(self, rows: NDArray[np.int64], view: int, batches: range) -> Iterator[Batch]:
-        """Yield those batches of any rows in this order, as they are in a view."""
+        """Yield those batches of any rows [M] in this order, as they are in a view."""
         yield from self._batches(rows, view, batches)
 
     def view(self, epoch: int) -> int:
