@@ -245,16 +245,17 @@ def find_data_problems(recipe: Recipe, source: Source, summary: Summary, base: P
         )
     if recipe.data.skip_unreadable and not hasattr(source, "load_encoded"):
         yield CompressError("data.skip_unreadable: has no effect, as this source decodes its images by itself; remove it")
-    if name_task(source) != "classification":
-        yield from _find_dense_problems(recipe)
+    yield from _find_dense_problems(recipe, source)
     try:
         choose_storage(recipe, source, summary)
     except CompressError as error:
         yield error
 
 
-def _find_dense_problems(recipe: Recipe) -> Iterator[CompressError]:
+def _find_dense_problems(recipe: Recipe, source: Source) -> Iterator[CompressError]:
     """Yield what is for one class for each image, where the data has something else."""
+    if name_task(source) == "classification":
+        return
     trains = [("train", recipe.train), *((f"teacher.{i}.train", t.train) for i, t in enumerate(recipe.teacher) if t.train)]
     if recipe.data.augment.is_on:
         yield CompressError("data.augment: is for images with one class each, and this data has other labels; remove it")
