@@ -30,6 +30,8 @@ class UserPath(click.Path):
 PATH = UserPath(path_type=Path)
 FOLDER = UserPath(path_type=Path, file_okay=False)
 RUNS = Path("runs")
+DOCUMENTS = frozenset({"", ".bin", ".cpp", ".hpp", ".json", ".md", ".npz", ".png", ".py", ".txt"})
+"""Endings of files of a bundle that no runtime opens."""
 
 
 class RunFolder(click.Path):
@@ -53,7 +55,8 @@ def _explain_file(path: Path, verb: str) -> str:
     )
     if verb in ("verify", "predict") and holder is not None:
         image = ["IMAGE"] if verb == "predict" else []
-        return f"{path} is a file; give the folder of its bundle: {quote(verb, holder, *image, '--file', path.name)}"
+        chosen = [] if path.suffix in DOCUMENTS else ["--file", path.name]
+        return f"{path} is a file; give the folder of its bundle: {quote(verb, holder, *image, *chosen)}"
     if verb in ("verify", "predict"):
         return (
             f"{path} is a file, and lies in no bundle; {verb} takes the folder of a run or bundle, which knows how pictures "

@@ -128,20 +128,24 @@ def _choose_safe_runtime(path: Path) -> str:
 
 
 def choose_inputs(file: Path, image: tuple[int, ...] | None) -> Pictures:
-    """Return what to measure a file with: the pictures of its bundle, or noise of the given shape.
+    """Return what to measure a file with: the pictures of its bundle, or noise of the given shape where it is in none.
 
     Args:
         file: In a bundle or run.
         image: Shape of an image [C, H, W]; default: that of the bundle.
 
     Raises:
-        CompressError: The file lies in no bundle and no shape is given.
+        CompressError: The file lies in no bundle and no shape is given, or takes images of another shape than the given one.
     """
     import numpy as np
 
-    if image is not None:
+    if image is not None and find_bundle_around(file) is None:
         return Pictures(np.random.default_rng(0).standard_normal((NOISE_IMAGES, *image), dtype=np.float32), None)
-    return read_pictures(*read_bundle(_require_bundle(file)))
+    held = read_pictures(*read_bundle(_require_bundle(file)))
+    if image not in (None, held.images.shape[1:]):
+        given, taken = (",".join(map(str, shape)) for shape in (image or (), held.images.shape[1:]))
+        raise CompressError(f"--shape {given}: {file} takes images of {taken}, as its bundle says; leave --shape out")
+    return held
 
 
 def find_bundle_around(file: Path) -> Path | None:

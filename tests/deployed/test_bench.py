@@ -71,6 +71,13 @@ def test_bench_says_once_why_percentiles_are_missing(bundle: Path) -> None:
     assert shown.get().count("p99 needs at least 1000 calls") == 1
 
 
+def test_a_shape_beside_a_bundle_is_refused_where_it_is_another(bundle: Path) -> None:
+    """The bundle knows what its files take, and the runtime's own words are no answer."""
+    for path in (bundle, bundle / "student-fp32.onnx"):
+        with pytest.raises(CompressError, match=r"--shape 1,2,3: .* takes images of \d+,\d+,\d+, as its bundle says; leave"):
+            measure_files([path], shape="1,2,3", events=Events())
+
+
 def test_bench_of_a_lone_file_reads_its_shape(bundle: Path, tmp_path: Path) -> None:
     """A file outside of a bundle is measured on what it says it takes; a shape that is given must be one."""
     lone = Path(shutil.copy(bundle / "student-fp32.onnx", tmp_path))

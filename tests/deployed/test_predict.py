@@ -157,6 +157,7 @@ def test_a_file_in_place_of_a_folder(bundle: Path, tmp_path: Path, verb: str) ->
         done = invoke(verb, path, *further)
         assert done.exit_code == 2
         assert f"{path} is a file" in done.stderr
+        assert "manifest.json" not in invoke(verb, bundle / "manifest.json", *further).stderr.partition("is a file")[2]
         if verb in ("verify", "predict"):
             image = "IMAGE " if further else ""
             wanted = (
