@@ -32,7 +32,7 @@ from compress.records import Gate, Ladder, Preprocess
 from compress.run import cache
 from compress.run.context import REJECTED
 from compress.run.data import prepare_data
-from compress.system.files import hash_file
+from compress.system.files import hash_file, open_file
 from compress.system.leftovers import make_temporary_folder
 from compress.training import checkpoint
 from exporters import About, Exporter, Quantizer
@@ -86,6 +86,8 @@ def export_named(weights: Path, request: Request, recipe: Recipe, *, out: Path, 
         Unreachable: A file is not there.
     """
     _refuse_full(out)
+    with open_file(weights):  # a device or a pipe is no matter of the network
+        pass
     return _export(weights, _load_named(weights, request, recipe, events), out, events)
 
 

@@ -108,7 +108,10 @@ def read(text: bytes, at: Callable[[int], str]) -> YamlDocument:
         raise RecipeError([f"{at(1)}: is not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise RecipeError([f"{at(mark.line + 1 if mark else 1)}: {error.problem or error.context}"]) from error
+        said = str(error.problem or error.context)
+        if "max_depth" in said:  # advice for programmers
+            said = f"is nested more than {MAX_DEPTH} deep; write it flatter"
+        raise RecipeError([f"{at(mark.line + 1 if mark else 1)}: {said}"]) from error
     except YAMLError as error:
         raise RecipeError([f"{at(1)}: is not YAML: {str(error).splitlines()[0]}"]) from error
     return YamlDocument(value, reader.marks, reader.problems)

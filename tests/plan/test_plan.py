@@ -91,6 +91,12 @@ def test_classes_are_said_to_begin_at_1_where_they_do(make, classes: tuple[str, 
     assert f": {said}" in console.file.getvalue()
 
 
+def test_a_size_that_no_picture_can_have_is_refused_once(make) -> None:
+    """It is a matter of the recipe, and not of each of its pictures."""
+    with pytest.raises(CompressError, match=r"^data.image_size: 100000 × 100000 pixels are more than 89,478,485; lower it"):
+        make("data.image_size=100000")
+
+
 def test_every_generation_is_a_stage_of_a_student(make) -> None:
     """A line of students is listed one by one: the first has the given teachers, every other the one before."""
     planned = make(
