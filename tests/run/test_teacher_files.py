@@ -10,8 +10,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import protocol
-from benchmarks.protocol import Subject
+from benchmarks import job
+from benchmarks.job import Subject
 from compress import recipe
 from compress.errors import Unreachable
 from compress.events import Events
@@ -48,7 +48,7 @@ def test_a_runner_that_is_killed_on_the_teachers_file_leaves_its_row_and_ends_in
     tiny_recipe: str, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row stays with its reason, the student's file is judged all the same, and the next run makes up for it."""
-    add = protocol._add_subject
+    add = job._add_file
 
     def add_deadly(folder: Path, index: int, subject: Subject) -> dict[str, Any]:
         entry = add(folder, index, subject)
@@ -57,7 +57,7 @@ def test_a_runner_that_is_killed_on_the_teachers_file_leaves_its_row_and_ends_in
         return entry
 
     with monkeypatch.context() as patched:
-        patched.setattr(protocol, "_add_subject", add_deadly)
+        patched.setattr(job, "_add_file", add_deadly)
         with pytest.raises(Unreachable, match=r"teacher-onnx-fp32: .*the runner was killed"):
             run(runs, tiny_recipe, "killed")
     report = read(runs / "killed" / "report.json", Report)
