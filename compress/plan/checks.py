@@ -107,19 +107,16 @@ def _find_geometry_problems(recipe: Recipe) -> Iterator[CompressError]:
 
 
 def _find_augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
-    """Yield views and borders that make no sense, and an engine that the device does not have."""
+    """Yield sizes, views and borders that make no sense, and an engine that the device does not have."""
     data = recipe.data
     if data.views is not None and not (data.crop_padding or data.flip or data.augment.is_on):
         yield CompressError(
             "data.views: has no effect without crop_padding or flip, or an augment, as all views are the same; remove it"
         )
     yield from _find_label_problems(recipe)
-    """Yield sizes, views and borders that make no sense, and an engine that the device does not have."""
     if math.prod(recipe.data.sides) > MAX_PIXELS:
         height, width = recipe.data.sides
         yield CompressError(f"data.image_size: {height} × {width} pixels are more than {MAX_PIXELS:,}; lower it")
-    if recipe.data.views is not None and not (recipe.data.crop_padding or recipe.data.flip):
-        yield CompressError("data.views: has no effect without crop_padding or flip, as all views are the same; remove it")
     if recipe.data.augmentation_seed >= 2**63:
         yield CompressError(f"data.augmentation_seed: {recipe.data.augmentation_seed} is not below 2^63; choose a smaller one")
     if recipe.train.device == "cpu" and recipe.teacher_outputs.engine == "fp16":
