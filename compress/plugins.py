@@ -157,7 +157,7 @@ def suggest_name(name: str, known: Mapping[str, object] | list[str]) -> str:
     members = {each: _simplify(each.rpartition(".")[2]) for each in sorted(known)}
     same = [each for each, member in members.items() if member == wanted]
     longer = [each for each, member in members.items() if len(wanted) > SHORT and member.startswith(wanted)]
-    near = same or get_close_matches(name, list(known), n=1) or longer or _find_near_members(name, known)
+    near = same or longer or get_close_matches(name, list(known), n=1) or _find_near_members(name, known)
     near = near[:3]
     return f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(sorted(known))}"
 

@@ -35,7 +35,7 @@ def _head(name: str, report: Report) -> str:
     steps = train["epochs"] * (report.images["train"] // train["batch_size"])
     seeds = max(len(scores.seeds) for scores in report.scores)
     what = f"{student}, {report.recipe['data']['source']}, {report.images['train']:,} images, {steps:,} steps"
-    return f"[{name}](../../benchmarks/results/{name}/report.md): {what}, {train['optimizer']}, {quantify(seeds, 'seed')}"
+    return f"`benchmarks/results/{name}`: {what}, {train['optimizer']}, {quantify(seeds, 'seed')}"
 
 
 def _compare(report: Report) -> dict[str, str]:
