@@ -155,7 +155,7 @@ def evaluate(
     memory = {key: result[key] for key in ("peak_memory_bytes", "baseline_memory_bytes")}
     return Evaluation(
         logits=logits, effective=_format_effective(result["effective"]), further=further,
-        machine=make_environment(result["machine"]), **memory,
+        machine=make_environment(result.get("machine") or {}), **memory,
     )  # fmt: skip
 
 
@@ -271,7 +271,7 @@ def measure(
                 shutil.copyfile(folder / "result.json", temporary)
     latencies = compute_latencies(job, result)
     conditions = describe_conditions(result["launches"], list(result["subjects"].values()))
-    machine = make_environment(result["machine"], conditions)
+    machine = make_environment(result.get("machine") or {}, conditions)
     measured = {}
     for name, latency in latencies.items():
         other = latencies[against] if against not in (None, name) else None

@@ -93,5 +93,5 @@ def _summarize(job: Job, result: Mapping[str, Any], windows: Sequence[Window]) -
         throttled_from_s=throttled,
         disturbed_windows=sum(share > 100 * DISTURBED_SHARE for share in waited) if waited else None,
         windows=tuple(windows),
-        machine=make_environment(result["machine"]),
+        machine=make_environment(result.get("machine") or {}),
     )

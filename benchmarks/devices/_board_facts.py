@@ -23,6 +23,7 @@ def describe_board(answer: Mapping[str, Any], address: str) -> dict[str, str]:
     """
     facts, runner = _find(answer, "facts"), _find(answer, "runner")
     found = {name for name, there in _find(runner, "modules").items() if there is True}
+    versions = _find(runner, "versions")
     return {
         "address": address,
         "model": _format(facts.get("model") or facts.get("host")),
@@ -33,7 +34,7 @@ def describe_board(answer: Mapping[str, Any], address: str) -> dict[str, str]:
         "memory": f"{_format_size(facts.get('memory_bytes'))}, {_format_size(answer.get('memory_bytes'))} free",
         "disk": f"{_format_size(answer.get('free_bytes'))} free in {_format(facts.get('folder'))}",
         "python of jobs": _describe_python(runner),
-        "packages": ", ".join(name for name in MODULES if name in found) or "none",
+        "packages": ", ".join(f"{name} {_format(versions.get(name))}" for name in MODULES if name in found) or "none",
         "missing": ", ".join(name for name in MODULES if name not in found) or "none",
         "works for": describe_busy(answer["busy"]).removeprefix("works for ") if answer.get("busy") else "nobody",
     }

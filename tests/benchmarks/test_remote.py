@@ -376,9 +376,9 @@ def test_a_board_without_python_says_how_to_get_one(shell: Shell, board: Remote,
 @pytest.mark.parametrize(
     ("says", "message"),
     [
-        ("echo '[[3, 8, 1], true, {}]'", "has Python 3.8, and jobs need 3.9"),
+        ("echo '[[3, 8, 1], true, {}, {}]'", "has Python 3.8, and jobs need 3.9"),
         (
-            """echo '[[3, 9, 1], true, {"numpy": false}]'""",
+            """echo '[[3, 9, 1], true, {"numpy": false}, {}]'""",
             "has no package 'numpy', which the job needs: compress device prepare",
         ),
         ("exit 1", "cannot be run there"),

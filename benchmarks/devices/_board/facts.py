@@ -70,21 +70,32 @@ def make_environment(place: dict[str, Any], further: dict[str, Any]) -> dict[str
     return {key: str(value) for key, value in found.items()}
 
 
-PROBE = (
-    "import sys, json, importlib.util as u;"
-    "found = {name: u.find_spec(name) is not None for name in sys.argv[1:]};"
-    "print(json.dumps([list(sys.version_info[:3]), sys.maxsize > 2**32, found]))"
-)
+PROBE = """
+import importlib.util, json, sys
+try:
+    from importlib.metadata import PackageNotFoundError, version
+except ImportError:  # Python 3.7
+    version = None
+def find_version(name):
+    try:
+        return version(name.replace("_", "-")) if version else ""
+    except PackageNotFoundError:
+        return ""
+found = {name: importlib.util.find_spec(name) is not None for name in sys.argv[1:]}
+versions = {name: find_version(name) for name, there in found.items() if there}
+print(json.dumps([list(sys.version_info[:3]), sys.maxsize > 2**32, found, versions]))
+"""
 
 
 def probe(place: dict[str, Any], modules: list[str]) -> dict[str, Any]:
-    """Return version and modules of the Python that runs jobs, or why it cannot be run."""
+    """Return version and modules of the Python that runs jobs, with the modules' versions, or why it cannot be run."""
     try:
         done = subprocess.run(
             [place["python"], "-c", PROBE, *modules], stdin=subprocess.DEVNULL, capture_output=True, check=False,
             env=make_environment(place, {}), cwd="/", timeout=60,
         )  # fmt: skip
-        version, wide, found = json.loads(done.stdout.decode("ascii"))
+        version, wide, found, versions = json.loads(done.stdout.decode("ascii"))
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return {"python": place["python"], "failed": str(error)}
-    return {"python": place["python"], "version": version, "bits": 64 if wide else 32, "modules": found}
+    bits = 64 if wide else 32
+    return {"python": place["python"], "version": version, "bits": bits, "modules": found, "versions": versions}
