@@ -35,6 +35,8 @@ class Local:
         CompressError: The quota is not above 0.
     """
 
+    name: str = "local"
+
     def __init__(self, *, cpus: str = "all", cpu_quota: float | None = None) -> None:
         if cpu_quota is not None and not 0 < cpu_quota <= MOST_CORES:
             raise CompressError(f"local: cpu_quota {cpu_quota:g} is no number of cores; give one above 0, such as 0.5")

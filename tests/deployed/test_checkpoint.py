@@ -121,7 +121,7 @@ def test_weights_of_a_recipes_student_are_judged_on_its_data(tmp_path: Path, tin
         ((*MODEL, "--mean", "x", "--std", "1"), "--mean x: is not a list of numbers"),
         ((*MODEL, "--recipe", "r.yaml"), "--recipe says all of the network and its data; leave out --classes, --image-size"),
         ((*MODEL, "--hub", "hub"), "--hub is for a run; give it without"),
-        (("--model", "resnet18", "--classes", "4"), "there is no 'resnet18'; did you mean 'torchvision.resnet18'"),
+        (("--model", "resnet18", "--classes", "4"), "there is no 'resnet18'; did you mean .*'torchvision.resnet18'"),
         ((*MODEL, "--to", "onx"), "there is no 'onx'; did you mean 'onnx'"),
         ((*MODEL, "--to", "onnx:fp8"), "exports.precision: there is no 'fp8'; there are: fp16, fp32, int8"),
         ((*MODEL, "--set", "wdith=3"), "student.wdith: unknown field"),

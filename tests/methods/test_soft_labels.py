@@ -9,7 +9,7 @@ from compress.plan.checks import NEED_ONE_CLASS
 from tests.tiny import batch, fresh
 
 
-@pytest.mark.parametrize("name", sorted(set(plugins.list_names("methods")) - NEED_ONE_CLASS))
+@pytest.mark.parametrize("name", sorted(set(plugins.list_names("methods")) - NEED_ONE_CLASS - {"cwd"}))
 def test_shares_that_are_one_class_are_that_class(name):
     """Shares of one class alone give every phase of every stage the losses of that class as a label."""
     hard = batch()

@@ -50,7 +50,7 @@ int8: {epochs: 2, lr: 5e-3}
 METHODS = {
     name: f"{{name: {name}{options}}}"
     for name, options in {
-        **dict.fromkeys(plugins.list_names("methods"), ""),
+        **dict.fromkeys((name for name in plugins.list_names("methods") if name != "cwd"), ""),  # cwd: dense logits alone
         "atsc": ", drift_weight: 0.1",
         "dih": ", heads_epochs: 1",
         "feed": ", paraphrase: 0.5, paraphrasers_epochs: 1, analysis_epochs: 0",

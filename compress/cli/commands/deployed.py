@@ -122,7 +122,7 @@ def bench(
     baseline: Path | None, max_slower: float | None, junit: Path | None, cpus: str | None, cpu_quota: float | None,
     shapes: Sequence[str], detach: bool, attach: str | None, no_wait: bool,
 ) -> None:  # fmt: skip
-    """Measure files, bundles or runs against each other, or against a baseline.
+    """Measure files, bundles or runs against each other or a baseline.
 
     A file of another tool is timed on noise of the type and shape that it takes, with any number of inputs and outputs.
 

@@ -451,19 +451,23 @@ def test_a_network_that_is_measured_again_keeps_its_place(tmp_path: Path) -> Non
 
 def test_the_readme_shows_the_result_once_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its markers stands what `int8.json` says; another number is noticed, a missing marker is an error."""
-    text = (readme.ROOT / "README.md").read_text(encoding="utf-8").split("<!-- int8:")[0]
+    text = (readme.ROOT / "docs" / "results.md").read_text(encoding="utf-8").split("<!-- int8:")[0]
     (tmp_path / "benchmarks").symlink_to(readme.ROOT / "benchmarks")
-    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    for page in readme.list_pages():
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(readme.ROOT / page, tmp_path / page)
+    (tmp_path / readme.PICTURE).parent.mkdir(parents=True)
+    (tmp_path / "docs" / "results.md").write_text(text, encoding="utf-8")
     monkeypatch.setattr(methods_table, "make_table", lambda _reports: [])  # takes seconds
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     monkeypatch.setattr(readme, "INT8", tmp_path / "int8.json")
     save(readme.INT8, Int8(command="c", networks=(network(ROWS),)))
     with pytest.raises(CompressError, match="<!-- int8:"):
         CliRunner().invoke(readme.main, catch_exceptions=False)
-    (tmp_path / "README.md").write_text(f"{text}\n<!-- int8: written -->\n<!-- /int8 -->\n", encoding="utf-8")
+    (tmp_path / "docs" / "results.md").write_text(f"{text}\n<!-- int8: written -->\n<!-- /int8 -->\n", encoding="utf-8")
     assert CliRunner().invoke(readme.main, ["--check"]).exit_code == 1
     assert CliRunner().invoke(readme.main).exit_code == 0
-    assert "| resnet20 | 90.0 % |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| resnet20 | 90.0 % |" in (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
     assert CliRunner().invoke(readme.main, ["--check"]).exit_code == 0
     save(readme.INT8, Int8(command="c", networks=(network(ROWS[:3]),)))
     assert CliRunner().invoke(readme.main, ["--check"]).exit_code == 1
