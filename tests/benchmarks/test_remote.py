@@ -5,6 +5,7 @@ Agent, keeper, runner and processes are the real ones; what fails is the connect
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ import pytest
 
 from benchmarks.devices import Detached, _ledger
 from benchmarks.devices._agent import pack_agent
+from benchmarks.devices._board import files
 from benchmarks.devices._packing import list_files
 from benchmarks.devices._remote import Remote, hash_files
 from benchmarks.devices._results import check_results
@@ -286,6 +288,26 @@ def test_one_job_at_a_time(shell: Shell, board: Remote, tmp_path: Path) -> None:
     impatient.agent.ask("stop", {"job": known})
     patient.join(LONG_SECONDS)
     assert np.load(second / "logits.npy").shape == (5, 3)
+
+
+def test_a_folder_goes_although_somebody_still_writes_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that an ended process made while its folder was being emptied is removed too; other errors are not passed over."""
+    folder, removals, really = tmp_path / "job", [], shutil.rmtree
+    folder.mkdir()
+
+    def rmtree(path: str) -> None:
+        removals.append(path)
+        if len(removals) < 3:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        really(path)
+
+    monkeypatch.setattr(files.shutil, "rmtree", rmtree)
+    files.remove_folder(folder)
+    assert (len(removals), folder.exists()) == (3, False)
+    monkeypatch.setattr(files.shutil, "rmtree", lambda _path: (_ for _ in ()).throw(OSError(errno.EACCES, "Permission denied")))
+    folder.mkdir()
+    with pytest.raises(OSError, match="Permission denied"):
+        files.remove_folder(folder)
 
 
 def test_clean_removes_jobs_and_store_or_all(shell: Shell, board: Remote, tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 CHUNK_BYTES = 1 << 16
 RECORD_BYTES = 4096
 """Room that a record takes from the start on, so that a disk that has become full does not hinder it."""
+ATTEMPTS, ATTEMPT_SECONDS = 100, 0.1
+"""How often and how fast a folder is emptied again in which an ended process had still been writing."""
 
 
 def write_record(path: Path, document: dict[str, Any]) -> None:
@@ -59,10 +63,25 @@ def hash_file(path: Path) -> str:
     return found.hexdigest()
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder in which a process that was just ended may still have made a file while it was being emptied."""
+    for attempt in range(ATTEMPTS):
+        try:
+            shutil.rmtree(str(path))
+        except FileNotFoundError:
+            pass  # another process removes it, too
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or attempt == ATTEMPTS - 1:
+                raise
+        if not path.exists():
+            return
+        time.sleep(ATTEMPT_SECONDS)
+
+
 def remove(path: Path) -> bool:
     """Remove a file or folder; return whether it was there."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(str(path))
+        remove_folder(path)
         return True
     try:
         path.unlink()

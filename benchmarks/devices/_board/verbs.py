@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .facts import probe, read_facts, read_memory, read_place, read_prepared
-from .files import CHUNK_BYTES, check_name, hash_file, read_json, remove
+from .files import CHUNK_BYTES, check_name, hash_file, read_json, remove, remove_folder
 from .keeper import LOCK, is_alive, kill_group, read_end, start_keeper, take_lock
 from .packages import adopt, install, unpack_wheels
 from .store import STORE, is_stored, make_job, receive, trim_store
@@ -139,7 +139,7 @@ def take_results(request: dict[str, Any]) -> None:
             shutil.copyfileobj(file, sys.stdout.buffer, CHUNK_BYTES)
     sys.stdout.buffer.flush()
     if sys.stdin.buffer.readline() == b"arrived\n":
-        shutil.rmtree(str(job))
+        remove_folder(job)
 
 
 def is_as_long(path: Path, size: int) -> bool:
@@ -174,7 +174,7 @@ def stop_job(request: dict[str, Any]) -> None:
     for who in ("keeper", "runner"):  # in this order, so that nobody writes how it ended
         if is_alive(state.get(who)):
             kill_group(state[who][0])
-    shutil.rmtree(str(job))
+    remove_folder(job)
     answer({"stopped": True})
 
 
@@ -196,7 +196,7 @@ def remove_old_jobs() -> None:
     """Remove ended jobs that nobody fetched within a week."""
     for job in JOBS.glob("*"):
         if time.time() - job.stat().st_mtime > OLD_SECONDS and (not (job / "state.json").exists() or read_end(job)):
-            shutil.rmtree(str(job))
+            remove_folder(job)
 
 
 def end_orphans() -> None:
