@@ -58,9 +58,9 @@ def pictures(tmp_path):
 
 
 @pytest.fixture
-def masked(tmp_path):
+def mask_folder(tmp_path):
     """A folder with four training and two test pictures of 12 × 10 pixels, and masks of three classes and 255."""
-    root = tmp_path / "masked"
+    root = tmp_path / "mask_folder"
     for split, count in (("train", 4), ("test", 2)):
         for kind in ("images", "masks"):
             (root / split / kind).mkdir(parents=True)
@@ -76,17 +76,18 @@ def masked(tmp_path):
 
 
 @pytest.fixture
-def masked_parquet(tmp_path, masked):
-    """The pictures and masks of `masked` in parquet files, one for each split."""
+def mask_parquet(tmp_path, mask_folder):
+    """The pictures and masks of `mask_folder` in parquet files, one for each split."""
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    root = tmp_path / "masked_parquet"
+    root = tmp_path / "mask_parquet"
     root.mkdir()
     for split in ("train", "test"):
         cells = {
             name: [
-                {"bytes": path.read_bytes(), "path": None} for path in sorted((tmp_path / "masked" / split / kind).iterdir())
+                {"bytes": path.read_bytes(), "path": None}
+                for path in sorted((tmp_path / "mask_folder" / split / kind).iterdir())
             ]
             for name, kind in (("image", "images"), ("annotation", "masks"))
         }

@@ -43,7 +43,7 @@ def loader(section=ALL, *, targets=PLAIN, views=None, seed=1, batch=8, kind=InMe
     return Augmented(inner, PREPROCESS, section=section, targets=targets, labels=found.labels, **common)
 
 
-def by_row(batches):
+def index_by_row(batches):
     found = {}
     for batch in batches:
         for row, image, label in zip(batch.rows.tolist(), batch.images, batch.labels, strict=True):
@@ -53,14 +53,14 @@ def by_row(batches):
 
 def test_pixels_and_labels_depend_on_view_and_row_alone():
     """Orders, batch sizes and a start in the middle change nothing; another view, or another seed of views, does."""
-    first, other = by_row(loader().epoch(0)), by_row(loader(seed=9, batch=5).epoch(0))
-    late = by_row(loader().epoch(0, start=2))
+    first, other = index_by_row(loader().epoch(0)), index_by_row(loader(seed=9, batch=5).epoch(0))
+    late = index_by_row(loader().epoch(0, start=2))
     assert len(late) == 24
-    for found in (other, late, by_row(loader().read_view(0))):
+    for found in (other, late, index_by_row(loader().read_view(0))):
         for row, (image, label) in found.items():
             assert torch.equal(image, first[row][0])
             assert torch.equal(label, first[row][1])
-    assert not any(torch.equal(image, first[row][0]) for row, (image, _) in by_row(loader().epoch(1)).items())
+    assert not any(torch.equal(image, first[row][0]) for row, (image, _) in index_by_row(loader().epoch(1)).items())
     assert loader(views=2).view(3) == 1
 
 
@@ -163,7 +163,7 @@ def test_smoothed_labels_are_torchs():
 
 def test_weights_make_classes_count_alike():
     """Over the split each class has the same sum of weights, and the mean weight is one; a class without images has none."""
-    found = by_row(loader(AugmentSection(), targets=Targets(4, weighs_classes=True)).read_view(0))
+    found = index_by_row(loader(AugmentSection(), targets=Targets(4, weighs_classes=True)).read_view(0))
     sums = torch.stack([label for _, label in found.values()]).sum(dim=0)
     torch.testing.assert_close(sums[:2], torch.tensor([20.0, 20.0]))
     assert sums[2:].tolist() == [0.0, 0.0]  # squares leave 0 or 1 when divided by 3

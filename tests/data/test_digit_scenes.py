@@ -25,7 +25,7 @@ def dataset():
 
 
 @pytest.fixture(scope="module")
-def boxed():
+def box_dataset():
     return DigitScenes(task="detection", size=SIZE, train_scenes=60, test_scenes=60).load(contract())
 
 
@@ -54,9 +54,9 @@ def test_a_scene_does_not_depend_on_how_many_are_made(dataset):
         assert np.array_equal(split.labels, other.labels[: len(split.labels)])
 
 
-def test_segmentation_and_detection_have_the_same_scenes(dataset, boxed):
+def test_segmentation_and_detection_have_the_same_scenes(dataset, box_dataset):
     """The task decides what is known of a scene, not what is drawn."""
-    assert np.array_equal(boxed.train.images, dataset.train.images[:60])
+    assert np.array_equal(box_dataset.train.images, dataset.train.images[:60])
 
 
 def test_another_seed_draws_other_scenes(dataset):
@@ -112,9 +112,9 @@ def test_boxes_hold_their_digits_exactly():
         assert (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) == (top, left, bottom, right)
 
 
-def test_boxes_are_padded_and_lie_in_the_picture(boxed):
+def test_boxes_are_padded_and_lie_in_the_picture(box_dataset):
     """Labels are [N, M, 5], of class -1 where a scene has fewer digits; real ones have an area and lie within the picture."""
-    labels = boxed.train.labels
+    labels = box_dataset.train.labels
     assert labels.shape == (60, 2, 5)
     assert labels.dtype == np.float32
     real = labels[labels[..., 4] >= 0]

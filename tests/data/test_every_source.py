@@ -24,7 +24,7 @@ def source(request):
     required = [
         name for name, option in plugins.describe("data", request.param).options.items() if option.default is plugins.REQUIRED
     ]
-    layout = {"folder": "pictures", "masks": "masked", "huggingface_masks": "masked_parquet"}.get(request.param, "folder")
+    layout = {"folder": "pictures", "masks": "mask_folder", "huggingface_masks": "mask_parquet"}.get(request.param, "folder")
     options = SMALL.get(request.param, {})
     if "path" in required:
         options = options | {"path": request.getfixturevalue(layout)}

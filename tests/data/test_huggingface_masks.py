@@ -18,9 +18,9 @@ def load(source):
     return source.load(PREPROCESS)
 
 
-def test_it_is_what_the_folder_with_the_same_files_is(masked, masked_parquet):
+def test_it_is_what_the_folder_with_the_same_files_is(mask_folder, mask_parquet):
     """Pixels, masks, classes and sizes of parquet files are those of the folder whose files they hold."""
-    folder, files = Masks(path=masked), HuggingfaceMasks(path=masked_parquet, classes=NAMES)
+    folder, files = Masks(path=mask_folder), HuggingfaceMasks(path=mask_parquet, classes=NAMES)
     assert folder.summary() == files.summary()
     for one, other in zip(folder.load(PREPROCESS), files.load(PREPROCESS), strict=True):
         assert np.array_equal(one.images, other.images)
@@ -37,20 +37,20 @@ def test_it_is_what_the_folder_with_the_same_files_is(masked, masked_parquet):
         ({"image_column": "annotation", "mask_column": "image"}, r"column 'image': has colours \(mode RGB\)"),
     ],
 )
-def test_what_does_not_fit_is_refused(masked_parquet, options, message):
+def test_what_does_not_fit_is_refused(mask_parquet, options, message):
     """Columns, classes and masks that cannot be are told by split, row and column."""
     with pytest.raises(CompressError, match=message):
-        load(HuggingfaceMasks(**({"path": masked_parquet, "classes": NAMES} | options)))
+        load(HuggingfaceMasks(**({"path": mask_parquet, "classes": NAMES} | options)))
 
 
-def test_columns_that_could_be_either_are_refused(masked_parquet, tmp_path):
+def test_columns_that_could_be_either_are_refused(mask_parquet, tmp_path):
     """Two columns of pictures of which none is named like masks are told, with the option that chooses."""
     from pyarrow import parquet
 
-    for path in (tmp_path / "masked_parquet").iterdir():
+    for path in (tmp_path / "mask_parquet").iterdir():
         table = parquet.read_table(path)
         parquet.write_table(table.rename_columns(["first", "second"]), path)
     with pytest.raises(CompressError, match=r"no mask column"):
-        HuggingfaceMasks(path=masked_parquet, classes=NAMES).summary()
-    chosen = HuggingfaceMasks(path=masked_parquet, classes=NAMES, mask_column="second")
+        HuggingfaceMasks(path=mask_parquet, classes=NAMES).summary()
+    chosen = HuggingfaceMasks(path=mask_parquet, classes=NAMES, mask_column="second")
     assert chosen.summary().train_images == 4

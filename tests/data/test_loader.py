@@ -29,7 +29,7 @@ def batches(of: Split | None = None, preprocess: Preprocess = PREPROCESS, **chan
     return InMemory(of or split(), preprocess, device=CPU, **options)
 
 
-def by_row(shown: Iterable[Batch]) -> dict[int, Tensor]:
+def index_by_row(shown: Iterable[Batch]) -> dict[int, Tensor]:
     """Return the image of each row that was shown."""
     return {
         row: image
@@ -48,7 +48,7 @@ def same(one: dict[int, Tensor], other: dict[int, Tensor]) -> bool:
 def test_epochs_go_through_the_views_in_turn() -> None:
     """With three views, epochs 0 and 3 show the same pixels of every row, and 0, 1 and 2 show others."""
     data = batches()
-    shown = [by_row(data.epoch(epoch)) for epoch in range(7)]
+    shown = [index_by_row(data.epoch(epoch)) for epoch in range(7)]
     for one, other in itertools.combinations(range(7), 2):
         assert same(shown[one], shown[other]) == (one % 3 == other % 3), (one, other)
     assert [data.view(epoch) for epoch in range(7)] == [0, 1, 2, 0, 1, 2, 0]
@@ -57,7 +57,7 @@ def test_epochs_go_through_the_views_in_turn() -> None:
 def test_without_a_number_of_views_no_view_comes_back() -> None:
     """By default every epoch shows pixels that no other epoch shows."""
     data = batches(views=None)
-    seen = {torch.stack([image for _, image in sorted(by_row(data.read_view(view)).items())]) for view in range(40)}
+    seen = {torch.stack([image for _, image in sorted(index_by_row(data.read_view(view)).items())]) for view in range(40)}
     keys = {whole.numpy().tobytes() for whole in seen}
     assert len(keys) == 40
     assert [data.view(epoch) for epoch in (0, 1, 999)] == [0, 1, 999]
@@ -77,7 +77,7 @@ def test_one_image_meets_every_crop_and_both_directions() -> None:
 def test_the_pixels_of_a_row_depend_on_its_view_alone(other: dict[str, int]) -> None:
     """Neither the seed of the order nor the size of a batch moves a pixel of a row."""
     for epoch in range(3):
-        assert same(by_row(batches().epoch(epoch)), by_row(batches(**other).epoch(epoch)))
+        assert same(index_by_row(batches().epoch(epoch)), index_by_row(batches(**other).epoch(epoch)))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_view_in_order_has_the_pixels_of_the_epochs_that_show_it(augmentation:
         rows = torch.cat([batch.rows for batch in ordered if batch.rows is not None])
         assert rows.tolist() == list(range(ROWS))
         assert [len(batch.images) for batch in ordered] == [16, 16, 16, 2]
-        assert same(by_row(ordered), by_row(data.epoch(epoch)))
+        assert same(index_by_row(ordered), index_by_row(data.epoch(epoch)))
         assert {batch.view for batch in ordered} == {batch.view for batch in data.epoch(epoch)} == {data.view(epoch)}
 
 
@@ -118,7 +118,7 @@ def test_orders_differ_between_epochs_and_seeds() -> None:
 def test_the_augmentation_seed_gives_other_views(seeds: tuple[int, int]) -> None:
     """Two augmentation seeds show different pixels of the same rows, and so have another identity."""
     one, other = (batches(augmentation_seed=seed) for seed in seeds)
-    assert not same(by_row(one.read_view(0)), by_row(other.read_view(0)))
+    assert not same(index_by_row(one.read_view(0)), index_by_row(other.read_view(0)))
     assert one.identity != other.identity
 
 
@@ -127,7 +127,7 @@ def test_without_augmentation_there_is_one_view() -> None:
     data = batches(crop_padding=0, flip=False, views=None)
     assert {data.view(epoch) for epoch in range(9)} == {0}
     plain = InMemory(split(), PREPROCESS, batch_size=16, device=CPU)
-    assert same(by_row(data.epoch(5)), by_row(plain.epoch(0)))
+    assert same(index_by_row(data.epoch(5)), index_by_row(plain.epoch(0)))
 
 
 def _one_pixel() -> Split:
@@ -154,7 +154,7 @@ def _one_pixel() -> Split:
 def test_the_identity_changes_with_whatever_changes_a_pixel(other: dict[str, Any]) -> None:
     """One bit of one image, the transform or the augmentation: the identity is another, and so is at least one pixel."""
     assert batches(**other).identity != batches().identity
-    shown, known = by_row(batches(**other).read_view(0)), by_row(batches().read_view(0))
+    shown, known = index_by_row(batches(**other).read_view(0)), index_by_row(batches().read_view(0))
     assert not same(shown, known)
 
 
@@ -170,7 +170,7 @@ def test_a_black_border_is_that_of_torchvision() -> None:
     data = batches(given, crop_border="zero", flip=False)
     padded = np.pad(given.images, ((0, 0), (2, 2), (2, 2), (0, 0)))  # torchvision's `RandomCrop(padding=2)` pads so
     black = 0
-    for row, image in by_row(data.epoch(0)).items():
+    for row, image in index_by_row(data.epoch(0)).items():
         shown = np.rint((image.numpy()[0] * 0.25 + 0.5) * 255).astype(np.uint8)
         cuts = [padded[row, top : top + 8, left : left + 8, 0] for top in range(5) for left in range(5)]
         assert any(np.array_equal(shown, cut) for cut in cuts)

@@ -20,8 +20,8 @@ def contract(height=10, width=12, interpolation="nearest", **geometry):
 
 
 @pytest.fixture
-def root(masked):
-    return Path(masked)
+def root(mask_folder):
+    return Path(mask_folder)
 
 
 def write_mask(root, values, *, split="train", name="0", mode=None):
