@@ -16,9 +16,9 @@ from compress.system.files import hash_file
 
 TRAINING = (
     "compress/losses/*.py", "compress/freezing.py", "compress/preprocess.py", "compress/geometry.py", "compress/data/*.py",
-    "compress/models/*.py", "compress/methods/*.py", "compress/tasks/*.py", "compress/teachers/*.py", "compress/training/*.py",
-    "compress/run/build.py", "compress/run/context.py", "compress/run/data.py", "compress/run/stage.py",
-    "compress/run/students.py", "compress/run/teachers.py",
+    "compress/models/*.py", "compress/methods/**/*.py", "compress/tasks/*.py", "compress/teachers/*.py",
+    "compress/training/*.py", "compress/run/build.py", "compress/run/context.py", "compress/run/data.py",
+    "compress/run/stage.py", "compress/run/students.py", "compress/run/teachers.py",
 )  # fmt: skip
 """Our own source that can change what training gives, relative to the folder of the packages."""
 

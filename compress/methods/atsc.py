@@ -32,10 +32,11 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress.data import Batches
-from compress.methods import Method, Setting, Step, _projector, refuse_dense, require_teacher
-from compress.methods._accuracy import measure_accuracy
-from compress.methods._adaptation import Adaptation, AdaptingTeacher, describe_adaptations
-from compress.methods._projector import Projected
+from compress.methods import Method, Setting, Step, refuse_dense, require_teacher
+from compress.methods._analyses.accuracy import measure_accuracy
+from compress.methods._analyses.adaptation import Adaptation, AdaptingTeacher, describe_adaptations
+from compress.methods._maps import projector
+from compress.methods._maps.projector import Projected
 from compress.recipe import Count, NonNegative, Positive, TrainSection
 from compress.recipe.checks import find_drift_problem
 from compress.records import Accuracy, Analysis
@@ -103,7 +104,7 @@ class Atsc(Method):
         for index, teacher in enumerate(self.adapting):
             teacher.refuse_missing_parameters(index)
         classifiers = [network.classifier for network in copies]
-        paths = _projector.build_paths(setting, classifiers, where="atsc", factor=factor, final_relu=final_relu)
+        paths = projector.build_paths(setting, classifiers, where="atsc", factor=factor, final_relu=final_relu)
         self.teacher_pools = paths.teacher_pools
         self.adapted = _Adapted(paths.shipped, self.teachers)
         self.keeps_best = keep == "best" and len(copies) > 1
@@ -112,15 +113,15 @@ class Atsc(Method):
         """Return student, projectors and copies of the teachers; then what the labels train of their classifiers."""
         moved = [weight for teacher in self.adapting for weight in teacher.find_moved().values()]
         fitted = [weight for teacher in self.adapting for weight in teacher.list_fitted()]
-        return {"projection": [*_projector.list_trained(self.adapted.shipped), *moved], "classifier": fitted}
+        return {"projection": [*projector.list_trained(self.adapted.shipped), *moved], "classifier": fitted}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return difference and drift, or in the second phase the cross-entropy of the adapted teachers, each []."""
         if step.phase == "classifier":
             each = [step.teacher(index).logits.float() for index in range(len(self.teachers))]  # [B, K]
             return {"ce": torch.stack([step.supervise(logits) for logits in each]).mean()}
-        ours = _projector.project_student(step, self.adapted.shipped)
-        theirs = _projector.pool_teachers(step, self.teacher_pools)
+        ours = projector.project_student(step, self.adapted.shipped)
+        theirs = projector.pool_teachers(step, self.teacher_pools)
         terms = {"mse": self.beta * meet_half_way(ours, theirs)}
         if self.drift_weight:
             drifts = [teacher.compute_drift() for teacher in self.adapting]
@@ -133,7 +134,7 @@ class Atsc(Method):
         return (
             {f"path{index}": logits for index, logits in enumerate(each)}
             if self.keeps_best
-            else {"student": _projector.average_logits(each)}
+            else {"student": projector.average_logits(each)}
         )
 
     def choose(self, scores: Mapping[str, Accuracy]) -> dict[str, Accuracy]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from compress import losses
 from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import Size, find_common_size, pool_to, resize_to
+from compress.methods._maps.align import Size, find_common_size, pool_to, resize_to
 from compress.models import Network, find_shapes
 from compress.recipe import Listing, NonNegative, Positive, Text
 from compress.text import quantify

@@ -19,7 +19,7 @@ from torch import Tensor
 from compress import losses
 from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import resize_to
+from compress.methods._maps.align import resize_to
 from compress.recipe import NonNegative, Positive
 
 

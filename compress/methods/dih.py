@@ -27,8 +27,8 @@ from torch import Tensor
 from compress import losses
 from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import resize_to
-from compress.methods._heads import Heads, HeadsTraining
+from compress.methods._heads.stage import Heads, HeadsTraining
+from compress.methods._maps.align import resize_to
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Share, Text
 
 Reduction = Literal["sum", "mean", "single_ce"]

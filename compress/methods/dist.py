@@ -24,7 +24,7 @@ from torch import Tensor
 
 from compress import losses
 from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
-from compress.methods._align import resize_to
+from compress.methods._maps.align import resize_to
 from compress.recipe import NonNegative, Positive
 
 FEW_SAMPLES = 8

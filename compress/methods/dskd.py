@@ -27,8 +27,8 @@ from torch.nn import Parameter
 from compress import losses
 from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import pool_to, resize_to
-from compress.methods._shallow import average_by_tap, build_adapter, build_classifier, choose_taps, find_places
+from compress.methods._maps.align import pool_to, resize_to
+from compress.methods._maps.shallow import average_by_tap, build_adapter, build_classifier, choose_taps, find_places
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Text
 
 Weighting = Literal["softmax", "uniform", "softmax_neg"]

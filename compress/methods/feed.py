@@ -26,10 +26,10 @@ from torch.nn import Parameter
 from compress import losses
 from compress.data import Batch, Batches
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import pool_to
-from compress.methods._paraphrasers import Paraphrasers, count_factors
-from compress.methods._reconstruction import Maps, measure_reconstruction
-from compress.methods._translators import Pair, build_translator, pair_taps
+from compress.methods._analyses.reconstruction import Maps, measure_reconstruction
+from compress.methods._maps.align import pool_to
+from compress.methods._maps.paraphrasers import Paraphrasers, count_factors
+from compress.methods._maps.translators import Pair, build_translator, pair_taps
 from compress.recipe import Count, Listing, NonNegative, Positive, Text, WholeNumber
 from compress.records import Analysis
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from compress.data import Batches
 from compress.methods import Method, Setting, require_teacher
-from compress.methods._accuracy import measure_accuracy
+from compress.methods._analyses.accuracy import measure_accuracy
 from compress.methods.feed import Feed
 from compress.models import Network
 from compress.recipe import Count, Listing, NonNegative, Positive, Text, WholeNumber

@@ -22,8 +22,8 @@ from torch.nn import Parameter
 
 from compress import losses
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import pool_to, resize_to
-from compress.methods._hints import build_regressor, find_hints, find_tap
+from compress.methods._maps.align import pool_to, resize_to
+from compress.methods._maps.hints import build_regressor, find_hints, find_tap
 from compress.models import find_shapes
 from compress.recipe import NonNegative, Positive, Text
 

@@ -19,8 +19,8 @@ from torch.nn import Parameter
 
 from compress import losses
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._align import pool_to
-from compress.methods._translators import pair_taps
+from compress.methods._maps.align import pool_to
+from compress.methods._maps.translators import pair_taps
 from compress.recipe import Listing, NonNegative, Positive, Text
 
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress import losses
-from compress.methods import Method, Setting, Step, _projector, refuse_dense, require_teacher
+from compress.methods import Method, Setting, Step, refuse_dense, require_teacher
+from compress.methods._maps import projector
 from compress.recipe import Count
 
 
@@ -44,17 +45,17 @@ class Simkd(Method):
             "ships the teacher's linear classifier, and a network of dense logits has none; use dist, cwd or fitnet",
         )
         classifiers = [copy.deepcopy(teacher.classifier) for teacher in setting.teachers]
-        paths = _projector.build_paths(setting, classifiers, where="simkd", factor=factor, final_relu=final_relu)
+        paths = projector.build_paths(setting, classifiers, where="simkd", factor=factor, final_relu=final_relu)
         self.shipped, self.teacher_pools = paths.shipped, paths.teacher_pools
 
     def phases(self) -> dict[str, list[Parameter]]:
         """Return the student without its classifier, and the projectors."""
-        return {"student": _projector.list_trained(self.shipped)}
+        return {"student": projector.list_trained(self.shipped)}
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the squared difference, averaged over teachers, []."""
-        ours = _projector.project_student(step, self.shipped)
-        theirs = _projector.pool_teachers(step, self.teacher_pools)
+        ours = projector.project_student(step, self.shipped)
+        theirs = projector.pool_teachers(step, self.teacher_pools)
         return {"mse": torch.stack([losses.feature_mse(mine, goal) for mine, goal in zip(ours, theirs, strict=True)]).mean()}
 
     def deployable(self) -> nn.Module:

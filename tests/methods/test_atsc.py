@@ -18,7 +18,7 @@ import compress
 from compress import freezing, losses
 from compress.data import Batch
 from compress.errors import CompressError, Interrupted
-from compress.methods._adaptation import Adaptation, describe_adaptations
+from compress.methods._analyses.adaptation import Adaptation, describe_adaptations
 from compress.methods.atsc import Atsc
 from compress.methods.simkd import Simkd
 from compress.models import Network, count_parameters

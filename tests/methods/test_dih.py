@@ -15,8 +15,8 @@ from compress import freezing
 from compress.data import Batch
 from compress.errors import CompressError
 from compress.methods import Setting
-from compress.methods._head_layers import StandardisedLinear, build_head
-from compress.methods._heads import Heads
+from compress.methods._heads.layers import StandardisedLinear, build_head
+from compress.methods._heads.stage import Heads
 from compress.methods.dih import Dih
 from compress.models import Network
 from compress.recipe import TrainSection

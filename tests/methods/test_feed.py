@@ -21,7 +21,7 @@ from compress import freezing, plugins, recipe
 from compress.errors import CompressError
 from compress.events import Events
 from compress.methods import Combined, Method, Setting, Signal
-from compress.methods._translators import build_translator
+from compress.methods._maps.translators import build_translator
 from compress.methods.feed import Feed
 from compress.methods.feed_sequential import FeedSequential
 from compress.models import Network

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from compress import freezing
 from compress.data import Batch
 from compress.errors import CompressError
-from compress.methods._projector import build_projector
+from compress.methods._maps.projector import build_projector
 from compress.methods.simkd import Simkd
 from compress.models import Network, count_macs, count_parameters
 from compress.training import checkpoint

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from compress.errors import CompressError
 from compress.freezing import find_moving_tensors, freeze_all_but
-from compress.methods._projector import Branch, Projected, build_projector
+from compress.methods._maps.projector import Branch, Projected, build_projector
 from compress.models import Network
 from compress.models.resnet_cifar import resnet8
 from compress.quantization.fake_quantize import (

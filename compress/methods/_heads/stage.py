@@ -15,8 +15,8 @@ from torch.nn import Parameter
 from compress.data import Batch, Batches
 from compress.errors import CompressError
 from compress.freezing import evaluating
-from compress.methods._accuracy import measure_predictions
-from compress.methods._head_layers import build_dense_head, build_head
+from compress.methods._analyses.accuracy import measure_predictions
+from compress.methods._heads.layers import build_dense_head, build_head
 from compress.methods._method import Method, Setting
 from compress.methods._step import Signals, Step
 from compress.models import find_shapes

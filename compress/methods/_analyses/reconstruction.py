@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress import losses
 from compress.data import Batch, Batches
-from compress.methods._translators import build_translator
+from compress.methods._maps.translators import build_translator
 from compress.records import Analysis
 from compress.text import quantify
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import CompressError
-from compress.methods._align import Size, find_common_size
+from compress.methods._maps.align import Size, find_common_size
 from compress.methods._method import Setting
 from compress.models import Network, find_shapes
 

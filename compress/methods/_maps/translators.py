@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import nn
 
 from compress.errors import CompressError
-from compress.methods._align import Size, find_common_size
+from compress.methods._maps.align import Size, find_common_size
 from compress.methods._method import Setting
 from compress.models import Network, find_shapes
 from compress.text import name_teacher

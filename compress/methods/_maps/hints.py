@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.freezing import evaluating
-from compress.methods._align import Size, find_common_size
+from compress.methods._maps.align import Size, find_common_size
 from compress.methods._method import Setting
 from compress.models import Network, find_shapes
 

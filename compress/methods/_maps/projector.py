@@ -19,7 +19,7 @@ from torch.nn import Parameter
 
 from compress.errors import CompressError
 from compress.freezing import evaluating
-from compress.methods._align import Size, find_common_size
+from compress.methods._maps.align import Size, find_common_size
 from compress.methods._method import Setting
 from compress.methods._step import Step
 from compress.models import Network, Outputs

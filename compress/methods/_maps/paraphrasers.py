@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress.errors import CompressError
+from compress.methods._maps.translators import Pair, build_layers, build_translator
 from compress.methods._method import Method, Setting
 from compress.methods._step import Step
-from compress.methods._translators import Pair, build_layers, build_translator
 from compress.recipe import TrainSection
 from compress.text import name_teacher
 

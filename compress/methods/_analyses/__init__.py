@@ -1,0 +1,1 @@
+"""Tables that methods add to the report of a finished stage."""
