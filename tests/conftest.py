@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -89,6 +90,37 @@ def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="module")
+def shared_runners() -> Iterator[None]:
+    """Let all runs of a module have their files evaluated by the same runners, each of which imports its runtime once."""
+    from benchmarks.devices.local import share_processes
+
+    with share_processes():
+        yield
+
+
+@pytest.fixture(scope="module")
+def timed_once(shared_runners: None) -> Iterator[None]:
+    """Let the runs of a module time files of one name on one device once, for tests that are about something else."""
+    from compress.run import measure
+
+    known: dict[tuple[str, ...], tuple[dict[str, Any], bytes]] = {}
+    time_rounds = measure._run_rounds
+
+    def find(run: Any, files: Sequence[Any], batch_size: int, raw: Path, *, launches: int, device: Any) -> dict[str, Any]:
+        key = (str(batch_size), str(device and device.name), *(f"{item.variant.name} {item.path.name}" for item in files))
+        if key in known:
+            raw.write_bytes(known[key][1])
+        else:
+            found = time_rounds(run, files, batch_size, raw, launches=launches, device=device)
+            known[key] = found, raw.read_bytes() if raw.is_file() else b"[]"
+        return known[key][0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "_run_rounds", find)
+        yield
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""
@@ -109,7 +141,7 @@ baselines: [supervised]
 train: {epochs: 1, lr: 5e-2, batch_size: 256}
 exports: [{format: onnx, precision: fp32}]
 gate: {max_top1_drop_points: 1.0, min_agreement: 0.98}
-measure: {devices: [local], rounds: 5, seconds: 0.5}
+measure: {devices: [local], rounds: 5, launches: 1, seconds: 0.5}
 """
 
 

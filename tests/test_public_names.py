@@ -165,7 +165,7 @@ method: {name: mine, weight: 5}
 train: {epochs: 2, lr: 5e-2, batch_size: 24}
 exports: [{format: mine}]
 gate: {max_top1_drop_points: 10, min_agreement: 0.9}
-measure: {devices: [local], rounds: 5, seconds: 0.2}
+measure: {devices: [local], rounds: 5, launches: 1, seconds: 0.1}
 """
 
 

@@ -80,7 +80,11 @@ def share_processes() -> Iterator[None]:
     """Let all files of one runtime that are evaluated within this context share one runner, which imports it once.
 
     Each file still has a process of its own, a fork of that runner: a crash ends nothing else, and peak memory is the file's.
+    A context within another one shares the runners of the outer.
     """
+    if _shared.get() is not None:
+        yield
+        return
     shared: Processes = {}
     before = _shared.set(shared if hasattr(os, "fork") else None)
     try:

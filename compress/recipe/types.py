@@ -222,6 +222,9 @@ def _section(base: type[PluginSection], plugin: plugins.Plugin, tag: str) -> typ
                 f"{where}: annotation {about.annotation!r}: {error}; use the types of compress.recipe"
             ) from error
         fields[option] = _make_field(annotation, about)
-    section = create_model(f"{base.__name__}.{plugin.name}", __base__=base, **fields)
+    # descriptions are given above; pydantic would look for docstrings of fields that no source holds
+    section = create_model(
+        f"{base.__name__}.{plugin.name}", __base__=base, __cls_kwargs__={"use_attribute_docstrings": False}, **fields
+    )
     section.plugin_options = frozenset(plugin.options)
     return section

@@ -20,7 +20,7 @@ from compress.run.devices import select_test_images
 from exporters.bundle.bundle import check_bundle
 from tests.deployed.brightness import invoke
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_runners")]
 
 
 class Wrong(Local):

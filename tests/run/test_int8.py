@@ -28,6 +28,8 @@ from compress.run.verify import judge
 from compress.tasks import CLASSIFICATION
 from exporters import Quantization
 
+pytestmark = pytest.mark.usefixtures("timed_once")
+
 RunTiny = Callable[..., tuple[Report, str]]
 
 

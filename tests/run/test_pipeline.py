@@ -41,7 +41,7 @@ from exporters import About
 from exporters.bundle.bundle import check_bundle, write_checksums
 from tests.tiny import TRIED, Counted
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("timed_once")]
 
 Run = Callable[..., Report]
 

@@ -21,6 +21,8 @@ from compress.recipe import load
 from compress.records import Report
 from compress.run.pipeline import run
 
+pytestmark = pytest.mark.usefixtures("shared_runners")
+
 RECIPE = """
 name: scenes
 data: {source: digit_scenes, size: 32, image_size: 32, train_scenes: 160, test_scenes: 24, digits: 1, distractors: 0}
@@ -30,7 +32,7 @@ method: {name: dist}
 train: {epochs: 2, batch_size: 16, optimizer: adamw, lr: 0.02}
 exports: [{format: onnx, precision: fp32}]
 gate: {max_drop_points: 1.0}
-measure: {devices: [local], against: student, rounds: 5, seconds: 0.5}
+measure: {devices: [local], against: student, rounds: 5, launches: 1, seconds: 0.1}
 """
 
 

@@ -38,7 +38,7 @@ student: {model: resnet_cifar.resnet8}
 method: {name: kd, temperature: 2}
 train: {epochs: 2, lr: 5e-2, batch_size: 256}
 exports: [{format: onnx, precision: fp32, preprocess: inside}]
-measure: {rounds: 5, seconds: 0.5, against: student}
+measure: {rounds: 5, launches: 1, seconds: 0.1, against: student}
 """
 
 
