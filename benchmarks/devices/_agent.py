@@ -147,7 +147,9 @@ class Agent:
         if status == CUT:
             full = "No space left" in said
             return Unreachable(f"its disk is full ({last}); free space there") if full else Lost(f"was cut off ({last})")
-        if status in {NO_PYTHON, 127}:
+        if status == 127:
+            return Unreachable(f"{self._python} cannot be started there ({last}); look at it by hand")
+        if status == NO_PYTHON:
             return Unreachable(
                 f"there is no {self._python} there; install one, on Debian and Raspberry Pi OS: sudo apt install python3"
             )

@@ -141,7 +141,7 @@ class Remote:
 
     def _put(self, job: Path, files: Mapping[str, Blob], missing: list[str], request: dict[str, Any], shown: _Shown) -> None:
         """Send what is missing until the job has started."""
-        tries, gone = 0, _Gone(self.lost_minutes)
+        tries, gone = 0, _Gone(self.lost_minutes, self.say)
         while True:
             sent = [sha for sha in missing if sha in {blob.sha256 for blob in files.values()}]
             try:
@@ -179,7 +179,7 @@ class Remote:
 
     def _follow(self, known: str, pause: float, shown: _Shown) -> tuple[RunnerOutput, dict[str, Any]]:
         """Follow a job to its end, over any number of connections."""
-        output, offset, gone = RunnerOutput(), 0, _Gone(self.lost_minutes)
+        output, offset, gone = RunnerOutput(), 0, _Gone(self.lost_minutes, self.say)
         while True:
             try:
                 for line in self._read_lines(known, offset, pause):
@@ -203,7 +203,7 @@ class Remote:
 
     def _take(self, known: str, end: dict[str, Any], job: Path, files: Mapping[str, Blob], shown: _Shown) -> None:
         """Fetch the results of a job, check them, and have the job removed there."""
-        promised, gone = self._read_promise(known, end, files), _Gone(self.lost_minutes)
+        promised, gone = self._read_promise(known, end, files), _Gone(self.lost_minutes, self.say)
         while True:
             try:
                 self._take_once(known, promised, job)
@@ -411,8 +411,8 @@ class _Shown:
 class _Gone:
     """Since when there is no connection, and how long that is borne."""
 
-    def __init__(self, minutes: float) -> None:
-        self._allowed, self._pause = 60 * minutes, 0.5
+    def __init__(self, minutes: float, say: Say) -> None:
+        self._allowed, self._pause, self._say = 60 * minutes, 0.5, say
         self._since: float | None = None
 
     def clear(self) -> None:
@@ -426,7 +426,9 @@ class _Gone:
             Unreachable: There was none for too long.
         """
         now = time.monotonic()
-        self._since = now if self._since is None else self._since
+        if self._since is None:
+            self._say(f"the connection is lost ({error}); tries again for {format_duration(self._allowed)}")
+            self._since = now
         if now - self._since >= self._allowed:
             raise Unreachable(f"{error}; no connection for {format_duration(self._allowed)}; {remedy}") from error
         shown.note(f"lost, reconnecting ({now - self._since:.0f} s)")

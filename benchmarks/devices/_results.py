@@ -31,7 +31,7 @@ def check_results(job: Path, facts: dict[str, Any]) -> None:
     elif facts["task"] != "measure":
         wrong = None  # the task's own reader refuses what it does not know
     else:
-        wrong = _find_wrong_series(result, {subject["name"] for subject in facts["subjects"]})
+        wrong = find_wrong_series(result, {subject["name"] for subject in facts["subjects"]})
     if wrong:
         raise Unreachable(f"gives a result in which {wrong}, which no runner writes; look at the board by hand")
 
@@ -65,7 +65,8 @@ def _find_wrong_arrays(job: Path, facts: dict[str, Any]) -> str | None:
     return None if (job / "logits.npy").is_file() else "there are no logits"
 
 
-def _find_wrong_series(result: dict[str, Any], names: set[str]) -> str | None:
+def find_wrong_series(result: dict[str, Any], names: set[str]) -> str | None:
+    """Return what no runner writes in the series of some files, or nothing."""
     subjects = result.get("subjects")
     if not isinstance(subjects, dict) or subjects.keys() != names:
         return "there are other files than were sent"

@@ -121,8 +121,9 @@ def make_device_tables(report: Report) -> list[Table]:
 
 def _draw(table: DeviceTable) -> Table:
     results = table.results
+    kind = " (brought by hand)" if results.status == "brought" else ""
     drawn = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, title=f"On {results.name}",
+        box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, title=f"On {results.name}{kind}",
         title_justify="left", title_style="bold", caption_justify="left", caption_style="",
     )  # fmt: skip
     for heading in (

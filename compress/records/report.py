@@ -165,12 +165,13 @@ class HostComparison(Record):
 
 
 class DeviceResults(Record):
-    """What a device of `measure.devices` gave; its rows are called as those of this machine, with which they are not ranked."""
+    """What a device beside this machine gave; its rows are called as those of this machine, with which they are not ranked."""
 
     name: str
     emulated: bool = False
     """Whether it is emulated: answers are those of the real runtimes, and nothing is timed."""
-    status: Literal["passed", "failed", "unreachable"]
+    status: Literal["passed", "failed", "unreachable", "brought"]
+    """`brought`: somebody carried here what the bundle's `bench.py` wrote there; it was timed, and not judged."""
     reason: str = ""
     """Why it failed or could not be reached, and what could not be done there."""
     rows: tuple[Variant, ...] = ()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 import exporters
 from benchmarks import protocol
 from benchmarks.devices import Device, is_emulated, list_stable_facts
+from benchmarks.devices._remote import Remote
 from benchmarks.environment import read_environment
 from benchmarks.report import paired
 from compress import records
@@ -133,6 +134,8 @@ def _try_device(
     if not chosen:
         return DeviceOutcome(empty)
     run.events.say(f"{name}: taking {quantify(len(chosen), 'file')} there")
+    if isinstance(place.device, Remote):
+        place.device.say = lambda text: run.events.say(f"{name}: {text}")
     timed = [] if empty.emulated else [item for item in files if _is_timed(item, chosen, run.recipe.measure.against)]
     try:
         stored = _find_results(run, place, empty, chosen, timed=timed, logits=logits)
@@ -222,6 +225,7 @@ def _work_there(
     sound = [item for item in timed if item.variant.name not in proofs or proofs[item.variant.name].gate.status == "passed"]
     unstable = ""
     if any(item.variant.name in proofs for item in sound):
+        run.events.say(f"{place.name}: timing {quantify(len(sound), 'file')}")
         try:
             timing = time_files(run, sound, folder, device=place.device)
         except Unstable as error:

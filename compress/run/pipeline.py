@@ -18,6 +18,7 @@ from compress.recipe import ExportSection, Recipe
 from compress.records import Report, Status, Variant
 from compress.records.training import WEIGHTS
 from compress.run import dry_run
+from compress.run.brought import keep_brought
 from compress.run.context import Run, Trained, open_run
 from compress.run.devices import find_rows_elsewhere, raise_first_problem, try_devices
 from compress.run.export import TORCH, ExportedFile, describe_unexported, describe_unmade, export_file
@@ -84,7 +85,7 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
         headline = report.compute_headline(built)
         elsewhere = find_rows_elsewhere(outcomes)
         placed = hand_over(first, shipped, files, logits[shipped.name], measured, headline=headline, elsewhere=elsewhere)
-        record = report.add_headline(add_notes(context, built, placed))
+        record = report.add_headline(keep_brought(context, add_notes(context, built, placed)))
         report.write(record, context.folder)
         events.emit("end", status=record.status, seconds=record.seconds)
     if record.status == "failed":

@@ -6,6 +6,7 @@ A bundle is a folder of model files that passed their gate, with all that is nee
     README.md  MODEL_CARD.md  NOTICE.txt       everything for people (`readme.py`, `card.py`, `notice.py`)
     predict.py  rule.py  model_file.py  cpp/   programs that run it without this tool (`programs/`, `cpp.py`), and the rule by
                                                which they and this tool judge a file (`verification/`)
+    bench.py                                   a program that times it without this tool (`bench.py`)
     samples.npz  samples/                      images with the torch network's logits (`samples.py`)
     SHA256SUMS                                 over all of these (`checksums.py`)
 
@@ -34,6 +35,8 @@ from compress.system.files import hash_file, write_whole
 from compress.tasks import CLASSIFICATION, Task
 from exporters._exporter import INPUT, OUTPUT, Exporter
 from exporters._onnx.external_data import refuse_external_data
+from exporters.bundle.bench import PROGRAM as BENCH
+from exporters.bundle.bench import build_bench
 from exporters.bundle.card import Background, render_card
 from exporters.bundle.checksums import SUMS, check_checksum, check_checksums, list_files, write_checksums
 from exporters.bundle.cpp import BUILD, SOURCE, build_cpp
@@ -61,7 +64,7 @@ PREDICT, RULE, MODEL_FILE = "predict.py", "rule.py", "model_file.py"
 README, CARD, NOTICE = "README.md", "MODEL_CARD.md", "NOTICE.txt"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"  # only in the layout of the hub (`hub.py`)
 FURTHER = frozenset({
-    MANIFEST, SCHEMA, PREDICT, RULE, MODEL_FILE, README, CARD, NOTICE, SUMS, SOURCE, BUILD, EXPECTED, CONFIG,
+    MANIFEST, SCHEMA, PREDICT, RULE, MODEL_FILE, BENCH, README, CARD, NOTICE, SUMS, SOURCE, BUILD, EXPECTED, CONFIG,
     PREPROCESSOR,
 })  # fmt: skip
 """Files that a bundle may hold beside those that its manifest names and the sample pictures."""
@@ -205,7 +208,7 @@ def find_unfamiliar_programs(folder: Path, manifest: Manifest) -> tuple[str, ...
     They may come from another version, or from somebody who changed them; `compress` runs none of them in any case.
     """
     written = build_programs(manifest)
-    there = [name for name in (PREDICT, RULE, MODEL_FILE, SOURCE, BUILD) if (folder / name).is_file()]
+    there = [name for name in (PREDICT, RULE, MODEL_FILE, BENCH, SOURCE, BUILD) if (folder / name).is_file()]
     return tuple(name for name in there if (folder / name).read_bytes() != written.get(name))
 
 
@@ -218,6 +221,7 @@ def build_programs(manifest: Manifest) -> dict[str, bytes]:
     }
     return {
         **{name: path.read_bytes() for name, path in sources.items()},
+        BENCH: build_bench(manifest),
         **{name: text.encode() for name, text in build_cpp(manifest).items()},
     }
 

@@ -41,7 +41,12 @@ many sizes, its precision, and what it says of itself. edge-compress has the sam
     compress predict BUNDLE IMAGE...
     compress bench BUNDLE
 
-Checksums show damage, not forgery: run programs from a bundle, `predict.py` and `cpp/`, only if you trust who gave it to you.
+`python bench.py` times all files whose runtime is installed, with NumPy and nothing else, by the protocol of `compress bench`,
+and writes a JSON file. On a board that nobody can log in to, run it there, carry the JSON back, and take it into the report of
+the run with `compress report RUN --add FILE`.
+
+Checksums show damage, not forgery: run programs from a bundle, `predict.py`, `bench.py` and `cpp/`, only if you trust who gave
+it to you.
 `compress` itself never runs them.
 
 {_explain_telemetry(manifest)}

@@ -31,14 +31,23 @@ def compare(terminal: Terminal, *, runs: Sequence[Path], out: Path | None) -> No
 
 @make_command("report")
 @click.argument("run", type=RunFolder())
-def report_(terminal: Terminal, *, run: Path) -> None:
+@click.option(
+    "--add", type=PATH, multiple=True, metavar="FILE", help="Add what the bundle's bench.py wrote on another machine."
+)
+def report_(terminal: Terminal, *, run: Path, add: Sequence[Path]) -> None:
     """Print the report of a run; writes report.md and .html anew."""
     from benchmarks import report
 
-    try:
-        report.write(_read_report(run), run)
-    except Unwritable as error:  # of a run that one may only read
-        terminal.warn(f"{error}; the pages there are as they were")
+    written = _read_report(run)
+    if add:
+        from compress.run.brought import add_brought
+
+        report.write(add_brought(written, run, add), run)
+    else:
+        try:
+            report.write(written, run)
+        except Unwritable as error:  # of a run that one may only read
+            terminal.warn(f"{error}; the pages there are as they were")
     show_report(terminal, run)
     terminal.hint(shlex.join(["open", str(run / "report.html")]))
 

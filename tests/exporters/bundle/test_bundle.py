@@ -116,6 +116,7 @@ def test_bundle_holds_all_that_a_device_needs(bundle):
         "NOTICE.txt",
         "README.md",
         "SHA256SUMS",
+        "bench.py",
         "cpp/CMakeLists.txt",
         "cpp/example.cpp",
         "manifest.json",
