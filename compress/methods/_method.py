@@ -175,11 +175,17 @@ def refuse_dense(setting: Setting, method: str, why: str) -> None:
         raise CompressError(f"method.{method}: {why}")
 
 
-def require_teacher(setting: Setting, method: str) -> None:
+def require_teacher(setting: Setting, method: str, *, reads_logits: str | None = "") -> None:
     """Refuse a method without a teacher, or with one whose classes are others.
 
+    Args:
+        setting: What the method is built from.
+        method: Its name.
+        reads_logits: Why the method reads the logits of teachers, where an option decides it, such as `kd_weight is above 0`;
+            `None` where it reads maps alone, so that a teacher need not know the classes.
+
     Raises:
-        CompressError: There is no teacher, or one gives another number of classes.
+        CompressError: There is no teacher, or one gives another number of classes, or does not know them.
     """
     if not setting.teachers:
         raise CompressError(f"method.{method}: needs a teacher, and there is none; add one, or use method 'supervised'")
@@ -188,6 +194,14 @@ def require_teacher(setting: Setting, method: str) -> None:
         if any(id(parameter) in own for parameter in teacher.parameters()):
             raise CompressError(
                 f"method.{method}: teacher {index} shares weights with the student, and would be trained; copy it"
+            )
+        if not teacher.knows_classes:
+            if reads_logits is None:
+                continue
+            why = f", as {reads_logits}" if reads_logits else ""
+            raise CompressError(
+                f"method.{method}: reads the logits of teacher {index}{why}, which does not know the classes (classes: none); "
+                "give it `probe: true` in place of that, or use a method on maps alone: fitnet, feed, attention_transfer"
             )
         given = find_shapes(teacher, setting.image).logits.shape[1]
         if given != setting.classes:

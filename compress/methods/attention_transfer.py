@@ -80,7 +80,7 @@ class AttentionTransfer(Method):
         temperature: Positive = 4.0,
     ) -> None:
         super().__init__(setting)
-        require_teacher(setting, "attention_transfer")
+        require_teacher(setting, "attention_transfer", reads_logits="kd_weight is above 0" if kd_weight else None)
         self.beta = PRESETS[preset] if beta is None else beta
         self.ce_weight, self.kd_weight, self.temperature = ce_weight, kd_weight, temperature
         self.pairs = _pair_taps(setting, student_taps, teacher_taps)

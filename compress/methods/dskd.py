@@ -85,7 +85,7 @@ class Dskd(Method):
         adapter_channels: Count | None = None,
     ) -> None:
         super().__init__(setting)
-        require_teacher(setting, "dskd")
+        require_teacher(setting, "dskd", reads_logits="kd_weight or alpha is above 0" if kd_weight or alpha else None)
         if alpha == 0 and beta == 0:
             raise CompressError("method.dskd: alpha and beta are 0, so nothing supervises shallow layers; use method 'kd'")
         self.logit_loss = logit_loss

@@ -74,7 +74,7 @@ class Feed(Method):
         analysis_epochs: WholeNumber = 3,
     ) -> None:
         super().__init__(setting)
-        require_teacher(setting, self.method_name)
+        require_teacher(setting, self.method_name, reads_logits=paraphrase and "paraphrase is validated by them")
         self.ce_weight, self.analysis_epochs = ce_weight, analysis_epochs
         self.pairs = pair_taps(setting, student_taps, teacher_taps, where=f"method.{self.method_name}")
         self.paraphrasers_stage = (

@@ -58,7 +58,7 @@ class FeedSequential(Method):
         analysis_epochs: WholeNumber = 0,
     ) -> None:
         super().__init__(setting)
-        require_teacher(setting, "feed_sequential")
+        require_teacher(setting, "feed_sequential", reads_logits=None)
         names = [*(f"generation{number}" for number in range(1, generations)), "student"]
         students = [*(setting.another(name) for name in names[:-1]), setting.student]
         self._stages: list[_Generation] = []

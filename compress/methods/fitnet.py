@@ -56,7 +56,7 @@ class Fitnet(Method):
         final_relu: Literal["auto", "on", "off"] = "auto",
     ) -> None:
         super().__init__(setting)
-        require_teacher(setting, "fitnet")
+        require_teacher(setting, "fitnet", reads_logits="kd_weight is above 0" if kd_weight else None)
         self.weight, self.ce_weight, self.kd_weight, self.temperature = weight, ce_weight, kd_weight, temperature
         self.student_tap = find_tap(setting.student, student_tap, owner="the student", option="student_tap")
         self.hints = find_hints(setting, self.student_tap, teacher_tap)

@@ -45,7 +45,7 @@ class Pkd(Method):
         ce_weight: NonNegative = 1.0,
     ) -> None:
         super().__init__(setting)
-        require_teacher(setting, "pkd")
+        require_teacher(setting, "pkd", reads_logits=None)
         self.weight, self.ce_weight = weight, ce_weight
         self.pairs = pair_taps(setting, student_taps, teacher_taps, where="method.pkd")
         self.adapters = nn.ModuleList(

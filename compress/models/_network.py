@@ -49,6 +49,8 @@ class Network(nn.Module):
 
     fixed: frozenset[str] = frozenset()
     """Parameters of the module, by name, that were frozen when it was given and are never trained."""
+    knows_classes: bool = True
+    """Whether the logits are of the classes of the data; of a teacher that was made for others, only maps mean something."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from compress.data import name_task
 from compress.errors import CompressError, Unreachable
 from compress.plan.devices import find_device_problems
 from compress.preprocess import MAX_PIXELS
-from compress.recipe import Recipe, StartSection
+from compress.recipe import Recipe, StartSection, TeacherSection
 from compress.recipe.checks import find_drift_problem
 from compress.recipe.class_order import resolve_class_order
 from compress.recipe.weights import HUB_FILES, find_pin_problem, find_weights_file, is_remote
@@ -64,6 +64,9 @@ def find_recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
         yield from _find_start_problems(where, teacher, base)
         if teacher.classes is not None and not teacher.is_given:
             yield CompressError(f"{where}.classes: is for a teacher that is given, and this one is trained here; remove it")
+        yield from _find_probe_problems(where, teacher)
+    if recipe.gate.max_drop_from_teacher_points is not None and not any(each.knows_classes for each in recipe.teacher):
+        yield CompressError("gate.max_drop_from_teacher_points: no teacher knows the classes (classes: none); remove it")
     yield from _find_start_problems("student", recipe.student, base)
     yield from _find_export_problems(recipe)
     yield from _find_measure_problems(recipe)
@@ -83,6 +86,18 @@ def find_recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
                 f"{where}.warmup_epochs: {train.warmup_epochs:g} leaves nothing of {train.epochs} epochs; lower it"
             )
     yield from _find_drift_problems(recipe)
+
+
+def _find_probe_problems(where: str, teacher: TeacherSection) -> Iterator[CompressError]:
+    """Yield a probe of a network that has learnt nothing, or that is trained as well."""
+    if teacher.probe is not None and not teacher.has_weights:
+        yield CompressError(
+            f"{where}.probe: fits a classifier to a network that starts from weights, and {where}.weights names none; add it"
+        )
+    if teacher.probe is not None and teacher.train is not None:
+        yield CompressError(
+            f"{where}.probe: leaves all but the classifier as it is, and {where}.train trains the network; remove one of them"
+        )
 
 
 def _find_drift_problems(recipe: Recipe) -> Iterator[CompressError]:
@@ -281,7 +296,7 @@ def _find_teacher_problems(recipe: Recipe, source: Source, summary: Summary, bas
                     f"{where}.{name}: has {len(values)} values, and the teacher takes {depth} channels; give one for each, or "
                     "one for all"
                 )
-        if teacher.classes is not None:
+        if teacher.classes is not None and teacher.knows_classes:
             try:
                 resolve_class_order(teacher.classes, summary.classes, base, where=f"{where}.classes")
             except CompressError as error:

@@ -154,7 +154,13 @@ def _plan_training(recipe: Recipe, train_images: int) -> Iterator[Stage]:
 
 def _plan_teacher(name: str, teacher: TeacherSection, recipe: Recipe, train_images: int) -> Stage:
     if teacher.is_given:
-        return Stage(name=name, about=f"{teacher.model} with the weights of {teacher.describe_weights()}", frozen="everything")
+        about = f"{teacher.model} with the weights of {teacher.describe_weights()}"
+        unknown = "" if teacher.knows_classes else ", which does not know the classes: its maps alone teach"
+        return Stage(name=name, about=about + unknown, frozen="everything")
+    if teacher.probe is not None:
+        work = Amount(epochs=1, images_per_epoch=train_images, trained=0, teacher=train_images)
+        about = f"{teacher.model} with the weights of {teacher.describe_weights()}, and a linear probe for the classes here"
+        return Stage(name=name, about=about, trained="its classifier", frozen="everything else", work=work, kept=name)
     train = teacher.train or recipe.train
     work = _count_work(train.epochs, train.batch_size, train_images)
     start = f" from {teacher.describe_weights()}" if teacher.has_weights else ""
@@ -244,7 +250,7 @@ def _plan_delivery(recipe: Recipe) -> Iterator[Stage]:
         yield Stage(name="gate", about=f"each file on its own runtime, validation split: {rule}")
     calls = f"batch {measure.batch_size} and {measure.throughput_batch_size}, {quantify(measure.threads, 'thread')}"
     yield Stage(
-        name="measure", about=f"this machine: {calls}, {measure.rounds} interleaved rounds, against the {measure.against}"
+        name="measure", about=f"this machine: {calls}, {measure.rounds} interleaved rounds, against the {recipe.opponent}"
     )
     for line in describe_devices(recipe):
         yield Stage(name="device", about=line)

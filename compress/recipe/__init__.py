@@ -21,6 +21,7 @@ from compress.recipe.sections import (
     MethodSection,
     Metric,
     ModelSection,
+    ProbeSection,
     Recipe,
     StartSection,
     StudentSection,
@@ -48,7 +49,7 @@ __all__ = [
     "METRICS",
     "Count", "DataSection", "DeviceSection", "ExportSection", "Fraction", "GateSection", "Int8Section", "Listing", "Literal",
     "LogitLoss", "MeasureSection", "MethodSection", "Metric", "ModelSection", "NonNegative", "PluginSection", "Positive",
-    "Recipe", "Section", "Sha256", "Share", "StartSection", "StudentSection", "TeacherOutputsSection", "TeacherSection",
-    "Text", "TrainSection", "WholeNumber",
+    "ProbeSection", "Recipe", "Section", "Sha256", "Share", "StartSection", "StudentSection", "TeacherOutputsSection",
+    "TeacherSection", "Text", "TrainSection", "WholeNumber",
     "canonical", "dump", "get_sides", "json_schema", "load", "parse", "schema",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from compress.recipe.augmentation import AugmentSection
 from compress.recipe.types import (
@@ -21,6 +21,7 @@ from compress.recipe.types import (
     Positive,
     Pretrained,
     Section,
+    Several,
     Sha256,
     Share,
     Text,
@@ -203,7 +204,8 @@ class StartSection(ModelSection):
     """The checksum that the file of weights must have."""
     weights_map: WeightsMap = None
     """How the names of a foreign file become those of the network: a mapping {regular expression: replacement}, or `in_order`
-    for a file whose tensors come in the network's order with all their shapes alike. Nothing may be left over."""
+    for a file whose tensors come in the network's order with all their shapes alike. Nothing may be left over but what gets
+    the empty name."""
     ema: bool = False
     """Take averaged weights (EMA) where the file holds them beside the plain ones."""
 
@@ -222,12 +224,29 @@ class StartSection(ModelSection):
         return f"the file {PurePath(self.weights or '').name}" if here else self.describe_weights()
 
 
+class ProbeSection(Section):
+    """How a linear probe is fitted to the features of a frozen teacher; `probe: true` takes the defaults."""
+
+    ridges: Several[Positive] = (1.0, 0.1, 0.01, 0.001, 0.0001)
+    """Strengths that are tried: of the L2 penalty ½·ridge·‖W‖² beside the mean cross-entropy, for features of standard
+    deviation 1. The best on the validation split is kept."""
+
+
+def _tidy_probe(value: object) -> object:
+    """Return the section that a truth value stands for."""
+    return (ProbeSection() if value else None) if isinstance(value, bool) else value
+
+
+WITHOUT_CLASSES = "none"
+"""What `teacher.classes` is for a teacher that does not know the classes of the data."""
+
+
 class TeacherSection(StartSection):
     """A teacher: trained here, given with its weights, or fine-tuned from weights.
 
     With weights and no `train` it is taken as it is; with both it is trained further on the labels here, and its classifier is
-    replaced where it was made for another number of classes. How it takes its images is part of the teacher, and applies
-    wherever it is run; several teachers may differ.
+    replaced where it was made for another number of classes; with `probe` that alone is fitted. How it takes its images is part
+    of the teacher, and applies wherever it is run; several teachers may differ.
     """
 
     shared: ClassVar[frozenset[str]] = frozenset({"image_size"})
@@ -247,7 +266,11 @@ class TeacherSection(StartSection):
     classes: ClassOrder | None = None
     """Order in which a given teacher knows the classes: `natural` (2 before 10), `letters` (large as small), its class names in
     a list, a mapping from its index to a class of the data ({'3': dog}; the others are where the data has them) or from name to
-    index, or a file with these (one name a line, or JSON). It may know more classes than the data has. Default: as the data."""
+    index, or a file with these (one name a line, or JSON). It may know more classes than the data has. `none` is a teacher that
+    knows others, whose maps alone teach. Default: as the data."""
+    probe: Annotated[ProbeSection | None, BeforeValidator(_tidy_probe)] = None
+    """Fit a classifier for the classes here to what the given network makes of the training images, each of which it sees once;
+    all else stays as it is. Then it teaches like any other."""
     train: TrainSection | None = None
     """How the teacher is trained, or trained further from its weights; default without weights: as the student is, by `train`
     of the recipe. Where it is given, a field that it leaves out has its own default, not the student's value."""
@@ -255,7 +278,12 @@ class TeacherSection(StartSection):
     @property
     def is_given(self) -> bool:
         """Whether it is taken as it is, and not trained here."""
-        return self.has_weights and self.train is None
+        return self.has_weights and self.train is None and self.probe is None
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether its logits are of the classes of the data."""
+        return self.classes != WITHOUT_CLASSES
 
 
 class StudentSection(StartSection):
@@ -392,3 +420,8 @@ class Recipe(Section):
     """What an exported file must hold."""
     measure: MeasureSection = MeasureSection()
     """What is measured."""
+
+    @property
+    def opponent(self) -> Literal["teacher", "student"]:
+        """Whose files latencies are compared with: the student's own where no teacher knows the classes."""
+        return self.measure.against if any(each.knows_classes for each in self.teacher) else "student"

@@ -54,10 +54,16 @@ def load_given_teacher(run: Run, section: TeacherSection, role: str) -> GivenTea
         Unreachable: A file is not there.
     """
     path, known = obtain_weights(run, section, role), None
-    if section.classes is not None:
+    if section.classes is not None and section.knows_classes:
         known = resolve_class_order(section.classes, run.data.classes, run.base, where=f"{role}.classes")
     network = _build_teacher(run, section, role, classes=known.outputs if known else len(run.data.classes))
-    loaded = checkpoint.load_weights(network, path, sha256=section.sha256, ema=section.ema, weights_map=section.weights_map)
+    loaded = checkpoint.load_weights(
+        network, path, sha256=section.sha256, ema=section.ema, weights_map=section.weights_map,
+        replaces_head=not section.knows_classes,
+    )  # fmt: skip
+    if not section.knows_classes:
+        network.knows_classes = False
+        return GivenTeacher(network, None, "its classifier is not used, for it does not know the classes (classes: none)")
     if known is None:
         return GivenTeacher(network, None, loaded.note)
     network = reorder_classes(network, known.order, run.data.sample_image().to(run.device))

@@ -114,6 +114,11 @@ class Trained(NamedTuple):
     folder: Path | None
     """Where its weights are; `None` for a teacher from the user's file."""
 
+    @property
+    def knows_classes(self) -> bool:
+        """Whether its logits are of the classes of the data, so that there is an accuracy."""
+        return bool(getattr(self.network, "knows_classes", True))
+
     def move_to_cpu(self) -> Self:
         """Move the network to the CPU, where files are made and run; a GPU may round differently."""
         self.network.to("cpu")

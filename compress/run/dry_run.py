@@ -23,7 +23,7 @@ from compress.freezing import freeze_all_but
 from compress.models import Network
 from compress.plan.pictures import make_preprocess
 from compress.plan.plan import Estimate, Plan
-from compress.recipe import ExportSection, Recipe
+from compress.recipe import ExportSection, Recipe, TeacherSection
 from compress.records import DEPTHS
 from compress.run import cache
 from compress.run.build import build_method, build_network, load_given_teacher, start_from_weights
@@ -93,10 +93,15 @@ def _say_student_weights(run: Run) -> None:
 def _load_teachers(run: Run) -> list[Network]:
     """Return the teachers: those that are given with their weights, so that what does not fit is refused here."""
     names = [name_teacher(index, len(run.recipe.teacher)) for index in range(len(run.recipe.teacher))]
-    return [
-        build_network(run, section, "check") if not section.is_given else load_given_teacher(run, section, name).network
-        for name, section in zip(names, run.recipe.teacher, strict=True)
-    ]
+    return [_load_teacher(run, section, name) for name, section in zip(names, run.recipe.teacher, strict=True)]
+
+
+def _load_teacher(run: Run, section: TeacherSection, name: str) -> Network:
+    if section.is_given:
+        return load_given_teacher(run, section, name).network
+    network = build_network(run, section, "check")
+    start_from_weights(run, section, name, network)
+    return network
 
 
 def check_compiles(run: Run, batch: Batch) -> None:

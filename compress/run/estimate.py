@@ -91,7 +91,7 @@ def _list_methods(run: Run) -> Iterator[Method]:
     networks = [build_network(run, section, "check") for section in run.recipe.teacher]
     teachers = [network for network in networks if isinstance(network, Network)]
     for network, section in zip(networks, run.recipe.teacher, strict=True):
-        if not section.is_given:
+        if not section.is_given and section.probe is None:
             yield Supervised(Setting(network, (), run.data.sample_image(), len(run.data.classes), task=run.data.task))
     for methods in (run.recipe.method, *run.recipe.baselines):
         yield from build_method(run, methods, teachers).stages()

@@ -179,7 +179,7 @@ def time_files(run: Run, files: Sequence[ExportedFile], folder: Path, *, device:
     single = _run_rounds(run, files, settings.batch_size, folder / "latency-raw.json", launches=launches, device=device)
     bulk = _run_rounds(run, files, settings.throughput_batch_size, bulk_raw, launches=1, device=device)
     latency = {name: found.latency for name, found in single.items()}
-    pairs = {item.variant.name: _find_reference(item, files, settings.against) for item in files}
+    pairs = {item.variant.name: _find_reference(item, files, run.recipe.opponent) for item in files}
     ratios = {
         name: compute_ratio(other, latency[other], latency[name])
         for name, other in pairs.items()

@@ -67,7 +67,7 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
 
         students = [shipped, *baselines]
         trained = [each.move_to_cpu() for each in (*teachers, *students)]
-        logits = {each.name: compute_logits(context, each) for each in trained}
+        logits = {each.name: compute_logits(context, each) for each in trained if each.knows_classes}
         files, unmade = export_all(first, shipped, teachers, logits)
         measured = measure_files(context, files)
         files, outcomes = try_devices(context, shipped, files, logits[shipped.name])
@@ -75,7 +75,7 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
 
         rows = [describe_unexported(context, each, logits[each.name], shipped=shipped) for each in baselines] + unmade
         judged = [
-            *(judge_images(context, each, logits[each.name]) for each in teachers),
+            *(judge_images(context, each, logits[each.name]) for each in teachers if each.knows_classes),
             *(judge_images(first, each, logits[each.name]) for each in students),
             *further.judged,
         ]
@@ -137,9 +137,10 @@ def export_all(
     compared = sections if run.recipe.measure.against == "teacher" else sections[:1]
     with exporters.reuse_graphs(), share_processes():
         own = [export_file(run, shipped, section, logits[shipped.name], teachers=tuple(teachers)) for section in sections]
-        known = {each.name: logits[each.name] for each in teachers}
+        knowing = [each for each in teachers if each.knows_classes]  # others are not compared with: they have no accuracy
+        known = {each.name: logits[each.name] for each in knowing}
         own = [hold_to_teacher(run, item, logits[shipped.name], known) for item in own]
-        files, unmade = _export_for_comparison(run.use_recipe_seed(), teachers, compared, logits)
+        files, unmade = _export_for_comparison(run.use_recipe_seed(), knowing, compared, logits)
     return [*files, *own], unmade
 
 

@@ -123,7 +123,7 @@ def _describe_protocol(run: Run) -> tuple[str, ...]:
     int8 = (
         "An int8 file is what the ladder of quantization came to: its ranges are estimated on training images, every choice is "
         "made on the validation split, and the test split reports the result."
-        + (" The teacher's gets the first rung and no other." if settings.against == "teacher" else "")
+        + (" The teacher's gets the first rung and no other." if run.recipe.opponent == "teacher" else "")
     )
     opponent = {
         "teacher": "the teacher's file of the same format and precision",
@@ -140,7 +140,7 @@ def _describe_protocol(run: Run) -> tuple[str, ...]:
             "differs from run to run by "
             "more than their intervals say."
         ),
-        f"A ratio compares a file with {opponent[settings.against]}, round by round.",
+        f"A ratio compares a file with {opponent[run.recipe.opponent]}, round by round.",
         "Peak memory is that of a process that runs only this file, in batches of 32.",
         "Rows that were not exported were not timed; one with the student's graph has its latency.",
         *([int8] if "int8" in exported else []),

@@ -106,7 +106,9 @@ def train_preparatory_stages(
 
 def describe_model(section: ModelSection) -> dict[str, object]:
     """Return what decides the shape of a network: its name, its options, and its source."""
-    options = section.model_dump(mode="json", exclude={"weights", "pretrained", "sha256", "weights_map", "train", "classes"})
+    options = section.model_dump(
+        mode="json", exclude={"weights", "pretrained", "sha256", "weights_map", "train", "classes", "probe"}
+    )
     return {**options, "source": hash_plugin("models", section.model)}
 
 

@@ -1,4 +1,4 @@
-"""Load the teachers of a run, or train them on the labels."""
+"""Load the teachers of a run, or train them, or their classifiers alone, on the labels."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from compress.models import Network
 from compress.recipe import TeacherSection, get_sides
 from compress.run.build import build_network, find_input_format, load_given_teacher, start_from_weights
 from compress.run.context import Run, Trained
+from compress.run.probe import fit_teacher
 from compress.run.stage import train_stage
 from compress.run.students import describe_model
 from compress.run.weights import obtain_weights
@@ -48,15 +49,19 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
     model = describe_model(section)
     if section.is_given:
         given = load_given_teacher(run, section, name)
-        warning = "" if run.data.task.is_dense else _check_given(run, name, given.network, section)
+        looks = section.knows_classes and not run.data.task.is_dense
+        warning = _check_given(run, name, given.network, section) if looks else ""
         if run.data.task.is_dense:
             run.events.say(f"{name}: whether it should be fed otherwise was not tried, for it gives maps")
-        key = make_key(weights=hash_file(obtain_weights(run, section, name)), model=model, classes=given.order)
+        known = given.order if section.knows_classes else section.classes
+        key = make_key(weights=hash_file(obtain_weights(run, section, name)), model=model, classes=known)
         trained = Trained(name, "given", given.network, (), key, None)
         if given.note:
             run.events.say(f"{name}: {given.note}")
         if warning:
             run.events.warn(f"warning: {warning}")
+    elif section.probe is not None:
+        trained = fit_teacher(run, name, section, section.probe)
     else:
         settings = section.train or run.recipe.train
         network = build_network(run, section, name)
@@ -66,8 +71,18 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
         method = Supervised(Setting(network, (), run.data.sample_image(), len(run.data.classes), task=run.data.task))
         reads: dict[str, object] = {"model": model, "role": name}
         if section.has_weights:
-            reads |= {"weights": hash_file(obtain_weights(run, section, name)), "weights_map": section.weights_map}
+            reads |= {
+                "weights": hash_file(obtain_weights(run, section, name)), "weights_map": section.weights_map,
+                "input": list(find_input_format(section, run.data.preprocess)),
+            }  # fmt: skip
         trained = train_stage(run, name, method, settings, reads=reads, method_name="supervised")
+    if not section.knows_classes:
+        fed = _describe_input(run, section)
+        run.events.say(
+            f"{name}: {section.model} from {section.describe_weights()}, whose maps alone teach; whether it is fed as it was "
+            f"trained cannot be seen by its answers: {fed}"
+        )
+        return trained
     logits = evaluate.compute_logits(trained.network, run.batch_in_order(run.data.validation))
     check_outputs(name, logits)
     found = preflight.check_teacher(name, logits, run.validation_labels, run.data.classes, run.data.task)

@@ -86,7 +86,8 @@ def load_weights(
         sha256: The checksum that the file must have.
         ema: Take averaged weights where the file holds them beside the plain ones.
         weights_map: How the names in the file become those of the network (`compress.training.renaming`).
-        replaces_head: Leave the classifier as it is where the file has it for another number of classes, and say so.
+        replaces_head: Leave the classifier as it is where the file has it for another number of classes or not at all, and
+            say so.
 
     Raises:
         CompressError: The checksum differs, the file is damaged or could run code, holds no averaged weights although `ema`
@@ -111,9 +112,11 @@ def load_weights(
     _refuse_unusual(tensors, path)
     head = _find_other_head(network, own, tensors)
     if head and not replaces_head:
-        _refuse_other_classes(network, len(tensors[head[0]]), len(own[head[0]]), path)
+        _refuse_other_classes(network, len(tensors[head[0]]) if head[0] in tensors else 0, len(own[head[0]]), path)
     if head:
-        replaced = f"its classifier of {len(tensors[head[0]])} classes is replaced by a new one of {len(own[head[0]])}"
+        known = f"its classifier of {len(tensors[head[0]])} classes is replaced by" if head[0] in tensors else "it gets"
+        replaced = f"{known} a new one of {len(own[head[0]])}"
+        replaced += "" if head[0] in tensors else ", for the file has no classifier"
         note = f"{note}; {replaced}" if note else f"{path}: {replaced}"
         tensors = tensors | {name: own[name] for name in head}
     _refuse_other_channels(own, tensors, path)
@@ -352,23 +355,29 @@ def _find_mismatches(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 
 
 def _find_other_head(network: nn.Module, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the classifier's tensors, weights first, where that alone is for another number of classes."""
+    """Return the names of the classifier's tensors, weights first, where that alone is missing or for other classes."""
     if not isinstance(network, Network) or network.classifier_name is None:
         return []
     name = f"{network.classifier_name}.weight"
     head = [key for key in (name, f"{network.classifier_name}.bias") if key in own]
     rest = [{key: value for key, value in tensors.items() if key not in head} for tensors in (own, found)]
-    if name not in own or name not in found or own[name].shape == found[name].shape or _find_mismatches(*rest):
+    if name not in own or _find_mismatches(*rest):
+        return []
+    if not any(key in found for key in head):
+        return head
+    if name not in found or own[name].shape == found[name].shape:
         return []
     return head if own[name].shape[1:] == found[name].shape[1:] else []
 
 
 def _refuse_other_classes(network: nn.Module, found: int, wanted: int, path: Path) -> None:
     """Refuse weights that differ in the number of classes alone, with just these words."""
+    name = getattr(network, "classifier_name", "")
+    there = f"its classifier {name!r} has {found} classes" if found else f"it has no classifier {name!r}"
     raise CompressError(
-        f"{path}: its classifier {getattr(network, 'classifier_name', '')!r} has {found} classes and the data has {wanted}; "
-        "give weights that were trained on these classes, or a section `train` to have them trained further here with a new "
-        "classifier"
+        f"{path}: {there} and the data has {wanted}; give weights that were trained on these classes; or a section `train` to "
+        "have them trained further here with a new classifier; or of a teacher `probe: true`, which fits the classifier alone, "
+        "or `classes: none` for methods that read its maps alone"
     )
 
 

@@ -1,7 +1,8 @@
 """Give the tensors of a foreign file the names of a network's own, by a mapping of the recipe.
 
 Other packages have the same networks under other names. A mapping renames by regular expressions, each applied to every name in
-turn; what then fits nothing is refused like any surplus tensor. `in_order` takes the file's tensors in their order: it is for
+turn; what then fits nothing is refused like any surplus tensor, and what has no name left is left out, such as the projection
+head of a self-supervised network. `in_order` takes the file's tensors in their order: it is for
 files of another implementation of the very network, whose layers come in the same order, and every shape is compared. Layers of
 equal shape that stand in another order would not be noticed by that, but by the check of a given teacher's answers.
 """
@@ -44,11 +45,12 @@ def rename_tensors(
                 f"{path}: weights_map: {pattern!r} changes no name; the first names are {', '.join(list(renamed.values())[:3])}"
             )
         renamed = changed
+    renamed = {name: now for name, now in renamed.items() if now}
     if len(set(renamed.values())) < len(renamed):
         seen: set[str] = set()
         twice = next(name for name in renamed.values() if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise CompressError(f"{path}: weights_map: gives two tensors the name {twice!r}; make the expressions more exact")
-    return {renamed[name]: tensor for name, tensor in tensors.items()}
+    return {renamed[name]: tensor for name, tensor in tensors.items() if name in renamed}
 
 
 def _list_dicts(content: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:

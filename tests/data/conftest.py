@@ -1,7 +1,12 @@
 """Small data sets in the hub's layout, and in one folder for each class, made of random pictures."""
 
+import gzip
+import io
 import json
+import struct
+import tarfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,3 +100,60 @@ def mask_parquet(tmp_path, mask_folder):
         table = pa.table({name: pa.array(column, kind) for name, column in cells.items()})
         parquet.write_table(table, root / f"{split}-00000-of-00001.parquet")
     return str(root)
+
+
+@pytest.fixture
+def idx_folder(tmp_path):
+    """MNIST's four files with 20 training and 10 test images of 6 × 5 pixels in three classes, one of them packed."""
+    root = tmp_path / "idx"
+    root.mkdir()
+    for name, count, pack in (("train", 20, gzip.compress), ("t10k", 10, bytes)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 6, 5), np.uint8)
+        images = struct.pack(">4I", 0x803, count, 6, 5) + pixels.tobytes()
+        labels = struct.pack(">2I", 0x801, count) + bytes(row % 3 for row in range(count))
+        ending = ".gz" if pack is gzip.compress else ""
+        (root / f"{name}-images-idx3-ubyte{ending}").write_bytes(pack(images))
+        (root / f"{name}-labels-idx1-ubyte").write_bytes(labels)
+    return str(root)
+
+
+@pytest.fixture
+def csv_file(tmp_path, pictures):
+    """The pictures of `pictures` in a CSV file that names path, class and split of each."""
+    root = Path(pictures)
+    lines = [f"{path.relative_to(root)},{path.parts[-2]},{path.parts[-3]}" for path in sorted(root.rglob("*.png"))]
+    (root / "all.csv").write_text("\n".join(["filename,label,split", *lines]) + "\n")
+    return str(root / "all.csv")
+
+
+@pytest.fixture
+def write_shard(tmp_path):
+    """Return `write_shard(name, files)`, which writes a tar file of {name: content} and returns its folder."""
+
+    def write(name, files):
+        path = tmp_path / "shards" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w") as archive:
+            for member, content in files.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        return str(path.parent)
+
+    return write
+
+
+@pytest.fixture
+def shards(write_shard):
+    """Two training shards and one for the test; labels are numbers in .cls files, and in one shard in JSON."""
+    number = 0
+    for name, count, ending in (("train-0000.tar", 4, "cls"), ("train-0001.tar", 5, "json"), ("val-0000.tar", 3, "cls")):
+        files = {}
+        for place in range(count):
+            label = place % 3
+            files[f"{place:04}.png"] = png(100 + number)
+            files[f"{place:04}.{ending}"] = json.dumps({"label": label} if ending == "json" else label).encode()
+            files[f"{place:04}.txt"] = b"a caption"
+            number += 1
+        folder = write_shard(name, files)
+    return folder

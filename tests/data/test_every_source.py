@@ -24,7 +24,10 @@ def source(request):
     required = [
         name for name, option in plugins.describe("data", request.param).options.items() if option.default is plugins.REQUIRED
     ]
-    layout = {"folder": "pictures", "masks": "mask_folder", "huggingface_masks": "mask_parquet"}.get(request.param, "folder")
+    layout = {
+        "folder": "pictures", "masks": "mask_folder", "huggingface_masks": "mask_parquet", "idx": "idx_folder",
+        "csv": "csv_file", "webdataset": "shards",
+    }.get(request.param, "folder")  # fmt: skip
     options = SMALL.get(request.param, {})
     if "path" in required:
         options = options | {"path": request.getfixturevalue(layout)}
