@@ -28,6 +28,14 @@ from compress.data._source import (
     take_stratified,
 )
 from compress.data._splits import list_names, refuse_duplicates
+from compress.data._unlabelled import (
+    UNLABELLED,
+    add_unlabelled,
+    join_splits,
+    list_unlabelled,
+    make_unlabelled,
+    take_apart,
+)
 from compress.tasks import Labels
 
 if TYPE_CHECKING:
@@ -37,11 +45,11 @@ if TYPE_CHECKING:
     from compress.data._user_loader import CheckedLoader, FromLoader, Loader, Unpack, refuse_labels
 
 __all__ = [
-    "IGNORED", "WHOLE_PIXELS", "Augmented", "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages", "EncodedDataset",
-    "EncodedSplit", "Findings", "FromDisk", "FromLoader", "ImageFile", "InMemory", "Labels", "Loader", "Source", "Split",
-    "Summary", "Targets", "Unpack", "ViewedBatches", "check_dataset", "count_repeated", "decode_to_disk", "decode_to_memory",
-    "examine_pictures", "hash_dataset", "hold_out", "list_names", "name_task", "refuse_duplicates", "refuse_labels",
-    "take_stratified",
+    "IGNORED", "UNLABELLED", "WHOLE_PIXELS", "Augmented", "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages",
+    "EncodedDataset", "EncodedSplit", "Findings", "FromDisk", "FromLoader", "ImageFile", "InMemory", "Labels", "Loader",
+    "Source", "Split", "Summary", "Targets", "Unpack", "ViewedBatches", "add_unlabelled", "check_dataset", "count_repeated",
+    "decode_to_disk", "decode_to_memory", "examine_pictures", "hash_dataset", "hold_out", "join_splits", "list_names",
+    "list_unlabelled", "make_unlabelled", "name_task", "refuse_duplicates", "refuse_labels", "take_apart", "take_stratified",
 ]  # fmt: skip
 
 _WITH_TORCH = {

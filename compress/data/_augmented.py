@@ -22,6 +22,7 @@ from compress.data._augment import Augmenter, mix_batch
 from compress.data._batch import Batch
 from compress.data._loader import InMemory, seed_generator
 from compress.data._prefetch import prefetch
+from compress.data._unlabelled import UNLABELLED
 from compress.preprocess import compute_scale_shift
 from compress.recipe.augmentation import AugmentSection
 from compress.records import Preprocess
@@ -41,11 +42,13 @@ class Targets(NamedTuple):
     """Whether rare classes count more, so that all count alike; over all images the mean weight is 1."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """Whether every epoch shows every image once, or all classes equally often."""
+    has_unlabelled: bool = False
+    """Whether some images have no label; their shares of all classes are then 0."""
 
     @property
     def is_plain(self) -> bool:
         """Whether labels and order stay what they are."""
-        return not self.smoothing and not self.weighs_classes and self.sampling == "shuffled"
+        return self == Targets(self.classes)
 
 
 class Augmented:
@@ -89,8 +92,8 @@ class Augmented:
         self._scale, self._shift = (
             torch.from_numpy(part).to(device).view(1, -1, 1, 1) for part in compute_scale_shift(preprocess)
         )
-        counts = np.bincount(labels, minlength=targets.classes)
-        weights = np.where(counts > 0, len(labels) / (np.maximum(counts, 1) * np.count_nonzero(counts)), 0.0)
+        counts = np.bincount(labels[labels != UNLABELLED], minlength=targets.classes)
+        weights = np.where(counts > 0, counts.sum() / (np.maximum(counts, 1) * np.count_nonzero(counts)), 0.0)
         self._weights = torch.from_numpy(weights).float()  # [K]
 
     @property
@@ -146,7 +149,7 @@ class Augmented:
                 drawn = mixes[number * self._batch : (number + 1) * self._batch]
                 images = mix_batch(images, self._normalise(other.images), drawn)
                 share = torch.tensor([mix.share for mix in drawn])[:, None]
-                labels = labels * share + self._make_shares(other.labels) * (1 - share)
+                labels = self._mix_shares(labels, self._make_shares(other.labels), share)
             yield Batch(images.contiguous(memory_format=self._format), labels.to(self._device), batch.rows, view)
 
     def _augment_pair(self, batch: Batch, other: Batch | None, view: int) -> tuple[Batch, Batch | None]:
@@ -162,14 +165,23 @@ class Augmented:
         pixels = images.to(self._device).to(torch.float32, memory_format=self._format)
         return pixels.mul_(self._scale).add_(self._shift)
 
+    def _mix_shares(self, shares: Tensor, others: Tensor, share: Tensor) -> Tensor:
+        """Return the shares [B, K] of mixed images, [B, 1] of each its own; what is mixed with the unknown is unknown."""
+        mixed = shares * share + others * (1 - share)
+        if self._targets.has_unlabelled:
+            mixed *= (shares.sum(dim=1, keepdim=True) > 0) & (others.sum(dim=1, keepdim=True) > 0)
+        return mixed
+
     def _make_shares(self, labels: Tensor) -> Tensor:
         """Return labels [B] as they are, or as weighed shares of classes [B, K] where something asks for that."""
         targets = self._targets
-        if not (self._section.mixes or targets.smoothing or targets.weighs_classes):
+        if not (self._section.mixes or targets.smoothing or targets.weighs_classes or targets.has_unlabelled):
             return labels
-        shares = F.one_hot(labels, targets.classes).float()
+        known = labels.clamp_min(0) if targets.has_unlabelled else labels
+        shares = F.one_hot(known, targets.classes).float()
         shares = shares * (1 - targets.smoothing) + targets.smoothing / targets.classes
-        return shares * self._weights[labels][:, None] if targets.weighs_classes else shares
+        shares = shares * self._weights[known][:, None] if targets.weighs_classes else shares
+        return shares * (labels != UNLABELLED)[:, None] if targets.has_unlabelled else shares
 
 
 def draw_balanced_order(labels: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:

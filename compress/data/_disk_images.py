@@ -95,6 +95,16 @@ class DiskImages:
         """Return the images of some rows [n], [n, H, W, C]; none is read."""
         return DiskImages(self._file, self._rows[rows])
 
+    def join(self, other: DiskImages) -> DiskImages:
+        """Return these images and others of the same file behind them, [n + m, H, W, C]; none is read.
+
+        Raises:
+            ValueError: The others are of another file.
+        """
+        if other._file is not self._file:
+            raise ValueError(f"{other._file.path} is not {self._file.path}")
+        return DiskImages(self._file, np.concatenate([self._rows, other._rows]))
+
     @cached_property
     def sha256(self) -> str:
         """The sha256 of the shape and all bytes."""

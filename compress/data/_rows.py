@@ -68,16 +68,16 @@ def divide_rows(table: Table, *, fraction: float | None, seed: int) -> Divided:
     train, test = (np.flatnonzero(roles == role) for role in ("train", "test"))
     if not len(train):
         raise CompressError(f"{table.where}: has no row to train on; name its split train, or leave the splits out")
-    chosen = [table.values[row] for row in train]
+    chosen = [table.values[row] for row in train.tolist()]
     classes = find_classes(table.where, table.column, chosen, table.declared)
     labels = label_rows(f"{table.where}: training split", table.column, chosen, classes)
     if len(test):
         if fraction is not None:
             raise CompressError(f"data.test_fraction: {table.where} has a test split; remove one of the two")
-        tested = label_rows(f"{table.where}: test split", table.column, [table.values[row] for row in test], classes)
+        tested = label_rows(f"{table.where}: test split", table.column, [table.values[row] for row in test.tolist()], classes)
         return Divided(train, test, labels, tested, classes.names, (*classes.notes, *notes))
     share = TEST_FRACTION if fraction is None else fraction
-    aside = choose_test_rows([table.keys[row] for row in train], labels, fraction=share, seed=seed)
+    aside = choose_test_rows([table.keys[row] for row in train.tolist()], labels, fraction=share, seed=seed)
     if not aside.any() or aside.all():
         raise CompressError(f"{table.where}: has {len(train)} rows, too few to set a test split apart; add some")
     note = describe_split(share, seed, int((~aside).sum()), int(aside.sum()), by=table.key_name)

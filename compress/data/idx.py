@@ -74,8 +74,8 @@ class Idx:
             Unreachable: The folder is not there, or a file cannot be read.
         """
         train, test, classes = self._read_labels()
-        counts = [tuple(map(int, np.bincount(labels, minlength=len(classes.names)))) for labels in (train, test)]
-        return Summary(classes.names, len(train), len(test), *counts, classes.notes)
+        first, second = (tuple(np.bincount(labels, minlength=len(classes.names)).tolist()) for labels in (train, test))
+        return Summary(classes.names, len(train), len(test), first, second, classes.notes)
 
     def load(self, preprocess: Preprocess) -> Dataset:
         """Return all images, resized.

@@ -208,7 +208,7 @@ def _iterate_files(shard: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarIn
     with _open(shard) as archive:
         try:
             for member in archive:
-                archive.members = []  # else all of a large shard are kept
+                archive.members = []  # type: ignore[attr-defined]  # else all of a large shard are kept
                 if member.isdir():
                     continue
                 if not member.isreg() or member.size < 0:

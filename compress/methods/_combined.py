@@ -33,6 +33,7 @@ class Combined(Method):
         super().__init__(setting)
         self.methods = nn.ModuleDict(methods)
         self._parts = dict(methods)
+        self.needs_labels = next((part.needs_labels for part in methods.values() if part.needs_labels), "")
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:

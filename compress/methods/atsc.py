@@ -72,6 +72,8 @@ class Atsc(Method):
             on the validation split (best).
     """
 
+    needs_labels = ""
+
     moves_teacher: ClassVar[bool] = True
 
     def __init__(

@@ -66,6 +66,8 @@ class AttentionTransfer(Method):
         temperature: Softens both predictions for the divergence.
     """
 
+    needs_labels = ""
+
     def __init__(
         self,
         setting: Setting,

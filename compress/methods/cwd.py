@@ -33,6 +33,8 @@ class Cwd(Method):
         ce_weight: Weight of the cross-entropy; 0 where another method on the same student brings it.
     """
 
+    needs_labels = ""
+
     def __init__(
         self, setting: Setting, *, temperature: Positive = 4.0, weight: Positive = 3.0, ce_weight: NonNegative = 1.0
     ) -> None:

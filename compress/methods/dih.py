@@ -111,6 +111,8 @@ class Dih(Method):
         heads_weight_decay: Weight decay of the heads.
     """
 
+    needs_labels = ""
+
     def __init__(
         self,
         setting: Setting,

@@ -55,6 +55,8 @@ class Dist(Method):
             under each (norms), as torchdistill; they part where classes are many.
     """
 
+    needs_labels = ""
+
     def __init__(
         self,
         setting: Setting,

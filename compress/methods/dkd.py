@@ -35,6 +35,8 @@ class Dkd(Method):
         standardise: Give the logits of each image mean 0 and standard deviation 1 first.
     """
 
+    needs_labels = "it splits its loss at the class of each image"
+
     def __init__(
         self,
         setting: Setting,

@@ -69,6 +69,8 @@ class Dskd(Method):
             with the square.
     """
 
+    needs_labels = ""
+
     def __init__(
         self,
         setting: Setting,

@@ -56,6 +56,8 @@ class Feed(Method):
             teachers' maps; 0 reports nothing.
     """
 
+    needs_labels = ""
+
     method_name: ClassVar[str] = "feed"
 
     def __init__(
@@ -74,7 +76,7 @@ class Feed(Method):
         analysis_epochs: WholeNumber = 3,
     ) -> None:
         super().__init__(setting)
-        require_teacher(setting, self.method_name, reads_logits=paraphrase and "paraphrase is validated by them")
+        require_teacher(setting, self.method_name, reads_logits="paraphrase is validated by them" if paraphrase else None)
         self.ce_weight, self.analysis_epochs = ce_weight, analysis_epochs
         self.pairs = pair_taps(setting, student_taps, teacher_taps, where=f"method.{self.method_name}")
         self.paraphrasers_stage = (

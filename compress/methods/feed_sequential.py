@@ -44,6 +44,8 @@ class FeedSequential(Method):
             its teachers' maps; 0 reports nothing.
     """
 
+    needs_labels = ""
+
     def __init__(
         self,
         setting: Setting,

@@ -43,6 +43,8 @@ class Fitnet(Method):
         final_relu: Whether a regressor ends in a ReLU; auto where the teacher's map of the setting's image is never negative.
     """
 
+    needs_labels = ""
+
     def __init__(
         self,
         setting: Setting,

@@ -49,6 +49,8 @@ class Kd(Method):
             size of the teacher's logits; default: only in the preset of that name.
     """
 
+    needs_labels = ""
+
     def __init__(
         self,
         setting: Setting,

@@ -35,6 +35,8 @@ class Pkd(Method):
         ce_weight: Weight of the cross-entropy; 0 where another method on the same student brings it.
     """
 
+    needs_labels = ""
+
     def __init__(
         self,
         setting: Setting,

@@ -36,6 +36,8 @@ class Rkd(Method):
         angle_weight: Weight of the angles.
     """
 
+    needs_labels = ""
+
     def __init__(
         self,
         setting: Setting,

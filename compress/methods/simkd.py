@@ -36,6 +36,8 @@ class Simkd(Method):
         final_relu: Whether the projector ends in a ReLU; auto where the teacher's map is never negative.
     """
 
+    needs_labels = ""
+
     def __init__(self, setting: Setting, *, factor: Count = 2, final_relu: Literal["auto", "on", "off"] = "auto") -> None:
         super().__init__(setting)
         require_teacher(setting, "simkd")

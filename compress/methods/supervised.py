@@ -23,6 +23,8 @@ class Supervised(Method):
         label_smoothing: Share of the target that is spread over all classes.
     """
 
+    needs_labels = "they are all that it learns from"
+
     def __init__(self, setting: Setting, *, label_smoothing: Share = 0.0) -> None:
         super().__init__(setting)
         self.label_smoothing = label_smoothing

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress import plugins
-from compress.data import name_task
+from compress.data import list_unlabelled, name_task
 from compress.errors import CompressError, Unreachable
 from compress.plan.devices import find_device_problems
 from compress.preprocess import MAX_PIXELS
@@ -129,6 +129,7 @@ def _find_augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
             "data.views: has no effect without crop_padding or flip, or an augment, as all views are the same; remove it"
         )
     yield from _find_label_problems(recipe)
+    yield from _find_unlabelled_problems(recipe)
     if math.prod(recipe.data.sides) > MAX_PIXELS:
         height, width = recipe.data.sides
         yield CompressError(f"data.image_size: {height} × {width} pixels are more than {MAX_PIXELS:,}; lower it")
@@ -142,6 +143,25 @@ def _find_augmentation_problems(recipe: Recipe) -> Iterator[CompressError]:
         yield CompressError(
             f"data.crop_padding: {recipe.data.crop_padding} is not less than data.image_size {min(recipe.data.sides)}; "
             "a border cannot be reflected further than the image goes"
+        )
+
+
+def count_unlabelled(recipe: Recipe, base: Path) -> int:
+    """Return how many pictures without labels there are.
+
+    Raises:
+        CompressError: Their folder holds something else, or nothing.
+        Unreachable: It is not there.
+    """
+    return 0 if recipe.data.unlabelled is None else len(list_unlabelled(resolve_path(base, recipe.data.unlabelled)))
+
+
+def _find_unlabelled_problems(recipe: Recipe) -> Iterator[CompressError]:
+    """Yield what makes no sense for images without a class."""
+    if recipe.data.unlabelled is not None and recipe.train.sampling == "balanced":
+        yield CompressError(
+            "train.sampling: balanced shows all classes equally often, and pictures without labels (data.unlabelled) have "
+            "none; remove one of the two"
         )
 
 
@@ -275,6 +295,8 @@ def _find_dense_problems(recipe: Recipe, source: Source) -> Iterator[CompressErr
     """Yield what is for one class for each image, where the data has something else."""
     if name_task(source) == "classification":
         return
+    if recipe.data.unlabelled is not None:
+        yield CompressError("data.unlabelled: is for images with one class each, and this data has other labels; remove it")
     trains = [("train", recipe.train), *((f"teacher.{i}.train", t.train) for i, t in enumerate(recipe.teacher) if t.train)]
     if recipe.data.augment.is_on:
         yield CompressError("data.augment: is for images with one class each, and this data has other labels; remove it")

@@ -14,6 +14,7 @@ from compress.errors import CompressError
 from compress.plan.checks import (
     choose_storage,
     count_split_images,
+    count_unlabelled,
     find_data_problems,
     find_recipe_problems,
     join_problems,
@@ -114,19 +115,25 @@ def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
     except CompressError as error:
         raise join_problems([error, *find_recipe_problems(recipe, base)]) from error
     problems = [*find_recipe_problems(recipe, base), *find_data_problems(recipe, source, summary, base)]
+    unlabelled = 0
+    try:
+        unlabelled = count_unlabelled(recipe, base)
+    except CompressError as error:
+        problems.append(error)
     problems += [*find_batch_problems(recipe, summary), *find_class_problems(recipe, summary)]
     if problems:
         raise join_problems(problems)
     folder = runs / recipe.name
     images = count_split_images(recipe, summary)
-    stages = [_plan_data(recipe, source, summary), *_plan_training(recipe, images["train"]), *_plan_delivery(recipe)]
+    training = _plan_training(recipe, images["train"], unlabelled)
+    stages = [_plan_data(recipe, source, summary), *training, *_plan_delivery(recipe)]
     return Plan(
         name=recipe.name,
         folder=str(folder),
         classes=summary.classes,
         images=images,
         stages=_find_kept(stages, recipe, base, folder),
-        notes=(*find_data_notes(recipe, summary), *_find_notes(recipe)),
+        notes=(*find_data_notes(recipe, summary), *_describe_unlabelled(unlabelled), *_find_notes(recipe)),
         code=list_foreign_code(recipe),
     )
 
@@ -143,13 +150,19 @@ def _plan_data(recipe: Recipe, source: Source, summary: Summary) -> Stage:
     return Stage(name="data", about=", ".join([about, scaling, *augmentation, str(choose_storage(recipe, source, summary))]))
 
 
-def _plan_training(recipe: Recipe, train_images: int) -> Iterator[Stage]:
+def _describe_unlabelled(count: int) -> Iterator[str]:
+    if count:
+        yield f"data: {quantify(count, 'picture')} without labels are trained on as well, against the teacher's answers alone"
+
+
+def _plan_training(recipe: Recipe, train_images: int, unlabelled: int) -> Iterator[Stage]:
     """Yield every stage that trains: teachers, the student's stages, the baselines."""
     for index, teacher in enumerate(recipe.teacher):
         yield _plan_teacher(name_teacher(index, len(recipe.teacher)), teacher, recipe, train_images)
-    yield from _plan_students("", recipe.method, recipe, train_images)
-    for name, methods in zip(name_baselines(recipe.baselines), recipe.baselines, strict=True):
-        yield from _plan_students(name, methods, recipe, train_images)
+    students = [("", recipe.method), *zip(name_baselines(recipe.baselines), recipe.baselines, strict=True)]
+    for name, methods in students:
+        is_taught = any(each.name != "supervised" for each in methods)
+        yield from _plan_students(name, methods, recipe, train_images + is_taught * unlabelled)
 
 
 def _plan_teacher(name: str, teacher: TeacherSection, recipe: Recipe, train_images: int) -> Stage:

@@ -53,7 +53,7 @@ teacher:
   model: {teacher}  # others: compress list models
 {stride}  # weights: teacher.safetensors  instead of training it here, relative to this file; and its checksum:
   # sha256: ...
-  train: {{epochs: {teacher_epochs}, {batch}lr: {lr}}}
+{pretrained}  train: {{epochs: {teacher_epochs}, {batch}lr: {lr}}}
 
 student:
   model: {student}
@@ -84,6 +84,12 @@ gate:                           # what an exported file must hold on its own run
 measure:
   threads: 1                    # two threads are faster and vary much more
   against: teacher              # whose latency the speed-ups are taken against
+"""
+
+
+PRETRAINED = """\
+  # pretrained: true    or published weights of ImageNet, fetched once; with `train` it is trained further, and in its place
+  # probe: true         fits the classifier alone, in seconds (docs/howto/pictures_and_teachers.md)
 """
 
 
@@ -148,6 +154,7 @@ def render_recipe(path: Path, *, data: Path | None = None, found: Survey | None 
     """
     fields: dict[str, object] = {
         "data": DIGITS, "teacher": "resnet_cifar.resnet32", "student": "resnet_cifar.resnet8", "stride": "", "batch": "",
+        "pretrained": "",
         "teacher_epochs": 10, "student_epochs": 10, "batch_size": 64, "lr": 0.05, "budget": 1.0, "budget_reason": "",
     }  # fmt: skip
     if data is not None and found is not None:
@@ -163,6 +170,7 @@ def _render_proposal(data: Path, found: Survey, fit: Proposal) -> dict[str, obje
     return {
         "data": _render_data(data, found, fit), "teacher": fit.teacher, "student": fit.student, "stride": stride,
         "batch": f"batch_size: {fit.batch_size}, ", "teacher_epochs": fit.epochs, "student_epochs": fit.epochs,
+        "pretrained": PRETRAINED if fit.output_stride == 32 and not found.is_gray else "",
         "batch_size": fit.batch_size, "lr": fit.lr, "budget": fit.budget_points, "budget_reason": reason,
     }  # fmt: skip
 

@@ -54,6 +54,9 @@ class DataSection(PluginSection):
     Default: 65535; a set that uses less than half of 16 bits is then refused, as are gray integers of 32 bits."""
     black_level: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """In pictures of more than 8 bits, the value that becomes 0, for data with an offset."""
+    unlabelled: Text | None = None
+    """Folder of pictures without labels, relative to the recipe, which students are trained on, too: what the teacher says of
+    them is all that there is to learn from them. Each method says whether it can use them."""
     skip_unreadable: bool = False
     """Leave out pictures that cannot be read, say which and how many, and state their number in the report; otherwise they are
     refused, all at once."""

@@ -15,6 +15,7 @@ from benchmarks.environment import read_environment
 from compress import records
 from compress.data import WHOLE_PIXELS, Augmented, DiskImages, FromDisk, InMemory, Split, Targets, ViewedBatches
 from compress.events import Events
+from compress.methods import Method
 from compress.recipe import Recipe, TrainSection, dump
 from compress.records import StageResult
 from compress.run.cache import Cache, lock_run
@@ -62,8 +63,9 @@ class Run:
         """Return the data loader of a split for training: shuffled and augmented."""
         data, preprocess = self.recipe.data, self.data.preprocess
         targets = Targets(
-            len(self.data.classes), settings.label_smoothing, settings.class_weights == "balanced", settings.sampling
-        )
+            len(self.data.classes), settings.label_smoothing, settings.class_weights == "balanced", settings.sampling,
+            has_unlabelled=split is self.data.whole,
+        )  # fmt: skip
         is_plain = targets.is_plain and not data.augment.is_on
         depth = {name: values * preprocess.depth for name, values in WHOLE_PIXELS.items()}
         memory_format = loop.MEMORY_FORMATS[settings.memory_format]
@@ -80,6 +82,11 @@ class Run:
             batch_size=settings.batch_size, seed=seed, views=data.views, augmentation_seed=data.augmentation_seed,
             memory_format=memory_format,
         )  # fmt: skip
+
+    def select_training_images(self, method: Method) -> Split:
+        """Return the images that a stage is trained on: those without labels as well, if there are any and it can use them."""
+        data = self.data
+        return data.train if data.whole is None or method.needs_labels else data.whole
 
     @property
     def validation_labels(self) -> Labels:

@@ -16,14 +16,19 @@ from compress.data import (
     Source,
     Split,
     Summary,
+    add_unlabelled,
     check_dataset,
     count_repeated,
     decode_to_disk,
     decode_to_memory,
     hash_dataset,
     hold_out,
+    join_splits,
     list_names,
+    list_unlabelled,
+    make_unlabelled,
     name_task,
+    take_apart,
     take_stratified,
 )
 from compress.errors import CompressError
@@ -33,6 +38,7 @@ from compress.plan.pictures import make_preprocess
 from compress.preprocess import measure_statistics, normalise
 from compress.recipe import DataSection
 from compress.records import Preprocess
+from compress.system.files import resolve_path
 from compress.system.memory import choose_place
 from compress.tasks import CLASSIFICATION, Task, load_task
 
@@ -65,6 +71,10 @@ class RunData(NamedTuple):
     """What the labels are for."""
     notes: tuple[DataNote, ...] = ()
     """What the source says of the data, what was left out, and what the splits have in common."""
+    whole: Split | None = None
+    """The training split and the images without labels behind it; nothing where there are none."""
+    whole_key: str = ""
+    """Of that."""
 
     def sample_image(self) -> Tensor:
         """Return one normalised training image, [1, C, H, W]."""
@@ -91,8 +101,10 @@ def prepare_data(
     preprocess = make_preprocess(section, source.channels)
     summary = source.summary()
     classes = tuple(summary.classes)
-    loaded = _load(source, preprocess, section, summary, cache=cache, events=events or Events())
+    pictures = [] if section.unlabelled is None else list_unlabelled(resolve_path(base, section.unlabelled))
+    loaded = _load(source, preprocess, section, summary, pictures=pictures, cache=cache, events=events or Events())
     task = load_task(name_task(source))
+    loaded, unlabelled = take_apart(loaded) if pictures else (loaded, None)
     dataset = check_dataset(loaded, len(classes), task)
     train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed, classes=classes, task=task)
     train = take_stratified(train, section.train_images or len(train.labels), seed=seed, task=task)
@@ -118,6 +130,7 @@ def prepare_data(
         ],
     )
     test_key = make_key(images=hash_dataset(Dataset(dataset.test, dataset.test)))
+    whole = None if unlabelled is None else join_splits(train, unlabelled)
     return RunData(
         preprocess,
         classes,
@@ -132,8 +145,25 @@ def prepare_data(
             *find_left_out(summary, dataset),
             *find_empty_classes(classes, dataset, task),
             *find_leaks(dataset.train, train, validation, dataset.test),
+            *(find_unlabelled_notes(unlabelled, len(pictures), validation, dataset.test) if unlabelled else ()),
         ),
+        whole,
+        "" if whole is None else hash_dataset(Dataset(whole, whole)),
     )
+
+
+def find_unlabelled_notes(unlabelled: Split, given: int, validation: Split, test: Split) -> Iterator[DataNote]:
+    """Yield how many images have no label, which were left out, and how many are held out or tested on as well."""
+    yield DataNote(f"data: {len(unlabelled.labels)} training images without labels (data.unlabelled)", is_warning=False)
+    if missing := given - len(unlabelled.labels):
+        text = f"data: {missing} of {given} unlabelled images cannot be read and are left out (data.skip_unreadable)"
+        yield DataNote(text, is_warning=missing >= LARGE_SHARE * given)
+    if isinstance(unlabelled.images, DiskImages):
+        return
+    for name, split in (("validation", validation), ("test", test)):
+        if count := count_repeated(unlabelled, split):
+            text = f"data: {count} unlabelled images are also {name} images, pixel by pixel; take them away"
+            yield DataNote(text, is_warning=True)
 
 
 def find_left_out(summary: Summary, dataset: Dataset) -> Iterator[DataNote]:
@@ -170,18 +200,25 @@ def find_leaks(given: Split, train: Split, validation: Split, test: Split) -> It
 
 
 def _load(
-    source: Source, preprocess: Preprocess, section: DataSection, summary: Summary, *, cache: Path | None, events: Events
-) -> Dataset:
-    """Return the data set, its images where the recipe wants them."""
+    source: Source, preprocess: Preprocess, section: DataSection, summary: Summary, *, pictures: Sequence[Path],
+    cache: Path | None, events: Events,
+) -> Dataset:  # fmt: skip
+    """Return the data set, its images where the recipe wants them, with pictures without labels behind the training split."""
     encoded = getattr(source, "load_encoded", None)
     chosen = choose_place(
-        section.storage, images=summary.train_images + summary.test_images, height=preprocess.height, width=preprocess.width,
-        depth=preprocess.depth, can_stream=encoded is not None and cache is not None,
+        section.storage, images=summary.train_images + summary.test_images + len(pictures), height=preprocess.height,
+        width=preprocess.width, depth=preprocess.depth, can_stream=encoded is not None and cache is not None,
     )  # fmt: skip
     events.emit("images", **chosen._asdict())
     if chosen.place == "disk" and encoded is not None and cache is not None:
         events.say(f"data: {chosen}")
-        return decode_to_disk(encoded(), preprocess, cache, events, skip_unreadable=section.skip_unreadable)
+        whole = add_unlabelled(encoded(), pictures) if pictures else encoded()
+        return decode_to_disk(whole, preprocess, cache, events, skip_unreadable=section.skip_unreadable)
     if encoded is None:
-        return source.load(preprocess)
-    return decode_to_memory(encoded(), preprocess, events, skip_unreadable=section.skip_unreadable)
+        dataset = source.load(preprocess)
+        if not pictures:
+            return dataset
+        further = decode_to_memory(make_unlabelled(pictures), preprocess, events, skip_unreadable=section.skip_unreadable)
+        return dataset._replace(train=join_splits(dataset.train, further.train))
+    whole = add_unlabelled(encoded(), pictures) if pictures else encoded()
+    return decode_to_memory(whole, preprocess, events, skip_unreadable=section.skip_unreadable)

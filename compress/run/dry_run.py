@@ -8,6 +8,7 @@ images of the same shape.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from compress.data import Batch, Split, name_task
 from compress.errors import CompressError, Interrupted, Unwritable
 from compress.events import Events
 from compress.freezing import freeze_all_but
+from compress.methods import Method
 from compress.models import Network
+from compress.plan.names import name_methods
 from compress.plan.pictures import make_preprocess
 from compress.plan.plan import Estimate, Plan
-from compress.recipe import ExportSection, Recipe, TeacherSection
+from compress.recipe import ExportSection, MethodSection, Recipe, TeacherSection
 from compress.records import DEPTHS
 from compress.run import cache
 from compress.run.build import build_method, build_network, load_given_teacher, start_from_weights
@@ -64,7 +67,26 @@ def check_networks(run: Run, batch: Batch) -> None:
     students = [run.recipe.method, *run.recipe.baselines]
     distinct = [each for place, each in enumerate(students) if each not in students[:place]]  # equal ones differ in nothing
     for methods in distinct:
-        preflight.check_structure(build_method(run, methods, teachers), batch)
+        method = build_method(run, methods, teachers)
+        _check_labels(run, methods, method.stages()[-1])
+        preflight.check_structure(method, batch)
+
+
+def _check_labels(run: Run, methods: Sequence[MethodSection], final: Method) -> None:
+    """Refuse pictures without labels for a method that needs labels; of a baseline say that it sees none of them.
+
+    Raises:
+        CompressError: The student's own method does.
+    """
+    if run.recipe.data.unlabelled is None or not final.needs_labels:
+        return
+    name = name_methods(methods)
+    if methods == run.recipe.method:
+        raise CompressError(
+            f"data.unlabelled: method {name!r} needs a label for every picture, for {final.needs_labels}; remove the field, or "
+            "use a method that learns from the teacher's answers, such as kd"
+        )
+    run.events.say(f"{name}: is trained on the labelled pictures alone, for {final.needs_labels}")
 
 
 def _check_alone(run: Run, name: str, network: Network, batch: Batch, *, trains: bool) -> None:

@@ -152,7 +152,7 @@ def _count_epochs_in_lockstep(run: Run, methods: Sequence[MethodSection], teache
 
 def _is_worth_lockstep(run: Run, stage: Method, settings: TrainSection) -> bool:
     """Return whether all views are too many for the store, one is not, and computing it is worth sharing."""
-    batches = run.batch_shuffled(run.data.train, settings, seed=0)
+    batches = run.batch_shuffled(run.select_training_images(stage), settings, seed=0)
     first = take_first_images(next(batches.epoch(0)))
     signals = find_required_signals(stage, first)
     if not signals:

@@ -94,7 +94,9 @@ def _identify(
 ) -> _Stage:
     """Return a stage with the key of all that decides its result."""
     seed = derive_seed(run, name if name.startswith("teacher") else method.stage)  # one order for all students of a recipe
+    images = run.select_training_images(method)
     key = make_key(
+        unlabelled=run.data.whole_key if images is run.data.whole else None,
         reads=reads, train=settings.model_dump(mode="json", exclude={"device", "state_seconds"}), data=run.data.key, seed=seed,
         device=run.device.type, engine=dict(describe_training()),
         teacher_outputs=run.recipe.teacher_outputs.model_dump(mode="json") if _may_use_teachers(method) else None,
@@ -109,8 +111,10 @@ def _train(run: Run, stage: _Stage, folder: Path) -> None:
         (folder / STATE).unlink(missing_ok=True)
         return
     method, settings = stage.method, stage.settings
-    batches = run.batch_shuffled(run.data.train, settings, seed=stage.seed)
-    batch = next(batches.epoch(0))
+    images = run.select_training_images(method)
+    batches = run.batch_shuffled(images, settings, seed=stage.seed)
+    labelled = batches if images is run.data.train else run.batch_shuffled(run.data.train, settings, seed=stage.seed)
+    batch = next(labelled.epoch(0))
     if stage.lockstep is None or not (folder / STATE).is_file():
         _announce(run, stage.name, method, take_first_images(batch))
     scales = measure_loss_scales(method, take_first_images(batch))

@@ -50,10 +50,18 @@ class Classification(Task):
         return np.arange(images) % classes
 
     def compute_loss(self, logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
-        """Return the cross-entropy, [], of logits [B, K] with labels [B], or with shares of classes [B, K]."""
+        """Return the cross-entropy, [], of logits [B, K] with labels [B], or with shares of classes [B, K].
+
+        An image whose shares are all 0 has no label and does not count.
+        """
         from torch.nn import functional
 
-        return functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        if labels.ndim == 1:
+            return functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        sums = labels.sum(dim=1, keepdim=True)  # [B, 1]
+        shares = labels * (1 - smoothing) + smoothing / labels.shape[1] * sums if smoothing else labels
+        counted = len(labels) / (sums > 0).sum().clamp_min(1)
+        return functional.cross_entropy(logits.float(), shares) * counted
 
     def tally(self, logits: Logits, labels: Labels) -> Tallies:
         """Return the label and the class of the largest logit, [N, 2], of logits [N, K] and labels [N]."""

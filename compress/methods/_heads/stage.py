@@ -60,6 +60,8 @@ class Heads(Method):
         CompressError: A tap is unknown, there is none, or a head does not fit its map.
     """
 
+    needs_labels = "heads learn from labels alone"
+
     stage = "heads"
 
     def __init__(self, setting: Setting, *, taps: tuple[str, ...] | None, training: HeadsTraining) -> None:

@@ -52,6 +52,8 @@ class Paraphrasers(Method):
         CompressError: No factor would be left.
     """
 
+    needs_labels = ""
+
     stage = "paraphrasers"
 
     def __init__(self, setting: Setting, pairs: list[Pair], *, rate: float, epochs: int, lr: float) -> None:
