@@ -20,7 +20,7 @@ from compress.errors import CompressError, Unreachable
 from compress.system.files import writable
 from compress.system.leftovers import make_temporary_folder
 
-PROGRAMS = ("runner.py", "machine.py", "timer.py")
+PROGRAMS = ("runner.py", "machine.py", "timer.py", "meter.py", "sensors.py")
 """Files of this folder that travel in every job."""
 
 
@@ -54,7 +54,7 @@ class Subject:
 class Job:
     """The settings in `job.json`."""
 
-    task: Literal["evaluate", "measure", "sustain", "profile"]
+    task: Literal["evaluate", "measure", "sustain", "energy", "profile"]
     threads: int
     batch_size: int | None
     """`None` takes any, as `calls` say."""

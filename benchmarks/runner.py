@@ -13,7 +13,8 @@ In JOB:
     inputs/K.npy        arrays that subjects are fed: images, float32 [N, C, H, W], normalised; pixels, uint8 [N, H, W, C], for
                         subjects that carry the preprocessing, or with `scale` and `shift` for all others; or an input of a
                         file of another tool, [variants, ...]
-    machine.py timer.py the other programs: what the machine is and does, and what times
+    machine.py timer.py the other programs: what the machine is and does, and what times;
+    meter.py sensors.py what measures energy, and what that is read from; only the task `energy` needs them
     runtimes/NAME.py    the runtimes that the subjects name, loaded by path
     files/I/...         the files of subject number I
 Out, written whole or not at all:
@@ -28,7 +29,8 @@ for each, so that runtimes are imported once and yet every file has a process of
 STATUS}.
 
 Task `evaluate` feeds all images to one subject, or makes the given calls. The tasks that time, `measure` and `sustain`, are
-those of `timer.py`; for each of its launches `measure` starts this program anew, as `python runner.py --launch NUMBER JOB`.
+those of `timer.py`, and `energy` is that of `meter.py`; for each of its launches `measure` starts this program anew, as
+`python runner.py --launch NUMBER JOB`.
 """
 
 from __future__ import annotations
@@ -75,6 +77,8 @@ def main(folder: Path, memory: dict[str, int | None] | None = None) -> None:
         result = evaluate(job, folder)
     elif job["task"] == "profile":
         result = profile(job, folder)
+    elif job["task"] == "energy":
+        result = load_beside("meter").measure_energy(job, folder, sys.modules[__name__])
     else:
         timer = load_beside("timer")
         result = {"measure": timer.measure, "sustain": timer.sustain}[job["task"]](job, folder, sys.modules[__name__])

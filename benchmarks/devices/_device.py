@@ -71,6 +71,14 @@ class Board(Device, Protocol):
             Unreachable: The device cannot be reached.
         """
 
+    def stop_job(self, known: str) -> None:
+        """End a job there, whoever started it, and remove it.
+
+        Raises:
+            CompressError: There is no such job.
+            Unreachable: The device cannot be reached.
+        """
+
     def clean(self, *, everything: bool) -> list[str]:
         """Remove jobs and files that were sent there, or with them all that is ours; return what was removed.
 

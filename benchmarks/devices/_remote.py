@@ -24,7 +24,7 @@ from typing import Any, cast
 from benchmarks.devices._agent import Agent, AgentFailed, require
 from benchmarks.devices._board_facts import MODULES, describe_board, describe_busy, format_time
 from benchmarks.devices._device import BoardJob, Detached, Progress, Say
-from benchmarks.devices._ledger import forget_job, record_job
+from benchmarks.devices._ledger import ID, forget_job, record_job
 from benchmarks.devices._packing import Blob, list_files, send_files
 from benchmarks.devices._prepare import prepare
 from benchmarks.devices._process import POOLS, QUIET
@@ -40,8 +40,8 @@ RESULT = re.compile(r"[a-z][a-z0-9_-]{0,40}\.(json|npy)")
 RESULT_BYTES = 2 << 30
 """The most that results may hold."""
 RUNNER_PYTHON = (3, 9)
-POLL_SECONDS = {"evaluate": 0.2, "measure": 2.0}
-"""How often the board looks for progress; while it measures, seldom, for that costs the measurement."""
+POLL_SECONDS, SELDOM_SECONDS = {"evaluate": 0.2}, 2.0
+"""How often the board looks for progress; in all tasks that measure, seldom, for that costs the measurement."""
 ROOM_BYTES = 8 << 20
 """Room for results and log beside what is sent."""
 LITTLE_BYTES = 1 << 20
@@ -68,6 +68,7 @@ class Remote:
         detach: Whether to leave a job alone once it runs.
         attach: The job to fetch instead of starting one.
         memo: What is noted on this machine with each job.
+        cpus: The cores there that jobs may use, as of the device `local`.
     """
 
     transport: Transport
@@ -82,6 +83,11 @@ class Remote:
     detach: bool = False
     attach: str | None = None
     memo: dict[str, Any] = field(default_factory=dict)
+    cpus: str = "all"
+
+    def __post_init__(self) -> None:
+        if self.cpus != "all":
+            self.name = f"{self.name} (cpus {self.cpus})"
 
     @property
     def agent(self) -> Agent:
@@ -98,7 +104,8 @@ class Remote:
             Interrupted: The user stopped following it.
         """
         with self.transport.hold(), self.tag_errors():
-            facts, files = json.loads((job / "job.json").read_text(encoding="utf-8")), list_files(job)
+            facts = self._limit(job)
+            files = list_files(job)
             shown = _Shown(progress)
             attached, self.attach = self.attach, None
             known = attached or self._start(job, facts, files, timeout_seconds, shown)
@@ -107,13 +114,21 @@ class Remote:
             elif self.detach:
                 raise Detached(known, self.name)
             try:
-                output, end = self._follow(known, POLL_SECONDS[facts["task"]], shown)
+                output, end = self._follow(known, POLL_SECONDS.get(facts["task"], SELDOM_SECONDS), shown)
             except KeyboardInterrupt:
                 raise self._interrupt(known) from None
             self._take(known, end, job, files, shown)
             forget_job(known)
             self._refuse_failed(output, end, timeout_seconds)
             check_results(job, facts)
+
+    def _limit(self, job: Path) -> dict[str, Any]:
+        """Write into a job to which cores it keeps itself there; return its facts."""
+        facts: dict[str, Any] = json.loads((job / "job.json").read_text(encoding="utf-8"))
+        if self.cpus != "all":
+            facts["cpus"] = self.cpus
+            (job / "job.json").write_text(json.dumps(facts), encoding="utf-8")
+        return facts
 
     def tag_errors(self) -> _Tagged:
         """Return a context that puts the board's name before what is raised."""
@@ -175,7 +190,7 @@ class Remote:
         if not self.wait:
             raise Unreachable(f"{text}; wait for it, or see compress device jobs {self.address}")
         shown.note(f"waits: {text}")
-        time.sleep(POLL_SECONDS["measure"])
+        time.sleep(SELDOM_SECONDS)
 
     def _follow(self, known: str, pause: float, shown: _Shown) -> tuple[RunnerOutput, dict[str, Any]]:
         """Follow a job to its end, over any number of connections."""
@@ -345,6 +360,20 @@ class Remote:
                 )
                 for job in self._read_jobs()
             ]  # fmt: skip
+
+    def stop_job(self, known: str) -> None:
+        """End a job there, whoever started it, and remove it.
+
+        Raises:
+            CompressError: There is no such job.
+            Unreachable: The board cannot be reached.
+        """
+        with self.transport.hold(), self.tag_errors():
+            there = [clip(job.get("id"), 80) for job in self._read_jobs()]
+            if ID.fullmatch(known) is None or known not in there:
+                raise CompressError(f"there is no job {known}; there are: {', '.join(there) or 'none'}")
+            self.agent.ask("stop", {"job": known})
+            forget_job(known)
 
     def prepare(self, say: Say) -> None:
         """Make what jobs need there, and prove it; what is there already is left as it is.

@@ -30,18 +30,19 @@ class Adb(Remote):
         store_mib: Room on the board for files that several jobs use, in MiB.
         lost_minutes: A connection that is gone for so long is given up; the job goes on there.
         wait: Whether to wait while another job of ours runs there.
+        cpus: The cores there that may be used: `all`, the `big` or `little` ones, or numbers as `0-3,6`.
     """
 
     name = "adb"
 
     def __init__(
         self, *, at: str, name: str = "", folder: str = "/data/local/tmp/edge-compress", python: str = "auto",
-        store_mib: int = 512, lost_minutes: float = 10.0, wait: bool = True,
+        store_mib: int = 512, lost_minutes: float = 10.0, wait: bool = True, cpus: str = "all",
     ) -> None:  # fmt: skip
         way = AdbTransport(at)
         super().__init__(
             way, at, name or way.where, folder=folder, python=None if python == "auto" else python, store_mib=store_mib,
-            lost_minutes=lost_minutes, wait=wait,
+            lost_minutes=lost_minutes, wait=wait, cpus=cpus,
         )  # fmt: skip
 
 

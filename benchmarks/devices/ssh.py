@@ -45,6 +45,7 @@ class Ssh(Remote):
         store_mib: Room on the board for files that several jobs use, in MiB.
         lost_minutes: A connection that is gone for so long is given up; the job goes on there.
         wait: Whether to wait while another job of ours runs there.
+        cpus: The cores there that may be used: `all`, the `big` or `little` ones, or numbers as `0-3,6`.
         config: Configuration file for ssh; default: the environment variable EDGE_COMPRESS_SSH_CONFIG, or ssh's own.
     """
 
@@ -52,12 +53,12 @@ class Ssh(Remote):
 
     def __init__(
         self, *, at: str, name: str = "", folder: str = ".cache/edge-compress", python: str = "auto", store_mib: int = 512,
-        lost_minutes: float = 10.0, wait: bool = True, config: str = "",
+        lost_minutes: float = 10.0, wait: bool = True, cpus: str = "all", config: str = "",
     ) -> None:  # fmt: skip
         way = SshTransport(at, config or os.environ.get(CONFIG, ""))
         super().__init__(
             way, at, name or way.host, folder=folder, python=None if python == "auto" else python, store_mib=store_mib,
-            lost_minutes=lost_minutes, wait=wait,
+            lost_minutes=lost_minutes, wait=wait, cpus=cpus,
         )  # fmt: skip
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import TYPE_CHECKING
 
-from compress.records import Gate, Layer, Sustained
-from compress.text import format_duration, format_number, quantify
+from compress.records import Energy, Gate, Layer, NativeTiming, Sustained
+from compress.text import MISSING, format_duration, format_number, quantify
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -99,6 +100,35 @@ def draw_timings(results: Mapping[str, FileTiming]) -> Table:
             ratio.verdict if ratio else "reference",
         )
     return table
+
+
+def draw_native(found: Mapping[str, NativeTiming]) -> Table:
+    """Return the latency of files by a runtime's own program."""
+    columns = ("ms\n95 %", "speed-up\n95 %")
+    table = make_table("file", "program tells", *columns, "verdict", right=columns)
+    for name, each in found.items():
+        ratio = each.ratio
+        speedup = _figure(ratio.speedup, ratio.ci95) if ratio else MISSING
+        table.add_row(
+            name, f"{each.statistic} by {each.tool}", _figure(each.p50, each.ci95), speedup, ratio.verdict if ratio else MISSING
+        )
+    return table
+
+
+def draw_energies(found: Mapping[str, Energy]) -> Table:
+    """Return the energy of a call of each file."""
+    columns = ("above idle, mJ\n95 %", "in all, mJ\n95 %", "idle, W")
+    table = make_table("file", *columns, "unavailable", right=columns)
+    for name, each in found.items():
+        parts = ((each.above_idle_mj, each.above_idle_ci95), (each.total_mj, each.total_ci95))
+        table.add_row(name, *starmap(_figure, parts), _number(each.idle_watts, ".2f"), each.unavailable)
+    return table
+
+
+def describe_sensors(found: Mapping[str, Energy]) -> list[str]:
+    """Return what was measured with, a line for each sensor."""
+    sensors = {each.sensor: each.covers for each in found.values() if each.sensor}
+    return [f"measured by {name}, which covers {covers}" for name, covers in sensors.items()]
 
 
 def draw_windows(found: Sustained) -> Table:
@@ -260,6 +290,10 @@ def _describe_estimate(estimate: Estimate) -> str:
 def _describe_scales(estimate: Estimate) -> str:
     """Return the scale of each student's losses at the start, as far as one batch tells."""
     return ", ".join(f"{name} {format_number(scale, 2)}" for name, scale in estimate.loss_scales.items())
+
+
+def _figure(value: float | None, ends: tuple[float, float] | None) -> str:
+    return MISSING if value is None or ends is None else f"{value:.3g}\n{ends[0]:.3g}–{ends[1]:.3g}"
 
 
 def _number(value: float | None, style: str) -> str:

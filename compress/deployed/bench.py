@@ -17,7 +17,7 @@ from compress.deployed.foreign import (
     read_fixed_batch,
 )
 from compress.errors import CompressError, Unstable
-from compress.records import Environment, Latency, Layer, Ratio, Record, Sustained
+from compress.records import Energy, Environment, Latency, Layer, NativeTiming, Ratio, Record, Sustained
 from compress.system.files import hash_file
 
 if TYPE_CHECKING:
@@ -155,6 +155,83 @@ def sustain_file(
         subjects[0], inputs, minutes=minutes, threads=threads, batch_size=size,
         device=open_device(device) if isinstance(device, str) else device,
         events=events,
+    )  # fmt: skip
+
+
+def time_with_tool(
+    paths: Sequence[str | Path], program: str, *, rounds: int, seconds: float, threads: int = 1,
+    device: str | Device = "local", events: Events,
+) -> dict[str, NativeTiming]:  # fmt: skip
+    """Time files with their runtime's own program, which gives latency and nothing else.
+
+    Args:
+        paths: Files, bundles or runs; files of other runtimes than the first one's are left out of a bundle or run.
+        program: The program, as the machine where it runs calls it.
+        rounds: In each, every file is timed by a process of its own.
+        seconds: For all files together.
+        threads: Threads of the runtime.
+        device: Where: local, or a board over ssh or adb.
+        events: Where progress is reported.
+
+    Raises:
+        CompressError: No such program is known for the runtime, or it printed no latency.
+        Unreachable: A file, the program or the device is not there.
+    """
+    from benchmarks import native
+    from benchmarks.devices import open_device
+
+    subjects = find_subjects([Path(path) for path in paths])
+    chosen = [each for each in subjects if each.runtime == subjects[0].runtime]
+    if len(chosen) < len(subjects):
+        left = ", ".join(each.name for each in subjects if each not in chosen)
+        events.warn(f"{program}: runs files of {subjects[0].runtime}; left out: {left}")
+    files = [
+        (
+            each.name,
+            each.path,
+            each.runtime,
+            [Path(part) for part in plugins.load("runtimes", each.runtime).parts(str(each.path))],
+        )
+        for each in chosen
+    ]
+    where = open_device(device) if isinstance(device, str) else device
+    return native.time_files(
+        files, program, threads=threads, rounds=rounds, seconds=seconds, device=where, events=events
+    )  # fmt: skip
+
+
+def measure_energies(
+    paths: Sequence[str | Path],
+    *,
+    device: str | Device = "local",
+    threads: int = 1,
+    batch_size: int | None = None,
+    shape: str | Sequence[str] | None = None,
+    events: Events,
+) -> dict[str, Energy]:
+    """Return the energy of a call of some files, by their names, or why it is not available.
+
+    Args:
+        paths: Files, bundles or runs.
+        device: Where.
+        threads: Threads of the runtime.
+        batch_size: Images per call; default: what the files fix, or one.
+        shape: What a file in no bundle leaves open, as for `measure_files`.
+        events: Where progress is reported.
+
+    Raises:
+        CompressError: As for `measure_files`.
+        Unreachable: A file, runtime or device is not there.
+    """
+    from benchmarks.devices import open_device
+    from benchmarks.energy import measure_energy
+
+    shapes = parse_shapes([shape] if isinstance(shape, str) else shape or ())
+    subjects, inputs = _prepare_subjects([Path(path) for path in paths], shapes, batch_size)
+    size = choose_common_batch({subject.name: subject.batch_size for subject in subjects}, batch_size)
+    return measure_energy(
+        subjects, inputs, threads=threads, batch_size=size, events=events,
+        device=open_device(device) if isinstance(device, str) else device,
     )  # fmt: skip
 
 

@@ -389,6 +389,8 @@ class MeasureSection(Section):
     """Processes that share the rounds of latency, as one process tells nothing of the next; from three on it may be stable."""
     seconds: Positive = 12.0
     """Time spent measuring all files together, after warm-up, for each of latency and throughput."""
+    energy: bool = False
+    """Measure the energy of a call, too, where the machine has a sensor; it takes three quarters of a minute for each file."""
     against: Literal["teacher", "student"] = "teacher"
     """What the ratios of latency are taken against: the teacher's file of the same format and precision, for which the teachers
     are exported, too; or the student's own float32 file of the same format, and the teachers are not exported."""

@@ -18,7 +18,7 @@ from compress.records.bundle import (
 from compress.records.headline import Answer, Headline
 from compress.records.metrics import Accuracy, Calibration, McNemar, Paired, Scores, SeedScore
 from compress.records.report import DeviceResults, Gate, HostComparison, Ladder, Report, Rung, Sensitivity, Variant
-from compress.records.timing import Environment, Latency, Layer, Ratio, Sustained, Window
+from compress.records.timing import Energy, Environment, Latency, Layer, NativeTiming, Ratio, Sustained, Window
 from compress.records.training import (
     METRICS,
     WEIGHTS,
@@ -45,6 +45,7 @@ __all__ = [
     "Calibration",
     "DeviceResults",
     "Document",
+    "Energy",
     "EngineTrial",
     "EngineTrials",
     "Environment",
@@ -58,6 +59,7 @@ __all__ = [
     "Layer",
     "Manifest",
     "McNemar",
+    "NativeTiming",
     "Paired",
     "Precision",
     "Preprocess",

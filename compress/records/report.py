@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from compress.records.base import Count, Document, Factor, Figure, Percent, Precision, Record, Seconds, Status, rename_field
 from compress.records.headline import Headline
 from compress.records.metrics import Accuracy, Calibration, Paired, Scores
-from compress.records.timing import Environment, Latency, Ratio
+from compress.records.timing import Energy, Environment, Latency, Ratio
 from compress.records.training import StageResult
 
 
@@ -132,6 +132,8 @@ class Variant(Record):
     throughput_per_s: Factor | None = None
     """Images per second at `measure.throughput_batch_size`."""
     ratio: Ratio | None = None
+    energy: Energy | None = None
+    """Of a call at `measure.batch_size`, where `measure.energy` asks for it."""
     peak_memory_bytes: Count | None = None
     """Peak resident memory of a process that runs only this file."""
     effective: dict[str, str] = Field(default_factory=dict)

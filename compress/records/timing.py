@@ -61,6 +61,44 @@ class Ratio(Record):
     verdict: Literal["faster", "slower", "not distinguishable", "unstable"]
 
 
+class NativeTiming(Record):
+    """Latency of a file by a runtime's own program; such a program gives no answers, so there is neither gate nor accuracy."""
+
+    tool: str
+    statistic: Literal["median", "mean"]
+    """What the tool tells of the calls of a round."""
+    device: str
+    p50: Milliseconds
+    """Median over rounds of what the tool told."""
+    ci95: tuple[Milliseconds, Milliseconds]
+    rounds: tuple[Milliseconds, ...]
+    """Each by a process of its own."""
+    threads: Count
+    ratio: Ratio | None = None
+    """Against the first file, from the same rounds."""
+
+
+class Energy(Record):
+    """Energy of a call of one file, as a sensor of the machine measured it, or why none did; nothing of it is estimated."""
+
+    unavailable: str = ""
+    """Why there is none; empty where it was measured."""
+    above_idle_mj: Figure | None = None
+    """Above what the idle machine takes in the same time, millijoules a call; median over blocks."""
+    above_idle_ci95: tuple[Figure, Figure] | None = None
+    total_mj: Figure | None = None
+    """With what the idle machine takes."""
+    total_ci95: tuple[Figure, Figure] | None = None
+    idle_watts: Figure | None = None
+    """Of the idle machine, median over blocks."""
+    sensor: str = ""
+    covers: str = ""
+    """What the sensor sees; energies of sensors that see different things do not compare."""
+    blocks: Count = 0
+    samples: Count | None = None
+    """Samples of power in all blocks; `None` of a sensor that counts energy by itself."""
+
+
 class Window(Record):
     """Some seconds of a sustained run."""
 

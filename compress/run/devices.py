@@ -254,7 +254,7 @@ def _add_times(row: Variant, timing: RunTiming) -> Variant:
     return row.model_copy(
         update={
             "latency_ms": timing.latency_ms.get(name), "ratio": timing.ratio.get(name),
-            "throughput_per_s": timing.throughput_per_s.get(name),
+            "throughput_per_s": timing.throughput_per_s.get(name), "energy": timing.energy.get(name),
         }
     )  # fmt: skip
 
@@ -262,7 +262,7 @@ def _add_times(row: Variant, timing: RunTiming) -> Variant:
 def _strip(variant: Variant, device: str) -> Variant:
     """Return the row of a file without what was found on this machine."""
     nothing = dict.fromkeys((
-        "accuracy", "validation", "agreement_percent", "max_abs_diff", "latency_ms", "throughput_per_s", "ratio",
+        "accuracy", "validation", "agreement_percent", "max_abs_diff", "latency_ms", "throughput_per_s", "ratio", "energy",
         "peak_memory_bytes", "ladder", "seconds",
     ))  # fmt: skip
     return variant.model_copy(update={**nothing, "device": device, "effective": {}, "correct": ""})

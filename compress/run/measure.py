@@ -7,15 +7,18 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+from pydantic import Field
+
 import exporters
 from benchmarks.devices import Device
+from benchmarks.energy import measure_energy
 from benchmarks.environment import read_environment
-from benchmarks.protocol import Inputs, Measurement, compute_ratio, measure
+from benchmarks.protocol import Inputs, Measurement, Subject, compute_ratio, measure
 from compress import records
 from compress.errors import CompressError, Interrupted, Unwritable
 from compress.fingerprint import hash_sources, make_key
 from compress.quantization.ladder import describe_ladder
-from compress.records import Document, Environment, Ladder, Latency, Ratio, Variant
+from compress.records import Document, Energy, Environment, Ladder, Latency, Ratio, Variant
 from compress.run import cache
 from compress.run.context import Run
 from compress.run.export import ExportedFile
@@ -33,6 +36,7 @@ class RunTiming(Document):
     latency_ms: dict[str, Latency]
     ratio: dict[str, Ratio]
     throughput_per_s: dict[str, float]
+    energy: dict[str, Energy] = Field(default_factory=dict)
     seconds: float
     environment: Environment
     """The machine when it was measured."""
@@ -92,7 +96,7 @@ def measure_files(run: Run, files: Sequence[ExportedFile], *, shown: str = MEASU
         return MeasuredFiles(rows, problem=error)
     cache.publish(made, run.folder / shown)
     timing = records.read(made / TIMING, RunTiming)
-    for field in ("latency_ms", "ratio", "throughput_per_s"):
+    for field in ("latency_ms", "ratio", "throughput_per_s", "energy"):
         for name, value in getattr(timing, field).items():
             rows[name] = rows[name].model_copy(update={field: value})
     latencies = {
@@ -190,6 +194,7 @@ def time_files(run: Run, files: Sequence[ExportedFile], folder: Path, *, device:
         latency_ms=latency,
         ratio=ratios,
         throughput_per_s=throughput,
+        energy=_measure_energy(run, files, device) if settings.energy else {},
         seconds=monotonic() - begun,
         environment=next(iter(single.values())).machine if single else read_environment(),
     )
@@ -199,14 +204,30 @@ def _run_rounds(
     run: Run, files: Sequence[ExportedFile], batch_size: int, raw: Path, *, launches: int, device: Device | None
 ) -> dict[str, Measurement]:
     """Time all files that take this many images in a call."""
-    settings = run.recipe.measure
-    subjects = [make_subject(item.variant.name, item.path, exporters.load(item.section)) for item in files]
-    fitting = [each for each in subjects if each.batch_size in (None, batch_size)]
-    pixels = run.data.validation.images[:256]
+    settings, fitting = run.recipe.measure, _choose_fitting(files, batch_size)
     return measure(
-        fitting, Inputs.from_pixels(pixels, run.data.preprocess), against=None, threads=settings.threads,
+        fitting, _choose_inputs(run), against=None, threads=settings.threads,
         batch_size=batch_size, rounds=settings.rounds, seconds=settings.seconds, launches=launches, device=device,
         events=run.events if device is None else None, raw=raw,
+    ) if fitting else {}  # fmt: skip
+
+
+def _choose_fitting(files: Sequence[ExportedFile], batch_size: int) -> list[Subject]:
+    """Return the files that take so many images in a call."""
+    subjects = [make_subject(item.variant.name, item.path, exporters.load(item.section)) for item in files]
+    return [each for each in subjects if each.batch_size in (None, batch_size)]
+
+
+def _choose_inputs(run: Run) -> Inputs:
+    return Inputs.from_pixels(run.data.validation.images[:256], run.data.preprocess)
+
+
+def _measure_energy(run: Run, files: Sequence[ExportedFile], device: Device | None) -> dict[str, Energy]:
+    """Return the energy of a call of all files that take batches of latency, or why there is none."""
+    settings, fitting = run.recipe.measure, _choose_fitting(files, run.recipe.measure.batch_size)
+    return measure_energy(
+        fitting, _choose_inputs(run), threads=settings.threads, batch_size=settings.batch_size, device=device,
+        events=run.events if device is None else None,
     ) if fitting else {}  # fmt: skip
 
 

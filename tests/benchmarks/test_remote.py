@@ -272,6 +272,17 @@ def test_a_job_that_vanished_is_no_running_one(
             os.killpg(runner, signal.SIGKILL)
 
 
+def test_a_job_there_keeps_to_its_cores(shell: Shell, board: Remote, tmp_path: Path) -> None:
+    """As on this machine, and reports say so; cores that are not there are one line."""
+    first = min(os.sched_getaffinity(0))
+    limited = Remote(shell, "ssh://board", "board", cpus=str(first))
+    call = f"import os; assert os.sched_getaffinity(0) == {{{first}}}"
+    run(limited, make_job(tmp_path / "job", call))
+    assert limited.name == f"board (cpus {first})"
+    with pytest.raises(CompressError, match=r"board \(cpus 4000\): .*are not cores that this process may use"):
+        run(Remote(shell, "ssh://board", "board", cpus="4000"), make_job(tmp_path / "other"))
+
+
 def test_one_job_at_a_time(shell: Shell, board: Remote, tmp_path: Path) -> None:
     """A second job waits and says for whom; one that does not want to wait is refused; neither is lost."""
     _, known, _ = start_sleeping(shell, board, tmp_path)
@@ -285,7 +296,9 @@ def test_one_job_at_a_time(shell: Shell, board: Remote, tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"board: works for .*; nothing was removed"):
         impatient.clean(everything=True)
     assert [job.state for job in impatient.list_jobs()] == ["running"]
-    impatient.agent.ask("stop", {"job": known})
+    with pytest.raises(CompressError, match=rf"\Aboard: there is no job \.\./x; there are: {known}\Z"):
+        impatient.stop_job("../x")
+    impatient.stop_job(known)  # somebody else's
     patient.join(LONG_SECONDS)
     assert np.load(second / "logits.npy").shape == (5, 3)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,7 @@ def verify(
     show_default=True,
     help="Time for all files together.",
 )
-@click.option("--cpus", metavar="big|little|0-3", help="With the device local: the cores that may be used; default: all.")
+@click.option("--cpus", metavar="big|little|0-3", help="The cores that may be used, here or on a board; default: all.")
 @click.option(
     "--cpu-quota",
     type=FiniteRange(min=0, min_open=True),
@@ -101,6 +101,12 @@ def verify(
     metavar="MINUTES",
     help="Call one file without a pause, and show what heat does to it.",
 )
+@click.option("--energy", is_flag=True, help="Measure the energy of a call instead, where the machine has a sensor.")
+@click.option(
+    "--tool",
+    metavar="PROGRAM",
+    help="Time with the runtime's own program, as the device calls it: benchmark_model, benchmark_app, onnxruntime_perf_test.",
+)
 @click.option("--profile", "profiled", is_flag=True, help="Show the time of each layer instead, as the runtime tells it.")
 @click.option(
     "--baseline",
@@ -120,7 +126,8 @@ def bench(
     terminal: Terminal, *, paths: Sequence[Path], against: str | None, device: str, threads: int, batch_size: int | None,
     rounds: int, seconds: float, launches: int, pace: float | None, sustained: float | None, profiled: bool,
     baseline: Path | None, max_slower: float | None, junit: Path | None, cpus: str | None, cpu_quota: float | None,
-    shapes: Sequence[str], detach: bool, attach: str | None, no_wait: bool,
+    shapes: Sequence[str], detach: bool, attach: str | None, no_wait: bool, energy: bool,
+    tool: str | None,
 ) -> None:  # fmt: skip
     """Measure files, bundles or runs against each other or a baseline.
 
@@ -138,7 +145,10 @@ def bench(
         raise click.UsageError("Missing argument 'FILE_OR_RUN...'.")
     if attach is not None and (paths or detach):
         raise click.UsageError("--attach knows its files; give it alone")
-    modes = {"--against": against, "--baseline": baseline, "--profile": profiled or None, "--sustained": sustained}
+    modes = {
+        "--against": against, "--baseline": baseline, "--profile": profiled or None, "--sustained": sustained,
+        "--energy": energy or None, "--tool": tool,
+    }  # fmt: skip
     given = [name for name, value in modes.items() if value is not None]
     if len(given) > 1 or (given != ["--against"] and given and (detach or attach)):
         raise click.UsageError(f"{' and '.join(given)}: give one of them, and without --detach and --attach")
@@ -158,12 +168,21 @@ def bench(
     if profiled:
         _show_layers(terminal, paths, {"device": chosen, "events": events, **load})
         return
-    if sustained is not None:
-        _show_windows(terminal, paths, sustained, {"device": chosen, "events": events, **load})
-        return
-    if baseline is not None:
-        measure = partial(measure_files, device=chosen, events=events, **load, **timing)
-        _judge_latency(terminal, paths, baseline, max_slower=max_slower, junit=junit, measure=measure)
+    there: dict[str, Any] = {"device": chosen, "events": events}
+    carry_out: dict[str, Callable[[], None]] = {
+        "--tool": lambda: _show_native(
+            terminal, paths, str(tool), {**there, "threads": threads, "seconds": seconds, "rounds": rounds}
+        ),
+        "--energy": lambda: _show_energies(terminal, paths, there | load),
+        "--profile": lambda: _show_layers(terminal, paths, there | load),
+        "--sustained": lambda: _show_windows(terminal, paths, float(sustained or 0), there | load),
+        "--baseline": lambda: _judge_latency(
+            terminal, paths, Path(baseline or ""), max_slower=max_slower, junit=junit,
+            measure=partial(measure_files, **there, **load, **timing),
+        ),
+    }  # fmt: skip
+    if given and given != ["--against"]:
+        carry_out[given[0]]()
         return
     try:
         measured = measure_files(**settings, device=chosen, events=events)
@@ -183,6 +202,24 @@ def _show_layers(terminal: Terminal, paths: Sequence[Path], settings: dict[str, 
 
     layers = profile_files(paths, **settings)
     terminal.write_result(layers, *(shown for name, each in layers.items() for shown in tables.draw_profile(name, each)))
+
+
+def _show_native(terminal: Terminal, paths: Sequence[Path], tool: str, settings: dict[str, Any]) -> None:
+    """Carry out `bench --tool`."""
+    from compress.cli import tables
+    from compress.deployed.bench import time_with_tool
+
+    found = time_with_tool(paths, tool, **settings)
+    terminal.write_result(found, tables.draw_native(found), "latency alone: such a program gives no answers to judge")
+
+
+def _show_energies(terminal: Terminal, paths: Sequence[Path], settings: dict[str, Any]) -> None:
+    """Carry out `bench --energy`."""
+    from compress.cli import tables
+    from compress.deployed.bench import measure_energies
+
+    found = measure_energies(paths, **settings)
+    terminal.write_result(found, tables.draw_energies(found), *tables.describe_sensors(found))
 
 
 def _show_windows(terminal: Terminal, paths: Sequence[Path], minutes: float, settings: dict[str, Any]) -> None:

@@ -82,8 +82,13 @@ def show(terminal: Terminal, *, address: str) -> None:
 
 
 @add_verb("jobs")
-def jobs(terminal: Terminal, *, address: str) -> None:
-    """List the jobs that run or lie on a board."""
+@click.option("--stop", metavar="JOB", help="End this job there, whoever started it, and remove it.")
+def jobs(terminal: Terminal, *, address: str, stop: str | None) -> None:
+    """List the jobs that run or lie on a board, or end one."""
+    if stop is not None:
+        find_verb(address, "stop_job")(stop)
+        terminal.write_result({"device": address, "stopped": stop}, f"{address}: job {stop} was ended and removed")
+        return
     found = find_verb(address, "list_jobs")()
     terminal.write_result(found, draw_jobs(found) if found else f"{address}: no job of ours is there")
     terminal.hint("compress bench --attach ID fetches one")

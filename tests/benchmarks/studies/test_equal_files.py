@@ -29,6 +29,22 @@ def test_three_of_twenty_are_too_many(faster: int, refused: bool) -> None:
         refuse_different([found])
 
 
+def test_trials_that_were_done_are_not_done_again(tmp_path: Path) -> None:
+    """Each is kept as it is done, a line that was cut is none, and those of another file do not count."""
+    kept, made = tmp_path / "trials.jsonl", []
+
+    def trial() -> Ratio:
+        made.append(len(made))
+        return Ratio(against="one", speedup=1.0 + len(made), ci95=(0.98, 1.02), verdict="not distinguishable")
+
+    check_file("x", 2, trial, kept)
+    with kept.open("a") as file:
+        file.write('{"file": "x", "rat')
+    found = check_file("x", 3, trial, kept)
+    assert (len(made), found.trials, found.highest) == (3, 3, 4.0)
+    assert check_file("y", 1, trial, kept).lowest == 5.0
+
+
 @pytest.mark.slow
 def test_a_file_is_timed_under_two_names(tmp_path: Path) -> None:
     """A trial gives the ratio of one file to itself."""
