@@ -80,7 +80,7 @@ def _find_battery(root: Path, denied: list[str]) -> dict[str, Any] | None:
     for supply in sorted(root.glob("sys/class/power_supply/*")):
         if _read(supply / "type") != "Battery" or _read(supply / "status") != "Discharging":
             continue
-        power = {"paths": [str(supply / "power_now")], "scale": 1e-6}  # µW
+        power: dict[str, Any] = {"paths": [str(supply / "power_now")], "scale": 1e-6}  # µW
         if not Path(power["paths"][0]).exists():
             power = {"paths": [str(supply / "voltage_now"), str(supply / "current_now")], "scale": 1e-12}  # µV, µA
         if _can_read(power, denied):
