@@ -22,7 +22,7 @@ from compress.freezing import freeze_all_but
 from compress.methods import Forward, Method, Setting
 from compress.methods.supervised import Supervised
 from compress.models import Network, Outputs, count_macs
-from compress.models.resnet_cifar import resnet20
+from compress.models.resnet_cifar import resnet8
 from compress.recipe import TrainSection
 from compress.records import EngineTrials, read
 from compress.teachers.signals import run_dry_step
@@ -87,7 +87,7 @@ def supervised(module: nn.Module | None = None) -> Method:
 
 def deep() -> Method:
     torch.manual_seed(0)
-    return Supervised(Setting(resnet20(4, 1), (), next(data().epoch(0)).images[:1], 4))
+    return Supervised(Setting(resnet8(4, 1), (), next(data().epoch(0)).images[:1], 4))
 
 
 def chosen(
