@@ -40,6 +40,8 @@ class Entry(NamedTuple):
     """Of the first run."""
     accuracy: Spread | None
     latency: Spread | None
+    metric: str
+    """What the accuracy is, in words."""
     problems: tuple[str, ...]
     state: wording.State
     instability: str
@@ -96,7 +98,7 @@ def make_comparison_table(reports: Sequence[Report]) -> Table:
     )
     for heading in ("run", "network\nmethod", "runtime\nfile"):
         drawn.add_column(heading, overflow="fold")
-    for heading in ("param.\nsize", "top-1 %\n± std or 95 %", "latency ms\n± std or 95 %"):
+    for heading in ("param.\nsize", f"{_name_metrics(reports)} %\n± std or 95 %", "latency ms\n± std or 95 %"):
         drawn.add_column(heading, justify="right", overflow="fold")
     drawn.add_column("gate")
     last = ""
@@ -143,6 +145,7 @@ def write_comparison(reports: Sequence[Report], path: Path) -> Path:
         "comparison.html.j2",
         comparison=comparison,
         contrasts=scores.describe_contrasts(comparison.paired),
+        metric=_name_metrics(reports),
         pictures=pictures,
         format_spread=format_spread,
         describe_seeds=scores.describe_seeds,
@@ -150,6 +153,11 @@ def write_comparison(reports: Sequence[Report], path: Path) -> Path:
     )
     pages.save(target, page)
     return target
+
+
+def _name_metrics(reports: Sequence[Report]) -> str:
+    """Return what the accuracies are, for a column: of runs of several tasks each."""
+    return " or ".join(dict.fromkeys(wording.name_metric(report) for report in reports))
 
 
 def _group_by_recipe(reports: Sequence[Report]) -> list[list[Report]]:
@@ -185,9 +193,9 @@ def _merge_file(run: str, found: Sequence[tuple[Report, Row]]) -> Entry:
     worst = min((row.gate for row in rows), key=("failed", "skipped", "none", "passed").index)
     problems = tuple(dict.fromkeys(row.problem for row in rows if row.problem))
     causes = dict.fromkeys(cause for row in rows if row.unstable for cause in row.instability.split("; "))
-    return Entry(
-        run, seeds, rows[0].variant, compute_spread(accuracies), compute_spread(latencies), problems, worst, "; ".join(causes)
-    )
+    metric = wording.name_metric(found[0][0])
+    spreads = compute_spread(accuracies), compute_spread(latencies)
+    return Entry(run, seeds, rows[0].variant, *spreads, metric, problems, worst, "; ".join(causes))
 
 
 def _name_group(group: Sequence[Report]) -> str:
@@ -245,4 +253,5 @@ def _make_point(entry: Entry) -> trade_off.Point | None:
         latency=(latency.mean, max(latency.low, 0.05 * latency.mean), latency.high),
         accuracy=(accuracy.mean, accuracy.low, min(100.0, accuracy.high)),
         state="failed" if entry.state in ("failed", "skipped") else "unstable" if entry.unstable else "good",
+        metric=entry.metric,
     )

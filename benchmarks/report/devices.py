@@ -9,8 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.report import trade_off
+from benchmarks.report import trade_off, wording
 from compress.records import DeviceResults, Report, Variant
+from compress.tasks import name_metric
 from compress.text import MISSING, format_interval, format_number, format_percent, quantify
 
 APART = "Latencies of different devices do not compare, so no device stands above another."
@@ -111,15 +112,16 @@ def _make_point(results: DeviceResults, row: Variant) -> trade_off.Point | None:
         latency=(latency.p50, *latency.ci95),
         accuracy=(accuracy.percent, *accuracy.ci95),
         state="failed" if failed else "good" if latency.stable else "unstable",
+        metric=name_metric(accuracy.metric),
     )
 
 
 def make_device_tables(report: Report) -> list[Table]:
     """Return what devices gave as tables for 100 columns or more; none where this machine was the only one."""
-    return [_draw(each) for each in describe_devices(report)]
+    return [_draw(each, wording.name_metric(report)) for each in describe_devices(report)]
 
 
-def _draw(table: DeviceTable) -> Table:
+def _draw(table: DeviceTable, metric: str) -> Table:
     results = table.results
     kind = " (brought by hand)" if results.status == "brought" else ""
     drawn = Table(
@@ -130,7 +132,7 @@ def _draw(table: DeviceTable) -> Table:
         "file",
         "runtime",
         "gate",
-        "top-1 %\n95 %",
+        f"{metric} %\n95 %",
         "images",
         "beside this machine",
         "latency ms\n95 %",

@@ -22,7 +22,7 @@ from benchmarks.report.headline import compute_headline
 from benchmarks.report.recalls import describe_parts, describe_recalls
 from benchmarks.report.wording import Row
 from compress.records import Epoch, Headline, Ratio, Report, StageResult, Variant, save
-from compress.tasks import load_task
+from compress.tasks import load_task, name_metric
 from compress.text import MISSING, format_bytes, format_count, format_interval, format_number, format_percent
 
 DECISION_STYLES = {"ship": "bold green", "ship if": "bold yellow", "do not ship": "bold red", "nothing to ship": "bold yellow"}
@@ -47,7 +47,8 @@ def draw_picture(report: Report) -> str:
     points = [point for row in wording.judge_rows(report) if (point := _make_point(row))]
     key = trade_off.Key.from_points(points)
     drawing = trade_off.draw_trade_off(points, key, width=1040, height=520)
-    return pages.render_html("picture.svg.j2", drawing=drawing, legend=trade_off.make_legend(points, key))
+    legend, label = trade_off.make_legend(points, key), trade_off.describe_chart(points)
+    return pages.render_html("picture.svg.j2", drawing=drawing, legend=legend, label=label)
 
 
 def add_headline(report: Report) -> Report:
@@ -250,7 +251,7 @@ def _make_point(row: Row) -> trade_off.Point | None:
         latency=(latency.p50, *latency.ci95),
         accuracy=(accuracy.percent, *accuracy.ci95),
         state="good" if row.fit else "unstable" if row.gate in ("passed", "none") else "failed",
-        metric="top-1 accuracy" if accuracy.metric == "top1" else accuracy.metric,
+        metric=name_metric(accuracy.metric),
     )
 
 

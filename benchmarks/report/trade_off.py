@@ -20,7 +20,7 @@ CROWD = 16_000
 
 
 class Point(NamedTuple):
-    """A measured file: latency in milliseconds, top-1 in percent, each with its interval."""
+    """A measured file: latency in milliseconds, accuracy in percent, each with its interval."""
 
     name: str
     series: str
@@ -29,8 +29,8 @@ class Point(NamedTuple):
     """Value, lower and upper end."""
     accuracy: tuple[float, float, float]
     state: Literal["good", "failed", "unstable"] = "good"
-    metric: str = "top-1 accuracy"
-    """What the accuracy is, for the axis."""
+    metric: str = "top-1"
+    """What the accuracy is, as `tasks.name_metric` gives it."""
 
 
 class Key(NamedTuple):
@@ -67,15 +67,13 @@ def draw_trade_off(points: Sequence[Point], key: Key, *, width: int, height: int
         height: Pixels.
         style: Class of the drawing.
     """
-    canvas = Canvas.create(
-        width, height, label="Top-1 accuracy against latency; the table below has the same numbers", style=style
-    )
+    canvas = Canvas.create(width, height, label=f"{describe_chart(points)}; the table below has the same numbers", style=style)
     if not points:
         canvas.text((width / 2, height / 2), "no file has both an accuracy and a latency", "label middle")
         return canvas.markup()
     area, fronts = Box(56, 10, width - 14, height - 48), find_front(points)
     frame = Frame(area, _latency_scale(points, area), _accuracy_scale(points, area))
-    frame.draw(canvas, x_title="latency p50, ms (log scale; left is faster)", y_title=f"{points[0].metric}, %", gap=110)
+    frame.draw(canvas, x_title="latency p50, ms (log scale; left is faster)", y_title=f"{describe_axis(points)}, %", gap=110)
     stairs = _trace_front([point for point, front in zip(points, fronts, strict=True) if front], frame)
     canvas.path(stairs, "front")
     for point, front in sorted(zip(points, fronts, strict=True), key=lambda pair: pair[1]):
@@ -87,6 +85,18 @@ def draw_trade_off(points: Sequence[Point], key: Key, *, width: int, height: int
             group.circle(_locate(point, frame), RING, "ring")
     _label(canvas, points, stairs, frame)
     return canvas.markup()
+
+
+def describe_axis(points: Sequence[Point]) -> str:
+    """Return what stands on the vertical axis: the metrics of the points."""
+    metrics = dict.fromkeys(point.metric for point in points)
+    return " or ".join("top-1 accuracy" if metric == "top-1" else metric for metric in metrics) or "accuracy"
+
+
+def describe_chart(points: Sequence[Point]) -> str:
+    """Return what a chart shows, as the beginning of a sentence."""
+    axis = describe_axis(points)
+    return f"{axis.replace('top', 'Top', 1) if axis.startswith('top') else axis} against latency"
 
 
 def draw_pictures(points: Mapping[str, Sequence[Point]]) -> list[tuple[str, Markup, list[tuple[str, Markup]]]]:
@@ -153,8 +163,8 @@ def _cross(group: Canvas, x: float, y: float, radius: float) -> None:
 
 
 def _describe_point(point: Point, front: bool) -> str:
-    (ms, fast, slow), (top1, low, high) = point.latency, point.accuracy
-    ends = f"{point.name}: top-1 {top1:.1f} % ({low:.1f}–{high:.1f}), {ms:.3g} ms ({fast:.3g}–{slow:.3g})"
+    (ms, fast, slow), (percent, low, high) = point.latency, point.accuracy
+    ends = f"{point.name}: {point.metric} {percent:.1f} % ({low:.1f}–{high:.1f}), {ms:.3g} ms ({fast:.3g}–{slow:.3g})"
     return ends + (f", {point.state}" if point.state != "good" else "") + (", on the Pareto front" if front else "")
 
 

@@ -62,7 +62,10 @@ def make_table(*columns: str, right: Sequence[str] = (), broken: Sequence[str] |
 
 def draw_gates(results: Mapping[str, Gate]) -> Table:
     """Return the verdict and the figures of each exported file."""
-    numbers = ("images", "agreement %", "max |diff|", "top-1 drop", "95 %")
+    from compress.tasks import name_metric  # loads numpy, which `--help` must not
+
+    metrics = dict.fromkeys(name_metric(gate.metric) for gate in results.values())
+    numbers = ("images", "agreement %", "max |diff|", f"{' or '.join(metrics)} drop", "95 %")
     table = make_table("file", "status", *numbers, "reason", right=numbers, broken=("file", "reason"))
     for name, gate in results.items():
         figures = (

@@ -12,6 +12,7 @@ from compress.plan.checks import count_split_images
 from compress.plan.method_choice import find_steps_notes
 from compress.recipe import Recipe, TrainSection
 from compress.statistics.paired_drop import compute_drop_interval, count_images_needed
+from compress.tasks import CLASSIFICATION, Task
 from compress.text import name_teacher, quantify
 
 MOST_DROPPED = 0.1
@@ -47,12 +48,13 @@ def _find_validation_problems(recipe: Recipe, summary: Summary) -> Iterator[Comp
         yield CompressError(f"data.validation_fraction: {error}")
 
 
-def find_data_notes(recipe: Recipe, summary: Summary) -> Iterator[str]:
+def find_data_notes(recipe: Recipe, summary: Summary, task: Task = CLASSIFICATION) -> Iterator[str]:
     """Yield what somebody should know of the data before hours are spent."""
     yield from (f"data: {note}" for note in summary.notes)
     yield from _describe_empty_classes(summary)
     images = count_split_images(recipe, summary)
-    yield from _describe_validation(recipe, images["validation"], summary.train_images)
+    if task.name == CLASSIFICATION.name:  # of other metrics the images say how sure their drop is
+        yield from _describe_validation(recipe, images["validation"], summary.train_images)
     for where, train in _list_trainings(recipe):
         yield from _describe_batches(where, train, images["train"])
     yield from find_steps_notes(recipe, images["train"])

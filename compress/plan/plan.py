@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compress import plugins
+from compress.data import name_task
 from compress.errors import CompressError
 from compress.plan.checks import (
     choose_storage,
@@ -25,8 +26,9 @@ from compress.plan.devices import describe_devices
 from compress.plan.method_stages import list_stages, read_labels
 from compress.plan.names import name_baselines, name_methods
 from compress.plan.reuse import find_changed_sections, read_last_recipe
-from compress.recipe import METRICS, ExportSection, MethodSection, Recipe, TeacherSection
+from compress.recipe import ExportSection, MethodSection, Recipe, TeacherSection
 from compress.records import Record
+from compress.tasks import CLASSIFICATION, Task, load_task, name_metric
 from compress.text import name_teacher, quantify
 
 if TYPE_CHECKING:
@@ -125,15 +127,15 @@ def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
         raise join_problems(problems)
     folder = runs / recipe.name
     images = count_split_images(recipe, summary)
-    training = _plan_training(recipe, images["train"], unlabelled)
-    stages = [_plan_data(recipe, source, summary), *training, *_plan_delivery(recipe)]
+    task, training = load_task(name_task(source)), _plan_training(recipe, images["train"], unlabelled)
+    stages = [_plan_data(recipe, source, summary), *training, *_plan_delivery(recipe, task)]
     return Plan(
         name=recipe.name,
         folder=str(folder),
         classes=summary.classes,
         images=images,
         stages=_find_kept(stages, recipe, base, folder),
-        notes=(*find_data_notes(recipe, summary), *_describe_unlabelled(unlabelled), *_find_notes(recipe)),
+        notes=(*find_data_notes(recipe, summary, task), *_describe_unlabelled(unlabelled), *_find_notes(recipe)),
         code=list_foreign_code(recipe),
     )
 
@@ -246,7 +248,7 @@ def count_views(recipe: Recipe) -> int | None:
     return recipe.data.views if recipe.data.crop_padding or recipe.data.flip or recipe.data.augment.is_on else 1
 
 
-def _plan_delivery(recipe: Recipe) -> Iterator[Stage]:
+def _plan_delivery(recipe: Recipe, task: Task) -> Iterator[Stage]:
     """Yield what follows training."""
     gate, measure = recipe.gate, recipe.measure
     for section in recipe.exports:
@@ -258,7 +260,7 @@ def _plan_delivery(recipe: Recipe) -> Iterator[Stage]:
         bound = f", logits within {gate.max_abs_diff:g}" if gate.max_abs_diff is not None else ""
         drop = quantify(gate.max_top1_drop_points, "point")
         agreement = "that of its precision" if gate.min_agreement is None else f"{100 * gate.min_agreement:g} %"
-        metric = METRICS[gate.metric]
+        metric = name_metric(gate.metric if task.name == CLASSIFICATION.name else task.metric.name)
         rule = f"{metric} at most {drop} lower, agreement at least {agreement}{bound}"
         yield Stage(name="gate", about=f"each file on its own runtime, validation split: {rule}")
     calls = f"batch {measure.batch_size} and {measure.throughput_batch_size}, {quantify(measure.threads, 'thread')}"

@@ -4,7 +4,7 @@
 Other distributions add tasks by the entry point `compress.tasks`.
 """
 
-from compress.tasks._loading import load_task
+from compress.tasks._loading import load_task, name_metric
 from compress.tasks._maps import Region, draw_map, is_map, lay_over, list_regions
 from compress.tasks._task import Labels, Logits, Metric, Tallies, Task, Weights
 from compress.tasks.classification import Classification
@@ -14,5 +14,5 @@ CLASSIFICATION = Classification()
 
 __all__ = [
     "CLASSIFICATION", "Classification", "Labels", "Logits", "Metric", "Region", "Tallies", "Task", "Weights", "draw_map",
-    "is_map", "lay_over", "list_regions", "load_task",
+    "is_map", "lay_over", "list_regions", "load_task", "name_metric",
 ]  # fmt: skip

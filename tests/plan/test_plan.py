@@ -52,6 +52,15 @@ def test_stages_come_in_the_order_of_the_run(make) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("source", "metric"), [("digits", "top-1"), ("digit_scenes", "mIoU")])
+def test_the_gate_names_the_metric_of_its_task(source: str, metric: str, make) -> None:
+    """What may drop is called as the task calls it, and the images that a drop of top-1 needs are no word on another metric."""
+    planned = make(f"data={{source: {source}, image_size: 32}}", "data.validation_fraction=0.1")
+    (gate,) = [stage for stage in planned.stages if stage.name == "gate"]
+    assert f": {metric} at most" in gate.about
+    assert any("cannot exclude a drop" in note for note in planned.notes) == (metric == "top-1")
+
+
 def test_stages_of_one_name_are_numbered_as_their_folders_are(make) -> None:
     """Where two methods prepare the same, each stage has a folder of its own, numbered among all preparatory stages."""
     planned = make("method=[{name: feed, paraphrase: 0.5}, dih, {name: dih, alpha: 0.1}]", "baselines=[[dih, dih]]")

@@ -13,13 +13,22 @@ from numpy.typing import NDArray
 from compress.data import Batch
 from compress.errors import CompressError
 from compress.statistics.tallies import compute_paired_interval, compute_swap_p_value
-from compress.tasks import load_task
+from compress.tasks import load_task, name_metric
 from compress.tasks.segmentation import IGNORED, resize_logits
 from compress.training import evaluate
 from tests.tiny import Repeated
 
 TASK = load_task("segmentation")
 CLASSES = 4
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("miou", "mIoU"), ("top1", "top-1"), ("balanced_accuracy", "balanced accuracy"), ("unknown", "unknown")],
+)
+def test_metrics_of_records_have_titles(name: str, title: str) -> None:
+    """People read what the task calls its metric; one of a package that is not here keeps its name."""
+    assert name_metric(name) == title
 
 
 def draw(images: int = 6, size: int = 12) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
