@@ -17,7 +17,7 @@ from compress.records.bundle import (
 )
 from compress.records.headline import Answer, Headline
 from compress.records.metrics import Accuracy, Calibration, McNemar, Paired, Scores, SeedScore
-from compress.records.report import DeviceResults, Gate, HostComparison, Ladder, Report, Rung, Sensitivity, Variant
+from compress.records.report import DeviceResults, Gate, HostComparison, Ladder, Report, Rung, Sensitivity, Variant, WorstImage
 from compress.records.timing import Energy, Environment, Latency, Layer, NativeTiming, Ratio, Sustained, Window
 from compress.records.training import (
     METRICS,
@@ -77,6 +77,7 @@ __all__ = [
     "TeacherOutputsResult",
     "Variant",
     "Window",
+    "WorstImage",
     "read",
     "save",
 ]

@@ -37,6 +37,10 @@ Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
 """A number that can still be multiplied and drawn."""
 
 
+Png = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=1 << 20)]
+"""A picture in base64, and nothing that a page could take for anything else."""
+
+
 class Record(BaseModel):
     """A frozen part of a file; unknown fields are refused."""
 

@@ -6,7 +6,19 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from compress.records.base import Count, Document, Factor, Figure, Percent, Precision, Record, Seconds, Status, rename_field
+from compress.records.base import (
+    Count,
+    Document,
+    Factor,
+    Figure,
+    Percent,
+    Png,
+    Precision,
+    Record,
+    Seconds,
+    Status,
+    rename_field,
+)
 from compress.records.headline import Headline
 from compress.records.metrics import Accuracy, Calibration, Paired, Scores
 from compress.records.timing import Energy, Environment, Latency, Ratio
@@ -150,6 +162,19 @@ class Variant(Record):
     reason: str = ""
 
 
+class WorstImage(Record):
+    """A test image that the student answers badly, drawn: PNG in base64, each no larger than some hundred pixels."""
+
+    image: Count
+    """Number in the test split, from 0."""
+    percent: Figure
+    """The metric of this image alone."""
+    picture: Png
+    truth: Png
+    """The labels over the picture, and below, the student's answer."""
+    answer: Png
+
+
 class HostComparison(Record):
     """What a file answered on a device, beside what it answered on this machine for the same images."""
 
@@ -218,6 +243,8 @@ class Report(Document):
     """What a reader must know to judge the numbers."""
     warnings: tuple[str, ...] = ()
     """Why the files may be of no use although they are what was trained."""
+    worst: tuple[WorstImage, ...] = ()
+    """What the student that is shipped answers worst, as torch runs it; of tasks whose answers can be drawn."""
     test_key: str = ""
     """sha256 of test images and labels; what was tested on the same can be compared image by image."""
     scores: tuple[Scores, ...] = ()

@@ -15,6 +15,7 @@ from compress.run.export import ExportedFile
 from compress.run.measure import MeasuredFiles
 from compress.run.seeds import FurtherSeeds, JudgedImages, collect_scores, describe_seeds
 from compress.run.verify import SplitLogits
+from compress.run.worst import draw_worst_images
 from compress.tasks import CLASSIFICATION, Task
 from compress.text import quantify
 from compress.training import preflight
@@ -72,6 +73,7 @@ def build_report(run: Run, found: RunResults) -> Report:
             *filter(None, [guesses]),
             *run.events.warnings,
         ),
+        worst=draw_worst_images(run, found.shipped.test),
         test_key=run.data.test_key,
         scores=scores,
         paired=paired.compare_all(scores),

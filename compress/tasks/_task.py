@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from compress.records import Accuracy
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 Labels = NDArray[Any]
@@ -50,6 +51,9 @@ class Task(ABC):
     """Type of the labels of a data set."""
     is_dense: ClassVar[bool] = False
     """Whether logits are maps [N, K, h, w] at the network's own output stride and labels maps [N, H, W] at the images' size."""
+
+    draws: ClassVar[bool] = False
+    """Whether labels and answers can be drawn on their image, by `draw` and `draw_answer`."""
 
     # ---- data
 
@@ -117,6 +121,22 @@ class Task(ABC):
         """Return how rows [N, S] show that answers do not depend on what is seen, or nothing."""
         del tallies, classes
         return ""
+
+    def draw(self, picture: Image, labels: Labels) -> Image:
+        """Return a picture with the labels of one image, [...], over it.
+
+        Raises:
+            NotImplementedError: The task draws nothing.
+        """
+        raise NotImplementedError
+
+    def draw_answer(self, picture: Image, logits: Logits) -> Image:
+        """Return a picture with the answer for one image, logits [K, ...], over it.
+
+        Raises:
+            NotImplementedError: The task draws nothing.
+        """
+        raise NotImplementedError
 
     def describe(self, accuracy: Accuracy) -> str:
         """Return an accuracy as people read it in one line."""

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from compress.errors import CompressError
 from compress.records import Accuracy
 from compress.statistics.tallies import compute_interval
+from compress.tasks._maps import lay_over
 from compress.tasks._task import Labels, Logits, Metric, Tallies, Task, Weights
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 IGNORED = 255
@@ -36,6 +38,7 @@ class Segmentation(Task):
     metric: ClassVar[Metric] = Metric("miou", "mIoU")
     label_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
     is_dense: ClassVar[bool] = True
+    draws: ClassVar[bool] = True
 
     def check_labels(self, where: str, labels: Labels, classes: int, size: tuple[int, int]) -> None:
         """Refuse labels that are no masks of the images' size.
@@ -144,6 +147,14 @@ class Segmentation(Task):
             behind = ours.max(axis=0) - np.take_along_axis(ours, answers[None], axis=0)[0]
             whole += _count_pixels(np.where(behind <= tie, best, answers), best, classes)
         return float(_average_classes(_compute_iou(whole[None].astype(np.float64)))[0]) / 100
+
+    def draw(self, picture: Image, labels: Labels) -> Image:
+        """Return a picture with a mask [H, W] of its size over it; ignored pixels are pale."""
+        return lay_over(picture, labels)
+
+    def draw_answer(self, picture: Image, logits: Logits) -> Image:
+        """Return a picture with the map of logits [K, h, w] over it, brought to its size."""
+        return lay_over(picture, resize_logits(logits, picture.size[::-1]).argmax(axis=0))
 
 
 def resize_logits(maps: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
