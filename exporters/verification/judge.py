@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from compress.errors import CompressError, Interrupted, Unreachable, Unwritable
 from compress.input_probes import Images
 from compress.recipe import GateSection
-from compress.records import Gate, Precision
+from compress.records import Gate, Precision, Preprocess
 from compress.tasks import CLASSIFICATION, Task
 from exporters.verification.causes import find_input_causes
 from exporters.verification.fp16_range import check_fp16_range
@@ -82,9 +82,11 @@ def judge(
     verdict = gate(reference, logits, labels, settings=settings, precision=own, original=original, recorded=recorded, task=task)
     comparable = logits.shape == reference.shape and logits.dtype == np.float32
     if comparable and expected.batch_size is None:
-        verdict = add_failures(verdict, _try_batches(_flatten(outputs), run, images, limits, gives_class=expected.gives_class))
-    if comparable and (verdict.status == "failed" or is_near_bound(verdict, own)) and np.isfinite(logits).all():
-        verdict = add_failures(verdict, _find_likely_inputs(run, images, reference, expected, own))
+        verdict = add_failures(verdict, _try_batches(outputs, run, images, limits, gives_class=expected.gives_class))
+    if comparable and np.isfinite(logits).all():
+        verdict = try_other_inputs(
+            verdict, run, images, reference=reference, preprocess=expected.preprocess, precision=own
+        )  # fmt: skip
     if expected.gives_class:
         verdict = add_failures(verdict, find_score_errors(outputs, precision=own))
     verdict = check_range(verdict, path, expected, images, precision=own)
@@ -97,7 +99,7 @@ def _try_batches(outputs: FileOutputs, run: Run, images: Images, limits: Limits,
     """Return how outputs depend on the number of images in a call."""
     sizes = choose_batch_sizes(images[0].nbytes)
     shown = images[: max(sizes)]
-    called = _flatten(run(shown, plan_calls(len(shown), sizes)))
+    called = run(shown, plan_calls(len(shown), sizes))
     return [*find_batch_faults(outputs, called, sizes, limits, shown=len(shown), gives_class=gives_class)]
 
 
@@ -107,16 +109,27 @@ def _flatten(outputs: FileOutputs) -> FileOutputs:
     return outputs if logits.ndim == 2 else Outputs(logits.reshape(len(logits), -1), outputs.further)
 
 
-def _find_likely_inputs(
-    run: Run, images: Images, reference: NDArray[np.float32], expected: ExpectedInterface, precision: Precision
-) -> list[str]:
-    """Return the altered inputs with which a file would give the network's logits."""
+def try_other_inputs(
+    verdict: Gate, run: Run, images: Images, *, reference: NDArray[np.float32], preprocess: Preprocess, precision: Precision
+) -> Gate:
+    """Add to the verdict on a file that failed, or nearly did, the altered inputs with which it gives the network's logits.
+
+    Args:
+        verdict: By the logits.
+        run: Runs the file further.
+        images: The first images as the file takes them: normalised float32 [M, C, H, W], or uint8 [M, H, W, C].
+        reference: Logits of the network, float32 [N, K, ...].
+        preprocess: How the images were normalised.
+        precision: Of the file.
+    """
+    if verdict.status != "failed" and not is_near_bound(verdict, precision):
+        return verdict
     wanted = reference[: len(images)]
     causes = find_input_causes(
-        lambda altered: _flatten(run(altered, None)).logits, wanted.reshape(len(wanted), -1), images,
-        expected.preprocess, precision=precision,
+        lambda altered: _flatten(run(altered, None)).logits, wanted.reshape(len(wanted), -1), images, preprocess,
+        precision=precision,
     )  # fmt: skip
-    return [f"likely cause: {cause}" for cause in causes]
+    return add_failures(verdict, [f"likely cause: {cause}" for cause in causes])
 
 
 def check_range(verdict: Gate, path: Path, expected: ExpectedInterface, images: Images, *, precision: Precision) -> Gate:
