@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
@@ -35,9 +36,10 @@ from compress.records import Accuracy, Epoch
 from compress.training import evaluate, loop, network_checks, preflight
 from compress.training.device import choose_device
 from compress.training.engines import choose_engine
-from compress.training.given_teacher import SCREENED, HeldOut, InputNow, check_given_teacher
+from compress.training.given_teacher import FURTHER, SCREENED, HeldOut, InputNow, check_given_teacher
 from compress.training.optimizer import BuildOptimizer
 
+COPIED = "{who}: its forward pass changes its images in place, so it is given copies of them"
 Methods = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 
@@ -135,9 +137,9 @@ def distill(
     image = first.images[:1].clone()  # what changes its images in place is not known yet
     tapped = ((taps,) if isinstance(taps, str) else tuple(taps)) or None
     networks = tuple(
-        _wrap(f"teacher {index}", each.to(where), image, taps=tapped, logits=logits) for index, each in enumerate(modules)
+        _wrap(f"teacher {index}", each.to(where), image, tell, taps=tapped, logits=logits) for index, each in enumerate(modules)
     )
-    learner = _wrap("student", student.to(where), image, taps=None, logits=logits)
+    learner = _wrap("student", student.to(where), image, tell, taps=None, logits=logits)
     learner.fixed = _find_frozen(learner)
     classes = _count_classes("student", learner, image)
     for index, network in enumerate(networks):
@@ -219,7 +221,7 @@ def _check_networks(
         found = network_checks.check_network(who, network, first.images, trains=network is student)
         if found.changes_input:
             network.copies_input = True
-            tell(f"{who}: its forward pass changes its images in place, so it is given copies of them")
+            tell(COPIED.format(who=who))
         if found.note:
             tell(f"warning: {found.note}")
     with evaluating(student):
@@ -242,7 +244,7 @@ def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: 
     names = [str(label) for label in range(classes)]
     outputs, labels = evaluate.compute_all_logits(networks, held_out)
     refuse_labels("validation", torch.from_numpy(labels), classes)
-    images = _collect_images(held_out) if networks else None
+    images = _collect_images(held_out, len(labels)) if networks else None
     for index, (network, logits) in enumerate(zip(networks, outputs, strict=True)):
         name = f"teacher {index}"
         network_checks.check_outputs(name, logits)
@@ -260,26 +262,62 @@ class _SomeImages(NamedTuple):
     now: InputNow
 
 
-def _collect_images(held_out: FromLoader) -> _SomeImages | None:
-    """Return the first held-out images as shares from 0 to 1, as far as their range shows how they were made of them.
+def _collect_images(held_out: FromLoader, count: int) -> _SomeImages | None:
+    """Return some of all held-out images as shares from 0 to 1, as far as their range shows how they were made of them.
 
-    `None` where that cannot be: the images are neither gray nor of three channels.
+    They are drawn from all batches, since those of a folder come class after class. `None` where that cannot be: the images are
+    neither gray nor of three channels.
+
+    Args:
+        held_out: The loader.
+        count: Its images.
     """
-    batches: list[Batch] = []
-    for batch in held_out.epoch(0):
-        batches.append(batch)
-        if sum(len(each.labels) for each in batches) >= SCREENED:
-            break
-    images = torch.cat([batch.images for batch in batches])[:SCREENED].float().cpu().numpy()
+    drawn = np.zeros(count, np.bool_)
+    drawn[np.random.default_rng(0).permutation(count)[:SCREENED]] = True
+    images, labels = _take_images(held_out, lambda _, first: drawn[first:])
     if images.shape[1] not in (1, 3) or not np.isfinite(images).all():
         return None
     mean, std = find_range([images])
-    shares = images * np.array(std, np.float32).reshape(-1, 1, 1) + np.array(mean, np.float32).reshape(-1, 1, 1)
-    labels = torch.cat([batch.labels for batch in batches])[:SCREENED].cpu().numpy()
-    gray = images.shape[1] == 1
-    return _SomeImages(
-        HeldOut(shares.astype(np.float32), labels), InputNow(Convention("", mean, std), is_gray=gray, knows_adapter=False)
-    )
+
+    def to_shares(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        shares = images * np.array(std, np.float32).reshape(-1, 1, 1) + np.array(mean, np.float32).reshape(-1, 1, 1)
+        return shares.astype(np.float32)
+
+    def take_further(classes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        left = dict.fromkeys(classes, FURTHER)
+        images, labels = _take_images(held_out, lambda labels, _: _draw_some(labels, left))
+        return to_shares(images), labels
+
+    now = InputNow(Convention("", mean, std), is_gray=images.shape[1] == 1, knows_adapter=False)
+    return _SomeImages(HeldOut(to_shares(images), labels, take_further), now)
+
+
+def _draw_some(labels: NDArray[np.int64], left: dict[int, int]) -> NDArray[np.bool_]:
+    """Return which labels [B] are among the classes of which some images are still wanted; fewer are wanted then."""
+    chosen = np.zeros(len(labels), np.bool_)
+    for row, label in enumerate(labels.tolist()):
+        if left.get(label, 0):
+            chosen[row], left[label] = True, left[label] - 1
+    return chosen
+
+
+def _take_images(
+    held_out: FromLoader, choose: Callable[[NDArray[np.int64], int], NDArray[np.bool_]]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return chosen images [n, C, H, W] of all batches with their labels [n].
+
+    Args:
+        held_out: The loader.
+        choose: Returns which images of a batch are taken, [at least B], given its labels [B] and the images before it.
+    """
+    images, labels, first = [], [], 0
+    for batch in held_out.epoch(0):
+        known = batch.labels.cpu().numpy()
+        chosen = choose(known, first)[: len(known)]
+        first += len(known)
+        images.append(batch.images[torch.from_numpy(chosen)].float().cpu().numpy())
+        labels.append(known[chosen])
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def _get_state_path(folder: Path, stage: Method, decisive: Mapping[str, object]) -> Path:
@@ -304,13 +342,17 @@ def _restore_flags(networks: Sequence[Network]) -> Iterator[None]:
 
 
 def _wrap(
-    who: str, module: nn.Module, image: Tensor, *, taps: Sequence[str] | None, logits: Callable[[Any], Tensor] | None
-) -> Network:
+    who: str, module: nn.Module, image: Tensor, tell: Callable[[str], None], *, taps: Sequence[str] | None,
+    logits: Callable[[Any], Tensor] | None,
+) -> Network:  # fmt: skip
     """Return the network of a module that was found to be one."""
     try:
-        return wrap_module(module, image, name=who, taps=taps, logits=logits)
+        network = wrap_module(module, image, name=who, taps=taps, logits=logits)
     except (KeyError, IndexError, AttributeError, TypeError) as error:
         raise CompressError(f"{who}: logits= fails on what it gives ({type(error).__name__}: {error}); correct it") from error
+    if network.copies_input and network is not module:
+        tell(COPIED.format(who=who))
+    return network
 
 
 def _redraw(student: Network, role: str, seed: int) -> Network:

@@ -85,10 +85,20 @@ def list_conventions(mean: Values, std: Values, depth: int, *, own: tuple[Values
         each += [
             Convention("the channels are fed in BGR order", mean, std, bgr=True),
             *(each[place]._replace(what=f"{each[place].what}, in BGR order", bgr=True) for place in (0, 1, 2, -1)),
+            *_swap_statistics(("mean and std", mean, std), ("ImageNet's mean and std", *IMAGENET)),
             Convention("it is fed values from 0 to 255 in BGR order, less the mean of Caffe's networks", *CAFFE, bgr=True),
         ]
-    given = Convention("", mean, std)
-    return [convention for convention in each if not _is_same(convention, given)]
+    distinct: list[Convention] = [Convention("", mean, std)]
+    for convention in each:
+        if not any(_is_same(convention, other) for other in distinct):
+            distinct.append(convention)
+    return distinct[1:]
+
+
+def _swap_statistics(*known: tuple[str, Values, Values]) -> Iterator[Convention]:
+    """Yield the normalisations of BGR images with numbers that are listed for RGB, as after `cv2.imread` and `Normalize`."""
+    for what, mean, std in known:
+        yield Convention(f"the channels are fed in BGR order with {what} of RGB", mean[::-1], std[::-1], bgr=True)
 
 
 def _is_same(one: Convention, other: Convention) -> bool:
@@ -110,7 +120,6 @@ def alter_normalised(images: Images, preprocess: Preprocess) -> Iterator[Probe]:
     made = {"the images are inverted": (1 - shares - mean) / std, **turn_and_mirror(images, (2, 3))}
     if images.shape[1] == 3:
         made |= {
-            "the channels are fed in BGR order with mean and std of RGB": (shares[:, ::-1] - mean) / std,
             "the image is gray": np.broadcast_to(shares.mean(axis=1, keepdims=True), shares.shape) * (1 / std) - mean / std,
             "the memory is read as channels last": images.transpose(0, 2, 3, 1).reshape(images.shape),
         }

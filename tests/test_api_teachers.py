@@ -47,3 +47,26 @@ def test_a_class_order_is_mended_in_the_library() -> None:
     with pytest.raises(compress.CompressError, match=r"compress.adapt_teacher\(teacher, classes=\[1, 2, 3.*0\]\)"):
         distill(teacher, batches)
     distill(compress.adapt_teacher(teacher, classes=np.argsort(order).tolist()), batches)
+
+
+def test_held_out_images_are_drawn_from_all_batches() -> None:
+    """A validation loader that goes through the classes one after the other shows the last ones, too."""
+    prototypes, held_out = make_data(count=600, noise=0.05)
+    rows = np.argsort(held_out.labels, kind="stable")
+    images = torch.from_numpy(NOW.apply(held_out.shares[rows].clip(0, 1)))
+    batches = list(zip(images.split(50), torch.from_numpy(held_out.labels[rows]).split(50), strict=True))
+    order = np.array([*range(10), 11, 10])
+    with pytest.raises(compress.CompressError, match=r"its class 10 is '11' here, its class 11 is '10' here"):
+        distill(build(prototypes, NOW, order).module, batches)
+
+
+def test_few_images_of_exchanged_classes_are_looked_for_in_the_whole_loader() -> None:
+    """Two of twelve classes of which the first look shows an image or two."""
+    prototypes, held_out = make_data(count=1200, noise=0.05)
+    rare = np.isin(held_out.labels, (10, 11))
+    rows = np.sort(np.concatenate([np.flatnonzero(~rare), np.flatnonzero(rare)[:12]]))
+    images = torch.from_numpy(NOW.apply(held_out.shares[rows].clip(0, 1)))
+    batches = list(zip(images.split(50), torch.from_numpy(held_out.labels[rows]).split(50), strict=True))
+    order = np.array([*range(10), 11, 10])
+    with pytest.raises(compress.CompressError, match=r"of the classes that it exchanges 0\.0 %, and 100\.0 %"):
+        distill(build(prototypes, NOW, order).module, batches)

@@ -282,7 +282,7 @@ def _describe_ladder(recipe: Recipe, section: ExportSection) -> str:
         "mixed": f"the worst layers in float, at most {100 * int8.max_float_layers:g} %",
         "distillation": f"quantization-aware distillation of {quantify(int8.epochs, 'epoch')}",
     }
-    images = f"ranges from {int8.calibration_images} training images"
+    images = f"ranges from up to {int8.calibration_images} training images"
     if int8.rung != "auto":
         return f"{section.format}: {rungs[int8.rung]} only (int8.rung); {images}"
     order = "; else ".join(rungs.values())

@@ -17,6 +17,7 @@ from compress.plan.method_choice import find_untried_notes
 from compress.plan.starter_masks import render_recipe as render_segmentation
 from compress.plan.starter_masks import survey_masks
 from compress.plan.survey import BUDGET_POINTS, Proposal, Survey, describe_survey, propose, survey_folder
+from compress.statistics.paired_drop import compute_drop_interval
 from compress.system.files import write_whole
 
 COMMENT_WIDTH = 110
@@ -165,7 +166,8 @@ def render_recipe(path: Path, *, data: Path | None = None, found: Survey | None 
 def _render_proposal(data: Path, found: Survey, fit: Proposal) -> dict[str, object]:
     """Return the parts of a recipe that depend on the pictures."""
     validation = math.ceil(found.summary.train_images * fit.validation_fraction)
-    reason = f"; {validation} validation images cannot show less" if fit.budget_points > BUDGET_POINTS else ""
+    most = compute_drop_interval(0, 0, validation)[1]
+    reason = f"; {validation} validation images cannot show less than {most:.2g}" if most > BUDGET_POINTS else ""
     stride = "" if fit.output_stride in (None, 32) else f"  output_stride: {fit.output_stride}  # maps are halved less often\n"
     return {
         "data": _render_data(data, found, fit), "teacher": fit.teacher, "student": fit.student, "stride": stride,

@@ -39,7 +39,7 @@ CONFIRMED = 1024
 """Images on which the likely cause is confirmed."""
 MOST_MACS = {"cpu": 1e12, "cuda": 1e15}
 """Multiply-accumulates of a trial, about 20 s of two AVX2 cores; fixed, so that the outcome does not depend on the load."""
-ALTERNATIVES = 17
+ALTERNATIVES = 20
 """About so many ways are tried."""
 SIGNIFICANT = 1e-3
 """Of McNemar's test, for some twenty alternatives."""
@@ -54,6 +54,9 @@ MOST_FITTED = 200
 CONVINCING = 0.8
 """Top-1 with fitted classes from which on their order is all that can be wrong."""
 INVERTED = "the images are inverted (dark for bright)"
+GRAY = "the images are gray"
+ALTERED = {INVERTED: ("inverted", "invert the images"), GRAY: ("gray", "make the images gray")}
+"""What the images were, and what to do, where it is not that they were turned or mirrored."""
 FURTHER = 32
 """Training images of each class that may be exchanged, where there are too few held-out ones."""
 
@@ -222,8 +225,11 @@ class _Trial:
 
 def _alter(shares: Images) -> dict[str, Images]:
     """Return shares [N, C, H, W] as pictures of another kind, by what differs: inverted, mirrored, turned."""
+    weights = np.array([0.299, 0.587, 0.114], np.float32)[:, None, None]
+    gray = {GRAY: np.broadcast_to((shares * weights).sum(axis=1, keepdims=True), shares.shape)} if shares.shape[1] == 3 else {}
     return {
         INVERTED: 1 - shares,
+        **gray,
         **{what: np.ascontiguousarray(each) for what, each in turn_and_mirror(shares, (2, 3)).items()},
     }
 
@@ -295,7 +301,7 @@ def _name_cause(trial: _Trial, chosen: _Explanation) -> str:
         if convention.bgr != now.bgr:
             causes.append("another order of the channels")
     elif order is None:
-        causes.append(f"images that were {'inverted' if chosen.what == INVERTED else 'turned or mirrored'}")
+        causes.append(f"images that were {ALTERED.get(chosen.what, ('turned or mirrored', ''))[0]}")
     if order is not None:
         causes.append(f"another class order ({describe_order(order, trial.classes)})")
     return f"it was most likely trained with {' and '.join(causes)}"
@@ -335,8 +341,8 @@ def _write_call(trial: _Trial, chosen: _Explanation) -> str:
 
 
 def _advise_altering(chosen: _Explanation) -> str:
-    verb = "invert" if chosen.what == INVERTED else "turn"
-    return f"{verb} the images as it was trained on them, or take another teacher"
+    verb = ALTERED.get(chosen.what, ("", "turn the images"))[1]
+    return f"{verb} as it was trained on them, or take another teacher"
 
 
 def _list(values: Sequence[float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,10 +111,12 @@ def test_gray_pictures_stored_in_colour_are_gray(tmp_path: Path) -> None:
 
 def test_few_validation_images_get_a_budget_that_they_can_show(tmp_path: Path) -> None:
     """And many get one point."""
-    few, _, _ = init(write_classes(tmp_path / "few" / "data", lambda seed: encode(seed, 8, 8), (200, 200)))
-    many, _, _ = init(write_classes(tmp_path / "many" / "data", lambda seed: encode(seed % 50, 8, 8), (1500, 1500)))
+    few, told, _ = init(write_classes(tmp_path / "few" / "data", lambda seed: encode(seed, 8, 8), (40, 40)))
+    many, untold, _ = init(write_classes(tmp_path / "many" / "data", lambda seed: encode(seed % 50, 8, 8), (1500, 1500)))
     assert many.gate.max_top1_drop_points == 1
     assert 1 < few.gate.max_top1_drop_points <= 5
+    assert re.search(r"max_top1_drop_points: 5.0 .*; \d+ validation images cannot show less than \d+\n", told)
+    assert "cannot show less" not in untold
     assert many.train.batch_size == 64
     assert few.teacher[0].train is not None
     assert few.teacher[0].train.batch_size == few.train.batch_size

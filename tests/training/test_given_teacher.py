@@ -24,6 +24,7 @@ KNOWN = {
     "BGR": NOW._replace(bgr=True),
     "0 to 1, BGR": Convention("", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), bgr=True),
     "Caffe": Convention("", *CAFFE, bgr=True),
+    "BGR, with numbers of RGB": Convention("", NOW.mean[::-1], NOW.std[::-1], bgr=True),
 }
 
 
@@ -153,6 +154,33 @@ def test_inverted_images_are_no_class_order() -> None:
     assert finding.is_refused
     assert "when the images are inverted (dark for bright): it was most likely trained with images that were" in finding.text
     assert finding.text.endswith("invert the images as it was trained on them, or take another teacher")
+
+
+def test_a_teacher_of_gray_images_is_told() -> None:
+    """It takes three channels that are alike; what colours do to it, it never learnt."""
+
+    class OfGray(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: Tensor) -> Tensor:
+            mean, std = (torch.tensor(values)[:, None, None] for values in (NOW.mean, NOW.std))
+            shares = images * std + mean
+            colour = shares - shares.mean(dim=1, keepdim=True)
+            return self.inner(images - 5 * colour.roll(1, dims=1))  # type: ignore[no-any-return]
+
+    levels = np.linspace(0.1, 0.9, 6, dtype=np.float32)[:, None, None, None]
+    tints = np.array([0.2, 0.0, -0.1], np.float32)[:, None, None]
+    labels = np.arange(120) % 6
+    shares = np.broadcast_to(levels, (6, 3, 8, 8))[labels] + tints * np.random.default_rng(0).normal(size=(120, 1, 1, 1))
+    held_out = HeldOut(shares.astype(np.float32), labels)
+    network = Network(OfGray(build(np.broadcast_to(levels, (6, 3, 8, 8)).copy(), NOW).module), taps=())
+    finding = find_teacher_problem("t", network, held_out, "abcdef", InputNow(NOW))
+    assert finding is not None
+    assert (
+        "when the images are gray: it was most likely trained with images that were gray; make the images gray" in finding.text
+    )
 
 
 def test_an_order_that_explains_little_is_not_advised_blindly() -> None:

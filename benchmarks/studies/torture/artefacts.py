@@ -16,10 +16,11 @@ from PIL import Image
 
 from benchmarks import report as reports
 from benchmarks.studies.torture.damage import DAMAGES
+from benchmarks.studies.torture.networks import build_tiny
 from compress import records
 from compress.deployed.files import read_bundle
 from compress.errors import CompressError
-from compress.models import Network
+from compress.models import Network, wrap_module
 from compress.preprocess import decode
 from compress.records import Preprocess, Report, StageResult
 from compress.run.cache import find_damage
@@ -125,10 +126,8 @@ def _make_state(folder: Path) -> Artefact:
 
 
 def _build_network() -> Network:
-    from compress.models import resnet_cifar
-
     torch.manual_seed(0)
-    return resnet_cifar.resnet8(10, 1)
+    return wrap_module(build_tiny(10, 1), torch.zeros(1, 1, 8, 8), name="tiny")
 
 
 def _sum_up(network: Network) -> list[float]:
