@@ -279,17 +279,17 @@ def _collect_images(held_out: FromLoader, count: int) -> _SomeImages | None:
         return None
     mean, std = find_range([images])
 
-    def to_shares(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def restore_shares(images: NDArray[np.float32]) -> NDArray[np.float32]:
         shares = images * np.array(std, np.float32).reshape(-1, 1, 1) + np.array(mean, np.float32).reshape(-1, 1, 1)
         return shares.astype(np.float32)
 
     def take_further(classes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         left = dict.fromkeys(classes, FURTHER)
         images, labels = _take_images(held_out, lambda labels, _: _draw_some(labels, left))
-        return to_shares(images), labels
+        return restore_shares(images), labels
 
     now = InputNow(Convention("", mean, std), is_gray=images.shape[1] == 1, knows_adapter=False)
-    return _SomeImages(HeldOut(to_shares(images), labels, take_further), now)
+    return _SomeImages(HeldOut(restore_shares(images), labels, take_further), now)
 
 
 def _draw_some(labels: NDArray[np.int64], left: dict[int, int]) -> NDArray[np.bool_]:

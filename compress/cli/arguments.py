@@ -41,10 +41,12 @@ class RunFolder(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path, or fail as a wrong usage if it is a file."""
+        """Return the path, or fail as a wrong usage if something else is there than a folder."""
         path = Path(str(super().convert(value, param, ctx)))
         if path.is_file():
             self.fail(_explain_file(path, ctx.info_name or "" if ctx else ""), param, ctx)
+        if path.exists() and not path.is_dir():
+            self.fail(f"{path} is a device or a pipe; give the folder of a run or bundle", param, ctx)
         return path
 
 

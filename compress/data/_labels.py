@@ -152,6 +152,8 @@ def label_rows(where: str, column: str, values: Sequence[Any], classes: Classes)
         hint = "; labels begin at 1, and the first of the names is label 0: subtract 1" if shifted else ""
     else:
         rule, hint = f"is none of the training split's, {list_names(classes.names)}", ""
+    if isinstance(unified[row], str) != isinstance(classes.values[0], str):
+        hint = f"; these are {'texts' if isinstance(classes.values[0], str) else 'numbers'}, so write all in one way"
     raise CompressError(
         f"{where}, row {row}: label {unified[row]!r} {rule}{as_in}{hint}; mend the labels, or choose another split"
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from compress import plugins
 from compress.errors import CompressError, Unreachable
 from compress.records import BundleFile, Manifest
+from compress.system.files import open_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +94,7 @@ def find_subjects(paths: Sequence[Path]) -> list[Subject]:
     """Return what is measured; names are file names, with the folder before them where they repeat.
 
     Raises:
-        CompressError: No runtime opens such a file, or a bundle is not what its manifest says.
+        CompressError: No runtime opens such a file, it is a device or a pipe, or a bundle is not what its manifest says.
         Unreachable: A file is not there.
     """
     from benchmarks import protocol
@@ -105,8 +106,11 @@ def find_subjects(paths: Sequence[Path]) -> list[Subject]:
             found += [make_subject(folder, entry) for entry in manifest.files]
         elif path.is_file():
             found.append(protocol.Subject(name=path.name, path=path, runtime=_choose_safe_runtime(path)))
-        else:
+        elif not path.exists():
             raise Unreachable(f"{path}: there is no such file, bundle or run")
+        else:
+            with open_file(path):  # says what else it is
+                pass
     names = [subject.name for subject in found]
     return [subject if names.count(subject.name) == 1 else replace(subject, name=str(subject.path)) for subject in found]
 

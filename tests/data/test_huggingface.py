@@ -192,6 +192,18 @@ def test_a_class_of_the_test_split_alone_is_told(write):
         Huggingface(path=folder).summary()
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "said"),
+    [(["1", "2"], [1, 2], "these are texts, so write all in one way"), ([0, 1], ["0", "1"], "these are numbers, so")],
+)
+def test_labels_of_another_type_are_told(write, train, test, said):
+    """The text '1' and the number 1 look alike in a message, and are not."""
+    write_labels(write, "train.parquet", train, pa.array(train).type)
+    folder = write_labels(write, "test.parquet", test, pa.array(test).type)
+    with pytest.raises(CompressError, match=said):
+        Huggingface(path=folder).summary()
+
+
 def test_declared_names_that_are_one_name_are_told(write):
     """Two labels of one name would be two classes that nobody can tell apart."""
     for split in ("train", "test"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,18 @@ def test_open_and_wrong_shapes_are_said(tmp_path: Path, images: Shape, shapes: l
     path = write(tmp_path / "net.onnx", images=images)
     with pytest.raises(CompressError, match=said):
         measure_files([path], shape=shapes, events=Events())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_is_called_one(tmp_path: Path) -> None:
+    """It is there, so nobody says that it is not; and it may never give anything. As a run, it is a wrong usage."""
+    pipe = tmp_path / "net.onnx"
+    os.mkfifo(pipe)
+    with pytest.raises(CompressError, match="is a pipe, not a file"):
+        find_subjects([pipe])
+    answer = invoke("verify", str(pipe))
+    assert answer.exit_code == 2
+    assert "is a device or a pipe; give the folder of a run or bundle" in answer.output
 
 
 def test_noise_has_the_type_and_shape_of_each_input(tmp_path: Path) -> None:
