@@ -120,7 +120,8 @@ def iterate_predictions(
 def find_pictures(paths: Sequence[Path], events: Events) -> list[Path]:
     """Return the files that are given, and for each folder the pictures in it and below, in the order of their names.
 
-    Hidden files and folders, and what a Mac adds to archives, are no pictures.
+    Hidden files and folders, and what a Mac adds to archives, are no pictures. Links that lead nowhere and pipes are found by
+    their names, so that who reads them says what they are.
 
     Args:
         paths: Files and folders.
@@ -136,7 +137,7 @@ def find_pictures(paths: Sequence[Path], events: Events) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        files = [each for each in sorted(path.rglob("*")) if not _is_hidden(each.relative_to(path)) and each.is_file()]
+        files = [each for each in sorted(path.rglob("*")) if not _is_hidden(each.relative_to(path)) and not each.is_dir()]
         pictures = [each for each in files if each.suffix.lower() in SUFFIXES]
         if not pictures:
             raise CompressError(f"{path}: holds no pictures, in it or below; give a folder of {READ_FORMATS} files")

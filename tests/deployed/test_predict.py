@@ -101,6 +101,9 @@ def test_a_folder_stands_for_all_pictures_in_it(folder: Path, pictures: list[Pat
     assert [path.name for path in found] == ["bright.png", "1.png", "3.png", "2.PNG"]
     assert program.find_pictures([pictures[1], folder]) == found
     assert program.SUFFIXES == SUFFIXES
+    (folder / "c.png").symlink_to(folder / "nowhere.png")  # whoever reads it says that it is not there
+    assert [path.name for path in find_pictures([folder], Events())] == ["1.png", "3.png", "2.PNG", "c.png"]
+    assert program.find_pictures([folder]) == find_pictures([folder], Events())
     (folder / "empty").mkdir()
     with pytest.raises(CompressError, match=r"empty: holds no pictures, in it or below; give a folder of PNG, JPEG"):
         find_pictures([folder / "empty"], Events())

@@ -22,7 +22,6 @@ from benchmarks.devices.local import Local
 from benchmarks.studies.torture.networks import build_tiny
 from benchmarks.studies.torture.recipes import TINY
 from compress.system.leftovers import make_temporary_folder
-from exporters._torch.trace import list_tensors
 from exporters.onnx import Onnx
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def _translate_once(translate: Convert) -> Convert:
     def convert(exporter: Onnx, module: nn.Module, example: Tensor) -> ModelProto:
         from onnx import ModelProto, numpy_helper
 
-        weights = {name: tensor.detach().float().numpy(force=True) for name, tensor in list_tensors(module)}
+        weights = {name: tensor.detach().float().numpy(force=True) for name, tensor in module.state_dict().items()}
         layers = tuple(type(layer) for layer in module.modules())
         key = (layers, tuple(weights), exporter.opset, exporter.batch_size, tuple(example.shape))
         if key not in graphs:
