@@ -54,7 +54,7 @@ def import_everything() -> None:
 
     torch.set_num_threads(1)
     recipe.parse(TINY.encode(), "recipe.yaml")
-    Onnx._convert = _translate_once(Onnx._convert)  # type: ignore[method-assign]
+    Onnx._convert = _translate_once(Onnx._convert)  # type: ignore[assignment,method-assign]
     _export_once()
     Local.run = _run_in_fork  # type: ignore[assignment,method-assign]
 
