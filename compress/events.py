@@ -7,7 +7,7 @@ terminal progress is a live bar; elsewhere it is a plain line now and then. The 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +84,7 @@ class Events:
         self._warned = console
         self._bar: Progress | None = None
         self._nested_seconds = [0.0]
+        self._followers: list[Callable[[str, Mapping[str, object]], None]] = []
         self.warnings: list[str] = []
         """What was said that belongs in the report too, each once."""
 
@@ -91,12 +92,18 @@ class Events:
         """Append events to this file from now on."""
         self._path = path
 
+    def follow(self, take: Callable[[str, Mapping[str, object]], None]) -> None:
+        """Call a function with the name and the fields of every event from now on."""
+        self._followers.append(take)
+
     def emit(self, event: str, **fields: object) -> None:
-        """Append an event for machines.
+        """Append an event for machines, and tell it to whoever follows.
 
         Raises:
             Unwritable: The file cannot be written.
         """
+        for take in self._followers:
+            take(event, fields)
         if self._path is None:
             return
         from pydantic_core import to_json

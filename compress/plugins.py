@@ -38,7 +38,7 @@ from compress.errors import CompressError, Unreachable
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-Kind = Literal["methods", "models", "data", "tasks", "exporters", "runtimes", "devices"]
+Kind = Literal["methods", "models", "data", "tasks", "exporters", "runtimes", "devices", "trackers"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -50,6 +50,7 @@ _PACKAGES: Mapping[Kind, str] = {
     "exporters": "exporters",
     "runtimes": "benchmarks.runtimes",
     "devices": "benchmarks.devices",
+    "trackers": "compress.tracking",
 }
 
 DISTRIBUTION = "edge-compress"

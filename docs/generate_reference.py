@@ -21,6 +21,8 @@ INTRODUCTIONS: Mapping[plugins.Kind, str] = {
     "exporters": "File formats: `exports: [{format: NAME}]`, `compress export RUN --to NAME`.",
     "runtimes": "What runs a file when it is proved and timed; each format names its own.",
     "devices": "Where files run when they are proved and timed: `measure: {devices: [NAME]}`, `compress bench --device NAME`.",
+    "tasks": "What labels are, what training minimises and how answers are judged; the data source decides which one it is.",
+    "trackers": "What draws the progress of a run beside its own files: `track: NAME`. Nothing is sent anywhere by default.",
 }
 
 
@@ -28,6 +30,7 @@ WHOLE_SECTIONS: Mapping[str, str] = {
     "data": "section, or the name of a source", "teacher": "section, name of a network, or a list of these",
     "student": "section, or name of a network", "method": "section, name of a method, or a list of these",
     "baselines": "list of what `method` may be", "exports": "list of sections or names of formats",
+    "track": "list of sections or names of trackers",
 }  # fmt: skip
 """Fields of the top level that name plug-ins."""
 

@@ -31,7 +31,7 @@ class Block(NamedTuple):
 def list_pages(root: Path) -> list[Path]:
     """Return every page that people read: the README and those of the documentation, but for the ones that are generated."""
     pages = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]
-    generated = {"recipe", "methods", "models", "data", "exporters", "runtimes", "devices", "tasks"}
+    generated = {"recipe", "methods", "models", "data", "exporters", "runtimes", "devices", "tasks", "trackers"}
     return [
         page
         for page in pages

@@ -18,6 +18,7 @@ Install = Callable[..., None]
 FOLDERS: dict[Kind, str] = {
     "methods": "compress/methods", "models": "compress/models", "data": "compress/data",
     "tasks": "compress/tasks", "exporters": "exporters", "runtimes": "benchmarks/runtimes", "devices": "benchmarks/devices",
+    "trackers": "compress/tracking",
 }  # fmt: skip
 
 NETWORK = '''"""A family."""

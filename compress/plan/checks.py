@@ -46,6 +46,7 @@ def list_foreign_code(recipe: Recipe) -> tuple[str, ...]:
     named += [("methods", section.name) for methods in (recipe.method, *recipe.baselines) for section in methods]
     named += [("exporters", section.format) for section in recipe.exports]
     named += [("devices", section.device) for section in recipe.measure.devices]
+    named += [("trackers", section.tracker) for section in recipe.track]
     foreign = {pair: plugins.describe(*pair) for pair in named if plugins.describe(*pair).origin != "ours"}
     return tuple(f"runs code that is not ours: {kind}/{name} from {each.path}" for (kind, name), each in foreign.items())
 

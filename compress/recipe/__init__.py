@@ -27,6 +27,7 @@ from compress.recipe.sections import (
     StudentSection,
     TeacherOutputsSection,
     TeacherSection,
+    TrackSection,
     TrainSection,
 )
 from compress.recipe.types import (
@@ -50,6 +51,6 @@ __all__ = [
     "Count", "DataSection", "DeviceSection", "ExportSection", "Fraction", "GateSection", "Int8Section", "Listing", "Literal",
     "LogitLoss", "MeasureSection", "MethodSection", "Metric", "ModelSection", "NonNegative", "PluginSection", "Positive",
     "ProbeSection", "Recipe", "Section", "Sha256", "Share", "StartSection", "StudentSection", "TeacherOutputsSection",
-    "TeacherSection", "Text", "TrainSection", "WholeNumber",
+    "TeacherSection", "Text", "TrackSection", "TrainSection", "WholeNumber",
     "canonical", "dump", "get_sides", "json_schema", "load", "parse", "schema",
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from compress.recipe.sections import (
     Recipe,
     StudentSection,
     TeacherSection,
+    TrackSection,
 )
 from compress.recipe.types import Listing, Section, Several, build_section_union
 from compress.recipe.yaml import MAX_BYTES, read, write
@@ -107,6 +108,7 @@ def schema(references: tuple[str, ...] = ()) -> type[Recipe]:
         baselines=listing[several[method]],
         exports=listing[build_section_union(ExportSection, "exporters", "format")],
         measure=_retype(MeasureSection, devices=devices),
+        track=listing[build_section_union(TrackSection, "trackers", "tracker")],
     )
 
 

@@ -323,6 +323,13 @@ class DeviceSection(PluginSection):
     runtime there is for it."""
 
 
+class TrackSection(PluginSection):
+    """One program that draws the progress of the run."""
+
+    tracker: Text
+    """The tracker (`compress list trackers`)."""
+
+
 Metric = Literal["top1", "balanced_accuracy"]
 METRICS: Mapping[Metric, str] = {"top1": "top-1", "balanced_accuracy": "balanced accuracy"}
 """Metrics in words."""
@@ -425,6 +432,8 @@ class Recipe(Section):
     """What an exported file must hold."""
     measure: MeasureSection = MeasureSection()
     """What is measured."""
+    track: Listing[SerializeAsAny[TrackSection]] = Field(default=(), validate_default=False)
+    """Programs that get the progress and the results of the run, beside its own files. No result depends on them."""
 
     @property
     def opponent(self) -> Literal["teacher", "student"]:

@@ -31,6 +31,7 @@ from compress.run.seeds import judge_images, split_by_seed, train_further_seeds,
 from compress.run.teacher_budget import hold_to_teacher
 from compress.run.teachers import obtain_teacher
 from compress.run.verify import SplitLogits, compute_logits
+from compress.tracking import follow_run, require_trackers
 
 
 def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, seeds: Sequence[int] = ()) -> Report:
@@ -57,7 +58,11 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
     for line in list_foreign_code(recipe):
         events.say(line)
     make_plan(recipe, base=base, runs=runs)  # refuses all that contradicts, before anything is loaded
-    with open_run(recipe, base=base, runs=runs, events=events, seeds=len(seeds) or 1) as context:
+    trackers = require_trackers(recipe)
+    with (
+        open_run(recipe, base=base, runs=runs, events=events, seeds=len(seeds) or 1) as context,
+        follow_run(trackers, recipe, folder=context.folder, events=events) as followers,
+    ):
         _check_before_training(context)
         teachers = [obtain_teacher(context, index, section) for index, section in enumerate(recipe.teacher)]
         first, *others = split_by_seed(context, seeds or [recipe.seed])
@@ -87,6 +92,7 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
         placed = hand_over(first, shipped, files, logits[shipped.name], measured, headline=headline, elsewhere=elsewhere)
         record = report.add_headline(keep_brought(context, add_notes(context, built, placed)))
         report.write(record, context.folder)
+        followers.add_results(record)
         events.emit("end", status=record.status, seconds=record.seconds)
     if record.status == "failed":
         raise GateFailed(describe_failures(context, files))

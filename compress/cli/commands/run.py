@@ -74,6 +74,9 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     notes = check_pictures(loaded, base=recipe.parent, events=terminal.events())
     planned = planned.model_copy(update={"notes": (*notes, *planned.notes, *ask_devices(loaded))})
     from compress.run import dry_run  # loads torch, so only after what needs none was found good
+    from compress.tracking import require_trackers
+
+    require_trackers(loaded)
 
     with terminal.events().task("dry run: networks and methods", total=1) as task:
         estimate = dry_run.check_with_random_images(

@@ -10,7 +10,7 @@ import click
 from compress.cli.arguments import FOLDER, PATH, make_command, quote, runs_option
 from compress.cli.terminal import Terminal
 
-KINDS = ("methods", "models", "data", "tasks", "exporters", "runtimes", "devices")
+KINDS = ("methods", "models", "data", "tasks", "exporters", "runtimes", "devices", "trackers")
 
 
 @make_command("list")
