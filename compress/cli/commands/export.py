@@ -33,7 +33,12 @@ from compress.errors import CompressError, Unreachable
 @click.option(
     "--hub", type=FOLDER, help="Write the run's bundle as a new folder in the layout of the Hugging Face hub instead."
 )
-@click.option("--licence", default="unknown", show_default=True, help="With --hub: licence of the weights, e.g. apache-2.0.")
+@click.option("--push", metavar="OWNER/NAME", help="Send the run's bundle to this repository of the Hugging Face hub instead.")
+@click.option("--revision", metavar="BRANCH", help="With --push: branch of the repository; default: its main one.")
+@click.option("--public", is_flag=True, help="With --push: everybody may read it; default: only you and whom you let.")
+@click.option(
+    "--licence", default="unknown", show_default=True, help="With --hub or --push: licence of the weights, e.g. apache-2.0."
+)
 @click.option("--recipe", type=PATH, help="Of a checkpoint: the recipe whose student it is; its data judges the files.")
 @click.option("--model", help="Of a checkpoint: its network, e.g. torchvision.resnet18 or module:function.")
 @click.option(
@@ -47,7 +52,8 @@ from compress.errors import CompressError, Unreachable
 @overrides_option
 def export(
     terminal: Terminal, *, source: Path, formats: Sequence[str], student: str, out: Path | None, hub: Path | None,
-    licence: str, recipe: Path | None, model: str | None, overrides: Sequence[str], **network: Any,
+    push: str | None, revision: str | None, public: bool, licence: str, recipe: Path | None, model: str | None,
+    overrides: Sequence[str], **network: Any,
 ) -> None:  # fmt: skip
     """Export and gate a student of a run, or other weights.
 
@@ -56,12 +62,23 @@ def export(
     and nothing more.
     """
     wanted = list(map(_export_as_yaml, formats))
-    run_only = {"--hub": hub is not None, "--licence": licence != "unknown", "--student": student != "student"}
+    run_only = {
+        "--hub": hub is not None,
+        "--push": push is not None,
+        "--licence": licence != "unknown",
+        "--student": student != "student",
+    }
+    if push is None and (revision is not None or public):
+        raise click.UsageError("--revision and --public are said of a repository; name it with --push OWNER/NAME")
     _check_export(source, recipe=recipe, model=model, network=network, run_only=[name for name, on in run_only.items() if on])
-    if hub is not None:
-        if formats or out is not None:
-            raise click.UsageError("--hub writes the bundle that the run left; give it without --to and --out")
-        _write_hub(terminal, source if student == "student" else source / f"bundle-{student}", hub, licence)
+    if hub is not None or push is not None:
+        if formats or out is not None or (hub is not None and push is not None):
+            raise click.UsageError("--hub and --push take the bundle that the run left; give one, without --to and --out")
+        run = source if student == "student" else source / f"bundle-{student}"
+        if hub is not None:
+            _write_hub(terminal, run, hub, licence)
+        else:
+            _push(terminal, run, str(push), licence, revision=revision, public=public)
     elif recipe is not None or model is not None:
         target = out or source.parent / f"{source.stem}-export"
         _export_checkpoint(
@@ -98,7 +115,7 @@ def _check_export(
         raise click.UsageError("--model needs --classes: how many there are, e.g. --classes 6, or their names")
     if (network["mean"] is None) != (network["std"] is None):
         raise click.UsageError("--mean and --std belong together; give both")
-    if not is_run and recipe is None and model is None and "--hub" not in run_only:
+    if not is_run and recipe is None and model is None and not {"--hub", "--push"} & set(run_only):
         if source.is_file():
             example = quote("export", source, "--model", "torchvision.resnet18", "--classes", 6)
             raise CompressError(
@@ -166,6 +183,16 @@ def _write_hub(terminal: Terminal, run: Path, hub: Path, licence: str) -> None:
     write_hub_folder(find_bundle(run), hub, licence=licence)
     terminal.write_result({"hub": str(hub)}, f"{hub} can be uploaded; nothing was sent")
     terminal.hint(quote("verify", hub))
+
+
+def _push(terminal: Terminal, run: Path, repository: str, licence: str, *, revision: str | None, public: bool) -> None:
+    from compress.deployed.files import find_bundle
+    from compress.deployed.push import push_bundle
+
+    sent = push_bundle(find_bundle(run), repository, licence=licence, revision=revision, public=public)
+    who = "only those whom you let can read it" if sent.private else "everybody can read it"
+    terminal.write_result(sent._asdict(), f"sent: {sent.address}; {who}")
+    terminal.hint(f"hf download {sent.repository} --revision {sent.commit}")
 
 
 def _export_as_yaml(text: str) -> str:
