@@ -3,6 +3,7 @@
 from benchmarks.devices._address import open_device, open_section
 from benchmarks.devices._device import Board, BoardJob, Detached, Device, Progress, Say, is_emulated, list_stable_facts
 from benchmarks.devices._results import find_wrong_series
+from benchmarks.devices._runner_output import RunnerOutput
 
 __all__ = [
     "Board",
@@ -10,6 +11,7 @@ __all__ = [
     "Detached",
     "Device",
     "Progress",
+    "RunnerOutput",
     "Say",
     "find_wrong_series",
     "is_emulated",

@@ -16,6 +16,7 @@ from benchmarks.report.report import draw_picture
 from benchmarks.studies import methods_table
 from benchmarks.studies.int8.records import Int8
 from benchmarks.studies.int8.report import RESULT, make_readme_table
+from benchmarks.studies.support import make_support_table
 from benchmarks.studies.which_method import make_choice_table
 from compress.errors import CompressError
 from compress.records import Report, Variant, read
@@ -52,7 +53,11 @@ def main(check: bool) -> None:
 def list_pages() -> Mapping[str, Mapping[str, Callable[[], Iterable[str]]]]:
     """Return for each page the tables that it has, by the name of their markers."""
     return {
-        "README.md": {"demo": lambda: make_short_table(_read_report("digits")), "seeds": make_seeds_sentence},
+        "README.md": {
+            "demo": lambda: make_short_table(_read_report("digits")),
+            "seeds": make_seeds_sentence,
+            "support": make_support,
+        },
         "docs/results.md": {
             "demo": lambda: make_demo_table(_read_report("digits")),
             "seeds": make_seeds_sentence,
@@ -138,6 +143,11 @@ def make_short_table(report: Report) -> Iterator[str]:
         f"Real digits, {report.images['test']} test images, one seed, 95 % intervals; `compress run recipes/digits.yaml`: "
         f"{report.seconds / 60:.1f} minutes on {machine.cores_logical} cores ({machine.cpu})."
     )
+
+
+def make_support() -> Iterator[str]:
+    """Yield the table of what was proved where."""
+    yield from make_support_table([_read_report("digits")], read(INT8, Int8))
 
 
 def make_seeds_sentence() -> Iterator[str]:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from compress import recipe
+from compress.plan.checks import find_recipe_problems
 from tests.pages import Block, blocks, commands, commands_of, find_problems, list_pages
 
 ROOT = Path(__file__).parents[2]
@@ -114,3 +115,17 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     recipe_page = (tmp_path / "html" / "reference" / "recipe.html").read_text(encoding="utf-8")
     for section in recipe.json_schema()["properties"]:
         assert section in recipe_page
+
+
+def test_shorter_runs_can_be_run(root: Path) -> None:
+    """The fields by which recipes and AGENTS.md make a run short fit together with the rest of the recipe."""
+    texts = {path: path.read_text(encoding="utf-8") for path in (root / "recipes").glob("*.yaml")}
+    found = [(path, line) for path, text in texts.items() for line in text.splitlines() if "(shorter:" in line]
+    found += [
+        (root / "recipes" / "digits.yaml", line) for line in (root / "AGENTS.md").read_text().splitlines() if "--set" in line
+    ]
+    assert len(found) >= 3
+    for path, line in found:
+        fields = re.findall(r"--set ([\w.]+=[\w.]+)", line)
+        assert fields
+        assert list(find_recipe_problems(recipe.load(path, fields), path.parent)) == [], (path, line)
