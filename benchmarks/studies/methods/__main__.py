@@ -20,10 +20,18 @@ import click
 from rich.console import Console
 
 from benchmarks.studies.methods import report
-from benchmarks.studies.methods.plan import PARTS, Task, choose_rates, find_recipe, list_methods, list_trainings, list_tuning
+from benchmarks.studies.methods.plan import (
+    PARTS,
+    Task,
+    choose_rates,
+    find_recipe,
+    list_methods,
+    list_trainings,
+    list_tuning,
+    load_recipe,
+)
 from benchmarks.studies.methods.records import Piece, Student, Study
 from benchmarks.studies.resuming import read_earlier
-from compress import recipe as recipes
 from compress.errors import CompressError
 from compress.events import Events
 from compress.fingerprint import TRAINING, hash_sources
@@ -76,13 +84,13 @@ def _find_next_task(
     part: str, result: Study, *, overrides: Sequence[str], only: Sequence[str], seeds: int | None
 ) -> Task | None:
     """Return the next piece of a part, nothing where all were run; what follows the tuning is known when that was done."""
-    loaded = recipes.load(find_recipe(part), overrides)
+    loaded = load_recipe(part, overrides)
     labels = tuple(label for label in list_methods(loaded) if not only or label in only)
     count = seeds or PARTS[part].seeds
     done = {piece.name for piece in result.pieces}
     left = [task for task in list_tuning(part, loaded, labels, seeds=count) if task.name not in done]
     if not left:
-        rates = choose_rates(result.pieces, part)
+        rates = choose_rates(result.pieces, part) if PARTS[part].is_tuned else {}
         left = [task for task in list_trainings(part, loaded, labels, rates, seeds=count) if task.name not in done]
     return left[0] if left else None
 

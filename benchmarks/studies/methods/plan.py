@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from benchmarks.studies.methods.records import Piece
+from compress import recipe as recipes
 from compress.errors import CompressError
 from compress.plan.names import name_baselines
 from compress.recipe import MethodSection, Recipe
@@ -32,13 +33,21 @@ class Part(NamedTuple):
     optimizer: str
     lr: float
     """The recipe's."""
+    changes: tuple[str, ...] = ()
+    """Fields of the recipe that this part has otherwise."""
+    is_tuned: bool = True
+    """Whether methods choose a learning rate of their own; else all have the recipe's."""
 
+
+ADAMW = ("train.optimizer=adamw", "train.lr=0.005", "train.weight_decay=0.05")
 
 PARTS = {
     "a": Part("study_cifar10", 5, "sgd", 0.05),
     "a-maps": Part("study_cifar10_maps", 3, "sgd", 0.05),
     "b": Part("study_shapes", 3, "sgd", 0.05),
     "c": Part("study_cifar100", 3, "sgd", 0.05),
+    "d-sgd": Part("study_defaults", 3, "sgd", 0.05, is_tuned=False),
+    "d-adamw": Part("study_defaults", 3, "adamw", 0.005, changes=ADAMW, is_tuned=False),
 }
 
 
@@ -64,6 +73,12 @@ HYPOTHESES = (
     Hypothesis("H7", "so it is with a hundred classes and a teacher that errs", "c", "dih-dist", "supervised", "better"),
     Hypothesis("H8", "the lead of FitNets over DIST is smaller where maps have other shapes", "b", "fitnet", "dist",
                "smaller lead than in a-maps"),
+    Hypothesis("H9", "with SGD the default of DIST is no worse than plain training", "d-sgd", "dist", "supervised",
+               "not worse"),
+    Hypothesis("H10", "so it is with AdamW", "d-adamw", "dist", "supervised", "not worse"),
+    Hypothesis("H11", "with SGD the default of DIH is better than plain training", "d-sgd", "dih-dist", "supervised",
+               "better"),
+    Hypothesis("H12", "so it is with AdamW", "d-adamw", "dih-dist", "supervised", "better"),
 )  # fmt: skip
 MARGIN_POINTS = 1.0
 """*Not worse* means: the whole interval lies above minus this."""
@@ -103,8 +118,10 @@ def select(recipe: Recipe, labels: Sequence[str]) -> Recipe:
 
 
 def list_tuning(part: str, recipe: Recipe, labels: Sequence[str], *, seeds: int) -> Iterator[Task]:
-    """Yield a small training of all methods with each learning rate."""
+    """Yield a small training of all methods with each learning rate, where a part is tuned."""
     where = PARTS[part]
+    if not where.is_tuned:
+        return
     data = recipe.data.model_copy(update={"train_images": min(TUNING_IMAGES, recipe.data.train_images or TUNING_IMAGES)})
     for lr in RATES[where.optimizer]:
         train = recipe.train.model_copy(update={"lr": lr, "epochs": min(TUNING_EPOCHS, recipe.train.epochs)})
@@ -141,18 +158,23 @@ def list_trainings(
         part: Its name.
         recipe: Of the part.
         labels: Of the methods.
-        rates: Chosen for each.
+        rates: Chosen for each; what is not in it keeps the recipe's.
         seeds: Students of each method.
     """
     where, numbers = PARTS[part], tuple(range(seeds))
     default = select(recipe, labels).model_copy(update={"name": f"{part}-default"})
     yield Task(default.name, part, "default", default, tuple(labels), numbers)
     for lr in RATES[where.optimizer]:
-        own = tuple(label for label in labels if rates[label] == lr)
+        own = tuple(label for label in labels if rates.get(label, where.lr) == lr)
         if own and lr != where.lr:
             name = f"{part}-tuned-lr{lr:g}"
             train = recipe.train.model_copy(update={"lr": lr})
             yield Task(name, part, "tuned", select(recipe, own).model_copy(update={"name": name, "train": train}), own, numbers)
+
+
+def load_recipe(part: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe of a part, with what the part and then the caller have otherwise."""
+    return recipes.load(find_recipe(part), [*PARTS[part].changes, *overrides])
 
 
 def find_recipe(part: str) -> Path:

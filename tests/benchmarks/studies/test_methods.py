@@ -17,14 +17,13 @@ from benchmarks.studies.methods.plan import (
     PARTS,
     RATES,
     choose_rates,
-    find_recipe,
     list_methods,
     list_trainings,
     list_tuning,
+    load_recipe,
 )
 from benchmarks.studies.methods.power import find_detectable_difference
 from benchmarks.studies.methods.records import Piece, Student, Study
-from compress import recipe
 from compress.errors import CompressError
 from compress.records import Accuracy, Scores, SeedScore, read, save
 
@@ -57,7 +56,7 @@ def study(*pieces: Piece) -> Study:
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_has_a_recipe_with_the_methods_of_its_hypotheses(part: str) -> None:
     """What is claimed is trained, in the part for which it is claimed; plain training is in all of them."""
-    known = list_methods(recipe.load(find_recipe(part)))
+    known = list_methods(load_recipe(part))
     assert "supervised" in known
     assert {label for each in HYPOTHESES if each.part == part for label in (each.this, each.other)} <= set(known)
 
@@ -75,7 +74,7 @@ def test_the_rate_is_chosen_by_validation_alone() -> None:
 
 def test_methods_are_trained_at_the_recipes_rate_and_at_their_own() -> None:
     """All of them together first, then those that chose another rate, each group with it."""
-    loaded, labels = recipe.load(find_recipe("c")), ("dih-dist", "supervised", "dist")
+    loaded, labels = load_recipe("c"), ("dih-dist", "supervised", "dist")
     tuning = list(list_tuning("c", loaded, labels, seeds=3))
     assert [(task.recipe.train.lr, task.recipe.train.epochs, task.recipe.data.train_images) for task in tuning] == [
         (lr, 8, 10_000) for lr in RATES["sgd"]
@@ -87,6 +86,15 @@ def test_methods_are_trained_at_the_recipes_rate_and_at_their_own() -> None:
     assert [section.name for section in own.recipe.method] == ["supervised"]
 
 
+def test_a_part_that_is_not_tuned_trains_all_methods_once() -> None:
+    """What is asked is what a default gives: all have the part's learning rate and optimizer."""
+    loaded, labels = load_recipe("d-adamw"), ("dist", "supervised")
+    assert not [*list_tuning("d-adamw", loaded, labels, seeds=3)]
+    (only,) = list_trainings("d-adamw", loaded, labels, {}, seeds=3)
+    assert (only.kind, only.labels, only.seeds) == ("default", labels, (0, 1, 2))
+    assert (only.recipe.train.optimizer, only.recipe.train.lr) == (PARTS["d-adamw"].optimizer, PARTS["d-adamw"].lr)
+
+
 def test_hypotheses_have_verdicts() -> None:
     """Confirmed and refuted by both intervals, undecided between, not run before both methods were."""
     found = study(piece("a", "default", 0.05, student("supervised", 50), student("kd", 80), student("kd-standardised", 80),
@@ -94,7 +102,7 @@ def test_hypotheses_have_verdicts() -> None:
     verdicts = {each.name: report.judge(found, each) for each in HYPOTHESES}
     assert verdicts == {
         "H1": "confirmed", "H2": "refuted", "H3": "undecided", "H4": "confirmed", "H5": "confirmed", "H6": "confirmed",
-        "H7": "not run", "H8": "not run",
+        "H7": "not run", "H8": "not run", "H9": "not run", "H10": "not run", "H11": "not run", "H12": "not run",
     }  # fmt: skip
     text = report.render(found)
     assert "| H2 | correlations are better than divergences | dist against kd, part a | −28.0" in text
