@@ -60,10 +60,17 @@ def standardise(logits: Tensor, *, axis: int = 1) -> Tensor:
         logits: [N, K, ...], or of a cohort [M, N, K, ...].
         axis: Where the classes are.
 
+    Raises:
+        ValueError: There is one class, whose deviation is that of a single number.
+
     Source:
         2403.01427; sunshangquan/logit-standardization-KD, whose floor under the deviation this is.
     """
     wide = widen(logits)
+    if wide.shape[axis] < 2:
+        raise ValueError(
+            f"logits have shape {list(logits.shape)}, one class, and its deviation is not defined; do not standardise"
+        )
     deviation, mean = torch.std_mean(wide, dim=axis, keepdim=True)
     return (wide - mean) / (deviation + STANDARDISATION_FLOOR)
 

@@ -53,6 +53,8 @@ class Method(nn.Module):
     moves_teacher: ClassVar[bool] = False
     """Whether training changes a teacher, so that nothing that was fitted to it before stays valid."""
 
+    lr_field: ClassVar[str] = "train.lr"
+    """Field of the recipe that holds the learning rate of this stage, for messages."""
     needs_labels: str = "it does not say that it can do without"
     """Why every image of this stage must have a label; empty where the teachers' answers are enough. Images without a label
     (`data.unlabelled`) have shares of 0 of every class, which `Step.supervise` leaves out."""

@@ -33,14 +33,12 @@ from torch.nn import Parameter
 
 from compress.data import Batches
 from compress.methods import Method, Setting, Step, refuse_dense, require_teacher
-from compress.methods._analyses.accuracy import measure_accuracy
-from compress.methods._analyses.adaptation import Adaptation, AdaptingTeacher, describe_adaptations
+from compress.methods._analyses.adaptation import AdaptingTeacher, analyse_adaptations
 from compress.methods._maps import projector
 from compress.methods._maps.projector import Projected
 from compress.recipe import Count, NonNegative, Positive, TrainSection
 from compress.recipe.checks import find_drift_problem
 from compress.records import Accuracy, Analysis
-from compress.text import name_teacher
 
 log = logging.getLogger(__name__)
 
@@ -174,20 +172,9 @@ class Atsc(Method):
     def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
         """Return what adaptation did to the teachers, and how the student does with the classifier of each."""
         del train
-        count = len(self.adapting)
-        adaptations = [
-            Adaptation(
-                teacher=name_teacher(index, count),
-                before=measure_accuracy(teacher.original, validation).top1_percent,
-                after=measure_accuracy(teacher.network, validation).top1_percent,
-                drift=float(teacher.compute_drift().detach()),
-                student=measure_accuracy(self._take_path(index), validation).top1_percent,
-            )
-            for index, teacher in enumerate(self.adapting)
-        ]
-        which = name_teacher(int(self.adapted.chosen), count) if self.keeps_best else "mean of all"
-        whole = (which, measure_accuracy(self.deployable(), validation).top1_percent) if count > 1 else None
-        return (describe_adaptations(adaptations, shipped=whole),)
+        paths = [self._take_path(index) for index in range(len(self.adapting))]
+        best = int(self.adapted.chosen) if self.keeps_best else None
+        return (analyse_adaptations(self.adapting, paths, self.deployable(), validation, best=best),)
 
     def _take_path(self, index: int) -> Projected:
         """Return the path to the classifier of one teacher."""

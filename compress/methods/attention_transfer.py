@@ -18,36 +18,26 @@ cifar10_screening); and a beta that is as strong for maps of other sizes as it i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import logging
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from compress import losses
-from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
-from compress.methods._maps.align import Size, find_common_size, pool_to, resize_to
-from compress.models import Network, find_shapes
-from compress.recipe import Listing, NonNegative, Positive, Text
-from compress.text import quantify
+from compress.methods._maps.align import Size, pool_to, resize_to
+from compress.methods._maps.attention_pairs import AttentionPair, average_pixel_share, pair_attention
+from compress.recipe import Listing, NonNegative, Positive, Text, TrainSection
 
 PRESETS = {"ours": 100.0, "paper": 1000.0}
 """Beta."""
+HARMFUL_BETA = 500.0
+"""From here on a training with AdamW is warned of."""
 REFERENCE_SHARE = (1 / 32**2 + 1 / 16**2 + 1 / 8**2) / 3
 """Mean share of a pixel in the maps for which these were chosen; a term is proportional to that of its maps."""
 
-
-class _Pair(NamedTuple):
-    """A tap of the student and the tap of a teacher with which it is compared."""
-
-    name: str
-    """The student's tap."""
-    student_tap: int
-    teacher: int
-    teacher_tap: int
-    size: Size
-    """Height and width at which the two maps meet."""
+log = logging.getLogger(__name__)
 
 
 class AttentionTransfer(Method):
@@ -83,11 +73,20 @@ class AttentionTransfer(Method):
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "attention_transfer", reads_logits="kd_weight is above 0" if kd_weight else None)
-        self.beta = PRESETS[preset] if beta is None else beta
+        self.beta_of_reference = PRESETS[preset] if beta is None else beta
         self.ce_weight, self.kd_weight, self.temperature = ce_weight, kd_weight, temperature
-        self.pairs = _pair_taps(setting, student_taps, teacher_taps)
-        self.beta *= REFERENCE_SHARE / _average_share(self.pairs) if scale_beta else 1.0
+        self.pairs = pair_attention(setting, student_taps, teacher_taps)
+        self.beta = self.beta_of_reference * (REFERENCE_SHARE / average_pixel_share(self.pairs) if scale_beta else 1.0)
         self.attentions = nn.ModuleDict({_name_size(pair.size): _Attention(pair.size) for pair in self.pairs})
+
+    def schedule(self, settings: TrainSection) -> TrainSection:
+        """Return the settings as they are, and warn of a beta that did harm with AdamW."""
+        if settings.optimizer == "adamw" and self.beta_of_reference >= HARMFUL_BETA:
+            log.warning(
+                "method.attention_transfer: with adamw, beta 1000 cost 12 points against plain training in a short run and 100 "
+                "nothing (benchmarks/results/cifar10_screening); take beta 100, the default, or train.optimizer: sgd"
+            )
+        return settings
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy, the difference of attention at each tap, and the divergence if it is wanted, [] each."""
@@ -104,7 +103,7 @@ class AttentionTransfer(Method):
             terms["kd"] = self.kd_weight * torch.stack(each).mean()
         return terms
 
-    def _difference(self, step: Step, pair: _Pair) -> Tensor:
+    def _difference(self, step: Step, pair: AttentionPair) -> Tensor:
         """Return `losses.attention_transfer` of the pooled maps, from the teacher's attention alone, which may be stored."""
         attention = self.attentions[_name_size(pair.size)]
         of_student = step.apply(attention, step.student.features[pair.student_tap])  # [B, h·w]
@@ -125,56 +124,5 @@ class _Attention(nn.Module):
         return f"size={self.size}"
 
 
-def _average_share(pairs: Sequence[_Pair]) -> float:
-    """Return the mean over pairs of the share of one pixel in their maps."""
-    return sum(1 / (pair.size[0] * pair.size[1]) for pair in pairs) / len(pairs)
-
-
 def _name_size(size: Size) -> str:
     return f"attention{size[0]}x{size[1]}"
-
-
-def _pair_taps(setting: Setting, student_taps: Sequence[str] | None, teacher_taps: Sequence[str] | None) -> list[_Pair]:
-    """Return every pair of taps with every teacher.
-
-    Raises:
-        CompressError: Taps are unknown or do not pair up, are no feature maps, or have a single pixel.
-    """
-    own = _choose_taps(setting.student, student_taps, owner="the student", option="student_taps")
-    if len(set(own)) < len(own):
-        raise CompressError(f"method.attention_transfer.student_taps: {', '.join(own)} names a tap twice; name each once")
-    guided = find_shapes(setting.student, setting.image).features
-    pairs = []
-    for index, teacher in enumerate(setting.teachers):
-        theirs = _choose_taps(teacher, teacher_taps, owner=f"teacher {index}", option="teacher_taps")
-        if len(own) != len(theirs):
-            raise CompressError(
-                f"method.attention_transfer: {quantify(len(own), 'tap')} of the student ({', '.join(own)}) stand against "
-                f"{len(theirs)} of teacher {index} ({', '.join(theirs)}); name equally many in student_taps and "
-                "teacher_taps, in one order"
-            )
-        shown = find_shapes(teacher, setting.image).features
-        for tap, other in zip(own, theirs, strict=True):
-            at, there = setting.student.taps.index(tap), teacher.taps.index(other)
-            size = _find_size(
-                guided[at], shown[there], where=f"method.attention_transfer: {tap!r} with {other!r} of teacher {index}"
-            )
-            pairs.append(_Pair(tap, at, index, there, size))
-    return pairs
-
-
-def _choose_taps(network: Network, taps: Sequence[str] | None, *, owner: str, option: str) -> tuple[str, ...]:
-    listed = ", ".join(network.taps) or "none"
-    chosen = tuple(network.taps if taps is None else taps)
-    unknown = [tap for tap in chosen if tap not in network.taps]
-    if unknown or not chosen:
-        wrong = ", ".join(map(repr, unknown)) or "to choose from"
-        raise CompressError(f"method.attention_transfer.{option}: {owner} has no tap {wrong}; it has: {listed}")
-    return chosen
-
-
-def _find_size(student: Tensor, teacher: Tensor, *, where: str) -> Size:
-    size = find_common_size(student, teacher, where=where)
-    if size == (1, 1):
-        raise CompressError(f"{where} meet at a single pixel, whose attention is always 1; name taps with larger maps")
-    return size

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from compress import losses
-from compress.errors import CompressError
 from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods._heads.members import weigh_members
 from compress.methods._heads.stage import Heads, HeadsTraining
 from compress.methods._maps.align import resize_to
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Share, Text
@@ -150,7 +150,7 @@ class Dih(Method):
             changes=training | dict(chosen.heads_schedule),
         )
         self.heads_stage = Heads(setting, taps=taps, training=heads)
-        self.alpha = _weigh_members(self.heads_stage.choose_members(members), alpha)
+        self.alpha = weigh_members(self.heads_stage.choose_members(members), alpha)
 
     def stages(self) -> list[Method]:
         """Return the training of the heads, then that of the student."""
@@ -166,25 +166,3 @@ class Dih(Method):
             logit_loss=self.logit_loss, temperature=self.temperature, ce_weight=self.ce_weight, reduction=self.reduction,
         )  # fmt: skip
         return {"ce": ce} | {f"{self.logit_loss}.{name}": value for name, value in zip(self.alpha, taught, strict=True)}
-
-
-def _weigh_members(members: list[str], alpha: tuple[float, ...]) -> dict[str, float]:
-    """Return the alpha of each member of the cohort.
-
-    Raises:
-        CompressError: There are neither one nor as many as members, or one is 0.
-    """
-    where = "method.dih.alpha"
-    if len(alpha) not in (1, len(members)):
-        raise CompressError(f"{where}: has {len(alpha)} numbers; give one, or one for each of: {', '.join(members)}")
-    weights = dict(zip(members, alpha if len(alpha) > 1 else alpha * len(members), strict=True))
-    teaching = [name for name, weight in weights.items() if weight > 0]
-    if not teaching:
-        raise CompressError(f"{where}: is 0 for every member, so the teachers are ignored; use method 'supervised' for that")
-    if len(teaching) < len(members):
-        silent = ", ".join(name for name in members if name not in teaching)
-        raise CompressError(
-            f"{where}: is 0 for {silent}, which is then ignored; leave it out by name: `members: [{', '.join(teaching)}]`, "
-            "with alpha for these alone"
-        )
-    return weights

@@ -11,14 +11,17 @@ Stages: student
 Source: 2202.07846, known by its abstract alone: which signals, shallow layers, weights from losses; no code was released.
 Everything else is proposed by us, not confirmed: equations, direction and detachment of the weights (as in leahphw/babylm
 9d4ddee by readers of the paper), one step without momentum, alpha 1, the last layer left out, the classifier, and the mean
-over several teachers. Cross-entropy and divergence with weight 1, temperature 4, beta 100 and the adapter are those of the
-same group's toolbox, DefangChen/SimKD 2b389c3. `logit_loss: dist` is our combination with DIST.
+over several teachers. Cross-entropy and divergence with weight 1, temperature 4 and the adapter are those of the same group's
+toolbox, DefangChen/SimKD 2b389c3, whose beta 100 on the plain squared difference of maps is `preset: simkd`. Ours are maps
+whose channels are standardised first, as in method `pkd`, and correlations (`logit_loss: dist`) without temperature², as in
+method `dist`: the gradient is then a few times that of cross-entropy for maps and temperatures of any size
+(benchmarks/results/scales).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +50,17 @@ def weigh_layers(values: Tensor, *, weighting: Weighting, temperature: float) ->
     return losses.softmax_weights(values if weighting == "softmax" else -values, temperature=temperature)
 
 
+class _Preset(NamedTuple):
+    beta: float
+    standardise: bool
+    """Whether the channels of maps are standardised before they are compared."""
+    tau2: bool
+    """Whether correlations are multiplied by temperature²."""
+
+
+PRESETS = {"ours": _Preset(20.0, standardise=True, tau2=False), "simkd": _Preset(100.0, standardise=False, tau2=True)}
+
+
 class Dskd(Method):
     """Cross-entropy, the logit loss of the final logits, and the two groups of weighted losses of the shallow taps.
 
@@ -56,12 +70,14 @@ class Dskd(Method):
     Args:
         setting: Student, teachers, an image, the number of classes.
         taps: Which of the student's taps are shallow; default all but the last, which may be named too.
+        preset: How maps and correlations are weighed: half the squared difference of maps with standardised channels with beta
+            20, and no temperature² (ours); or the squared difference itself with beta 100, and temperature² (simkd).
         logit_loss: What final and shallow logits are taught with: divergence (kd) or correlations (dist).
         temperature: Softens all predictions; default 4, and 1 for dense logits.
         ce_weight: Weight of the cross-entropy; 0 where another method on the same student brings it.
         kd_weight: Weight of the logit loss of the final logits; 0 leaves it out.
         alpha: Weight of the logit losses of the shallow taps, all together; 0 leaves them and the classifiers out.
-        beta: Weight of the feature losses of the shallow taps, all together; 0 leaves them out.
+        beta: Weight of the feature losses of the shallow taps, all together; default: the preset's. 0 leaves them out.
         weighting: How a group's weight is shared among the taps: more for a larger loss (softmax), less for a larger loss
             (softmax_neg), or evenly (uniform).
         weight_temperature: Divides the losses before that softmax; larger is more even.
@@ -76,18 +92,21 @@ class Dskd(Method):
         setting: Setting,
         *,
         taps: Listing[Text] | None = None,
+        preset: Literal["ours", "simkd"] = "ours",
         logit_loss: LogitLoss = "kd",
         temperature: Positive | None = None,
         ce_weight: NonNegative = 1.0,
         kd_weight: NonNegative = 1.0,
         alpha: NonNegative = 1.0,
-        beta: NonNegative = 100.0,
+        beta: NonNegative | None = None,
         weighting: Literal["softmax", "uniform", "softmax_neg"] = "softmax",
         weight_temperature: Positive = 1.0,
         adapter_channels: Count | None = None,
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "dskd", reads_logits="kd_weight or alpha is above 0" if kd_weight or alpha else None)
+        self.numbers = PRESETS[preset]
+        beta = self.numbers.beta if beta is None else beta
         if alpha == 0 and beta == 0:
             raise CompressError("method.dskd: alpha and beta are 0, so nothing supervises shallow layers; use method 'kd'")
         self.logit_loss = logit_loss
@@ -138,10 +157,10 @@ class Dskd(Method):
         return average_by_tap(self.places, each)
 
     def _compute_feature_losses(self, step: Step, adapted: Sequence[Tensor]) -> dict[str, Tensor]:
+        compare = losses.pkd if self.numbers.standardise else losses.feature_mse
         each = []
         for place, features in zip(self.places, adapted, strict=True):
-            target = pool_to(step.teacher(place.teacher).features[-1], place.size)
-            each.append(losses.feature_mse(features, target))
+            each.append(compare(features, pool_to(step.teacher(place.teacher).features[-1], place.size)))
         return average_by_tap(self.places, each)
 
     def _weigh(self, step: Step, group: str, by_tap: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -154,5 +173,7 @@ class Dskd(Method):
 
     def _teach(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the logit loss, [B, K, ...] with [B, K, ...] -> []."""
-        loss = losses.kd if self.logit_loss == "kd" else losses.dist
-        return loss(student, resize_to(teacher, student), temperature=self.temperature)
+        target = resize_to(teacher, student)
+        if self.logit_loss == "kd":
+            return losses.kd(student, target, temperature=self.temperature)
+        return losses.dist(student, target, temperature=self.temperature, tau2=self.numbers.tau2)

@@ -152,6 +152,10 @@ class TrainSection(Section):
     select: Literal["best", "best_balanced", "last"] = "best"
     """Which epoch is kept: the best top-1 on the validation split, the best balanced accuracy (the mean of the classes'
     recalls, for classes that are uneven), or the last."""
+    calibrate: bool = False
+    """Divide the student's logits, within its last layer, by the temperature at which they fit the validation images best, so
+    that the scores of an exported file are as often right as they say without any further factor. Which class comes first, and
+    so every accuracy, stays as it is."""
 
     def describe_labels(self) -> Iterator[str]:
         """Yield what is done to labels and order, as a reader of `check` sees it."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from compress.records.base import Count, Document, Figure, Percent, Record, Seconds, rename_field
+from compress.records.base import Count, Document, Factor, Figure, Percent, Record, Seconds, rename_field
 from compress.records.metrics import Accuracy
 
 WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
@@ -121,6 +121,8 @@ class StageResult(Document):
     loss_scales: dict[str, Figure] = Field(default_factory=dict)
     """Norm of each term's gradient in the student on the first batch, in that of the cross-entropy of its logits; `taught`: of
     all terms together but those on the labels. Empty where no student is trained, and in older records."""
+    temperature: Factor | None = None
+    """By which the logits were divided within the network (`train.calibrate`)."""
     epochs: tuple[Epoch, ...] = ()
     seconds: Seconds
     files: dict[str, str]

@@ -100,10 +100,17 @@ def _write_bundle(
             "recipe": canonical(run.recipe), "seed": str(run.seed), "method": shipped.method,
             "weights": shipped.results[-1].files[WEIGHTS], "data": run.recipe.data.source,
             "machine": (measured.environment or read_environment()).cpu,
+            **_describe_calibration(shipped),
             **{f"package.{name}": version for name, version in read_environment().packages.items()},
         },
         background=_describe_background(run, shipped, logits, measured, headline), task=run.data.task,
     )  # fmt: skip
+
+
+def _describe_calibration(shipped: Trained) -> dict[str, str]:
+    """Return what divided the logits within the network, if anything did."""
+    temperature = shipped.results[-1].temperature
+    return {} if temperature is None else {"calibrated": f"logits divided by {temperature:.6g} in the last layer"}
 
 
 def _describe_background(

@@ -40,8 +40,11 @@ from compress.run.students import train_preparatory_stages
 from compress.system.files import hash_file
 from compress.training import checkpoint
 
-_SCHEDULE: Mapping[str, object] = {"schedule": "cosine", "warmup_epochs": 0.0, "ema_decay": None, "engine": "eager"}
-"""An average over so few steps would hardly leave the start, and no compiler sees the hooks that quantize."""
+_SCHEDULE: Mapping[str, object] = {
+    "schedule": "cosine", "warmup_epochs": 0.0, "ema_decay": None, "engine": "eager", "calibrate": False,
+}  # fmt: skip
+"""An average over so few steps would hardly leave the start, no compiler sees the hooks that quantize, and the student was
+calibrated before."""
 
 
 def distil_quantized(

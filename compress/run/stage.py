@@ -180,7 +180,8 @@ def _record(
         best_epoch=fit.best_epoch, validation=own, members=fit.validation if own is None else {},
         analyses=analyses, engine=running.engine, engine_trials=running.trials, teacher_outputs=tuple(outputs),
         loss_scales={} if scales is None else {**scales.terms, "taught": scales.taught},
-        epochs=fit.epochs, seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
+        temperature=fit.temperature, epochs=fit.epochs,
+        seconds=max(time.monotonic() - begun, sum(epoch.seconds for epoch in fit.epochs)),
         files={WEIGHTS: hash_file(folder / WEIGHTS)},
     )  # fmt: skip
     records.save(folder / METRICS, result)

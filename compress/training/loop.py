@@ -27,6 +27,7 @@ from compress.recipe import TrainSection
 from compress.records import Accuracy, Epoch
 from compress.teachers.provider import TeacherOutputs
 from compress.training import checkpoint, evaluate
+from compress.training.calibrate import calibrate, find_classifier
 from compress.training.optimizer import (
     BuildOptimizer,
     compute_learning_rate,
@@ -60,6 +61,8 @@ class Fit(NamedTuple):
     best_epoch: int
     validation: dict[str, Accuracy]
     """Of the selected epoch, by name of who predicts."""
+    temperature: float | None = None
+    """By which the logits of the student were divided within it (`train.calibrate`)."""
 
 
 def fit(
@@ -100,10 +103,12 @@ def fit(
 
     Raises:
         Paused: There are epochs left after `until`; the same call with a larger one continues.
-        CompressError: A loss is not finite; the message names terms, step and epoch.
+        CompressError: A loss is not finite; the message names terms, step and epoch. Or what is shipped cannot be calibrated.
         Interrupted: `stopped` said so; the state is saved.
     """
     title = description or method.stage
+    if settings.calibrate:
+        find_classifier(method)
     run = _StageTraining(
         method, train, validation, settings=settings, events=events or Events(), state=state, title=title, stopped=stopped,
         teachers=teachers, validating=validating, forward=forward, optimizer=optimizer,
@@ -233,9 +238,10 @@ class _StageTraining:
         bad = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in terms.items() if not torch.isfinite(value))
         where = self._locate(phase)
         first = self.epoch == self.step == 0  # nothing was learnt yet, so it may be what goes in
-        remedy = "look for what is not finite in the images or in the teacher's outputs; else lower train.lr"
+        lower = f"lower {self.method.lr_field}"
+        remedy = f"look for what is not finite in the images or in the teacher's outputs; else {lower}"
         raise CompressError(
-            f"training stopped at {where}: {bad or 'the sum of losses'} is not finite; {remedy if first else 'lower train.lr'}"
+            f"training stopped at {where}: {bad or 'the sum of losses'} is not finite; {remedy if first else lower}"
         )
 
     def _locate(self, phase: str) -> str:
@@ -276,7 +282,9 @@ class _StageTraining:
         means = {name: float(value) / self.steps for name, value in self.sums.losses.items()}
         if not math.isfinite(means["total"]):
             bad = ", ".join(name for name, mean in means.items() if not math.isfinite(mean) and name != "total")
-            raise CompressError(f"training stopped after epoch {self.epoch + 1}: {bad} is not finite; lower train.lr")
+            raise CompressError(
+                f"training stopped after epoch {self.epoch + 1}: {bad} is not finite; lower {self.method.lr_field}"
+            )
         self._record_epoch(means, percent, balanced, time.perf_counter() - begun)
         self.epoch, self.step, self.sums = self.epoch + 1, 0, _Sums()
 
@@ -319,7 +327,8 @@ class _StageTraining:
         freeze_all_but(self.method, ())
         self.method.conclude(self.validation, self._get_held_out_signals())
         scores = {name: Accuracy.model_validate_json(text) for name, text in self.best["scores"].items()}
-        return Fit(tuple(self.history), self.best["epoch"], scores)
+        temperature = calibrate(self.method, self.validation) if self.settings.calibrate else None
+        return Fit(tuple(self.history), self.best["epoch"], scores, temperature)
 
     def save(self, *, paused: bool = False) -> None:
         """Save the training state atomically. If `paused`, resuming it is not logged."""

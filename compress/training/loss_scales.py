@@ -17,10 +17,14 @@ from compress.data import Batch
 from compress.freezing import freeze_all_but, list_phases, list_trained_parameters
 from compress.methods import Method, Signal, Signals
 from compress.recipe import TrainSection
+from compress.text import format_number
 
-LARGEST = 20.0
-"""Gradient of what teaches, in that of cross-entropy, above which a stage with SGD is warned of (benchmarks/results/scales)."""
-
+LARGEST = {"sgd": 20.0, "adamw": 50.0}
+"""Gradient of what teaches, in that of cross-entropy, above which a stage is warned of. Defaults lie below 15; above, steps of
+SGD are as many times as long. Those of AdamW are not, but what lies above 50 leaves the labels no say
+(benchmarks/results/scales)."""
+SMALLEST = 0.02
+"""The same below which a stage is warned of with any optimizer: its student is trained nearly plainly."""
 
 INVENTED_STD = 3.0
 """Standard deviation of the logits of a teacher that is not trained yet; about that of a network that was."""
@@ -99,19 +103,25 @@ def compute_gradient_norm(value: Tensor, parameters: list[Parameter] | list[nn.P
 
 
 def find_scale_warning(stage: str, scales: LossScales, settings: TrainSection) -> str:
-    """Return why a stage may train badly at this learning rate, or nothing.
+    """Return why a stage may train badly with this optimizer, or hardly be taught at all, or nothing.
 
     Args:
         stage: Its name, for the message.
         scales: Of its losses.
         settings: How it is trained.
     """
-    if settings.optimizer != "sgd" or settings.max_gradient_norm is not None or scales.taught <= LARGEST:
+    taught = [name for name in scales.terms if not is_on_labels(name)]
+    if not taught:
         return ""
-    worst = max((name for name in scales.terms if not is_on_labels(name)), key=lambda name: scales.terms[name])
-    return (
-        f"{stage}: at the start, what teaches has {scales.taught:.0f} times the gradient of cross-entropy (most of it "
-        f"{worst}), so that with sgd the first steps are as many times as long, and labels hardly count; lower the method's "
-        "weight, "
-        "or take train.optimizer: adamw"
-    )
+    times = f"{stage}: at the start, what teaches has {format_number(scales.taught, 2)} times the gradient of cross-entropy"
+    if scales.taught < SMALLEST:
+        return f"{times}, so the student is trained nearly plainly; raise the method's weight, or lower its temperature"
+    if scales.taught <= LARGEST[settings.optimizer] or (settings.optimizer == "sgd" and settings.max_gradient_norm is not None):
+        return ""
+    worst = f"{times} (most of it {max(taught, key=lambda name: scales.terms[name])}), so that"
+    if settings.optimizer == "sgd":
+        return (
+            f"{worst} with sgd the first steps are as many times as long, and labels hardly count; lower the method's weight, "
+            "or take train.optimizer: adamw"
+        )
+    return f"{worst} labels hardly count; lower the method's weight"

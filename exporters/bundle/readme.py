@@ -282,9 +282,11 @@ def _explain_scores(manifest: Manifest) -> str:
     """Return how logits become scores, where a temperature is known."""
     if all(file.temperature is None for file in manifest.files):
         return ""
-    return """ Its score is the largest of the
+    before = " The network was calibrated before the files were made, so what is left of the temperature is near 1."
+    return f""" Its score is the largest of the
 softmax of `logits / temperature`, with the file's `temperature` from `manifest.json`; it was fitted on validation images, so
-that of images with a score of 0.9 about nine in ten are right, as far as they are like those. Put thresholds on this score."""
+that of images with a score of 0.9 about nine in ten are right, as far as they are like those. Put thresholds on this
+score.{before if "calibrated" in manifest.provenance else ""}"""
 
 
 def describe_geometry(pre: Preprocess) -> str:

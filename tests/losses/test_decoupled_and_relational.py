@@ -117,6 +117,8 @@ def test_standardised_logits_have_mean_0_and_deviation_1(axis: int) -> None:
     torch.testing.assert_close(found.mean(dim=axis), torch.zeros_like(found.mean(dim=axis)), atol=1e-6, rtol=0)
     torch.testing.assert_close(found.std(dim=axis), torch.ones_like(found.std(dim=axis)))
     assert not losses.standardise(torch.full((2, 5), 3.0)).any()
+    with pytest.raises(ValueError, match="one class, and its deviation is not defined"):
+        losses.standardise(torch.ones(4, 1))
 
 
 @pytest.mark.parametrize(

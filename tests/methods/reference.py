@@ -44,6 +44,12 @@ def average_pool(maps: Array, size: tuple[int, int]) -> Array:
     return cast("Array", blocks.mean(axis=(3, 5)))
 
 
+def standardise_channels(maps: Array) -> Array:
+    """Return maps [B, c, h, w] with mean 0 and deviation 1 in each channel, with what the authors of PKD add to the latter."""
+    deviation = maps.std(axis=(0, 2, 3), keepdims=True, ddof=1)
+    return cast("Array", (maps - maps.mean(axis=(0, 2, 3), keepdims=True)) / (deviation + 1e-6))
+
+
 def convolution(maps: Array, layer: nn.Module) -> Array:
     """Return a convolution, plain or transposed, from its definition."""
     convolves = cast("Any", layer)

@@ -255,6 +255,20 @@ def test_heads_that_repeat_labels_are_warned_of(caplog: pytest.LogCaptureFixture
     assert "too sure of itself" in caplog.text
 
 
+def test_heads_that_cannot_be_trained_are_told_with_the_rate_to_lower(caplog: pytest.LogCaptureFixture) -> None:
+    """A rate at which nothing is learnt is warned of, one at which numbers overflow ends training; both name `heads_lr`."""
+    images, labels, *_ = batch()
+    data = Repeated(Batch(images, labels), 4)
+    stage = Dih(setting(), heads_lr=1e6, heads_epochs=2).stages()[0]
+    loop.fit(stage, data, data, settings=stage.schedule(TrainSection()))
+    stage.analyse(data, Repeated(Batch(images, labels.roll(1)), 1))
+    assert "knows no more than chance" in caplog.text
+    assert "lower heads_lr" in caplog.text
+    overflowing = Dih(setting(), preset="paper", heads_lr=1e30, heads_epochs=2).stages()[0]
+    with pytest.raises(CompressError, match=r"is not finite; lower method\.dih\.heads_lr$"):
+        loop.fit(overflowing, data, data, settings=overflowing.schedule(TrainSection()))
+
+
 def test_every_head_is_validated_on_its_own() -> None:
     """The first stage reports the accuracy of each head under the name of the member."""
     stage = Dih(families()).stages()[0]

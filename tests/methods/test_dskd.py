@@ -17,7 +17,17 @@ from compress.models import Network
 from compress.recipe import TrainSection
 from compress.training import loop, preflight
 from tests.methods.networks import Stages, batch, coarse, network, setting, training, wide
-from tests.methods.reference import Array, average_pool, close, cross_entropy, divergence, doubles, log_softmax, through
+from tests.methods.reference import (
+    Array,
+    average_pool,
+    close,
+    cross_entropy,
+    divergence,
+    doubles,
+    log_softmax,
+    standardise_channels,
+    through,
+)
 from tests.tiny import Repeated
 
 Weighting = Literal["softmax", "uniform", "softmax_neg"]
@@ -29,10 +39,16 @@ def correlation(of_student: Array, of_teacher: Array) -> float:
     return float(((u * v).sum(axis=1) / (np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1) + 1e-8)).mean())
 
 
-def correlations(of_student: Array, of_teacher: Array, temperature: float) -> float:
-    """Return DIST: one minus the mean correlation over classes plus the same over samples, times temperature²."""
+def correlations(of_student: Array, of_teacher: Array, temperature: float, *, tau2: bool) -> float:
+    """Return DIST: one minus the mean correlation over classes plus the same over samples, with or without temperature²."""
     ours, theirs = (np.exp(log_softmax(logits / temperature)) for logits in (of_student, of_teacher))
-    return temperature**2 * (2 - correlation(ours, theirs) - correlation(ours.T, theirs.T))
+    return (temperature**2 if tau2 else 1) * (2 - correlation(ours, theirs) - correlation(ours.T, theirs.T))
+
+
+def teach(method: Dskd, of_student: Array, of_teacher: Array) -> float:
+    if method.logit_loss == "kd":
+        return divergence(of_student, of_teacher, method.temperature)
+    return correlations(of_student, of_teacher, method.temperature, tau2=method.numbers.tau2)
 
 
 def softmax(values: list[float]) -> Array:
@@ -42,7 +58,6 @@ def softmax(values: list[float]) -> Array:
 
 def layer_losses(method: Dskd, step: Step, tap: str) -> tuple[float, float]:
     """Return the logit loss and the feature loss of one tap, each the mean over the teachers."""
-    teach = divergence if method.logit_loss == "kd" else correlations
     of_logits, of_maps = [], []
     for number, place in enumerate(method.places):
         if place.tap != tap:
@@ -52,8 +67,11 @@ def layer_losses(method: Dskd, step: Step, tap: str) -> tuple[float, float]:
         adapted = through(method.adapters[number], average_pool(read, size))
         linear = cast("Any", method.classifiers[number])[-1]
         logits = adapted.mean(axis=(2, 3)) @ doubles(linear.weight).T + doubles(linear.bias)
-        of_logits.append(teach(logits, doubles(step.teacher(place.teacher).logits), method.temperature))
-        of_maps.append(((adapted - average_pool(target, size)) ** 2).mean())
+        of_logits.append(teach(method, logits, doubles(step.teacher(place.teacher).logits)))
+        target = average_pool(target, size)
+        if method.numbers.standardise:
+            adapted, target = (standardise_channels(maps) / 2**0.5 for maps in (adapted, target))
+        of_maps.append(((adapted - target) ** 2).mean())
     return float(np.mean(of_logits)), float(np.mean(of_maps))
 
 
@@ -65,22 +83,21 @@ def spread_predictions(method: Dskd) -> None:
             layer.weight.mul_(10)
 
 
-@pytest.mark.parametrize("logit_loss", ["kd", "dist"])
+@pytest.mark.parametrize(("logit_loss", "preset"), [("kd", "ours"), ("dist", "ours"), ("kd", "simkd"), ("dist", "simkd")])
 @pytest.mark.parametrize("weighting", ["softmax", "uniform", "softmax_neg"])
 @pytest.mark.parametrize("teachers", [(wide,), (wide, coarse)], ids=["one teacher", "two of other width and size"])
 def test_every_term_is_what_its_equation_says(
-    logit_loss: Literal["kd", "dist"], weighting: Weighting, teachers: tuple[Any, ...]
+    logit_loss: Literal["kd", "dist"], preset: Literal["ours", "simkd"], weighting: Weighting, teachers: tuple[Any, ...]
 ) -> None:
     """CE + KD + alpha × Σ a·kd + beta × Σ b·mse, with a and b the softmax of each group's own losses."""
     where = setting(*(teacher() for teacher in teachers))
     options: dict[str, Any] = {"temperature": 2, "ce_weight": 0.5, "kd_weight": 3, "alpha": 2, "beta": 10}
-    method = Dskd(where, logit_loss=logit_loss, weighting=weighting, weight_temperature=3, **options)
+    method = Dskd(where, preset=preset, logit_loss=logit_loss, weighting=weighting, weight_temperature=3, **options)
     spread_predictions(method)
     step = training(method, batch())
     terms = method(step)
     taps = ["stage1", "stage2"]
-    teach = divergence if logit_loss == "kd" else correlations
-    final = [teach(doubles(step.student.logits), doubles(step.teacher(i).logits), 2) for i in range(len(teachers))]
+    final = [teach(method, doubles(step.student.logits), doubles(step.teacher(i).logits)) for i in range(len(teachers))]
     expected = {"ce": 0.5 * cross_entropy(step), logit_loss: 3 * float(np.mean(final))}
     groups = zip(*(layer_losses(method, step, tap) for tap in taps), strict=True)
     sign = {"softmax": 1, "uniform": 0, "softmax_neg": -1}[weighting]
@@ -126,11 +143,11 @@ def test_the_layer_that_lags_gets_the_larger_weight() -> None:
         "default": {}, "neg": {"weighting": "softmax_neg"},
         "hot": {"weight_temperature": 1e6}, "uniform": {"weighting": "uniform"},
     }  # fmt: skip
-    first = Dskd(where)
+    first = Dskd(where, preset="simkd")
     with torch.no_grad():
         cast("Any", first.adapters[1])[-1].weight.mul_(50)  # the second layer is far off
     for name, option in options.items():
-        method = Dskd(where, **option)
+        method = Dskd(where, preset="simkd", **option)
         method.load_state_dict(first.state_dict())
         step = training(method, data)
         method(step)

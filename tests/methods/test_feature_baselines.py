@@ -27,6 +27,7 @@ from tests.methods.reference import (
     cross_entropy,
     divergence,
     doubles,
+    standardise_channels,
     through,
 )
 from tests.tiny import Repeated
@@ -43,8 +44,10 @@ def attention(maps: Array) -> Array:
     ids=["equal", "student twice", "teacher twice", "student four times"],
 )
 def test_the_hint_is_what_its_equation_says(strides: tuple[int, ...], kind: type[nn.Module], kernel: int) -> None:
-    """Cross-entropy plus 100 times the mean squared difference from the teacher's middle map, for every ratio of sizes."""
-    method, data = Fitnet(setting(network((4, 5, 6), strides))), batch()
+    """Cross-entropy plus 20 × half the squared difference from the teacher's standardised middle map; paper: 100 × squares."""
+    where, data = setting(network((4, 5, 6), strides)), batch()
+    method, paper = Fitnet(where), Fitnet(where, preset="paper")
+    paper.load_state_dict(method.state_dict())
     step = training(method, data)
     terms = method(step)
     (regressor,) = method.regressors
@@ -57,12 +60,14 @@ def test_the_hint_is_what_its_equation_says(strides: tuple[int, ...], kind: type
     hint = ((through(regressor, read) - target) ** 2).mean()
     assert terms.keys() == {"ce", "hint"}
     close(terms["ce"], cross_entropy(step))
-    close(terms["hint"], 100 * hint)
+    close(terms["hint"], 10 * ((standardise_channels(through(regressor, read)) - standardise_channels(target)) ** 2).mean())
+    close(paper(training(paper, data))["hint"], 100 * hint)
 
 
 def test_several_teachers_give_the_mean_of_their_hints_and_divergences() -> None:
     """Teachers of other widths and sizes each have a regressor; weights multiply the mean."""
-    method = Fitnet(setting(wide(), coarse()), student_tap="stage3", teacher_tap="stage3", weight=7, kd_weight=3, temperature=2)
+    method = Fitnet(setting(wide(), coarse()), student_tap="stage3", teacher_tap="stage3", weight=7, kd_weight=3, temperature=2,
+                    preset="paper")  # fmt: skip
     step = training(method, batch())
     terms = method(step)
     read, student_logits = doubles(step.student.features[2]), doubles(step.student.logits)
@@ -74,7 +79,7 @@ def test_several_teachers_give_the_mean_of_their_hints_and_divergences() -> None
 
 def test_a_teacher_that_is_larger_is_pooled_to_the_student() -> None:
     """Where neither map is the other's double, the larger is averaged to the smaller before a 1×1 regressor."""
-    method = Fitnet(setting(network((3, 4), (1, 1))), teacher_tap="stage2", student_tap="stage3")
+    method = Fitnet(setting(network((3, 4), (1, 1))), teacher_tap="stage2", student_tap="stage3", preset="paper")
     step = training(method, batch())
     target = average_pool(doubles(step.teacher().features[1]), (2, 2))
     hint = ((through(method.regressors[0], doubles(step.student.features[2])) - target) ** 2).mean()
@@ -214,6 +219,16 @@ def test_attention_trains_the_student_alone() -> None:
     assert {id(parameter) for parameter in method.phases()["student"]} == own
     assert method.deployable() is where.student
     assert not list(method.attentions.parameters())
+
+
+def test_a_beta_that_did_harm_with_adamw_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """The preset of the source, in the training in which it was tried and failed; the default is quiet."""
+    adamw, sgd = TrainSection(optimizer="adamw"), TrainSection()
+    AttentionTransfer(setting()).schedule(adamw)
+    AttentionTransfer(setting(), preset="paper").schedule(sgd)
+    assert not caplog.text
+    AttentionTransfer(setting(), preset="paper").schedule(adamw)
+    assert "with adamw, beta 1000 cost 12 points" in caplog.text
 
 
 def test_attention_refuses_what_does_not_pair_up() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compress import plugins
-from compress.methods import Combined, Method, Setting
+from compress.methods import Combined, Method, Setting, Signal
 from compress.recipe import TrainSection
 from compress.training.loss_scales import LARGEST, LossScales, find_scale_warning, invent_logits, measure_loss_scales
 from tests.tiny import batch, setting
@@ -63,14 +63,26 @@ def test_measuring_changes_nothing(name: str) -> None:
 
 
 def test_what_is_far_larger_than_labels_is_told() -> None:
-    """With SGD that does not clip; adamw does not mind, and what is of the size of labels is no news."""
-    large = LossScales({"ce": 1.0, "mse.layer2": 3 * LARGEST}, 3 * LARGEST)
-    said = find_scale_warning("student", large, TrainSection())
-    assert said.startswith(f"student: at the start, what teaches has {3 * LARGEST:.0f} times the gradient")
+    """With SGD that does not clip from twenty times on, with AdamW, whose steps do not grow, only what drowns the labels."""
+    sgd, adamw = TrainSection(), TrainSection(optimizer="adamw")
+    large = LossScales({"ce": 1.0, "mse.layer2": 30.0}, 30.0)
+    said = find_scale_warning("student", large, sgd)
+    assert said.startswith("student: at the start, what teaches has 30 times the gradient")
     assert "mse.layer2" in said
-    assert find_scale_warning("student", large, TrainSection(optimizer="adamw")) == ""
+    assert find_scale_warning("student", large, adamw) == ""
     assert find_scale_warning("student", large, TrainSection(max_gradient_norm=1.0)) == ""
-    assert find_scale_warning("student", LossScales({"ce": 1.0, "kd": 4.0}, 4.0), TrainSection()) == ""
+    assert "labels hardly count" in find_scale_warning("student", LossScales({"ce": 1.0, "kd": 70.0}, 70.0), adamw)
+    assert find_scale_warning("student", LossScales({"ce": 1.0, "kd": 4.0}, 4.0), sgd) == ""
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_teacher_that_hardly_teaches_is_told(optimizer: Any) -> None:
+    """A weight that makes the teacher silent is told with what to do; plain training has no teacher to hear."""
+    found = measure_loss_scales(build("kd", kd_weight=1e-3), batch(), invent_logits(batch(), 4, 1))
+    assert found is not None
+    said = find_scale_warning("student", found, TrainSection(optimizer=optimizer))
+    assert said.endswith("so the student is trained nearly plainly; raise the method's weight, or lower its temperature")
+    assert find_scale_warning("student", LossScales({"ce": 1.0}, 0.0), TrainSection(optimizer=optimizer)) == ""
 
 
 def test_defaults_of_the_logit_methods_are_of_the_size_of_labels() -> None:
@@ -78,7 +90,23 @@ def test_defaults_of_the_logit_methods_are_of_the_size_of_labels() -> None:
     for options in ({}, {"temperature": 1.0}, {"temperature": 8.0}):
         found = measure_loss_scales(build("dist", **options), batch(), invent_logits(batch(), 4, 1))
         assert found is not None
-        assert 0.2 < found.taught < LARGEST
+        assert 0.2 < found.taught < LARGEST["sgd"]
     paper = measure_loss_scales(build("dist", preset="paper", temperature=8.0), batch(), invent_logits(batch(), 4, 1))
     assert paper is not None
-    assert paper.taught > LARGEST
+    assert paper.taught > LARGEST["sgd"]
+
+
+@pytest.mark.parametrize(("name", "options"), [("fitnet", {}), ("dskd", {}), ("dskd", {"logit_loss": "dist"})])
+def test_methods_on_maps_teach_as_much_from_maps_of_any_size(name: str, options: dict[str, Any]) -> None:
+    """The gradient is the same where a teacher's maps are a hundred thousand times as large."""
+    where, data, scales = setting(), batch(), []
+    method = build(name, where, **options)
+    with torch.no_grad():
+        features = where.teachers[0].outputs(data.images).features
+    for size in (1.0, 1e5):
+        torch.manual_seed(0)  # of the student's dropout
+        maps = {Signal(0, tap): size * each for tap, each in enumerate(features)}
+        found = measure_loss_scales(method, data, invent_logits(data, 4, 1) | maps)
+        assert found is not None
+        scales.append(found.taught)
+    assert scales[0] == pytest.approx(scales[1], rel=0.01)  # what is added to deviations shows a little

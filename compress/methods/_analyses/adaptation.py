@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from compress import losses
+from compress.data import Batches
 from compress.errors import CompressError
+from compress.methods._analyses.accuracy import measure_accuracy
 from compress.models import Network
 from compress.records import Analysis
+from compress.text import name_teacher
 
 COLLAPSE_POINTS = 20.0
 """A teacher that loses so much top-1 by adapting no longer knows what it shall teach."""
@@ -80,6 +83,39 @@ class Adaptation(NamedTuple):
     drift: float
     student: float
     """Of the student through the adapted classifier of this teacher."""
+
+
+def analyse_adaptations(
+    teachers: Sequence[AdaptingTeacher],
+    paths: Sequence[nn.Module],
+    shipped: nn.Module,
+    validation: Batches,
+    *,
+    best: int | None,
+) -> Analysis:
+    """Return the table on adapted teachers, and warn of those that collapsed.
+
+    Args:
+        teachers: Each with the teacher that it started as.
+        paths: Through the student to the classifier of each: images [B, C, H, W] to logits [B, K].
+        shipped: What is shipped of them.
+        validation: The held-out images.
+        best: The path that was chosen, `None` where all are shipped.
+    """
+    count = len(teachers)
+    adaptations = [
+        Adaptation(
+            teacher=name_teacher(index, count),
+            before=measure_accuracy(teacher.original, validation).top1_percent,
+            after=measure_accuracy(teacher.network, validation).top1_percent,
+            drift=float(teacher.compute_drift().detach()),
+            student=measure_accuracy(path, validation).top1_percent,
+        )
+        for index, (teacher, path) in enumerate(zip(teachers, paths, strict=True))
+    ]
+    which = "mean of all" if best is None else name_teacher(best, count)
+    whole = (which, measure_accuracy(shipped, validation).top1_percent) if count > 1 else None
+    return describe_adaptations(adaptations, shipped=whole)
 
 
 def describe_adaptations(adaptations: Sequence[Adaptation], *, shipped: tuple[str, float] | None = None) -> Analysis:

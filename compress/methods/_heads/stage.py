@@ -63,6 +63,7 @@ class Heads(Method):
     needs_labels = "heads learn from labels alone"
 
     stage = "heads"
+    lr_field = "method.dih.heads_lr"
 
     def __init__(self, setting: Setting, *, taps: tuple[str, ...] | None, training: HeadsTraining) -> None:
         super().__init__(setting)
@@ -146,7 +147,7 @@ class Heads(Method):
 
     def schedule(self, settings: TrainSection) -> TrainSection:
         """Return a cosine schedule without warm-up by SGD, with what the heads have of their own."""
-        plain = {"schedule": "cosine", "optimizer": "sgd", "warmup_epochs": 0.0, "ema_decay": None}
+        plain = {"schedule": "cosine", "optimizer": "sgd", "warmup_epochs": 0.0, "ema_decay": None, "calibrate": False}
         return settings.model_copy(update=plain | dict(self.how.changes))
 
     def conclude(self, validation: Batches, get_signals: Callable[[Batch], Signals | None]) -> None:
@@ -177,13 +178,9 @@ class Heads(Method):
         for name, tap in self.taps.items():
             known, seen = _measure_top1(of_held_out[name], labels), _measure_top1(of_train[name], train_labels)
             temperature = self.temperatures.get(name, 1.0)
-            _warn_of_head(name, seen - known, temperature)
-            rows.append(
-                (
-                    name, tap, f"{seen:.1f} %", f"{known:.1f} %",
-                    f"{compute_cross_entropy(of_held_out[name], labels):.3f}", f"{temperature:.2f}",
-                )
-            )  # fmt: skip
+            nll = compute_cross_entropy(of_held_out[name], labels)
+            _warn_of_head(name, seen - known, temperature, nll, np.log(of_held_out[name].shape[1]))
+            rows.append((name, tap, f"{seen:.1f} %", f"{known:.1f} %", f"{nll:.3f}", f"{temperature:.2f}"))
         note = (
             f"Top-1 on {len(train_labels)} training images as training sees them and on the {len(labels)} validation images; "
             "cross-entropy with the labels after the division by the temperature, which was fitted on the latter."
@@ -234,8 +231,14 @@ def _measure_top1(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> flo
     return 100 * float((logits.argmax(axis=1) == labels).mean())
 
 
-def _warn_of_head(name: str, gap_points: float, temperature: float) -> None:
-    """Warn of a head that has learnt its training images by heart, or that was far too sure of itself."""
+def _warn_of_head(name: str, gap_points: float, temperature: float, nll: float, of_chance: float) -> None:
+    """Warn of a head that knows no more than chance, has learnt its training images by heart, or was far too sure of itself."""
+    if nll >= of_chance:
+        log.warning(
+            "method.dih: %s knows no more than chance (cross-entropy %.3g on held-out images, a guess has %.3g): its training "
+            "did not hold, or its map says nothing; lower heads_lr, raise heads_epochs, or leave it out (members)",
+            name, nll, of_chance,
+        )  # fmt: skip
     if gap_points > LARGEST_GAP_POINTS:
         log.warning(
             "method.dih: %s is %.0f points better on training images than on held-out ones: it mostly repeats their labels; "

@@ -55,6 +55,7 @@ class Paraphrasers(Method):
     needs_labels = ""
 
     stage = "paraphrasers"
+    lr_field = "method.feed.paraphrasers_lr"
 
     def __init__(self, setting: Setting, pairs: list[Pair], *, rate: float, epochs: int, lr: float) -> None:
         super().__init__(setting)
@@ -96,7 +97,7 @@ class Paraphrasers(Method):
     def schedule(self, settings: TrainSection) -> TrainSection:
         """Return a short cosine schedule with AdamW; the last epoch, which reconstructs best, is kept."""
         plain = {"schedule": "cosine", "optimizer": "adamw", "select": "last", "warmup_epochs": 0.0, "ema_decay": None}
-        return settings.model_copy(update={"epochs": self.epochs, "lr": self.lr, **plain})
+        return settings.model_copy(update={"epochs": self.epochs, "lr": self.lr, "calibrate": False, **plain})
 
     def identity(self) -> Mapping[str, object]:
         """Return the taps, and how many factors there are for each channel."""
