@@ -33,6 +33,7 @@ from compress.run.build import build_method, build_network, load_given_teacher, 
 from compress.run.context import Run
 from compress.run.data import RunData
 from compress.run.estimate import estimate_seconds
+from compress.run.weights import list_published_notes
 from compress.system.leftovers import make_temporary_folder
 from compress.tasks import load_task
 from compress.text import name_teacher
@@ -58,6 +59,8 @@ def check_networks(run: Run, batch: Batch) -> None:
         if section.train is not None:
             where = name_teacher(index, len(run.recipe.teacher), separator=".")
             require_engine(section.train.engine, run.device, field=f"{where}.train.engine")
+    for note in list_published_notes(run.recipe):
+        run.events.say(note)
     networks = _load_teachers(run)
     teachers = [network for network in networks if isinstance(network, Network)]
     _say_student_weights(run)

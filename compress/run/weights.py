@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
 from compress.models import Published, find_published
-from compress.recipe import StartSection
+from compress.recipe import Recipe, StartSection, TeacherSection, get_sides
 from compress.recipe.weights import HUB, HUB_FILE, RemoteWeights, find_pin_problem, find_weights_file, is_remote, locate_remote
+from compress.records import CROP_FRACTION
 from compress.run.context import Run
 from compress.system.download import TIMEOUT_SECONDS, fetch_file
 from compress.system.files import read_bounded, resolve_path, write_whole
+from compress.text import name_teacher
 
 FOLDER = "weights"
 """Of the runs' cache: fetched files, each in a folder named by its pin."""
@@ -30,6 +33,32 @@ def get_published(section: StartSection) -> Published | None:
         CompressError: The package has no such weights.
     """
     return None if section.pretrained is None else find_published(section.model, section.pretrained, section.options())
+
+
+def list_published_notes(recipe: Recipe) -> Iterator[str]:
+    """Yield where pictures come to a network otherwise than its package says of the published weights that it starts from.
+
+    Raises:
+        CompressError: The package has no such weights.
+    """
+    names = [name_teacher(index, len(recipe.teacher)) for index in range(len(recipe.teacher))]
+    for where, section in [*zip(names, recipe.teacher, strict=True), ("student", recipe.student)]:
+        published = get_published(section)
+        if published is None:
+            continue
+        size = section.image_size if isinstance(section, TeacherSection) else None
+        height, width = recipe.data.sides if size is None else get_sides(size)
+        side, share, data = published.image_size, published.crop_fraction, recipe.data
+        fraction = (data.crop_fraction or CROP_FRACTION) if data.geometry == "center_crop" else 1.0
+        given = (height, width, data.geometry, round(fraction, 2), data.interpolation)
+        if given != (side, side, "center_crop" if share < 1 else data.geometry, round(share, 2), published.interpolation):
+            own = f"geometry: center_crop, crop_fraction: {share:.3g}" if share < 1 else "no crop"
+            crop = f", crop_fraction: {fraction:g}" if data.geometry == "center_crop" else ""
+            yield (
+                f"{where}: {published.name} was made for {side} × {side} pixels, {own}, interpolation: "
+                f"{published.interpolation}; it gets {height} × {width} pixels, geometry: {data.geometry}{crop}, "
+                f"interpolation: {data.interpolation} (section data)"
+            )
 
 
 def obtain_weights(run: Run, section: StartSection, where: str) -> Path:
