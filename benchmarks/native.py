@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from benchmarks.devices import Device
 from benchmarks.devices._remote import Remote
-from benchmarks.devices._transport import clip, converse, end, read_said
+from benchmarks.devices._remote.transport import clip, converse, end, read_said
 from benchmarks.devices.local import Local
 from compress.errors import CompressError, Unreachable
 from compress.events import Events

@@ -11,9 +11,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.devices._agent import STATUSES
 from benchmarks.devices._remote import Remote
-from benchmarks.devices._transport import Lost, clip
+from benchmarks.devices._remote.agent import STATUSES
+from benchmarks.devices._remote.transport import Lost, clip
 from compress.errors import CompressError, Unreachable
 
 _ADDRESS = re.compile(r"adb://(?P<serial>[A-Za-z0-9][A-Za-z0-9._:-]{0,127})/?")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.devices._remote import Remote
-from benchmarks.devices._transport import Lost, clip
+from benchmarks.devices._remote.transport import Lost, clip
 from compress.errors import CompressError, Unreachable
 
 CONFIG = "EDGE_COMPRESS_SSH_CONFIG"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.devices import Device, open_device
-from benchmarks.devices._ledger import read_job
 from benchmarks.devices._remote import Remote
+from benchmarks.devices._remote.ledger import read_job
 from compress.errors import CompressError
 from compress.events import Events
 

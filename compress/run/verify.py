@@ -41,7 +41,7 @@ from exporters.verification.rule import Outputs, measure_differences
 
 Logits = NDArray[np.float32]
 
-HARNESS = ("benchmarks/*.py", "benchmarks/runtimes/*.py", "benchmarks/devices/*.py")
+HARNESS = ("benchmarks/*.py", "benchmarks/runtimes/*.py", "benchmarks/devices/**/*.py")
 """Our own source that runs and times files."""
 VERDICT = (
     "exporters/**/*.py", *HARNESS, "compress/run/export.py", "compress/run/verify.py", "compress/preprocess.py",

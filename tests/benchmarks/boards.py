@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import job as jobs
-from benchmarks.devices._transport import Lost
+from benchmarks.devices._remote.transport import Lost
 from compress.errors import Unreachable
 
 CUT = Path(__file__).with_name("cut.py")

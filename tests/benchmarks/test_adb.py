@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.devices._agent import NO_AGENT, NO_FOLDER, NO_PYTHON
-from benchmarks.devices._transport import Lost
+from benchmarks.devices._remote.agent import NO_AGENT, NO_FOLDER, NO_PYTHON
+from benchmarks.devices._remote.transport import Lost
 from benchmarks.devices.adb import Adb, AdbTransport
 from compress.errors import CompressError, Unreachable
 from tests.benchmarks.boards import make_job

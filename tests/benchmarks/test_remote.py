@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.devices import Detached, _ledger
-from benchmarks.devices._agent import pack_agent
+from benchmarks.devices import Detached
 from benchmarks.devices._board import files
-from benchmarks.devices._packing import list_files
-from benchmarks.devices._remote import Remote, hash_files
+from benchmarks.devices._remote import Remote, ledger
+from benchmarks.devices._remote.agent import pack_agent
+from benchmarks.devices._remote.board import hash_files
+from benchmarks.devices._remote.packing import list_files
 from benchmarks.devices._results import check_results
 from compress.errors import CompressError, RuntimeCrashed, Unreachable
 from tests.benchmarks.boards import Shell, make_images, make_job
@@ -38,7 +39,7 @@ LONG_SECONDS = 60
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     """A board that is there and empty."""
-    monkeypatch.setenv(_ledger.FOLDER, str(tmp_path / "ledger"))
+    monkeypatch.setenv(ledger.FOLDER, str(tmp_path / "ledger"))
     (tmp_path / "home").mkdir()
     return Shell(tmp_path / "home")
 
@@ -103,7 +104,7 @@ def test_a_job_gives_the_same_and_leaves_nothing_but_its_files(shell: Shell, boa
     assert [script.rpartition(" ")[2] for script in shell.scripts][-4:] == ["open", "put", "follow", "take"]
     assert jobs_of(shell) == []
     assert stat.S_IMODE(ours(shell).stat().st_mode) == 0o700
-    assert not list((_ledger.find_ledger()).glob("*"))
+    assert not list((ledger.find_ledger()).glob("*"))
 
 
 def test_a_second_job_sends_what_is_new_and_images_a_quarter(shell: Shell, board: Remote, tmp_path: Path) -> None:
@@ -167,12 +168,12 @@ def test_a_connection_that_stays_away_names_the_job(shell: Shell, board: Remote,
         run(board, job)
     shell.failures.clear()
     (known,) = (each.name for each in jobs_of(shell))
-    assert _ledger.read_job(known) == ("ssh://board", {})
+    assert ledger.read_job(known) == ("ssh://board", {})
     board.attach = known
     run(board, job)
     assert np.load(job / "logits.npy").shape == (5, 3)
     with pytest.raises(CompressError, match=f"job {known}: was not started from here, or was fetched already"):
-        _ledger.read_job(known)
+        ledger.read_job(known)
 
 
 def test_a_board_that_is_not_there_is_said_at_once(shell: Shell, board: Remote, tmp_path: Path) -> None:
@@ -373,6 +374,9 @@ def tamper(there: Path, name: str, content: bytes) -> None:
         pytest.param(lambda job: promise(job, "\x1b[2Jx.npy"), r"\\x1b\[2Jx.npy, which no runner writes", id="escape"),
         pytest.param(lambda job: promise(job, "big.npy", 1 << 50), "big.npy, which no runner writes", id="endless"),
         pytest.param(lambda job: promise(job, "gone.npy", 5), "another length", id="not there"),
+        pytest.param(
+            lambda job: (job / "status.json").write_text('{"code": 0, "results": [1]}'), "answers results with", id="no names"
+        ),
     ],
 )
 def test_results_that_were_tampered_with_are_refused(

@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.devices import _ledger, open_device
+from benchmarks.devices import open_device
+from benchmarks.devices._remote import ledger
 from benchmarks.devices.ssh import CONFIG, Ssh, SshTransport
 from compress.cli.commands import program
 from compress.errors import CompressError, Unreachable
@@ -123,7 +124,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def board(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ssh:
     """The server as a device, with a folder of its own."""
     monkeypatch.setenv(CONFIG, str(server.folder / "client"))
-    monkeypatch.setenv(_ledger.FOLDER, str(tmp_path / "ledger"))
+    monkeypatch.setenv(ledger.FOLDER, str(tmp_path / "ledger"))
     return Ssh(at=server.address, folder=str(tmp_path / "ours"), name="pi")
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.devices._agent import AgentFailed
-from benchmarks.devices._packing import list_files, send_files
-from benchmarks.devices._prepare import write_identity
 from benchmarks.devices._remote import Remote
-from benchmarks.devices._wheels import choose_packages, make_download_options
+from benchmarks.devices._remote.agent import AgentFailed
+from benchmarks.devices._remote.packing import list_files, send_files
+from benchmarks.devices._remote.prepare import write_identity
+from benchmarks.devices._remote.wheels import choose_packages, make_download_options
 from benchmarks.protocol import Subject, evaluate
 from compress.errors import Unreachable
 from tests.benchmarks.boards import Shell

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.devices import _board
-from benchmarks.devices._transport import Conversation, Lost, Transport, clip, converse, end, read_said
+from benchmarks.devices._remote.transport import Conversation, Lost, Transport, clip, converse, end, read_said
 from compress.errors import Unreachable
 
 NO_FOLDER, NO_AGENT, NO_PYTHON, CUT = 91, 92, 93, 94

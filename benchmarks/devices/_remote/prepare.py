@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from benchmarks.devices._agent import AgentFailed, require
 from benchmarks.devices._device import Say
-from benchmarks.devices._packing import list_files, send_files
-from benchmarks.devices._transport import clip
-from benchmarks.devices._wheels import RUNTIMES, Packages, choose_packages, make_download_options
+from benchmarks.devices._remote.agent import AgentFailed, require
+from benchmarks.devices._remote.packing import list_files, send_files
+from benchmarks.devices._remote.transport import clip
+from benchmarks.devices._remote.wheels import RUNTIMES, Packages, choose_packages, make_download_options
 from compress.errors import Unreachable
 from compress.text import format_bytes
 
 if TYPE_CHECKING:
-    from benchmarks.devices._remote import Remote
+    from benchmarks.devices._remote.board import Remote
 
 DOWNLOAD_SECONDS = INSTALL_SECONDS = 3600.0
 ROOM_BYTES = 600 << 20

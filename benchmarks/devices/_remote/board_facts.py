@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.devices._transport import clip
+from benchmarks.devices._remote.transport import clip
 from compress.text import format_bytes
 
 UNAVAILABLE = "unavailable"

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.devices._transport import Conversation
+from benchmarks.devices._remote.transport import Conversation
 from compress.system.files import hash_file
 
 PACKED = ".packed"

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -21,31 +20,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.devices._agent import Agent, AgentFailed, require
-from benchmarks.devices._board_facts import MODULES, describe_board, describe_busy, format_time
 from benchmarks.devices._device import BoardJob, Detached, Progress, Say
-from benchmarks.devices._ledger import ID, forget_job, record_job
-from benchmarks.devices._packing import Blob, list_files, send_files
-from benchmarks.devices._prepare import prepare
 from benchmarks.devices._process import POOLS, QUIET
+from benchmarks.devices._remote.agent import Agent, AgentFailed, require
+from benchmarks.devices._remote.board_facts import MODULES, describe_board, describe_busy, format_time
+from benchmarks.devices._remote.fetching import read_promise, take_results
+from benchmarks.devices._remote.fitness import list_modules, refuse_failed, refuse_unfit
+from benchmarks.devices._remote.ledger import ID, forget_job, record_job
+from benchmarks.devices._remote.packing import Blob, list_files, send_files
+from benchmarks.devices._remote.prepare import prepare
+from benchmarks.devices._remote.progress import Gone, Shown, Tagged
+from benchmarks.devices._remote.transport import Lost, Transport, clip
 from benchmarks.devices._results import check_results
 from benchmarks.devices._runner_output import RunnerOutput
-from benchmarks.devices._transport import Conversation, Lost, Transport, clip
-from compress import plugins
 from compress.errors import CompressError, Interrupted, Unreachable
-from compress.text import format_bytes, format_duration
 
-RESULT = re.compile(r"[a-z][a-z0-9_-]{0,40}\.(json|npy)")
-"""Names that a runner gives its results."""
-RESULT_BYTES = 2 << 30
-"""The most that results may hold."""
-RUNNER_PYTHON = (3, 9)
 POLL_SECONDS, SELDOM_SECONDS = {"evaluate": 0.2}, 2.0
 """How often the board looks for progress; in all tasks that measure, seldom, for that costs the measurement."""
-ROOM_BYTES = 8 << 20
-"""Room for results and log beside what is sent."""
-LITTLE_BYTES = 1 << 20
-"""A disk with less free is full."""
 AGAIN_SECONDS = 3.0
 """Within so long after Ctrl-C a second one stops the job on the board."""
 DAMAGED_TRIES = 3
@@ -106,7 +97,7 @@ class Remote:
         with self.transport.hold(), self.tag_errors():
             facts = self._limit(job)
             files = list_files(job)
-            shown = _Shown(progress)
+            shown = Shown(progress)
             attached, self.attach = self.attach, None
             known = attached or self._start(job, facts, files, timeout_seconds, shown)
             if attached:
@@ -119,7 +110,7 @@ class Remote:
                 raise self._interrupt(known) from None
             self._take(known, end, job, files, shown)
             forget_job(known)
-            self._refuse_failed(output, end, timeout_seconds)
+            refuse_failed(output, end, timeout_seconds, self.address)
             check_results(job, facts)
 
     def _limit(self, job: Path) -> dict[str, Any]:
@@ -130,16 +121,16 @@ class Remote:
             (job / "job.json").write_text(json.dumps(facts), encoding="utf-8")
         return facts
 
-    def tag_errors(self) -> _Tagged:
+    def tag_errors(self) -> Tagged:
         """Return a context that puts the board's name before what is raised."""
-        return _Tagged(self.name)
+        return Tagged(self.name)
 
     def _start(
-        self, job: Path, facts: dict[str, Any], files: Mapping[str, Blob], seconds: float, shown: _Shown
+        self, job: Path, facts: dict[str, Any], files: Mapping[str, Blob], seconds: float, shown: Shown
     ) -> str:  # fmt: skip
         """Push what is missing and start the job; return its number."""
         answer = self.agent.ask("open", {"files": files, "python": self.python, "modules": list_modules(facts)})
-        self._refuse_unfit(answer, facts, files)
+        refuse_unfit(answer, facts, files, folder=self.folder, address=self.address)
         known = secrets.token_hex(6)
         record_job(known, self.address, self.memo)
         request = {
@@ -154,9 +145,9 @@ class Remote:
             raise
         return known
 
-    def _put(self, job: Path, files: Mapping[str, Blob], missing: list[str], request: dict[str, Any], shown: _Shown) -> None:
+    def _put(self, job: Path, files: Mapping[str, Blob], missing: list[str], request: dict[str, Any], shown: Shown) -> None:
         """Send what is missing until the job has started."""
-        tries, gone = 0, _Gone(self.lost_minutes, self.say)
+        tries, gone = 0, Gone(self.lost_minutes, self.say)
         while True:
             sent = [sha for sha in missing if sha in {blob.sha256 for blob in files.values()}]
             try:
@@ -180,7 +171,7 @@ class Remote:
                 if tries >= DAMAGED_TRIES:
                     raise Unreachable(f"files arrive damaged there, {tries} times; look at its disk and its network")
 
-    def _wait_for(self, busy: Any, shown: _Shown) -> None:
+    def _wait_for(self, busy: Any, shown: Shown) -> None:
         """Wait a while for the job that runs there.
 
         Raises:
@@ -192,9 +183,9 @@ class Remote:
         shown.note(f"waits: {text}")
         time.sleep(SELDOM_SECONDS)
 
-    def _follow(self, known: str, pause: float, shown: _Shown) -> tuple[RunnerOutput, dict[str, Any]]:
+    def _follow(self, known: str, pause: float, shown: Shown) -> tuple[RunnerOutput, dict[str, Any]]:
         """Follow a job to its end, over any number of connections."""
-        output, offset, gone = RunnerOutput(), 0, _Gone(self.lost_minutes, self.say)
+        output, offset, gone = RunnerOutput(), 0, Gone(self.lost_minutes, self.say)
         while True:
             try:
                 for line in self._read_lines(known, offset, pause):
@@ -216,105 +207,16 @@ class Remote:
                 line = talk.read_document()
         raise Lost("the connection ended")
 
-    def _take(self, known: str, end: dict[str, Any], job: Path, files: Mapping[str, Blob], shown: _Shown) -> None:
+    def _take(self, known: str, end: dict[str, Any], job: Path, files: Mapping[str, Blob], shown: Shown) -> None:
         """Fetch the results of a job, check them, and have the job removed there."""
-        promised, gone = self._read_promise(known, end, files), _Gone(self.lost_minutes, self.say)
+        promised, gone = read_promise(known, end, files), Gone(self.lost_minutes, self.say)
         while True:
             try:
-                self._take_once(known, promised, job)
+                take_results(self.agent, known, promised, job)
             except Lost as error:
                 gone.wait(error, shown, f"the job {known} lies there; {self._name_remedy(known)}")
             else:
                 return
-
-    def _take_once(self, known: str, promised: Mapping[str, Blob], job: Path) -> None:
-        with self.agent.talk("take", {"job": known}) as (talk, answer):
-            if require(answer, "results", dict).keys() != promised.keys():
-                raise Unreachable(_refuse_results(known, "others than the keeper named"))
-            if require(answer, "damaged", list):
-                raise Unreachable(_refuse_results(known, "results of another length than when its runner ended"))
-            parts = [_receive(talk, job / name, blob, known) for name, blob in promised.items()]
-            for part, name in zip(parts, promised, strict=True):
-                part.replace(job / name)
-            talk.write(b"arrived\n")
-
-    def _read_promise(self, known: str, end: dict[str, Any], files: Mapping[str, Blob]) -> dict[str, Blob]:
-        """Return the results that the keeper named, if a runner may have written them."""
-        found: dict[str, Blob] = {}
-        for name, about in (end.get("results") or {}).items():
-            fits = isinstance(about, list) and len(about) == 2 and isinstance(about[0], str) and type(about[1]) is int
-            if not fits or not RESULT.fullmatch(name) or name in files or not 0 <= about[1] <= RESULT_BYTES:
-                raise Unreachable(_refuse_results(known, f"{clip(name, 60)}, which no runner writes"))
-            found[name] = Blob(*about)
-        return found
-
-    def _refuse_failed(self, output: RunnerOutput, end: dict[str, Any], seconds: float) -> None:
-        """Raise what ended a job that did not end well.
-
-        Raises:
-            CompressError: The runner reported what is wrong with the job.
-            Unreachable: It died or vanished.
-        """
-        if "vanished" in end:
-            how = (
-                "the board restarted in the middle"
-                if end["vanished"] == "rebooted"
-                else "somebody killed the job's keeper there"
-            )
-            raise Unreachable(f"{output.subject}: {how}; start it again")
-        if "failed" in end:
-            raise Unreachable(
-                f"the runner could not be started ({clip(end['failed'])}); compress device prepare {self.address}"
-            )
-        code, free = require(end, "code", int), end.get("free_bytes")
-        if code == 0:
-            return
-        if not -64 <= code <= 255:
-            raise Unreachable(f"{output.subject}: ended with status {code}, which no process does; look at the board by hand")
-        if output.is_full() or (isinstance(free, int) and free < LITTLE_BYTES):
-            raise Unreachable(f"{output.subject}: the disk there became full; free space: compress device clean {self.address}")
-        if output.error is not None and "missing" in output.error:
-            raise Unreachable(self._explain_missing(str(output.error["missing"])))
-        if output.error is not None:
-            output.error["error"] = clip(output.error["error"], 2000)
-        raise output.make_error(code, seconds if end.get("late") is True else None)
-
-    def _refuse_unfit(self, answer: dict[str, Any], facts: dict[str, Any], files: Mapping[str, Blob]) -> None:
-        """Refuse a board that lacks something, before anything is sent."""
-        runner = require(answer, "runner", dict)
-        if "failed" in runner:
-            raise Unreachable(
-                f"{clip(runner.get('python'))} cannot be run there ({clip(runner['failed'])}); name another with the option "
-                f"python, or: compress device prepare {self.address}"
-            )
-        version = tuple(require(runner, "version", list)[:2])
-        if not all(isinstance(part, int) for part in version) or version < RUNNER_PYTHON:
-            raise Unreachable(
-                f"has Python {'.'.join(map(str, version))}, and jobs need {'.'.join(map(str, RUNNER_PYTHON))}; name a newer "
-                "one with the option python"
-            )
-        missing = [name for name, there in require(runner, "modules", dict).items() if there is not True]
-        if missing:
-            raise Unreachable(self._explain_missing(missing[0]))
-        sizes = {blob.sha256: blob.size_bytes for blob in files.values()}
-        needed = sum(sizes.get(str(sha), 0) for sha in require(answer, "missing", list)) + ROOM_BYTES
-        if needed > require(answer, "free_bytes", int):
-            raise Unreachable(
-                f"{format_bytes(needed)} are needed in {self.folder} and {format_bytes(answer['free_bytes'])} are free; free "
-                f"space: compress device clean {self.address}"
-            )
-        heaviest, memory = (
-            max(measure_models(facts, files), default=("", 0), key=lambda each: each[1]),
-            answer.get("memory_bytes"),
-        )
-        if isinstance(memory, int) and heaviest[1] > memory:
-            raise Unreachable(
-                f"{heaviest[0]}: has {format_bytes(heaviest[1])}, and {format_bytes(memory)} of memory are free there; take a "
-                "smaller file"
-            )
-
-    def _explain_missing(self, module: str) -> str:
-        return f"has no package {clip(module, 60)!r}, which the job needs: compress device prepare {self.address}"
 
     def _check_attached(self, known: str, files: Mapping[str, Blob]) -> None:
         found = next((job for job in self._read_jobs() if job.get("id") == known), None)
@@ -406,106 +308,6 @@ class Remote:
             return [f"{self.folder}/{clip(name, 80)}" for name in require(answer, "removed", list)]
 
 
-class _Tagged:
-    """Puts a board's name before the message of what is raised."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, CompressError) and not str(error).startswith(f"{self._name}: "):
-            error.args = (f"{self._name}: {error}",)
-
-
-class _Shown:
-    """Progress as far as it is known, with notes between that leave it where it is."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._done, self._total = progress, 0, 1
-
-    def __call__(self, done: int, total: int, doing: str) -> None:
-        """Show how far the job is."""
-        if 0 <= done <= total:
-            self._done, self._total = done, total
-            self._progress(done, total, clip(doing, 80))
-
-    def note(self, text: str) -> None:
-        """Show what holds it up."""
-        self._progress(self._done, self._total, text)
-
-
-class _Gone:
-    """Since when there is no connection, and how long that is borne."""
-
-    def __init__(self, minutes: float, say: Say) -> None:
-        self._allowed, self._pause, self._say = 60 * minutes, 0.5, say
-        self._since: float | None = None
-
-    def clear(self) -> None:
-        """Note that there is one."""
-        self._since, self._pause = None, 0.5
-
-    def wait(self, error: Unreachable, shown: _Shown, remedy: str = "try again") -> None:
-        """Wait a while before the next try.
-
-        Raises:
-            Unreachable: There was none for too long.
-        """
-        now = time.monotonic()
-        if self._since is None:
-            self._say(f"the connection is lost ({error}); tries again for {format_duration(self._allowed)}")
-            self._since = now
-        if now - self._since >= self._allowed:
-            raise Unreachable(f"{error}; no connection for {format_duration(self._allowed)}; {remedy}") from error
-        shown.note(f"lost, reconnecting ({now - self._since:.0f} s)")
-        time.sleep(self._pause)
-        self._pause = min(2 * self._pause, 8.0)
-
-
-def _receive(talk: Conversation, path: Path, blob: Blob, known: str) -> Path:
-    """Write one result under a hidden name, if it is whole and has its checksum; return that.
-
-    Raises:
-        Lost: The connection broke before it was whole.
-        Unreachable: It has another checksum.
-    """
-    found, length, part = hashlib.sha256(), 0, path.with_name(f".{path.name}")
-    with part.open("wb") as file:
-        for content in talk.read_bytes(blob.size_bytes):
-            found.update(content)
-            length += len(content)
-            file.write(content)
-    if length < blob.size_bytes:
-        part.unlink()
-        raise Lost(f"was cut off in {path.name}")
-    if found.hexdigest() != blob.sha256:
-        part.unlink()
-        raise Unreachable(_refuse_results(known, f"{path.name} with another checksum than when its runner ended"))
-    return part
-
-
-def _refuse_results(known: str, what: str) -> str:
-    return f"the job {known} gives {what}: it was tampered with, or the disk there is damaged; the job was left there, unused"
-
-
 def hash_files(files: Mapping[str, Blob]) -> str:
     """Return a checksum over all files of a job."""
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def list_modules(facts: dict[str, Any]) -> list[str]:
-    """Return what a job imports, by the names under which that is done."""
-    runtimes = {subject["runtime"] for subject in facts["subjects"]} & set(plugins.list_names("runtimes"))
-    return ["numpy", *sorted(plugins.load("runtimes", name).package.replace("-", "_") for name in runtimes)]
-
-
-def measure_models(facts: dict[str, Any], files: Mapping[str, Blob]) -> list[tuple[str, int]]:
-    """Return the name of each subject and how much its files hold."""
-    folders = {subject["name"]: subject["file"].rpartition("/")[0] + "/" for subject in facts["subjects"]}
-    return [
-        (name, sum(blob.size_bytes for place, blob in files.items() if place.startswith(folder)))
-        for name, folder in folders.items()
-    ]
