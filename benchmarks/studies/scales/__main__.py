@@ -37,7 +37,7 @@ from compress.fingerprint import hash_sources
 
 FOLDER = Path(__file__).parents[2] / "results" / "scales"
 DECISIVE = (
-    "benchmarks/studies/scales/arms.py", "compress/losses/*.py", "compress/methods/*.py",
+    "benchmarks/studies/scales/arms.py", "compress/losses/*.py", "compress/methods/**/*.py",
     "compress/training/optimizer.py",
 )  # fmt: skip
 """Sources that decide the result."""
