@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "images", "logits"
 CLASS, SCORE = "class", "score"
+BOXES = "boxes"
+"""The second output of a detector, float32 [batch, cells, 4] in pixels; its logits are [batch, cells, classes]."""
 FORMAT_VERSION = "1"
 """Version of the metadata that `build_metadata` returns; raised when a key changes its meaning."""
 

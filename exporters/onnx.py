@@ -26,6 +26,7 @@ from compress.records import Precision
 from compress.system import quiet
 from compress.system.files import write_whole
 from exporters._exporter import (
+    BOXES,
     INPUT,
     OUTPUT,
     About,
@@ -82,6 +83,7 @@ class Onnx:
 
     runtime: ClassVar[str] = "onnxruntime"
     inert: ClassVar[bool] = True
+    gives_boxes: ClassVar[bool] = True
     statistics: ClassVar[tuple[str, ...]] = STATISTICS
     no_spare_bit: ClassVar[str] = ""
 
@@ -196,7 +198,7 @@ class Onnx:
                 exported = torch.onnx.export(
                     program,
                     input_names=[INPUT],
-                    output_names=[OUTPUT],
+                    output_names=[OUTPUT, BOXES][: len(program.graph_signature.user_outputs)],
                     opset_version=self.opset,
                     external_data=False,
                     verbose=False,
@@ -222,7 +224,7 @@ class Onnx:
         model.doc_string = ""
         model.producer_name, model.producer_version = "edge-compress", __version__
         if self.batch_size is None:
-            for value in (model.graph.input[0], model.graph.output[0]):
+            for value in (model.graph.input[0], *model.graph.output):
                 value.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 

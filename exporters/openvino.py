@@ -54,6 +54,7 @@ class Openvino:
 
     runtime: ClassVar[str] = "openvino"
     inert: ClassVar[bool] = True
+    gives_boxes: ClassVar[bool] = True
     statistics: ClassVar[tuple[str, ...]] = tuple(ESTIMATIONS)
     no_spare_bit: ClassVar[str] = ""
 

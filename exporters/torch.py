@@ -31,6 +31,7 @@ class Torch:
 
     runtime: ClassVar[str] = "torch"
     inert: ClassVar[bool] = False
+    gives_boxes: ClassVar[bool] = True
 
     def __init__(self, *, precision: Literal["fp32"] = "fp32") -> None:
         check_option("exporters/torch", "precision", precision, ("fp32",))

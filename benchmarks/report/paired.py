@@ -116,8 +116,11 @@ def _pair_tallies(task: Task, pairs: Sequence[tuple[SeedScore, SeedScore]], name
     scores = [(partial(task.score, one), partial(task.score, two)) for one, two in rows]
     once = np.ones((1, images), np.int64)
     points = [float((this(once) - other(once))[0]) for this, other in scores]
-    ci95, between = intervals.compute_interval_over_images_and_seeds(scores, images), compute_interval_over_seeds(points)
-    swapped = [intervals.compute_swap_p_value(partial(task.score, np.concatenate([one, two])), images) for one, two in rows]
+    draws = task.metric.draws
+    ci95 = intervals.compute_interval_over_images_and_seeds(scores, images, draws=draws)
+    between = compute_interval_over_seeds(points)
+    both = [partial(task.score, np.concatenate([one, two])) for one, two in rows]
+    swapped = [intervals.compute_swap_p_value(score, images, draws=draws) for score in both]
     return Paired(
         this=names[0], other=names[1], pairing="images" if between is None else "images and seeds", seeds=len(pairs),
         images=images, points=float(np.mean(points)), ci95=ci95, ci95_over_seeds=between, swap_p_values=tuple(swapped),

@@ -235,6 +235,11 @@ def _find_front(report: Report, rows: Sequence[Row]) -> set[str]:
 
 def _explain_agreement(report: Report) -> str:
     """Return what the agreement of the report's files is a share of."""
+    if load_task(report.task).boxes:
+        return (
+            "the average precision at an overlap of 0.5, on test images, of what the file finds by what the torch network "
+            "finds that it was made of, and the other way round"
+        )
     if load_task(report.task).is_dense:
         return "the mean IoU, on test images, of the file's maps with those of the torch network that the file was made of"
     return "share of test images with the same top-1 class as the torch network that the file was made of"

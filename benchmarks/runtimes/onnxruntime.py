@@ -24,6 +24,7 @@ EXTERNAL_DATA = re.compile(rb"\x6a[\x00-\xff]{1,2}(\x0a\x08location\x12|\x12[\x0
 KERNEL = "_kernel_time"
 """How ONNX Runtime ends the name of an operator's time."""
 OUTPUTS = ("logits", "class", "score")
+OF_DETECTOR = ("logits", "boxes")
 PROVIDER = "CPUExecutionProvider"
 
 
@@ -118,9 +119,10 @@ class Onnxruntime:
         return (path,)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return logits [batch, classes] for images [batch, channels, height, width]."""
-        logits: NDArray[np.float32] = self.session.run(None, {self.input: images})[self.names.index("logits")]
-        return logits
+        """Return logits [batch, classes] of images [batch, channels, height, width]; of a detector with boxes behind them."""
+        found = self.session.run(None, {self.input: images})
+        logits: NDArray[np.float32] = found[self.names.index("logits")]
+        return np.concatenate([logits, found[self.names.index("boxes")]], axis=2) if "boxes" in self.names else logits
 
     def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every output of images [batch, channels, height, width] by its name, in the file's own types."""
@@ -192,7 +194,7 @@ def find_names(found: list[str]) -> list[str]:
     """Return what a file's outputs are: the logits if there is one, whatever it is called; nothing where that is not known."""
     if len(found) == 1:
         return ["logits"]
-    return found if sorted(found) == sorted(OUTPUTS) else []
+    return found if sorted(found) in (sorted(OUTPUTS), sorted(OF_DETECTOR)) else []
 
 
 def refuse_external_data(path: Path) -> None:

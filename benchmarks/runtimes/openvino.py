@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OUTPUTS = ("logits", "class", "score")
+OF_DETECTOR = ("logits", "boxes")
 
 
 class Openvino:
@@ -125,12 +126,14 @@ class Openvino:
         return (path, str(Path(path).with_suffix(".bin")))
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return logits [batch, classes] for images [batch, channels, height, width].
+        """Return logits [batch, classes] of images [batch, channels, height, width]; of a detector with boxes behind them.
 
         Raises:
             ValueError: The file takes images of another shape or type.
         """
         self._infer(images)
+        if "boxes" in self.names:
+            return np.concatenate([self._read(name) for name in OF_DETECTOR], axis=2)
         logits: NDArray[np.float32] = self._read("logits") if self.logits is None else self.logits.copy()
         return logits
 
@@ -253,5 +256,5 @@ def find_names(found: list[set[str]]) -> list[str]:
     """Return what a file's outputs are: the logits if there is one, whatever it is called; nothing where that is not known."""
     if len(found) == 1:
         return ["logits"]
-    names = [next((name for name in OUTPUTS if name in known), "") for known in found]
-    return names if sorted(names) == sorted(OUTPUTS) else []
+    names = [next((name for name in (*OUTPUTS, *OF_DETECTOR) if name in known), "") for known in found]
+    return names if sorted(names) in (sorted(OUTPUTS), sorted(OF_DETECTOR)) else []

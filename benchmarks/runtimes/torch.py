@@ -64,8 +64,9 @@ class Torch:
             raise RuntimeError(f"asked for {threads} threads, torch runs {torch.get_num_threads()}")
         program = load_restricted(path)
         inputs, outputs = program.graph_signature.user_inputs, program.graph_signature.user_outputs
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ValueError(f"has {len(inputs)} inputs and {len(outputs)} outputs; one of each is needed")
+        if len(inputs) != 1 or len(outputs) not in {1, 2}:
+            found = f"has {len(inputs)} inputs and {len(outputs)} outputs"
+            raise ValueError(f"{found}; one of each is needed, or the outputs logits and boxes of a detector")
         made_for = next(node for node in program.graph.nodes if node.name == inputs[0]).meta["val"].shape[0]
         if isinstance(made_for, int) and made_for != batch_size:
             wanted = f"is made for batches of {made_for}, not {batch_size or 'any number'}"
@@ -82,10 +83,11 @@ class Torch:
         return (path,)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return logits [batch, classes] for images [batch, channels, height, width]."""
+        """Return logits [batch, classes] of images [batch, channels, height, width]; of a detector with boxes behind them."""
         with self.torch.inference_mode():
-            (logits,) = self.forward(self.torch.from_numpy(images))
-        array: NDArray[np.float32] = logits.numpy()
+            logits, *boxes = self.forward(self.torch.from_numpy(images))
+            whole = self.torch.cat([logits, *boxes], dim=2) if boxes else logits
+        array: NDArray[np.float32] = whole.numpy()
         return array
 
     def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -183,7 +183,8 @@ def draw_predictions(results: Sequence[Prediction]) -> Table:
             table.add_row(prediction.image, _colour("unreadable"), "", "")
         for rank, score in enumerate(prediction.classes):
             name, took = (prediction.image, _number(prediction.milliseconds, ".2f")) if rank == 0 else ("", "")
-            table.add_row(name, score.name, f"{100 * score.score:.1f} %", took)
+            place = "" if score.box is None else f" at {', '.join(f'{side:.0f}' for side in score.box)}"
+            table.add_row(name, f"{score.name}{place}", f"{100 * score.score:.1f} %", took)
     return table
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 LEAST_SHARE = 0.25
 """Share of a box that must be left for it to count; of less it is not known what it is, and it is ignored."""
 PADDED, IGNORED_BOX = -1, -2
-"""Classes of rows that are no box, and of boxes that are neither trained on nor judged."""
+"""Classes of rows that are no box, and of boxes of class 0 that are neither trained on nor judged; of class c it is c less."""
 
 
 class MovedMasks:
@@ -61,7 +61,7 @@ class MovedBoxes:
         kept = torch.where(mirrored.view(-1, 1, 1), flipped, kept)
         classes = boxes[..., 4]
         lost = (classes >= 0) & (_measure_areas(kept) < LEAST_SHARE * _measure_areas(places))
-        moved = torch.cat([kept, torch.where(lost, float(IGNORED_BOX), classes)[..., None]], dim=2)
+        moved = torch.cat([kept, torch.where(lost, IGNORED_BOX - classes, classes)[..., None]], dim=2)
         return torch.where((classes == PADDED)[..., None], boxes, moved)
 
 

@@ -35,8 +35,7 @@ class DigitScenes:
     """Digits on photographs.
 
     Args:
-        task: `segmentation`, the class of each pixel, with the background as a class; or `detection`, a box for each digit,
-            for which a task `detection` must come with a package of yours.
+        task: `segmentation`, the class of each pixel, with the background as a class; or `detection`, a box for each digit.
         size: Height and width in pixels that scenes are drawn in; they are resized to `image_size`.
         train_scenes: Scenes for training and validation.
         test_scenes: Scenes for the test.

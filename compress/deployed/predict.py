@@ -1,4 +1,4 @@
-"""Classify or segment pictures with a deployed file."""
+"""Classify or segment pictures, or find objects in them, with a deployed file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from compress.deployed.files import Pictures, choose_file, make_subject, read_bu
 from compress.errors import CompressError, Unreachable, Unstable
 from compress.records import Manifest, Record
 from compress.system.files import writable
+from compress.tasks import load_task
 from compress.text import quantify
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ TIMED_IMAGES = 16
 class ClassScore(Record):
     """One class and its score: its share of the softmax of logits that were divided by the file's temperature.
 
-    Of a segmentation it is the share of the pixels.
+    Of a segmentation it is the share of the pixels, and of a detection there is one for each object.
     """
 
     name: str
     score: float
+    box: tuple[float, float, float, float] | None = None
+    """Of an object: left, top, right and bottom in pixels of the picture."""
 
 
 class Prediction(Record):
@@ -49,7 +52,7 @@ class Prediction(Record):
     """Of a segmentation, the PNG whose values are the classes, of the picture's size where all of it was shown; empty where no
     folder was given."""
     overlay: str = ""
-    """The map laid over the picture."""
+    """The map laid over the picture, or the picture with the boxes of a detection."""
     error: str = ""
     """Why the picture could not be read; empty when it was."""
 
@@ -69,7 +72,7 @@ def classify_pictures(
         top: How many classes.
         threads: Threads of the runtime.
         events: Where progress is reported.
-        out: Folder for the maps of a segmentation.
+        out: Folder for the maps of a segmentation, or the boxes of a detection.
 
     Raises:
         CompressError: The bundle is not what its manifest says, a folder holds no pictures, or a folder is given for maps that
@@ -104,7 +107,9 @@ def iterate_predictions(
     chosen = choose_file(manifest, file)
     subject = make_subject(folder, chosen)
     if out is not None and len(manifest.shape) == 1:
-        raise CompressError(f"--out {out}: maps are written of segmentations, and this bundle is of one class an image")
+        raise CompressError(
+            f"--out {out}: maps and boxes are drawn of segmentations and detections, and this bundle is of one class an image"
+        )
     if out is not None:
         with writable(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -169,6 +174,7 @@ class _Classifier:
     ) -> None:
         self.out, self.written = out, 0
         self.subject, self.manifest, self.temperature, self.top, self.threads = subject, manifest, temperature, top, threads
+        self.boxes = load_task(manifest.task).boxes
         self.is_timed = False
         self.milliseconds: float | None = None
 
@@ -193,11 +199,44 @@ class _Classifier:
         for image, picture in zip(images, pictures, strict=True):
             if isinstance(picture, CompressError):
                 yield Prediction(image=str(image), error=str(picture))
+            elif self.boxes:
+                yield self._describe_boxes(image, next(rows))
             elif len(self.manifest.shape) > 1:
                 yield self._describe_map(image, next(rows))
             else:
                 classes = _rank_classes(next(rows) / self.temperature, self.manifest.classes, self.top)
                 yield Prediction(image=str(image), classes=classes, milliseconds=self.milliseconds)
+
+    def _describe_boxes(self, image: Path, answers: NDArray[np.float32]) -> Prediction:
+        """Return the objects in a picture, the surest first, from answers [A, K + 4], and draw them."""
+        import numpy as np
+        from PIL import Image, ImageOps
+
+        from compress.geometry import place_picture
+        from compress.tasks import SHOWN_SCORE, choose_detections, draw_boxes
+
+        if answers.shape != self.manifest.shape:
+            raise CompressError(
+                f"the file gives {list(answers.shape)} and its manifest says {list(self.manifest.shape)}; export it again"
+            )
+        found = choose_detections(answers, least_score=SHOWN_SCORE)
+        with Image.open(image) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
+        (width, height), (left, top) = place_picture(picture.size, self.manifest.preprocess)
+        scale = np.array([width / picture.width, height / picture.height] * 2)
+        places = ((found.boxes - [left, top, left, top]) / scale).clip(0, [*picture.size, *picture.size]).round(2)
+        objects = tuple(
+            ClassScore(name=self.manifest.classes[label], score=float(score), box=tuple(box))
+            for box, score, label in zip(places.tolist(), found.scores, found.classes, strict=True)
+        )
+        prediction = Prediction(image=str(image), classes=objects, milliseconds=self.milliseconds)
+        if self.out is None:
+            return prediction
+        self.written += 1
+        name = self.out / f"{self.written:04}-{image.stem}-boxes.png"
+        with writable(self.out):
+            draw_boxes(picture, [each.model_dump() for each in objects]).save(name)
+        return prediction.model_copy(update={"overlay": str(name)})
 
     def _describe_map(self, image: Path, logits: NDArray[np.float32]) -> Prediction:
         """Return the shares of the classes in a picture, from logits [K, h, w], and write its map."""

@@ -73,7 +73,13 @@ def _judge_file(
     subject, settings = make_subject(folder, entry), GateSection.model_validate(manifest.gate)
     run = protocol.make_runner(subject, threads=threads, device=device, events=events)
     expected = ExpectedInterface(
-        manifest.preprocess, manifest.classes, entry.batch_size, entry.takes_pixels, entry.gives_class, manifest.shape
+        manifest.preprocess,
+        manifest.classes,
+        entry.batch_size,
+        entry.takes_pixels,
+        entry.gives_class,
+        manifest.shape,
+        load_task(manifest.task).boxes,
     )
     recorded = None if entry.on_samples is None else Recorded(**entry.on_samples.model_dump())
     fed, reference = samples.images if entry.takes_pixels else shown.images, samples.get_logits(entry)

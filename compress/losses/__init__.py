@@ -9,7 +9,7 @@ Raises:
 """
 
 from compress.losses.correlations import DEGENERATE, DIST_EPSILON, Activation, Denominator, dist, dist_cohort, dist_relations
-from compress.losses.divergences import STANDARDISATION_FLOOR, cwd, dkd, kd, kd_cohort, standardise
+from compress.losses.divergences import STANDARDISATION_FLOOR, binary_kd, cwd, dkd, kd, kd_cohort, standardise
 from compress.losses.embeddings import DISTANCE_FLOOR, rkd
 from compress.losses.maps import CHANNEL_FLOOR, NORM_FLOOR, attention_map, attention_transfer, factor_l1, feature_mse, pkd
 from compress.losses.weights import drift, softmax_weights
@@ -25,6 +25,7 @@ __all__ = [
     "Denominator",
     "attention_map",
     "attention_transfer",
+    "binary_kd",
     "cwd",
     "dist",
     "dist_cohort",

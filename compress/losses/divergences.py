@@ -39,6 +39,25 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float, valid: Tensor | 
     return _compute_divergence(flatten_samples(student, valid), flatten_samples(teacher, valid), temperature)
 
 
+def binary_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """Return the divergence of independent classes, each softened by a sigmoid, summed over all, times temperature², [].
+
+    Args:
+        student: Logits, [...].
+        teacher: Logits of the same shape.
+        temperature: Divides both logits before the sigmoid.
+
+    Source:
+        The Kullback-Leibler divergence of Bernoulli distributions; for one-stage detectors also in arXiv:2308.14286, weighed.
+    """
+    require_same_shape(student, teacher, "logits")
+    refuse_temperature(temperature)
+    softened, wanted = student.float() / temperature, teacher.detach().float() / temperature
+    shares = wanted.sigmoid()
+    crossed, own = (F.binary_cross_entropy_with_logits(each, shares, reduction="none") for each in (softened, wanted))
+    return (crossed - own).sum() * temperature**2  # the difference before the sum: it may be small
+
+
 def kd_cohort(student: Tensor, teachers: Tensor, *, temperature: float) -> Tensor:
     """Return `kd` of the student with each of M teachers, [M], in one pass.
 

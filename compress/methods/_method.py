@@ -167,7 +167,7 @@ def refuse_ignored_teacher(where: str, **weights: float) -> None:
 
 
 def refuse_dense(setting: Setting, method: str, why: str) -> None:
-    """Refuse a task whose logits are maps.
+    """Refuse a task with many answers an image.
 
     Args:
         setting: What the method is built from.
@@ -178,6 +178,21 @@ def refuse_dense(setting: Setting, method: str, why: str) -> None:
         CompressError: The task is such a one.
     """
     if setting.task.is_dense:
+        raise CompressError(f"method.{method}: {why}")
+
+
+def refuse_boxes(setting: Setting, method: str, why: str) -> None:
+    """Refuse a task whose answers are boxes.
+
+    Args:
+        setting: What the method is built from.
+        method: Its name.
+        why: What it needs that there is not, and what to use.
+
+    Raises:
+        CompressError: The task is such a one.
+    """
+    if setting.task.boxes:
         raise CompressError(f"method.{method}: {why}")
 
 
@@ -209,7 +224,7 @@ def require_teacher(setting: Setting, method: str, *, reads_logits: str | None =
                 f"method.{method}: reads the logits of teacher {index}{why}, which does not know the classes (classes: none); "
                 "give it `probe: true` in place of that, or use a method on maps alone: fitnet, feed, attention_transfer"
             )
-        given = find_shapes(teacher, setting.image).logits.shape[1]
+        given = setting.task.count_classes(find_shapes(teacher, setting.image).logits.shape)
         if given != setting.classes:
             raise CompressError(
                 f"method.{method}: teacher {index} gives {given} classes and the data has {setting.classes}; "

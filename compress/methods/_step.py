@@ -97,7 +97,8 @@ class Step:
             smoothing: Share of the target that is spread over all classes.
         """
         answers = self.student.logits if logits is None else logits
-        return self.task.compute_loss(answers, self.batch.labels, smoothing=smoothing)
+        height, width = self.batch.images.shape[2:]
+        return self.task.compute_loss(answers, self.batch.labels, size=(height, width), smoothing=smoothing)
 
     def teacher(self, index: int = 0) -> LazyOutputs:
         """Logits and features of one teacher on this batch, each computed when it is read."""

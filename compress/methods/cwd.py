@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods import Method, Setting, Step, refuse_boxes, require_teacher
 from compress.methods._maps.align import resize_to
 from compress.recipe import NonNegative, Positive
 
@@ -40,6 +40,7 @@ class Cwd(Method):
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "cwd")
+        refuse_boxes(setting, "cwd", "compares maps of logits, and of a detector it was not tried; use dist, kd or pkd")
         if not setting.task.is_dense:
             raise CompressError(
                 "method.cwd: compares where a class is seen, and one class an image has no place; use kd or dist"

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from compress import losses
-from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods import Method, Setting, Step, refuse_boxes, require_teacher
 from compress.methods._heads.members import weigh_members
 from compress.methods._heads.stage import Heads, HeadsTraining
 from compress.methods._maps.align import resize_to
@@ -134,6 +134,11 @@ class Dih(Method):
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "dih")
+        refuse_boxes(
+            setting,
+            "dih",
+            "trains heads on inner layers, and of a detector each would be a whole detector; use dist, kd, pkd or fitnet",
+        )
         given: dict[str, Any] = {
             "logit_loss": logit_loss, "reduction": reduction, "head": head, "standardise": standardise, "calibrate": calibrate,
             "heads_lr": heads_lr,

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from compress import losses
 from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
+from compress.methods._cells import require_same_cells, split_levels
 from compress.methods._maps.align import resize_to
 from compress.recipe import NonNegative, Positive
 
@@ -49,7 +50,8 @@ class Dist(Method):
             dense logits, as released.
         intra_weight: Weight of the intra-class relation (columns: one class over all samples or pixels); default as that.
         tau2: Multiply both relations by temperature²; default: only in paper.
-        activation: What makes logits probabilities: softmax, or sigmoid for networks whose classes do not exclude each other.
+        activation: What makes logits probabilities: softmax, or sigmoid for networks whose classes do not exclude each other;
+            default softmax, and sigmoid for detectors, whose maps are compared one by one and summed, as released.
         guard: Let constant rows and columns pass no gradient; without it they pass one of up to 1e6, as in the released code.
         denominator: Keep correlations finite by a constant added to the product of the norms, as the authors, or by a floor
             under each (norms), as torchdistill; they part where classes are many.
@@ -67,33 +69,43 @@ class Dist(Method):
         inter_weight: NonNegative | None = None,
         intra_weight: NonNegative | None = None,
         tau2: bool | None = None,
-        activation: Literal["softmax", "sigmoid"] = "softmax",
+        activation: Literal["softmax", "sigmoid"] | None = None,
         guard: bool = True,
         denominator: Literal["product", "norms"] = "product",
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "dist")
+        require_same_cells(setting, "dist")
         usual = 1.0 if setting.task.is_dense else 2.0
         inter_weight = usual if inter_weight is None else inter_weight
         intra_weight = usual if intra_weight is None else intra_weight
         refuse_ignored_teacher("method.dist", inter_weight=inter_weight, intra_weight=intra_weight)
         self.temperature = temperature or (4.0 if setting.classes < MANY_CLASSES and not setting.task.is_dense else 1.0)
         self.ce_weight = ce_weight
-        self.activation, self.guard, self.denominator = activation, guard, denominator
+        self.activation: losses.Activation = activation or ("sigmoid" if setting.task.boxes else "softmax")
+        self.guard, self.denominator = guard, denominator
         scale = self.temperature**2 if (preset == "paper" if tau2 is None else tau2) else 1.0
         self.inter_scale, self.intra_scale = scale * inter_weight, scale * intra_weight
         self._warned = False
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy and the two relations, [] each."""
-        student = step.student.logits
-        self._warn_of_few(student)
-        pairs = [self._relations(student, resize_to(step.teacher(i).logits, student)) for i in range(len(self.teachers))]
+        pairs = [self._compare(step, place) for place in range(len(self.teachers))]
         return {
             "ce": self.ce_weight * step.supervise(),
             "inter": self.inter_scale * torch.stack([inter for inter, _ in pairs]).mean(),
             "intra": self.intra_scale * torch.stack([intra for _, intra in pairs]).mean(),
         }
+
+    def _compare(self, step: Step, place: int) -> tuple[Tensor, Tensor]:
+        """Return both relations with one teacher, of a detector summed over its maps, [] each."""
+        student, teacher = step.student.logits, step.teacher(place).logits
+        if not self.task.boxes:
+            self._warn_of_few(student)
+            return self._relations(student, resize_to(teacher, student))
+        maps = zip(split_levels(step, student), split_levels(step, teacher), strict=True)
+        inter, intra = zip(*(self._relations(ours, theirs) for ours, theirs in maps), strict=True)
+        return torch.stack(inter).sum(), torch.stack(intra).sum()
 
     def _relations(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         return losses.dist_relations(

@@ -29,7 +29,7 @@ from torch.nn import Parameter
 
 from compress import losses
 from compress.errors import CompressError
-from compress.methods import Method, Setting, Step, require_teacher
+from compress.methods import Method, Setting, Step, refuse_boxes, require_teacher
 from compress.methods._maps.align import pool_to, resize_to
 from compress.methods._maps.shallow import average_by_tap, build_adapter, build_classifier, choose_taps, find_places
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Text
@@ -105,6 +105,11 @@ class Dskd(Method):
     ) -> None:
         super().__init__(setting)
         require_teacher(setting, "dskd", reads_logits="kd_weight or alpha is above 0" if kd_weight or alpha else None)
+        refuse_boxes(
+            setting,
+            "dskd",
+            "trains heads on inner layers, and of a detector each would be a whole detector; use dist, kd, pkd or fitnet",
+        )
         self.numbers = PRESETS[preset]
         beta = self.numbers.beta if beta is None else beta
         if alpha == 0 and beta == 0:

@@ -8,7 +8,8 @@ Frozen: the teachers.
 Shipped: the student.
 Stages: student
 Source: Hinton et al., 1503.02531; DefangChen/SimKD 2b389c3 for the weights; HobbitLong/RepDistiller b84f547 for the divergence
-(summed over classes, averaged over samples, times temperature²). Standardised logits:
+(summed over classes, averaged over samples, times temperature²; of a detector with a sigmoid for each class, summed over all
+cells and divided by how many have a box). Standardised logits:
 2403.01427, sunshangquan/logit-standardization-KD f6e5aa5. The mean over several teachers is ours.
 """
 
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor
 
 from compress import losses
-from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
+from compress.methods import Method, Setting, Step, refuse_boxes, refuse_ignored_teacher, require_teacher
+from compress.methods._cells import count_positives, require_same_cells, split_levels
 from compress.methods._maps.align import resize_to
 from compress.recipe import NonNegative, Positive
 
@@ -70,11 +72,18 @@ class Kd(Method):
         if temperature is None and preset == "simkd" and setting.task.is_dense:
             self.temperature = 1.0
         self.standardise = preset == "standardised" if standardise is None else standardise
+        if self.standardise:
+            refuse_boxes(
+                setting, "kd", "a detector's classes are independent, so its logits cannot be standardised; leave it out"
+            )
+        require_same_cells(setting, "kd")
         refuse_ignored_teacher("method.kd", kd_weight=self.kd_weight)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy and the divergence, [] each."""
         student = step.student.logits
+        if self.task.boxes:
+            return {"ce": self.ce_weight * step.supervise(), "kd": self.kd_weight * self._compare_cells(step)}
         teachers = torch.stack(
             [resize_to(step.teacher(i).logits, student) for i in range(len(self.teachers))]
         )  # [M, B, K, ...]
@@ -85,3 +94,12 @@ class Kd(Method):
             "ce": self.ce_weight * step.supervise(),
             "kd": self.kd_weight * losses.kd_cohort(*compared, temperature=self.temperature).mean(),
         }
+
+    def _compare_cells(self, step: Step) -> Tensor:
+        """Return the divergence of a detector's classes for each cell that has a box, averaged over the teachers, []."""
+        student = torch.cat(split_levels(step, step.student.logits))
+        each = [
+            losses.binary_kd(student, torch.cat(split_levels(step, step.teacher(place).logits)), temperature=self.temperature)
+            for place in range(len(self.teachers))
+        ]
+        return torch.stack(each).mean() / count_positives(step)

@@ -83,7 +83,7 @@ class Convolutions(nn.Module):
         self.widths, self.strides = list(widths[1:]), [2 << place for place in range(1, len(widths))]
         self.stages = nn.ModuleList()
         for place, width in enumerate(widths):
-            halving = _convolve(channels, width, stride=2)
+            halving = convolve(channels, width, stride=2)
             self.stages.append(nn.Sequential(halving, *(_Residual(width) for _ in range(blocks if place else 0))))
             channels = width
 
@@ -99,7 +99,7 @@ class Convolutions(nn.Module):
 class _Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first, self.second = _convolve(width, width), _convolve(width, width, activate=False)
+        self.first, self.second = convolve(width, width), convolve(width, width, activate=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.second(self.first(x)))
@@ -116,7 +116,7 @@ class TopDown(nn.Module):
 
     def __init__(self, inputs: Sequence[int], width: int, *, separable: bool) -> None:
         super().__init__()
-        self.laterals = nn.ModuleList(_convolve(channels, width, kernel=1, activate=False) for channels in inputs)
+        self.laterals = nn.ModuleList(convolve(channels, width, kernel=1, activate=False) for channels in inputs)
         self.smooth = nn.ModuleList(_smooth(width, separable=separable) for _ in inputs)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -140,13 +140,14 @@ def _enlarge(deeper: Tensor, height: int, width: int) -> Tensor:
 
 def _smooth(width: int, *, separable: bool) -> nn.Module:
     if not separable:
-        return _convolve(width, width)
-    return nn.Sequential(_convolve(width, width, groups=width), _convolve(width, width, kernel=1))
+        return convolve(width, width)
+    return nn.Sequential(convolve(width, width, groups=width), convolve(width, width, kernel=1))
 
 
-def _convolve(
+def convolve(
     inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, groups: int = 1, activate: bool = True
 ) -> nn.Sequential:
+    """Return a convolution, its batch norm and, unless told otherwise, a ReLU."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), *([nn.ReLU()] if activate else []))

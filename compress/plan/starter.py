@@ -14,6 +14,7 @@ from compress.data import Summary
 from compress.errors import CompressError, Unreachable
 from compress.events import Events
 from compress.plan.method_choice import find_untried_notes
+from compress.plan.starter_boxes import render_recipe as render_detection
 from compress.plan.starter_masks import render_recipe as render_segmentation
 from compress.plan.starter_masks import survey_masks
 from compress.plan.survey import BUDGET_POINTS, Proposal, Survey, describe_survey, propose, survey_folder
@@ -100,7 +101,7 @@ def write(
     data: Path | None = None,
     events: Events | None = None,
     parquet: Mapping[str, str] | None = None,
-    task: Literal["classification", "segmentation"] = "classification",
+    task: Literal["classification", "segmentation", "detection"] = "classification",
 ) -> tuple[str, ...]:
     """Write a recipe, and return what was seen of the data, a sentence each.
 
@@ -109,7 +110,8 @@ def write(
         data: Folder of pictures, one folder per class, or of parquet files in hub layout; default the embedded digits.
         events: Where progress goes.
         parquet: Which subset and label column of parquet files, as options of the source.
-        task: What the networks shall do; for segmentation `data` is a folder of pictures with masks, and by default scenes.
+        task: What the networks shall do; for segmentation `data` is a folder of pictures with masks, and by default scenes;
+            for detection there are scenes alone.
 
     Raises:
         CompressError: The file is there already, or has a name that no recipe can have; or the data is none, or too little.
@@ -126,6 +128,14 @@ def write(
             f"--{next(iter(parquet)).replace('_', '-')}: with --task segmentation only folders of pictures and masks are "
             "looked at; for parquet files write the recipe without --data, and name the data source huggingface_masks in it"
         )
+    if task == "detection":
+        if data is not None:
+            raise CompressError(
+                f"--data {data}: with --task detection no folder is looked at; write the recipe without --data, and name the "
+                "source coco or yolo with the folder as its path in it"
+            )
+        _write_text(path, render_detection(path, _name_run(path)))
+        return ()
     if task == "segmentation":
         masked = None if data is None else survey_masks(data)
         _write_text(path, render_segmentation(path, _name_run(path), data=data, seen=masked))

@@ -124,7 +124,8 @@ def judge_file(backend: QuantizationBackend, path: Path) -> tuple[Gate, Accuracy
     gate = backend.judge(logits)
     if gate.max_abs_diff is None and gate.agreement_percent is None:  # no logits to compare
         return gate, None
-    return gate, backend.task.measure(backend.task.tally(logits, backend.labels), logits.shape[1])
+    task = backend.task
+    return gate, task.measure(task.tally(logits, backend.labels), task.count_classes(logits.shape))
 
 
 def rank(candidate: Candidate[B], budget: GateSection) -> tuple[float, ...]:

@@ -132,8 +132,9 @@ class Manifest(Document):
     task: str = "classification"
     """What the network is for."""
     logits_shape: tuple[int, ...] = ()
-    """Of the logits of one image: [classes], or of a segmentation [classes, height, width] at the network's output stride;
-    empty in older manifests, which are of classification."""
+    """Of the answer to one image: [classes]; of a segmentation [classes, height, width] at the network's output stride; of a
+    detection [cells, classes + 4], which files give as two outputs, `logits` [batch, cells, classes] and `boxes` [batch, cells,
+    4], left, top, right and bottom in pixels of the input; empty in older manifests, which are of classification."""
     files: tuple[BundleFile, ...]
     gate: dict[str, float | str | None]
     """What the files were held to; fields of the recipe's section `gate`."""

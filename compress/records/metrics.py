@@ -34,6 +34,8 @@ class Accuracy(Record):
     """Where classes are uneven, the images of each class."""
     class_percent: tuple[Percent | None, ...] = ()
     """Where the metric is a mean over classes, that of each class, such as its IoU; `None` for a class that is nowhere."""
+    percent_at_half: Percent | None = None
+    """Of a detector, the average precision at an overlap of 0.5 (AP50)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -279,11 +279,14 @@ def _prove(run: Run, place: _Place, item: ExportedFile, logits: SplitLogits) -> 
         count = len(chosen)
         outputs = Outputs(found.logits[:count], {key: values[:count] for key, values in found.further.items()})
         gate = judge(
-            file.path, ExpectedInterface(data.preprocess, data.classes, file.batch_size, file.takes_pixels, file.gives_class),
+            file.path, ExpectedInterface(
+                data.preprocess, data.classes, file.batch_size, file.takes_pixels, file.gives_class,
+                item.logits.validation.shape[1:], data.task.boxes,
+            ),
             outputs, protocol.make_runner(file, device=place.device, events=Events()),
             held if file.takes_pixels else normalise(held, data.preprocess), reference=item.logits.validation[chosen],
             labels=run.validation_labels[chosen], settings=run.recipe.gate, precision=exporter.precision,
-            original=logits.validation[chosen] if item.adapted else None,
+            original=logits.validation[chosen] if item.adapted else None, task=data.task,
         )  # fmt: skip
     except CompressError as error:
         gate = explain_unusable(error, file.runtime)

@@ -98,7 +98,7 @@ def _check_alone(run: Run, name: str, network: Network, batch: Batch, *, trains:
     Raises:
         CompressError: It cannot be used; or it changes its images in place, which all networks of a run share.
     """
-    found = check_network(name, network, batch.images, trains=trains, is_dense=run.data.task.is_dense)
+    found = check_network(name, network, batch.images, trains=trains, task=run.data.task)
     if found.changes_input:
         raise CompressError(
             f"{name}: its forward pass changes the images it is given in place, which the other networks read too; write "

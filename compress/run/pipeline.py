@@ -107,11 +107,16 @@ def run(recipe: Recipe, *, base: str | Path, runs: str | Path, events: Events, s
 def _check_before_training(run: Run) -> None:
     """Refuse, before anything is trained, what would otherwise be refused after hours."""
     for section in run.recipe.exports:
+        if run.data.task.boxes and not getattr(exporters.load(section), "gives_boxes", False):
+            raise CompressError(
+                f"exports: {section.format}: writes files with one output, and a detector gives two, logits and boxes; use "
+                "onnx or openvino"
+            )
         _require_runtime(section)
         if run.data.task.is_dense and exporters.load(section).gives_class:
             raise CompressError(
-                f"exports: {section.format}: postprocess: inside gives one class an image, and the labels are masks; leave it "
-                "out: the file then gives the logits of each class, [batch, classes, height, width]"
+                f"exports: {section.format}: postprocess: inside gives one class an image, and the task is "
+                f"{run.data.task.name}; leave it out: the file then gives what the network gives"
             )
     if run.data.task.name != "classification" and run.recipe.gate.metric != "top1":
         raise CompressError(

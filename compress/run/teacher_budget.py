@@ -71,7 +71,8 @@ def _find_largest_drop(run: Run, student: SplitLogits, teacher: SplitLogits) -> 
     metric, labels, task = run.recipe.gate.metric, run.validation_labels, run.data.task
     if task.name != CLASSIFICATION.name:
         rows = [task.tally(logits.validation, labels) for logits in (teacher, student)]
-        return compute_paired_interval(partial(task.score, rows[0]), partial(task.score, rows[1]), len(labels))[1]
+        scores = partial(task.score, rows[0]), partial(task.score, rows[1])
+        return compute_paired_interval(*scores, len(labels), draws=task.metric.draws)[1]
     own, other = (logits.validation.argmax(axis=1) == labels for logits in (student, teacher))
     lost, won = other & ~own, own & ~other
     if metric == "balanced_accuracy":

@@ -52,7 +52,7 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
         looks = section.knows_classes and not run.data.task.is_dense
         warning = _check_given(run, name, given.network, section) if looks else ""
         if run.data.task.is_dense:
-            run.events.say(f"{name}: whether it should be fed otherwise was not tried, for it gives maps")
+            run.events.say(f"{name}: whether it should be fed otherwise was not tried, for it gives many answers an image")
         known = given.order if section.knows_classes else section.classes
         key = make_key(weights=hash_file(obtain_weights(run, section, name)), model=model, classes=known)
         trained = Trained(name, "given", given.network, (), key, None)

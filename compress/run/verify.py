@@ -37,7 +37,7 @@ from exporters import About, Exporter
 from exporters.verification.interface import ExpectedInterface
 from exporters.verification.judge import explain_unusable
 from exporters.verification.judge import judge as judge_file
-from exporters.verification.rule import Outputs, measure_differences
+from exporters.verification.rule import Outputs, make_comparable, measure_differences
 
 Logits = NDArray[np.float32]
 
@@ -146,7 +146,7 @@ def verify_file(run: Run, made: WrittenFile, file: Subject, section: ExportSecti
                 (on_validation, on_test), (data.validation.labels, data.test.labels), data.task
             ),
             "agreement_percent": 100 * data.task.measure_agreement(logits.test, on_test),
-            "max_abs_diff": float(measure_differences(logits.test, on_test).largest.max()),
+            "max_abs_diff": float(measure_differences(*make_comparable(logits.test, on_test, data.task.boxes)).largest.max()),
             **paired.pack_scores(data.task, data.task.tally(on_test, data.test.labels)),
             "peak_memory_bytes": found.peak_memory_bytes,
             "effective": found.effective,
@@ -174,7 +174,7 @@ def _judge_outputs(run: Run, made: WrittenFile, file: Subject, found: Evaluation
     return judge_file(
         file.path, ExpectedInterface(
             data.preprocess, data.classes, file.batch_size, file.takes_pixels, file.gives_class,
-            made.logits.validation.shape[1:],
+            made.logits.validation.shape[1:], data.task.boxes,
         ),
         outputs, protocol.make_runner(file, events=run.events),
         pixels if file.takes_pixels else normalise(pixels, data.preprocess), reference=made.logits.validation,

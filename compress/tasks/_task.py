@@ -12,12 +12,14 @@ imports torch inside, so that a file is judged without it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.records import Accuracy
+from compress.statistics.tallies import RESAMPLES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,6 +42,8 @@ class Metric(NamedTuple):
     """In records: `top1`."""
     title: str
     """For people: `top-1`."""
+    draws: int = RESAMPLES
+    """Of a bootstrap; fewer where each costs much."""
 
 
 class Task(ABC):
@@ -50,7 +54,23 @@ class Task(ABC):
     label_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int64)
     """Type of the labels of a data set."""
     is_dense: ClassVar[bool] = False
-    """Whether logits are maps [N, K, h, w] at the network's own output stride and labels maps [N, H, W] at the images' size."""
+    """Whether an image has many answers: maps of logits [N, K, h, w], or one answer for each cell of a detector."""
+    logit_dims: ClassVar[int] = 2
+    """Dimensions of logits."""
+    boxes: ClassVar[int] = 0
+    """How many of the last numbers of each answer are no logits but a box, which files give as an output of its own."""
+
+    def count_classes(self, shape: Sequence[int]) -> int:
+        """Return how many classes logits of a shape [N, K, ...] are of."""
+        return shape[1]
+
+    def get_label_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the shape of the labels of one image in a bundle's samples, of images of a height and width."""
+        return size if self.is_dense else ()
+
+    def pack_labels(self, labels: Labels) -> Labels:
+        """Return labels [N, ...] in the shape that samples have, [N, ...]."""
+        return labels
 
     draws: ClassVar[bool] = False
     """Whether labels and answers can be drawn on their image, by `draw` and `draw_answer`."""
@@ -86,12 +106,13 @@ class Task(ABC):
     # ---- training
 
     @abstractmethod
-    def compute_loss(self, logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    def compute_loss(self, logits: Tensor, labels: Tensor, *, size: tuple[int, int], smoothing: float = 0.0) -> Tensor:
         """Return the loss of logits [B, K, ...] against labels [B, ...], [].
 
         Args:
             logits: In any precision.
             labels: Of the batch.
+            size: Height and width of the images.
             smoothing: Share of the target that is spread over all classes.
         """
 

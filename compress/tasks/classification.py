@@ -49,13 +49,14 @@ class Classification(Task):
         del size
         return np.arange(images) % classes
 
-    def compute_loss(self, logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    def compute_loss(self, logits: Tensor, labels: Tensor, *, size: tuple[int, int], smoothing: float = 0.0) -> Tensor:
         """Return the cross-entropy, [], of logits [B, K] with labels [B], or with shares of classes [B, K].
 
         An image whose shares are all 0 has no label and does not count.
         """
         from torch.nn import functional
 
+        del size
         if labels.ndim == 1:
             return functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         sums = labels.sum(dim=1, keepdim=True)  # [B, 1]

@@ -39,6 +39,7 @@ class Segmentation(Task):
     label_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
     is_dense: ClassVar[bool] = True
     draws: ClassVar[bool] = True
+    logit_dims: ClassVar[int] = 4
 
     def check_labels(self, where: str, labels: Labels, classes: int, size: tuple[int, int]) -> None:
         """Refuse labels that are no masks of the images' size.
@@ -78,13 +79,14 @@ class Segmentation(Task):
         height, width = size
         return (np.arange(images * height * width) % classes).astype(np.uint8).reshape(images, height, width)
 
-    def compute_loss(self, logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    def compute_loss(self, logits: Tensor, labels: Tensor, *, size: tuple[int, int], smoothing: float = 0.0) -> Tensor:
         """Return the mean cross-entropy over pixels that are not ignored, [], of logits [B, K, h, w] and labels [B, H, W].
 
         The logits are brought to the size of the labels first; without any such pixel it is 0.
         """
         from torch.nn import functional
 
+        del size
         wide = logits.float()
         if wide.shape[2:] != labels.shape[1:]:
             wide = functional.interpolate(wide, size=tuple(labels.shape[1:]), mode="bilinear", align_corners=False)

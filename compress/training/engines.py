@@ -226,7 +226,8 @@ class _Trial:
             with torch.autocast(self._device.type, dtype=autocast, enabled=autocast is not None):
                 found = forward(images)
             read = [found.features[place].float().square().mean() for place in self._taps]
-            total = torch.stack([self._task.compute_loss(found.logits, labels), *read]).sum()
+            loss = self._task.compute_loss(found.logits, labels, size=(images.shape[2], images.shape[3]))
+            total = torch.stack([loss, *read]).sum()
             with explain_compile_errors():  # the backward pass is compiled when it is first needed
                 gradients = torch.autograd.grad(total, trained, allow_unused=True, materialize_grads=True)
         for buffer, value in zip(self._network.buffers(), kept, strict=True):

@@ -23,7 +23,7 @@ SPILLED_BYTES = 1 << 28
 
 def measure_accuracy(logits: Logits, labels: Labels, task: Task = CLASSIFICATION) -> Accuracy:
     """Return the task's metric of logits [N, K, ...] against labels [N, ...]."""
-    return task.measure(task.tally(logits, labels), logits.shape[1])
+    return task.measure(task.tally(logits, labels), task.count_classes(logits.shape))
 
 
 def measure_calibration(logits: tuple[Logits, Logits], labels: tuple[Labels, Labels], task: Task) -> Calibration | None:
@@ -114,6 +114,6 @@ def validate(
         for batch in batches.epoch(0):
             labels = batch.labels.cpu().numpy()
             for name, given in method.predictions(method.step(batch, signals=get_signals(batch))).items():
-                classes = max(classes, given.shape[1])
+                classes = max(classes, task.count_classes(given.shape))
                 tallies.setdefault(name, []).append(task.tally(given.float().cpu().numpy(), labels))
     return {name: task.measure(np.concatenate(found), classes) for name, found in tallies.items()}

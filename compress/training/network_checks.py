@@ -18,14 +18,17 @@ from compress.errors import CompressError
 from compress.forward_pass import FORWARD_ERRORS, PROBED_IMAGES, describe_output, explain_failure
 from compress.freezing import evaluating
 from compress.models import Network
-from compress.tasks import Logits
+from compress.tasks import CLASSIFICATION, Logits, Task
 
 SOFTMAX_INSIDE = "take the softmax or sigmoid out of it, or let it return their logarithm: losses and files take logits"
 
 OTHER_TASK = {
     4: "the labels are masks, so it must give a map of logits for each class, [batch, classes, height, width]: use a segmenter "
     "(`compress list models`)",
-    2: "the labels are one class an image, so it must give logits [batch, classes]: use a classifier, or data with masks",
+    3: "the labels are boxes, so it must give the logits of each class and a box for each cell, [batch, cells, classes + 4]: "
+    "use a detector (`compress list models`)",
+    2: "the labels are one class an image, so it must give logits [batch, classes]: use a classifier, or data with masks "
+    "or boxes",
 }
 """What to do where a network is one of another task, by the number of axes that its logits must have."""
 REMEDY = "match network and images to each other"
@@ -42,7 +45,7 @@ class Found(NamedTuple):
     """What its user should know, or nothing."""
 
 
-def check_network(who: str, network: Network, images: Tensor, *, trains: bool, is_dense: bool = False) -> Found:
+def check_network(who: str, network: Network, images: Tensor, *, trains: bool, task: Task = CLASSIFICATION) -> Found:
     """Run a network a few times and refuse it if it could not be trained, or could not teach.
 
     Weights, buffers, modes, torch's random state and the images stay as they are.
@@ -52,7 +55,7 @@ def check_network(who: str, network: Network, images: Tensor, *, trains: bool, i
         network: As it is before training.
         images: Of the training split, [N, C, H, W]; some of them are used.
         trains: Whether it will be trained.
-        is_dense: Whether the labels are maps, so that it must give logits [N, K, h, w].
+        task: What it is for, which decides the shape of its logits.
 
     Raises:
         CompressError: It is TorchScript and would be trained; cannot take the images; gives no logits, or not the same kind in
@@ -67,7 +70,7 @@ def check_network(who: str, network: Network, images: Tensor, *, trains: bool, i
     images = images[:PROBED_IMAGES].detach().clone()
     with forward_pass.keep_random_state(), forward_pass.keep_buffers(network), evaluating(network):
         copy = images.clone()
-        logits = run_forward(who, network, copy, is_dense=is_dense)
+        logits = run_forward(who, network, copy, task=task)
         changes_input = forward_pass.changes(copy, images)
         _refuse_probabilities(who, forward_pass.find_probabilities(network, images, logits))
         fault = forward_pass.find_changed_answers(network, images, logits) or forward_pass.find_mixed_images(
@@ -79,7 +82,7 @@ def check_network(who: str, network: Network, images: Tensor, *, trains: bool, i
             _refuse_constant(who, network, images, logits)
             if len(images) > 1:  # batch norm takes no single image; a stage is rehearsed with what the loader gives
                 changes_input |= _check_in_training(who, network, images, logits)
-    return Found(logits.shape[1], changes_input, _note_log_probabilities(who, logits))
+    return Found(task.count_classes(logits.shape), changes_input, _note_log_probabilities(who, logits))
 
 
 def check_outputs(who: str, logits: Logits) -> None:
@@ -101,7 +104,7 @@ def check_outputs(who: str, logits: Logits) -> None:
     _refuse_probabilities(who, forward_pass.describe_probabilities(values) or forward_pass.find_shares(values))
 
 
-def run_forward(who: str, network: Network, images: Tensor, *, is_dense: bool = False) -> Tensor:
+def run_forward(who: str, network: Network, images: Tensor, *, task: Task = CLASSIFICATION) -> Tensor:
     """Return the logits [N, K, ...] of a pass over images [N, C, H, W]; the modes are the caller's.
 
     Raises:
@@ -113,9 +116,9 @@ def run_forward(who: str, network: Network, images: Tensor, *, is_dense: bool = 
         raise CompressError(
             f"{who}: cannot take images {list(images.shape)}: {explain_failure(who, network, error, remedy=REMEDY)}"
         ) from error
-    dims = 4 if is_dense else 2
+    dims = task.logit_dims
     if not isinstance(output, Tensor) or output.dim() != dims or len(output) != len(images) or not output.is_floating_point():
-        if isinstance(output, Tensor) and {output.dim(), dims} == {2, 4}:
+        if isinstance(output, Tensor) and output.dim() != dims and output.dim() in OTHER_TASK:
             raise CompressError(f"{who}: gives {list(output.shape)}; {OTHER_TASK[dims]}")
         whole = isinstance(output, Tensor) and not output.is_floating_point()
         kind = f"{str(getattr(output, 'dtype', '')).removeprefix('torch.')} " if whole else ""

@@ -106,8 +106,9 @@ def check_teacher(name: str, logits: Logits, labels: Labels, classes: Sequence[s
         CompressError: Its answers do not depend on what is shown, it gives numbers that are not finite, has another number of
             classes, or knows the classes in another order; or the images are all of one class.
     """
-    if logits.shape[1] != len(classes):
-        raise CompressError(f"{name}: gives {logits.shape[1]} classes and the data has {len(classes)}; use a matching teacher")
+    given = task.count_classes(logits.shape)
+    if given != len(classes):
+        raise CompressError(f"{name}: gives {given} classes and the data has {len(classes)}; use a matching teacher")
     if not np.isfinite(logits).all():
         raise CompressError(f"{name}: gives numbers that are not finite on the validation split; check its weights")
     if task.name != CLASSIFICATION.name:
@@ -146,7 +147,7 @@ def describe_guessing(name: str, logits: Logits, labels: Labels, task: Task = CL
         task: What it was trained for.
     """
     if task.name != CLASSIFICATION.name:
-        found = task.find_guessing(task.tally(logits, labels), logits.shape[1])
+        found = task.find_guessing(task.tally(logits, labels), task.count_classes(logits.shape))
         return f"{name}: {found}; train it longer or with another train.lr" if found else ""
     why = find_guessing(name, logits.argmax(axis=1), labels, logits.shape[1])
     return f"{why}; train it longer or with another train.lr" if why else ""

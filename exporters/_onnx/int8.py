@@ -8,6 +8,8 @@ slower on x86, and one scale for a whole weight ruins depthwise convolutions. Th
   kept the graph is the float one, and a kept layer takes no more of its surroundings into floating point than it must.
 * Products are not quantized where they leave a layer: the logits stay float32 instead of snapping to 256 levels.
 * In networks with layer normalisation (transformers) only the layers: what the default does to attention ruins them.
+* Of a detector never what makes its logits and boxes, behind the last layers and these included: logits would have 256 levels,
+  and detections are ranked by them.
 * Never normalisations: there is no integer kernel for them, so it would cost accuracy and give nothing.
 """
 
@@ -76,7 +78,9 @@ class QuantizableOnnx:
         give_biases(model)
         self._model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         self._layers = {layer.name: layer for layer in found}
-        self.layers = tuple(self._layers)
+        ends = _find_last_layers(self._model) if len(self._model.graph.output) > 1 else set()
+        self._ends = {name for name, layer in self._layers.items() if ends.issuperset(layer.nodes)}
+        self.layers = tuple(name for name in self._layers if name not in self._ends)
         self._images, self._where, self._save = np.ascontiguousarray(images, np.float32), where, save
         self._ranges: dict[str, dict[str, Range]] = {}
         self._means: dict[str, NDArray[np.float64]] = {}
@@ -100,8 +104,10 @@ class QuantizableOnnx:
             near = suggest_name(quantization.statistics, list(STATISTICS))
             raise CompressError(f"{self._where}: there are no statistics {quantization.statistics!r}; {near}")
         for layer in quantization.keep:
-            if layer not in self._layers:
-                raise CompressError(f"{self._where}: there is no layer {layer!r} to keep; {suggest_name(layer, self._layers)}")
+            if layer not in self.layers:
+                raise CompressError(
+                    f"{self._where}: there is no layer {layer!r} to keep; {suggest_name(layer, [*self.layers])}"
+                )
         layers = [self._layers[name] for name in self.layers if name not in quantization.keep]
         nodes = {node for layer in layers for node in layer.nodes}
         corrected = quantization.statistics == "bias_correction"
@@ -162,6 +168,27 @@ def _find_activations(model: ModelProto) -> list[str]:
 
 def _find_layer_nodes(model: ModelProto) -> set[str]:
     return {node for layer in find_layers(model) for node in layer.nodes}
+
+
+def _find_last_layers(model: ModelProto) -> set[str]:
+    """Return the layers' nodes from which outputs are made without another layer in between."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    layers, pending, seen, found = (
+        _find_layer_nodes(model),
+        [output.name for output in model.graph.output],
+        set[str](),
+        set[str](),
+    )
+    while pending:
+        node = makers.get(pending.pop())
+        if node is None or node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.name in layers:
+            found.add(node.name)
+        else:
+            pending += node.input
+    return found
 
 
 def _choose_nodes(model: ModelProto, layers: set[str]) -> list[str]:

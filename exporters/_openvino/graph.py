@@ -169,6 +169,16 @@ def find_float_nodes(model: Any, layers: tuple[Layer, ...], keep: frozenset[str]
     return [node.get_friendly_name() for node in order if stays(node.get_friendly_name())]
 
 
+def find_last_layers(model: Any, layers: tuple[Layer, ...]) -> frozenset[str]:
+    """Return the names of layers behind which there is no other."""
+    layer = {node: each.name for each in layers for node in each.nodes}
+    order = [node for node in model.get_ordered_ops() if node.get_type_name() not in {"Constant", "Parameter", "Result"}]
+    after = _find_nearest_layers(
+        order[::-1], layer, lambda node: [target.get_node() for value in node.outputs() for target in value.get_target_inputs()]
+    )
+    return frozenset(each.name for each in layers if not any(after[node] for node in each.nodes))
+
+
 def _find_nearest_layers(order: list[Any], layer: Mapping[str, str], around: Callable[[Any], list[Any]]) -> dict[str, set[str]]:
     """Find for each node the first layers on every way in one direction; `order` begins where the ways end."""
     found: dict[str, set[str]] = {}

@@ -23,7 +23,14 @@ from compress.errors import CompressError
 from compress.system import quiet
 from exporters._exporter import Quantization
 from exporters._openvino.file import write_files
-from exporters._openvino.graph import Layer, extract_reason, find_float_nodes, find_weighted_nodes, has_attention
+from exporters._openvino.graph import (
+    Layer,
+    extract_reason,
+    find_float_nodes,
+    find_last_layers,
+    find_weighted_nodes,
+    has_attention,
+)
 
 if TYPE_CHECKING:
     from compress.records import Preprocess
@@ -82,7 +89,8 @@ class QuantizableOpenvino:
         pixels: Preprocess | None,
         gives_class: bool = False,
     ) -> None:
-        self.layers = tuple(layer.name for layer in layers)
+        self._ends = find_last_layers(model, layers) if len(model.outputs) > 1 else frozenset()  # a detector's stay in float
+        self.layers = tuple(layer.name for layer in layers if layer.name not in self._ends)
         self._model, self._layers, self._images = model, layers, images
         self._batch_size, self._pixels, self._gives_class = batch_size, pixels, gives_class
         self._attention = has_attention(model)
@@ -95,7 +103,7 @@ class QuantizableOpenvino:
             Unreachable: As in the contract.
         """
         self._check(quantization)
-        keep = frozenset(quantization.keep)
+        keep = self._ends | frozenset(quantization.keep)
         model = self._quantize(quantization, find_float_nodes(self._model, self._layers, keep), path)
         if self._batch_size is not None:
             model.reshape([self._batch_size, *self._images.shape[1:]])

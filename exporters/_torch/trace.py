@@ -7,7 +7,7 @@ operators). It is traced on zeros, so that no image of the user ends up in a fil
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ def trace(module: nn.Module, example: Tensor, *, batch: int | None = None) -> Ex
             f"export of {name}: the example has shape {list(example.shape)}; give one image [1, channels, height, width]"
         )
     images = torch.zeros(batch or _DYNAMIC_TRACE_BATCH, *example.shape[1:])
-    network = copy_network(module, images.shape)
+    network = split_outputs(copy_network(module, images.shape))
     dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
     try:
         with quiet.silence_tracer():
@@ -162,7 +162,7 @@ def _run(network: nn.Module, images: Tensor, name: str) -> Tensor:
         raise CompressError(f"export of {name}: the network fails on images {shape}: {reason}; check the image size") from error
     if not isinstance(logits, torch.Tensor):
         raise CompressError(f"export of {name}: forward returns a {type(logits).__name__}; wrap it to return the logits only")
-    if logits.ndim not in (2, 4) or logits.shape[0] != len(images):
+    if logits.ndim not in ((2, 4) if find_split(network) is None else (3,)) or logits.shape[0] != len(images):
         raise CompressError(
             f"export of {name}: images {shape} give logits {list(logits.shape)}, not [{len(images)}, classes] or "
             f"[{len(images)}, classes, height, width]"
@@ -170,6 +170,27 @@ def _run(network: nn.Module, images: Tensor, name: str) -> Tensor:
     if changes(given, images):
         network.register_forward_pre_hook(_copy_images)
     return logits
+
+
+def find_split(network: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+    """Return the method by which a detector gives logits [B, A, K] and boxes [B, A, 4] of images apart; `None` of others."""
+    inner = network.module if isinstance(getattr(network, "module", None), _load_module_type()) else network
+    split: Callable[[Tensor], tuple[Tensor, Tensor]] | None = getattr(inner, "split_answers", None)
+    return split
+
+
+def _load_module_type() -> type[nn.Module]:
+    from torch import nn
+
+    return nn.Module
+
+
+def split_outputs(network: nn.Module) -> nn.Module:
+    """Let a detector, which is the caller's own copy, give logits and boxes as two outputs; others stay as they are."""
+    split = find_split(network)
+    if split is not None:
+        network.forward = split
+    return network
 
 
 def _copy_images(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -32,7 +32,7 @@ from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
 from compress.records import BundleFile, Gate, Manifest, Preprocess, SampleDifferences, Variant
 from compress.system.files import hash_file, write_whole
-from compress.tasks import CLASSIFICATION, Task
+from compress.tasks import CLASSIFICATION, DETECTIONS_PROGRAM, Task, load_task
 from exporters._exporter import INPUT, OUTPUT, Exporter
 from exporters._onnx.external_data import refuse_external_data
 from exporters.bundle.bench import PROGRAM as BENCH
@@ -60,11 +60,12 @@ __all__ = [
 ]  # fmt: skip
 
 MANIFEST, SCHEMA, SAMPLES = "manifest.json", "manifest.schema.json", "samples.npz"
-PREDICT, RULE, MODEL_FILE = "predict.py", "rule.py", "model_file.py"
+PREDICT, RULE, MODEL_FILE, DETECTIONS = "predict.py", "rule.py", "model_file.py", "detections.py"
 README, CARD, NOTICE = "README.md", "MODEL_CARD.md", "NOTICE.txt"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"  # only in the layout of the hub (`hub.py`)
 FURTHER = frozenset({
-    MANIFEST, SCHEMA, PREDICT, RULE, MODEL_FILE, BENCH, README, CARD, NOTICE, SUMS, SOURCE, BUILD, EXPECTED, CONFIG,
+    MANIFEST, SCHEMA, PREDICT, RULE, MODEL_FILE, DETECTIONS, BENCH, README, CARD, NOTICE, SUMS, SOURCE, BUILD, EXPECTED,
+    CONFIG,
     PREPROCESSOR,
 })  # fmt: skip
 """Files that a bundle may hold beside those that its manifest names and the sample pictures."""
@@ -130,6 +131,7 @@ def write_bundle(
         raise CompressError(f"{folder}: no file passed its gate, so there is nothing to hand over; see why in the report")
     further = {f"{LOGITS}_{number}": file.logits for number, file in enumerate(files) if file.logits is not None}
     samples = samples._replace(further=further)
+    samples = samples._replace(labels=task.pack_labels(samples.labels))
     check_arrays(folder / SAMPLES, samples, preprocess, len(classes), task)
     with write_whole(folder) as temporary:
         temporary.mkdir()
@@ -142,7 +144,7 @@ def write_bundle(
             output=OUTPUT,
             task=task.name,
             logits_shape=samples.logits.shape[1:],
-            files=tuple(_copy_file(file, number, samples, temporary) for number, file in enumerate(files)),
+            files=tuple(_copy_file(file, number, samples, temporary, task) for number, file in enumerate(files)),
             gate=gate.model_dump(),
             samples=SAMPLES,
             samples_count=len(samples.labels),
@@ -151,7 +153,7 @@ def write_bundle(
         )
         records.save(temporary / MANIFEST, manifest)
         _check_manifest(temporary / MANIFEST, manifest)
-        write_pictures(temporary, read_archive(temporary / SAMPLES, manifest), manifest.classes)
+        write_pictures(temporary, read_archive(temporary / SAMPLES, manifest), manifest.classes, task)
         _write_documents(temporary, manifest, background)
         write_checksums(temporary)
         return check_bundle(temporary)
@@ -183,7 +185,7 @@ def check_bundle(folder: Path) -> Manifest:
     for file in manifest.files:
         _check_file(folder, file)
     samples = read_samples(folder, manifest)
-    drawn = EXPECTED in present or samples.labels.ndim > 1
+    drawn = EXPECTED in present or manifest.task != CLASSIFICATION.name
     pictures = check_pictures(folder, samples, manifest) if drawn else frozenset()
     if surplus := sorted({*present} - {*listed} - FURTHER - pictures):
         raise CompressError(f"{folder / surplus[0]}: is not in the manifest; remove what does not belong to the bundle")
@@ -208,7 +210,8 @@ def find_unfamiliar_programs(folder: Path, manifest: Manifest) -> tuple[str, ...
     They may come from another version, or from somebody who changed them; `compress` runs none of them in any case.
     """
     written = build_programs(manifest)
-    there = [name for name in (PREDICT, RULE, MODEL_FILE, BENCH, SOURCE, BUILD) if (folder / name).is_file()]
+    programs = (PREDICT, RULE, MODEL_FILE, DETECTIONS, BENCH, SOURCE, BUILD)
+    there = [name for name in programs if (folder / name).is_file()]
     return tuple(name for name in there if (folder / name).read_bytes() != written.get(name))
 
 
@@ -218,6 +221,7 @@ def build_programs(manifest: Manifest) -> dict[str, bytes]:
     sources = {
         PREDICT: here / "programs" / PREDICT,
         **{name: here.with_name("verification") / name for name in (RULE, MODEL_FILE)},
+        **({DETECTIONS: DETECTIONS_PROGRAM} if load_task(manifest.task).boxes else {}),
     }
     return {
         **{name: path.read_bytes() for name, path in sources.items()},
@@ -239,7 +243,7 @@ def _write_documents(folder: Path, manifest: Manifest, background: Background | 
         (folder / name).write_bytes(content)
 
 
-def _copy_file(file: Deployable, number: int, samples: Samples, folder: Path) -> BundleFile:
+def _copy_file(file: Deployable, number: int, samples: Samples, folder: Path, task: Task) -> BundleFile:
     parts = file.exporter.list_parts(file.path)
     reference = samples.logits if file.logits is None else file.logits
     if file.gate.status != "passed":
@@ -266,21 +270,21 @@ def _copy_file(file: Deployable, number: int, samples: Samples, folder: Path) ->
         temperature=file.measured and file.measured.calibration and file.measured.calibration.temperature,
         gate=file.gate,
         logits=LOGITS if file.logits is None else f"{LOGITS}_{number}",
-        on_samples=SampleDifferences(**_record(reference, file.outputs, samples)._asdict()),
+        on_samples=SampleDifferences(**_record(reference, file.outputs, samples, task)._asdict()),
         measured=file.measured,
         elsewhere=file.elsewhere,
     )
 
 
-def _record(reference: NDArray[np.float32], outputs: NDArray[np.float32], samples: Samples) -> Recorded:
+def _record(reference: NDArray[np.float32], outputs: NDArray[np.float32], samples: Samples, task: Task) -> Recorded:
     """Return the differences of a file from its network on the samples, logits [N, classes, ...]."""
-    if reference.ndim > 2 or samples.labels.ndim > 1:
-        return record_any_differences(reference, outputs)
+    if task.name != CLASSIFICATION.name:
+        return record_any_differences(reference, outputs, task.boxes)
     return record_differences(reference, outputs, samples.labels)
 
 
 def _check_manifest(path: Path, manifest: Manifest) -> None:
-    pre = manifest.preprocess
+    pre, task = manifest.preprocess, load_task(manifest.task)
     channels = pre.depth
     demands = {
         "files: is empty": bool(manifest.files),
@@ -298,8 +302,10 @@ def _check_manifest(path: Path, manifest: Manifest) -> None:
         f"samples_count: {manifest.samples_count} are fewer than the {_count_needed(manifest)} that prove a file again": (
             manifest.samples_count >= _count_needed(manifest)
         ),
-        f"logits_shape: must begin with the {len(manifest.classes)} classes, all sizes above 0": (
-            manifest.shape[0] == len(manifest.classes) and min(manifest.shape) > 0 and len(manifest.shape) in (1, 3)
+        f"logits_shape: must be that of {manifest.task} with {len(manifest.classes)} classes, all sizes above 0": (
+            len(manifest.shape) == task.logit_dims - 1
+            and min(manifest.shape) > 0
+            and task.count_classes((1, *manifest.shape)) == len(manifest.classes)
         ),
         f"input and output: must be {INPUT!r} and {OUTPUT!r}": (manifest.input, manifest.output) == (INPUT, OUTPUT),
     }

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from compress.recipe import Recipe, Section, canonical
 from compress.records import Accuracy, Environment, Headline, Manifest, Variant
+from compress.tasks import load_task
 from exporters.bundle.readme import (
     describe_geometry,
     escape_markdown,
@@ -143,8 +144,8 @@ def _render_history(manifest: Manifest, background: Background) -> Iterator[str]
     yield f"Seed {manifest.provenance.get('seed', recipe.seed)}; the student was trained for {background.seconds:.0f} s."
     yield _render_settings(recipe.train)
     if len(manifest.shape) > 1:
-        yield "## IoU of each class"
-        yield "Of the files, on the test split; a class that is in no mask and no answer has none."
+        yield f"## {'AP' if load_task(manifest.task).boxes else 'IoU'} of each class"
+        yield "Of the files, on the test split; a class that is in no label and no answer has none."
         yield render_table(("class", *(file.path for file in manifest.files)), _list_iou(manifest))
         yield "## Environment"
         yield "\n".join(_list_environment(background.environment))

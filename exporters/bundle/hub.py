@@ -16,6 +16,7 @@ from compress.errors import CompressError
 from compress.recipe import yaml
 from compress.records import BundleFile, Manifest, Preprocess
 from compress.system.files import write_whole
+from compress.tasks import load_task
 from exporters.bundle.bundle import CARD, CONFIG, PREPROCESSOR, README, build_programs, check_bundle
 from exporters.bundle.checksums import list_files, write_checksums
 from exporters.bundle.readme import name_metric
@@ -101,30 +102,37 @@ def _build_geometry(pre: Preprocess) -> dict[str, Any]:
 
 def _build_metadata(manifest: Manifest, licence: str) -> dict[str, Any]:
     results = [result for file in manifest.files for result in _list_results(manifest, file)]
-    kind = "image-segmentation" if len(manifest.shape) > 1 else "image-classification"
+    kind, metric = _name_kind(manifest)
     tags = [kind, *dict.fromkeys(file.format for file in manifest.files), "edge-compress"]
     metadata: dict[str, Any] = {
         "license": licence,
         "pipeline_tag": kind,
         "tags": tags,
-        "metrics": ["mean_iou" if len(manifest.shape) > 1 else "accuracy"],
+        "metrics": [metric],
     }
     return metadata | ({"model-index": [{"name": manifest.name, "results": results}]} if results else {})
+
+
+def _name_kind(manifest: Manifest) -> tuple[str, str]:
+    """Return what the hub calls the task of a bundle, and its metric."""
+    if load_task(manifest.task).boxes:
+        return "object-detection", "mean_average_precision"
+    return ("image-segmentation", "mean_iou") if len(manifest.shape) > 1 else ("image-classification", "accuracy")
 
 
 def _list_results(manifest: Manifest, file: BundleFile) -> Iterator[dict[str, Any]]:
     """Yield the test accuracy of a file, where it was measured, as a share: the hub's unit."""
     found = file.measured.accuracy if file.measured else None
     if found is not None:
-        dense = len(manifest.shape) > 1
+        kind, metric = _name_kind(manifest)
         data = manifest.provenance.get("data", "not recorded")
         low, high = (bound / 100 for bound in found.ci95)
         yield {
-            "task": {"type": "image-segmentation" if dense else "image-classification"},
+            "task": {"type": kind},
             "dataset": {"name": data, "type": data, "split": "test"},
             "metrics": [
                 {
-                    "type": "mean_iou" if dense else "accuracy",
+                    "type": metric,
                     "name": f"{name_metric(manifest)} of {file.path}, n={found.samples}, 95 % interval {low:.4f}–{high:.4f}",
                     "value": round(found.percent / 100, 6),
                 }

@@ -61,6 +61,8 @@ it to you.
 
 def name_kind(manifest: Manifest) -> str:
     """Return what a bundle holds, with its article."""
+    if load_task(manifest.task).boxes:
+        return "An object detector"
     return "A semantic segmenter" if len(manifest.shape) > 1 else "An image classifier"
 
 
@@ -74,6 +76,8 @@ def _describe_out(manifest: Manifest) -> str:
 
 
 def _describe_samples(manifest: Manifest) -> str:
+    if load_task(manifest.task).boxes:
+        return "`samples/` holds pictures"
     if len(manifest.shape) > 1:
         return "`samples/` holds pictures, each with its mask (`-mask`) and the trained network's map (`-map`) of class numbers"
     return "`samples/` holds pictures, `samples/expected.json` the trained network's outputs for them"
@@ -98,7 +102,20 @@ width, of the logits as they are and divided by the temperature (scaled). The dr
 validation split."""
 
 
+def _describe_outputs(manifest: Manifest) -> str:
+    """Return the outputs of a file in words."""
+    boxes, shape = load_task(manifest.task).boxes, manifest.shape
+    if boxes:
+        cells, classes = shape[0], shape[1] - boxes
+        return f"""the outputs `{manifest.output}`
+float32 [batch, {cells}, {classes}] and `boxes` float32 [batch, {cells}, {boxes}], left, top, right and bottom in pixels of the
+input. The sigmoid of a logit is the score of a class in a cell; `detections.py` chooses among them"""
+    return f"the output `{manifest.output}` is float32 [batch, {', '.join(map(str, shape))}]"
+
+
 def _describe_metric(manifest: Manifest) -> str:
+    if load_task(manifest.task).boxes:
+        return "AP, COCO's average precision, and agreement, the AP at an overlap of 0.5 of what file and network find,"
     if len(manifest.shape) > 1:
         return "mIoU, at the network's input size, and agreement, which is the mIoU of the file's map with the network's,"
     return "Top-1, with Wilson's interval, and agreement"
@@ -263,8 +280,9 @@ the output are in the file."""
 the logits as they are, not divided by the temperature below."""
     return f"""## By hand
 
-The input `{manifest.input}` is float32 [batch, {len(pre.mean)}, {pre.height}, {pre.width}], the output `{manifest.output}` is
-float32 [batch, {", ".join(map(str, manifest.shape))}]. An image becomes an input by
+The input `{manifest.input}` is float32 [batch, {len(pre.mean)}, {pre.height}, {pre.width}],
+{_describe_outputs(manifest)}.
+An image becomes an input by
 
     image = PIL.Image.open(path).convert({mode!r})
 {_render_placing(pre)}

@@ -90,10 +90,13 @@ def write_archive(path: Path, samples: Samples) -> None:
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def write_pictures(bundle: Path, samples: Samples, classes: tuple[str, ...]) -> None:
-    """Write the first image of each class as PNG, and the expected outputs."""
+def write_pictures(bundle: Path, samples: Samples, classes: tuple[str, ...], task: Task = CLASSIFICATION) -> None:
+    """Write the first image of each class as PNG, and the expected outputs; of other tasks some pictures with their answers."""
     (bundle / FOLDER).mkdir()
     pictures = []
+    if task.boxes:
+        _write_plain(bundle, samples)
+        return
     if samples.labels.ndim > 1:
         _write_maps(bundle, samples)
         return
@@ -104,6 +107,21 @@ def write_pictures(bundle: Path, samples: Samples, classes: tuple[str, ...]) -> 
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(bundle / FOLDER / picture.file, "PNG")
         pictures.append(picture)
     records.save(bundle / EXPECTED, Expected(pictures=tuple(pictures)))
+
+
+def _write_plain(bundle: Path, samples: Samples) -> None:
+    """Write some pictures as PNG."""
+    for row in range(min(MAX_MAPS, len(samples.labels))):
+        pixels = samples.images[row]
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(bundle / FOLDER / f"{row:02}.png", "PNG")
+
+
+def _check_plain(bundle: Path, samples: Samples, manifest: Manifest) -> frozenset[str]:
+    """Check the pictures of a detector, and return their paths below the bundle."""
+    rows = range(min(MAX_MAPS, len(samples.labels)))
+    for row in rows:
+        _check_picture(bundle / FOLDER / f"{row:02}.png", samples.images[row], manifest)
+    return frozenset(f"{FOLDER}/{row:02}.png" for row in rows)
 
 
 def _write_maps(bundle: Path, samples: Samples) -> None:
@@ -155,6 +173,8 @@ def check_pictures(bundle: Path, samples: Samples, manifest: Manifest) -> frozen
         CompressError: A picture or its expected output differs from `samples.npz`.
         Unreachable: A file cannot be read.
     """
+    if load_task(manifest.task).boxes:
+        return _check_plain(bundle, samples, manifest)
     if samples.labels.ndim > 1:
         return _check_maps(bundle, samples, manifest)
     path = bundle / EXPECTED
@@ -227,10 +247,15 @@ def check_arrays(path: Path, samples: Samples, preprocess: Preprocess, classes: 
         **samples.further,
     }
     for name, form in _list_forms(
-        preprocess, len(samples.labels), (classes, *samples.logits.shape[2:]), task, samples.further
+        preprocess, len(samples.labels), _make_shape(samples.logits, classes, task), task, samples.further
     ).items():
         _check_form(path, name, _Form(given[name].dtype, given[name].shape), form)
     check_values(path, samples, classes, task)
+
+
+def _make_shape(logits: NDArray[np.float32], classes: int, task: Task) -> tuple[int, ...]:
+    """Return the shape that logits [N, ...] of one image should have with so many classes."""
+    return (*logits.shape[1:-1], classes + task.boxes) if task.boxes else (classes, *logits.shape[2:])
 
 
 class _Form(NamedTuple):
@@ -245,7 +270,7 @@ def _list_forms(
 ) -> dict[str, _Form]:
     """Return the form of every array by its name; `shape` is that of the logits of one image."""
     logits = _Form(np.dtype(np.float32), (count, *shape))
-    size = (preprocess.height, preprocess.width) if task.is_dense else ()
+    size = task.get_label_shape((preprocess.height, preprocess.width))
     return {
         "images": _Form(np.dtype(np.uint8), (count, preprocess.height, preprocess.width, len(preprocess.mean))),
         "labels": _Form(task.label_dtype, (count, *size)),

@@ -84,7 +84,7 @@ def gate(
     if task.name != CLASSIFICATION.name:
         return gate_by_task(
             reference, candidate, labels, task=task, settings=settings, alone=alone, original=original,
-            limits=make_limits(settings, precision, recorded, is_dense=task.is_dense),
+            limits=make_limits(settings, precision, recorded, is_dense=task.is_dense, boxes=task.boxes),
         )  # fmt: skip
     for network in (reference,) if original is None else (reference, original):
         _check_reference(network, labels)
@@ -126,12 +126,12 @@ def gate(
 
 
 def make_limits(
-    settings: GateSection, precision: Precision, recorded: Recorded | None = None, *, is_dense: bool = False
+    settings: GateSection, precision: Precision, recorded: Recorded | None = None, *, is_dense: bool = False, boxes: int = 0
 ) -> Limits:
     """Return the limits of a file from the bounds of the gate."""
     return Limits(
         precision, settings.max_top1_drop_points, settings.min_agreement, settings.max_abs_diff, recorded, settings.metric,
-        is_dense,
+        is_dense, boxes,
     )  # fmt: skip
 
 

@@ -29,6 +29,8 @@ class ExpectedInterface(NamedTuple):
     """Whether it also gives `class` and `score`, each [batch]."""
     logits_shape: tuple[int, ...] | None = None
     """Of one image; `None` is one logit for each class."""
+    boxes: int = 0
+    """How many of the last numbers of each answer are a box, which is an output of its own."""
 
 
 def read_interface(path: Path) -> Interface | None:
@@ -60,7 +62,7 @@ def find_violations(found: Interface, expected: ExpectedInterface, precision: Pr
     """
     wanted = model_file.Wanted(
         expected.preprocess.model_dump(mode="json"), expected.classes, precision, expected.batch_size, expected.takes_pixels,
-        expected.gives_class, expected.logits_shape,
+        expected.gives_class, expected.logits_shape, expected.boxes,
     )  # fmt: skip
     yield from model_file.find_violations(found, wanted)
 

@@ -78,7 +78,7 @@ def judge(
     """
     found, logits = read_interface(path), outputs.logits
     own: Precision = precision if found is None else found.precision  # type: ignore[assignment]  # RANKS holds no others
-    limits = make_limits(settings, own, recorded, is_dense=task.is_dense)
+    limits = make_limits(settings, own, recorded, is_dense=task.is_dense, boxes=task.boxes)
     verdict = gate(reference, logits, labels, settings=settings, precision=own, original=original, recorded=recorded, task=task)
     comparable = logits.shape == reference.shape and logits.dtype == np.float32
     if comparable and expected.batch_size is None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-INPUT, OUTPUT, CLASS, SCORE = "images", "logits", "class", "score"
+INPUT, OUTPUT, CLASS, SCORE, BOXES = "images", "logits", "class", "score", "boxes"
 METADATA = "edge_compress"
 """Of an OpenVINO graph: where in its `rt_info` the metadata are."""
 KEYS = ("classes", "preprocess", "preprocess_by")
@@ -64,6 +64,8 @@ class Wanted(NamedTuple):
     """Whether it also gives `class` and `score`, each [batch]."""
     logits_shape: tuple[int, ...] | None = None
     """Of one image; `None` is one logit for each class."""
+    boxes: int = 0
+    """How many of the last numbers of each answer are a box, which is an output of its own."""
 
 
 def find_violations(found: Interface, wanted: Wanted) -> Iterator[str]:
@@ -77,7 +79,9 @@ def find_violations(found: Interface, wanted: Wanted) -> Iterator[str]:
     sides = (int(wanted.preprocess["height"]), int(wanted.preprocess["width"]))
     fed: tuple[int | None, ...] = (batch_size, *sides, channels) if wanted.takes_pixels else (batch_size, channels, *sides)
     yield from _compare_ports("input", found.inputs, [Port(INPUT, "uint8" if wanted.takes_pixels else "float32", fed)])
-    given = [Port(OUTPUT, "float32", (batch_size, *(wanted.logits_shape or (len(wanted.classes),))))]
+    shape = wanted.logits_shape or (len(wanted.classes),)
+    given = [Port(OUTPUT, "float32", (batch_size, *shape[:-1], shape[-1] - wanted.boxes))]
+    given += [Port(BOXES, "float32", (batch_size, *shape[:-1], wanted.boxes))] * (wanted.boxes > 0)
     further = [Port(CLASS, "int64", (batch_size,)), Port(SCORE, "float32", (batch_size,))]
     yield from _compare_ports("output", found.outputs, given + further * wanted.gives_class)
     if found.precision != wanted.precision:
@@ -224,7 +228,7 @@ def _describe_openvino_port(port: Any) -> Port:
     kind, shape = port.get_element_type().get_type_name(), port.partial_shape
     names = sorted(port.get_names())
     sizes = tuple(size.get_length() if size.is_static else None for size in shape) if shape.rank.is_static else None
-    named = next((name for name in (INPUT, OUTPUT, CLASS, SCORE) if name in names), next(iter(names), ""))
+    named = next((name for name in (INPUT, OUTPUT, CLASS, SCORE, BOXES) if name in names), next(iter(names), ""))
     return Port(named, {"f32": "float32", "u8": "uint8", "i32": "int32", "i64": "int64"}.get(kind, kind), sizes)
 
 

@@ -58,6 +58,10 @@ DENSE_RMS: Mapping[str, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 3e-2, "int
 """Of dense logits, the largest RMS of all differences over that of the logits. Rounding gives less than 5e-6 in fp32, 1e-3 in
 fp16 and 1e-2 in bf16, and int8 some 0.01 to 0.04, of networks that are hardly trained 0.11. Other orders of channels give
 0.07, so between a third of the bound and the bound other inputs are tried."""
+BOX_UNIT = 2.0
+"""So many pixels of a box weigh as much as 1 of a logit."""
+LEAST_SCORE = 0.05
+"""Boxes are compared in cells in which the network has some class at least so surely; elsewhere nobody looks at them."""
 DENSE_SHARE = 0.5
 """Of the bound of a logit's difference in int8, for dense logits, which are so many that their ranges are known well."""
 SCORE_BOUNDS: Mapping[str, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 2e-2, "int8": 1e-4}
@@ -134,7 +138,9 @@ class Limits(NamedTuple):
     metric: str = TOP1
     """What the budget of the drop is about: `top1`, or `balanced_accuracy`, the mean of the classes' recalls."""
     is_dense: bool = False
-    """Whether logits are maps."""
+    """Whether an image has many answers."""
+    boxes: int = 0
+    """How many of the last numbers of each answer are a box."""
 
 
 class Comparison(NamedTuple):
@@ -250,6 +256,24 @@ def find_logit_faults(
     yield from _find_large_differences(reference, seen.differences, limits)
 
 
+def make_comparable(reference: Floats, candidate: Floats, boxes: int) -> tuple[Floats, Floats]:
+    """Return answers of a network and a file in which boxes weigh as logits do, and count where the network finds something.
+
+    Args:
+        reference: Of the network, [N, A, K + boxes], or without boxes [N, K, ...], which stay as they are.
+        candidate: Of the file.
+        boxes: How many of the last numbers of each answer are a box.
+    """
+    if not boxes or candidate.shape != reference.shape:
+        return reference, candidate
+    surest = reference[..., :-boxes].max(axis=-1, keepdims=True)  # [N, A, 1]
+    shown = surest >= math.log(LEAST_SCORE / (1 - LEAST_SCORE))
+    ours, theirs = (np.array(each, np.float32) for each in (reference, candidate))
+    for each in (ours, theirs):
+        each[..., -boxes:] = np.where(shown | ~np.isfinite(each[..., -boxes:]), each[..., -boxes:] / np.float32(BOX_UNIT), 0)
+    return ours, theirs
+
+
 class Differences(NamedTuple):
     """Differences between the logits of a file and those of its network, of any shape."""
 
@@ -286,6 +310,7 @@ def find_difference_faults(reference: Floats, candidate: Floats, limits: Limits)
     if candidate.shape != reference.shape or candidate.dtype != np.float32:
         yield f"it gives {candidate.dtype} {list(candidate.shape)}, not float32 {list(reference.shape)}"
         return
+    reference, candidate = make_comparable(reference, candidate, limits.boxes)
     seen = measure_differences(reference, candidate)
     broken = int((~np.isfinite(seen.largest)).sum())
     if broken:
@@ -296,9 +321,9 @@ def find_difference_faults(reference: Floats, candidate: Floats, limits: Limits)
         yield f"its logits differ by {seen.relative_rms:.3g} of their RMS, more than {bound:g}"
 
 
-def record_any_differences(reference: Floats, candidate: Floats) -> Recorded:
+def record_any_differences(reference: Floats, candidate: Floats, boxes: int = 0) -> Recorded:
     """Return the differences of a file from its network, finite logits [N, K, ...], that bound it from now on."""
-    largest = measure_differences(reference, candidate).largest
+    largest = measure_differences(*make_comparable(reference, candidate, boxes)).largest
     return Recorded(float(largest.max()), float(np.median(largest)), 0)
 
 

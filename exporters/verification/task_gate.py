@@ -26,6 +26,7 @@ from exporters.verification.rule import (
     find_batch_differences,
     find_difference_faults,
     get_usual_agreement,
+    make_comparable,
     measure_differences,
 )
 
@@ -66,7 +67,7 @@ def gate_by_task(
     if candidate.shape != reference.shape or candidate.dtype != np.float32:
         reason = f"it gives {candidate.dtype} {list(candidate.shape)}, not float32 {list(reference.shape)}"
         return Gate(status="failed", reason=reason, samples=images, metric=task.metric.name)
-    seen = measure_differences(reference, candidate)
+    seen = measure_differences(*make_comparable(reference, candidate, task.boxes))
     reasons = [*find_difference_faults(reference, candidate, limits)]
     if not np.isfinite(seen.largest).all():
         return Gate(status="failed", reason="; ".join(reasons), samples=images, metric=task.metric.name)
@@ -80,7 +81,7 @@ def gate_by_task(
             reasons.append(f"agreement {100 * agreement:.2f} % is below {100 * least:g} % (gate.min_agreement)")
         if drop > settings.max_top1_drop_points:
             where = "the network it came from" if original is None else "the student before it was adapted to int8"
-            reached = task.measure(after, reference.shape[1]).percent
+            reached = task.measure(after, task.count_classes(reference.shape)).percent
             reasons.append(
                 f"{task.metric.title} {reached:.2f} % is {drop:.2f} points below {where} "
                 f"(gate.max_drop_points {settings.max_top1_drop_points:g})"
@@ -94,7 +95,7 @@ def gate_by_task(
         status="failed" if reasons else "passed",
         reason="; ".join(reasons),
         samples=images,
-        accuracy=task.measure(after, reference.shape[1]),
+        accuracy=task.measure(after, task.count_classes(reference.shape)),
         agreement_percent=100 * agreement,
         max_abs_diff=float(seen.largest.max()),
         relative_rms=seen.relative_rms,
@@ -144,7 +145,8 @@ def _compute_drop(task: Task, before: Tallies, after: Tallies) -> tuple[float, t
     """Return the drop of the metric in points with its paired 95 % interval, from rows [N, S] each."""
     once = np.ones((1, len(before)), np.int64)
     drop = float((task.score(before, once) - task.score(after, once))[0])
-    return drop, compute_paired_interval(partial(task.score, before), partial(task.score, after), len(before))
+    scores = partial(task.score, before), partial(task.score, after)
+    return drop, compute_paired_interval(*scores, len(before), draws=task.metric.draws)
 
 
 def _explain_doubt(drop: float, interval: tuple[float, float], budget: float, images: int) -> str:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from compress import plugins
-from compress.data import IGNORED, check_dataset, hash_dataset
+from compress.data import IGNORED, check_dataset, hash_dataset, name_task
 from compress.records import Preprocess
+from compress.tasks import load_task
+from tests.data.boxed_pictures import write_coco, write_yolo
 
 NAMES = plugins.list_names("data")
 SMALL = {
@@ -26,12 +28,22 @@ def source(request):
     ]
     layout = {
         "folder": "pictures", "masks": "mask_folder", "huggingface_masks": "mask_parquet", "idx": "idx_folder",
-        "csv": "csv_file", "webdataset": "shards",
-    }.get(request.param, "folder")  # fmt: skip
+        "csv": "csv_file", "webdataset": "shards", "coco": "coco_folder", "yolo": "yolo_folder",
+    }  # fmt: skip
     options = SMALL.get(request.param, {})
     if "path" in required:
-        options = options | {"path": request.getfixturevalue(layout)}
+        options = options | {"path": request.getfixturevalue(layout.get(request.param, "folder"))}
     return plugins.load("data", request.param)(**options)
+
+
+@pytest.fixture
+def coco_folder(tmp_path):
+    return str(write_coco(tmp_path / "coco"))
+
+
+@pytest.fixture
+def yolo_folder(tmp_path):
+    return str(write_yolo(tmp_path / "yolo"))
 
 
 def contract(size=8, channels="rgb", interpolation="bilinear"):
@@ -53,11 +65,12 @@ def test_the_summary_is_what_is_loaded(source):
     """Sizes and the number of classes, told without decoding, are those of the images."""
     summary = source.summary()
     dataset = source.load(contract())
-    if getattr(source, "task", "classification") == "classification":
-        check_dataset(dataset, len(summary.classes))
+    task = load_task(name_task(source))
+    check_dataset(dataset, len(summary.classes), task)
     assert (len(dataset.train.labels), len(dataset.test.labels)) == (summary.train_images, summary.test_images)
-    found = np.unique(np.concatenate([split.labels for split in dataset]))
-    assert set(found) - {IGNORED} == set(range(len(summary.classes)))
+    labels = [split.labels[..., 4] if task.boxes else split.labels for split in dataset]
+    found = np.unique(np.concatenate([each.ravel() for each in labels]))
+    assert {label for label in found if label >= 0} - {IGNORED} == set(range(len(summary.classes)))
 
 
 @pytest.mark.parametrize("channels", ["gray", "rgb"])

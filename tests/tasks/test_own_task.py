@@ -54,7 +54,7 @@ class Tags(Task):
     def make_labels(self, images, classes, size):
         return (np.arange(images * classes) % 2).astype(np.uint8).reshape(images, classes)
 
-    def compute_loss(self, logits, labels, *, smoothing=0.0):
+    def compute_loss(self, logits, labels, *, size, smoothing=0.0):
         from torch.nn import functional
         return functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
 

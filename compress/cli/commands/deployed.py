@@ -253,7 +253,11 @@ def _judge_latency(
 @click.argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
 @click.option("--file", help="File of the bundle; default: the first.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show.")
-@click.option("--out", type=PATH, help="Of a segmentation: folder for the map of each picture, and the map over the picture.")
+@click.option(
+    "--out",
+    type=PATH,
+    help="Folder for the map of each picture of a segmentation, or the picture with the boxes of a detection.",
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Write a line of CSV for each picture as it is classified.")
 @click.option("--json-lines", "as_lines", is_flag=True, help="Write a line of JSON for each picture as it is classified.")
 @threads_option
@@ -261,9 +265,10 @@ def predict(
     terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: str | None, top: int, out: Path | None, as_csv: bool,
     as_lines: bool, threads: int,
 ) -> None:  # fmt: skip
-    """Classify or segment your pictures with the deployed file.
+    """Classify or segment your pictures, or find objects in them, with the deployed file.
 
-    A folder stands for all pictures in it and below. Of a segmentation the share of each class in a picture is shown.
+    A folder stands for all pictures in it and below. Of a segmentation the share of each class in a picture is shown, of a
+    detection every object with its score and its box: left, top, right and bottom in pixels of the picture.
     """
     from compress.cli import tables
     from compress.deployed.predict import iterate_predictions, refuse_unread

@@ -37,11 +37,11 @@ def list_(terminal: Terminal, *, kind: str | None, name: str | None) -> None:
 )
 @click.option(
     "--task",
-    type=click.Choice(["classification", "segmentation"]),
+    type=click.Choice(["classification", "segmentation", "detection"]),
     default="classification",
     show_default=True,
     help="What the networks shall do. For segmentation --data is a folder of train/images, train/masks and test/ likewise; "
-    "default: embedded scenes.",
+    "default: embedded scenes. For detection there are embedded scenes alone.",
 )
 @click.option("--subset", help="With --data, of parquet files: the subset.")
 @click.option("--label-column", help="With --data, of parquet files: the column of the labels.")
@@ -50,7 +50,7 @@ def init(
     *,
     path: Path,
     data: Path | None,
-    task: Literal["classification", "segmentation"],
+    task: Literal["classification", "segmentation", "detection"],
     subset: str | None,
     label_column: str | None,
 ) -> None:

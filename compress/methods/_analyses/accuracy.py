@@ -18,7 +18,7 @@ def measure_accuracy(network: nn.Module, batches: Batches, task: Task = CLASSIFI
     with evaluating(network):
         for batch in batches.epoch(0):
             logits = network(batch.images).float().cpu().numpy()
-            classes = max(classes, logits.shape[1])
+            classes = max(classes, task.count_classes(logits.shape))
             tallies.append(task.tally(logits, batch.labels.cpu().numpy()))
     return task.measure(np.concatenate(tallies), classes)
 
@@ -30,7 +30,7 @@ def measure_predictions(method: Method, batches: Batches) -> dict[str, Accuracy]
     with evaluating(method):
         for batch in batches.epoch(0):
             for name, logits in method.predictions(method.step(batch)).items():
-                classes = max(classes, logits.shape[1])
+                classes = max(classes, method.task.count_classes(logits.shape))
                 rows = method.task.tally(logits.float().cpu().numpy(), batch.labels.cpu().numpy())
                 tallies.setdefault(name, []).append(rows)
     return {name: method.task.measure(np.concatenate(found), classes) for name, found in tallies.items()}
