@@ -38,12 +38,24 @@ class Placement(NamedTuple):
 
 def place_picture(own: tuple[int, int], preprocess: Preprocess) -> Placement:
     """Return how a picture of some width and height is placed."""
-    width, height = preprocess.width, preprocess.height
-    if preprocess.geometry == "center_crop":
-        outer = int(width / preprocess.crop_fraction), int(height / preprocess.crop_fraction)
+    return place_in(own, (preprocess.height, preprocess.width), preprocess.geometry, crop_fraction=preprocess.crop_fraction)
+
+
+def place_in(own: tuple[int, int], sides: tuple[int, int], geometry: str, *, crop_fraction: float = 1.0) -> Placement:
+    """Return how a picture is placed in a rectangle.
+
+    Args:
+        own: Width and height of the picture.
+        sides: Height and width of the rectangle.
+        geometry: As in the module's text.
+        crop_fraction: Share of the shorter side that `center_crop` leaves.
+    """
+    height, width = sides
+    if geometry == "center_crop":
+        outer = int(width / crop_fraction), int(height / crop_fraction)
         size = _cover(own, outer)
         return Placement(size, (-_halve_even(size[0] - width), -_halve_even(size[1] - height)))
-    if preprocess.geometry == "letterbox":
+    if geometry == "letterbox":
         size = _fit(own, (width, height))
         return Placement(size, ((width - size[0]) // 2, (height - size[1]) // 2))
     return Placement((width, height), (0, 0))

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from compress.errors import CompressError
 from compress.freezing import evaluating
+from compress.geometry import place_in
 from compress.models._network import Network, Outputs
 
 Channels = Literal["gray", "rgb", "bgr"]
+Geometry = Literal["squeeze", "center_crop", "letterbox"]
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in gray, as Pillow has them (ITU-R 601-2)."""
 
@@ -32,6 +34,8 @@ class InputFormat(NamedTuple):
     channels: Channels
     size: tuple[int, int] | None = None
     """Height and width; `None` is any."""
+    geometry: Geometry = "squeeze"
+    """How images of another shape come to that size."""
 
 
 class _Around(Network):
@@ -89,9 +93,14 @@ class Adapted(_Around):
         if size is None or tuple(images.shape[-2:]) == size:
             return images
         mode = {"nearest": "nearest", "bilinear": "bilinear"}.get(self.interpolation, "bicubic")
-        shrinks = images.shape[-2] > size[0] or images.shape[-1] > size[1]
+        placed = place_in((images.shape[-1], images.shape[-2]), size, self.wanted.geometry)
+        (width, height), (left, top) = placed
+        shrinks = images.shape[-2] > height or images.shape[-1] > width
         smooth = {} if mode == "nearest" else {"antialias": shrinks, "align_corners": False}
-        return F.interpolate(images, size=size, mode=mode, **smooth)
+        scaled = F.interpolate(images, size=(height, width), mode=mode, **smooth)
+        if (height, width) == size:
+            return scaled
+        return F.pad(scaled, (left, size[1] - width - left, top, size[0] - height - top))  # below 0 it cuts; 0 is the mean
 
     def _normalise(self, images: Tensor) -> Tensor:
         given, wanted = self.given, self.wanted

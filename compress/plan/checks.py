@@ -65,7 +65,7 @@ def find_recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
         yield from _find_start_problems(where, teacher, base)
         if teacher.classes is not None and not teacher.is_given:
             yield CompressError(f"{where}.classes: is for a teacher that is given, and this one is trained here; remove it")
-        yield from _find_probe_problems(where, teacher)
+        yield from _find_own_problems(where, teacher)
     if recipe.gate.max_drop_from_teacher_points is not None and not any(each.knows_classes for each in recipe.teacher):
         yield CompressError("gate.max_drop_from_teacher_points: no teacher knows the classes (classes: none); remove it")
     yield from _find_start_problems("student", recipe.student, base)
@@ -89,8 +89,13 @@ def find_recipe_problems(recipe: Recipe, base: Path) -> Iterator[CompressError]:
     yield from _find_drift_problems(recipe)
 
 
-def _find_probe_problems(where: str, teacher: TeacherSection) -> Iterator[CompressError]:
-    """Yield a probe of a network that has learnt nothing, or that is trained as well."""
+def _find_own_problems(where: str, teacher: TeacherSection) -> Iterator[CompressError]:
+    """Yield a geometry without a size, and a probe of a network that has learnt nothing, or that is trained as well."""
+    if teacher.geometry != "squeeze" and teacher.image_size is None:
+        yield CompressError(
+            f"{where}.geometry: {teacher.geometry} is how images come to {where}.image_size, which is not given; add it, or "
+            "remove the geometry"
+        )
     if teacher.probe is not None and not teacher.has_weights:
         yield CompressError(
             f"{where}.probe: fits a classifier to a network that starts from weights, and {where}.weights names none; add it"

@@ -267,6 +267,10 @@ class TeacherSection(StartSection):
     image_size: ImageSize | None = None
     """Height and width in pixels that it wants, or [height, width]: images of `data.image_size` are resized to it; default: as
     they are. Where the model has an option of this name, it is that, too."""
+    geometry: Literal["squeeze", "center_crop", "letterbox"] = "squeeze"
+    """How images of `data.image_size` come to its `image_size` where that has another shape: both sides are resized (squeeze);
+    they are scaled until they cover it, and the middle is taken (center_crop); or until they fit in, and the rest is its mean
+    (letterbox)."""
     channels: Literal["gray", "rgb", "bgr"] | None = None
     """Channels that it takes: gray is repeated for a teacher of colours, colours become gray for one of gray, and `bgr` is the
     order of OpenCV; default: those of the data."""

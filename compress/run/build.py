@@ -123,7 +123,8 @@ def find_input_format(section: TeacherSection, preprocess: Preprocess) -> InputF
         step = -1 if channels == "bgr" else 1
         own_mean, own_std = own_mean or published.mean[::step], own_std or published.std[::step]
     mean, std = complete(own_mean, preprocess.mean), complete(own_std, preprocess.std)
-    return InputFormat(mean, std, channels, None if section.image_size is None else get_sides(section.image_size))
+    size = None if section.image_size is None else get_sides(section.image_size)
+    return InputFormat(mean, std, channels, size, section.geometry)
 
 
 def build_method(run: Run, sections: Sequence[MethodSection], teachers: Sequence[Network]) -> Method:

@@ -99,6 +99,7 @@ def _describe_input(run: Run, section: TeacherSection) -> str:
     origin = "its own" if declared else "given" if run.recipe.data.mean and run.recipe.data.std else "the training images'"
     channels = f", {section.channels}" if section.channels else ""
     size = f", {' × '.join(map(str, dict.fromkeys(get_sides(section.image_size))))} pixels" if section.image_size else ""
+    size += f", {section.geometry}" if section.geometry != "squeeze" else ""
     return f"normalised with {origin} mean and std{channels}{size}"
 
 

@@ -104,3 +104,33 @@ def test_an_order_of_more_classes_than_there_are_is_refused() -> None:
     """The message has both numbers."""
     with pytest.raises(CompressError, match="gives 5 classes and its class order names 8"):
         reorder_classes(small(3), (0, 7), torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("own", [(40, 64), (64, 40), (31, 47)])
+def test_a_teacher_of_another_shape_keeps_its_own_geometry(own: tuple[int, int]) -> None:
+    """The middle is what torchvision's resize and crop of tensors give; a filled image is whole, and the rest is the mean."""
+    from torchvision.transforms.v2 import functional as v2
+
+    images = torch.rand(2, 3, *own)
+    given = InputFormat((0.5,) * 3, (0.25,) * 3, "rgb", own)
+    seen = {}
+    for geometry in ("center_crop", "letterbox"):
+        wanted = InputFormat((0.4,) * 3, (0.2,) * 3, "rgb", (24, 24), geometry)
+        adapted = adapt_input(Network(nn.Flatten(), taps=()), given=given, wanted=wanted)
+        assert isinstance(adapted, Adapted)
+        seen[geometry] = adapted.convert((images - 0.5) / 0.25)
+        assert seen[geometry].shape == (2, 3, 24, 24)
+    normalised = (images - 0.4) / 0.2
+    expected = v2.center_crop(v2.resize(normalised, [24], antialias=True), [24, 24])
+    torch.testing.assert_close(seen["center_crop"], expected, rtol=1e-4, atol=1e-4)
+    filled = seen["letterbox"].abs().sum(dim=(0, 1)) == 0  # [24, 24]
+    long, short = max(own), min(own)
+    rows = round(24 * short / long)
+    assert int((~filled).sum()) == 24 * rows
+    inside = (
+        seen["letterbox"][..., (24 - rows) // 2 : (24 - rows) // 2 + rows, :]
+        if own[0] < own[1]
+        else (seen["letterbox"][..., (24 - rows) // 2 : (24 - rows) // 2 + rows])
+    )
+    size = [rows, 24] if own[0] < own[1] else [24, rows]
+    torch.testing.assert_close(inside, v2.resize(normalised, size, antialias=True), rtol=1e-4, atol=1e-4)

@@ -121,6 +121,7 @@ def _with_method(run: Run, method: str) -> bytes:
 @pytest.mark.parametrize(
     ("teacher", "further", "message"),
     [
+        ("geometry: letterbox", (), r"teacher.geometry: letterbox is how images come to teacher.image_size"),
         ("probe: true", (), r"teacher.probe: .* teacher.weights names none"),
         ("weights: W, probe: true, train: {epochs: 1}", (), r"teacher.probe: leaves all .* teacher.train trains"),
         ("weights: W, probe: true, classes: none", (), r"teacher.classes: is for a teacher that is given"),
