@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from compress.errors import CompressError
 from compress.system import quiet
+from exporters._torch.branches import merge_branches, refuse_other_answers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,6 +61,8 @@ def list_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def copy_network(module: nn.Module, shape: Sequence[int]) -> nn.Module:
     """Return a copy of a module to be traced: it gives logits, the same in every call, and leaves its input as it is.
 
+    Branches that were only for training are merged (`exporters._torch.branches`).
+
     Args:
         module: Maps images [batch, channels, height, width] to logits [batch, classes]; left as it was.
         shape: Of the images that it is tried on, [batch, channels, height, width].
@@ -77,6 +80,8 @@ def copy_network(module: nn.Module, shape: Sequence[int]) -> nn.Module:
     images = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     with forward_pass.keep_random_state():
         logits = _run(network, images, name)
+        if merge_branches(network):
+            refuse_other_answers(logits, _run(network, images, name), name)
         with torch.no_grad():
             probabilities = forward_pass.find_probabilities(network, images, logits)
             changed = forward_pass.find_changed_answers(network, images, logits)
