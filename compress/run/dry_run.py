@@ -38,6 +38,7 @@ from compress.system.leftovers import make_temporary_folder
 from compress.tasks import load_task
 from compress.text import name_teacher
 from compress.training import loop, preflight
+from compress.training.calibrate import find_classifier
 from compress.training.compile import require_engine
 from compress.training.device import choose_device
 from compress.training.engines import choose_engine
@@ -72,6 +73,8 @@ def check_networks(run: Run, batch: Batch) -> None:
     for methods in distinct:
         method = build_method(run, methods, teachers)
         _check_labels(run, methods, method.stages()[-1])
+        if run.recipe.train.calibrate:
+            find_classifier(method.stages()[-1])
         preflight.check_structure(method, batch)
 
 

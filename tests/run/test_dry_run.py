@@ -69,6 +69,12 @@ def test_what_constructors_refuse_is_refused(tmp_path, override, message):
         check(tmp_path, override)
 
 
+def test_what_cannot_be_calibrated_is_refused(tmp_path):
+    """A teacher's classifier, which simkd ships, is not changed, and that is said before the teacher is trained."""
+    with pytest.raises(CompressError, match=r"train\.calibrate: what this method ships ends in a teacher's classifier"):
+        check(tmp_path, "method=simkd", "train.calibrate=true")
+
+
 def test_an_engine_is_refused_where_the_recipe_names_it(tmp_path):
     """A teacher's own engine is that teacher's mistake, not the student's."""
     other, wrong = "{model: resnet_cifar.resnet14}", "{model: resnet_cifar.resnet14, train: {engine: cuda_graphs}}"
