@@ -5,7 +5,8 @@ turns a torch module into one self-contained file and nothing else: the gate (`v
 benchmark runner runs it. Input and output are named `images` and `logits` in every format; logits are float32 [batch, classes],
 images float32 [batch, channels, height, width], normalised, or, where an exporter was asked for `preprocess: inside`, uint8
 [batch, height, width, channels] as they are decoded. Asked for `postprocess: inside`, a file gives two more outputs behind the
-logits: `class`, int64 [batch], which logit is the largest, and `score`, float32 [batch], its share of the softmax. Heavy
+logits: `class`, int64 [batch], which logit is the largest, and `score`, float32 [batch], its share of the softmax; of
+maps of logits `class` alone, uint8 [batch, height, width], in formats whose exporter has `gives_maps = True`. Heavy
 packages are imported inside functions, so that asking an exporter for the name of a file costs nothing. What a plug-in needs is
 exported by the package: `from exporters import About, Exporter`.
 

@@ -75,7 +75,8 @@ class Onnx:
         preprocess: Who normalises: the caller (outside), or the file (inside), which then takes uint8 images as decoded and
             resized, [batch, height, width, channels].
         postprocess: Who turns logits into a class: the caller (outside), or the file (inside), which then gives two more
-            outputs behind the logits, class and score, each [batch].
+            outputs behind the logits, class and score, each [batch]; of maps the class of each pixel alone, [batch, height,
+            width].
 
     Raises:
         CompressError: An option has a value that is not offered.
@@ -84,6 +85,7 @@ class Onnx:
     runtime: ClassVar[str] = "onnxruntime"
     inert: ClassVar[bool] = True
     gives_boxes: ClassVar[bool] = True
+    gives_maps: ClassVar[bool] = True
     statistics: ClassVar[tuple[str, ...]] = STATISTICS
     no_spare_bit: ClassVar[str] = ""
 

@@ -46,7 +46,8 @@ class Openvino:
         precision: Precision of the stored weights; the arithmetic is the runtime's choice. int8 is estimated on images.
         batch: Images in every call; a fixed number lets the compiler do better, and then every caller must feed it.
         preprocess: Whether images are normalised before they come or inside, where they come as uint8 pixels [batch, H, W, C].
-        postprocess: Whether logits become class and score behind the file or inside, which then gives both, each [batch].
+        postprocess: Whether logits become class and score behind the file or inside, which then gives both, each [batch];
+            of maps of logits the class of each pixel alone, [batch, height, width].
 
     Raises:
         CompressError: An option has a value that is not offered.
@@ -55,6 +56,7 @@ class Openvino:
     runtime: ClassVar[str] = "openvino"
     inert: ClassVar[bool] = True
     gives_boxes: ClassVar[bool] = True
+    gives_maps: ClassVar[bool] = True
     statistics: ClassVar[tuple[str, ...]] = tuple(ESTIMATIONS)
     no_spare_bit: ClassVar[str] = ""
 

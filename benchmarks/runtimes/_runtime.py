@@ -56,7 +56,8 @@ class Runtime(Protocol):
     def outputs(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every output of images [batch, channels, height, width] by its name, in the file's own types.
 
-        These are `logits`, and of files that have them `class` and `score`, each [batch]; files with others are refused.
+        These are `logits`, and of files that have them `class` and `score`, each [batch], or `class` alone,
+        [batch, height, width]; files with others are refused.
         """
 
     def effective(self) -> dict[str, Any]:

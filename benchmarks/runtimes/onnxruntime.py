@@ -25,6 +25,8 @@ KERNEL = "_kernel_time"
 """How ONNX Runtime ends the name of an operator's time."""
 OUTPUTS = ("logits", "class", "score")
 OF_DETECTOR = ("logits", "boxes")
+OF_MAPS = ("logits", "class")
+"""What a file of maps of logits gives that also gives the class of every pixel."""
 PROVIDER = "CPUExecutionProvider"
 
 
@@ -194,7 +196,7 @@ def find_names(found: list[str]) -> list[str]:
     """Return what a file's outputs are: the logits if there is one, whatever it is called; nothing where that is not known."""
     if len(found) == 1:
         return ["logits"]
-    return found if sorted(found) in (sorted(OUTPUTS), sorted(OF_DETECTOR)) else []
+    return found if sorted(found) in (sorted(OUTPUTS), sorted(OF_DETECTOR), sorted(OF_MAPS)) else []
 
 
 def refuse_external_data(path: Path) -> None:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 OUTPUTS = ("logits", "class", "score")
 OF_DETECTOR = ("logits", "boxes")
+OF_MAPS = ("logits", "class")
+"""What a file of maps of logits gives that also gives the class of every pixel."""
 
 
 class Openvino:
@@ -257,4 +259,4 @@ def find_names(found: list[set[str]]) -> list[str]:
     if len(found) == 1:
         return ["logits"]
     names = [next((name for name in (*OUTPUTS, *OF_DETECTOR) if name in known), "") for known in found]
-    return names if sorted(names) in (sorted(OUTPUTS), sorted(OF_DETECTOR)) else []
+    return names if sorted(names) in (sorted(OUTPUTS), sorted(OF_DETECTOR), sorted(OF_MAPS)) else []

@@ -99,8 +99,9 @@ class BundleFile(Record):
     takes_pixels: bool = False
     """Whether the file carries the preprocessing, and so takes uint8 [batch, height, width, channels]."""
     gives_class: bool = False
-    """Whether the file also gives, behind the logits, `class`, int64 [batch] (LiteRT: int32), which logit is the largest,
-    and `score`, float32 [batch], its share of the softmax of the logits as they are, without `temperature`."""
+    """Whether the file also gives, behind the logits, `class`, int64 [batch] (LiteRT: int32), which logit is the largest, and
+    `score`, float32 [batch], its share of the softmax of the logits as they are, without `temperature`; of maps of logits
+    `class` alone, uint8 [batch, height, width]."""
     temperature: Factor | None = None
     """Divides the logits before the softmax, so that scores are as often right as they say: fitted on validation images.
     `None` where no labels were known: scores are then the softmax of the logits as they are."""

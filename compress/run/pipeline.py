@@ -113,10 +113,13 @@ def _check_before_training(run: Run) -> None:
                 "onnx or openvino"
             )
         _require_runtime(section)
-        if run.data.task.is_dense and exporters.load(section).gives_class:
+        exporter = exporters.load(section)
+        can_give = not run.data.task.is_dense or (not run.data.task.boxes and getattr(exporter, "gives_maps", False))
+        if exporter.gives_class and not can_give:
             raise CompressError(
                 f"exports: {section.format}: postprocess: inside gives one class an image, and the task is "
                 f"{run.data.task.name}; leave it out: the file then gives what the network gives"
+                + ("" if run.data.task.boxes else "; ONNX and OpenVINO files can give the class of each pixel, too")
             )
     if run.data.task.name != "classification" and run.recipe.gate.metric != "top1":
         raise CompressError(

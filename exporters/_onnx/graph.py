@@ -240,13 +240,18 @@ def add_normalisation(model: ModelProto, preprocess: Preprocess) -> None:
 def add_class_and_score(model: ModelProto) -> None:
     """Put class and score behind a graph: it then also gives `class`, int64 [batch], and `score`, float32 [batch].
 
-    It comes last, on finished graphs, so in every precision both are computed in float32 from the logits that the file gives.
+    Behind maps of logits comes the map of classes at the size of the image alone, `class`, uint8 [batch, height, width].
+    It comes last, on finished graphs, so in every precision all is computed in float32 from the logits that the file gives.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    _rename_clashes(model.graph, frozenset({CLASS, SCORE, "back_shares", "back_axes"}))
-    batch = next(value for value in model.graph.output if value.name == OUTPUT).type.tensor_type.shape.dim[0]
+    _rename_clashes(model.graph, frozenset({CLASS, SCORE, "back_shares", "back_axes", "back_sizes", "back_maps", "back_best"}))
+    shape = next(value for value in model.graph.output if value.name == OUTPUT).type.tensor_type.shape
+    batch = shape.dim[0]
     sizes = [batch.dim_param or batch.dim_value]
+    if len(shape.dim) > 2:
+        _add_class_map(model, sizes[0])
+        return
     model.graph.node.extend([
         helper.make_node("ArgMax", [OUTPUT], [CLASS], "back_class", axis=1, keepdims=0),
         helper.make_node("Softmax", [OUTPUT], ["back_shares"], "back_softmax", axis=1),
@@ -257,6 +262,25 @@ def add_class_and_score(model: ModelProto) -> None:
         helper.make_tensor_value_info(CLASS, TensorProto.INT64, sizes),
         helper.make_tensor_value_info(SCORE, TensorProto.FLOAT, sizes),
     ])  # fmt: skip
+
+
+def _add_class_map(model: ModelProto, batch: str | int) -> None:
+    """Enlarge maps of logits to the image, bilinear with corners not aligned, and take the largest."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    fed = next(value for value in model.graph.input if value.name == INPUT).type.tensor_type
+    sides = fed.shape.dim[1:3] if fed.elem_type == TensorProto.UINT8 else fed.shape.dim[2:4]
+    height, width = (side.dim_value for side in sides)
+    model.graph.node.extend([
+        helper.make_node(
+            "Resize", [OUTPUT, "", "", "back_sizes"], ["back_maps"], "back_resize", axes=[2, 3], mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        ),
+        helper.make_node("ArgMax", ["back_maps"], ["back_best"], "back_argmax", axis=1, keepdims=0),
+        helper.make_node("Cast", ["back_best"], [CLASS], "back_class", to=TensorProto.UINT8),
+    ])  # fmt: skip
+    model.graph.initializer.append(numpy_helper.from_array(np.array([height, width], np.int64), "back_sizes"))
+    model.graph.output.append(helper.make_tensor_value_info(CLASS, TensorProto.UINT8, [batch, height, width]))
 
 
 def _rename_clashes(graph: GraphProto, names: frozenset[str]) -> None:

@@ -221,12 +221,15 @@ def add_normalisation(model: Any, preprocess: Preprocess) -> Any:
 def add_class_and_score(model: Any) -> Any:
     """Put class and score behind a graph: `class`, int64 [batch], and `score`, float32 [batch], after the logits.
 
-    It comes last, on finished graphs: in int8 and fp16 both are then computed in float32 from the logits that the file gives.
+    Behind maps of logits comes the map of classes at the size of the image alone, `class`, uint8 [batch, height, width].
+    It comes last, on finished graphs: in int8 and fp16 all is then computed in float32 from the logits that the file gives.
     """
     openvino = quiet.import_openvino()
     from openvino import opset13 as operators
 
     logits = model.output(0).get_node().input_value(0)
+    if len(logits.get_partial_shape()) > 2:
+        return _add_class_map(model, logits)
     one = operators.constant(1, openvino.Type.i64, "back_count")
     best = operators.topk(logits, one, 1, "max", "value", index_element_type="i64", stable=True, name="back_best")
     label = operators.squeeze(best.output(1), operators.constant([1], openvino.Type.i64, "back_class_axis"), name="back_class")
@@ -235,4 +238,29 @@ def add_class_and_score(model: Any) -> Any:
     for name, node in ((CLASS, label), (SCORE, score)):
         node.output(0).set_names({name})
         model.add_outputs([node.output(0)])
+    return model
+
+
+def _add_class_map(model: Any, logits: Any) -> Any:
+    """Enlarge maps of logits to the image, bilinear with corners not aligned, and take the largest."""
+    openvino = quiet.import_openvino()
+    from openvino import opset13 as operators
+
+    def make_constant(values: Any, name: str) -> Any:
+        return operators.constant(values, openvino.Type.i64, name)
+
+    fed = model.input(0)
+    shape, by_pixel = fed.get_partial_shape(), fed.get_element_type() == openvino.Type.u8
+    sides = [shape[axis].get_length() for axis in ((1, 2) if by_pixel else (2, 3))]
+    maps = operators.interpolate(
+        logits, make_constant(sides, "back_sizes"), "linear_onnx", "sizes", axes=make_constant([2, 3], "back_axes"),
+        coordinate_transformation_mode="half_pixel", name="back_resize",
+    )  # fmt: skip
+    best = operators.topk(
+        maps, make_constant(1, "back_count"), 1, "max", "value", index_element_type="i64", stable=True, name="back_best"
+    )
+    label = operators.squeeze(best.output(1), make_constant([1], "back_class_axis"), name="back_label")
+    answer = operators.convert(label, "u8", name="back_class")
+    answer.output(0).set_names({CLASS})
+    model.add_outputs([answer.output(0)])
     return model

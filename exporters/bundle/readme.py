@@ -126,7 +126,10 @@ def _render_elsewhere(manifest: Manifest) -> str:
     rows = [(file, row) for file in manifest.files for row in file.elsewhere]
     if not rows:
         return ""
-    header = ("device", "file", "top-1 %, test images run there", "agreement %, there", "latency, ms", "speed-up", "gate there")
+    metric = name_metric(manifest)
+    header = (
+        "device", "file", f"{metric} %, test images run there", "agreement %, there", "latency, ms", "speed-up", "gate there"
+    )  # fmt: skip
     cells = (
         (
             escape_markdown(row.device), f"`{file.path}`", format_accuracy(row.accuracy),
@@ -272,12 +275,7 @@ uint8 [batch, {pre.height}, {pre.width}, {len(pre.mean)}]."""
 
 {", ".join(f"`{file.path}`" for file in files)} {what} int8: the scales and zero points by which to round the input and to read
 the output are in the file."""
-    if scored := [f"`{file.path}`" for file in manifest.files if file.gives_class]:
-        give = "gives" if len(scored) == 1 else "give"
-        unlike += f"""
-
-{", ".join(scored)} also {give} `class` [batch], which logit is the largest, and `score` [batch], its share of the softmax of
-the logits as they are, not divided by the temperature below."""
+    unlike += _describe_class_output(manifest)
     return f"""## By hand
 
 The input `{manifest.input}` is float32 [batch, {len(pre.mean)}, {pre.height}, {pre.width}],
@@ -344,6 +342,19 @@ def _render_placing(pre: Preprocess) -> str:
     return f"""\
     if image.size != {whole}:
         image = image.resize({whole}, {method})"""
+
+
+def _describe_class_output(manifest: Manifest) -> str:
+    """Return what files give that also give a class; nothing where there are none."""
+    scored = [f"`{file.path}`" for file in manifest.files if file.gives_class]
+    if not scored:
+        return ""
+    also = f"\n\n{', '.join(scored)} also {'gives' if len(scored) == 1 else 'give'} `class`"
+    if len(manifest.shape) > 1:
+        size = f"[batch, {manifest.preprocess.height}, {manifest.preprocess.width}]"
+        return f"{also}, uint8 {size}:\nwhich of the logits is the largest when they are enlarged to the image."
+    return f"""{also} [batch], which logit is the largest, and `score` [batch], its share of the softmax of
+the logits as they are, not divided by the temperature below."""
 
 
 def _describe_answer(manifest: Manifest) -> str:

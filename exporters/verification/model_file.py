@@ -61,7 +61,7 @@ class Wanted(NamedTuple):
     takes_pixels: bool = False
     """Whether it normalises by itself, and so takes uint8 [batch, height, width, channels]."""
     gives_class: bool = False
-    """Whether it also gives `class` and `score`, each [batch]."""
+    """Whether it also gives `class` and `score`, each [batch], or of maps of logits `class` alone, [batch, height, width]."""
     logits_shape: tuple[int, ...] | None = None
     """Of one image; `None` is one logit for each class."""
     boxes: int = 0
@@ -83,6 +83,8 @@ def find_violations(found: Interface, wanted: Wanted) -> Iterator[str]:
     given = [Port(OUTPUT, "float32", (batch_size, *shape[:-1], shape[-1] - wanted.boxes))]
     given += [Port(BOXES, "float32", (batch_size, *shape[:-1], wanted.boxes))] * (wanted.boxes > 0)
     further = [Port(CLASS, "int64", (batch_size,)), Port(SCORE, "float32", (batch_size,))]
+    if len(wanted.logits_shape or ()) > 1:
+        further = [Port(CLASS, "uint8", (batch_size, *sides))]
     yield from _compare_ports("output", found.outputs, given + further * wanted.gives_class)
     if found.precision != wanted.precision:
         yield f"its weights are {found.precision}, and the manifest calls it {wanted.precision}"

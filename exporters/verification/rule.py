@@ -75,6 +75,8 @@ SCORE_KINDS: Mapping[str, tuple[str, ...]] = {CLASS: ("int64", "int32"), SCORE: 
 """Types by output. LiteRT gives its classes as int32; a type that can be read from the file must be int64 (`model_file.py`)."""
 MANY = 1 << 14
 """Logits of one image from which on images are looked at one after the other."""
+MAPS = 16
+"""Maps of classes of a call that are compared with their logits, spread over all of them."""
 TWICE = 2.0
 """So many times what was recorded a file may differ on another processor."""
 LEAST_LARGEST = 1e-3
@@ -486,13 +488,14 @@ def find_batch_differences(alone: NDArray[np.float32], together: NDArray[np.floa
     recorded.
 
     Args:
-        alone: Logits of a call for each image, float32 [N, K].
-        together: Logits of the same file for the same images, several in a call, float32 [N, K].
+        alone: Logits of a call for each image, float32 [N, K, ...].
+        together: Logits of the same file for the same images, several in a call, float32 [N, K, ...].
         limits: Limits of the file.
     """
     if alone.shape != together.shape:
         yield f"it gives {list(alone.shape)} for images fed one by one and {list(together.shape)} for the same in batches"
         return
+    alone, together = (logits.reshape(len(logits), -1) for logits in (alone, together))
     known = np.nan_to_num(alone)
     bounds = (1.0 if limits.precision == "fp32" else 0.05) * compute_default_bounds(known, limits.precision)
     if limits.recorded is not None:
@@ -518,9 +521,13 @@ def find_score_errors(outputs: FileOutputs, *, precision: str) -> Iterator[str]:
     the same result as one that reads the logits.
 
     Args:
-        outputs: Of a file that must give both: logits [N, K], class and score [N].
+        outputs: Of a file that must give both: logits [N, K], class and score [N]; of maps of logits [N, K, h, w] the classes
+            alone, [N, H, W].
         precision: Of the file.
     """
+    if outputs.logits.ndim > 2:
+        yield from _find_wrong_maps(outputs, SCORE_BOUNDS[precision])
+        return
     logits = outputs.logits.astype(np.float64)
     for name, kinds in SCORE_KINDS.items():
         found = outputs.further.get(name)
@@ -558,6 +565,44 @@ def _find_wrong_scores(logits: NDArray[np.float64], scores: NDArray[np.float32],
             f"its output {SCORE!r} is not the softmax of the largest logit on {len(wrong)} of {len(logits)} images "
             f"(image {first}: {scores[first]:.4g}, not {wanted[first]:.4g})"
         )
+
+
+def _find_wrong_maps(outputs: FileOutputs, bound: float) -> Iterator[str]:
+    """Yield if a map of classes is not that of the largest of the enlarged logits beside it; of many, some are looked at."""
+    found, images = outputs.further.get(CLASS), len(outputs.logits)
+    if found is None:
+        yield f"it gives no output {CLASS!r}, which postprocess: inside requires"
+        return
+    if found.dtype != np.uint8 or found.ndim != 3 or len(found) != images:
+        yield f"its output {CLASS!r} is {found.dtype} {list(found.shape)}, not uint8 [{images}, height, width]"
+        return
+    for row in np.unique(np.linspace(0, images - 1, min(images, MAPS)).astype(int)).tolist():
+        logits, answers = outputs.logits[row], found[row].astype(np.int64)
+        if not np.isfinite(logits).all():  # found elsewhere
+            continue
+        enlarged = enlarge(logits, answers.shape)
+        known = answers < len(enlarged)
+        chosen = np.take_along_axis(enlarged, np.where(known, answers, 0)[None], axis=0)[0]
+        allowed = bound * max(1.0, float(np.sqrt(np.square(logits, dtype=np.float64).mean())))
+        wrong = int((~known | (chosen < enlarged.max(axis=0) - allowed)).sum())
+        if wrong:
+            yield (
+                f"its output {CLASS!r} is not that of the largest logit, enlarged to the image, at {wrong} of {answers.size} "
+                f"pixels of image {row}, as with another align_corners or the largest taken before enlarging"
+            )
+            return
+
+
+def enlarge(maps: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
+    """Return maps at another size, bilinear with corners not aligned: [K, h, w] -> [K, H, W]."""
+    for axis, wanted in ((1, size[0]), (2, size[1])):
+        given = maps.shape[axis]
+        places = np.clip((np.arange(wanted) + 0.5) * (given / wanted) - 0.5, 0, None)
+        first = np.minimum(places.astype(np.int64), given - 1)
+        share = (places - first).astype(np.float32).reshape(-1, *([1] * (2 - axis)))
+        one, other = (np.take(maps, rows, axis=axis) for rows in (first, np.minimum(first + 1, given - 1)))
+        maps = one + (other - one) * share
+    return maps
 
 
 def is_usable(recorded: Recorded) -> bool:

@@ -30,7 +30,7 @@ teacher: {model: segmenter.tiny, train: {epochs: 24, batch_size: 16, optimizer: 
 student: {model: segmenter.tiny}
 method: {name: dist}
 train: {epochs: 2, batch_size: 16, optimizer: adamw, lr: 0.02}
-exports: [{format: onnx, precision: fp32}]
+exports: [{format: onnx, precision: fp32}, {format: onnx, precision: fp32, postprocess: inside}]
 gate: {max_drop_points: 1.0}
 measure: {devices: [local], against: student, rounds: 5, launches: 1, seconds: 0.1}
 """
@@ -51,16 +51,26 @@ def read(path: str | Path) -> NDArray[np.uint8]:
 def test_a_run_on_masks_ends_in_a_bundle_that_is_verified_and_draws_maps(tmp_path: Path) -> None:
     """Report, gate, bundle, both programs that predict, and the self-test agree on what a segmentation is."""
     report = carry_out(tmp_path)
-    (row,) = [each for each in report.variants if each.format == "onnx"]
+    row, giving_maps = [each for each in report.variants if each.format == "onnx"]
+    assert report.gates[giving_maps.name].status == "passed"
     assert (report.task, report.gates[row.name].status, report.gates[row.name].metric) == ("segmentation", "passed", "miou")
     assert row.accuracy is not None
     assert (row.accuracy.metric, len(row.accuracy.class_percent)) == ("miou", 11)
     page = (tmp_path / "scenes" / "report.md").read_text(encoding="utf-8")
     assert "| mIoU (95 %) |" in page
     assert "## Each class" in page
+    drawn = (tmp_path / "scenes" / "report.html").read_text(encoding="utf-8")
+    assert 'aria-label="mIoU against latency;' in drawn
+    assert "top-1" not in (drawn + page).lower()
+    assert drawn.count('src="data:image/png;base64,') == 3 * len(report.worst) == 18
+    assert "img-src data:" in drawn  # or else browsers would not show them
+    percents = [each.percent for each in report.worst]
+    assert percents == sorted(percents)
+    assert f"{report.worst[0].image} ({percents[0]:.1f} %)" in page
+    assert len({each.truth for each in report.worst}) == 6
 
     bundle = tmp_path / "scenes" / "bundle"
-    assert [gate.status for gate in verify_bundle(bundle, events=Events()).values()] == ["passed"]
+    assert [gate.status for gate in verify_bundle(bundle, events=Events()).values()] == ["passed", "passed"]
     manifest = records.read(bundle / "manifest.json", records.Manifest)
     assert manifest.shape[0] == 11
     picture, maps = tmp_path / "picture.png", tmp_path / "maps"
@@ -86,7 +96,6 @@ def test_a_run_on_masks_ends_in_a_bundle_that_is_verified_and_draws_maps(tmp_pat
     ("change", "reason"),
     [
         ("student.model=resnet_cifar.resnet8", "the labels are masks, so it must give a map of logits"),
-        ("exports=[{format: onnx, postprocess: inside}]", "postprocess: inside gives one class an image"),
         ("gate.metric=balanced_accuracy", "gate.metric: balanced_accuracy is of classification"),
     ],
 )
