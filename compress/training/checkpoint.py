@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import re
+import struct
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -330,6 +331,8 @@ def _load_torch(path: Path) -> Any:
         AttributeError,
         TypeError,
         AssertionError,
+        ArithmeticError,
+        struct.error,
     ) as error:  # what torch raises for damage
         if "TorchScript" in str(error):
             raise CompressError(

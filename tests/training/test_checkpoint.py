@@ -287,6 +287,28 @@ def test_a_truncated_torch_file_is_told(saved):
         load_weights(network(), path)
 
 
+@pytest.mark.parametrize(
+    "end", [b"J\x01", b"G\x01", b"X\xff", b"q\x01.", b"h\x05.", b"c\xff\n\xff\n.", b"N\x86.", b"\x8a\xff", b"("]
+)
+def test_a_damaged_pickle_of_old_is_told(tmp_path, end):
+    """Whatever torch stumbles over in it, numbers that are cut short among others, there is one message."""
+    path = tmp_path / "x.pt"
+    path.write_bytes(b"\x80\x02" + end)
+    with pytest.raises(CompressError, match=r"x\.pt: is "):
+        load_weights(network(), path)
+
+
+def test_an_old_torch_file_is_told_wherever_it_was_cut(tmp_path):
+    """It has no index at its end that would be missing first."""
+    path = tmp_path / "x.pt"
+    torch.save(network().module.state_dict(), path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for kept in range(1, min(len(whole), 600), 7):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(CompressError, match=r"x\.pt: is "):
+            load_weights(network(), path)
+
+
 def test_the_checksum_is_compared(tmp_path):
     """A wrong checksum names both; the right one loads."""
     path = tmp_path / "w.safetensors"
