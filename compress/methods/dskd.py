@@ -15,7 +15,7 @@ over several teachers. Cross-entropy and divergence with weight 1, temperature 4
 toolbox, DefangChen/SimKD 2b389c3, whose beta 100 on the plain squared difference of maps is `preset: simkd`. Ours are maps
 whose channels are standardised first, as in method `pkd`, and correlations (`logit_loss: dist`) without temperature², as in
 method `dist`: the gradient is then a few times that of cross-entropy for maps and temperatures of any size
-(benchmarks/results/scales).
+(benchmarks/results/scales_maps).
 """
 
 from __future__ import annotations

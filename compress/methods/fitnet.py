@@ -11,8 +11,8 @@ Source: FitNets 1412.6550; HobbitLong/RepDistiller b84f547, whose joint training
 and regressor (convolution, batch-norm, ReLU) are the defaults, and whose weight 100 on the plain squared difference is `preset:
 paper`. Ours: maps whose channels are standardised first, as in method `pkd`, so that the hint's gradient has one size for maps
 of any size (with weight 20 about five times that of cross-entropy at the start; the plain one with 100 fifty times,
-benchmarks/results/scales); pooling where sizes are neither equal nor a factor of two apart, no ReLU where the teacher's map is
-negative somewhere, and the mean over several teachers.
+benchmarks/results/scales_maps); pooling where sizes are neither equal nor a factor of two apart, no ReLU where the teacher's
+map is negative somewhere, and the mean over several teachers.
 """
 
 from __future__ import annotations
