@@ -62,6 +62,14 @@ class Inputs:
         held: NDArray[Any] | None = self.pixels if self.images is None else self.images
         return 0 if held is None else len(held)
 
+    def find_shape(self, file: Fed, batch_size: int = 1) -> tuple[int, ...]:
+        """Return the shape of what a file takes in a call: [batch, C, H, W], or [batch, H, W, C] where it takes pixels."""
+        if self.images is not None:
+            channels, height, width = self.images.shape[1:]
+        else:
+            height, width, channels = np.asarray(self.pixels).shape[1:]
+        return (batch_size, height, width, channels) if file.takes_pixels else (batch_size, channels, height, width)
+
     def check(self) -> None:
         """Refuse what is no image.
 

@@ -43,10 +43,24 @@ class Tool(NamedTuple):
     """What it tells of a round: `median` or `mean`."""
     make_arguments: Callable[[str, int, int], list[str]]
     """Of the file, the threads and the seconds."""
+    make_shape: Callable[[tuple[int, ...]], list[str]]
+    """Of the shape of the input, for a file that leaves it open."""
     pattern: re.Pattern[str]
     """What it prints of it, with the number and, where it varies, the unit."""
     scale: float
     """Of a number without a unit, milliseconds."""
+
+
+class NativeFile(NamedTuple):
+    """A file for a program that knows nothing of ours."""
+
+    name: str
+    path: Path
+    runtime: str
+    parts: Sequence[Path]
+    """All files that belong to it."""
+    shape: tuple[int, ...] = ()
+    """Of its input, with the batch; empty where it is not known."""
 
 
 TOOLS = {
@@ -55,6 +69,7 @@ TOOLS = {
         lambda file, threads, seconds: [
             f"--graph={file}", f"--num_threads={threads}", f"--min_secs={seconds}", "--num_runs=50", "--warmup_runs=5",
         ],
+        lambda _shape: [],  # it takes 1 for what is open
         re.compile(r"Inference \(avg\): ([0-9.e+]+)|no stats: ([0-9.e+]+)"), 1e-3,
     ),
     "openvino": Tool(
@@ -63,6 +78,7 @@ TOOLS = {
             "-m", file, "-d", "CPU", "-hint", "none", "-nstreams", "1", "-nthreads", str(threads), "-api", "sync", "-t",
             str(seconds), "-infer_precision", "f32", "-pin", "NO",
         ],
+        lambda shape: ["-shape", f"[{','.join(map(str, shape))}]"],
         re.compile(r"Median:\s+([0-9.]+) (us|ms)"), 1.0,
     ),
     "onnxruntime": Tool(
@@ -70,11 +86,17 @@ TOOLS = {
         lambda file, threads, seconds: [
             "-m", "duration", "-t", str(seconds), "-x", str(threads), "-y", "1", "-I", "-s", file,
         ],
+        lambda _shape: [],  # with -I it takes 1 for what is open
         re.compile(r"P50 Latency(?: is|:) ([0-9.e+-]+) ?s"), 1e3,
     ),
 }  # fmt: skip
 """By the runtime whose files they run."""
 UNITS = {"us": 1e-3, "ms": 1.0}
+
+
+def find_runtime(program: str) -> str | None:
+    """Return the runtime of a program by its name; none where it is called otherwise."""
+    return next((runtime for runtime, tool in TOOLS.items() if tool.name in Path(program).name), None)
 
 
 def read_figure(tool: Tool, printed: str) -> float:
@@ -92,13 +114,13 @@ def read_figure(tool: Tool, printed: str) -> float:
 
 
 def time_files(
-    files: Sequence[tuple[str, Path, str, Sequence[Path]]], program: str, *, threads: int = 1, rounds: int = FEWEST_ROUNDS,
+    files: Sequence[NativeFile], program: str, *, threads: int = 1, rounds: int = FEWEST_ROUNDS,
     seconds: float = 12.0, device: Device | None = None, seed: int = 0, events: Events | None = None,
 ) -> dict[str, NativeTiming]:  # fmt: skip
     """Return the latency of files by a runtime's own program.
 
     Args:
-        files: Of each its name, path, runtime, and all its parts; all of one runtime.
+        files: All of one runtime.
         program: The tool, as the machine where it runs calls it.
         threads: Threads of the runtime.
         rounds: In each, every file is timed by a process of its own.
@@ -111,26 +133,27 @@ def time_files(
         CompressError: No tool is known for the runtime, or it printed no latency.
         Unreachable: The tool or the board is not there, or the tool failed.
     """
-    runtimes = {runtime for _, _, runtime, _ in files}
+    runtimes = {file.runtime for file in files}
     if len(runtimes) != 1 or not runtimes <= TOOLS.keys():
         known = ", ".join(f"{tool.name} ({runtime})" for runtime, tool in TOOLS.items())
         raise CompressError(f"{program}: files of {', '.join(sorted(runtimes))}; give those of one runtime, of: {known}")
     if rounds < FEWEST_ROUNDS:
         raise CompressError(f"{program}: {rounds} rounds give no interval; use at least {FEWEST_ROUNDS}")
     tool, each = TOOLS[runtimes.pop()], max(1, round(seconds / rounds / len(files)))
-    series: dict[str, list[float]] = {name: [] for name, *_ in files}
+    series: dict[str, list[float]] = {file.name: [] for file in files}
     shuffler = random.Random(seed)  # noqa: S311 (an order, no secret)
     with (
         open_place(device) as place,
         (events or Events()).task(tool.name, total=rounds * len(files), kind="timing") as task,
     ):
-        for _, path, _, parts in files:
-            place.bring(path, parts)
+        for file in files:
+            place.bring(file.path, file.parts)
         for _ in range(rounds):
-            for name, path, _, _ in shuffler.sample(files, len(files)):
-                words = [program, *tool.make_arguments(place.find(path), threads, each)]
-                series[name].append(read_figure(tool, place.run(words, 60.0 + 5 * each)))
-                task.advance(1, note=name)
+            for file in shuffler.sample(files, len(files)):
+                shape = tool.make_shape(file.shape) if file.shape else []
+                words = [program, *tool.make_arguments(place.find(file.path), threads, each), *shape]
+                series[file.name].append(read_figure(tool, place.run(words, 60.0 + 5 * each)))
+                task.advance(1, note=file.name)
     return _summarize(tool, series, threads, "local" if device is None else device.name)
 
 

@@ -165,7 +165,7 @@ def time_with_tool(
     """Time files with their runtime's own program, which gives latency and nothing else.
 
     Args:
-        paths: Files, bundles or runs; files of other runtimes than the first one's are left out of a bundle or run.
+        paths: Files, bundles or runs; files of other runtimes than the program's are left out.
         program: The program, as the machine where it runs calls it.
         rounds: In each, every file is timed by a process of its own.
         seconds: For all files together.
@@ -180,20 +180,22 @@ def time_with_tool(
     from benchmarks import native
     from benchmarks.devices import open_device
 
-    subjects = find_subjects([Path(path) for path in paths])
-    chosen = [each for each in subjects if each.runtime == subjects[0].runtime]
+    subjects, inputs = _prepare_subjects([Path(path) for path in paths], parse_shapes(()), None)
+    runtime = native.find_runtime(program) or subjects[0].runtime
+    chosen = [each for each in subjects if each.runtime == runtime]
+    if not chosen:
+        raise CompressError(f"{program}: runs files of {runtime}, and there is none; give one")
     if len(chosen) < len(subjects):
         left = ", ".join(each.name for each in subjects if each not in chosen)
-        events.warn(f"{program}: runs files of {subjects[0].runtime}; left out: {left}")
+        events.warn(f"{program}: runs files of {runtime}; left out: {left}")
     files = [
-        (
-            each.name,
-            each.path,
-            each.runtime,
+        native.NativeFile(
+            each.name, each.path, each.runtime,
             [Path(part) for part in plugins.load("runtimes", each.runtime).parts(str(each.path))],
+            inputs[each.name].find_shape(each, each.batch_size or 1) if each.name in inputs else (),
         )
         for each in chosen
-    ]
+    ]  # fmt: skip
     where = open_device(device) if isinstance(device, str) else device
     return native.time_files(
         files, program, threads=threads, rounds=rounds, seconds=seconds, device=where, events=events

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.devices._remote import Remote
 from benchmarks.devices.qemu import Qemu
-from benchmarks.native import TOOLS, read_figure, time_files
+from benchmarks.native import TOOLS, NativeFile, find_runtime, read_figure, time_files
 from compress.cli.tables import draw_native
 from compress.errors import CompressError, Unreachable
 
@@ -40,6 +40,13 @@ ONNXRUNTIME_NEW = "Average inference time cost total: 0.1 ms\nP50 Latency: 0.000
 def test_what_programs_print_is_read_in_milliseconds(runtime: str, printed: str, milliseconds: float) -> None:
     """As users of them reported it, steady calls and not the first ones or those of warm-up."""
     assert read_figure(TOOLS[runtime], printed) == pytest.approx(milliseconds)
+
+
+def test_a_program_is_known_by_its_name_and_told_the_shape_that_a_file_leaves_open() -> None:
+    """Wherever it lies; one of another name is taken for that of the first file's runtime."""
+    assert find_runtime("/data/local/tmp/benchmark_model_plus_flex") == "litert"
+    assert find_runtime("my_tool") is None
+    assert TOOLS["openvino"].make_shape((1, 3, 6, 8)) == ["-shape", "[1,3,6,8]"]
 
 
 def test_what_is_no_such_program_is_refused() -> None:
@@ -83,19 +90,19 @@ def program(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[tuple[str, Path, str, list[Path]]]:
+def files(tmp_path: Path) -> list[NativeFile]:
     """Two files, of which the second takes half the time."""
     made = []
     for name, size in (("big", 2000), ("small", 1000)):
         path = tmp_path / f"{name}.tflite"
         path.write_bytes(bytes(size))
-        made.append((name, path, "litert", [path]))
+        made.append(NativeFile(name, path, "litert", [path]))
     return made
 
 
 @pytest.mark.parametrize("where", ["here", "there"])
 def test_files_are_timed_in_rounds_with_the_users_program(
-    where: str, program: str, files: list[tuple[str, Path, str, list[Path]]], tmp_path: Path
+    where: str, program: str, files: list[NativeFile], tmp_path: Path
 ) -> None:
     """Over a shell that has nothing of ours, too; what was sent there is gone afterwards; rows say that latency is all."""
     (tmp_path / "board").mkdir()
@@ -109,7 +116,7 @@ def test_files_are_timed_in_rounds_with_the_users_program(
     assert list((tmp_path / "board").iterdir()) == []
 
 
-def test_what_cannot_be_run_is_one_line(program: str, files: list[tuple[str, Path, str, list[Path]]], tmp_path: Path) -> None:
+def test_what_cannot_be_run_is_one_line(program: str, files: list[NativeFile], tmp_path: Path) -> None:
     """A program that is not there, here and on a board; one that fails; files of two runtimes; an emulated device."""
     (tmp_path / "board").mkdir()
     board = Remote(Shell(tmp_path / "board"), "shell://", "board")
@@ -120,6 +127,6 @@ def test_what_cannot_be_run_is_one_line(program: str, files: list[tuple[str, Pat
     with pytest.raises(Unreachable, match=r"/bin/false: ended with status 1 \(it said nothing\)"):
         time_files(files, "/bin/false", seconds=1)
     with pytest.raises(CompressError, match="give those of one runtime, of: benchmark_model"):
-        time_files([*files, ("other", tmp_path / "a.onnx", "onnxruntime", [])], program)
+        time_files([*files, NativeFile("other", tmp_path / "a.onnx", "onnxruntime", [])], program)
     with pytest.raises(CompressError, match="runs no programs of others"):
         time_files(files, program, device=Qemu(at="qemu:aarch64"))

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import report as reporting
 from benchmarks.devices import Device, Progress
+from benchmarks.devices._remote import Remote, ledger
 from benchmarks.devices.local import Local
 from compress import recipe
 from compress.errors import CompressError, GateFailed, Unreachable
@@ -18,6 +19,7 @@ from compress.records import Report, read
 from compress.run import pipeline
 from compress.run.devices import select_test_images
 from exporters.bundle.bundle import check_bundle
+from tests.benchmarks.boards import Shell
 from tests.deployed.brightness import invoke
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_runners")]
@@ -53,10 +55,14 @@ BOARDS: dict[str, type[Local]] = {"wrong": Wrong, "gone": Gone, "emulated": Emul
 
 
 @pytest.fixture
-def boards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Devices of this file, by the name that a recipe gives a further `local`."""
+def boards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Devices of this file, by the name that a recipe gives a further `local`; `board` is one over a shell, as over SSH."""
+    monkeypatch.setenv(ledger.FOLDER, str(tmp_path / "ledger"))
+    (tmp_path / "home").mkdir()
 
     def open_section(section: recipe.DeviceSection) -> Device:
+        if section.name == "board":
+            return Remote(Shell(tmp_path / "home"), "ssh://board", "board")
         return BOARDS.get(section.name, Local)()
 
     monkeypatch.setattr("benchmarks.devices.open_section", open_section)
