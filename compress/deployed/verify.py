@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.devices import Device
     from compress.events import Events
     from compress.recipe import GateSection
+    from compress.tasks import Task
     from exporters.bundle.samples import Samples
 
 
@@ -91,7 +92,7 @@ def _judge_file(
     except CompressError as error:
         return explain_unusable(error, entry.runtime)
     if lenient := ", ".join(
-        find_looser_bounds(settings, reference.reshape(len(reference), -1), entry.precision, is_dense=reference.ndim > 2)
+        find_looser_bounds(settings, reference.reshape(len(reference), -1), entry.precision, load_task(manifest.task))
     ):
         note = "; ".join(filter(None, [verdict.note, f"the gate of this bundle allows {lenient}"]))
         verdict = verdict.model_copy(update={"note": note})
@@ -99,7 +100,7 @@ def _judge_file(
 
 
 def find_looser_bounds(
-    settings: GateSection, reference: NDArray[np.float32], precision: Precision, *, is_dense: bool = False
+    settings: GateSection, reference: NDArray[np.float32], precision: Precision, task: Task
 ) -> Iterator[str]:
     """Yield what a gate allows beyond the defaults of `GateSection`; nothing where it is as strict or stricter.
 
@@ -107,7 +108,7 @@ def find_looser_bounds(
         settings: The gate.
         reference: Logits of the network, [N, K], on whose size the default of the largest difference depends.
         precision: Of the file.
-        is_dense: Whether logits are maps.
+        task: What the network is for.
     """
     from compress.recipe import GateSection
     from exporters.verification.rule import compute_bound, get_usual_agreement
@@ -115,7 +116,7 @@ def find_looser_bounds(
     default = GateSection()
     if settings.max_top1_drop_points > default.max_top1_drop_points:
         yield f"a drop of {settings.max_top1_drop_points:g} points (default {default.max_top1_drop_points:g})"
-    least = get_usual_agreement(precision, is_dense=is_dense)
+    least = get_usual_agreement(precision, is_dense=task.is_dense, boxes=task.boxes)
     if settings.min_agreement is not None and settings.min_agreement < least:
         yield f"an agreement of {100 * settings.min_agreement:g} % (default {100 * least:g} %)"
     usual = compute_bound(reference, precision)

@@ -138,7 +138,8 @@ def rank(candidate: Candidate[B], budget: GateSection) -> tuple[float, ...]:
     if gate.agreement_percent is None or gate.drop_points is None:
         return (0, 0, -np.inf, -np.inf, -np.inf)
     short = max(0.0, gate.drop_points - budget.max_top1_drop_points)
-    usual = get_usual_agreement("int8", is_dense=candidate.backend.task.is_dense)
+    task = candidate.backend.task
+    usual = get_usual_agreement("int8", is_dense=task.is_dense, boxes=task.boxes)
     least = usual if budget.min_agreement is None else budget.min_agreement
     short += max(0.0, 100 * least - gate.agreement_percent)
     furthest = np.inf if gate.max_abs_diff is None else gate.max_abs_diff

@@ -72,7 +72,7 @@ def gate_by_task(
     if not np.isfinite(seen.largest).all():
         return Gate(status="failed", reason="; ".join(reasons), samples=images, metric=task.metric.name)
     agreement = task.measure_agreement(reference, candidate)
-    least = get_usual_agreement(limits.precision, is_dense=task.is_dense)
+    least = get_usual_agreement(limits.precision, is_dense=task.is_dense, boxes=task.boxes)
     least = least if settings.min_agreement is None else settings.min_agreement
     before, after = (task.tally(logits, labels) for logits in (reference if original is None else original, candidate))
     drop, interval = _compute_drop(task, before, after)

@@ -9,7 +9,7 @@ from benchmarks.studies.dense_gate.records import Damaged, DenseGate, GoodFile, 
 from compress.records import save
 from compress.system.files import write_whole
 from compress.text import format_number, quantify
-from exporters.verification.rule import BOUNDS, DENSE_AGREEMENT, DENSE_RMS, DENSE_SHARE
+from exporters.verification.rule import BOUNDS, DENSE_AGREEMENT, DENSE_RMS
 
 RESULT, REPORT = "dense_gate.json", "report.md"
 
@@ -49,8 +49,7 @@ def _list_bounds() -> Iterator[str]:
     yield "| precision | least agreement | largest relative RMS | largest difference of a logit |"
     yield "|---|--:|--:|--:|"
     for precision, least in DENSE_AGREEMENT.items():
-        largest = BOUNDS[precision] * (DENSE_SHARE if precision == "int8" else 1)
-        yield f"| {precision} | {100 * least:g} % | {DENSE_RMS[precision]:g} | {largest:g} |"
+        yield f"| {precision} | {100 * least:g} % | {DENSE_RMS[precision]:g} | {BOUNDS[precision]:g} |"
 
 
 def _list_networks(result: DenseGate) -> Iterator[str]:
