@@ -1,131 +1,117 @@
-"""The pages that walk through something are typed out: every command of theirs runs, in order, in a fresh folder.
-
-What a page trains for minutes is made smaller by fields that are added to its commands (`<!-- test: shrink -->` above a block).
-"""
+"""The pages that walk through something are typed out: every command of theirs runs, in order, in a fresh folder."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.pages import blocks, commands_of
+from compress import plugins
+from compress.tracking import TrackedRun
+from tests.docs.walking import PAGES, Walk, walk_in
+from tests.pages import blocks
 
-ROOT = Path(__file__).parents[2]
-SHRUNK = {
-    "teacher.model": "resnet_cifar.resnet8", "teacher.train.epochs": "4", "train.epochs": "2", "baselines": "[]",
-    "exports": "[onnx]", "measure.rounds": "5", "measure.seconds": "1",
-}  # fmt: skip
-"""Fields of a recipe by which the digits go through the whole chain in seconds."""
-
-
-def follow(page: Path, folder: Path) -> list[str]:
-    """Write the files that a page shows, run its commands, and return what they printed.
-
-    A file is a block whose first line is a comment with its name.
-    """
-    shutil.copytree(ROOT / "recipes", folder / "recipes", dirs_exist_ok=True)
-    printed = []
-    for block in blocks(page.read_text(encoding="utf-8"), "python", "yaml", "toml", "sh"):
-        first = block.text.partition("\n")[0].removeprefix("# ")
-        if block.language == "sh":
-            for _, words in commands_of(block):
-                if words[0] not in {"make", "pip", "."}:  # the environment is the one of the tests
-                    printed.append(run(words, folder, shrunk=block.mark == "shrink"))
-        elif first.endswith((".py", ".yaml", ".toml")):
-            (folder / first).parent.mkdir(exist_ok=True)
-            (folder / first).write_text(block.text, encoding="utf-8")
-    return printed
+HOW_TO = {
+    "howto/several_seeds.md": {"runs/a": "runs/digits", "runs/b": "runs/larger_student"},
+    "howto/int8_that_fails.md": {"runs/NAME": "runs/digits"},
+}
+"""Pages that go on from finished runs, with what their placeholders stand for."""
 
 
-def run(words: list[str], folder: Path, *, shrunk: bool = False) -> str:
-    """Run a command of a page in a folder whose modules Python finds, and return what it printed."""
-    places = [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "COLUMNS": "120"}
-    command = adapt(words, shrunk=shrunk)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=1200)
-    assert done.returncode == 0, f"{shlex.join(words)}: {done.stdout}{done.stderr}"
-    return done.stdout
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of all runs here: the digits' teacher is trained once."""
+    return tmp_path_factory.mktemp("cache")
 
 
-def adapt(words: list[str], *, shrunk: bool) -> list[str]:
-    """Return a command as it is started here; fields that the page itself sets are kept."""
-    start = {"compress": [sys.executable, "-m", "compress"], "python": [sys.executable]}[words[0]]
-    given = {word.partition("=")[0] for word in words}
-    fields = (
-        {name: value for name, value in SHRUNK.items() if name not in given} if shrunk and words[1] in {"run", "check"} else {}
-    )
-    return [*start, *words[1:], *(part for name, value in fields.items() for part in ("--set", f"{name}={value}"))]
+@pytest.fixture
+def walk(tmp_path: Path, cache: Path) -> Iterator[Walk]:
+    with walk_in(tmp_path, cache) as walk:
+        yield walk
 
 
 @pytest.mark.slow
-def test_the_first_run(tmp_path: Path) -> None:
+def test_the_first_run(walk: Walk) -> None:
     """Whoever types the tutorial of the digits gets what it says: a report, a verified bundle, a comparison of two runs."""
-    printed = follow(ROOT / "docs" / "tutorial" / "digits.md", tmp_path)
-    assert (tmp_path / "runs" / "digits" / "report.html").is_file()
+    printed = walk.follow("tutorial/digits.md")
+    assert (walk.folder / "runs" / "digits" / "report.html").is_file()
     assert "larger_student" in printed[-1]
+    for page, words in HOW_TO.items():
+        printed = walk.try_out(page, {"recipe.yaml": "recipes/digits.yaml", **words})
+        assert all(printed), page
 
 
 @pytest.mark.slow
-def test_pictures_of_ones_own(tmp_path: Path) -> None:
+def test_pictures_of_ones_own(walk: Walk) -> None:
     """A folder of pictures without splits becomes a recipe, a bundle, and answers."""
-    printed = follow(ROOT / "docs" / "tutorial" / "own_pictures.md", tmp_path)
+    printed = walk.follow("tutorial/own_pictures.md")
     assert "1,797 pictures in 10 classes, 174 to 183 of each; 360 of them are the test split." in printed[1]
     assert "pictures/seven/0017.png" in printed[-1]
 
 
 @pytest.mark.slow
-def test_a_network_of_ones_own(tmp_path: Path) -> None:
+def test_a_network_of_ones_own(walk: Walk) -> None:
     """A function in a module of one's own becomes a student, named in the recipe and nowhere else."""
-    follow(ROOT / "docs" / "tutorial" / "own_network.md", tmp_path)
-    assert (tmp_path / "runs" / "own" / "bundle" / "manifest.json").is_file()
-
-
-def install(folder: Path, page: Path) -> None:
-    """Make the entry points of the page's pyproject.toml known, as `pip install` would."""
-    block = next(block for block in blocks(page.read_text(encoding="utf-8"), "toml") if "entry-points" in block.text)
-    project = tomllib.loads(block.text)["project"]
-    place = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    place.mkdir()
-    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = []
-    for group, entries in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
-    (place / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    walk.follow("tutorial/own_network.md")
+    assert (walk.folder / "runs" / "own" / "report.html").is_file()
 
 
 @pytest.mark.slow
-def test_a_method_of_ones_own(tmp_path: Path) -> None:
-    """The method of the page is found by its entry point, described, and trains a student from a recipe."""
-    page = ROOT / "docs" / "howto" / "write_a_method.md"
-    install(tmp_path, page)
-    assert "weight" in follow(page, tmp_path)[0]
-    method = "method={name: hard_labels, weight: 0.5}"
-    recipe = ["compress", "run", "recipes/digits.yaml", "--set", method, "--set", "exports=[]"]
-    assert "hard_labels" in run(recipe, tmp_path, shrunk=True)
+def test_a_method_of_ones_own(walk: Walk) -> None:
+    """The method of the page is found by its entry point, described, and computes its losses on a batch."""
+    walk.install("howto/write_a_method.md")
+    assert "weight" in walk.follow("howto/write_a_method.md")[0]
+    method = ["--set", "method={name: hard_labels, weight: 0.5}", "--set", "exports=[]"]
+    assert "hard_labels" in walk.run(["compress", "check", "recipes/digits.yaml", *method], shrunk="shrink fewer")
 
 
 @pytest.mark.slow
-def test_a_data_source_of_ones_own(tmp_path: Path) -> None:
+def test_a_data_source_of_ones_own(walk: Walk) -> None:
     """The source of the page feeds a whole run."""
-    page = ROOT / "docs" / "howto" / "write_a_data_source.md"
-    install(tmp_path, page)
-    follow(page, tmp_path)
-    assert (tmp_path / "runs" / "stripes" / "bundle" / "manifest.json").is_file()
+    walk.install("howto/write_a_data_source.md")
+    walk.follow("howto/write_a_data_source.md")
+    assert (walk.folder / "runs" / "stripes" / "report.html").is_file()
 
 
 @pytest.mark.slow
-def test_a_format_and_a_runtime_of_ones_own(tmp_path: Path) -> None:
+def test_a_format_and_a_runtime_of_ones_own(walk: Walk) -> None:
     """The format of the page is written, run by its runtime in a process of its own, and gives what the module gives."""
-    page = ROOT / "docs" / "howto" / "write_a_format_and_runtime.md"
-    install(tmp_path, page)
-    follow(page, tmp_path)
-    program = next(block for block in blocks(page.read_text(encoding="utf-8"), "python") if block.text.startswith("import"))
-    (tmp_path / "program.py").write_text(program.text)
-    assert float(run(["python", "program.py"], tmp_path)) < 1e-5
+    page = "howto/write_a_format_and_runtime.md"
+    walk.install(page)
+    walk.follow(page)
+    text = (PAGES / page).read_text(encoding="utf-8")
+    program = next(block for block in blocks(text, "python") if block.text.startswith("import"))
+    (walk.folder / "program.py").write_text(program.text)
+    assert float(walk.run_python(["program.py"])) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_device_of_ones_own(walk: Walk) -> None:
+    """The device of the page runs a file with another Python, and gives what the module gives; what is no program is named."""
+    page = "howto/write_a_device.md"
+    walk.install(page)
+    walk.follow(page)
+    text = (PAGES / page).read_text(encoding="utf-8")
+    program = next(block for block in blocks(text, "python") if block.text.startswith("import"))
+    (walk.folder / "program.py").write_text(program.text)
+    assert float(walk.run_python(["program.py"])) < 1e-5
+
+
+def test_a_tracker_of_ones_own(walk: Walk) -> None:
+    """The tracker of the page is found by its entry point, described, and writes what a run learns."""
+    page = "howto/follow_a_run.md"
+    walk.install(page)
+    for block in blocks((PAGES / page).read_text(encoding="utf-8"), "python"):
+        name, _, _ = block.text.removeprefix("# ").partition("\n")
+        (walk.folder / name).parent.mkdir()
+        (walk.folder / name).write_text(block.text)
+    assert "figures.csv" in walk.run(["compress", "list", "trackers", "table"])
+    tracker = plugins.load("trackers", "table")()
+    tracker.begin(TrackedRun("digits", walk.folder, {}))
+    tracker.log("teacher", 1, {"loss/ce": 0.5})
+    tracker.finish({"student-onnx-fp32/percent": 97.5})
+    assert (walk.folder / "figures.csv").read_text().splitlines() == [
+        "teacher,1,loss/ce,0.5",
+        "result,,student-onnx-fp32/percent,97.5",
+    ]
