@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from exporters.verification.bisect import LayerComparison
     from exporters.verification.intermediates import Graph
 
+RECIPE = "recipe.yaml"
+"""In the folder of a run."""
 IMAGES = 8
 """So many images show every channel at work; more would only take memory."""
 
@@ -46,7 +48,8 @@ def locate_divergence(
     Args:
         bundle: A bundle or the folder of its run.
         file: Only this file, by its path in the bundle.
-        against: A run whose student is the network that the files came from; default: another float file of the bundle.
+        against: A run whose student is the network that the files came from; default: another float file of the bundle, and
+            where there is none the run itself whose folder was given.
         events: Where progress is reported.
 
     Raises:
@@ -63,6 +66,8 @@ def locate_divergence(
             found |= {entry.path: located} if located is not None else {}
             alone += [entry.path] if located is None else []
             task.advance()
+    if not found and against is None and (bundle / RECIPE).is_file():
+        return locate_divergence(bundle, file=file, against=bundle, events=events)
     if not found:
         raise CompressError(
             f"{folder / alone[0]}: the bundle has no other float file that gives the network's outputs; give --against RUN, "
@@ -144,7 +149,7 @@ def _export_student(run: Path | None, manifest: Manifest, events: Events) -> Ite
     if (source := manifest.provenance.get("weights", own)) != own:
         whose = f"its student has weights of sha256 {own[:12]}, the bundle was made of {source[:12]}"
         raise CompressError(f"{run}: {whose}; give --against the run that the bundle came from")
-    sections = load(folder / "recipe.yaml", ["exports=[{format: onnx, precision: fp32}]"]).exports
+    sections = load(folder / RECIPE, ["exports=[{format: onnx, precision: fp32}]"]).exports
     with make_temporary_folder() as place:
         gates = reexport.export(folder, sections, out=place, events=events)
         made = place / "student-fp32.onnx"
