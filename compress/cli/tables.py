@@ -181,6 +181,8 @@ def draw_predictions(results: Sequence[Prediction]) -> Table:
     for prediction in results:
         if prediction.error:
             table.add_row(prediction.image, _colour("unreadable"), "", "")
+        elif not prediction.classes:
+            table.add_row(prediction.image, "nothing found", "", _number(prediction.milliseconds, ".2f"))
         for rank, score in enumerate(prediction.classes):
             name, took = (prediction.image, _number(prediction.milliseconds, ".2f")) if rank == 0 else ("", "")
             place = "" if score.box is None else f" at {', '.join(f'{side:.0f}' for side in score.box)}"

@@ -102,6 +102,8 @@ def _match_class(overlaps: Floats, ignored: Flags) -> tuple[Flags, Flags]:
     """
     right = np.zeros((len(overlaps), len(OVERLAPS)), np.bool_)
     unjudged = np.zeros_like(right)
+    if not overlaps.shape[1]:
+        return right, unjudged
     for place, least in enumerate(OVERLAPS):
         free = np.ones(overlaps.shape[1], np.bool_)
         for detection, overlap in enumerate(overlaps):
@@ -144,17 +146,24 @@ def compute_precision(
 def _average_class(
     scores: Floats, right: Flags, ignored: Flags, weights: NDArray[np.int64], objects: NDArray[np.int64]
 ) -> Floats:
-    """Return the average precision of a class, 0 to 1, [R], of detections [D] with weights [R, D]; NaN without objects."""
+    """Return the average precision of a class, 0 to 1, [R], of detections [D] with weights [R, D]; NaN without objects.
+
+    Recall grows, and precision peaks, only where a detection is right, so both are looked at there alone.
+    """
     order = np.argsort(-scores, kind="stable")
-    judged = (~ignored[order]).T[None]  # [1, T, D]
-    counts = weights[:, None, order]  # [R, 1, D]
-    hits = np.cumsum(counts * right[order].T[None], axis=2).astype(np.float64)  # [R, T, D]
-    all_judged = np.cumsum(counts * judged, axis=2)
-    precision = hits / (all_judged + np.spacing(1))
-    precision = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]
-    precision = np.concatenate([precision, np.zeros((*precision.shape[:2], 1))], axis=2)  # what is never reached
+    right, ignored, counts = right[order], ignored[order], weights[:, order]  # [D, T], [D, T], [R, D]
+    everything = np.cumsum(counts, axis=1)
+    drawn = np.flatnonzero(objects)
     averages = np.full(len(weights), np.nan)
-    for draw in np.flatnonzero(objects):
-        reached = [np.searchsorted(row / objects[draw], RECALLS, side="left") for row in hits[draw]]
-        averages[draw] = np.mean([row[places] for row, places in zip(precision[draw], reached, strict=True)])
+    averages[drawn] = 0
+    for overlap in range(right.shape[1]):
+        places = np.flatnonzero(right[:, overlap])  # [P]
+        judged = everything if not ignored[:, overlap].any() else np.cumsum(counts * ~ignored[:, overlap], axis=1)
+        hits = np.cumsum(counts[:, places], axis=1).astype(np.float64)  # [R, P]
+        precision = hits / (judged[:, places] + np.spacing(1))
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        precision = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)  # what is never reached
+        for draw in drawn:
+            reached = np.searchsorted(hits[draw] / objects[draw], RECALLS, side="left")
+            averages[draw] += precision[draw, reached].mean() / right.shape[1]
     return averages
