@@ -64,7 +64,7 @@ def render_card(manifest: Manifest, background: Background | None) -> str:
     return f"""# Model card: {escape_markdown(manifest.name)}
 
 {_render_headline(background.headline if background else None)}\
-{name_kind(manifest)}: {_describe_classes(manifest)}. Every answer is one of these.
+{name_kind(manifest)}: {_describe_classes(manifest)}. {_describe_answers(manifest)}
 
 {history}
 
@@ -74,9 +74,9 @@ def render_card(manifest: Manifest, background: Background | None) -> str:
 
 ## Intended use and limits
 
-- It is made to sort images like those of its training data into the classes above. For what purpose that is good enough is for
-  whoever ships it to say; this card was written by a program.
-- It knows no "none of these": a picture of anything else gets one of the classes, often with a high score.
+- It is made to {_describe_purpose(manifest)}. For what purpose
+  that is good enough is for whoever ships it to say; this card was written by a program.
+- {_describe_unknown(manifest)}
 - {_describe_scores(manifest)}
 - {describe_geometry(manifest.preprocess)}, as in training.
 - Not measured: other cameras, light, weather or places than those of the test images, pictures that are made to deceive it,
@@ -86,8 +86,33 @@ def render_card(manifest: Manifest, background: Background | None) -> str:
 """
 
 
+def _describe_answers(manifest: Manifest) -> str:
+    if load_task(manifest.task).boxes:
+        return "Every object that it finds gets one of these, and a box."
+    return "Every answer is one of these."
+
+
+def _describe_purpose(manifest: Manifest) -> str:
+    if load_task(manifest.task).boxes:
+        return "find objects of the classes above in images like those of its training data"
+    return "sort images like those of its training data into the classes above"
+
+
+def _describe_unknown(manifest: Manifest) -> str:
+    """Return what becomes of what the network was not taught."""
+    if load_task(manifest.task).boxes:
+        return (
+            "What it was not taught is background, or is taken for one of the classes; what it does not find leaves no trace."
+        )
+    return 'It knows no "none of these": a picture of anything else gets one of the classes, often with a high score.'
+
+
 def _describe_scores(manifest: Manifest) -> str:
     """Return how far scores can be read as probabilities, as it was measured."""
+    if load_task(manifest.task).boxes:
+        return (
+            "Scores are the sigmoid of the logits, of each class by itself; they are no probabilities, and were not calibrated."
+        )
     measured = [file.measured.calibration for file in manifest.files if file.measured and file.measured.calibration]
     if not measured:
         return "Scores are the softmax of the logits; whether they can be read as probabilities was not measured."

@@ -107,9 +107,9 @@ def _describe_outputs(manifest: Manifest) -> str:
     boxes, shape = load_task(manifest.task).boxes, manifest.shape
     if boxes:
         cells, classes = shape[0], shape[1] - boxes
-        return f"""the outputs `{manifest.output}`
-float32 [batch, {cells}, {classes}] and `boxes` float32 [batch, {cells}, {boxes}], left, top, right and bottom in pixels of the
-input. The sigmoid of a logit is the score of a class in a cell; `detections.py` chooses among them"""
+        return f"""the outputs are `{manifest.output}`, float32
+[batch, {cells}, {classes}], and `boxes`, float32 [batch, {cells}, {boxes}]: left, top, right and bottom in pixels of the input.
+The sigmoid of a logit is the score of a class in a cell; `detections.py` chooses among them"""
     return f"the output `{manifest.output}` is float32 [batch, {', '.join(map(str, shape))}]"
 
 
