@@ -81,7 +81,7 @@ def test_a_run_on_boxes_ends_in_a_bundle_that_is_verified_and_draws_boxes(tmp_pa
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("student.model=resnet_cifar.resnet8", "the labels are boxes, so it must give the logits of each class and a box"),
+        ("student={model: resnet_cifar.resnet8}", "the labels are boxes, so it must give the logits of each class and a box"),
         ("student={model: detector.tiny, first_stride: 8}", "answers for 64 cells and the student for 16"),
         ("exports=[{format: onnx, postprocess: inside}]", "postprocess: inside gives one class an image"),
         ("exports=[{format: executorch}]", "exports: executorch: writes files with one output, and a detector gives two"),
