@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 from compress.errors import CompressError
 from compress.statistics.average_precision import compute_precision
 from compress.statistics.tallies import compute_paired_interval
-from compress.tasks import choose_detections, find_levels, load_task
+from compress.tasks import choose_detections, draw_boxes, find_levels, load_task
 from compress.tasks._assignment import UNTRAINED, assign, list_centres
 from compress.tasks._detections import compute_scores, suppress
 from compress.tasks.detection import unpack_matches
@@ -219,3 +220,13 @@ def test_images_are_told_apart_by_their_rarest_class() -> None:
     assert TASK.compute_strata(labels, CLASSES).tolist() == [2, 0, 3, 3]
     assert TASK.count_images(labels, CLASSES).tolist() == [2, 0, 1]
     assert TASK.pack_labels(labels).shape == (4, *TASK.get_label_shape(SIZE))
+
+
+def test_boxes_are_drawn_where_they_are() -> None:
+    """A frame on the box, nothing beside and within it, and the name on its corner."""
+    drawn = np.asarray(draw_boxes(Image.new("RGB", (60, 40)), [{"name": "a", "score": 0.5, "box": (10, 20, 40, 38)}]))
+    assert drawn[30, 39].any()
+    assert drawn[37, 25].any()
+    assert not drawn[:, 41:].any()
+    assert not drawn[:20].any()
+    assert not drawn[34:36, 15:35].any()
