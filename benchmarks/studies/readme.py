@@ -19,11 +19,13 @@ from benchmarks.studies.int8.report import RESULT, make_readme_table
 from benchmarks.studies.support import make_support_table
 from benchmarks.studies.which_method import make_choice_table
 from compress.errors import CompressError
-from compress.records import Report, Variant, read
+from compress.records import Paired, Report, Variant, read
 from compress.text import format_signed
 
 ROOT = Path(__file__).parents[2]
 STUDY = ("cifar10_resnet8", "cifar10_resnet20")
+REPEATED = ("digits_three_seeds", "digits_three_seeds_intel")
+"""The same command on two machines."""
 COMPARED = ("digits_three_seeds", *STUDY, "cifar10_resnet8_longer")
 """Studies of `docs/concepts/which_method.md`."""
 INT8 = ROOT / "benchmarks" / "results" / "int8" / RESULT
@@ -152,13 +154,20 @@ def make_support() -> Iterator[str]:
 
 def make_seeds_sentence() -> Iterator[str]:
     """Yield what the distilled student is worth beside the plain one over several seeds."""
-    report = _read_report("digits_three_seeds")
+    first, second = map(_read_report, REPEATED)
+    (found, said), (_, repeated) = _compare_with_plain(first, REPEATED[0]), _compare_with_plain(second, REPEATED[1])
+    yield (
+        f"Over {found.seeds} seeds the distilled student is {said} from the same network trained plainly. The same command on "
+        f"another machine ({second.environment.cpu}), whose teacher comes out otherwise, gives {repeated}: on so few images "
+        "what distillation is worth depends on the teacher, of which each machine trained one."
+    )
+
+
+def _compare_with_plain(report: Report, name: str) -> tuple[Paired, str]:
+    """Return how the student compares with the one trained plainly, and that in words, with the folder of the result."""
     found = next(row for row in report.paired if (row.this, row.other) == ("student", "supervised"))
     low, high = map(format_signed, found.ci95)
-    yield (
-        f"Over {found.seeds} seeds the distilled student is {format_signed(found.points)} points from the same network trained "
-        f"plainly ({low} to {high}, {found.verdict}; `benchmarks/results/digits_three_seeds`)."
-    )
+    return found, f"{format_signed(found.points)} points ({low} to {high}, {found.verdict}; `benchmarks/results/{name}`)"
 
 
 def _warn_of_overlap(report: Report) -> str:

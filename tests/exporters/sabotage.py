@@ -416,7 +416,7 @@ SCORED: dict[str, Damage] = {
         helper.make_node("Div", ["whole", "steps"], ["score"]), output="score", steps=np.float32(256),
     ), "gate", NOT_ITS_SOFTMAX),
     "score in a column": Damage(column("score"), "gate", "its output 'score' is float32 [250, 1], not float32 [250]"),
-    "score left out": Damage(score_left_out, "runtime", "has 1 inputs and 2 outputs"),
+    "score left out": Damage(score_left_out, "gate", "gives no output 'score'"),
     "class and score exchanged": Damage(outputs_exchanged, "promise", "its output 'class' is called 'score', not 'class'"),
     "classes shifted by one": DAMAGES["classes shifted by one"],
 }  # fmt: skip

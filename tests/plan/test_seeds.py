@@ -117,7 +117,7 @@ Run = Callable[..., Report]
 
 
 @pytest.fixture
-def run(runs: Path, tiny_recipe: str, shared_runners: None) -> Run:
+def run(runs: Path, tiny_recipe: str, timed_once: None) -> Run:
     """Run the quick recipe with some seeds."""
 
     def go(*chosen: int, overrides: tuple[str, ...] = QUICK, events: Events | None = None, where: Path = runs) -> Report:

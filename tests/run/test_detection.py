@@ -21,6 +21,8 @@ from compress.recipe import load
 from compress.records import Report
 from compress.run.pipeline import run
 
+pytestmark = pytest.mark.usefixtures("timed_once")
+
 RECIPE = """
 name: boxes
 data: {source: digit_scenes, task: detection, size: 32, image_size: 32, train_scenes: 160, test_scenes: 24, digits: 1}
@@ -30,7 +32,7 @@ method: {name: dist}
 train: {epochs: 12, batch_size: 16, optimizer: adamw, lr: 0.01}
 exports: [{format: onnx, precision: int8}]
 gate: {max_drop_points: 20, min_agreement: 0.3}
-measure: {devices: [local], against: student, rounds: 5, seconds: 0.5}
+measure: {devices: [local], against: student, rounds: 5, launches: 1, seconds: 0.1}
 """
 
 

@@ -21,7 +21,7 @@ from compress.recipe import load
 from compress.records import Report
 from compress.run.pipeline import run
 
-pytestmark = pytest.mark.usefixtures("shared_runners")
+pytestmark = pytest.mark.usefixtures("timed_once")
 
 RECIPE = """
 name: scenes

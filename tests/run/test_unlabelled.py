@@ -111,10 +111,10 @@ def test_the_loss_is_that_of_the_labelled_images_alone() -> None:
     shares = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 3, 0, 0]), 4).float()
     shares[4:] = 0
     for smoothing in (0.0, 0.2):
-        found = CLASSIFICATION.compute_loss(logits, shares, smoothing=smoothing)
+        found = CLASSIFICATION.compute_loss(logits, shares, size=(8, 8), smoothing=smoothing)
         expected = torch.nn.functional.cross_entropy(logits[:4], torch.tensor([0, 1, 2, 3]), label_smoothing=smoothing)
         torch.testing.assert_close(found, expected)
-    nothing = CLASSIFICATION.compute_loss(logits, torch.zeros(6, 4))
+    nothing = CLASSIFICATION.compute_loss(logits, torch.zeros(6, 4), size=(8, 8))
     (gradient,) = torch.autograd.grad(nothing, logits)
     assert float(nothing.detach()) == 0
     assert not gradient.any()

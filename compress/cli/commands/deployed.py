@@ -265,7 +265,7 @@ def predict(
     terminal: Terminal, *, bundle: Path, images: Sequence[Path], file: str | None, top: int, out: Path | None, as_csv: bool,
     as_lines: bool, threads: int,
 ) -> None:  # fmt: skip
-    """Classify or segment your pictures, or find objects in them, with the deployed file.
+    """Say what is in your pictures, with the deployed file.
 
     A folder stands for all pictures in it and below. Of a segmentation the share of each class in a picture is shown, of a
     detection every object with its score and its box: left, top, right and bottom in pixels of the picture.

@@ -120,13 +120,14 @@ def test_power_is_what_a_simulation_finds() -> None:
 
 
 @pytest.mark.slow
-def test_at_a_tiny_size_it_runs_and_goes_on(tmp_path: Path) -> None:
+def test_at_a_tiny_size_it_runs_and_goes_on(tmp_path: Path, timed_once: None) -> None:
     """Digits instead of CIFAR: tuning, then the default; --minutes 0 stops before a piece, and the same command goes on."""
     arguments = [
         "--part", "c", "--only", "dist", "--only", "supervised", "--seeds", "1",
         "--set", "data={source: digits, image_size: 8, train_images: 150, validation_fraction: 0.1}",
         "--set", "teacher={model: resnet_cifar.resnet8, train: {epochs: 8}}", "--set", "train.epochs=1",
-        "--set", "measure.seconds=0.1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"),
+        "--set", "measure={seconds: 0.1, rounds: 5, launches: 1}",
+        "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"),
     ]  # fmt: skip
     done = CliRunner().invoke(methods.main, [*arguments, "--minutes", "0"])
     assert done.exit_code == 0, done.output
