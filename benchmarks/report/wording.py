@@ -6,6 +6,7 @@ A difference whose interval holds 0 is called not distinguishable.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -16,6 +17,8 @@ from compress.text import (
     format_number,
     quantify,
 )
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 State = Literal["passed", "failed", "skipped", "none"]
 
@@ -107,9 +110,22 @@ class _Timed(Protocol):
 
 
 def list_instabilities(rows: Sequence[_Timed]) -> list[str]:
-    """Return why latencies are rough figures, each cause once with how many files it concerns, for one footnote."""
-    causes = [cause for row in rows if row.instability for cause in row.instability.split("; ")]
-    return [f"{cause} ({quantify(causes.count(cause), 'file')})" for cause in dict.fromkeys(causes)]
+    """Return why latencies are rough figures, for one footnote: each cause once, with how many files it concerns.
+
+    Causes that differ in their numbers alone are one, with the range of each number.
+    """
+    alike: dict[str, list[str]] = {}
+    for row in rows:
+        for cause in filter(None, row.instability.split("; ")):
+            alike.setdefault(_NUMBER.sub("#", cause), []).append(cause)
+    return [f"{_join_numbers(causes)} ({quantify(len(causes), 'file')})" for causes in alike.values()]
+
+
+def _join_numbers(texts: Sequence[str]) -> str:
+    """Return one text for several that differ in their numbers alone: `40–44 %`."""
+    places = [sorted(set(each), key=float) for each in zip(*map(_NUMBER.findall, texts), strict=True)]
+    written = iter(each[0] if len(each) == 1 else f"{each[0]}–{each[-1]}" for each in places)
+    return _NUMBER.sub(lambda _: next(written), texts[0])
 
 
 def _group_problems(rows: Iterable[Row]) -> Iterator[str]:

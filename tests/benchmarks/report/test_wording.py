@@ -50,3 +50,18 @@ def test_worth_calls_small_differences_by_their_name(record: Report) -> None:
     supervised = next(each for each in wording.compare_methods(record) if each.variant.network == "supervised")
     assert supervised.to_teacher is not None
     assert supervised.to_teacher.verdict == "worse"
+
+
+def test_causes_that_differ_in_their_numbers_are_told_once(record: Report) -> None:
+    """One footnote for seven files that waited, with the range of what they waited."""
+    first = wording.judge_rows(record)[0]
+    said = [
+        "its interval is wider than 10 % of it; it waited 41 % of the time in 9 of 15 rounds",
+        "it waited 9.5 % of the time in 10 of 15 rounds",
+        "",
+        "its interval is wider than 10 % of it",
+    ]
+    assert wording.list_instabilities([first._replace(instability=each) for each in said]) == [
+        "its interval is wider than 10 % of it (2 files)",
+        "it waited 9.5–41 % of the time in 9–10 of 15 rounds (2 files)",
+    ]
