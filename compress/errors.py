@@ -9,7 +9,9 @@ package could not be reached, 130 interrupted (state saved).
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class CompressError(Exception):
@@ -65,3 +67,10 @@ class Interrupted(CompressError):
     """The user stopped the work; what was done is saved and the same command continues it."""
 
     exit_code = 130
+
+
+def explain_refusal(path: Path, error: OSError) -> str:
+    """Return why a file system does not let a path be written, and what to do."""
+    in_the_way = error.errno in {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+    remedy = "move away what is in its place" if in_the_way else "free space"
+    return f"{path}: cannot be written ({error.strerror}); {remedy} or choose another folder"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.errors import Unwritable
+from compress.errors import Unwritable, explain_refusal
 from compress.text import escape_commands
 
 if TYPE_CHECKING:
@@ -115,9 +115,7 @@ class Events:
             with self._path.open("ab") as file:
                 file.write(line + b"\n")
         except OSError as error:
-            raise Unwritable(
-                f"{self._path}: cannot be written ({error.strerror}); free space or choose another folder"
-            ) from error
+            raise Unwritable(explain_refusal(self._path, error)) from error
 
     def say(self, text: str) -> None:
         """Tell people one line."""

@@ -152,12 +152,16 @@ def test_any_field_is_one_valid_line(tmp_path: Path, fields: dict[str, object]) 
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"),
-    [("/dev/full", "No space left on device"), ("/dev/null/events.jsonl", "Not a directory"), ("/dev", "Is a directory")],
+    ("path", "reason", "remedy"),
+    [
+        ("/dev/full", "No space left on device", "free space"),
+        ("/dev/null/events.jsonl", "Not a directory", "move away what is in its place"),
+        ("/dev", "Is a directory", "move away what is in its place"),
+    ],
 )
-def test_a_file_that_refuses(path: str, reason: str) -> None:
+def test_a_file_that_refuses(path: str, reason: str, remedy: str) -> None:
     """A full disk or an unfit path is one message with the path, the reason and the way out."""
-    with pytest.raises(Unreachable, match=f"^{path}: cannot be written \\({reason}\\); free space or choose another folder$"):
+    with pytest.raises(Unreachable, match=f"^{path}: cannot be written \\({reason}\\); {remedy} or choose another folder$"):
         Events(Path(path)).emit("epoch")
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from compress.errors import CompressError, Unreachable, Unwritable
+from compress.errors import CompressError, Unreachable, Unwritable, explain_refusal
 from compress.system.leftovers import ASIDE, name_beside, remove, remove_leftovers
 from compress.text import format_bytes
 
@@ -112,7 +112,7 @@ def writable(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in REFUSALS and not (error.errno == errno.ENOENT and _nothing_can_be_made(path)):
             raise
-        raise Unwritable(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+        raise Unwritable(explain_refusal(path, error)) from error
 
 
 def _nothing_can_be_made(path: Path) -> bool:

@@ -280,7 +280,9 @@ def test_a_folder_that_cannot_be_written_is_told(pictures: str, tmp_path: Path) 
 def test_a_file_where_the_cache_should_be_is_told(pictures: str, tmp_path: Path) -> None:
     """As a folder that cannot be written."""
     (tmp_path / "cache").write_text("in the way")
-    with pytest.raises(Unreachable, match=r"cache: cannot be written .*; free space or choose another folder"):
+    with pytest.raises(
+        Unreachable, match=r"cache: cannot be written .*; move away what is in its place or choose another folder"
+    ):
         decode_to_disk(Folder(path=pictures).load_encoded(), RGB, tmp_path / "cache")
 
 

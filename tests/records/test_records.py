@@ -273,16 +273,16 @@ def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"),
+    ("path", "reason", "remedy"),
     [
-        ("/dev/null/inner/file", "Not a directory"),
-        ("{folder}", "Is a directory"),
-        ("{folder}/" + "x" * 256, "File name too long"),
+        ("/dev/null/inner/file", "Not a directory", "move away what is in its place"),
+        ("{folder}", "Is a directory", "move away what is in its place"),
+        ("{folder}/" + "x" * 256, "File name too long", "free space"),
     ],
 )
-def test_a_path_that_refuses(tmp_path: Path, path: str, reason: str) -> None:
-    """A path at which nothing can be written is one message with the reason."""
-    with pytest.raises(Unreachable, match=f"cannot be written \\({reason}\\); free space or choose another folder"):
+def test_a_path_that_refuses(tmp_path: Path, path: str, reason: str, remedy: str) -> None:
+    """A path at which nothing can be written is one message with the reason, and with what helps against it."""
+    with pytest.raises(Unreachable, match=f"cannot be written \\({reason}\\); {remedy} or choose another folder"):
         records.save(Path(path.format(folder=tmp_path)), ENVIRONMENT)
     assert names(tmp_path) == []
 
