@@ -139,6 +139,7 @@ def test_images_that_are_no_pixels_arrive_as_they_are(board: Remote, tmp_path: P
         pytest.param({"put": ["in:20000"]}, id="while pushing"),
         pytest.param({"put": ["out:1"]}, id="before put answers"),
         pytest.param({"put": ["in:300", "away"]}, id="twice"),
+        pytest.param({"put": ["in:20"], "follow": ["in:20"], "take": ["in:20"]}, id="within a request"),
         pytest.param({"follow": ["out:20", "away", "out:60", "out:200"]}, id="while following"),
         pytest.param({"take": ["out:120", "away"]}, id="while fetching"),
         pytest.param({"take": ["out:30"]}, id="before fetching"),

@@ -18,6 +18,8 @@ from .store import STORE, is_stored, make_job, receive, trim_store
 
 JOBS = Path("jobs")
 OLD_SECONDS = 7 * 86400
+CUT = 94
+"""Status of an agent whose request did not arrive whole: the connection was lost, which the other end may try again."""
 ALIVE_SECONDS = 5.0
 """So often at least a follower says something, so that both ends notice when the connection is gone."""
 
@@ -27,7 +29,10 @@ def main() -> None:
     try:
         os.umask(0o077)
         answer({"running": sys.version_info[0]})
-        request = json.loads(sys.stdin.buffer.readline().decode("utf-8"))
+        line = sys.stdin.buffer.readline()
+        if not line.endswith(b"\n"):
+            sys.exit(CUT)
+        request = json.loads(line.decode("utf-8"))
         VERBS[sys.argv[1]](request)
     except BrokenPipeError:
         os._exit(1)
