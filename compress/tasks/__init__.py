@@ -7,7 +7,15 @@ Other distributions add tasks by the entry point `compress.tasks`.
 from pathlib import Path
 
 from compress.tasks._cells import Level, find_levels
-from compress.tasks._detections import SHOWN_SCORE, Detections, choose_detections, draw_boxes
+from compress.tasks._detections import (
+    MOST_CANDIDATES,
+    MOST_DETECTIONS,
+    MOST_OVERLAP,
+    SHOWN_SCORE,
+    Detections,
+    choose_detections,
+    draw_boxes,
+)
 from compress.tasks._loading import load_task, name_metric
 from compress.tasks._maps import Region, draw_map, is_map, lay_over, list_regions
 from compress.tasks._task import Labels, Logits, Metric, Tallies, Task, Weights
@@ -19,7 +27,8 @@ CLASSIFICATION = Classification()
 """The task of data that names none."""
 
 __all__ = [
-    "CLASSIFICATION", "DETECTIONS_PROGRAM", "SHOWN_SCORE", "Classification", "Detections", "Labels", "Level", "Logits",
-    "Metric", "Region", "Tallies", "Task", "Weights", "choose_detections", "draw_boxes", "draw_map", "find_levels", "is_map",
-    "lay_over", "list_regions", "load_task", "name_metric",
+    "CLASSIFICATION", "DETECTIONS_PROGRAM", "MOST_CANDIDATES", "MOST_DETECTIONS", "MOST_OVERLAP", "SHOWN_SCORE",
+    "Classification", "Detections", "Labels", "Level", "Logits", "Metric", "Region", "Tallies", "Task", "Weights",
+    "choose_detections", "draw_boxes", "draw_map", "find_levels", "is_map", "lay_over", "list_regions", "load_task",
+    "name_metric",
 ]  # fmt: skip

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from compress.preprocess import compute_scale_shift
 from compress.records import BundleFile, Manifest
-from exporters.bundle.readme import describe_geometry
+from compress.tasks import MOST_CANDIDATES, MOST_DETECTIONS, MOST_OVERLAP, SHOWN_SCORE
+from exporters.bundle.readme import describe_geometry, find_kind
 
 SOURCE, BUILD = "cpp/example.cpp", "cpp/CMakeLists.txt"
 CMAKE = """\
@@ -24,19 +25,26 @@ target_link_libraries(example PRIVATE openvino::runtime)
 
 
 def build_cpp(manifest: Manifest) -> dict[str, str]:
-    """Build the text of each file of `cpp/` by its path in the bundle; none without a file for OpenVINO or of dense logits."""
-    files = [file for file in manifest.files if file.runtime == "openvino"]
-    return {SOURCE: _render_source(manifest, files[0]), BUILD: CMAKE} if files and len(manifest.shape) == 1 else {}
+    """Build the text of each file of `cpp/` by its path in the bundle; none without a file for OpenVINO."""
+    files, kind = [file for file in manifest.files if file.runtime == "openvino"], find_kind(manifest)
+    return {SOURCE: _render_source(manifest, files[0], kind), BUILD: CMAKE} if files and kind else {}
 
 
-def _render_source(manifest: Manifest, file: BundleFile) -> str:
+def _render_source(manifest: Manifest, file: BundleFile, kind: str) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    pre = manifest.preprocess
+    pre, shape = manifest.preprocess, manifest.shape
     scale, shift = compute_scale_shift(pre)
+    sizes = {"maps": dict(zip(("rows", "columns"), shape[1:], strict=False)), "boxes": {"cells": shape[0]}}.get(kind, {})
     loader = PackageLoader("exporters.bundle", package_path="programs")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701 (no HTML)
     return environment.get_template("main.cpp.j2").render(
+        kind=kind,
+        **sizes,
+        least_score=SHOWN_SCORE,
+        most_overlap=MOST_OVERLAP,
+        most_candidates=MOST_CANDIDATES,
+        most_objects=MOST_DETECTIONS,
         file=file.path,
         height=pre.height,
         width=pre.width,

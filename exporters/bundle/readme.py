@@ -66,6 +66,16 @@ def name_kind(manifest: Manifest) -> str:
     return "A semantic segmenter" if len(manifest.shape) > 1 else "An image classifier"
 
 
+def find_kind(manifest: Manifest) -> str:
+    """Return what answers are, `classes`, `maps` or `boxes`, or an empty text for those of another package's task."""
+    task, sides = load_task(manifest.task), len(manifest.shape)
+    if task.boxes:
+        return "boxes"
+    if task.is_dense:
+        return "maps" if sides == 3 else ""
+    return "classes" if sides == 1 else ""
+
+
 def name_metric(manifest: Manifest) -> str:
     """Return the metric of a bundle's files in words."""
     return load_task(manifest.task).metric.title
@@ -375,10 +385,10 @@ def _describe_levels(pre: Preprocess) -> str:
 def _render_cpp(manifest: Manifest) -> str:
     pre = manifest.preprocess
     suffix = "pgm" if pre.channels == "gray" else "ppm"
-    if len(manifest.shape) > 1:
+    if not find_kind(manifest):
         return """## In C++
 
-There is no C++ example: it is written for one class an image. `predict.py` shows what a program does with the logits."""
+There is no C++ example for answers of this kind. `predict.py` shows what a program does with them."""
     if not any(file.runtime == "openvino" for file in manifest.files):
         return """## In C++
 
@@ -396,7 +406,20 @@ packages of onnxruntime hold no C or C++ headers; get those from its makers' rel
 It takes binary {suffix.upper()} pictures of {pre.width} × {pre.height} pixels. {describe_geometry(pre)}; this makes such
 files of pictures, pixel by pixel those that `predict.py` shows the network:
 
-    python predict.py PICTURE... --prepare FOLDER"""
+    python predict.py PICTURE... --prepare FOLDER
+{_describe_printed(manifest)}"""
+
+
+def _describe_printed(manifest: Manifest) -> str:
+    """Return what the program prints of maps and boxes, in words."""
+    kind = find_kind(manifest)
+    if kind == "boxes":
+        return """
+A line is printed for each object: path, class, score, and the box in pixels of the picture. The NMS is in the program."""
+    if kind == "maps":
+        return """
+A line tells the share of each class; the map, enlarged from the logits, is written as `PICTURE.classes.pgm`."""
+    return ""
 
 
 def _render_conversion(manifest: Manifest) -> str:

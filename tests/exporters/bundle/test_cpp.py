@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,45 +19,25 @@ from exporters.openvino import Openvino
 from tests import encoded_pictures
 from tests.deployed.brightness import measure
 from tests.exporters import pets
+from tests.exporters.bundle.cpp_programs import compile_program, compiled, run_program
 
 pytestmark = pytest.mark.slow
 
 TEMPERATURE = 1.7
-MISSING = [tool for tool in ("cmake", "g++", "ninja") if shutil.which(tool) is None]
-compiled = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
 
-def openvino_folder() -> Path:
-    spec = find_spec("openvino")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0])
-
-
-def built(folder: Path, exporter: Openvino, **levels: int) -> Path:
+def write_program(folder: Path, exporter: Openvino, **levels: int) -> Path:
     """Write a bundle of one file and build its program, warnings being errors; return the bundle."""
     preprocess = pets.PREPROCESS.model_copy(update=levels)
     file = pets.export(folder, exporter)._replace(measured=measure("openvino", TEMPERATURE))
     bundle = pets.write(folder / "bundle", [file], preprocess=preprocess)
-    configure = [
-        "cmake", "-S", bundle / "cpp", "-B", folder / "build", "-G", "Ninja", f"-DOpenVINO_DIR={openvino_folder() / 'cmake'}",
-        "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wconversion -Wno-sign-conversion -Werror",
-    ]  # fmt: skip
-    for command in (configure, ["cmake", "--build", folder / "build"]):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    compile_program(bundle)
     return bundle
-
-
-def run(bundle: Path, *pictures: Path, given: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the program of a bundle on that bundle, or on the folder that is given instead."""
-    command = [bundle.parent / "build" / "example", given or bundle, *pictures]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(tmp_path_factory.mktemp("cpp"), Openvino())
+    return write_program(tmp_path_factory.mktemp("cpp"), Openvino())
 
 
 def check_answers(bundle: Path, folder: Path) -> None:
@@ -70,7 +48,7 @@ def check_answers(bundle: Path, folder: Path) -> None:
         with Image.open(bundle / "samples" / sample["file"]) as image:
             image.save(folder / f"{number}.ppm")
         paths.append(folder / f"{number}.ppm")
-    done = run(bundle, *paths)
+    done = run_program(bundle, *paths)
     assert (done.returncode, done.stderr) == (0, "")
     for line, sample in zip(done.stdout.splitlines(), expected, strict=True):
         _, name, score, *logits = line.split("\t")
@@ -103,28 +81,28 @@ def test_program_leaves_nothing_in_the_users_folders(bundle: Path, tmp_path: Pat
 @compiled
 def test_program_feeds_pixels_to_a_file_that_normalises_by_itself(tmp_path: Path) -> None:
     """A file that carries the preprocessing, in batches of two, gives the same answers."""
-    check_answers(built(tmp_path, Openvino(preprocess="inside", batch=2)), tmp_path)
+    check_answers(write_program(tmp_path, Openvino(preprocess="inside", batch=2)), tmp_path)
 
 
 @compiled
 def test_program_reads_the_logits_of_a_file_that_gives_class_and_score(tmp_path: Path) -> None:
     """Further outputs of the file do not disturb it."""
-    check_answers(built(tmp_path, Openvino(postprocess="inside")), tmp_path)
+    check_answers(write_program(tmp_path, Openvino(postprocess="inside")), tmp_path)
 
 
 @compiled
 def test_program_brings_twelve_bits_to_eight_as_training_does(tmp_path: Path) -> None:
     """Where the recipe named a white level, a picture of two bytes a value gives what its upper eight bits give."""
-    bundle = built(tmp_path, Openvino(), black_level=100, white_level=4000)
+    bundle = write_program(tmp_path, Openvino(), black_level=100, white_level=4000)
     values = np.random.default_rng(6).integers(0, 4096, (6, 8, 3))
     wide, narrow = tmp_path / "wide.ppm", tmp_path / "narrow.ppm"
     wide.write_bytes(encoded_pictures.encode_map(values, 65535))
     preprocess = pets.PREPROCESS.model_copy(update={"black_level": 100, "white_level": 4000})
     Image.fromarray(decode(wide, preprocess, "wide")).save(narrow)
-    first, second = run(bundle, wide, narrow).stdout.splitlines()
+    first, second = run_program(bundle, wide, narrow).stdout.splitlines()
     assert first.split("\t")[1:] == second.split("\t")[1:]
     wide.write_bytes(wide.read_bytes()[:-1])
-    assert "ends early" in run(bundle, wide).stderr
+    assert "ends early" in run_program(bundle, wide).stderr
 
 
 @compiled
@@ -136,14 +114,14 @@ def test_program_refuses_what_it_cannot_read(bundle: Path, tmp_path: Path) -> No
     (tmp_path / "cut.ppm").write_bytes((tmp_path / "whole.ppm").read_bytes()[:-1])
     (tmp_path / "commented.ppm").write_bytes(b"P6 # made by hand\n8 6\n255\n" + bytes(8 * 6 * 3))
     for name, said in {"turned.ppm": "8 x 6 pixels", "gray.pgm": "PPM", "cut.ppm": "ends early", "none.ppm": "PPM"}.items():
-        done = run(bundle, tmp_path / name)
+        done = run_program(bundle, tmp_path / name)
         assert (done.returncode, done.stdout) == (2, "")
         assert f"{name}: " in done.stderr
         assert said in done.stderr
-    assert run(bundle, tmp_path / "commented.ppm").returncode == 0
-    assert run(bundle).returncode == 2
-    assert run(bundle, tmp_path / "whole.ppm").returncode == 0
-    assert run(bundle, tmp_path / "whole.ppm", given=tmp_path).returncode == 2
+    assert run_program(bundle, tmp_path / "commented.ppm").returncode == 0
+    assert run_program(bundle).returncode == 2
+    assert run_program(bundle, tmp_path / "whole.ppm").returncode == 0
+    assert run_program(bundle, tmp_path / "whole.ppm", given=tmp_path).returncode == 2
 
 
 @pytest.mark.parametrize("name", ['"; system("x"); "', "a\\", "new\nline", "??/", "Käfer", "%s", "*/", "\t"])
