@@ -50,6 +50,7 @@ from exporters._onnx.graph import (
 )
 from exporters._onnx.int8 import STATISTICS, QuantizableOnnx
 from exporters._onnx.reuse import find_or_convert
+from exporters._onnx.tables import reuse_tables
 from exporters._torch.calibration_images import check_images
 from exporters._torch.trace import list_tensors, trace
 
@@ -196,7 +197,7 @@ class Onnx:
         import torch
 
         try:
-            with quiet.silence_tracer():
+            with quiet.silence_tracer(), reuse_tables():
                 exported = torch.onnx.export(
                     program,
                     input_names=[INPUT],

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import exporters
+from compress.errors import CompressError
 from exporters.onnx import Onnx
 
 
@@ -91,3 +92,26 @@ def test_nothing_is_kept_outside() -> None:
     assert len(one.passes) == 2 * before
     with exporters.reuse_graphs():
         assert Onnx().convert(one, EXAMPLE) != Onnx().convert(two, EXAMPLE)
+
+
+@pytest.mark.slow
+def test_shared_tables_change_no_byte_and_are_nobody_elses(tmp_path: Path) -> None:
+    """An export with tables of its own is the same file, and torch is as it was after each export, a failed one too."""
+    from torch.onnx._internal.exporter import _registration
+
+    from exporters._onnx import tables
+
+    network, builder = Small().eval(), _registration.ONNXRegistry.from_torchlib
+    alone = exporters.export(network, EXAMPLE, tmp_path / "alone.onnx", format="onnx")
+    assert tables._known, "torch has moved its tables: reuse_tables() finds them no longer"
+    known = {key: {name: list(found) for name, found in table.functions.items()} for key, table in tables._known.items()}
+    again = exporters.export(network, EXAMPLE, tmp_path / "again.onnx", format="onnx")
+    tables._known.clear()
+    anew = exporters.export(network, EXAMPLE, tmp_path / "anew.onnx", format="onnx")
+    assert alone.read_bytes() == again.read_bytes() == anew.read_bytes()
+    with tables.reuse_tables():
+        _registration.ONNXRegistry.from_torchlib(opset_version=20).functions.clear()
+    with pytest.raises(CompressError):
+        exporters.export(nn.Linear(1, 1), EXAMPLE, tmp_path / "bad.onnx", format="onnx")
+    assert _registration.ONNXRegistry.from_torchlib == builder
+    assert {key: table.functions for key, table in tables._known.items()} == known
