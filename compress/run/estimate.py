@@ -56,12 +56,14 @@ def estimate_seconds(run: Run, plan: Plan, batch: Batch) -> Estimate:
         batch: A few images like those of the recipe.
     """
     batch = _fill(batch, min(MOST_IMAGES, run.recipe.train.batch_size))
-    stages = [stage for stage in plan.stages if stage.work is not None]
+    stages = [stage for stage in plan.stages if stage.work is not None and stage.work.trained]
     methods = list(_list_methods(run))
     wanted = [(stage, method) for stage, method in zip(stages, methods, strict=False) if not stage.found]
     validation = plan.images["validation"]
     scales, warnings = _measure_scales(run, zip(stages, methods, strict=False), batch)
-    training = {stage.name: _estimate_stage(stage, _time_step(method, batch), validation) for stage, method in wanted}
+    probed = {stage.name: seconds for stage, seconds in _estimate_probes(run, plan, batch) if not stage.found}
+    trained = {stage.name: _estimate_stage(stage, _time_step(method, batch), validation) for stage, method in wanted}
+    training = probed | trained
     return Estimate(training=training, delivery=_estimate_delivery(run, plan), loss_scales=scales, warnings=warnings)
 
 
@@ -95,6 +97,15 @@ def _list_methods(run: Run) -> Iterator[Method]:
             yield Supervised(Setting(network, (), run.data.sample_image(), len(run.data.classes), task=run.data.task))
     for methods in (run.recipe.method, *run.recipe.baselines):
         yield from build_method(run, methods, teachers).stages()
+
+
+def _estimate_probes(run: Run, plan: Plan, batch: Batch) -> Iterator[tuple[Stage, float]]:
+    """Yield the stage of each linear probe, in which every image is seen once, and the seconds of it; the fit takes few."""
+    sections = [section for section in run.recipe.teacher if section.probe is not None]
+    stages = [stage for stage in plan.stages if stage.work is not None and not stage.work.trained]
+    for stage, section in zip(stages, sections, strict=True):
+        network, images = build_network(run, section, "check"), sum(plan.images[split] for split in ("train", "validation"))
+        yield stage, images * _time(partial(_run_forward, network, batch)) / len(batch.images)
 
 
 def _time_step(method: Method, batch: Batch) -> _StepTime:

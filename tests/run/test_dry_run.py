@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from compress.errors import CompressError
+from compress.models.resnet_cifar import resnet8
 from compress.plan.plan import make_plan
 from compress.recipe import dump, parse
 from compress.run import dry_run
-from compress.training import preflight
+from compress.training import checkpoint, preflight
 
 CLASSES = tuple("0123456789")
 RECIPE = b"""
@@ -165,6 +166,19 @@ def test_a_run_is_estimated_from_a_timed_step(tmp_path):
     (folder / "teacher" / "metrics.json").write_text("{}")
     (folder / "recipe.yaml").write_text(dump(recipe, tmp_path))
     assert list(estimate().training) == ["student", "supervised"]
+
+
+def test_a_probe_is_estimated_by_one_look_and_shifts_no_other_stage(tmp_path: Path) -> None:
+    """A teacher whose classifier alone is fitted has its time, and each student keeps its own time and scale."""
+    checkpoint.save_weights(tmp_path / "other.safetensors", resnet8(37, 1), metadata={})
+    teacher = f"teacher={{model: resnet_cifar.resnet8, weights: {tmp_path / 'other.safetensors'}, probe: true}}"
+    recipe = parse(RECIPE, "recipe.yaml", [teacher, "method=dist", "baselines=[supervised]"])
+    plan = make_plan(recipe, base=tmp_path, runs=tmp_path / "runs")
+    found = dry_run.check_with_random_images(recipe, base=tmp_path, runs=tmp_path / "runs", classes=CLASSES, plan=plan)
+    assert found is not None
+    assert list(found.training) == ["teacher", "student", "supervised"]
+    assert 0 < found.training["teacher"] < found.training["supervised"]
+    assert list(found.loss_scales) == ["student"]
 
 
 def test_equal_baselines_are_tried_once(tmp_path, monkeypatch):
