@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress import plugins
 from compress.errors import CompressError, Unreachable
 from compress.recipe import GateSection
 from compress.records import Precision, Preprocess
-from exporters import About, Quantization, gate
+from exporters import About, Quantization, gate, reuse_graphs
+from tests.exporters.tiny import SHAPE, build_network
 
 pytestmark = pytest.mark.slow
 
@@ -80,19 +85,74 @@ def test_options_have_defaults_and_files_have_names_of_their_own(name, precision
     assert exporter.precision == precision
 
 
+class Made(NamedTuple):
+    """A good export of one variant: the file, and what happened around it."""
+
+    exporter: Any
+    path: Path
+    network: nn.Module
+    """After the export, in the state in which a user's module may be."""
+    before: nn.Module
+    gradients: dict[str, Tensor | None]
+    """The tensors that were the gradients before, by the names of their weights."""
+    marker: bytes
+    """Pixels of the example."""
+    printed: str
+
+
+@contextmanager
+def capture_output() -> Iterator[Callable[[], str]]:
+    """Gather what Python and native code print; the function gives it afterwards."""
+    said = io.StringIO()
+    with tempfile.TemporaryFile() as file:
+        kept = [os.dup(number) for number in (1, 2)]
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+        try:
+            with redirect_stdout(said), redirect_stderr(said):
+                yield said.getvalue
+        finally:
+            for number, descriptor in zip((1, 2), kept, strict=True):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            file.seek(0)
+            said.write(file.read().decode())
+
+
+@pytest.fixture(scope="module")
+def make_once(tmp_path_factory):
+    """Export a variant once for all tests that ask something of a good file."""
+    known: dict[tuple[str, str], Made] = {}
+
+    def export(name: str, precision: str) -> Made:
+        if (name, precision) in known:
+            return known[name, precision]
+        exporter, network = make(name, precision), build_network()
+        network.to(memory_format=torch.channels_last)
+        network.block.eval()
+        network.stem.weight.requires_grad_(requires_grad=False)
+        network(torch.rand(2, *SHAPE)).sum().backward()
+        before, gradients = copy.deepcopy(network), {weight: each.grad for weight, each in network.named_parameters()}
+        image = torch.full((1, *SHAPE), 0.123456)
+        path = exporter.name_file(tmp_path_factory.mktemp("made"), "student")
+        with capture_output() as read:
+            produce(exporter, network, image, path)
+        marker = image.numpy().tobytes()[:64]
+        known[name, precision] = Made(exporter, path, network, before, gradients, marker, read())
+        return known[name, precision]
+
+    return export
+
+
 @each
-def test_file_gives_the_logits_of_the_network_at_any_batch_size(
-    name, precision, network, image, images, compute_logits, run, tmp_path
-):
+def test_file_gives_the_logits_of_the_network_at_any_batch_size(name, precision, make_once, images, compute_logits, run):
     """On its own runtime, at batch 1, 3 and 6, the file gives the network's logits: the gate passes on defaults."""
-    exporter = make(name, precision)
-    path = exporter.name_file(tmp_path, "student")
-    produce(exporter, network, image, path)
-    assert sorted(tmp_path.iterdir()) == sorted(exporter.list_parts(path))
-    wanted = compute_logits(network, images)
+    made = make_once(name, precision)
+    assert sorted(made.path.parent.iterdir()) == sorted(made.exporter.list_parts(made.path))
+    wanted = compute_logits(made.network, images)
     assert float(np.std(wanted)) > 0.5
     for count in (1, 3, 6):
-        found = run(exporter.runtime, path, images[:count])
+        found = run(made.exporter.runtime, made.path, images[:count])
         verdict = gate(wanted[:count], found, wanted[:count].argmax(axis=1), settings=GateSection(), precision=precision)
         assert verdict.status == "passed", verdict.reason
 
@@ -129,17 +189,14 @@ def test_a_batch_that_is_no_number_of_images_is_refused(name, batch):
 
 
 @pytest.mark.parametrize(("name", "precision"), SCORING)
-def test_class_and_score_are_those_of_the_logits(name, precision, network, image, images, tmp_path):
+def test_class_and_score_are_those_of_the_logits(name, precision, make_once, image, images, tmp_path):
     """They come behind the same logits as of the plain file, bit by bit, so quantization has seen nothing of them."""
-    make(name, precision)
-    found = {}
-    for place in ("outside", "inside"):
-        exporter = plugins.load("exporters", name)(precision=precision, postprocess=place)
-        path = exporter.name_file(tmp_path, "student")
-        produce(exporter, network, image, path)
-        found[place] = outputs(exporter, path, images)
+    made = make_once(name, precision)
+    exporter = plugins.load("exporters", name)(precision=precision, postprocess="inside")
+    path = exporter.name_file(tmp_path, "student")
+    produce(exporter, made.network, image, path)
     assert path.stem.endswith("-scores")
-    plain, scored = found["outside"], found["inside"]
+    plain, scored = outputs(made.exporter, made.path, images), outputs(exporter, path, images)
     assert list(plain) == ["logits"]
     assert sorted(scored) == ["class", "logits", "score"]
     np.testing.assert_array_equal(scored["logits"], plain["logits"])
@@ -171,36 +228,27 @@ def test_pixels_in_and_class_out(name, precision, network, image, compute_logits
 
 
 @each
-def test_module_is_left_as_it_was(name, precision, network, image, tmp_path):
+def test_module_is_left_as_it_was(name, precision, make_once):
     """Modes, weights, gradients and memory format of the user's module survive the export."""
-    network.to(memory_format=torch.channels_last)
-    network.block.eval()
-    network.stem.weight.requires_grad_(requires_grad=False)
-    network(image.repeat(2, 1, 1, 1)).sum().backward()
-    before = copy.deepcopy(network)
-    gradients = {weight: parameter.grad for weight, parameter in network.named_parameters()}
-    exporter = make(name, precision)
-    produce(exporter, network, image, exporter.name_file(tmp_path, "student"))
+    made = make_once(name, precision)
+    network, before = made.network, made.before
     assert [module.training for module in network.modules()] == [module.training for module in before.modules()]
     for (weight, now), (_, then) in zip(network.named_parameters(), before.named_parameters(), strict=True):
         assert torch.equal(now, then), weight
         assert now.requires_grad == then.requires_grad
         assert now.stride() == then.stride()
-        assert now.grad is gradients[weight]
+        assert now.grad is made.gradients[weight]
     for (buffer, now), (_, then) in zip(network.named_buffers(), before.named_buffers(), strict=True):
         assert torch.equal(now, then), buffer
 
 
 @each
-def test_file_holds_no_trace_of_the_machine(name, precision, network, image, tmp_path):
+def test_file_holds_no_trace_of_the_machine(name, precision, make_once):
     """No path, source file or class name is in the bytes; a picture of the user is not either."""
-    marker = image.mul_(0).add_(0.123456).numpy().tobytes()[:64]
-    exporter = make(name, precision)
-    path = exporter.name_file(tmp_path, "student")
-    produce(exporter, network, image, path)
+    made = make_once(name, precision)
     here = (
         str(Path.cwd()),
-        str(tmp_path),
+        str(made.path.parent),
         str(Path.home()) + "/",
         "site-packages",
         "conftest",
@@ -208,10 +256,24 @@ def test_file_holds_no_trace_of_the_machine(name, precision, network, image, tmp
         "Residual",
         "forward(",
     )
-    for data in content(exporter, path):
-        assert marker not in data
+    for data in content(made.exporter, made.path):
+        assert made.marker not in data
         for text in here:
             assert text.encode() not in data, text
+
+
+@each
+def test_export_is_silent(name, precision, make_once):
+    """A good export prints nothing, and warns of nothing, for a warning would have been an error."""
+    assert make_once(name, precision).printed == ""
+
+
+def test_what_is_printed_would_be_seen():
+    """Lines of Python and of native code are gathered."""
+    with capture_output() as read:
+        sys.stdout.write("from Python\n")
+        os.write(2, b"from native code\n")
+    assert read() == "from Python\nfrom native code\n"
 
 
 SCRIPT = """
@@ -221,61 +283,47 @@ import numpy as np
 import torch
 from torch import nn
 from compress import plugins
-from exporters import Quantization
+from exporters import Quantization, reuse_graphs
 
-def export_all(folder, variants):
+def make_network():
     torch.manual_seed(1)
-    network = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
     )
-    for name, precision in variants:
-        exporter = plugins.load("exporters", name)(precision=precision)
-        example, path = torch.rand(1, 3, 8, 8), exporter.name_file(Path(folder), "student")
-        if precision == "int8":
-            images = np.random.default_rng(0).normal(size=(20, 3, 8, 8)).astype(np.float32)
-            exporter.prepare_int8(network, example, images).write(path, Quantization())
-        else:
-            exporter.export(network, example, path)
+
+def export(network, folder, name, precision):
+    exporter = plugins.load("exporters", name)(precision=precision)
+    example, path = torch.rand(1, 3, 8, 8), exporter.name_file(Path(folder), "student")
+    if precision == "int8":
+        images = np.random.default_rng(0).normal(size=(20, 3, 8, 8)).astype(np.float32)
+        exporter.prepare_int8(network, example, images).write(path, Quantization())
+    else:
+        exporter.export(network, example, path)
 """
-
-
-def test_same_network_gives_the_same_bytes(tmp_path):
-    """Between two exports of one process, and between two processes with other hash seeds and folders."""
-    call = f"\nexport_all({str(tmp_path / 'three')!r}, {PRESENT!r})"
-    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    with subprocess.Popen([sys.executable, "-c", SCRIPT + call], env=environment) as other:
-        scope: dict[str, object] = {}
-        exec(SCRIPT, scope)  # noqa: S102 (the text above)
-        for folder in ("one", "two"):
-            scope["export_all"](tmp_path / folder, PRESENT)  # type: ignore[operator]
-    assert other.returncode == 0
-    one, two, three = (
-        {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in ("one", "two", "three")
-    )
-    assert len(one) >= len(PRESENT)
-    assert [file for file in one if one[file] != two[file]] == []
-    assert [file for file in one if one[file] != three[file]] == []
 
 
 FULL = """
 import json, resource, signal
 from compress.errors import Unreachable
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))  # no file grows beyond that
-said = {}
-for name, precision in json.loads(sys.argv[2]):
-    try:
-        export_all(Path(sys.argv[1]) / f"{name}-{precision}", [(name, precision)])
-    except Unreachable as error:
-        said[f"{name}-{precision}"] = str(error)
+network, variants, said = make_network(), json.loads(sys.argv[2]), {}
+with reuse_graphs():
+    for name, precision in variants:
+        export(network, Path(sys.argv[1]) / "good", name, precision)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))  # no file grows beyond that
+    for name, precision in variants:
+        try:
+            export(network, Path(sys.argv[1]) / f"{name}-{precision}", name, precision)
+        except Unreachable as error:
+            said[f"{name}-{precision}"] = str(error)
 print(json.dumps(said))
 """
 
 
 @pytest.fixture(scope="module")
-def refused(tmp_path_factory):
-    """Older exports of all kinds, and what was said when a process overwrote them on a full disk: folder, messages."""
-    folder = tmp_path_factory.mktemp("full")
+def other_process(tmp_path_factory):
+    """What another process left: good files of all kinds, and older exports that it overwrote on a full disk; its messages."""
+    folder = tmp_path_factory.mktemp("other")
     for name, precision in PRESENT:
         exporter = plugins.load("exporters", name)(precision=precision)
         path = exporter.name_file(folder / f"{name}-{precision}", "student")
@@ -283,13 +331,33 @@ def refused(tmp_path_factory):
         for part in exporter.list_parts(path):
             part.write_bytes(b"an older export")
     command = [sys.executable, "-c", SCRIPT + FULL, str(folder), json.dumps(PRESENT)]
-    return folder, json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return folder, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_same_network_gives_the_same_bytes(other_process, tmp_path):
+    """Between two exports of one process, and between two processes with other hash seeds and folders."""
+    scope: dict[str, Any] = {}
+    exec(SCRIPT, scope)  # noqa: S102 (the text above)
+    for folder in ("one", "two"):
+        network = scope["make_network"]()
+        with reuse_graphs():  # files are the same with and without it: test_reuse
+            for variant in PRESENT:
+                scope["export"](network, tmp_path / folder, *variant)
+    one, two, three = (
+        {path.name: path.read_bytes() for path in folder.iterdir()}
+        for folder in (tmp_path / "one", tmp_path / "two", other_process[0] / "good")
+    )
+    assert len(one) >= len(PRESENT)
+    assert [file for file in one if one[file] != two[file]] == []
+    assert [file for file in one if one[file] != three[file]] == []
 
 
 @each
-def test_failed_export_leaves_nothing_new_and_nothing_changed(name, precision, refused):
+def test_failed_export_leaves_nothing_new_and_nothing_changed(name, precision, other_process):
     """On a full disk the folder holds what it held: an older export stays whole, and nothing is added."""
-    exporter, (folder, said) = make(name, precision), refused
+    exporter, (folder, said) = make(name, precision), other_process
     path = exporter.name_file(folder / f"{name}-{precision}", "student")
     assert re.search(rf"{path.name}: cannot be written .*free space", said[f"{name}-{precision}"])
     assert sorted(path.parent.iterdir()) == sorted(exporter.list_parts(path))
@@ -365,14 +433,6 @@ def test_network_that_cannot_be_exported_is_explained(name, precision, module, s
     with pytest.raises(CompressError, match=said):
         exporter.export(module, image, exporter.name_file(tmp_path, "student"))
     assert list(tmp_path.iterdir()) == []
-    assert capfd.readouterr() == ("", "")
-
-
-@each
-def test_export_is_silent(name, precision, network, image, tmp_path, capfd):
-    """A good export prints nothing and warns of nothing."""
-    exporter = make(name, precision)
-    produce(exporter, network, image, exporter.name_file(tmp_path, "student"))
     assert capfd.readouterr() == ("", "")
 
 
