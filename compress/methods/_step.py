@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, overload
 
 import torch
@@ -18,6 +18,9 @@ from compress.data import Batch
 from compress.errors import CompressError
 from compress.models import Network, Outputs
 from compress.tasks import CLASSIFICATION, Task
+
+AUXILIARY_WEIGHT = 0.4
+"""Of an auxiliary classifier's losses beside the classifier's own, as in the code of 2205.10536 and of the papers before it."""
 
 
 class Signal(NamedTuple):
@@ -93,12 +96,27 @@ class Step:
         """Return the task's loss against the labels, [].
 
         Args:
-            logits: Of whom, [B, K, ...]; default: the student.
+            logits: Of whom, [B, K, ...]; default: the student, whose auxiliary classifier counts `AUXILIARY_WEIGHT` as much.
             smoothing: Share of the target that is spread over all classes.
         """
-        answers = self.student.logits if logits is None else logits
         height, width = self.batch.images.shape[2:]
-        return self.task.compute_loss(answers, self.batch.labels, size=(height, width), smoothing=smoothing)
+        compute = partial(self.task.compute_loss, labels=self.batch.labels, size=(height, width), smoothing=smoothing)
+        if logits is not None:
+            return compute(logits)
+        further = self.auxiliary
+        return compute(self.student.logits) + (0.0 if further is None else AUXILIARY_WEIGHT * compute(further))
+
+    @cached_property
+    def auxiliary(self) -> Tensor | None:
+        """Logits of the student's auxiliary classifier, [B, K, h, w], if it has one."""
+        found = self._student.find_auxiliary()
+        return None if found is None else self.apply(found[1], self.student.features[found[0]])
+
+    def teacher_auxiliary(self, index: int = 0) -> Tensor | None:
+        """Return the logits of a teacher's auxiliary classifier, [B, K, h, w], if it has one."""
+        teacher = self._teachers[_count_from_front("teacher", index, len(self._teachers))]
+        found = teacher.find_auxiliary()
+        return None if found is None else self.apply_to_teacher(found[1], index, found[0])
 
     def teacher(self, index: int = 0) -> LazyOutputs:
         """Logits and features of one teacher on this batch, each computed when it is read."""

@@ -17,6 +17,7 @@ guard and the mean over several teachers are ours.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -26,6 +27,7 @@ from compress import losses
 from compress.methods import Method, Setting, Step, refuse_ignored_teacher, require_teacher
 from compress.methods._cells import require_same_cells, split_levels
 from compress.methods._maps.align import resize_to
+from compress.methods._step import AUXILIARY_WEIGHT
 from compress.recipe import NonNegative, Positive
 
 FEW_SAMPLES = 8
@@ -39,6 +41,9 @@ log = logging.getLogger(__name__)
 
 class Dist(Method):
     """Cross-entropy with the labels plus inter-class and intra-class correlation losses, averaged over teachers.
+
+    Where a segmentation's student and teacher have an auxiliary classifier each, the teacher's teaches the student's, too, with
+    0.4 of the weights.
 
     Args:
         setting: Student, teachers, an image, the number of classes.
@@ -90,12 +95,21 @@ class Dist(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the cross-entropy and the two relations, [] each."""
-        pairs = [self._compare(step, place) for place in range(len(self.teachers))]
+        inter, intra = self._average(self._compare(step, place) for place in range(len(self.teachers)))
+        if further := [pair for place in range(len(self.teachers)) if (pair := self._compare_auxiliary(step, place))]:
+            first, second = self._average(further)
+            inter, intra = inter + AUXILIARY_WEIGHT * first, intra + AUXILIARY_WEIGHT * second
         return {
             "ce": self.ce_weight * step.supervise(),
-            "inter": self.inter_scale * torch.stack([inter for inter, _ in pairs]).mean(),
-            "intra": self.intra_scale * torch.stack([intra for _, intra in pairs]).mean(),
+            "inter": self.inter_scale * inter,
+            "intra": self.intra_scale * intra,
         }
+
+    @staticmethod
+    def _average(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return the mean of each relation over teachers, [] each."""
+        inter, intra = zip(*pairs, strict=True)
+        return torch.stack(inter).mean(), torch.stack(intra).mean()
 
     def _compare(self, step: Step, place: int) -> tuple[Tensor, Tensor]:
         """Return both relations with one teacher, of a detector summed over its maps, [] each."""
@@ -106,6 +120,12 @@ class Dist(Method):
         maps = zip(split_levels(step, student), split_levels(step, teacher), strict=True)
         inter, intra = zip(*(self._relations(ours, theirs) for ours, theirs in maps), strict=True)
         return torch.stack(inter).sum(), torch.stack(intra).sum()
+
+    def _compare_auxiliary(self, step: Step, place: int) -> tuple[Tensor, Tensor] | None:
+        """Return both relations of the auxiliary classifiers, [] each, where student and teacher have one."""
+        if step.auxiliary is None or (teacher := step.teacher_auxiliary(place)) is None:
+            return None
+        return self._relations(step.auxiliary, resize_to(teacher, step.auxiliary))
 
     def _relations(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         return losses.dist_relations(

@@ -2,12 +2,13 @@
 
 from compress.models._cost import count_macs, count_parameters
 from compress.models._input import Adapted, InputFormat, adapt_input, adapt_teacher, reorder_classes, run_normalised
-from compress.models._network import Network, Outputs, find_shapes
+from compress.models._network import Auxiliary, Network, Outputs, find_shapes
 from compress.models._pretrained import Published, find_published
 from compress.models._wrapping import build_model, wrap_module
 
 __all__ = [
     "Adapted",
+    "Auxiliary",
     "InputFormat",
     "Network",
     "Outputs",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from compress.errors import CompressError
-from compress.models._network import Network
+from compress.models._network import Auxiliary, Network
 
 FULL_STRIDE = 32
 """Pixels for each cell of the last map, in networks made for photographs: five halvings."""
@@ -25,12 +25,14 @@ class Sized(Network):
         classifier: As for `Network`.
         smallest: Least height and width in pixels.
         largest: Most height and width in pixels; `None` takes any.
+        auxiliary: As for `Network`.
     """
 
     def __init__(
-        self, module: nn.Module, *, taps: Sequence[str], classifier: str | None, smallest: int, largest: int | None = None
-    ) -> None:
-        super().__init__(module, taps=taps, classifier=classifier)
+        self, module: nn.Module, *, taps: Sequence[str], classifier: str | None, smallest: int, largest: int | None = None,
+        auxiliary: Auxiliary | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(module, taps=taps, classifier=classifier, auxiliary=auxiliary)
         self.smallest, self.largest = smallest, largest
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,11 +6,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.freezing import evaluating
+from compress.models._network import Network
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return the number of parameters, buffers not counted."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    """Return the number of parameters, buffers and an auxiliary classifier not counted."""
+    auxiliary = module.find_auxiliary() if isinstance(module, Network) else None
+    further = 0 if auxiliary is None else count_parameters(auxiliary[1])
+    return sum(parameter.numel() for parameter in module.parameters()) - further
 
 
 def count_macs(module: nn.Module, image: Tensor) -> int:

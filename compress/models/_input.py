@@ -78,6 +78,10 @@ class Adapted(_Around):
         """Return logits [B, K] and the feature map [B, c, h, w] of every tap, for images [B, C, H, W] of the given format."""
         return self.inner.outputs(self.convert(images))
 
+    def find_auxiliary(self) -> tuple[int, nn.Module] | None:
+        """Return what the network that is given other images has."""
+        return self.inner.find_auxiliary()
+
     @property
     def classifier(self) -> nn.Linear:
         """The last linear layer."""

@@ -25,6 +25,15 @@ class Outputs(NamedTuple):
     """One map per tap, shallow to deep, [B, c, h, w]."""
 
 
+class Auxiliary(NamedTuple):
+    """A second classifier, on the map of a tap: it is trained beside the first one, and is neither run nor exported later."""
+
+    tap: str
+    """Name of the tap."""
+    head: str
+    """Name of the submodule that makes logits [B, K, h, w] of its map [B, c, h, w]."""
+
+
 class Network(nn.Module):
     """A module with named taps and a named classifier.
 
@@ -36,8 +45,10 @@ class Network(nn.Module):
         copies_input: Whether the module gets a copy of its images, which a module that changes them in place needs: others read
             the same images.
 
+        auxiliary: A second classifier that is trained, too.
+
     Raises:
-        CompressError: A tap or the classifier is not a submodule; the message lists near misses.
+        CompressError: A tap, the classifier or the second one is not a submodule; the message lists near misses.
 
     Example:
         >>> import compress
@@ -60,13 +71,14 @@ class Network(nn.Module):
         classifier: str | None = None,
         logits: Callable[[Any], Tensor] | None = None,
         copies_input: bool = False,
+        auxiliary: Auxiliary | None = None,
     ) -> None:
         super().__init__()
         self.module, self.taps, self.classifier_name = module, tuple(taps), classifier
         self.find_logits = logits
-        self.copies_input = copies_input
+        self.copies_input, self.auxiliary = copies_input, auxiliary
         known = dict(module.named_modules())
-        for name in (*self.taps, *([classifier] if classifier is not None else [])):
+        for name in (*self.taps, *([classifier] if classifier is not None else []), *(auxiliary or ())):
             if name not in known:
                 shown = ", ".join(key for key in known if key.count(".") < 2 and key)
                 raise CompressError(f"{type(module).__name__} has no submodule {name!r}; it has: {shown}")
@@ -109,6 +121,12 @@ class Network(nn.Module):
                 )
             features.append(tensor)
         return Outputs(logits, tuple(features))
+
+    def find_auxiliary(self) -> tuple[int, nn.Module] | None:
+        """Return the place of the tap on whose map the auxiliary classifier stands, and that classifier, if there is one."""
+        if self.auxiliary is None:
+            return None
+        return self.taps.index(self.auxiliary.tap), self.module.get_submodule(self.auxiliary.head)
 
     @property
     def classifier(self) -> nn.Linear:

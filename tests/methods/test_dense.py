@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from compress import losses, plugins
 from compress.data import Batch
 from compress.errors import CompressError
-from compress.methods import Method, Setting
-from compress.models import Network
+from compress.methods import Method, Setting, Step
+from compress.models import Auxiliary, Network, count_parameters
 from compress.recipe import TrainSection
 from compress.tasks import load_task
 from compress.training import loop, preflight
@@ -119,3 +119,51 @@ def test_pkd_is_one_minus_the_correlation() -> None:
     found = losses.pkd(torch.tensor(student), torch.tensor(teacher))
     assert float(found) == pytest.approx(float(np.mean([1 - r for r in each])) * 99 / 100, rel=1e-4)  # n - 1 in the deviation
     assert float(losses.pkd(torch.tensor(student), torch.tensor(5 * teacher + 2))) == pytest.approx(float(found), rel=1e-5)
+
+
+class WithAuxiliary(Dense):
+    """Its first stage is classified, too, by a second head that is not part of a forward pass."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__(width, stride)
+        self.second = nn.Conv2d(width, CLASSES, 1)
+
+
+def network_with_auxiliary(width: int, stride: int) -> Network:
+    return Network(WithAuxiliary(width, stride), taps=["stage1", "stage2"], auxiliary=Auxiliary("stage1", "second"))
+
+
+@pytest.mark.parametrize("by_teacher", [True, False], ids=["both", "student"])
+def test_an_auxiliary_classifier_counts_four_tenths(by_teacher: bool) -> None:
+    """The labels and the teacher's second head teach the student's with 0.4 of the weight; without that, the labels alone."""
+    student, shown, task = network_with_auxiliary(4, 4), batch(), load_task("segmentation")
+    teacher = network_with_auxiliary(6, 4) if by_teacher else network(6, 4)
+    teacher.requires_grad_(requires_grad=False)
+    image = torch.randn(1, 1, SIZE, SIZE)
+    method = plugins.load("methods", "dist")(Setting(student, (teacher,), image, CLASSES, lambda _role: student, task))
+    found = method.losses(Step(shown, student, (teacher,), phase="student", task=task))
+
+    logits, (first, _) = student.outputs(shown.images)
+    further = student.module.second(first)
+    labels = [task.compute_loss(each, shown.labels, size=(SIZE, SIZE)) for each in (logits, further)]
+    assert found["ce"].item() == pytest.approx((labels[0] + 0.4 * labels[1]).item(), rel=1e-5)
+    theirs, (their_first, _) = teacher.outputs(shown.images)
+    pairs = [losses.dist_relations(logits, theirs, temperature=1.0)]
+    if by_teacher:
+        pairs.append(losses.dist_relations(further, teacher.module.second(their_first), temperature=1.0))
+    for place, name in enumerate(("inter", "intra")):
+        wanted = sum(weight * pair[place].item() for weight, pair in zip((1, 0.4), pairs, strict=False))
+        assert found[name].item() == pytest.approx(wanted, rel=1e-5)
+    sum(found.values()).backward()
+    assert student.module.second.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["supervised", "kd", "dist", "dih"])
+def test_a_student_with_an_auxiliary_classifier_is_trained(name: str) -> None:
+    """The structural check accepts it; the head is no part of what is shipped."""
+    student, teacher = network_with_auxiliary(4, 4), network_with_auxiliary(6, 2)
+    image, task = torch.randn(1, 1, SIZE, SIZE), load_task("segmentation")
+    build_student = lambda _role: network_with_auxiliary(4, 4)  # noqa: E731
+    method = plugins.load("methods", name)(Setting(student, (teacher,), image, CLASSES, build_student, task))
+    preflight.check_structure(method, batch())
+    assert count_parameters(student) == count_parameters(network(4, 4))

@@ -163,6 +163,10 @@ def test_weights_of_torchvision_load(name, tmp_path):
     with torch.no_grad():
         enlarged = nn.functional.interpolate(ours(images), size=(64, 64), mode="bilinear", align_corners=False)
         torch.testing.assert_close(enlarged, theirs(images)["out"])
+        if auxiliary:
+            place, head = ours.find_auxiliary()
+            further = nn.functional.interpolate(head(ours.outputs(images).features[place]), size=(64, 64), mode="bilinear")
+            torch.testing.assert_close(further, theirs(images)["aux"])
 
 
 @pytest.mark.parametrize(
