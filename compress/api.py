@@ -118,8 +118,7 @@ def distill(
         >>> done.validation.top1_percent > 80
         True
     """
-    tell = _warn if events is None else events.say
-    settings, events = _check_settings(settings), events or _watch_terminal()
+    settings, events = _check_settings(settings), events or _ShownEvents()
     sections = _check_methods(method)
     given = [
         CheckedLoader("train", train, unpack=unpack, keeps_shares=True),
@@ -137,14 +136,15 @@ def distill(
     image = first.images[:1].clone()  # what changes its images in place is not known yet
     tapped = ((taps,) if isinstance(taps, str) else tuple(taps)) or None
     networks = tuple(
-        _wrap(f"teacher {index}", each.to(where), image, tell, taps=tapped, logits=logits) for index, each in enumerate(modules)
+        _wrap(f"teacher {index}", each.to(where), image, events, taps=tapped, logits=logits)
+        for index, each in enumerate(modules)
     )
-    learner = _wrap("student", student.to(where), image, tell, taps=None, logits=logits)
+    learner = _wrap("student", student.to(where), image, events, taps=None, logits=logits)
     learner.fixed = _find_frozen(learner)
     classes = _count_classes("student", learner, image)
     for index, network in enumerate(networks):
         _count_classes(f"teacher {index}", network, image)
-    _check_networks(learner, networks, first, held_out, tell)
+    _check_networks(learner, networks, first, held_out, events)
     refuse_labels("train", first.labels, classes)
     given[0].classes = classes
     torch.manual_seed(seed)
@@ -174,12 +174,20 @@ def distill(
     return Distilled(whole.deployable().eval(), fits[-1].validation["student"], epochs)
 
 
-def _watch_terminal() -> Events:
-    """Return events that show progress on stderr if that is a terminal, and nothing otherwise."""
-    from rich.console import Console
+class _ShownEvents(Events):
+    """Events of a caller who gave none: progress on stderr if that is a terminal, warnings as Python's own everywhere."""
 
-    console = Console(stderr=True)
-    return Events(console=console if console.is_terminal else None)
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        super().__init__(console=console if console.is_terminal else None)
+
+    def warn(self, text: str) -> None:
+        """Warn, which is seen in a notebook or a log, too."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            warnings.warn(text.removeprefix("warning: "), stacklevel=4)
 
 
 def _check_hooks(**hooks: object) -> None:
@@ -212,18 +220,16 @@ def _get_decision_path(state: Path) -> Path:
     return state.with_suffix(".engine.json")
 
 
-def _check_networks(
-    student: Network, teachers: Sequence[Network], first: Batch, held_out: FromLoader, tell: Callable[[str], None]
-) -> None:
+def _check_networks(student: Network, teachers: Sequence[Network], first: Batch, held_out: FromLoader, events: Events) -> None:
     """Check each network on a few images, and give copies to those that change them in place."""
     named = {"student": student, **{f"teacher {index}": network for index, network in enumerate(teachers)}}
     for who, network in named.items():
         found = network_checks.check_network(who, network, first.images, trains=network is student)
         if found.changes_input:
             network.copies_input = True
-            tell(COPIED.format(who=who))
+            events.warn(COPIED.format(who=who))
         if found.note:
-            tell(f"warning: {found.note}")
+            events.warn(f"warning: {found.note}")
     with evaluating(student):
         network_checks.run_forward("student, validation", student, next(held_out.epoch(0)).images)
 
@@ -233,11 +239,6 @@ def _check_smallest_batch(whole: Method, first: Batch, loader: CheckedLoader) ->
     smallest = loader.find_smallest_batch()
     if smallest is not None and smallest[0] < len(first.images):
         preflight.check_last_batch(whole, first, *smallest)
-
-
-def _warn(text: str) -> None:
-    """Tell the caller of `distill` something where no progress is shown."""
-    warnings.warn(text.removeprefix("warning: "), stacklevel=4)
 
 
 def _check_teachers(networks: Sequence[Network], held_out: FromLoader, classes: int, events: Events) -> None:
@@ -342,7 +343,7 @@ def _restore_flags(networks: Sequence[Network]) -> Iterator[None]:
 
 
 def _wrap(
-    who: str, module: nn.Module, image: Tensor, tell: Callable[[str], None], *, taps: Sequence[str] | None,
+    who: str, module: nn.Module, image: Tensor, events: Events, *, taps: Sequence[str] | None,
     logits: Callable[[Any], Tensor] | None,
 ) -> Network:  # fmt: skip
     """Return the network of a module that was found to be one."""
@@ -351,7 +352,7 @@ def _wrap(
     except (KeyError, IndexError, AttributeError, TypeError) as error:
         raise CompressError(f"{who}: logits= fails on what it gives ({type(error).__name__}: {error}); correct it") from error
     if network.copies_input and network is not module:
-        tell(COPIED.format(who=who))
+        events.warn(COPIED.format(who=who))
     return network
 
 

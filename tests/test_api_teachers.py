@@ -70,3 +70,21 @@ def test_few_images_of_exchanged_classes_are_looked_for_in_the_whole_loader() ->
     order = np.array([*range(10), 11, 10])
     with pytest.raises(compress.CompressError, match=r"of the classes that it exchanges 0\.0 %, and 100\.0 %"):
         distill(build(prototypes, NOW, order).module, batches)
+
+
+def test_a_class_that_is_taken_for_another_is_warned_of() -> None:
+    """Also where there is no terminal, and so no progress."""
+    prototypes, batches = make_loader(0)
+    order = np.array([*range(11), 10])
+    with pytest.warns(UserWarning, match=r"^teacher 0: .* images of '11' are '10' to it: it teaches the student the same"):
+        distill(build(prototypes, NOW, order).module, batches)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_images_of_one_class_accuse_no_class_order(seed: int) -> None:
+    """Any answer is right in some order of the classes; the images are at fault."""
+    torch.manual_seed(seed)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(192, 12))
+    batches = [(torch.randn(32, 3, 8, 8), torch.full((32,), 4))]
+    with pytest.raises(compress.CompressError, match="cannot be judged, as all 32 validation images are of class '4'"):
+        distill(teacher, batches)

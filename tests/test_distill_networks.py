@@ -31,7 +31,7 @@ def trained() -> nn.Module:
     """A network that has learnt the bright rows."""
     torch.manual_seed(0)
     network = Tiny(8)
-    settings = compress.TrainSection(epochs=5)
+    settings = compress.TrainSection(epochs=20)
     compress.distill([], network, train=loader(), validation=loader(), method="supervised", settings=settings)
     return network
 

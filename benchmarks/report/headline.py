@@ -115,11 +115,12 @@ def _answer_loss(report: Report, row: Row | None) -> Answer:
     found = _compare(_score_file(report, variant), _score_network(report, name), variant.accuracy, accuracy, task=report.task)
     points, (high, low) = -found.points, (-found.ci95[0], -found.ci95[1])
     other = wording.name_network(name)
-    bounds = f"({_format_bounds((low, high))})"
     same = found.verdict == "not distinguishable"
+    doubt = f", {why}" if (why := paired.explain_doubt(found)) else ""
+    bounds = f"({_format_bounds((low, high))}{doubt})"
     text = f"{'loses' if points >= 0 else 'gains'} {format_number(abs(points), 2)} points against {other}"
     if points < 0:
-        bounds = f"({_format_bounds((-high, -low))})"
+        bounds = f"({_format_bounds((-high, -low))}{doubt})"
     how = "paired image by image" if found.pairing != "none" else f"unpaired, so the interval is wide: {found.note}"
     return Answer(
         text=f"{text} {bounds}{', not distinguishable' if same else ''}", value=points, ci95=(low, high),
@@ -211,10 +212,11 @@ def _answer_plain(report: Report, student: str) -> Answer:
     if found is None:
         return Answer(text="not compared with plain training", verdict="open", detail="it has no accuracy on the test split")
     points = f"{format_number(abs(found.points), 2)} points"
+    doubt = f", {why}" if (why := paired.explain_doubt(found)) else ""
     text = {
         "better": f"{points} better than plain training ({_format_bounds(found.ci95)})",
         "worse": f"{points} worse than plain training ({_format_bounds((-found.ci95[1], -found.ci95[0]))})",
-        "not distinguishable": f"not distinguishable from plain training ({_format_bounds(found.ci95)} points)",
+        "not distinguishable": f"not distinguishable from plain training ({_format_bounds(found.ci95)} points{doubt})",
     }[found.verdict]
     seeds = ONE_SEED if found.seeds == 1 else f"over {quantify(found.seeds, 'seed')}"
     verdict = {"better": "good", "worse": "bad"}.get(found.verdict, "open")

@@ -25,6 +25,7 @@ from compress.statistics.paired import (
 )
 from compress.tasks import CLASSIFICATION, Tallies, Task, load_task
 from compress.tasks.classification import is_right
+from compress.text import format_number, format_signed
 
 
 def pack(correct: Correct) -> str:
@@ -107,6 +108,18 @@ def pair(this: Scores, other: Scores, *, names: tuple[str, str] | None = None) -
         mcnemar=tests,
         verdict=judge_difference(ci95, between, [test.p_value for test in tests]),
     )
+
+
+def explain_doubt(found: Paired) -> str:
+    """Return what keeps a difference from being one although its interval leaves out 0; nothing where the two agree."""
+    low, high = found.ci95
+    if found.verdict != "not distinguishable" or low <= 0 <= high:
+        return ""
+    if found.ci95_over_seeds is not None:
+        return f"but over seeds it is {' to '.join(format_signed(bound, 1) for bound in found.ci95_over_seeds)}"
+    p_values = [test.p_value for test in found.mcnemar] or list(found.swap_p_values)
+    test = "McNemar's exact test" if found.mcnemar else "the swap test"
+    return f"but {test} does not tell them apart: p {format_number(min(p_values), 2)}" if p_values else found.note
 
 
 def _pair_tallies(task: Task, pairs: Sequence[tuple[SeedScore, SeedScore]], names: tuple[str, str]) -> Paired:

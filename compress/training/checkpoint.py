@@ -126,9 +126,8 @@ def load_weights(
         foreign = [str(name) for name, value in content.items() if not isinstance(value, Tensor)] if not chosen.where else []
         problems += [_list_names("not tensors", foreign)] if foreign else []
         under = f"under {chosen.place!r}, " if chosen.place else ""
-        raise CompressError(
-            f"{path}: {under}does not fit {type(module).__name__}: {'; '.join(problems)}; choose the model it was made for"
-        )
+        kind = type(module).__name__.lstrip("_")
+        raise CompressError(f"{path}: {under}does not fit {kind}: {'; '.join(problems)}; choose the model it was made for")
     converted = _convert(own, tensors, path)
     _log_conversions(own, tensors, path)
     module.load_state_dict(converted, strict=False)  # only batch norm's counters may be absent by now

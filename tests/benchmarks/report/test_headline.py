@@ -144,6 +144,19 @@ def test_a_student_like_its_teacher_is_shipped(record: Report) -> None:
     assert "not distinguishable" in found.loss.text
 
 
+def test_a_verdict_that_its_interval_does_not_show_says_why(record: Report) -> None:
+    """Where the interval leaves out 0 and the exact test does not tell the networks apart, the same line says so."""
+    reasons = 0
+    for right in range(335, 356):
+        plain = compute_headline(_shift(_shift(_pass_all(record), "student", 345), "supervised", right)).plain
+        assert plain.ci95 is not None
+        excluded = not plain.ci95[0] <= 0 <= plain.ci95[1]
+        same = plain.text.startswith("not distinguishable")
+        assert ("but McNemar's exact test does not tell them apart: p 0." in plain.text) is (excluded and same)
+        reasons += excluded and same
+    assert reasons
+
+
 def test_plain_training_that_is_better_comes_first(record: Report) -> None:
     """A student that is worse than plain training is not shipped; the first words say so, and how to ship the other."""
     found = compute_headline(_shift(_shift(_pass_all(record), "student", 320), "supervised", 350))

@@ -59,7 +59,9 @@ def test_five_images_of_one_seed_are_not_enough() -> None:
     few = paired.pair(scores("a", right(25, 200)), scores("b", right(20, 200)))
     assert few.ci95[0] > 0
     assert (few.mcnemar[0].p_value, few.verdict) == (pytest.approx(2 / 2**5), "not distinguishable")
+    assert paired.explain_doubt(few) == "but McNemar's exact test does not tell them apart: p 0.062"
     more = paired.pair(scores("a", right(28, 200)), scores("b", right(20, 200)))
+    assert paired.explain_doubt(more) == ""
     assert (more.verdict, more.pairing, more.seeds, more.images) == ("better", "images", 1, 200)
     assert paired.pair(scores("b", right(20, 200)), scores("a", right(28, 200))).verdict == "worse"
 
