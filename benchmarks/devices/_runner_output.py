@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import signal
 from collections import deque
 from dataclasses import dataclass, field
@@ -15,6 +16,12 @@ from compress.plugins import explain_missing_package
 
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, *([signal.SIGBUS] if hasattr(signal, "SIGBUS") else []))
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OLDER = {
+    r"Unsupported model IR version: (\d+), max supported IR version: (\d+)": "IR version {}, and the runtime reads up to {}",
+    r"Opset (\d+) is under development.* till opset (\d+)": "ONNX opset {}, and the runtime reads up to {}",
+    r"from unsupported opset: (opset\d+)": "OpenVINO's {}, which the runtime does not know",
+}
+"""Words by which ONNX Runtime and OpenVINO say that they are older than a file, and what it needs."""
 
 
 @dataclass
@@ -60,12 +67,17 @@ class RunnerOutput:
         if status < 0 or self.error is None:
             kind = RuntimeCrashed if -status in _CRASHES else Unreachable
             return kind(f"{self.subject}: {self._explain_death(status)}")
-        where = self.error.get("subject") or "the job"
-        if "missing" in self.error:
-            return Unreachable(explain_missing_package(where, ModuleNotFoundError(name=str(self.error["missing"]))))
-        if self.error["type"] == "MemoryError":
+        return self._explain_told(self.error.get("subject") or "the job", self.error)
+
+    def _explain_told(self, where: str, told: dict[str, Any]) -> CompressError:
+        """Return the exception for what the runner itself told."""
+        if "missing" in told:
+            return Unreachable(explain_missing_package(where, ModuleNotFoundError(name=str(told["missing"]))))
+        if told["type"] == "MemoryError":
             return Unreachable(f"{where}: memory ran out; free some, or lower batch_size")
-        text = " ".join(self.error["error"].split())
+        text = " ".join(told["error"].split())
+        if older := explain_older(text):
+            return Unreachable(f"{where}: {older}")
         if self.is_full():
             return Unwritable(f"{where}: the temporary folder is full ({text}); free space, or set TMPDIR to another folder")
         return CompressError(f"{where}: {text}")
@@ -84,3 +96,12 @@ class RunnerOutput:
         if status < 0:
             return f"the runner was stopped from outside ({signal.Signals(-status).name}); repeat to continue"
         return f"the runner ended with status {status}: {' / '.join(self.other_lines) or 'it wrote nothing'}"
+
+
+def explain_older(text: str) -> str:
+    """Return what a file needs and a runtime cannot read yet, and what to do; empty where its words say nothing of that."""
+    for pattern, needs in _OLDER.items():
+        if found := re.search(pattern, text):
+            remedy = "export it for an older opset, or give it a newer runtime, for which a board may need a newer Python"
+            return f"needs {needs.format(*found.groups())}; {remedy}"
+    return ""

@@ -6,14 +6,18 @@ import json
 import shlex
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import job as jobs
+from benchmarks.devices._remote import Remote
+from benchmarks.devices._remote.packing import list_files, send_files
 from benchmarks.devices._remote.transport import Lost
 from compress.errors import Unreachable
 
@@ -100,3 +104,19 @@ def make_images(count: int = 16, size: int = 64) -> np.ndarray:
     pixels = np.random.default_rng(0).integers(0, 256, (count, 3, size, size)).astype(np.float32)
     mean, std = np.float32([0.4, 0.5, 0.6])[:, None, None], np.float32([0.2, 0.25, 0.3])[:, None, None]
     return (pixels / np.float32(255) - mean) / std
+
+
+def make_wheel(folder: Path, name: str, member: str = "{}/__init__.py") -> Path:
+    """Write a wheel with one module."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(member.format(name), "sent = True\n")
+    return path
+
+
+def send_wheels(device: Remote, folder: Path, name: str) -> None:
+    """Have a board unpack the wheels of a folder, as `device prepare` does for one without an index."""
+    files = list_files(folder)
+    missing = device.agent.ask("open", {"files": files})["missing"]
+    device.agent.ask("unpack", {"files": files, "name": name}, partial(send_files, folder, files, missing))

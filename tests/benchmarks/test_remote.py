@@ -201,6 +201,26 @@ def test_a_board_that_is_not_there_is_said_at_once(shell: Shell, board: Remote, 
         pytest.param("os.kill(os.getpid(), signal.SIGKILL)", Unreachable, "most likely because memory ran out", id="memory"),
         pytest.param("print('bo\\x1b[2Jo', file=sys.stderr); os._exit(3)", Unreachable, "status 3: bo", id="exits"),
         pytest.param("raise OSError(28, 'No space left on device')", Unreachable, "disk there became full", id="full"),
+        pytest.param(
+            "raise RuntimeError('FAIL : Load model failed: Unsupported model IR version: 13, max supported IR version: 10')",
+            Unreachable,
+            r"\Aboard: culprit: needs IR version 13, and the runtime reads up to 10; export it for an older opset, or give it "
+            r"a newer runtime, for which a board may need a newer Python\Z",
+            id="older than the file's format",
+        ),
+        pytest.param(
+            "raise RuntimeError('Opset 26 is under development and support for this is limited. '"
+            "'Current official support for domain ai.onnx is till opset 22.')",
+            Unreachable,
+            r"\Aboard: culprit: needs ONNX opset 26, and the runtime reads up to 22; export it for an older opset",
+            id="older than the file's operators",
+        ),
+        pytest.param(
+            "raise RuntimeError('Cannot create MatMul layer logits id:6 from unsupported opset: opset99')",
+            Unreachable,
+            r"\Aboard: culprit: needs OpenVINO's opset99, which the runtime does not know; export it for an older opset",
+            id="older than the file's layers",
+        ),
     ],
 )
 def test_a_runtime_that_fails_there_gives_one_clear_message(
@@ -403,14 +423,46 @@ def promise(there: Path, name: str, size: int = 3) -> None:
     (there / "status.json").write_text(json.dumps(status).ljust(4096))
 
 
+def make_tools(folder: Path) -> Path:
+    """Make a folder of what a board has that has no Python."""
+    folder.mkdir()
+    for tool in ("env", "sh", "mkdir", "cat", "wc", "mv", "rm"):
+        (folder / tool).symlink_to(f"/bin/{tool}")
+    return folder
+
+
 def test_a_board_without_python_says_how_to_get_one(shell: Shell, board: Remote, tmp_path: Path) -> None:
     """No Python, one that is too old, and one without numpy are each one line with a remedy."""
-    shell.path = str(tmp_path / "tools")
-    Path(shell.path).mkdir()
-    for tool in ("env", "sh", "mkdir", "cat", "wc", "mv", "rm"):
-        Path(shell.path, tool).symlink_to(f"/bin/{tool}")
+    shell.path = str(make_tools(tmp_path / "tools"))
     with pytest.raises(Unreachable, match=r"board: there is no python3 there; install one, .*sudo apt install python3"):
         run(board, make_job(tmp_path / "job"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param("#!/nowhere/python\n", "not found", id="its interpreter is missing"),
+        pytest.param(
+            "#!/bin/sh\necho 'python3: error while loading shared libraries: libexpat.so.1: cannot open' >&2\nexit 127\n",
+            "error while loading shared libraries: libexpat.so.1", id="a library is missing",
+        ),
+        pytest.param("#!/etc\n", "Permission denied", id="it may not be executed"),
+        pytest.param("#!/bin/sh\necho 'Exec format error' >&2\nexit 126\n", "Exec format error", id="of another processor"),
+    ],
+)  # fmt: skip
+def test_a_python_that_cannot_be_started_says_why(
+    content: str, message: str, shell: Shell, board: Remote, tmp_path: Path
+) -> None:
+    """It is there, so it is not to be installed; its own last words say what it lacks."""
+    tools = make_tools(tmp_path / "tools")
+    (tools / "python3").write_text(content)
+    (tools / "python3").chmod(0o755)
+    shell.path = str(tools)
+    with pytest.raises(
+        Unreachable, match=rf"\Aboard: python3 cannot be started there \(.*{message}.*\); look at it by hand"
+    ) as caught:
+        run(board, make_job(tmp_path / "job"))
+    assert caught.value.exit_code == 5
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from benchmarks.devices.ssh import CONFIG, Ssh, SshTransport
 from compress.cli.commands import program
 from compress.errors import CompressError, Unreachable
 from tests.benchmarks.boards import make_images, make_job
+from tests.benchmarks.relay import Relay
 from tests.benchmarks.tiny import Tiny
 
 pytestmark = pytest.mark.slow
@@ -149,6 +152,70 @@ def test_a_killed_session_is_taken_up_again(server: Server, board: Ssh, tmp_path
     assert killed
     assert any(note.startswith("lost, reconnecting") for note in notes)
     assert np.array_equal(np.load(job / "logits.npy"), np.load(job / "images.npy").mean(axis=(2, 3)))
+
+
+@pytest.fixture
+def relay(server: Server, board: Ssh) -> Iterator[Relay]:
+    """A way to the server that the client knows by another name."""
+    way = Relay(server.port)
+    client = (server.folder / "client").read_text()
+    more = f"\nHost far\n  HostName 127.0.0.1\n  Port {way.port}\n  HostKeyAlias [127.0.0.1]:{server.port}\n"
+    (server.folder / "client").write_text(client + more)
+    yield way
+    way.close()
+    (server.folder / "client").write_text(client)
+
+
+@pytest.mark.parametrize("fail", [Relay.cut, Relay.stall])
+def test_a_way_that_breaks_or_stalls_is_taken_up_again(fail: Callable[[Relay], None], relay: Relay, tmp_path: Path) -> None:
+    """A connection that is closed, and one over which nothing comes any more, which ssh itself notices after 15 seconds."""
+    board = Ssh(at="ssh://far", folder=str(tmp_path / "ours"), name="pi")
+    job, notes, failed = make_job(tmp_path / "job", "time.sleep(1)", images=make_images()), [], []
+
+    def progress(done: int, _total: int, doing: str) -> None:
+        notes.append(doing)
+        if done and not failed:
+            failed.append(fail(relay))
+        if doing.startswith("lost") and not doing.endswith("(0 s)"):
+            relay.mend()
+
+    board.run(job, timeout_seconds=LONG_SECONDS, progress=progress)
+    assert any(re.fullmatch(r"lost, reconnecting \([1-9]\d* s\)", note) for note in notes)
+    assert np.array_equal(np.load(job / "logits.npy"), np.load(job / "images.npy").mean(axis=(2, 3)))
+
+
+def test_a_way_that_stays_broken_ends_with_what_fetches_the_job(
+    relay: Relay, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `lost_minutes` the message is a command, which, typed once the board is there again, gives the result."""
+    monkeypatch.setattr(Ssh.__init__, "__kwdefaults__", Ssh.__init__.__kwdefaults__ | {"lost_minutes": 0.03})
+    monkeypatch.setattr(Ssh, "_read_lines", cut_once(relay, Ssh._read_lines))
+    path, options = tiny.write_onnx(tmp_path / "tiny.onnx"), ("--rounds", "5", "--seconds", "0.2", "--launches", "1")
+    code, _, said = call("bench", path, "--device", "ssh://far", *options)
+    assert code == 5
+    found = re.search(
+        r"no connection for 1\.8 s; the job (\w+) goes on there; fetch it with compress bench --attach (\w+)", said
+    )
+    assert found, said
+    assert "the connection is lost" in said
+    assert found[1] == found[2]
+    relay.mend()
+    code, out, said = call("bench", "--attach", found[1], "--json")
+    assert code in {0, 4}, said
+    assert json.loads(out)["tiny.onnx"]["latency_ms"]["p50"] > 0
+
+
+def cut_once(relay: Relay, read: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what reads of a board, and cuts the way before it does so for the first time."""
+    calls: list[int] = []
+
+    def read_lines(*arguments: Any) -> Any:
+        if not calls:
+            relay.cut()
+        calls.append(1)
+        return read(*arguments)
+
+    return read_lines
 
 
 def test_a_host_of_the_configuration_is_an_address(board: Ssh, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +9,11 @@ import pytest
 
 from benchmarks.devices._remote import Remote
 from benchmarks.devices._remote.agent import AgentFailed
-from benchmarks.devices._remote.packing import list_files, send_files
 from benchmarks.devices._remote.prepare import write_identity
 from benchmarks.devices._remote.wheels import choose_packages, make_download_options
 from benchmarks.protocol import Subject, evaluate
 from compress.errors import Unreachable
-from tests.benchmarks.boards import Shell
+from tests.benchmarks.boards import Shell, make_wheel, send_wheels
 
 OWN = {"numpy": "2.4.6", "onnxruntime": "1.31.1", "openvino": "2026.4.1", "ai-edge-litert": "2.3.0"}
 
@@ -85,24 +82,11 @@ def test_a_runtime_that_this_machine_lacks_is_not_wanted() -> None:
     assert choose_packages(board("aarch64", "glibc 2.36"), (3, 11), own).lines == ("numpy==2.4.6", "onnxruntime==1.31.1")
 
 
-def make_wheel(folder: Path, name: str, member: str = "{}/__init__.py") -> Path:
-    path = folder / f"{name}-1-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr(member.format(name), "sent = True\n")
-    return path
-
-
 @pytest.fixture
 def device(tmp_path: Path) -> Remote:
     """A board that is a folder of this machine."""
     (tmp_path / "home").mkdir()
     return Remote(Shell(tmp_path / "home"), "ssh://board", "board")
-
-
-def unpack(device: Remote, folder: Path, name: str) -> None:
-    files = list_files(folder)
-    missing = device.agent.ask("open", {"files": files})["missing"]
-    device.agent.ask("unpack", {"files": files, "name": name}, partial(send_files, folder, files, missing))
 
 
 def find_there(device: Remote, module: str) -> bool:
@@ -116,10 +100,10 @@ def test_wheels_that_were_sent_are_what_jobs_import(device: Remote, tmp_path: Pa
     make_wheel(tmp_path / "one", "surely_sent")
     make_wheel(tmp_path / "two", "sent_later")
     assert not find_there(device, "surely_sent")
-    unpack(device, tmp_path / "one", "first")
+    send_wheels(device, tmp_path / "one", "first")
     assert find_there(device, "surely_sent")
     assert device.agent.ask("open", {})["prepared"] == "first"
-    unpack(device, tmp_path / "two", "second")
+    send_wheels(device, tmp_path / "two", "second")
     assert (find_there(device, "surely_sent"), find_there(device, "sent_later")) == (False, True)
     ours = tmp_path / "home" / ".cache" / "edge-compress"
     assert [path.name for path in ours.glob("site-*")] == ["site-second"]
@@ -135,7 +119,7 @@ def test_a_wheel_never_writes_beside_its_folder(member: str, device: Remote, tmp
     (tmp_path / "one").mkdir()
     make_wheel(tmp_path / "one", "evil", member)
     with pytest.raises(Unreachable, match="could not do it: ValueError: evil-1"):
-        unpack(device, tmp_path / "one", "first")
+        send_wheels(device, tmp_path / "one", "first")
     assert device.agent.ask("open", {})["prepared"] is None
     assert not list((tmp_path / "home").rglob("evil*"))
 

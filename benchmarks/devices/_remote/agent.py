@@ -19,8 +19,9 @@ from benchmarks.devices._remote.transport import Conversation, Lost, Transport, 
 from compress.errors import Unreachable
 
 NO_FOLDER, NO_AGENT, NO_PYTHON, CUT = 91, 92, 93, 94
-"""Exit statuses of our shell commands on a board."""
-STATUSES = frozenset({NO_FOLDER, NO_AGENT, NO_PYTHON, CUT, 127})
+NOT_STARTED = (126, 127)
+"""Exit statuses of our shell commands on a board, and those of the shell itself for a program that it cannot start."""
+STATUSES = frozenset({NO_FOLDER, NO_AGENT, NO_PYTHON, CUT, *NOT_STARTED})
 """With which they end on purpose, so that the command did run there."""
 ENTER = 'umask 077; cd "${HOME:-.}"'
 SILENT_SECONDS = 60.0
@@ -147,7 +148,7 @@ class Agent:
         if status == CUT:
             full = "No space left" in said
             return Unreachable(f"its disk is full ({last}); free space there") if full else Lost(f"was cut off ({last})")
-        if status == 127:
+        if status in NOT_STARTED:
             return Unreachable(f"{self._python} cannot be started there ({last}); look at it by hand")
         if status == NO_PYTHON:
             return Unreachable(
