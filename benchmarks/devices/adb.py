@@ -81,7 +81,8 @@ class AdbTransport:
         if "more than one device" in said:
             return Unreachable("there are several devices of that name; name one by the serial number of `adb devices`")
         if "not found" in said and "device" in said:
-            return Lost(f"is not there ({clip(said.splitlines()[-1])}); see `adb devices`, and replug it")
+            last = clip(said.splitlines()[-1])
+            return Lost(f"is not there ({last}); see `adb devices`, replug it, or over a network: adb connect {self.where}")
         if "offline" in said:
             return Lost("is offline; replug it, or: adb reconnect")
         if status in STATUSES or (status > 0 and said and not said.startswith(("error:", "adb:"))):
