@@ -5,7 +5,7 @@ otherwise. Networks made for photographs halve the map five times, so of images 
 `output_stride` leaves out the first halvings, as is usual for CIFAR. `timm.any` builds the rest of what timm has.
 
 Taps of transformers give tokens [B, t, c]. Methods on logits work with them, and the heads of `dih`; methods that compare maps
-refuse them by name.
+refuse them by name. `token_maps: true` lays the tokens of the patches out as maps, which those methods read.
 
 Source: Wightman, PyTorch Image Models, huggingface/pytorch-image-models; papers are named at each network.
 """
@@ -103,7 +103,13 @@ def efficientnet_lite0(
 
 
 def deit_tiny_patch16_224(
-    classes: int, channels: int, *, image_size: Count = 224, patch_size: Count = 16, drop_path: Share = 0.0
+    classes: int,
+    channels: int,
+    *,
+    image_size: Count = 224,
+    patch_size: Count = 16,
+    drop_path: Share = 0.0,
+    token_maps: bool = False,
 ) -> Network:
     """DeiT-Ti, 5.5 million parameters with 10 classes (Touvron et al., arXiv:2012.12877).
 
@@ -116,6 +122,7 @@ def deit_tiny_patch16_224(
         image_size: Height and width of the images in pixels; it takes no others. Weights fit the size they were made for.
         patch_size: Height and width of a patch in pixels, which must divide `image_size`: 4 for 32 × 32 pixels.
         drop_path: Share of images for which the last block is skipped while training; earlier blocks less (stochastic depth).
+        token_maps: Give the tokens of the patches as maps [B, 192, h, w], for methods that compare maps.
 
     Raises:
         CompressError: The patches do not divide the image.
@@ -128,7 +135,8 @@ def deit_tiny_patch16_224(
         "deit_tiny_patch16_224", classes, channels, img_size=image_size, patch_size=patch_size, drop_path_rate=drop_path
     )
     taps = [info["module"] for info in _list_stages(_read_feature_info(module))]
-    return Sized(module, taps=taps, classifier="head", smallest=image_size, largest=image_size)
+    prefix = _count_prefix_tokens(module) if token_maps else None
+    return Sized(module, taps=taps, classifier="head", smallest=image_size, largest=image_size, prefix_tokens=prefix)
 
 
 def any(  # noqa: A001 (as a recipe says it: timm.any)
@@ -139,6 +147,7 @@ def any(  # noqa: A001 (as a recipe says it: timm.any)
     image_size: Count | None = None,
     taps: Listing[Text] | None = None,
     dropout: Share = 0.0,
+    token_maps: bool = False,
 ) -> Network:
     """Any network of timm, with random weights; it is tried on one image when it is built.
 
@@ -151,6 +160,8 @@ def any(  # noqa: A001 (as a recipe says it: timm.any)
         taps: Names of layers whose outputs are the features, shallow to deep; default the last of each resolution that timm
             names, or four blocks if there is one resolution.
         dropout: Share of activations that is dropped before the classifier while training.
+        token_maps: Give the tokens of a transformer's patches as maps [B, c, h, w], for methods that compare maps; those of
+            classes and registers have no place in the image and are left out.
 
     Raises:
         CompressError: timm has no such network, or it names no taps, or the network does not take such images.
@@ -166,7 +177,10 @@ def any(  # noqa: A001 (as a recipe says it: timm.any)
             "on logits"
         )
     exactly = side if fixed else None
-    network = Sized(module, taps=names, classifier=_find_classifier(module), smallest=exactly or 1, largest=exactly)
+    prefix = _count_prefix_tokens(module) if token_maps else None
+    network = Sized(
+        module, taps=names, classifier=_find_classifier(module), smallest=exactly or 1, largest=exactly, prefix_tokens=prefix
+    )
     with _explain_errors(architecture, channels, side):
         find_shapes(network, torch.zeros(1, channels, side, side))
     return network
@@ -183,6 +197,12 @@ def _create(architecture: str, classes: int, channels: int, **options: object) -
 def _wrap_mobile(module: nn.Module, output_stride: int, halving: str, taps: Sequence[str]) -> Network:
     keep_size(module, (("conv_stem",), (halving,)), output_stride)
     return Network(module, taps=taps, classifier="classifier")
+
+
+def _count_prefix_tokens(module: nn.Module) -> int:
+    """Return how many tokens of classes and registers stand before those of the patches."""
+    count: int = getattr(module, "num_prefix_tokens", 0)
+    return count
 
 
 def _read_feature_info(module: nn.Module) -> Sequence[Mapping[str, Any]]:

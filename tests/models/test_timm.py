@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from compress import plugins
+from compress.data import Batch
 from compress.errors import CompressError
-from compress.models import Network, find_shapes
+from compress.methods import Setting
+from compress.models import Network, build_model, find_shapes
+from compress.models._adapted import lay_out_tokens
 from compress.training.checkpoint import load_weights
 
 timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")
@@ -55,6 +58,49 @@ def test_a_transformer_takes_small_images():
         network(torch.zeros(1, 1, 64, 64))
     with pytest.raises(CompressError, match="patch_size 16 does not divide image_size 40"):
         family.deit_tiny_patch16_224(10, 3, image_size=40)
+
+
+def test_tokens_become_maps_of_their_patches() -> None:
+    """With `token_maps` each cell is the token of its patch, without the class token; logits and weights are the same."""
+    torch.manual_seed(0)
+    tokens = family.deit_tiny_patch16_224(10, 1, image_size=32, patch_size=8).eval()
+    maps = family.deit_tiny_patch16_224(10, 1, image_size=32, patch_size=8, token_maps=True).eval()
+    maps.load_state_dict(tokens.state_dict())
+    images = torch.randn(2, 1, 32, 32)
+    plain, laid = tokens.outputs(images), maps.outputs(images)
+    assert torch.equal(plain.logits, laid.logits)
+    for before, after in zip(plain.features, laid.features, strict=True):
+        assert after.shape == (2, 192, 4, 4)
+        assert torch.equal(after[:, :, 1, 2], before[:, 1 + 4 + 2])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "prefix", "ratio", "shape"),
+    [(9, 1, 0.5, (2, 4)), (9, 1, 2.0, (4, 2)), (16, 0, 1.0, (4, 4)), (5, 4, 1.0, (1, 1))],
+)
+def test_tokens_of_images_that_are_not_square(tokens: int, prefix: int, ratio: float, shape: tuple[int, int]) -> None:
+    """The grid has the shape of the image, and what is no grid is refused."""
+    values = torch.arange(tokens * 3.0).view(1, tokens, 3)
+    assert lay_out_tokens(values, prefix=prefix, ratio=ratio).shape == (1, 3, *shape)
+    with pytest.raises(CompressError, match="are no grid"):
+        lay_out_tokens(values, prefix=tokens, ratio=ratio)
+
+
+def test_a_transformer_teaches_by_its_maps() -> None:
+    """Methods on maps, which refuse tokens, take them laid out; a student of convolutions learns from the hint."""
+    image = torch.zeros(1, 3, 32, 32)
+    student = build_model("timm.mobilenetv3_small_050", 5, image, {"output_stride": 8})
+    for name in ("fitnet", "attention_transfer", "pkd"):
+        for token_maps in (False, True):
+            given = {"architecture": "test_vit", "image_size": 32, "token_maps": token_maps}
+            setting = Setting(student, (build_model("timm.any", 5, image, given),), image, 5)
+            if token_maps:
+                method = plugins.load("methods", name)(setting)
+                terms = method(method.step(Batch(torch.randn(8, 3, 32, 32), torch.arange(8) % 5)))
+                assert all(value.isfinite() for value in terms.values())
+            else:
+                with pytest.raises(CompressError, match="tap a layer with maps"):
+                    plugins.load("methods", name)(setting)
 
 
 @pytest.mark.parametrize(
