@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,13 +30,14 @@ from compress.freezing import evaluating
 from compress.input_probes import Convention, find_range
 from compress.methods import Combined, Method, Setting
 from compress.models import Network, wrap_module
-from compress.recipe import MethodSection, TrainSection
+from compress.recipe import MethodSection, ProbeSection, TrainSection
 from compress.recipe.types import build_section_union
 from compress.records import Accuracy, Epoch
 from compress.training import evaluate, loop, network_checks, preflight
 from compress.training.device import choose_device
 from compress.training.engines import choose_engine
 from compress.training.given_teacher import FURTHER, SCREENED, HeldOut, InputNow, check_given_teacher
+from compress.training.linear_probe import compute_features, fit_probe, set_classifier
 from compress.training.optimizer import BuildOptimizer
 
 COPIED = "{who}: its forward pass changes its images in place, so it is given copies of them"
@@ -172,6 +173,71 @@ def distill(
             _get_decision_path(file).unlink(missing_ok=True)
     epochs = tuple(epoch for fit in fits for epoch in fit.epochs)
     return Distilled(whole.deployable().eval(), fits[-1].validation["student"], epochs)
+
+
+def probe_teacher(
+    teacher: nn.Module,
+    *,
+    train: Loader,
+    validation: Loader,
+    classes: int | None = None,
+    ridges: Sequence[float] = ProbeSection().ridges,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    seed: int = 0,
+    events: Events | None = None,
+    unpack: Unpack | None = None,
+    logits: Callable[[Any], Tensor] | None = None,
+) -> nn.Module:
+    """Return a copy of a network that knows other classes, whose classifier is fitted to those here; then it can teach.
+
+    Each image is seen once by the frozen layers, and a logistic regression is fitted to what the classifier reads of it.
+
+    Args:
+        teacher: Maps images [B, C, H, W] to logits of any classes, by a linear layer at its end; it is left as it is. A
+            `compress.Network` names that layer itself.
+        train: Batches of (images float32 [B, C, H, W], labels), as for `distill`; images without augmentation are best.
+        validation: Held-out batches of the same kind, by which the penalty is chosen.
+        classes: How many there are; default: as many as the largest label of both says.
+        ridges: Penalties that are tried, as `probe.ridges` of a recipe.
+        device: Where the network runs, as `settings.device` of `distill`; the copy stays there.
+        seed: Seed of what the loaders draw.
+        events: Where progress goes, as for `distill`.
+        unpack: As for `distill`.
+        logits: As for `distill`.
+
+    Raises:
+        CompressError: A batch does not fit, or the network has no linear layer at its end that reads one vector for each image.
+
+    Example:
+        >>> import torch, compress
+        >>> from torch import nn
+        >>> labels = torch.arange(64) % 2
+        >>> images = torch.randn(64, 1, 8, 8) + 2 * labels[:, None, None, None]  # one class is brighter
+        >>> other = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1000))
+        >>> teacher = compress.probe_teacher(other, train=[(images, labels)], validation=[(images, labels)])
+        >>> float((teacher(images).argmax(dim=1) == labels).float().mean()) > 0.9
+        True
+    """
+    events = events or _ShownEvents()
+    _check_hooks(unpack=unpack, logits=logits)
+    if not isinstance(teacher, nn.Module):
+        raise CompressError(f"teacher: is a {type(teacher).__name__}; give a torch.nn.Module")
+    where = choose_device(device)
+    given = [CheckedLoader(name, each, unpack=unpack) for name, each in (("train", train), ("validation", validation))]
+    splits = [FromLoader(each, device=where, seed=seed) for each in given]
+    first = next(splits[0].epoch(0)).images
+    network = _wrap("teacher", copy_module(teacher).to(where), first[:1].clone(), events, taps=(), logits=logits)
+    seen = [compute_features(network, split, len(split) * len(first)) for split in splits]
+    known = 1 + max(int(each.labels.max()) for each in seen) if classes is None else classes
+    for name, each in zip(("train", "validation"), seen, strict=True):
+        refuse_labels(name, torch.from_numpy(each.labels), known)
+    chosen, _ = fit_probe(seen[0], seen[1], classes=known, ridges=ridges)
+    layer = nn.Linear(network.classifier.in_features, known, device=where)
+    network.module.set_submodule(network.classifier_name or "", layer)
+    set_classifier(network, chosen)
+    features = f"{layer.in_features} features of {len(seen[0].labels)} images"
+    events.say(f"teacher: {chosen.top1_percent:.2f} % on validation, linear probe of {features}, ridge {chosen.ridge:g}")
+    return (network if isinstance(teacher, Network) else network.module).eval()
 
 
 class _ShownEvents(Events):

@@ -88,3 +88,46 @@ def test_images_of_one_class_accuse_no_class_order(seed: int) -> None:
     batches = [(torch.randn(32, 3, 8, 8), torch.full((32,), 4))]
     with pytest.raises(compress.CompressError, match="cannot be judged, as all 32 validation images are of class '4'"):
         distill(teacher, batches)
+
+
+class Renamed(nn.Module):
+    """A network whose last linear layer lies deep inside, and which gives a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleDict({"body": nn.Flatten(), "head": nn.Linear(192, 1000, bias=False)})
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"scores": self.inner["head"](self.inner["body"](images))}
+
+
+def test_a_teacher_of_other_classes_is_probed_in_the_library() -> None:
+    """It is refused as it is; its probed copy knows the classes and is accepted, and the network itself is left alone."""
+    _, batches = make_loader(0)
+    teacher = Renamed().train()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    read = {"logits": lambda output: output["scores"]}
+    probed = compress.probe_teacher(teacher, train=batches, validation=batches, events=compress.Events(), **read)
+    images, labels = batches[0]
+    assert (probed(images)["scores"].argmax(dim=1) == labels).float().mean() > 0.95
+    assert probed.inner["head"].out_features == 12
+    assert teacher.training
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    student = nn.Sequential(nn.Flatten(), nn.Linear(192, 12))
+    short = {"train": batches, "validation": batches, "settings": compress.TrainSection(epochs=1, lr=0.01), **read}
+    compress.distill(probed, student, **short)
+    with pytest.raises(compress.CompressError, match="teacher 0 gives 1000 classes and the data has 12"):
+        compress.distill(teacher, student, **short)
+
+
+def test_what_cannot_be_probed_is_refused() -> None:
+    """A network without a linear layer at its end, labels beyond the classes that are said, and what is no network."""
+    _, batches = make_loader(0)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
+    pairs = {"train": batches, "validation": batches, "events": compress.Events()}
+    with pytest.raises(compress.CompressError, match="names no classifier"):
+        compress.probe_teacher(nn.Flatten(), **pairs)
+    with pytest.raises(compress.CompressError, match=r"label 1[01]"):
+        compress.probe_teacher(flat, classes=10, **pairs)
+    with pytest.raises(compress.CompressError, match="teacher: is a str"):
+        compress.probe_teacher("resnet18", **pairs)  # type: ignore[arg-type]
