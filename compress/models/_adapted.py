@@ -85,7 +85,7 @@ def lay_out_tokens(tokens: Tensor, *, prefix: int, ratio: float) -> Tensor:
             f"token_maps: {tokens.shape[1]} tokens, {prefix} of which are of no patch, are no grid for an image {ratio:g} "
             "times as high as wide; leave token_maps out, or tap other layers"
         )
-    return tokens[:, prefix:].transpose(1, 2).unflatten(2, (rows, patches // rows))
+    return tokens[:, prefix:].transpose(1, 2).reshape(len(tokens), -1, rows, patches // rows)
 
 
 def take_channels(module: nn.Module, first: str, channels: int) -> None:
