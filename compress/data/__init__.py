@@ -22,6 +22,7 @@ from compress.data._source import (
     Summary,
     check_dataset,
     count_repeated,
+    divide_stratified,
     hash_dataset,
     hold_out,
     name_task,
@@ -31,9 +32,11 @@ from compress.data._splits import list_names, refuse_duplicates
 from compress.data._unlabelled import (
     UNLABELLED,
     add_unlabelled,
+    forget_labels,
     join_splits,
     list_unlabelled,
     make_unlabelled,
+    repeat_rows,
     take_apart,
 )
 from compress.tasks import Labels
@@ -48,8 +51,9 @@ __all__ = [
     "IGNORED", "UNLABELLED", "WHOLE_PIXELS", "Augmented", "Batch", "Batches", "CheckedLoader", "Dataset", "DiskImages",
     "EncodedDataset", "EncodedSplit", "Findings", "FromDisk", "FromLoader", "ImageFile", "InMemory", "Labels", "Loader",
     "Source", "Split", "Summary", "Targets", "Unpack", "ViewedBatches", "add_unlabelled", "check_dataset", "count_repeated",
-    "decode_to_disk", "decode_to_memory", "examine_pictures", "hash_dataset", "hold_out", "join_splits", "list_names",
-    "list_unlabelled", "make_unlabelled", "name_task", "refuse_duplicates", "refuse_labels", "take_apart", "take_stratified",
+    "decode_to_disk", "decode_to_memory", "divide_stratified", "examine_pictures", "forget_labels", "hash_dataset",
+    "hold_out", "join_splits", "list_names", "list_unlabelled", "make_unlabelled", "name_task", "refuse_duplicates",
+    "refuse_labels", "repeat_rows", "take_apart", "take_stratified",
 ]  # fmt: skip
 
 _WITH_TORCH = {

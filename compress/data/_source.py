@@ -219,6 +219,16 @@ def take_stratified(split: Split, count: int, *, seed: int, task: Task = CLASSIF
     return split.select(np.sort(_divide(strata, count, seed)[1]))
 
 
+def divide_stratified(split: Split, count: int, *, seed: int) -> tuple[Split, Split]:
+    """Return that many images of a split, stratified by class, and the others, both in the order of its rows.
+
+    Raises:
+        CompressError: It has no more images, or fewer are asked for than there are classes.
+    """
+    others, chosen = _divide(split.labels, count, seed)
+    return split.select(np.sort(chosen)), split.select(np.sort(others))
+
+
 def _divide(labels: Labels, part: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows of two sides, stratified by class; `part` is the share, or the number, of the second."""
     from sklearn.model_selection import train_test_split

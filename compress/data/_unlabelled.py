@@ -79,6 +79,16 @@ def take_apart(dataset: Dataset) -> tuple[Dataset, Split]:
     return dataset._replace(train=dataset.train.select(rows[:first])), dataset.train.select(rows[first:])
 
 
+def forget_labels(split: Split) -> Split:
+    """Return the images of a split as pictures without labels."""
+    return split._replace(labels=np.full(len(split.labels), UNLABELLED, np.int64))
+
+
+def repeat_rows(split: Split, count: int) -> Split:
+    """Return that many images: those of a split again and again."""
+    return split.select(np.resize(np.arange(len(split.labels)), count))
+
+
 def join_splits(first: Split, second: Split) -> Split:
     """Return the images of two splits as one; of images on disk, both are rows of one file."""
     labels = np.concatenate([first.labels, second.labels])

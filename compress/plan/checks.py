@@ -164,11 +164,17 @@ def count_unlabelled(recipe: Recipe, base: Path) -> int:
 
 def _find_unlabelled_problems(recipe: Recipe) -> Iterator[CompressError]:
     """Yield what makes no sense for images without a class."""
-    if recipe.data.unlabelled is not None and recipe.train.sampling == "balanced":
-        yield CompressError(
-            "train.sampling: balanced shows all classes equally often, and pictures without labels (data.unlabelled) have "
-            "none; remove one of the two"
-        )
+    for field in _list_unlabelled_fields(recipe):
+        if recipe.train.sampling == "balanced":
+            yield CompressError(
+                f"train.sampling: balanced shows all classes equally often, and pictures without labels ({field}) have none; "
+                "remove one of the two"
+            )
+
+
+def _list_unlabelled_fields(recipe: Recipe) -> Iterator[str]:
+    """Yield the fields that bring pictures without labels."""
+    return (f"data.{name}" for name in ("unlabelled", "student_labels") if getattr(recipe.data, name) is not None)
 
 
 def _find_label_problems(recipe: Recipe) -> Iterator[CompressError]:
@@ -275,6 +281,7 @@ def find_data_problems(recipe: Recipe, source: Source, summary: Summary, base: P
             f"data.train_images: {recipe.data.train_images} is not between the {len(summary.classes)} classes and the {left} "
             "images that remain for training"
         )
+    yield from _find_label_count_problems(recipe, images["train"], len(summary.classes))
     if recipe.data.white_level is not None and recipe.data.black_level >= recipe.data.white_level:
         yield CompressError(
             f"data.black_level: {recipe.data.black_level} is not below data.white_level {recipe.data.white_level}; lower it"
@@ -297,12 +304,22 @@ def find_data_problems(recipe: Recipe, source: Source, summary: Summary, base: P
         yield error
 
 
+def _find_label_count_problems(recipe: Recipe, images: int, classes: int) -> Iterator[CompressError]:
+    """Yield that labels for students are too few or too many to be drawn by class."""
+    labels = recipe.data.student_labels
+    if labels is not None and not classes <= labels <= images - classes:
+        yield CompressError(
+            f"data.student_labels: {labels} of {images} training images; at least one of each of the {classes} classes must "
+            "have a label, and as many none; change or remove it"
+        )
+
+
 def _find_dense_problems(recipe: Recipe, source: Source) -> Iterator[CompressError]:
     """Yield what is for one class for each image, where the data has something else."""
     if name_task(source) == "classification":
         return
-    if recipe.data.unlabelled is not None:
-        yield CompressError("data.unlabelled: is for images with one class each, and this data has other labels; remove it")
+    for field in _list_unlabelled_fields(recipe):
+        yield CompressError(f"{field}: is for images with one class each, and this data has other labels; remove it")
     trains = [("train", recipe.train), *((f"teacher.{i}.train", t.train) for i, t in enumerate(recipe.teacher) if t.train)]
     if recipe.data.augment.is_on:
         yield CompressError("data.augment: is for images with one class each, and this data has other labels; remove it")

@@ -135,7 +135,11 @@ def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
         classes=summary.classes,
         images=images,
         stages=_find_kept(stages, recipe, base, folder),
-        notes=(*find_data_notes(recipe, summary, task), *_describe_unlabelled(unlabelled), *_find_notes(recipe)),
+        notes=(
+            *find_data_notes(recipe, summary, task),
+            *_describe_unlabelled(recipe, images["train"], unlabelled),
+            *_find_notes(recipe),
+        ),
         code=list_foreign_code(recipe),
     )
 
@@ -152,7 +156,13 @@ def _plan_data(recipe: Recipe, source: Source, summary: Summary) -> Stage:
     return Stage(name="data", about=", ".join([about, scaling, *augmentation, str(choose_storage(recipe, source, summary))]))
 
 
-def _describe_unlabelled(count: int) -> Iterator[str]:
+def _describe_unlabelled(recipe: Recipe, train_images: int, count: int) -> Iterator[str]:
+    if labels := recipe.data.student_labels:
+        yield (
+            f"data: students have {quantify(labels, 'label')}, and a teacher that is trained here all {train_images}; plain "
+            "training repeats its pictures and takes as many steps"
+        )
+        count += train_images - labels
     if count:
         yield f"data: {quantify(count, 'picture')} without labels are trained on as well, against the teacher's answers alone"
 
@@ -163,8 +173,8 @@ def _plan_training(recipe: Recipe, train_images: int, unlabelled: int) -> Iterat
         yield _plan_teacher(name_teacher(index, len(recipe.teacher)), teacher, recipe, train_images)
     students = [("", recipe.method), *zip(name_baselines(recipe.baselines), recipe.baselines, strict=True)]
     for name, methods in students:
-        is_taught = any(each.name != "supervised" for each in methods)
-        yield from _plan_students(name, methods, recipe, train_images + is_taught * unlabelled)
+        sees_all = recipe.data.student_labels is not None or any(each.name != "supervised" for each in methods)
+        yield from _plan_students(name, methods, recipe, train_images + sees_all * unlabelled)
 
 
 def _plan_teacher(name: str, teacher: TeacherSection, recipe: Recipe, train_images: int) -> Stage:

@@ -68,6 +68,10 @@ class DataSection(PluginSection):
     """Share of the training split that is held out, stratified by class, for every choice that is made."""
     train_images: Count | None = None
     """How many of the remaining images are trained on, stratified by class; default: all."""
+    student_labels: Count | None = None
+    """How many of these have a label when students are trained, stratified by class; the others are pictures without labels, as
+    in `unlabelled`. A teacher that is trained here has all labels, like one from people who had more of them. What learns from
+    labels alone, as plain baselines do, repeats its pictures, and so takes as many steps. Default: all."""
     crop_padding: WholeNumber = 0
     """Augmentation: pixels of border around an image, from which a random crop of its size is taken."""
     crop_border: Literal["reflect", "zero"] = "reflect"

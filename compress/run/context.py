@@ -84,9 +84,11 @@ class Run:
         )  # fmt: skip
 
     def select_training_images(self, method: Method) -> Split:
-        """Return the images that a stage is trained on: those without labels as well, if there are any and it can use them."""
+        """Return the images that a student's stage is trained on: those without labels too if it can use them."""
         data = self.data
-        return data.train if data.whole is None or method.needs_labels else data.whole
+        if data.whole is None or method.needs_labels:
+            return data.labelled or data.train
+        return data.whole
 
     @property
     def validation_labels(self) -> Labels:

@@ -21,6 +21,8 @@ from compress.data import (
     count_repeated,
     decode_to_disk,
     decode_to_memory,
+    divide_stratified,
+    forget_labels,
     hash_dataset,
     hold_out,
     join_splits,
@@ -28,6 +30,7 @@ from compress.data import (
     list_unlabelled,
     make_unlabelled,
     name_task,
+    repeat_rows,
     take_apart,
     take_stratified,
 )
@@ -72,8 +75,12 @@ class RunData(NamedTuple):
     notes: tuple[DataNote, ...] = ()
     """What the source says of the data, what was left out, and what the splits have in common."""
     whole: Split | None = None
-    """The training split and the images without labels behind it; nothing where there are none."""
+    """The images that have labels for students and behind them those without; nothing where there are none."""
     whole_key: str = ""
+    """Of that."""
+    labelled: Split | None = None
+    """Those that have labels for students, repeated until they are as many; nothing where these are the training split."""
+    labelled_key: str = ""
     """Of that."""
 
     def sample_image(self) -> Tensor:
@@ -104,7 +111,7 @@ def prepare_data(
     pictures = [] if section.unlabelled is None else list_unlabelled(resolve_path(base, section.unlabelled))
     loaded = _load(source, preprocess, section, summary, pictures=pictures, cache=cache, events=events or Events())
     task = load_task(name_task(source))
-    loaded, unlabelled = take_apart(loaded) if pictures else (loaded, None)
+    loaded, added = take_apart(loaded) if pictures else (loaded, None)
     dataset = check_dataset(loaded, len(classes), task)
     train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed, classes=classes, task=task)
     train = take_stratified(train, section.train_images or len(train.labels), seed=seed, task=task)
@@ -130,7 +137,9 @@ def prepare_data(
         ],
     )
     test_key = make_key(images=hash_dataset(Dataset(dataset.test, dataset.test)))
-    whole = None if unlabelled is None else join_splits(train, unlabelled)
+    known, unlabelled = _take_labels(train, section.student_labels, added, seed=seed)
+    whole = None if unlabelled is None else join_splits(known, unlabelled)
+    labelled = None if whole is None or known is train else repeat_rows(known, len(whole.labels))
     return RunData(
         preprocess,
         classes,
@@ -145,11 +154,28 @@ def prepare_data(
             *find_left_out(summary, dataset),
             *find_empty_classes(classes, dataset, task),
             *find_leaks(dataset.train, train, validation, dataset.test),
-            *(find_unlabelled_notes(unlabelled, len(pictures), validation, dataset.test) if unlabelled else ()),
+            *(find_unlabelled_notes(added, len(pictures), validation, dataset.test) if added else ()),
+            *(_describe_labels(known, train) if labelled else ()),
         ),
         whole,
         "" if whole is None else hash_dataset(Dataset(whole, whole)),
+        labelled,
+        "" if labelled is None else hash_dataset(Dataset(labelled, labelled)),
     )
+
+
+def _take_labels(train: Split, count: int | None, added: Split | None, *, seed: int) -> tuple[Split, Split | None]:
+    """Return the images that have labels for students, and those without: the others, and further pictures if there are any."""
+    if count is None:
+        return train, added
+    known, others = divide_stratified(train, count, seed=seed)
+    others = forget_labels(others)
+    return known, others if added is None else join_splits(others, added)
+
+
+def _describe_labels(known: Split, train: Split) -> Iterator[DataNote]:
+    text = f"data: students have the labels of {len(known.labels)} of {len(train.labels)} training images (data.student_labels)"
+    yield DataNote(text, is_warning=False)
 
 
 def find_unlabelled_notes(unlabelled: Split, given: int, validation: Split, test: Split) -> Iterator[DataNote]:

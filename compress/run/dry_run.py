@@ -84,12 +84,13 @@ def _check_labels(run: Run, methods: Sequence[MethodSection], final: Method) -> 
     Raises:
         CompressError: The student's own method does.
     """
-    if run.recipe.data.unlabelled is None or not final.needs_labels:
+    if run.data.whole is None or not final.needs_labels:
         return
     name = name_methods(methods)
     if methods == run.recipe.method:
+        field = "student_labels" if run.recipe.data.unlabelled is None else "unlabelled"
         raise CompressError(
-            f"data.unlabelled: method {name!r} needs a label for every picture, for {final.needs_labels}; remove the field, or "
+            f"data.{field}: method {name!r} needs a label for every picture, for {final.needs_labels}; remove the field, or "
             "use a method that learns from the teacher's answers, such as kd"
         )
     run.events.say(f"{name}: is trained on the labelled pictures alone, for {final.needs_labels}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compress import records
-from compress.data import Batch, ViewedBatches
+from compress.data import Batch, Split, ViewedBatches
 from compress.errors import CompressError
 from compress.fingerprint import describe_training, make_key
 from compress.freezing import freeze_all_but, list_trained_parameters
@@ -94,9 +94,10 @@ def _identify(
 ) -> _Stage:
     """Return a stage with the key of all that decides its result."""
     seed = derive_seed(run, name if name.startswith("teacher") else method.stage)  # one order for all students of a recipe
-    images = run.select_training_images(method)
+    images = _select_images(run, name, method)
+    keys = ((run.data.whole, run.data.whole_key), (run.data.labelled, run.data.labelled_key))
     key = make_key(
-        unlabelled=run.data.whole_key if images is run.data.whole else None,
+        unlabelled=next((key for split, key in keys if images is split), None),
         reads=reads, train=settings.model_dump(mode="json", exclude={"device", "state_seconds"}), data=run.data.key, seed=seed,
         device=run.device.type, engine=dict(describe_training()),
         teacher_outputs=run.recipe.teacher_outputs.model_dump(mode="json") if _may_use_teachers(method) else None,
@@ -105,16 +106,21 @@ def _identify(
     return _Stage(name, method, method_name, settings, seed, key, shared, lockstep)
 
 
+def _select_images(run: Run, name: str, method: Method) -> Split:
+    """Return the images that a stage is trained on; a teacher has all labels of the training split."""
+    return run.data.train if name.startswith("teacher") else run.select_training_images(method)
+
+
 def _train(run: Run, stage: _Stage, folder: Path) -> None:
     """Train a stage, or continue it, and leave its weights and its record in the folder."""
     if _is_finished(folder):  # and its process was killed before the folder got its name
         (folder / STATE).unlink(missing_ok=True)
         return
     method, settings = stage.method, stage.settings
-    images = run.select_training_images(method)
+    images = _select_images(run, stage.name, method)
     batches = run.batch_shuffled(images, settings, seed=stage.seed)
-    labelled = batches if images is run.data.train else run.batch_shuffled(run.data.train, settings, seed=stage.seed)
-    batch = next(labelled.epoch(0))
+    known = images if images is not run.data.whole else run.data.labelled or run.data.train
+    batch = next((batches if known is images else run.batch_shuffled(known, settings, seed=stage.seed)).epoch(0))
     if stage.lockstep is None or not (folder / STATE).is_file():
         _announce(run, stage.name, method, take_first_images(batch))
     scales = measure_loss_scales(method, take_first_images(batch))

@@ -141,6 +141,43 @@ def test_the_loader_gives_them_no_share_of_any_class(mixup: float) -> None:
         assert 0 < int((sums > 0).sum()) < 30
 
 
+def test_students_can_have_fewer_labels_than_their_teacher(open_with: Open, pictures: Path) -> None:
+    """`student_labels` changes nothing for teacher and statistics; plain training sees these pictures alone, as many steps."""
+    with open_with() as run:
+        everything, key = run.data, obtain_teacher(run, 0, run.recipe.teacher[0]).key
+    with open_with("data.student_labels=300") as run:
+        few = run.data
+        teacher = obtain_teacher(run, 0, run.recipe.teacher[0])
+        student, plain = train_students(run, [teacher])
+    assert (few.key, teacher.key, few.preprocess) == (everything.key, key, everything.preprocess)
+    assert few.whole is not None
+    assert few.labelled is not None
+    known, count = few.whole.labels[:300], len(everything.train.labels)
+    assert np.bincount(known, minlength=10).min() >= 27  # stratified
+    assert (few.whole.labels[300:] == -1).all()
+    assert sorted(map(bytes, few.whole.images[:])) == sorted(map(bytes, everything.train.images[:]))  # none lost or doubled
+    assert (few.labelled.images == few.whole.images[np.arange(count) % 300]).all()
+    assert (few.labelled.labels == known[np.arange(count) % 300]).all()
+    assert student.results[0].teacher_outputs
+    assert not plain.results[0].teacher_outputs
+    with open_with("data.student_labels=300", "data.unlabelled=more") as run:
+        assert run.data.whole is not None
+        assert run.data.labelled is not None
+        assert len(run.data.whole.labels) == len(run.data.labelled.labels) == count + 30
+        notes = [note.text for note in run.data.notes]
+    assert "data: 30 training images without labels (data.unlabelled)" in notes
+    assert f"data: students have the labels of 300 of {count} training images (data.student_labels)" in notes
+
+
+def test_a_plan_says_how_many_have_no_label(tmp_path: Path, tiny_recipe: str) -> None:
+    """And that every stage goes through as many images."""
+    changes = ["data.student_labels=300", "data.train_images=900", "teacher.train.batch_size=256"]
+    plan = make_plan(recipe.parse(tiny_recipe.encode(), "tiny.yaml", changes), base=tmp_path, runs=tmp_path)
+    assert any("students have 300 labels, and a teacher that is trained here all 900" in note for note in plan.notes)
+    assert "data: 600 pictures without labels are trained on as well, against the teacher's answers alone" in plan.notes
+    assert len({stage.work.images_per_epoch for stage in plan.stages if stage.work is not None}) == 1
+
+
 def test_a_combination_needs_what_one_of_its_methods_needs() -> None:
     """A method that needs labels keeps the others from images without."""
     where = setting()
@@ -155,6 +192,9 @@ def test_a_combination_needs_what_one_of_its_methods_needs() -> None:
         ("class", (), r"data.unlabelled: .*more: holds the folders 'cat', like classes"),
         ("link", (), r"is a link that leads out of"),
         ("", ("train.sampling=balanced",), r"train.sampling: balanced shows all classes equally often"),
+        ("", ("data.unlabelled=none", "data.student_labels=300", "train.sampling=balanced"), r"labels \(data.student_labels\)"),
+        ("", ("data.student_labels=9",), r"data.student_labels: 9 of 1077 training images; at least one of each of the 10 cl"),
+        ("", ("data.train_images=300", "data.student_labels=291"), r"data.student_labels: 291 of 300 .*must have a label"),
         ("", ("data.unlabelled=none",), r"data.unlabelled: .*none: there is no such folder"),
         ("empty", (), r"holds no pictures"),
         ("", ("data={source: digit_scenes, image_size: 48, unlabelled: more}", "student=segmenter.resnet18"), "one class each"),
@@ -181,6 +221,9 @@ def test_a_method_that_needs_labels_is_refused(open_with: Open, pictures: Path) 
         first = next(run.batch_shuffled(run.data.train, run.recipe.train, seed=0).epoch(0))
         with pytest.raises(CompressError, match=r"data.unlabelled: method 'dkd' needs a label .*splits its loss"):
             check_networks(run, first)
+    message = r"data.student_labels: method 'dkd' needs a label .*splits its loss"
+    with open_with("data.student_labels=300", "method=dkd") as run, pytest.raises(CompressError, match=message):
+        check_networks(run, first)
     (pictures / "99.png").write_bytes(b"no picture")
     with pytest.raises(CompressError, match=r"99.png: cannot be decoded"), open_with("data.unlabelled=more"):
         pass
