@@ -2,16 +2,20 @@
 
 It lies beside `runner.py` in a job folder (Python 3.9, standard library). Sensors are told by the names that their drivers give
 them, never by their numbers, and each says what it covers: a whole board, a processor, a rail. What is not there, or not
-readable, is no sensor, with the reason. Every function takes the root of the file system.
+readable, is no sensor, with the reason. Every function takes the root of the file system. One sensor is
+a program, `vcgencmd pmic_read_adc` of a Raspberry Pi 5.
 
 `python sensors.py SENSOR` prints a line `nanoseconds watts` twenty times a second, for those sensors that tell power alone.
-Source: the Linux kernel's Documentation/hwmon (ina2xx, ina3221, sysfs-interface), power/powercap and power_supply_class.
+Source: the Linux kernel's Documentation/hwmon (ina2xx, ina3221, sysfs-interface), power/powercap and power_supply_class;
+raspberrypi/documentation, os/using-vcgencmd (pmic_read_adc).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,22 +27,30 @@ CHIPS = ("ina3221", "ina219", "ina220", "ina226", "ina230", "ina231", "ina238", 
 WHOLE_BOARD = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0", "5V_IN")
 """Labels of rails that feed the whole board [Jetson's device trees]."""
 POLL_SECONDS = 0.05
+PMIC = ("usr/bin/vcgencmd", "pmic_read_adc")
+RAIL = re.compile(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(\d+\.\d+)[AV]\s*$", re.MULTILINE)
+"""Name of a rail, and its current or its voltage."""
+PROGRAM_SECONDS = 2.0
 
 
 def find_sensor(root: Path = ROOT) -> tuple[dict[str, Any] | None, str]:
     """Return the sensor that covers most, or none and why.
 
     A sensor is {name, covers, kind: `counter` or `power`, parts: [{paths, scale, range}]}: a part is the product of the numbers
-    in its files, times its scale, in joules of a counter and in watts of power; parts are added up.
+    in its files, times its scale, in joules of a counter and in watts of power; parts are added up. One that is a program has
+    `command` in place of parts.
     """
     denied: list[str] = []
-    for find in (_find_rails, _find_battery, _find_rapl):
+    for find in (_find_rails, _find_pmic, _find_battery, _find_rapl):
         found = find(root, denied)
         if found is not None:
             return found, ""
     if denied:
         return None, f"{denied[0]} may be read by root only; a rule of udev can change that"
-    return None, "no sensor of power or energy is known here (hwmon of INA and LTC chips, RAPL, a battery that discharges)"
+    return (
+        None,
+        "no sensor of power or energy is known here (hwmon of INA and LTC chips, a Pi 5's PMIC, RAPL, a battery in use)",
+    )
 
 
 def _find_rails(root: Path, denied: list[str]) -> dict[str, Any] | None:
@@ -73,6 +85,42 @@ def _list_rails(chip: Path) -> list[tuple[str, dict[str, Any]]]:
         if is_rail:
             rails.append((label, {"paths": [str(voltage), str(current)], "scale": 1e-6}))  # mV, mA
     return rails
+
+
+def _find_pmic(root: Path, denied: list[str]) -> dict[str, Any] | None:
+    """Return what a Raspberry Pi 5 tells of the rails behind its power chip; other Pis have the program, and not the chip."""
+    command = [str(root / PMIC[0]), PMIC[1]]
+    try:
+        said = _run(command)
+    except (OSError, subprocess.SubprocessError):  # no Pi, or not allowed
+        if Path(command[0]).exists():
+            denied.append(f"{' '.join(PMIC)} gave nothing; /dev/vcio")
+        return None
+    rails = read_rails(said)
+    if not rails:
+        return None
+    covers = f"{len(rails)} rails behind the power chip, without its own loss and what USB feeds"
+    return {"name": "PMIC of the Raspberry Pi 5", "covers": covers, "kind": "power", "parts": [], "command": command}
+
+
+def read_rails(said: str) -> dict[str, float]:
+    """Return the watts of each rail of which the power chip told current and voltage."""
+    found: dict[str, dict[str, float]] = {}
+    for name, kind, value in RAIL.findall(said):
+        found.setdefault(name, {})[kind] = float(value)
+    return {name: both["A"] * both["V"] for name, both in found.items() if len(both) == 2}
+
+
+def _run(command: list[str]) -> str:
+    """Return what a sensor's program prints.
+
+    Raises:
+        OSError: It is not there.
+        subprocess.SubprocessError: It failed, or took too long.
+    """
+    return subprocess.run(
+        command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROGRAM_SECONDS
+    ).stdout
 
 
 def _find_battery(root: Path, denied: list[str]) -> dict[str, Any] | None:
@@ -122,8 +170,11 @@ def read_parts(sensor: dict[str, Any]) -> list[float]:
 
     Raises:
         OSError: A file cannot be read any more.
+        subprocess.SubprocessError: The sensor's program failed, or took too long.
         ValueError: It holds no number.
     """
+    if "command" in sensor:
+        return list(read_rails(_run(sensor["command"])).values())
     return [
         abs(math.prod(int(Path(path).read_text(encoding="ascii")) for path in part["paths"])) * part["scale"]
         for part in sensor["parts"]

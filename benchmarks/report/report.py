@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.report import curves, devices, ladder, pages, scores, trade_off, wording
+from benchmarks.report import curves, devices, energies, ladder, pages, scores, trade_off, wording
 from benchmarks.report.calibrations import describe_calibrations
 from benchmarks.report.headline import compute_headline
 from benchmarks.report.recalls import describe_parts, describe_recalls
@@ -185,6 +185,8 @@ def _collect_context(report: Report) -> dict[str, Any]:
         "int8_files": ladder.describe_int8_files(report),
         "devices": devices.describe_devices(report),
         "apart": devices.APART,
+        "energies": energies.describe_energies(report),
+        "energies_apart": energies.APART,
     }
 
 

@@ -78,6 +78,52 @@ def test_sensors_are_told_by_name_and_say_what_they_cover(
     assert sensors.read_parts(sensor) == pytest.approx(values)
 
 
+PMIC = """
+     3V7_WL_SW_A current(0)=0.10000000A
+        DDR_VDD2_A current(1)=0.50000000A
+     3V7_WL_SW_V volt(8)=3.70000000V
+        DDR_VDD2_V volt(9)=1.20000000V
+         EXT5V_V volt(24)=5.15098000V
+          BATT_V volt(25)=0.00341000V
+"""
+
+
+def make_vcgencmd(root: Path, script: str) -> Path:
+    """Write a program that stands for a Pi's."""
+    (root / "usr" / "bin").mkdir(parents=True)
+    program = root / "usr" / "bin" / "vcgencmd"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return root
+
+
+def test_the_rails_of_a_raspberry_pi_5_are_added_up(tmp_path: Path) -> None:
+    """Those of which current and voltage are told, each time anew; the voltage of the plug alone is no power."""
+    root = make_vcgencmd(tmp_path, f'[ "$1" = pmic_read_adc ] && cat <<END\n{PMIC}\nEND')
+    sensor, reason = sensors.find_sensor(root)
+    assert sensor is not None
+    assert (sensor["kind"], sensor["covers"], reason) == (
+        "power", "2 rails behind the power chip, without its own loss and what USB feeds", "",
+    )  # fmt: skip
+    assert sensors.read_parts(json.loads(json.dumps(sensor))) == pytest.approx([0.37, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        pytest.param("echo 'error=1 error_msg=\"Command not registered\"'", "no sensor of power", id="another Pi"),
+        pytest.param(
+            "echo 'Can not open device file: /dev/vcio' >&2; exit 255", "usr/bin/vcgencmd pmic_read_adc gave", id="denied"
+        ),
+    ],
+)
+def test_a_raspberry_pi_whose_chip_tells_nothing_is_told_why(script: str, reason: str, tmp_path: Path) -> None:
+    """Older Pis have the program and no such chip; a user out of the group `video` may not ask it."""
+    sensor, found = sensors.find_sensor(make_vcgencmd(tmp_path, script))
+    assert sensor is None
+    assert found.startswith(reason)
+
+
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
