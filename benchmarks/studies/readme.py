@@ -16,11 +16,15 @@ from benchmarks.report.report import draw_picture
 from benchmarks.studies import methods_table
 from benchmarks.studies.int8.records import Int8
 from benchmarks.studies.int8.report import RESULT, make_readme_table
+from benchmarks.studies.methods.plan import HYPOTHESES
+from benchmarks.studies.methods.records import Study
+from benchmarks.studies.methods.report import RESULT as STUDY_RESULT
+from benchmarks.studies.methods.report import compare, judge
 from benchmarks.studies.support import make_support_table
 from benchmarks.studies.which_method import make_choice_table
 from compress.errors import CompressError
 from compress.records import Paired, Report, Variant, read
-from compress.text import format_signed
+from compress.text import format_signed, quantify
 
 ROOT = Path(__file__).parents[2]
 STUDY = ("cifar10_resnet8", "cifar10_resnet20")
@@ -29,6 +33,7 @@ REPEATED = ("digits_three_seeds", "digits_three_seeds_intel")
 COMPARED = ("digits_three_seeds", *STUDY, "cifar10_resnet8_longer")
 """Studies of `docs/concepts/which_method.md`."""
 INT8 = ROOT / "benchmarks" / "results" / "int8" / RESULT
+DEFAULTS = ROOT / "benchmarks" / "results" / "study_defaults" / STUDY_RESULT
 PICTURE = "docs/_static/digits.svg"
 
 
@@ -68,7 +73,9 @@ def list_pages() -> Mapping[str, Mapping[str, Callable[[], Iterable[str]]]]:
         },
         "docs/concepts/which_method.md": {
             "which": lambda: make_choice_table({name: _read_report(name) for name in COMPARED}),
+            "defaults": lambda: make_hypotheses_list(read(DEFAULTS, Study)),
         },
+        "docs/study.md": {"verdicts": lambda: make_hypotheses_list(read(DEFAULTS, Study))},
     }
 
 
@@ -161,6 +168,23 @@ def make_seeds_sentence() -> Iterator[str]:
         f"another machine ({second.environment.cpu}), whose teacher comes out otherwise, gives {repeated}: on so few images "
         "what distillation is worth depends on the teacher, of which each machine trained one."
     )
+
+
+def make_hypotheses_list(study: Study) -> Iterator[str]:
+    """Yield the verdict on each hypothesis that was run, and which were not."""
+    verdicts = {hypothesis: judge(study, hypothesis) for hypothesis in HYPOTHESES}
+    for hypothesis, verdict in verdicts.items():
+        found = compare(study, hypothesis, hypothesis.part)
+        if found is None or verdict == "not run":
+            continue
+        piece = next(each for each in study.pieces if each.part == hypothesis.part)
+        low, high = map(format_signed, found.ci95)
+        yield (
+            f"- {hypothesis.name}, {hypothesis.claim}: {verdict}. {hypothesis.this} is {format_signed(found.points)} points "
+            f"({low} to {high}) from {hypothesis.other}: {piece.images['train']:,} images, {quantify(piece.steps, 'step')}, "
+            f"{piece.optimizer}, {quantify(found.seeds, 'seed')} (`benchmarks/results/{DEFAULTS.parent.name}`)."
+        )
+    yield f"- Not run: {', '.join(each.name for each, verdict in verdicts.items() if verdict == 'not run')}."
 
 
 def _compare_with_plain(report: Report, name: str) -> tuple[Paired, str]:
