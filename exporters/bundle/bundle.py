@@ -153,7 +153,7 @@ def write_bundle(
         )
         records.save(temporary / MANIFEST, manifest)
         _check_manifest(temporary / MANIFEST, manifest)
-        write_pictures(temporary, read_archive(temporary / SAMPLES, manifest), manifest.classes, task)
+        write_pictures(temporary, read_archive(temporary / SAMPLES, manifest), manifest, task)
         _write_documents(temporary, manifest, background)
         write_checksums(temporary)
         return check_bundle(temporary)

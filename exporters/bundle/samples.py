@@ -23,6 +23,7 @@ from PIL import Image
 
 from compress import records
 from compress.errors import CompressError
+from compress.geometry import place_picture
 from compress.preprocess import decode
 from compress.records import BundleFile, Document, Manifest, Preprocess, Record
 from compress.tasks import CLASSIFICATION, Labels, Task, draw_map, is_map, load_task
@@ -63,7 +64,7 @@ class Picture(Record):
     """A sample picture and the torch network's outputs for it."""
 
     file: str
-    """PNG in the folder `samples`, of the size that the network sees."""
+    """PNG in the folder `samples`, of the size that the network sees, with the border that its geometry cuts off."""
     row: int
     """Of `samples.npz`."""
     label: str
@@ -90,30 +91,39 @@ def write_archive(path: Path, samples: Samples) -> None:
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def write_pictures(bundle: Path, samples: Samples, classes: tuple[str, ...], task: Task = CLASSIFICATION) -> None:
+def write_pictures(bundle: Path, samples: Samples, manifest: Manifest, task: Task = CLASSIFICATION) -> None:
     """Write the first image of each class as PNG, and the expected outputs; of other tasks some pictures with their answers."""
     (bundle / FOLDER).mkdir()
     pictures = []
     if task.boxes:
-        _write_plain(bundle, samples)
+        _write_plain(bundle, samples, manifest.preprocess)
         return
     if samples.labels.ndim > 1:
-        _write_maps(bundle, samples)
+        _write_maps(bundle, samples, manifest.preprocess)
         return
     rows = [int(np.flatnonzero(samples.labels == label)[0]) for label in np.unique(samples.labels)[:MAX_PICTURES]]
     for number, row in enumerate(rows):
-        picture = _describe_picture(number, row, samples, classes)
-        pixels = samples.images[row]
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(bundle / FOLDER / picture.file, "PNG")
+        picture = _describe_picture(number, row, samples, manifest.classes)
+        _draw(samples.images[row], manifest.preprocess).save(bundle / FOLDER / picture.file, "PNG")
         pictures.append(picture)
     records.save(bundle / EXPECTED, Expected(pictures=tuple(pictures)))
 
 
-def _write_plain(bundle: Path, samples: Samples) -> None:
+def _draw(pixels: NDArray[np.uint8], preprocess: Preprocess) -> Image.Image:
+    """Return a picture of which every program that decodes it comes to just these pixels [H, W, C].
+
+    Where the geometry cuts a border off, they lie within one, in which the pixels at the edge are repeated.
+    """
+    (width, height), (left, top) = place_picture((preprocess.width, preprocess.height), preprocess)
+    border = (-top, height - preprocess.height + top), (-left, width - preprocess.width + left), (0, 0)
+    whole = np.pad(pixels, border, mode="edge")
+    return Image.fromarray(whole.squeeze(-1) if whole.shape[-1] == 1 else whole)
+
+
+def _write_plain(bundle: Path, samples: Samples, preprocess: Preprocess) -> None:
     """Write some pictures as PNG."""
     for row in range(min(MAX_MAPS, len(samples.labels))):
-        pixels = samples.images[row]
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(bundle / FOLDER / f"{row:02}.png", "PNG")
+        _draw(samples.images[row], preprocess).save(bundle / FOLDER / f"{row:02}.png", "PNG")
 
 
 def _check_plain(bundle: Path, samples: Samples, manifest: Manifest) -> frozenset[str]:
@@ -124,13 +134,12 @@ def _check_plain(bundle: Path, samples: Samples, manifest: Manifest) -> frozense
     return frozenset(f"{FOLDER}/{row:02}.png" for row in rows)
 
 
-def _write_maps(bundle: Path, samples: Samples) -> None:
+def _write_maps(bundle: Path, samples: Samples, preprocess: Preprocess) -> None:
     """Write some pictures, each with its mask and with the network's map at the size of the mask, as PNG with a palette."""
     for row in range(min(MAX_MAPS, len(samples.labels))):
         pixels, mask = samples.images[row], samples.labels[row]
         answers = resize_logits(samples.logits[row], mask.shape).argmax(axis=0).astype(np.uint8)
-        whole = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-        for name, picture in (("", whole), ("-mask", draw_map(mask)), ("-map", draw_map(answers))):
+        for name, picture in (("", _draw(pixels, preprocess)), ("-mask", draw_map(mask)), ("-map", draw_map(answers))):
             picture.save(bundle / FOLDER / f"{row:02}{name}.png", "PNG")
 
 
@@ -197,7 +206,9 @@ def _is_same(this: Picture, other: Picture) -> bool:
 
 
 def _check_picture(path: Path, pixels: NDArray[np.uint8], manifest: Manifest) -> None:
-    if not path.is_file() or path.stat().st_size > 2 * pixels.nbytes + (1 << 16):  # also bounds what decoding can take
+    width, height = place_picture((manifest.preprocess.width, manifest.preprocess.height), manifest.preprocess).size
+    most = 2 * width * height * manifest.preprocess.depth + (1 << 16)  # also bounds what decoding can take
+    if not path.is_file() or path.stat().st_size > most:
         raise CompressError(f"{path}: is not there, or too large for its picture; get the bundle again")
     if not np.array_equal(decode(path, manifest.preprocess, str(path)), pixels):
         raise CompressError(f"{path}: is not the image that {manifest.samples} holds; get the bundle again")

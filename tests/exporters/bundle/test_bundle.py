@@ -9,8 +9,10 @@ import pickle
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -543,6 +545,26 @@ def test_sample_pictures_are_the_images_with_the_expected_answers(bundle):
         assert picture["score"] == pytest.approx(1 / np.exp(logits - logits.max()).sum())
         assert (picture["label"], picture["predicted"]) == tuple(("cat", "dog")[index] for index in
                                                                  (SAMPLES.labels[picture["row"]], logits.argmax()))  # fmt: skip
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bicubic"])
+@pytest.mark.parametrize(
+    "further", [{"geometry": "center_crop", "crop_fraction": 0.875}, {"geometry": "center_crop", "crop_fraction": 0.3},
+                {"geometry": "center_crop", "crop_fraction": 1.0}, {"geometry": "letterbox"}],
+)  # fmt: skip
+def test_sample_pictures_pass_through_every_geometry(
+    exported: dict[str, Deployable], tmp_path: Path, further: dict[str, Any], interpolation: str
+) -> None:
+    """Whoever decodes one as pictures of this bundle are decoded comes to its image, also where a border is cut off."""
+    preprocess = PREPROCESS.model_copy(update={**further, "interpolation": interpolation})
+    write(tmp_path / "bundle", [exported["onnx"]], preprocess=preprocess)
+    for picture in json.loads((tmp_path / "bundle/samples/expected.json").read_text())["pictures"]:
+        path = tmp_path / "bundle" / "samples" / picture["file"]
+        assert np.array_equal(decode(path, preprocess, path.name), SAMPLES.images[picture["row"]])
+    prepare = [sys.executable, "predict.py", f"samples/{picture['file']}", "--prepare", str(tmp_path / "out")]
+    subprocess.run(prepare, cwd=tmp_path / "bundle", capture_output=True, check=True)
+    with PIL.Image.open(next((tmp_path / "out").iterdir())) as image:
+        assert np.array_equal(np.asarray(image), SAMPLES.images[picture["row"]])
 
 
 def test_gray_samples_and_many_classes(exported, tmp_path):
