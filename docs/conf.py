@@ -29,6 +29,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"  # the outputs are committed, and a test executes the notebooks
 copybutton_prompt_text = "$ "
 default_role = "code"
+smartquotes_action = "qe"  # no dashes: options of commands begin with two hyphens
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r".*")

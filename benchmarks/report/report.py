@@ -42,13 +42,34 @@ def write(report: Report, folder: Path) -> None:
     pages.save(folder / "report.html", pages.render_html("report.html.j2", **facts, **_draw_charts(report)))
 
 
-def draw_picture(report: Report) -> str:
-    """Return accuracy against latency of a run on one device as a file of its own, SVG."""
+def draw_picture(report: Report, *, narrow: bool = False) -> str:
+    """Return accuracy against latency of a run on one device as a file of its own, SVG.
+
+    Args:
+        report: The record.
+        narrow: For a phone.
+    """
     points = [point for row in wording.judge_rows(report) if (point := _make_point(row))]
     key = trade_off.Key.from_points(points)
-    drawing = trade_off.draw_trade_off(points, key, width=1040, height=520)
-    legend, label = trade_off.make_legend(points, key), trade_off.describe_chart(points)
-    return pages.render_html("picture.svg.j2", drawing=drawing, legend=legend, label=label)
+    width, height = (400, 400) if narrow else (1040, 520)
+    drawing = trade_off.draw_trade_off(points, key, width=width, height=height)
+    legend, bottom = _place_legend(trade_off.make_legend(points, key), left=8 if narrow else 56, top=height + 2, width=width)
+    label = trade_off.describe_chart(points)
+    return pages.render_html("picture.svg.j2", drawing=drawing, legend=legend, label=label, width=width, height=bottom)
+
+
+def _place_legend(
+    signs: Sequence[tuple[str, Markup]], *, left: int, top: int, width: int
+) -> tuple[list[tuple[str, int, str, Markup]], int]:
+    """Return the signs with their places in pixels, row by row, and where they end."""
+    placed, x, y = [], float(left), top
+    for name, sign in signs:
+        room = 44 + 6.6 * len(name)
+        if x > left and x + room - 18 > width:
+            x, y = float(left), y + 20
+        placed.append((f"{x:.0f}", y, name, sign))
+        x += room
+    return placed, y + 30
 
 
 def add_headline(report: Report) -> Report:

@@ -34,7 +34,8 @@ COMPARED = ("digits_three_seeds", *STUDY, "cifar10_resnet8_longer")
 """Studies of `docs/concepts/which_method.md`."""
 INT8 = ROOT / "benchmarks" / "results" / "int8" / RESULT
 DEFAULTS = ROOT / "benchmarks" / "results" / "study_defaults" / STUDY_RESULT
-PICTURE = "docs/_static/digits.svg"
+PICTURES = {"docs/_static/digits.svg": False, "docs/_static/digits_narrow.svg": True}
+"""By their paths, whether they are for a phone."""
 
 
 @click.command(help="Write the measured tables into README.md and docs.")
@@ -46,7 +47,7 @@ def main(check: bool) -> None:
         ClickException: A page is not what the committed results say.
     """
     texts = {name: fill_page(ROOT / name, tables) for name, tables in list_pages().items()}
-    texts[PICTURE] = draw_picture(_read_report("digits"))
+    texts |= {name: draw_picture(_read_report("digits"), narrow=narrow) for name, narrow in PICTURES.items()}
     for name, text in texts.items():
         path = ROOT / name
         if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):

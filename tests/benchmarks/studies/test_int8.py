@@ -456,7 +456,7 @@ def test_the_readme_shows_the_result_once_there_is_one(tmp_path: Path, monkeypat
     for page in readme.list_pages():
         (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(readme.ROOT / page, tmp_path / page)
-    (tmp_path / readme.PICTURE).parent.mkdir(parents=True)
+    (tmp_path / next(iter(readme.PICTURES))).parent.mkdir(parents=True)
     (tmp_path / "docs" / "results.md").write_text(text, encoding="utf-8")
     monkeypatch.setattr(methods_table, "make_table", lambda _reports: [])  # takes seconds
     monkeypatch.setattr(readme, "ROOT", tmp_path)
