@@ -22,64 +22,18 @@ from compress.recipe import GateSection, TrainSection
 from compress.tasks import Task, load_task
 from compress.training import evaluate, loop
 from exporters import gate
+from tests.pages import blocks
 from tests.tiny import Repeated
 
-TAGS = '''
-"""Tags: any number of K properties of an image, judged by the mean F1 of the tags."""
-import numpy as np
-
-from compress.records import Accuracy
-from compress.statistics.tallies import compute_interval
-from compress.tasks import Metric, Task
-
-
-class Tags(Task):
-    """Labels uint8 [N, K], 1 where an image has a tag."""
-
-    name = "tags"
-    metric = Metric("f1", "mean F1")
-    label_dtype = np.dtype(np.uint8)
-
-    def check_labels(self, where, labels, classes, size):
-        if labels.shape[1:] != (classes,) or labels.max() > 1:
-            from compress.errors import CompressError
-            raise CompressError(f"{where}: tags are {labels.dtype} {list(labels.shape)}; give 0 or 1 for each of {classes}")
-
-    def compute_strata(self, labels, classes):
-        return labels.sum(axis=1).astype(np.int64)
-
-    def count_images(self, labels, classes):
-        return labels.sum(axis=0).astype(np.int64)
-
-    def make_labels(self, images, classes, size):
-        return (np.arange(images * classes) % 2).astype(np.uint8).reshape(images, classes)
-
-    def compute_loss(self, logits, labels, *, size, smoothing=0.0):
-        from torch.nn import functional
-        return functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
-
-    def tally(self, logits, labels):
-        found = logits > 0
-        return np.concatenate([found & (labels == 1), found, labels == 1], axis=1).astype(np.int64)
-
-    def score(self, tallies, weights):
-        right, found, true = np.split(weights @ tallies, 3, axis=1)
-        return 100 * np.mean(2 * right / np.maximum(found + true, 1), axis=1)
-
-    def measure(self, tallies, classes):
-        percent = float(self.score(tallies, np.ones((1, len(tallies)), int))[0])
-        low, high = compute_interval(lambda weights: self.score(tallies, weights), len(tallies))
-        return Accuracy(metric="f1", percent=percent, samples=len(tallies), ci95=(min(low, percent), max(high, percent)))
-
-    def measure_agreement(self, reference, candidate):
-        return float(((reference > 0) == (candidate > 0)).mean())
-'''
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "write_a_task.md"
+"""Tells how to write a task, by the one that is tried here."""
 
 
 @pytest.fixture
 def tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
     """Install the package, and give its task."""
-    (tmp_path / "own_tags.py").write_text(TAGS)
+    (written,) = blocks(PAGE.read_text(encoding="utf-8"), "python")
+    (tmp_path / "own_tags.py").write_text(written.text)
     points = tmp_path / "own_tags-0.1.dist-info"
     points.mkdir()
     (points / "METADATA").write_text("Metadata-Version: 2.1\nName: own-tags\nVersion: 0.1\n")
