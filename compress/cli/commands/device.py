@@ -78,7 +78,8 @@ def show(terminal: Terminal, *, address: str) -> None:
     """Show what a board is, has, and does not tell."""
     facts = find_verb(address, "describe")()
     terminal.write_result({"device": address, "facts": facts}, draw_facts(facts))
-    terminal.hint(f"compress device prepare {address}")
+    is_bare = facts.get("packages", "none") == "none"
+    terminal.hint(f"compress device prepare {address}" if is_bare else f"compress bench FILE --device {address}")
 
 
 @add_verb("jobs")
