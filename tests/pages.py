@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -19,6 +21,10 @@ FENCE = re.compile(
 )
 
 
+QUOTED = re.compile(r"(?<!`)`((?:(?:\.venv/bin/)?compress\b|make\b|python -m benchmarks\.[^`\s]+) ?[^`\n]*)`(?!`)")
+"""A command within a sentence."""
+
+
 class Block(NamedTuple):
     """A fenced block, the line of its first line, and what a comment right above it says to the tests."""
 
@@ -29,8 +35,11 @@ class Block(NamedTuple):
 
 
 def list_pages(root: Path) -> list[Path]:
-    """Return every page that people read: the README and those of the documentation, but for the ones that are generated."""
-    pages = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]
+    """Return every page that people read, in the repository and its documentation, but for the ones that are generated."""
+    pages = [
+        *(root / f"{name}.md" for name in ("README", "CONTRIBUTING", "AGENTS", "SECURITY")),
+        *sorted((root / "docs").rglob("*.md")),
+    ]
     generated = {"recipe", "methods", "models", "data", "exporters", "runtimes", "devices", "tasks", "trackers"}
     return [
         page
@@ -55,18 +64,38 @@ def commands_of(block: Block) -> Iterator[tuple[int, list[str]]]:
             if not typed.startswith("$ "):
                 continue
             typed = typed.removeprefix("$ ")
-        for part in re.split(r"&&|\||;", typed):
-            words = shlex.split(part, comments=True)
-            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-                del words[0]
-            if words:
-                yield block.line + offset, words
+        for words in split_commands(typed):
+            yield block.line + offset, words
+
+
+def split_commands(typed: str) -> Iterator[list[str]]:
+    """Yield the words of each command of a line of the shell; a variable that is set before a command is none of its words."""
+    lexer = shlex.shlex(typed, posix=True, punctuation_chars="&|;")
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in [*lexer, ";"]:
+        if not set(word) <= set("&|;"):
+            if words or not re.fullmatch(r"[A-Z_]+=.*", word):
+                words.append(word)
+        elif words:
+            yield words
+            words = []
 
 
 def commands(markdown: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield line and words of every command of a page."""
+    """Yield line and words of every command of a page's blocks."""
     for block in blocks(markdown, "console", "sh", "bash", "shell"):
         yield from commands_of(block)
+
+
+def quoted_commands(markdown: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield line and words of every command that a sentence or a table quotes."""
+    text = FENCE.sub(lambda block: "\n" * block[0].count("\n"), markdown)
+    for found in re.finditer(
+        r"(?<!`)`((?:(?:\.venv/bin/)?compress\b|make\b|python -m benchmarks\.[^`\s]+) ?[^`\n]*)`(?!`)", text
+    ):
+        for words in split_commands(found[1]):
+            yield text.count("\n", 0, found.start()) + 1, words
 
 
 def find_problems(words: list[str], root: Path) -> Iterator[str]:
@@ -79,6 +108,8 @@ def find_problems(words: list[str], root: Path) -> Iterator[str]:
         done = subprocess.run(["make", "--dry-run", *targets], cwd=root, capture_output=True, text=True, check=False)
         if done.returncode:
             yield done.stderr.strip()
+    if words[:2] == ["python", "-m"] and words[2].startswith("benchmarks."):
+        yield from find_study_problems(words[2], words[3:])
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for word in words:
         for extra in re.findall(r"edge-compress\[(.+)\]", word):
@@ -99,6 +130,20 @@ def find_compress_problems(words: list[str]) -> Iterator[str]:
     if command is None:
         yield "there is no such command"
         return
+    yield from find_option_problems(command, words)
+
+
+def find_study_problems(module: str, words: list[str]) -> Iterator[str]:
+    """Yield what is wrong with the words that follow `python -m` and the module of a study."""
+    if (spec := importlib.util.find_spec(module)) is None:
+        yield f"there is no module {module}"
+        return
+    program = importlib.import_module(f"{module}.__main__" if spec.submodule_search_locations else module)
+    yield from find_option_problems(program.main, words)
+
+
+def find_option_problems(command: click.Command, words: list[str]) -> Iterator[str]:
+    """Yield each option that a command does not have."""
     known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h", "--version"}
     for word in words:
         if word.startswith("-") and word.partition("=")[0] not in known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from ruamel.yaml import YAML
 
 from compress import __version__
 from compress.system import package_guard
+from tests.pages import find_problems, split_commands
 
 OURS = {"compress", "exporters", "benchmarks"}
 
@@ -158,3 +161,19 @@ def imports(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
             found.add(node.module.partition(".")[0])
     return found
+
+
+def test_the_public_workflow(root: Path) -> None:
+    """It tests every Python of the page on installing from the oldest on, and what it types exists."""
+    workflow = YAML(typ="safe").load((root / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    jobs = workflow["jobs"]
+    pythons = jobs["test"]["strategy"]["matrix"]["python"]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["requires-python"] == f">={pythons[0]}"
+    page = (root / "docs" / "howto" / "installing.md").read_text(encoding="utf-8")
+    assert pythons == re.findall(r"^\| (3\.\d+) \|", page, re.MULTILINE)
+    typed = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    wrong = [problem for line in typed for words in split_commands(line) for problem in find_problems(words, root)]
+    assert wrong == []
+    assert {"make", ".ci/run"} <= {words[0] for line in typed for words in split_commands(line)}
+    assert any(line.startswith("cyclonedx-py environment") for line in typed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from ruamel.yaml import YAML
 
 from compress import recipe
 from compress.plan.checks import find_recipe_problems
-from tests.pages import Block, blocks, commands, commands_of, find_problems, list_pages
+from tests.docs.walking import LEFT_OUT, is_left_out
+from tests.docs.walking import PAGES as WALKED
+from tests.pages import FENCE, Block, blocks, commands, commands_of, find_problems, list_pages, quoted_commands
 
 ROOT = Path(__file__).parents[2]
 PAGES = {str(page.relative_to(ROOT)): page for page in list_pages(ROOT)}
@@ -31,7 +34,8 @@ def page(request: pytest.FixtureRequest) -> Path:
 def test_parser_of_these_tests() -> None:
     """The small parser sees language, line, marks, prompts, continued lines, chains, variables and comments."""
     markdown = (
-        "a\n```python\nx = 1\n```\n\n````console\n$ make demo  # minutes\nout $ put\n$ a \\\n  --b && A=1 c 'd e'\n````\n"
+        "a\n```python\nx = 1\n```\n\n````console\n$ make demo  # minutes; or more | less\nout $ put\n"
+        "$ a \\\n  --b && A=1 c 'd e'\n````\n"
     )
     assert list(blocks(markdown, "python")) == [Block("python", 3, "x = 1\n")]
     assert [words for _, words in commands(markdown)] == [["make", "demo"], ["a", "--b"], ["c", "d e"]]
@@ -42,9 +46,35 @@ def test_parser_of_these_tests() -> None:
 
 def test_commands_exist(page: Path, root: Path) -> None:
     """Every `compress` command and option, `make` target, extra and recipe that a page names is there."""
-    found = list(commands(page.read_text(encoding="utf-8")))
+    text = page.read_text(encoding="utf-8")
+    found = [*commands(text), *quoted_commands(text)]
     wrong = [f"{page}:{line}: {' '.join(words)}: {problem}" for line, words in found for problem in find_problems(words, root)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_commands_are_run(page: Path) -> None:
+    """Every command of a page's blocks is typed by a walk, or it is said why not and what runs it instead."""
+    text = page.read_text(encoding="utf-8")
+    typed = [(line, words) for line, words in commands(text) if not is_left_out(words)]
+    walks = "".join(each.read_text(encoding="utf-8") for each in (Path(__file__).parent).glob("test_*.py"))
+    name = os.path.relpath(page, WALKED)
+    assert not typed or f'"{name}"' in walks, f"{page}:{typed[0][0]}: no walk types {' '.join(typed[0][1])}"
+
+
+def test_commands_that_no_walk_types_are_there() -> None:
+    """Each of the commands that are left out stands on a page, and the tests that are named for it exist."""
+    found = [" ".join(words) for page in PAGES.values() for _, words in commands(page.read_text(encoding="utf-8"))]
+    assert [start for start in LEFT_OUT if not any(each.startswith(start) for each in found)] == []
+    named = re.findall(r"tests/[\w/]+(?:\.py)?", " ".join(LEFT_OUT.values()))
+    assert [each for each in named if not (ROOT / each).exists()] == []
+
+
+def test_commands_stand_in_blocks_with_a_language(page: Path) -> None:
+    """No command stands in an indented block or in one without a language, where the tests would not see it."""
+    text = page.read_text(encoding="utf-8")
+    fenced = "\n".join(block.text for block in blocks(text, ""))
+    indented = "\n".join(line[4:] for line in FENCE.sub("", text).splitlines() if line.startswith("    "))
+    assert re.findall(r"^(?:\$ )?(?:compress|make|pip|python3?|\.ci/\w+) .*", f"{fenced}\n{indented}", re.MULTILINE) == []
 
 
 def test_recipes_are_valid(page: Path) -> None:
