@@ -67,7 +67,7 @@ def test_a_network_of_ones_own(walk: Walk) -> None:
 def test_a_checkpoint_of_ones_own(walk: Walk) -> None:
     """Weights that other code has trained become files that give the network's answers, and a teacher."""
     walk.follow("tutorial/own_checkpoint.md")
-    assert (walk.folder / "mine" / "bundle" / "student-int8.onnx").is_file()
+    assert (walk.folder / "mine" / "bundle" / "mine-int8.onnx").is_file()
     assert (walk.folder / "runs" / "mine" / "bundle" / "manifest.json").is_file()
 
 
