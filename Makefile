@@ -43,10 +43,10 @@ demo: setup
 	@$(BIN)/compress run recipes/digits.yaml
 
 quick: setup
-	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test: setup
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 docs: setup
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

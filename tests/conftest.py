@@ -33,8 +33,13 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Shuffle if asked to; each module stays together, for its fixtures are costly."""
+    """Shuffle if asked to; else modules with whole runs come first, so that no process is left alone with one of them.
+
+    Each module stays together, for its fixtures are costly.
+    """
     if (seed := config.getoption("shuffle")) is None:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
         return
     modules: dict[Path, list[pytest.Item]] = {}
     for item in items:
@@ -90,31 +95,48 @@ def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def waiting_runners() -> Iterator[dict[tuple[str, int], subprocess.Popen[str]]]:
+    """Runners that wait for the files of a module, and for the next module; none is started here."""
+    from benchmarks.devices import local
+
+    runners: dict[tuple[str, int], subprocess.Popen[str]] = {}
+    yield runners
+    for runner in runners.values():
+        local._end(runner)
+
+
 @pytest.fixture(scope="module")
-def shared_runners() -> Iterator[None]:
-    """Let all runs of a module have their files evaluated by the same runners, each of which imports its runtime once."""
-    from benchmarks.devices.local import share_processes
+def shared_runners(waiting_runners: dict[tuple[str, int], subprocess.Popen[str]]) -> Iterator[None]:
+    """Let all runs have their files evaluated by the same runners, each of which imports its runtime once."""
+    from benchmarks.devices import local
 
-    with share_processes():
-        yield
+    before = local._shared.set(waiting_runners)
+    yield
+    local._shared.reset(before)
+
+
+@pytest.fixture(scope="session")
+def known_timings() -> dict[tuple[str, ...], tuple[dict[str, Any], bytes]]:
+    """What was timed so far, for tests that are about something else: figures and raw series, by device and files."""
+    return {}
 
 
 @pytest.fixture(scope="module")
-def timed_once(shared_runners: None) -> Iterator[None]:
-    """Let the runs of a module time files of one name on one device once, for tests that are about something else."""
+def time_once(shared_runners: None, known_timings: dict[tuple[str, ...], tuple[dict[str, Any], bytes]]) -> Iterator[None]:
+    """Let all runs time files of one name on one device once, for tests that are about something else."""
     from compress.run import measure
 
-    known: dict[tuple[str, ...], tuple[dict[str, Any], bytes]] = {}
     time_rounds = measure._run_rounds
 
     def find(run: Any, files: Sequence[Any], batch_size: int, raw: Path, *, launches: int, device: Any) -> dict[str, Any]:
         key = (str(batch_size), str(device and device.name), *(f"{item.variant.name} {item.path.name}" for item in files))
-        if key in known:
-            raw.write_bytes(known[key][1])
+        if key in known_timings:
+            raw.write_bytes(known_timings[key][1])
         else:
             found = time_rounds(run, files, batch_size, raw, launches=launches, device=device)
-            known[key] = found, raw.read_bytes() if raw.is_file() else b"[]"
-        return known[key][0]
+            known_timings[key] = found, raw.read_bytes() if raw.is_file() else b"[]"
+        return known_timings[key][0]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "_run_rounds", find)

@@ -38,7 +38,7 @@ def recipe(tmp_path: Path, tiny_recipe: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def failed_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str, shared_runners: None) -> tuple[Path, Result]:
+def failed_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str, time_once: None) -> tuple[Path, Result]:
     """The folder of a real run whose gate no file can pass, and what the command answered."""
     folder = tmp_path_factory.mktemp("failed")
     (folder / "tiny.yaml").write_text(tiny_recipe, encoding="utf-8")

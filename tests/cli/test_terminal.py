@@ -28,13 +28,6 @@ def process(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture
-def recipe(tmp_path: Path, tiny_recipe: str) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(tiny_recipe, encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["bench", "--help"], ["doctor", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     """Asking for help or the version loads neither torch nor numpy nor pydantic."""
@@ -65,11 +58,18 @@ def test_help_is_quick() -> None:
     assert min(seconds) < 0.25
 
 
-def test_check_loads_no_runtime(recipe: Path) -> None:
-    """A recipe is rehearsed in torch, without any runtime and without the data."""
-    arguments = [sys.executable, "-c", LOADS, "onnx onnxruntime openvino nncf sklearn", "check", str(recipe)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert done.stderr.strip().splitlines()[-1] == "loaded:"
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A recipe, and how a process that tells at last what it loaded checked it with --json."""
+    recipe = tmp_path_factory.mktemp("checked") / "tiny.yaml"
+    recipe.write_text(tiny_recipe, encoding="utf-8")
+    arguments = [sys.executable, "-c", LOADS, "onnx onnxruntime openvino nncf sklearn", "check", str(recipe), "--json"]
+    return recipe, subprocess.run(arguments, capture_output=True, text=True, check=True)
+
+
+def test_check_loads_no_runtime(checked: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """A recipe is rehearsed in torch, without any runtime and without the data, and nothing is said on stderr."""
+    assert checked[1].stderr == "loaded:\n"
 
 
 def test_closed_pipe_ends_quietly() -> None:
@@ -117,21 +117,15 @@ def test_unexpected_errors_are_called_ours(capsys: pytest.CaptureFixture[str]) -
     assert said.endswith("this is a bug in compress (ZeroDivisionError); please report the lines above\n")
 
 
-def test_verbose_logs_to_stderr(recipe: Path) -> None:
+def test_verbose_logs_to_stderr(checked: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """--verbose logs, first of all versions and arguments, on stderr alone; without it nothing of that is seen."""
-    quiet, loud = process("check", recipe, "--json"), process("check", recipe, "--json", "--verbose")
-    assert quiet.stderr == ""
+    recipe, quiet = checked
+    loud = process("check", recipe, "--json", "--verbose")
+    assert quiet.stderr == "loaded:\n"
     assert loud.stderr.startswith(f"INFO compress.cli.terminal: edge-compress {__version__}")
     said, same = (json.loads(each.stdout) for each in (loud, quiet))
     assert {**said, "estimate": None} == {**same, "estimate": None}  # a step is timed for it
     assert said["estimate"].keys() == same["estimate"].keys()
-
-
-def test_output_without_terminal_is_plain(recipe: Path) -> None:
-    """What goes to a file holds no colour codes."""
-    done = process("check", recipe)
-    assert done.returncode == 0
-    assert "\x1b" not in done.stdout + done.stderr
 
 
 TERMINATED = """
@@ -157,23 +151,61 @@ def test_sigterm_ends_a_command_as_ctrl_c_does() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\nignored\n", "")
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8"])
-@pytest.mark.parametrize("options", [[], ["--json"]])
-def test_no_console_is_too_poor_to_answer(tmp_path: Path, tiny_recipe: str, encoding: str, options: list[str]) -> None:
-    """Names and signs that a console cannot show are replaced, and JSON is the same document in every encoding."""
-    recipe = tmp_path / "tiny.yaml"
+ENCODINGS = ("cp1252", "ascii", "latin-1", "utf-8")
+CONSOLES = """
+import io, sys
+from pathlib import Path
+from compress.cli import main
+recipe, runs, out, *encodings = sys.argv[1:]
+for number, encoding in enumerate(encodings):
+    for options in ([], ["--json"]):
+        sys.stdout, sys.stderr = streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+        sys.argv = ["compress", "check", recipe, "--runs", runs, *options]
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        for stream in streams:
+            stream.flush()
+        said, told = (stream.buffer.getvalue() for stream in streams)
+        Path(out, f"{number} {len(options)} out").write_bytes(said)
+        Path(out, f"{number} {len(options)} err").write_bytes(told + str(status).encode())
+"""
+"""Checks a recipe on consoles of several encodings in turn; torch is imported once."""
+
+
+@pytest.fixture(scope="module")
+def consoles(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str) -> Path:
+    """What `compress check` writes to consoles of every encoding, with and without --json."""
+    folder = tmp_path_factory.mktemp("consoles")
+    recipe = folder / "tiny.yaml"
     recipe.write_text(tiny_recipe.replace("name: tiny", "name: tiny  # 猫"), encoding="utf-8")
-    command = [sys.executable, "-m", "compress", "check", str(recipe), "--runs", str(tmp_path / "猫"), *options]
-    asked = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    done = subprocess.run(command, capture_output=True, check=False, env=asked)
-    assert done.returncode == 0, done.stderr
-    assert b"Traceback" not in done.stderr
+    command = [sys.executable, "-c", CONSOLES, str(recipe), str(folder / "猫"), str(folder), *ENCODINGS]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONUTF8": "0"})
+    return folder
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_no_console_is_too_poor_to_answer(consoles: Path, encoding: str, options: list[str]) -> None:
+    """Names and signs that a console cannot show are replaced, and JSON is the same document in every encoding."""
+    case = f"{ENCODINGS.index(encoding)} {len(options)}"
+    said, told = ((consoles / f"{case} {stream}").read_bytes() for stream in ("out", "err"))
+    assert told.endswith(b"0"), told
+    assert b"Traceback" not in told
     if options:
-        assert json.loads(done.stdout.decode("utf-8"))["folder"].endswith("猫/tiny")
+        assert json.loads(said.decode("utf-8"))["folder"].endswith("猫/tiny")
     else:
         shown = "猫" if encoding == "utf-8" else "\\u732b"
-        assert shown in done.stdout.decode(encoding)
-        assert "\\xd7" not in done.stdout.decode(encoding)  # our own signs are said otherwise
+        assert shown in said.decode(encoding)
+        assert "\\xd7" not in said.decode(encoding)  # our own signs are said otherwise
+
+
+def test_output_without_terminal_is_plain(consoles: Path) -> None:
+    """What goes to a file holds no colour codes."""
+    for path in consoles.glob("* 0 *"):
+        assert b"\x1b" not in path.read_bytes()
 
 
 def test_an_error_is_said_on_any_console(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ Run = Callable[..., Report]
 
 
 @pytest.fixture
-def run(runs: Path, tiny_recipe: str, timed_once: None) -> Run:
+def run(runs: Path, tiny_recipe: str, time_once: None) -> Run:
     """Run the quick recipe with some seeds."""
 
     def go(*chosen: int, overrides: tuple[str, ...] = QUICK, events: Events | None = None, where: Path = runs) -> Report:
@@ -128,7 +128,7 @@ def run(runs: Path, tiny_recipe: str, timed_once: None) -> Run:
 
 
 @pytest.fixture(scope="module")
-def delivered(runs: Path, tiny_recipe: str, shared_runners: None) -> Result:
+def delivered(runs: Path, tiny_recipe: str, time_once: None) -> Result:
     """What the command answered for `--seeds 2,1` of a recipe with seed 1."""
     (runs / "tiny.yaml").write_text(tiny_recipe, encoding="utf-8")
     done = invoke("run", runs / "tiny.yaml", "--seeds", "2,1", "--runs", runs, "--json", *(f"--set={each}" for each in QUICK))

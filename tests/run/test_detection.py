@@ -21,7 +21,7 @@ from compress.recipe import load
 from compress.records import Report
 from compress.run.pipeline import run
 
-pytestmark = pytest.mark.usefixtures("timed_once")
+pytestmark = pytest.mark.usefixtures("time_once")
 
 RECIPE = """
 name: boxes

@@ -28,7 +28,7 @@ from compress.run.verify import judge
 from compress.tasks import CLASSIFICATION
 from exporters import Quantization
 
-pytestmark = pytest.mark.usefixtures("timed_once")
+pytestmark = pytest.mark.usefixtures("time_once")
 
 RunTiny = Callable[..., tuple[Report, str]]
 

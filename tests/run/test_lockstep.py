@@ -21,7 +21,7 @@ from compress.run import lockstep, seeds, stage
 from compress.run.context import open_run
 from compress.run.teachers import obtain_teacher
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("timed_once")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("time_once")]
 
 EPOCHS = 4
 FEATURES = (

@@ -41,7 +41,7 @@ from exporters import About
 from exporters.bundle.bundle import check_bundle, write_checksums
 from tests.tiny import TRIED, Counted
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("timed_once")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("time_once")]
 
 Run = Callable[..., Report]
 

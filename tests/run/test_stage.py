@@ -14,7 +14,7 @@ from compress.records.training import METRICS, WEIGHTS
 from compress.run.context import Trained, open_run
 from compress.run.teachers import obtain_teacher
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("timed_once")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("time_once")]
 
 
 def teacher(where: Path, tiny_recipe: str, text: io.StringIO | None = None) -> Trained:

@@ -20,7 +20,7 @@ from compress.run import pipeline
 from exporters import About
 from exporters.onnx import Onnx
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("timed_once")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("time_once")]
 
 DIES = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
 

@@ -60,7 +60,7 @@ def parsed(*overrides: str) -> recipe.Recipe:
 
 
 @pytest.mark.slow
-def test_a_run_from_disk_is_the_run_from_memory(base: Path, monkeypatch: pytest.MonkeyPatch, timed_once: None) -> None:
+def test_a_run_from_disk_is_the_run_from_memory(base: Path, monkeypatch: pytest.MonkeyPatch, time_once: None) -> None:
     """A run from disk leaves a proved bundle, and one from memory then finds every stage that it has trained and exported."""
     monkeypatch.setattr(verify, "SLICE_BYTES", 256 * 64)  # so that several processes share the images
     said = io.StringIO()

@@ -1,6 +1,7 @@
 """Weights and state: what is saved comes back, what does not fit changes nothing, what could run code does not run."""
 
 import contextlib
+import json
 import os
 import pickle
 import struct
@@ -72,10 +73,11 @@ def test_equal_weights_give_equal_bytes_in_every_process(tmp_path):
     script = (
         "import sys, torch; from pathlib import Path\n"
         "from compress.training.checkpoint import save_weights; torch.manual_seed(0)\n"
-        "save_weights(Path(sys.argv[1]), torch.nn.Conv2d(3, 4, 3), metadata=dict.fromkeys(sys.argv[2], 'x'))"
+        "layer = torch.nn.Conv2d(3, 4, 3)\n"
+        "for name, keys in (('a', 'qwertyuiop'), ('b', 'poiuytrewq')):\n"
+        "    save_weights(Path(sys.argv[1]) / name, layer, metadata=dict.fromkeys(keys, 'x'))"
     )
-    for name, keys in (("a", "qwertyuiop"), ("b", "poiuytrewq")):
-        subprocess.run([sys.executable, "-c", script, tmp_path / name, keys], check=True)
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True)
     torch.manual_seed(0)
     save_weights(
         tmp_path / "c", nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), metadata=dict.fromkeys("qwertyuiop", "x")
@@ -382,31 +384,46 @@ def test_a_state_that_was_cut_is_refused(left, tmp_path):
 
 
 FILL = """
-import resource, signal, sys, torch
+import json, resource, signal, sys, torch
 from pathlib import Path
 from compress.errors import Unreachable
 from compress.training import checkpoint
-path, limit = Path(sys.argv[1]), int(sys.argv[2])
-checkpoint.save_state(path, {"epoch": 1})
+said = {}
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try:
-    checkpoint.save_state(path, {"moving": {str(i): torch.zeros(20000) for i in range(50)}})
-except Unreachable as error:
-    print(error)
-assert checkpoint.load_state(path) == {"epoch": 1}
-assert [each.name for each in path.parent.iterdir()] == ["state.pt"]
+for limit in map(int, sys.argv[2:]):
+    path = Path(sys.argv[1], str(limit), "state.pt")
+    checkpoint.save_state(path, {"epoch": 1})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        checkpoint.save_state(path, {"moving": {str(i): torch.zeros(20000) for i in range(50)}})
+    except Unreachable as error:
+        said[limit] = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert checkpoint.load_state(path) == {"epoch": 1}
+    assert [each.name for each in path.parent.iterdir()] == ["state.pt"]
+print(json.dumps(said))
 """
+LIMITS = (1, 4096, 1_500_000, 4_000_000, 4_009_000)
 
 
-@pytest.mark.parametrize("limit", [1, 4096, 1_500_000, 4_000_000, 4_009_000])
-def test_a_disk_that_fills_while_a_state_is_saved_keeps_the_one_before(limit, tmp_path):
-    """One message, nothing half-written, and training continues from the state that was there."""
-    done = subprocess.run(
-        [sys.executable, "-c", FILL, str(tmp_path / "state.pt"), str(limit)], capture_output=True, text=True, check=False
-    )
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A folder, and what a process said whose disk was full after each of some sizes; it looks at what was left itself."""
+    folder = tmp_path_factory.mktemp("filled")
+    for limit in LIMITS:
+        (folder / str(limit)).mkdir()
+    command = [sys.executable, "-c", FILL, str(folder), *map(str, LIMITS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'state.pt'}: cannot be written (File too large); free space or choose another folder\n"
+    return folder, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_disk_that_fills_while_a_state_is_saved_keeps_the_one_before(limit, filled):
+    """One message, nothing half-written, and training continues from the state that was there."""
+    folder, said = filled
+    path = folder / str(limit) / "state.pt"
+    assert said[str(limit)] == f"{path}: cannot be written (File too large); free space or choose another folder"
 
 
 def test_a_giant_is_refused_before_it_is_read(tmp_path):

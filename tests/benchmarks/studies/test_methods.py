@@ -120,7 +120,7 @@ def test_power_is_what_a_simulation_finds() -> None:
 
 
 @pytest.mark.slow
-def test_at_a_tiny_size_it_runs_and_goes_on(tmp_path: Path, timed_once: None) -> None:
+def test_at_a_tiny_size_it_runs_and_goes_on(tmp_path: Path, time_once: None) -> None:
     """Digits instead of CIFAR: tuning, then the default; --minutes 0 stops before a piece, and the same command goes on."""
     arguments = [
         "--part", "c", "--only", "dist", "--only", "supervised", "--seeds", "1",
