@@ -39,6 +39,7 @@ def measure_energy(
     batch_size: int = 1,
     blocks: int = BLOCKS,
     block_seconds: float = BLOCK_SECONDS,
+    meter: str = "",
     device: Device | None = None,
     events: Events | None = None,
 ) -> dict[str, Energy]:
@@ -51,6 +52,8 @@ def measure_energy(
         batch_size: Images in a call.
         blocks: How often each file is measured, in turn with the others and with an idle machine; at least 6.
         block_seconds: How long each time.
+        meter: A program on the device that prints a line `seconds watts` for each sample of a power meter, the seconds as of
+            `date +%s.%N` there; default: a sensor of the device.
         device: Where; default: here.
         events: Where progress is shown.
 
@@ -63,7 +66,7 @@ def measure_energy(
         raise CompressError(f"energy: {blocks} blocks of {block_seconds:g} s; give at least {BLOCKS}, and a time above 0")
     if device is not None and is_emulated(device):
         return {subject.name: Energy(unavailable="the device is emulated") for subject in subjects}
-    job = Job("energy", threads=threads, batch_size=batch_size, rounds=blocks, seconds=block_seconds)
+    job = Job("energy", threads=threads, batch_size=batch_size, rounds=blocks, seconds=block_seconds, meter=meter)
     total = blocks * len(subjects)
     with (
         make_job_folder(job, subjects, images, None) as folder,

@@ -67,6 +67,8 @@ class Job:
     """Calls begin at this pace; `None` is without a pause."""
     calls: tuple[tuple[int, int], ...] = ()
     """Of task `evaluate`: calls as first image and number of images, where all images are not wanted in calls of one size."""
+    meter: str = ""
+    """Of task `energy`: a program there that prints what a power meter tells; empty asks the machine's own sensors."""
 
 
 @contextmanager

@@ -209,6 +209,7 @@ def measure_energies(
     threads: int = 1,
     batch_size: int | None = None,
     shape: str | Sequence[str] | None = None,
+    meter: str = "",
     events: Events,
 ) -> dict[str, Energy]:
     """Return the energy of a call of some files, by their names, or why it is not available.
@@ -219,6 +220,7 @@ def measure_energies(
         threads: Threads of the runtime.
         batch_size: Images per call; default: what the files fix, or one.
         shape: What a file in no bundle leaves open, as for `measure_files`.
+        meter: A program there that prints the lines of a power meter, as for `benchmarks.energy.measure_energy`.
         events: Where progress is reported.
 
     Raises:
@@ -232,7 +234,7 @@ def measure_energies(
     subjects, inputs = _prepare_subjects([Path(path) for path in paths], shapes, batch_size)
     size = choose_common_batch({subject.name: subject.batch_size for subject in subjects}, batch_size)
     return measure_energy(
-        subjects, inputs, threads=threads, batch_size=size, events=events,
+        subjects, inputs, threads=threads, batch_size=size, meter=meter, events=events,
         device=open_device(device) if isinstance(device, str) else device,
     )  # fmt: skip
 

@@ -33,8 +33,11 @@ def list_further(recipe: Recipe) -> list[tuple[DeviceSection, Device, str]]:
 
 
 def find_device_problems(recipe: Recipe) -> Iterator[CompressError]:
-    """Yield devices that are named twice or cannot be opened, and those that would have no file to run."""
+    """Yield devices that are named twice or cannot be opened, those that would have no file to run, and a meter for nothing."""
     from benchmarks.devices import open_section
+
+    if recipe.measure.meter and not recipe.measure.energy:
+        yield CompressError("measure.meter: tells power, and no energy is measured; write measure.energy: true, or remove it")
 
     seen: dict[str, int] = {}
     for index, section in enumerate(recipe.measure.devices):

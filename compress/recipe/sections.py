@@ -410,6 +410,9 @@ class MeasureSection(Section):
     """Time spent measuring all files together, after warm-up, for each of latency and throughput."""
     energy: bool = False
     """Measure the energy of a call, too, where the machine has a sensor; it takes three quarters of a minute for each file."""
+    meter: str = ""
+    """With `energy`: a program on the devices that prints a line `seconds watts` for each sample of a power meter, the seconds
+    as of `date +%s.%N` there; default: the sensors of the devices."""
     against: Literal["teacher", "student"] = "teacher"
     """What the ratios of latency are taken against: the teacher's file of the same format and precision, for which the teachers
     are exported, too; or the student's own float32 file of the same format, and the teachers are not exported."""

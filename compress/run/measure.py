@@ -227,6 +227,7 @@ def _measure_energy(run: Run, files: Sequence[ExportedFile], device: Device | No
     settings, fitting = run.recipe.measure, _choose_fitting(files, run.recipe.measure.batch_size)
     return measure_energy(
         fitting, _choose_inputs(run), threads=settings.threads, batch_size=settings.batch_size, device=device,
+        meter=settings.meter,
         events=run.events if device is None else None,
     ) if fitting else {}  # fmt: skip
 

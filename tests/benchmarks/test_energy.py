@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,6 +195,53 @@ def test_files_are_measured_in_turn_with_an_idle_machine(monkeypatch: pytest.Mon
     found = compute_energies(meter.measure_energy(job, tmp_path, lent), ["big", "small"])
     assert {name: each.above_idle_mj for name, each in found.items()} == pytest.approx({"big": 3.0, "small": 1.0})
     assert found["big"].blocks == 6
+
+
+METER = """#!{python}
+import sys, time
+while True:
+    print(f"{{time.time():.6f}} {watts}", flush=True)
+    time.sleep(0.01)
+"""
+
+
+def write_meter(path: Path, watts: str) -> Path:
+    path.write_text(METER.format(python=sys.executable, watts=watts))
+    path.chmod(0o755)
+    return path
+
+
+def test_a_meter_of_the_users_own_is_read_by_its_program(tmp_path: Path) -> None:
+    """Of a meter that always says 2.5 W, that is the idle power and the energy of a second; nothing is above idle."""
+    sensor, _ = meter.describe_meter(str(write_meter(tmp_path / "meter", "2.5")))
+    with meter.Meter(sensor, sensors) as reading:
+        meter.idle_for(1.0)  # until it prints
+        found = reading.measure(lambda: meter.idle_for(1.0))
+    assert found["joules"] / found["seconds"] == pytest.approx(2.5)
+    assert found["samples"] > 20
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param("#!/bin/sh\necho on\nsleep 9\n", "printed 'on' and no seconds and watts", id="words"),
+        pytest.param("#!/bin/sh\necho 1.0 nan\nsleep 9\n", "printed '1.0 nan' and no seconds and watts", id="no number"),
+        pytest.param("#!/bin/sh\n", "ended before the measurement did", id="ended"),
+        pytest.param(None, "cannot be started there: No such file or directory", id="not there"),
+    ],
+)
+def test_a_program_that_is_no_meter_is_unavailable(content: str | None, reason: str, tmp_path: Path) -> None:
+    """With its name and what it did; the job itself did not fail."""
+    program = tmp_path / "meter"
+    if content is not None:
+        program.write_text(content)
+        program.chmod(0o755)
+    lent = SimpleNamespace(
+        load_beside={"sensors": sensors, "timer": timer}.get, share_inputs=lambda *_: [], report_progress=lambda *_: None
+    )
+    job = {"meter": str(program), "subjects": [], "batch_size": 1, "rounds": 6, "seconds": 1.0, "seed": 0}
+    found = meter.measure_energy(job, tmp_path, lent)
+    assert found == {"unavailable": f"{program} {reason}"}
 
 
 def make_raw(*, idle: list[float] | None = None, samples: int | None = 100) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from benchmarks.devices.local import Local
 from compress import recipe
 from compress.errors import CompressError, GateFailed, Unreachable
 from compress.events import Events
+from compress.plan.devices import find_device_problems
 from compress.records import Report, read
 from compress.run import pipeline
 from compress.run.devices import select_test_images
@@ -171,6 +172,16 @@ def test_what_contradicts_is_refused_before_anything_is_trained(
     with pytest.raises(CompressError, match=message):
         begin()
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_meter_for_nothing_is_refused_before_anything_is_trained(tiny_recipe: str) -> None:
+    """Whoever names one wants energy; with `energy` it is taken."""
+    said = [
+        str(problem)
+        for settings in (["measure.meter=/home/pi/meter"], ["measure.meter=/home/pi/meter", "measure.energy=true"])
+        for problem in find_device_problems(recipe.parse(tiny_recipe.encode(), "tiny.yaml", settings))
+    ]
+    assert said == ["measure.meter: tells power, and no energy is measured; write measure.energy: true, or remove it"]
 
 
 def test_files_that_no_runtime_there_can_run_are_refused(

@@ -103,6 +103,9 @@ def verify(
 )
 @click.option("--energy", is_flag=True, help="Measure the energy of a call instead, where the machine has a sensor.")
 @click.option(
+    "--meter", metavar="PROGRAM", help="With --energy: a program there that prints lines `seconds watts` of a power meter."
+)
+@click.option(
     "--tool",
     metavar="PROGRAM",
     help="Time with the runtime's own program, as the device calls it: benchmark_model, benchmark_app, onnxruntime_perf_test.",
@@ -127,7 +130,7 @@ def bench(
     rounds: int, seconds: float, launches: int, pace: float | None, sustained: float | None, profiled: bool,
     baseline: Path | None, max_slower: float | None, junit: Path | None, cpus: str | None, cpu_quota: float | None,
     shapes: Sequence[str], detach: bool, attach: str | None, no_wait: bool, energy: bool,
-    tool: str | None,
+    meter: str | None, tool: str | None,
 ) -> None:  # fmt: skip
     """Measure files, bundles or runs against each other or a baseline.
 
@@ -154,6 +157,8 @@ def bench(
         raise click.UsageError(f"{' and '.join(given)}: give one of them, and without --detach and --attach")
     if baseline is None and (max_slower is not None or junit is not None):
         raise click.UsageError("--max-slower and --junit are about a baseline; give it with --baseline")
+    if meter is not None and not energy:
+        raise click.UsageError("--meter tells power; give it with --energy")
     limits = {name: value for name, value in (("cpus", cpus), ("cpu_quota", cpu_quota)) if value is not None}
     load: dict[str, Any] = {"threads": threads, "batch_size": batch_size, "shape": list(shapes)}
     timing: dict[str, Any] = {"rounds": rounds, "seconds": seconds, "launches": launches, "calls_per_second": pace}
@@ -173,7 +178,7 @@ def bench(
         "--tool": lambda: _show_native(
             terminal, paths, str(tool), {**there, "threads": threads, "seconds": seconds, "rounds": rounds}
         ),
-        "--energy": lambda: _show_energies(terminal, paths, there | load),
+        "--energy": lambda: _show_energies(terminal, paths, there | load | {"meter": meter or ""}),
         "--profile": lambda: _show_layers(terminal, paths, there | load),
         "--sustained": lambda: _show_windows(terminal, paths, float(sustained or 0), there | load),
         "--baseline": lambda: _judge_latency(
