@@ -56,7 +56,7 @@ def test_held_out_images_are_drawn_from_all_batches() -> None:
     images = torch.from_numpy(NOW.apply(held_out.shares[rows].clip(0, 1)))
     batches = list(zip(images.split(50), torch.from_numpy(held_out.labels[rows]).split(50), strict=True))
     order = np.array([*range(10), 11, 10])
-    with pytest.raises(compress.CompressError, match=r"its class 10 is '11' here, its class 11 is '10' here"):
+    with pytest.raises(compress.CompressError, match=r"its output 10 is '11', not '10', its output 11 is '10', not '11'"):
         distill(build(prototypes, NOW, order).module, batches)
 
 

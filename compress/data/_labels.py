@@ -51,9 +51,11 @@ def find_classes(where: str, column: str, values: Sequence[Any], declared: Seque
         raise CompressError(f"{where}: column {column!r} holds no label; choose another as data.label_column")
     ordered = sorted(distinct)
     if len(ordered) == 1:
+        without = sum(value is None or _unify(where, column, value) == "" for value in values)
+        rest = f", and {quantify(without, 'row')} without a label" if without else ""
         raise CompressError(
-            f"{where}: column {column!r} holds one class alone, {ordered[0]!r}, and two are needed; choose another as "
-            "data.label_column, or add images"
+            f"{where}: column {column!r} holds one class alone, {ordered[0]!r}{rest}, and two classes are needed; choose "
+            "another as data.label_column, or add images"
         )
     if isinstance(ordered[0], str):
         return _take_texts(where, column, ordered, values)

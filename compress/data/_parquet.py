@@ -61,7 +61,8 @@ def list_parts(folder: Path, subset: str | None) -> list[Part]:
         folder: Of the data set.
         subset: The folder below it that is meant; default: any.
     """
-    paths = sorted(path for path in folder.rglob("*.parquet") if not _is_hidden(path.relative_to(folder)))
+    found = (path for path in folder.rglob("*") if path.suffix.casefold() == ".parquet")
+    paths = sorted(path for path in found if not _is_hidden(path.relative_to(folder)))
     parts = [_read_name(folder, path) for path in paths]
     return [part for part in parts if subset is None or subset == part.home or part.home.startswith(f"{subset}/")]
 

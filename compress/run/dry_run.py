@@ -9,6 +9,7 @@ images of the same shape.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,10 @@ def _load_teachers(run: Run) -> list[Network]:
 
 def _load_teacher(run: Run, section: TeacherSection, name: str) -> Network:
     if section.is_given:
-        return load_given_teacher(run, section, name).network
+        given = load_given_teacher(run, section, name)
+        if given.note:
+            run.events.say(f"{name}: {given.note}")
+        return given.network
     network = build_network(run, section, "check")
     start_from_weights(run, section, name, network)
     return network
@@ -188,8 +192,28 @@ def _replace_int8(section: ExportSection) -> dict[str, Any]:
     return {**options, "precision": "fp32"} if options.get("precision") == "int8" else options
 
 
+class _Noted(Events):
+    """Events that keep what people would be told."""
+
+    def __init__(self, notes: list[str]) -> None:
+        super().__init__()
+        self._notes = notes
+
+    def say(self, text: str) -> None:
+        self._notes.append(text.removeprefix("warning: "))
+
+    def warn(self, text: str) -> None:
+        self.say(text)
+
+
 def check_with_random_images(
-    recipe: Recipe, *, base: Path, runs: Path, classes: tuple[str, ...], plan: Plan | None = None
+    recipe: Recipe,
+    *,
+    base: Path,
+    runs: Path,
+    classes: tuple[str, ...],
+    plan: Plan | None = None,
+    notes: list[str] | None = None,
 ) -> Estimate | None:
     """Check the networks and methods of a recipe without loading its data, and estimate how long a run takes.
 
@@ -199,6 +223,7 @@ def check_with_random_images(
         runs: Folder of all runs; nothing is written there.
         classes: Names of the classes, in label order.
         plan: Of the run, for the estimate.
+        notes: Gets what a run would tell people of its networks before it trains them.
 
     Returns:
         The estimate; `None` without a plan.
@@ -211,7 +236,7 @@ def check_with_random_images(
     folder = runs / recipe.name
     run = Run(recipe, base, folder, cache.Cache(runs), Events(), where, data, 0, recipe.seed, folder)
     batch = next(iter(run.batch_in_order(data.train).epoch(0)))
-    check_networks(run, batch)
+    check_networks(replace(run, events=_Noted([] if notes is None else notes)), batch)
     return None if plan is None else estimate_seconds(run, plan, batch)
 
 

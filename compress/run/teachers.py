@@ -56,8 +56,6 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
         known = given.order if section.knows_classes else section.classes
         key = make_key(weights=hash_file(obtain_weights(run, section, name)), model=model, classes=known)
         trained = Trained(name, "given", given.network, (), key, None)
-        if given.note:
-            run.events.say(f"{name}: {given.note}")
         if warning:
             run.events.warn(f"warning: {warning}")
     elif section.probe is not None:

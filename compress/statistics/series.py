@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import CompressError
+from compress.statistics.launches import compute_launch_interval
 from compress.statistics.proportions import Z_975
 
 Verdict = Literal["faster", "slower", "not distinguishable", "unstable"]
@@ -109,9 +110,9 @@ def compute_median_interval(rounds: Sequence[float], launches: Sequence[int] = (
     their whole range and a part of it at each end (`STRETCH`), as no two of them cover enough, or would after those that look
     unstable were set aside; from nine on, one disturbed round does not matter.
 
-    Where several processes made the rounds, it also holds Student's t interval of the mean of their medians, in the logarithm:
-    the processes are independent even where their rounds are not. A bootstrap over processes, then rounds, would be shorter,
-    but of three it hardly reaches beyond their medians. `benchmarks.studies.coverage` simulates what each covers.
+    Where several processes made the rounds, it also holds the interval of `compress.statistics.launches`, which allows for
+    processes that differ and for what is carried from one to the next. A bootstrap over processes, then rounds, would be
+    shorter, but of three it hardly reaches beyond their medians. `benchmarks.studies.coverage` simulates what each covers.
 
     Args:
         rounds: In order, each above 0.
@@ -131,24 +132,8 @@ def compute_median_interval(rounds: Sequence[float], launches: Sequence[int] = (
     ends = low / longer, high * longer
     if len(launches) < 2:
         return ends
-    found = compute_launch_interval(rounds, launches)
+    found = compute_launch_interval(rounds, launches, level=LEVEL)
     return min(ends[0], found[0]), max(ends[1], found[1])
-
-
-def compute_launch_interval(rounds: Sequence[float], launches: Sequence[int]) -> tuple[float, float]:
-    """Return Student's 95 % t interval of the medians of at least two processes, in the logarithm.
-
-    Raises:
-        CompressError: There are not as many rounds as the processes made, or some are not above 0.
-    """
-    from scipy.special import stdtrit
-
-    if sum(launches) != len(rounds) or min(rounds) <= 0:
-        raise CompressError(f"{len(rounds)} rounds above 0 are needed for processes that made {list(launches)}; measure again")
-    parts = np.split(np.asarray(rounds, dtype=np.float64), np.cumsum(launches)[:-1])
-    medians = np.log([np.median(part) for part in parts if len(part)])  # [launches]
-    half = float(stdtrit(len(medians) - 1, (1 + LEVEL) / 2)) * float(medians.std(ddof=1)) / math.sqrt(len(medians))
-    return math.exp(float(medians.mean()) - half), math.exp(float(medians.mean()) + half)
 
 
 def _count_beyond(count: int, correlation: float) -> int:

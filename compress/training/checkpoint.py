@@ -57,6 +57,15 @@ def save_weights(path: Path, network: nn.Module, *, metadata: Mapping[str, str])
         temporary.write_bytes(_insert_metadata(safetensors.torch.save(tensors), metadata))
 
 
+REPARAMETRISED = {
+    "_mask": "it was pruned: call torch.nn.utils.prune.remove on each layer before it is saved",
+    ".parametrizations.": "call torch.nn.utils.parametrize.remove_parametrizations on each layer before it is saved",
+    "weight_g": "call torch.nn.utils.remove_weight_norm on each layer before it is saved",
+}
+"""Parts of names that torch gives to weights which it computes from others, and what makes plain ones of them."""
+STATISTICS = ("running_mean", "running_var")
+
+
 class LoadedWeights(NamedTuple):
     """What was loaded from a file of weights."""
 
@@ -127,7 +136,7 @@ def load_weights(
         problems += [_list_names("not tensors", foreign)] if foreign else []
         under = f"under {chosen.place!r}, " if chosen.place else ""
         kind = type(module).__name__.lstrip("_")
-        raise CompressError(f"{path}: {under}does not fit {kind}: {'; '.join(problems)}; choose the model it was made for")
+        raise CompressError(f"{path}: {under}does not fit {kind}: {'; '.join(problems)}; {_advise(own, tensors)}")
     converted = _convert(own, tensors, path)
     _log_conversions(own, tensors, path)
     module.load_state_dict(converted, strict=False)  # only batch norm's counters may be absent by now
@@ -280,6 +289,10 @@ def _refuse_other_format(path: Path) -> None:
     with open_file(path) as file:
         head = file.read(1024)
     name = recognise_format(head)
+    if head.lstrip().startswith(b"{"):
+        name = "an index of several files of weights (JSON)" if b'"weight_map"' in head else "JSON"
+    if head.startswith(b"PK") and b".npy" in head[:128]:
+        raise CompressError(f"{path}: is a NumPy archive (NPZ); save its arrays as tensors, as safetensors or by torch.save")
     if name is not None and not head.startswith(b"PK") and head[8:9] != b"{":  # ZIP is torch's; a length may look like anything
         raise CompressError(f"{path}: is {name} and holds no weights; get it again")
 
@@ -354,6 +367,21 @@ def _find_mismatches(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
     ]
     named = {"missing": missing, "surplus": surplus, "misshapen": misshapen}
     return [_list_names(what, names) for what, names in named.items() if names]
+
+
+def _advise(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Return what to do about weights that do not fit, by what their names tell of how they were saved."""
+    surplus = [name for name in found if name not in own]
+    missing = [name for name in own if name not in found and not name.endswith(COUNTER)]
+    kinds = {found[name].dtype for name in own if name in found} - {own[name].dtype for name in own}
+    for part, what in REPARAMETRISED.items():
+        if any(part in name for name in surplus):
+            return what
+    if not surplus and missing and all(name.endswith(STATISTICS) for name in missing):
+        return "save model.state_dict(), which holds the statistics of batch norm, too"
+    if not surplus and not missing and any(not kind.is_floating_point for kind in kinds):
+        return "it was quantised: give the weights of the network before that"
+    return "choose the model it was made for"
 
 
 def _find_other_head(network: nn.Module, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:

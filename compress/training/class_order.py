@@ -162,9 +162,9 @@ def find_merged(predicted: Predicted, labels: Predicted, classes: int) -> list[t
 
 
 def describe_order(order: ClassOrder, classes: Sequence[str]) -> str:
-    """Return in words what is moved, such as "its class 2 is 'b' here"."""
+    """Return in words what is moved, such as "its output 2 is 'b', not 'c'"."""
     moved = np.flatnonzero(order.order != np.arange(len(classes)))
-    first = [f"its class {place} is {classes[order.order[place]]!r} here" for place in moved[:2]]
+    first = [f"its output {place} is {classes[order.order[place]]!r}, not {classes[place]!r}" for place in moved[:2]]
     return ", ".join(first) + (f", and {len(moved) - 2} more" if len(moved) > 2 else "")
 
 

@@ -113,6 +113,15 @@ def test_the_usual_layouts_are_read(write, layout, subset):
     assert Huggingface(path=folder, subset=subset).summary()[:3] == (("cat", "dog"), 3, 2)
 
 
+def test_the_case_of_an_ending_does_not_matter(write):
+    """Files that came over another system are found."""
+    folder = Path(write("test.parquet", [1, 0]))
+    write("train.parquet", [0, 1, 0])
+    for path in folder.glob("*.parquet"):
+        path.rename(path.with_suffix(".PARQUET"))
+    assert Huggingface(path=str(folder)).summary().train_images == 3
+
+
 def test_parts_in_a_folder_are_read_by_number(write):
     """Ten comes after nine, and a gap is told."""
     for part in range(11):
@@ -168,7 +177,8 @@ NO_LABELS = {
     "unlabelled": ([0, 1, -1], pa.int64(), "holds the label -1 beside 0"),
     "nothing": ([None, None], pa.int64(), "holds no label"),
     "empty texts": (["", "", ""], pa.string(), "holds no label"),
-    "one class": ([3, 3, 3], pa.int64(), "holds one class alone, 3, and two are needed"),
+    "one class": ([3, 3, 3], pa.int64(), "holds one class alone, 3, and two classes are needed"),
+    "one class and nothing": (["cat", "", None], pa.string(), "one class alone, 'cat', and 2 rows without a label, and two"),
     "one class and a space": (["cat", "cat ", "cat"], pa.string(), "holds one class alone, 'cat'"),
     "a text that is empty": (["cat", "dog", ""], pa.string(), r"split 'train', row 2: has no label in column 'label'"),
 }

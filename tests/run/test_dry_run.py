@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from compress.errors import CompressError
 from compress.models.resnet_cifar import resnet8
@@ -33,6 +34,18 @@ def test_what_can_run_is_accepted_and_nothing_is_written(tmp_path, method):
     """A good recipe passes, whatever its method trains beside the student, and leaves no file behind."""
     check(tmp_path, f"method={method}")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_would_tell_of_its_networks_is_told_by_the_check(tmp_path: Path) -> None:
+    """Which of several weights are taken, of a teacher as of a student, is no secret until the run."""
+    state = resnet8(10, 1).module.state_dict()
+    torch.save({"state_dict": state, "state_dict_ema": state}, tmp_path / "both.pt")
+    given = "{model: resnet_cifar.resnet8, weights: both.pt}"
+    recipe = parse(RECIPE, "recipe.yaml", [f"teacher={given}", f"student={given}"])
+    notes: list[str] = []
+    dry_run.check_with_random_images(recipe, base=tmp_path, runs=tmp_path / "runs", classes=CLASSES, notes=notes)
+    ways = "took the plain weights under 'state_dict'; for the averaged (EMA) ones under 'state_dict_ema', set ema: true"
+    assert notes == [f"{name}: {tmp_path / 'both.pt'}: {ways}" for name in ("teacher", "student")]
 
 
 def test_scales_of_losses_are_told(tmp_path: Path) -> None:

@@ -186,16 +186,6 @@ def test_several_processes_never_make_an_interval_shorter(rounds: list[float], l
     assert series.compute_median_interval([3.0] * len(rounds), made) == pytest.approx((3.0, 3.0))
 
 
-def test_the_interval_over_processes_is_students() -> None:
-    """Of the processes' medians it is SciPy's t interval, in the logarithm."""
-    from scipy.stats import t
-
-    rounds = np.exp(np.random.default_rng(0).normal(0, 0.1, (3, 5)))
-    medians = np.log(np.median(rounds, axis=1))
-    expected = t.interval(0.95, 2, medians.mean(), medians.std(ddof=1) / 3**0.5)
-    assert series.compute_launch_interval(rounds.ravel().tolist(), [5, 5, 5]) == pytest.approx(np.exp(expected))
-
-
 def test_rounds_that_no_process_made_are_refused() -> None:
     """Processes that made another number of rounds than there are give no interval."""
     with pytest.raises(CompressError, match=r"4 rounds above 0 are needed for processes that made \[2, 3\]"):

@@ -7,12 +7,13 @@ import pickle
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress.errors import CompressError, Unreachable
 from compress.models import Network
@@ -473,3 +474,57 @@ def test_weights_for_another_number_of_classes_are_refused_in_these_words(tmp_pa
     save_weights(tmp_path / "w.safetensors", module, metadata={})
     with pytest.raises(CompressError, match="misshapen"):
         load_weights(network(), tmp_path / "w.safetensors")
+
+
+def _prune(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    pruned = {name.replace("linear.weight", "linear.weight_orig"): value for name, value in state.items()}
+    return {**pruned, "linear.weight_mask": torch.ones_like(state["linear.weight"])}
+
+
+def _rename(state: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
+    return {name.replace(old, new): value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        (_prune, "it was pruned: call torch.nn.utils.prune.remove"),
+        (lambda state: _rename(state, "linear.weight", "linear.parametrizations.weight.original"), "remove_parametrizations"),
+        (lambda state: _rename(state, "linear.weight", "linear.weight_g"), "remove_weight_norm"),
+        (
+            lambda state: {name: value for name, value in state.items() if "running" not in name},
+            r"save model.state_dict\(\), which holds the statistics of batch norm",
+        ),
+        (
+            lambda state: {name: value.to(torch.int8) if value.ndim > 1 else value for name, value in state.items()},
+            "it was quantised",
+        ),
+        (lambda state: _rename(state, "linear", "head"), "choose the model it was made for"),
+    ],
+)
+def test_how_weights_were_saved_decides_the_advice(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], advice: str
+) -> None:
+    """Weights of the right network in a form that torch gave them are not called those of another."""
+    torch.save(change(Tiny().state_dict()), tmp_path / "x.pt")
+    with pytest.raises(CompressError, match=f"does not fit Tiny: .*; .*{advice}"):
+        load_weights(Tiny(), tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model.safetensors.index.json", b'{"metadata": {}, "weight_map": {"a": "b"}}', "an index of several files of weights"),
+        ("x.json", b'{"a": 1}', "is JSON and holds no weights"),
+        ("x.npz", None, "is a NumPy archive"),
+    ],
+)
+def test_files_beside_weights_are_named(tmp_path: Path, name: str, content: bytes | None, words: str) -> None:
+    """What lies beside weights is not called damaged or dangerous."""
+    path = tmp_path / name
+    if content is None:
+        np.savez(path, weight=np.zeros(3))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(CompressError, match=words):
+        load_weights(Tiny(), path)

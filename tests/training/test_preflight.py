@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from compress.errors import CompressError
+from compress.methods import Setting, Step
+from compress.methods.supervised import Supervised
 from compress.training import preflight
+from tests.tiny import batch, setting
 
 LABELS = np.repeat(np.arange(4), [40, 20, 20, 20])
 
@@ -54,3 +58,62 @@ def test_a_detector_of_rare_defects_is_useful(defects: int, found: int, alarms: 
     assert accuracy.top1_percent < 100 * (1000 - defects) / 1000 or alarms < defects
     assert accuracy.is_uneven
     assert accuracy.recall_percent[1] == pytest.approx(100 * found / defects)
+
+
+class _Plain(Supervised):
+    """Plain training, as somebody's own method might spoil it."""
+
+    def pick(self, _step: Step) -> Tensor:
+        raise NotImplementedError
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        return {"own": self.pick(step)}
+
+
+class _Misfitting(_Plain):
+    def pick(self, step: Step) -> Tensor:
+        return (step.student.logits - step.batch.images).sum()
+
+
+class _Detached(_Plain):
+    def pick(self, step: Step) -> Tensor:
+        return step.student.logits.detach().sum()
+
+
+class _Several(_Plain):
+    def pick(self, step: Step) -> Tensor:
+        return step.student.logits.sum(dim=1)
+
+
+class _Twice(Supervised):
+    def phases(self) -> dict[str, list[nn.Parameter]]:
+        own = next(iter(super().phases().values()))
+        return {"a": own, "b": own[:1]}
+
+
+class _Moving(Supervised):
+    """Holds a frozen layer that keeps statistics all the same."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.aid = nn.BatchNorm2d(1).requires_grad_(False)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        self.aid.train()(step.batch.images)
+        return super().losses(step)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (_Misfitting, r"stage 'student', phase 'student': the losses do not fit \(images \[16, 1, 8, 8\]\): "),
+        (_Detached, "stage 'student', phase 'student': no loss depends on what it trains"),
+        (_Several, r"stage 'student': term 'own' has shape \[16\]; a term is one number"),
+        (_Twice, r"stage 'student': student\S* is trained twice, in 'a' and 'b'"),
+        (_Moving, "stage 'student': aid.running_mean is frozen, yet one pass changed it"),
+    ],
+)
+def test_a_method_of_ones_own_that_cannot_train_is_told_before(method: type[Supervised], message: str) -> None:
+    """What would end in a traceback, or train nothing, is one message that names stage and phase."""
+    with pytest.raises(CompressError, match=message):
+        preflight.check_structure(method(setting()), batch())

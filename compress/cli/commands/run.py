@@ -74,17 +74,17 @@ def check(terminal: Terminal, *, recipe: Path, overrides: Sequence[str], seeds: 
     notes = check_pictures(loaded, base=recipe.parent, events=terminal.events())
     planned = planned.model_copy(update={"notes": (*notes, *planned.notes, *ask_devices(loaded))})
     from compress.run import dry_run  # loads torch, so only after what needs none was found good
-    from compress.run.weights import list_published_notes
     from compress.tracking import require_trackers
 
     require_trackers(loaded)
 
+    told: list[str] = []
     with terminal.events().task("dry run: networks and methods", total=1) as task:
         estimate = dry_run.check_with_random_images(
-            loaded, base=recipe.parent, runs=runs, classes=planned.classes, plan=planned
+            loaded, base=recipe.parent, runs=runs, classes=planned.classes, plan=planned, notes=told
         )
         task.advance()
-    planned = planned.model_copy(update={"estimate": estimate, "notes": (*planned.notes, *list_published_notes(loaded))})
+    planned = planned.model_copy(update={"estimate": estimate, "notes": (*planned.notes, *told)})
     terminal.write_result(planned, tables.draw_plan(planned))
     terminal.hint(quote("run", recipe, *_repeat_options(overrides, seeds, runs)))
 

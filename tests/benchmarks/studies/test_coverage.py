@@ -76,4 +76,11 @@ def test_three_processes_seldom_call_equal_files_different() -> None:
 def test_the_committed_study_shows_what_processes_are_good_for() -> None:
     """Where processes are independent, the committed results are covered to 93 % or more, within their wobble."""
     study = read(coverage.OUT / "coverage.json", coverage.Study)
-    assert all(each.covered >= 0.93 for each in study.launch_coverage if not each.carried)
+    assert all(each.covered >= 0.95 for each in study.launch_coverage if not each.carried)
+    often = [each for each in study.launch_coverage if each.stable >= coverage.FEWEST_STABLE]
+    stable = {(each.launches, each.rounds, each.carried): 1.0 for each in often}
+    for each in often:
+        kind = each.launches, each.rounds, each.carried
+        stable[kind] = min(stable[kind], each.covered_if_stable or 1.0)
+    assert min(share for (launches, *_), share in stable.items() if launches == 3) >= 0.93
+    assert coverage.find_least_covered(study.launch_coverage) == min(stable.values()) >= 0.90
