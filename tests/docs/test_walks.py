@@ -76,7 +76,7 @@ def test_a_method_of_ones_own(walk: Walk) -> None:
     """The method of the page is found by its entry point, described, and computes its losses on a batch."""
     walk.install("howto/write_a_method.md")
     assert "weight" in walk.follow("howto/write_a_method.md")[0]
-    method = ["--set", "method={name: hard_labels, weight: 0.5}", "--set", "exports=[]"]
+    method = ["--set", "method={name: hard_labels, weight: 0.5}", "--set", "exports=[]", "--set", "data.student_labels=null"]
     assert "hard_labels" in walk.run(["compress", "check", "recipes/digits.yaml", *method], shrunk="shrink fewer")
 
 

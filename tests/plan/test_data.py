@@ -88,6 +88,7 @@ def test_divergences_in_few_steps_are_told() -> None:
     assert "asks for the size" in notes(found, "train.epochs=10", "method={name: dih, preset: paper}", "baselines=[]")
     for method in ("dist", "dih", "fitnet", "{name: kd, preset: standardised}", "supervised", "[kd, fitnet]"):
         assert "asks for the size" not in notes(found, "train.epochs=10", f"method={method}", "baselines=[]")
+    assert "asks for the size" not in notes(found, "train.epochs=10", "method=kd", "data.student_labels=50")
     assert "asks for the size" not in notes(found, "train.epochs=100", "train.batch_size=64", "method=kd")
 
 
