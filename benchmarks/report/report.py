@@ -64,11 +64,10 @@ def _place_legend(
     """Return the signs with their places in pixels, row by row, and where they end."""
     placed, x, y = [], float(left), top
     for name, sign in signs:
-        room = 44 + 6.6 * len(name)
-        if x > left and x + room - 18 > width:
+        if x > left and x + 26 + 5.7 * len(name) > width:
             x, y = float(left), y + 20
         placed.append((f"{x:.0f}", y, name, sign))
-        x += room
+        x += 44 + 6.6 * len(name)
     return placed, y + 30
 
 
