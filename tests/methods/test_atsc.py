@@ -238,12 +238,12 @@ def test_the_bound_on_the_drift_is_where_gradient_descent_turns(momentum: float,
     """Just below the refused weight torch's SGD brings drifted weights home; just above it they fly away."""
     settings = TrainSection(lr=0.05, momentum=momentum, nesterov=nesterov)
 
-    def refused(weight: float) -> bool:
+    def is_refused(weight: float) -> bool:
         return find_drift_problem("method", weight, teachers=teachers, train=settings) is not None
 
     low, high = 0.0, 1e4
     for _ in range(60):
-        low, high = ((low + high) / 2, high) if not refused((low + high) / 2) else (low, (low + high) / 2)
+        low, high = ((low + high) / 2, high) if not is_refused((low + high) / 2) else (low, (low + high) / 2)
     for weight, homecoming in ((0.95 * low, True), (1.05 * high, False)):
         here, there = nn.Parameter(torch.ones(3, 2, dtype=torch.float64)), torch.zeros(3, 2, dtype=torch.float64)
         optimizer = torch.optim.SGD([here], lr=0.05, momentum=momentum, nesterov=nesterov)

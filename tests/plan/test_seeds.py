@@ -128,7 +128,7 @@ def run(runs: Path, tiny_recipe: str, time_once: None) -> Run:
 
 
 @pytest.fixture(scope="module")
-def delivered(runs: Path, tiny_recipe: str, time_once: None) -> Result:
+def answer(runs: Path, tiny_recipe: str, time_once: None) -> Result:
     """What the command answered for `--seeds 2,1` of a recipe with seed 1."""
     (runs / "tiny.yaml").write_text(tiny_recipe, encoding="utf-8")
     done = invoke("run", runs / "tiny.yaml", "--seeds", "2,1", "--runs", runs, "--json", *(f"--set={each}" for each in QUICK))
@@ -142,9 +142,9 @@ def keys(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_seeds_share_data_teacher_and_heads_and_train_their_own_students(delivered: Result, runs: Path) -> None:
+def test_seeds_share_data_teacher_and_heads_and_train_their_own_students(answer: Result, runs: Path) -> None:
     """One teacher, one set of heads and one split serve all seeds; each student and baseline has other weights."""
-    report, folder = Report.model_validate_json(delivered.stdout), runs / "tiny"
+    report, folder = Report.model_validate_json(answer.stdout), runs / "tiny"
     first, second = keys(folder), keys(folder / "seeds" / "1")
     assert set(first) == {"teacher", "heads", "student", "kd"}
     assert set(second) == {"student", "kd"}
@@ -162,9 +162,9 @@ def test_seeds_share_data_teacher_and_heads_and_train_their_own_students(deliver
 
 
 @pytest.mark.slow
-def test_the_first_seed_is_shipped_and_the_report_says_so(delivered: Result, runs: Path) -> None:
+def test_the_first_seed_is_shipped_and_the_report_says_so(answer: Result, runs: Path) -> None:
     """The one JSON document is the report; rows and bundle are of the first seed, and every method stands against another."""
-    report, folder = Report.model_validate_json(delivered.stdout), runs / "tiny"
+    report, folder = Report.model_validate_json(answer.stdout), runs / "tiny"
     own = next(row.accuracy for row in report.variants if row.name == "student-torch-fp32")
     assert report.scores[1].seeds[0].accuracy == own
     assert any("Seed 2, the first, is exported" in note for note in report.notes)
@@ -177,10 +177,10 @@ def test_the_first_seed_is_shipped_and_the_report_says_so(delivered: Result, run
 
 @pytest.mark.slow
 def test_one_seed_of_many_is_the_run_that_there_would_be_without_the_others(
-    delivered: Result, run: Run, runs: Path, tmp_path: Path
+    answer: Result, run: Run, runs: Path, tmp_path: Path
 ) -> None:
     """Rows, gates and stages do not depend on how many seeds follow; all is found again, and folders of no seed disappear."""
-    several = Report.model_validate_json(delivered.stdout)
+    several = Report.model_validate_json(answer.stdout)
     own = shutil.copytree(runs, tmp_path / "runs", symlinks=True)  # other tests read what this one changes
     before = keys(own / "tiny") | {"other": keys(own / "tiny" / "seeds" / "1")["student"]}
     text = io.StringIO()
@@ -243,7 +243,7 @@ def test_every_seed_is_taught_by_the_trained_heads(run: Run, install: Callable[.
 
 @pytest.mark.slow
 def test_an_interrupted_run_continues_with_the_seed_that_it_was_at(
-    delivered: Result, run: Run, runs: Path, tmp_path: Path
+    answer: Result, run: Run, runs: Path, tmp_path: Path
 ) -> None:
     """Stopped in the second seed and started again, it finds what was done and ends with the weights of an undisturbed run."""
     with pytest.raises(Interrupted):

@@ -41,14 +41,14 @@ def open_with(tmp_path: Path, tiny_recipe: str) -> Open:
     """Return `open_with(teacher, ...)`, which plans and opens a run on digits with that teacher."""
 
     @contextmanager
-    def opened(teacher: str, *further: str) -> Iterator[Run]:
+    def open_with(teacher: str, *further: str) -> Iterator[Run]:
         section = f"teacher={{model: resnet_cifar.resnet8, {teacher}}}"
         parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", [section, *further])
         make_plan(parsed, base=tmp_path, runs=tmp_path)
         with open_run(parsed, base=tmp_path, runs=tmp_path, events=Events()) as run:
             yield run
 
-    return opened
+    return open_with
 
 
 def test_a_probe_is_a_cached_stage_and_leaves_all_but_the_classifier(open_with: Open, weights: Path) -> None:
@@ -102,16 +102,16 @@ def test_a_teacher_without_the_classes_teaches_by_its_maps(open_with: Open, weig
             "feed_sequential",
             "{name: dskd, kd_weight: 0, alpha: 0}",
         ):
-            section = recipe.parse(_with_method(run, options), "tiny.yaml").method
+            section = recipe.parse(_write_recipe(run, options), "tiny.yaml").method
             build_method(run, section, [trained.network])
         for options in ("kd", "dist", "dih", "dskd", "simkd", "rkd", "{name: fitnet, kd_weight: 1}"):
-            section = recipe.parse(_with_method(run, options), "tiny.yaml").method
+            section = recipe.parse(_write_recipe(run, options), "tiny.yaml").method
             with pytest.raises(CompressError, match=r"does not know the classes \(classes: none\).*probe: true"):
                 build_method(run, section, [trained.network])
         check_networks(run, next(run.batch_shuffled(run.data.train, run.recipe.train, seed=0).epoch(0)))
 
 
-def _with_method(run: Run, method: str) -> bytes:
+def _write_recipe(run: Run, method: str) -> bytes:
     return (
         "{name: x, data: {source: digits, image_size: 8}, teacher: {model: resnet_cifar.resnet8}, "
         f"student: {{model: resnet_cifar.resnet8}}, method: {method}}}"

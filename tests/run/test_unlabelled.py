@@ -46,13 +46,13 @@ def open_with(tmp_path: Path, tiny_recipe: str) -> Open:
     """Return `open_with(changes...)`, which plans and opens a run on digits."""
 
     @contextmanager
-    def opened(*changes: str, events: Events | None = None) -> Iterator[Run]:
+    def open_changed(*changes: str, events: Events | None = None) -> Iterator[Run]:
         parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", list(changes))
         make_plan(parsed, base=tmp_path, runs=tmp_path)
         with open_run(parsed, base=tmp_path, runs=tmp_path, events=events or Events()) as run:
             yield run
 
-    return opened
+    return open_changed
 
 
 def test_only_students_that_can_are_trained_on_them(open_with: Open, pictures: Path) -> None:

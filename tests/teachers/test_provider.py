@@ -41,7 +41,7 @@ LONG_SECONDS = 300
 METHODS = [name for name in plugins.list_names("methods") if name not in {"supervised", "cwd"}]  # cwd: dense logits alone
 
 
-def finished(
+def train_all(
     method: Method, ask: Callable[[Method], TeacherOutputs | None], settings: TrainSection = SETTINGS
 ) -> dict[str, Tensor]:
     """Train every stage, and return all weights."""
@@ -71,10 +71,10 @@ def test_training_from_the_store_ends_with_the_same_bytes(name: str, tmp_path: P
         assert not asked  # what moves is never kept
         return
     assert asked
-    plain = finished(fresh(name), nobody)
-    assert equal(plain, finished(fresh(name), lambda stage: teachers(stage, tmp_path, EXACT)))
+    plain = train_all(fresh(name), nobody)
+    assert equal(plain, train_all(fresh(name), lambda stage: teachers(stage, tmp_path, EXACT)))
     off = EXACT.model_copy(update={"store": "off"})
-    assert equal(plain, finished(fresh(name), lambda stage: teachers(stage, tmp_path, off)))
+    assert equal(plain, train_all(fresh(name), lambda stage: teachers(stage, tmp_path, off)))
 
 
 @pytest.mark.parametrize("extra", [{"precision": "bf16"}, {"ema_decay": 0.9}, {"optimizer": "adamw"}], ids=str)
@@ -82,8 +82,8 @@ def test_precision_average_and_optimizer_do_not_matter(extra: dict[str, Any], tm
     """Mixed precision, averaged weights and another optimiser: stored and computed runs are bit-equal, heads included."""
     settings = SETTINGS.model_copy(update=extra)
     autocast = loop.DTYPES[settings.precision]
-    plain = finished(fresh("dih"), nobody, settings)
-    stored = finished(fresh("dih"), lambda stage: teachers(stage, tmp_path, autocast=autocast), settings)
+    plain = train_all(fresh("dih"), nobody, settings)
+    stored = train_all(fresh("dih"), lambda stage: teachers(stage, tmp_path, autocast=autocast), settings)
     assert equal(plain, stored)
 
 
@@ -95,8 +95,8 @@ def test_several_teachers_and_several_methods_share_one_store(tmp_path: Path) ->
         where = setting(teachers=2)
         return Combined(where, {name: plugins.load("methods", name)(where) for name in ("dih", "dist")})
 
-    plain = finished(combined(), nobody)
-    assert equal(plain, finished(combined(), lambda stage: teachers(stage, tmp_path)))
+    plain = train_all(combined(), nobody)
+    assert equal(plain, train_all(combined(), lambda stage: teachers(stage, tmp_path)))
     signals = {"logits": 2, "maps": 4, "heads": 4}
     assert len(list((tmp_path / "targets").glob("*/view0000-float32.npy"))) == sum(signals.values())
 
@@ -105,8 +105,8 @@ def test_several_teachers_and_several_methods_share_one_store(tmp_path: Path) ->
 def test_half_precision_changes_the_weights_little(name: str, tmp_path: Path) -> None:
     """Stored in fp16, the student's weights after four epochs are within 1 % of those without a store, and not the same."""
     half = EXACT.model_copy(update={"precision": "fp16"})
-    plain = finished(fresh(name), nobody)
-    stored = finished(fresh(name), lambda stage: teachers(stage, tmp_path, half))
+    plain = train_all(fresh(name), nobody)
+    stored = train_all(fresh(name), lambda stage: teachers(stage, tmp_path, half))
     assert not equal(plain, stored)
     own = [key for key in plain if key.startswith("student.") and plain[key].is_floating_point()]
     ours, theirs = (torch.cat([weights[key].flatten() for key in own]) for weights in (stored, plain))
@@ -144,7 +144,7 @@ def test_the_last_batch_of_a_sweep_is_as_exact_as_the_others(rows: int, tmp_path
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5, 8])
 def test_a_run_that_is_stopped_continues_from_the_store_with_the_same_bytes(tmp_path: Path, stop_after: int) -> None:
     """Stopped in any epoch and continued by new objects: the weights of a run without a stop, and no view is made twice."""
-    plain = finished(fresh("kd"), nobody)
+    plain = train_all(fresh("kd"), nobody)
     counter, sweeps = itertools.count(1), []
     for attempt in range(2):
         method = fresh("kd")
@@ -470,7 +470,7 @@ def test_a_disk_that_is_full_stops_the_run_with_one_message(tmp_path: Path, monk
         with pytest.raises(Unreachable, match=r"cannot be written \(No space left on device\); free space or choose another"):
             loop.fit(method, data(), held_out(), settings=SETTINGS, seed=7, teachers=teachers(method, tmp_path))
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "locks"]
-    assert equal(finished(fresh("kd"), nobody), finished(fresh("kd"), lambda stage: teachers(stage, tmp_path)))
+    assert equal(train_all(fresh("kd"), nobody), train_all(fresh("kd"), lambda stage: teachers(stage, tmp_path)))
 
 
 @pytest.mark.slow

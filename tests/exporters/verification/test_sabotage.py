@@ -56,7 +56,7 @@ def honest(folder: Path) -> File:
     return coloured.export(folder, "rgb", "onnx")
 
 
-def judged(file: File, run: Callable[[Any, Any], Any] | None = None) -> Gate:
+def judge_file(file: File, run: Callable[[Any, Any], Any] | None = None) -> Gate:
     known, run = coloured.data(file.task), run or here(file.path)
     return judge(
         file.path,
@@ -71,10 +71,10 @@ def judged(file: File, run: Callable[[Any, Any], Any] | None = None) -> Gate:
     )
 
 
-def refused(file: File) -> tuple[str, str]:
+def find_refusal(file: File) -> tuple[str, str]:
     """Return who refuses a file (`runtime`, `gate`, `promise`) and what is said; nothing where nobody does."""
     try:
-        verdict = judged(file)
+        verdict = judge_file(file)
     except CompressError as error:
         return "runtime", str(error)
     if verdict.status == "passed":
@@ -106,7 +106,7 @@ def test_no_good_file_is_refused(
     task: Any, name: str, precision: Any, seed: int, takes_pixels: bool, gives_class: bool, folder: Path
 ) -> None:
     """Files of every format and precision, of several networks, plain or with pre- and postprocessing inside, pass."""
-    assert refused(
+    assert find_refusal(
         coloured.export(folder, task, name, precision, seed=seed, takes_pixels=takes_pixels, gives_class=gives_class)
     ) == ("", "")
 
@@ -114,7 +114,7 @@ def test_no_good_file_is_refused(
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_file_is_refused(kind: str, honest: File, tmp_path: Path) -> None:
     """Every damage to a float32 file is noticed by who should, with words that say what is wrong."""
-    stage, said = refused(damage(honest, kind, tmp_path))
+    stage, said = find_refusal(damage(honest, kind, tmp_path))
     assert stage == DAMAGES[kind].stage, said
     assert DAMAGES[kind].said in said
 
@@ -124,7 +124,7 @@ def test_a_damaged_file_is_refused(kind: str, honest: File, tmp_path: Path) -> N
 def test_a_damaged_class_or_score_is_refused(kind: str, precision: Any, folder: Path, tmp_path: Path) -> None:
     """Good logits do not excuse a class that is not theirs, nor a score that is no probability, in int8 files neither."""
     file = coloured.export(folder, "rgb", "onnx", precision, gives_class=True)
-    stage, said = refused(damage(file, kind, tmp_path, SCORED))
+    stage, said = find_refusal(damage(file, kind, tmp_path, SCORED))
     assert stage == SCORED[kind].stage, said
     assert SCORED[kind].said in said
 
@@ -135,7 +135,7 @@ def test_a_damaged_class_or_score_is_refused_on_openvino(kind: str, folder: Path
     file = coloured.export(folder, "rgb", "onnx", gives_class=True)
     openvino, path = quiet.import_openvino(), tmp_path / "damaged.xml"
     openvino.save_model(openvino.convert_model(damage(file, kind, tmp_path, SCORED).path), path, compress_to_fp16=False)
-    stage, said = refused(file._replace(path=path))
+    stage, said = find_refusal(file._replace(path=path))
     assert stage == SCORED[kind].stage, said
     assert SCORED[kind].said in said
 
@@ -144,7 +144,7 @@ def test_a_damaged_class_or_score_is_refused_on_openvino(kind: str, folder: Path
 def test_outputs_are_those_that_are_promised(gives_class: bool, folder: Path) -> None:
     """A file without class and score does not pass for one that has them, nor the other way round."""
     file = coloured.export(folder, "rgb", "onnx", gives_class=not gives_class)
-    said = refused(file._replace(gives_class=gives_class))[1]
+    said = find_refusal(file._replace(gives_class=gives_class))[1]
     if gives_class:
         assert "it gives no output 'class', which postprocess: inside requires" in said
     else:
@@ -164,9 +164,9 @@ def test_a_damaged_int8_file_is_refused(kind: str, folder: Path, tmp_path: Path)
         scale = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("_scale") and len(tensor.dims) == 0)
         scale.CopyFrom(onnx.numpy_helper.from_array(np.array(np.nan, np.float32), scale.name))
         onnx.save(model, tmp_path / "damaged.onnx")
-        assert refused(file._replace(path=tmp_path / "damaged.onnx"))[0] == "gate"
+        assert find_refusal(file._replace(path=tmp_path / "damaged.onnx"))[0] == "gate"
         return
-    assert refused(damage(file, kind, tmp_path))[0]
+    assert find_refusal(damage(file, kind, tmp_path))[0]
 
 
 @pytest.mark.parametrize("name", coloured.EXPORTERS)
@@ -179,7 +179,7 @@ def test_activations_beyond_fp16_are_refused(name: str, tmp_path: Path) -> None:
     exporter = coloured.EXPORTERS[name](precision="fp16")
     path = exporter.name_file(tmp_path, "loud")
     exporter.export(network, torch.zeros(1, 3, coloured.HEIGHT, coloured.WIDTH), path)
-    verdict = judged(File(path, "rgb", 0, "fp16", False))
+    verdict = judge_file(File(path, "rgb", 0, "fp16", False))
     assert verdict.agreement_percent == 100
     assert verdict.status == "failed"
     assert verdict.reason.startswith("fp16 overflow: the output of 0 (Conv")
@@ -193,7 +193,7 @@ def test_a_damaged_openvino_file_is_refused(kind: str, honest: File, tmp_path: P
     """What is wrong is noticed on the other runtime as well."""
     openvino, path = quiet.import_openvino(), tmp_path / "damaged.xml"
     openvino.save_model(openvino.convert_model(damage(honest, kind, tmp_path).path), path, compress_to_fp16=False)
-    assert refused(honest._replace(path=path))[0]
+    assert find_refusal(honest._replace(path=path))[0]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_the_cause_is_named(edit: Any, said: str, honest: File, tmp_path: Path) 
     model = onnx.load(honest.path)
     edit(model)
     onnx.save(model, tmp_path / "damaged.onnx")
-    reason = judged(honest._replace(path=tmp_path / "damaged.onnx")).reason
+    reason = judge_file(honest._replace(path=tmp_path / "damaged.onnx")).reason
     assert said in reason
     assert said.startswith("when") == ("agrees with the network when" in reason)
 
@@ -232,7 +232,7 @@ def test_preprocessing_done_twice_is_named(honest: File, tmp_path: Path) -> None
     model = onnx.load(honest.path)
     normalising(model)
     onnx.save(model, tmp_path / "damaged.onnx")
-    reason = judged(honest._replace(path=tmp_path / "damaged.onnx")).reason
+    reason = judge_file(honest._replace(path=tmp_path / "damaged.onnx")).reason
     assert "it is fed values from 0 to 1, so it normalises by itself" in reason
 
 
@@ -247,7 +247,7 @@ def other_network(folder: Path, *, trained: bool) -> Path:
 @pytest.mark.parametrize("trained", [True, False], ids=["of another seed", "untrained"])
 def test_another_network_is_refused(trained: bool, honest: File, tmp_path: Path) -> None:
     """The file of another network fails, even one that is as good at the task."""
-    assert "a logit differs by" in refused(honest._replace(path=other_network(tmp_path, trained=trained)))[1]
+    assert "a logit differs by" in find_refusal(honest._replace(path=other_network(tmp_path, trained=trained)))[1]
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".bin"])
@@ -259,13 +259,13 @@ def test_a_truncated_file_is_refused(suffix: str, share: float, folder: Path, tm
         shutil.copy(part, tmp_path)
     cut = (tmp_path / file.path.name).with_suffix(suffix)
     cut.write_bytes(cut.read_bytes()[: int(share * cut.stat().st_size)])
-    assert refused(file._replace(path=tmp_path / file.path.name))[0] == "runtime"
+    assert find_refusal(file._replace(path=tmp_path / file.path.name))[0] == "runtime"
 
 
 def test_external_data_is_refused(honest: File, tmp_path: Path) -> None:
     """A file whose weights lie elsewhere is not opened."""
     onnx.save(onnx.load(honest.path), tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
-    assert "external files" in refused(honest._replace(path=tmp_path / "model.onnx"))[1]
+    assert "external files" in find_refusal(honest._replace(path=tmp_path / "model.onnx"))[1]
 
 
 @pytest.mark.parametrize("kind", [
@@ -277,7 +277,7 @@ def test_the_runner_sees_the_same(kind: str, folder: Path, tmp_path: Path) -> No
     bad = damage(coloured.export(folder, "rgb", "onnx", gives_class=kinds is SCORED), kind, tmp_path, kinds)
 
     subject = protocol.Subject("student", bad.path, "onnxruntime", gives_class=bad.gives_class)
-    assert kinds[kind].said in judged(bad, protocol.make_runner(subject)).reason
+    assert kinds[kind].said in judge_file(bad, protocol.make_runner(subject)).reason
 
 
 # ---- bundles
@@ -295,7 +295,7 @@ def bundle(good_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good_bundle, tmp_path / "bundle"))
 
 
-def accepted(folder: Path) -> None:
+def accept_bundle(folder: Path) -> None:
     """Check a bundle and judge its files, as `compress verify` does, here.
 
     Raises:
@@ -373,7 +373,7 @@ MANIFEST: dict[str, tuple[Change, str]] = {
 
 def test_a_good_bundle_is_accepted(bundle: Path) -> None:
     """Nothing is found where nothing is wrong."""
-    accepted(bundle)
+    accept_bundle(bundle)
 
 
 @pytest.mark.parametrize("kind", MANIFEST)
@@ -381,7 +381,7 @@ def test_an_edited_manifest_is_noticed(kind: str, bundle: Path) -> None:
     """A manifest that was changed by accident is found by its checksum before anything else is believed."""
     edit(bundle, MANIFEST[kind][0], reseal=False)
     with pytest.raises(CompressError, match=r"manifest\.json: has sha256"):
-        accepted(bundle)
+        accept_bundle(bundle)
 
 
 @pytest.mark.parametrize("kind", MANIFEST)
@@ -390,7 +390,7 @@ def test_a_manifest_that_was_edited_and_sealed_is_noticed(kind: str, bundle: Pat
     change, said = MANIFEST[kind]
     edit(bundle, change, reseal=True)
     with pytest.raises(CompressError) as caught:
-        accepted(bundle)
+        accept_bundle(bundle)
     assert said in str(caught.value)
     assert str(bundle) in str(caught.value)
 
@@ -399,7 +399,7 @@ def test_a_loosened_gate_is_noticed_only_by_its_checksum(bundle: Path) -> None:
     """Limits are what their writer says, so one who also seals the bundle can loosen them; an accident is noticed."""
     edit(bundle, put("gate.min_agreement", 0.0), reseal=False)
     with pytest.raises(CompressError, match=r"manifest\.json: has sha256"):
-        accepted(bundle)
+        accept_bundle(bundle)
 
 
 def repack(folder: Path, **arrays: Any) -> None:
@@ -417,7 +417,7 @@ def test_shuffled_samples_are_noticed(kind: str, bundle: Path) -> None:
         shuffled = np.roll(file[kind], 1, axis=0)
     repack(bundle, **{kind: shuffled})
     with pytest.raises(CompressError, match=str(bundle)):
-        accepted(bundle)
+        accept_bundle(bundle)
 
 
 def seal(folder: Path, change: Change = lambda _: None) -> None:
@@ -433,7 +433,7 @@ def seal(folder: Path, change: Change = lambda _: None) -> None:
     edit(folder, whole, reseal=True)
 
 
-def self_tested(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> int:
+def run_self_test(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> int:
     """Run the self-test of a bundle and return its exit code."""
     monkeypatch.setattr(predict, "__file__", str(folder / "predict.py"))
     monkeypatch.setattr("sys.argv", ["predict.py", "--self-test", "--file", file])
@@ -443,7 +443,7 @@ def self_tested(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> int
 @pytest.mark.parametrize("file", ["rgb0-fp32.onnx", "rgb0-fp32.xml", "rgb0-int8.onnx", "rgb0-fp32-scores.onnx"])
 def test_a_good_file_passes_its_self_test(file: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule that refuses what follows has nothing against what was handed over."""
-    assert self_tested(bundle, monkeypatch, file) == 0
+    assert run_self_test(bundle, monkeypatch, file) == 0
 
 
 ALL = [("rgb0-fp32.onnx", kind) for kind in DAMAGES] + [("rgb0-fp32-scores.onnx", kind) for kind in SCORED]
@@ -459,8 +459,8 @@ def test_a_file_that_was_exchanged_and_sealed_is_noticed_and_refused_by_its_self
     onnx.save(model, bundle / file)
     seal(bundle)
     with pytest.raises(CompressError, match=file):
-        accepted(bundle)
-    assert self_tested(bundle, monkeypatch, file) in {2, 3}
+        accept_bundle(bundle)
+    assert run_self_test(bundle, monkeypatch, file) in {2, 3}
 
 
 def wreck_scales(model: Any) -> None:
@@ -595,10 +595,10 @@ def test_a_bundle_that_was_damaged_and_sealed_is_noticed_and_refused_by_its_self
     further(bundle)
     seal(bundle, change_manifest)
     with pytest.raises(CompressError) as caught:
-        accepted(bundle)
+        accept_bundle(bundle)
     assert said in str(caught.value)
     if kind != "recorded by the gate left out":  # the samples' own record bounds it there
-        assert self_tested(bundle, monkeypatch, file) in {2, 3}
+        assert run_self_test(bundle, monkeypatch, file) in {2, 3}
 
 
 def test_a_manifest_of_another_bundle_is_noticed(bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -607,7 +607,7 @@ def test_a_manifest_of_another_bundle_is_noticed(bundle: Path, folder: Path, tmp
     shutil.copy(other / "manifest.json", bundle)
     write_checksums(bundle)
     with pytest.raises(CompressError, match=str(bundle)):
-        accepted(bundle)
+        accept_bundle(bundle)
 
 
 def test_how_many_ways_there_are() -> None:
