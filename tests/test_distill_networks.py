@@ -265,3 +265,17 @@ def test_a_network_with_old_weight_norm_is_trained_with_an_average_and_copied_af
         teacher, student, train=loader(), validation=loader(), settings=compress.TrainSection(epochs=1, ema_decay=0.9)
     )
     copy.deepcopy(done.network)
+
+
+def test_a_compiled_teacher_teaches(teacher: nn.Module) -> None:
+    """What `torch.compile` gave is taken for the network inside, whose layers can be watched."""
+    settings = compress.TrainSection(epochs=1)
+    compiled: Any = torch.compile(teacher, backend="eager")
+    compress.distill(compiled, Tiny(2), train=loader(), validation=loader(), settings=settings, events=Events())
+
+
+def test_a_teacher_of_no_classes_is_refused(teacher: nn.Module) -> None:
+    """Logits without a class are none."""
+    empty = Around(teacher, lambda network, images: network(images)[:, :0])
+    with pytest.raises(compress.CompressError, match=r"teacher 0: gives .*\[4, 0\].*; it must give logits|gives 0 classes"):
+        compress.distill(empty, Tiny(2), train=loader(), validation=loader(), settings=QUICK)

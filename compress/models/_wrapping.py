@@ -61,6 +61,8 @@ def wrap_module(
             f"{name}: is a frozen TorchScript module, or holds one, which has no mode that could be set; give it as it was "
             "before torch.jit.freeze, or the Python module"
         )
+    compiled = getattr(module, "_orig_mod", None)
+    module = compiled if isinstance(compiled, nn.Module) else module  # layers of a torch.compile'd one cannot be watched
     given = image.clone()
     seen, output = _watch_pass(module, given, name)
     output = output if logits is None or isinstance(output, Tensor) else logits(output)

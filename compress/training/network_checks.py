@@ -117,7 +117,8 @@ def run_forward(who: str, network: Network, images: Tensor, *, task: Task = CLAS
             f"{who}: cannot take images {list(images.shape)}: {explain_failure(who, network, error, remedy=REMEDY)}"
         ) from error
     dims = task.logit_dims
-    if not isinstance(output, Tensor) or output.dim() != dims or len(output) != len(images) or not output.is_floating_point():
+    usual = isinstance(output, Tensor) and output.dim() == dims and len(output) == len(images) and output.numel() > 0
+    if not isinstance(output, Tensor) or not usual or not output.is_floating_point():
         if isinstance(output, Tensor) and output.dim() != dims and output.dim() in OTHER_TASK:
             raise CompressError(f"{who}: gives {list(output.shape)}; {OTHER_TASK[dims]}")
         whole = isinstance(output, Tensor) and not output.is_floating_point()
