@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import random
 import shutil
 import signal
@@ -17,6 +18,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from benchmarks import figures
+
+# Read by OpenMP when torch is loaded, here and in every process that a test starts: threads that wait otherwise spin, and
+# where another worker of pytest needs their cores a command takes ten times as long. No result depends on it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).parent.parent
 

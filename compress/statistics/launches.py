@@ -21,8 +21,8 @@ from compress.errors import CompressError
 RESEMBLANCES = {0.0: 3.0, 0.95: 2.0}
 """Correlation of a round with the one before it, whichever process made that, to the weight of such models before the rounds
 are seen. The strong one stands for all: where rounds resemble each other less, its interval is too wide and not too short. The
-weights were chosen by `benchmarks.studies.coverage`, on the kinds of rounds that it reports: of three processes of five rounds at
-least 95 % of the stable intervals hold the median, of five processes of three 91 % in the worst kind."""
+weights were chosen by `benchmarks.studies.coverage`, on the kinds of rounds that it reports: of three processes of five rounds
+at least 95 % of the stable intervals hold the median, of five processes of three 91 % in the worst kind."""
 DIFFERENCES = (0.0, 2.0, 8.0)
 """Variance between processes over that of the rounds of one process; all are held for equally likely before."""
 CLIPPED = 3.0

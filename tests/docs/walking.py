@@ -59,6 +59,8 @@ LEFT_OUT = {
     "tensorboard --logdir": "a server; tests/tracking reads what it reads",
     "compress device prepare": "fetches packages: `make emulated`, tests/benchmarks/test_wheels.py",
     "compress verify runs/NAME/bundle --device qemu:aarch64": "`make emulated`",
+    "adb connect": "by hand, once",
+    "compress bench runs/NAME --device adb://": "needs adb and a board; tests/benchmarks/test_adb.py against a real adbd",
     "compress bench student.tflite --device adb://": "tests/benchmarks/test_adb.py and test_native.py",
     "python -m benchmarks.studies.methods": "hours; tests/benchmarks/studies/test_methods.py",
     "compress check recipes/cifar100_resnet8x4.yaml": "needs CIFAR-100; tests/run/test_reproduction.py",
