@@ -88,7 +88,7 @@ def commands(markdown: str) -> Iterator[tuple[int, list[str]]]:
         yield from commands_of(block)
 
 
-def quoted_commands(markdown: str) -> Iterator[tuple[int, list[str]]]:
+def find_quoted_commands(markdown: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line and words of every command that a sentence or a table quotes."""
     text = FENCE.sub(lambda block: "\n" * block[0].count("\n"), markdown)
     for found in re.finditer(

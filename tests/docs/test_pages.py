@@ -18,7 +18,7 @@ from compress import recipe
 from compress.plan.checks import find_recipe_problems
 from tests.docs.walking import LEFT_OUT, is_left_out
 from tests.docs.walking import PAGES as WALKED
-from tests.pages import FENCE, Block, blocks, commands, commands_of, find_problems, list_pages, quoted_commands
+from tests.pages import FENCE, Block, blocks, commands, commands_of, find_problems, find_quoted_commands, list_pages
 
 ROOT = Path(__file__).parents[2]
 PAGES = {str(page.relative_to(ROOT)): page for page in list_pages(ROOT)}
@@ -47,7 +47,7 @@ def test_parser_of_these_tests() -> None:
 def test_commands_exist(page: Path, root: Path) -> None:
     """Every `compress` command and option, `make` target, extra and recipe that a page names is there."""
     text = page.read_text(encoding="utf-8")
-    found = [*commands(text), *quoted_commands(text)]
+    found = [*commands(text), *find_quoted_commands(text)]
     wrong = [f"{page}:{line}: {' '.join(words)}: {problem}" for line, words in found for problem in find_problems(words, root)]
     assert not wrong, "\n".join(wrong)
 

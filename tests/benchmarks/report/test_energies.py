@@ -15,7 +15,7 @@ MEASURED = Energy(
 )  # fmt: skip
 
 
-def with_energy() -> Report:
+def add_energy() -> Report:
     """Return a run whose first file was measured on this machine, and whose second could be measured nowhere."""
     record = sample()
     first, second, *rest = record.variants
@@ -28,7 +28,7 @@ def with_energy() -> Report:
 
 def test_each_device_has_its_own_table_with_sensor_or_reason() -> None:
     """Where energy was not asked for there is no line, and no device stands in the table of another."""
-    own, board = describe_energies(with_energy())
+    own, board = describe_energies(add_energy())
     assert (own.device, board.device) == ("local", "pi")
     assert own.lines[0][1:] == ("1.23 (1.10–1.40)", "4.50 (4.20–4.90)", "2.75", "")
     assert own.lines[1][1:4] == ("–", "–", "–")
@@ -40,7 +40,7 @@ def test_each_device_has_its_own_table_with_sensor_or_reason() -> None:
 
 def test_page_and_markdown_show_it_and_nothing_where_it_was_not_asked_for(tmp_path: Path) -> None:
     """What a board says is text there as everywhere."""
-    report.write(with_energy(), tmp_path)
+    report.write(add_energy(), tmp_path)
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "<h2>Energy of a call</h2>" in page
     assert "/sys/x &lt;b&gt; may be read by root only" in page
