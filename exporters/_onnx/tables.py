@@ -34,6 +34,8 @@ def reuse_tables() -> Iterator[None]:
         if key not in _known:
             _known[key] = build(*options, **named)
         own = copy.copy(_known[key])
+        if not hasattr(own, "functions"):  # as above: a later torch keeps them elsewhere
+            return build(*options, **named)
         own.functions = {target: list(functions) for target, functions in own.functions.items()}
         return own
 
