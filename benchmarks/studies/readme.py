@@ -20,6 +20,7 @@ from benchmarks.studies.methods.plan import HYPOTHESES
 from benchmarks.studies.methods.records import Study
 from benchmarks.studies.methods.report import RESULT as STUDY_RESULT
 from benchmarks.studies.methods.report import compare, judge
+from benchmarks.studies.photographs_table import make_photographs_table
 from benchmarks.studies.support import make_support_table
 from benchmarks.studies.which_method import make_choice_table
 from compress.errors import CompressError
@@ -32,6 +33,7 @@ FEW_LABELS = "digits_three_seeds"
 """The demo over several seeds; folders that go on after this name hold the same where numbers round otherwise."""
 COMPARED = ("digits_all_labels", *STUDY, "cifar10_resnet8_longer")
 """Studies of `docs/concepts/which_method.md`."""
+PHOTOGRAPHS = "photographs"
 INT8 = ROOT / "benchmarks" / "results" / "int8" / RESULT
 DEFAULTS = ROOT / "benchmarks" / "results" / "study_defaults" / STUDY_RESULT
 PICTURES = {"docs/_static/digits.svg": False, "docs/_static/digits_narrow.svg": True}
@@ -70,6 +72,7 @@ def list_pages() -> Mapping[str, Mapping[str, Callable[[], Iterable[str]]]]:
             "demo": lambda: make_demo_table(_read_report("digits")),
             "seeds": make_seeds_sentence,
             "study": lambda: methods_table.make_table({name: _read_report(name) for name in STUDY}),
+            "photographs": lambda: make_photographs_table(_read_report(PHOTOGRAPHS), PHOTOGRAPHS),
             "int8": lambda: make_readme_table(read(INT8, Int8)),
         },
         "docs/concepts/which_method.md": {
