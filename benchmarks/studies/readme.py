@@ -31,9 +31,9 @@ ROOT = Path(__file__).parents[2]
 STUDY = ("cifar10_resnet8", "cifar10_resnet20")
 FEW_LABELS = "digits_three_seeds"
 """The demo over several seeds; folders that go on after this name hold the same where numbers round otherwise."""
-COMPARED = ("digits_all_labels", *STUDY, "cifar10_resnet8_longer")
-"""Studies of `docs/concepts/which_method.md`."""
 PHOTOGRAPHS = "photographs"
+COMPARED = ("digits_all_labels", *STUDY, "cifar10_resnet8_longer", PHOTOGRAPHS)
+"""Studies of `docs/concepts/which_method.md`."""
 INT8 = ROOT / "benchmarks" / "results" / "int8" / RESULT
 DEFAULTS = ROOT / "benchmarks" / "results" / "study_defaults" / STUDY_RESULT
 PICTURES = {"docs/_static/digits.svg": False, "docs/_static/digits_narrow.svg": True}
