@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import os
 import random
@@ -79,11 +80,25 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
         settle()
 
 
+def read_log_settings() -> dict[str, tuple[int, bool, bool]]:
+    """Return what decides whether a test sees the warnings that this project logs, where it is not Python's default."""
+    own = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in {"compress", "exporters", "benchmarks"}]
+    loggers = [logging.root, *map(logging.getLogger, own)]
+    settings = {logger.name: (logger.level, logger.disabled, logger.propagate) for logger in loggers}
+    silenced = {"silenced up to": (logging.root.manager.disable, False, True)}
+    return {name: found for name, found in (settings | silenced).items() if found != (logging.NOTSET, False, True)}
+
+
 @pytest.fixture(autouse=True)
-def seed() -> int:
-    """Let each test see the same numbers alone and in company."""
+def seed() -> Iterator[int]:
+    """Let each test see the same numbers alone and in company, and refuse one that leaves warnings of later ones unheard."""
     settle()
-    return SEED
+    before = read_log_settings()
+    yield SEED
+    after = read_log_settings()
+    logging.root.setLevel(logging.WARNING)
+    logging.disable(logging.NOTSET)
+    assert after == before, "this test changed what is logged in this process"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -118,6 +118,13 @@ def test_ci_runs_what_the_readme_says(root: Path) -> None:
     assert "make test" in (root / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
+def test_the_picture_of_the_architecture_names_what_is_there(root: Path) -> None:
+    """Each step of the picture stands beside a folder of the repository."""
+    named = re.findall(r'<text class="path"[^>]*>([^<]+)</text>', (root / "docs/_static/architecture.svg").read_text())
+    assert len(named) > 10
+    assert [name for name in named if not (root / name).is_dir()] == []
+
+
 def test_the_readme_is_short() -> None:
     """What a stranger reads first is no longer than three screens, and its links lead somewhere."""
     text = PAGES["README.md"].read_text(encoding="utf-8")
