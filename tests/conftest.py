@@ -24,6 +24,9 @@ from benchmarks import figures
 # where another worker of pytest needs their cores a command takes ten times as long. No result depends on it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Tests that import the package by themselves leave no trace of it on the machine of whoever runs them.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -82,7 +85,9 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
 
 def read_log_settings() -> dict[str, tuple[int, bool, bool]]:
     """Return what decides whether a test sees the warnings that this project logs, where it is not Python's default."""
-    own = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in {"compress", "exporters", "benchmarks"}]
+    own = [
+        name for name in logging.root.manager.loggerDict if name.partition(".")[0] in {"compress", "exporters", "benchmarks"}
+    ]
     loggers = [logging.root, *map(logging.getLogger, own)]
     settings = {logger.name: (logger.level, logger.disabled, logger.propagate) for logger in loggers}
     silenced = {"silenced up to": (logging.root.manager.disable, False, True)}

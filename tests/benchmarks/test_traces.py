@@ -48,6 +48,16 @@ with quiet.silence_nncf():
 print(sum(op.get_type_name() == "FakeQuantize" for op in model.get_ops()))
 time.sleep(float(seconds))
 """
+STUDY = """
+import sys, time
+import benchmarks.studies
+import onnxruntime
+
+file, seconds = sys.argv[1:]
+print(onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).get_inputs()[0].name)
+time.sleep(float(seconds))
+"""
+"""What studies do that take a runtime as others do, here and in the processes that they start."""
 
 
 class Traces(NamedTuple):
@@ -100,10 +110,11 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
 
 @pytest.fixture(scope="module")
 def traces(start: Start, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Traces]:
-    """What every runtime that is installed, and NNCF, left; they wait at the same time."""
+    """What every runtime that is installed, NNCF and our studies left; they wait at the same time."""
     images = tmp_path_factory.mktemp("images") / "images.npy"
     np.save(images, tiny.images[:1])
     running = {"nncf": start(QUANTIZE, tiny.subjects["openvino"].path, images, ALIVE_SECONDS)}
+    running["studies"] = start(STUDY, tiny.subjects["onnxruntime"].path, ALIVE_SECONDS)
     for name, subject in tiny.subjects.items():
         plugin = plugins.describe("runtimes", name)
         running[name] = start(RUN, plugin.path, plugin.attribute, subject.path, images, ALIVE_SECONDS)
@@ -111,7 +122,7 @@ def traces(start: Start, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nncf", *plugins.list_names("runtimes")])
+@pytest.mark.parametrize("name", ["nncf", "studies", *plugins.list_names("runtimes")])
 def test_a_runtime_leaves_no_file_and_asks_for_nobody(name: str, traces: dict[str, Traces]) -> None:
     """Whoever runs a file leaves nothing on his disk that he did not ask for, and no vendor hears of it."""
     if name not in traces:
