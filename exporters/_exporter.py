@@ -121,8 +121,13 @@ class Exporter(Protocol):
 class Quantizable(Protocol):
     """A traced network with calibration images, of which several int8 files can be written."""
 
-    layers: tuple[str, ...]
-    """Names of the layers that can be kept in floating point, from input to output."""
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that can be kept in floating point, from input to output, as far as is known."""
+
+    @property
+    def always_float(self) -> tuple[str, ...]:
+        """Names of the layers that stay in floating point in every file, as far as the files so far have shown."""
 
     def write(self, path: Path, quantization: Quantization) -> None:
         """Write the int8 file, whole or not at all.

@@ -72,6 +72,11 @@ class GivenBackend:
         """Names of the layers that can stay in floating point, from input to output."""
         return self._quantizable.layers
 
+    @property
+    def always_float(self) -> tuple[str, ...]:
+        """Names of the layers that stay in floating point in every file, as far as the files so far have shown."""
+        return self._quantizable.always_float
+
     def write(self, folder: Path, quantization: Quantization) -> Path:
         """Write the int8 file into a folder and return its path.
 

@@ -29,6 +29,10 @@ class QuantizationBackend(Protocol):
         """Names of the layers that can stay in floating point, from input to output."""
 
     @property
+    def always_float(self) -> tuple[str, ...]:
+        """Names of the layers that stay in floating point in every file, as far as the files so far have shown."""
+
+    @property
     def labels(self) -> Labels:
         """Labels of the validation images, [N, ...]."""
 

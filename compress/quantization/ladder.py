@@ -239,11 +239,14 @@ class LadderSearch(Generic[B]):
             task.advance()
             gate, accuracy = judge_file(backend, path)
             task.advance()
+        if always := backend.always_float:
+            detail += f"; {', '.join(always[:3])}{' …' if len(always) > 3 else ''} in float, as the format leaves them"
         record = Rung(
             rung=rung, detail=detail, status=gate.status, reason=gate.reason, validation=accuracy,
             agreement_percent=gate.agreement_percent,
             drop_points=gate.drop_points if gate.top1_drop_points is None else gate.top1_drop_points,
-            size_bytes=backend.count_bytes(path), seconds=self._clock() - begun, float_layers=quantization.keep,
+            size_bytes=backend.count_bytes(path), seconds=self._clock() - begun,
+            float_layers=(*quantization.keep, *backend.always_float),
         )  # fmt: skip
         self._record(record)
         self._candidates[number] = Candidate(record, gate, quantization, backend, path)

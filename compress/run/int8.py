@@ -186,6 +186,11 @@ class RunBackend:
         return self._quantizable.layers
 
     @property
+    def always_float(self) -> tuple[str, ...]:
+        """Names of the layers that stay in floating point in every file, as far as the files so far have shown."""
+        return self._quantizable.always_float
+
+    @property
     def labels(self) -> Labels:
         """Labels of the validation images, [N, ...]."""
         return self._run.validation_labels

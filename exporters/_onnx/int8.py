@@ -81,6 +81,7 @@ class QuantizableOnnx:
         ends = _find_last_layers(self._model) if len(self._model.graph.output) > 1 else set()
         self._ends = {name for name, layer in self._layers.items() if ends.issuperset(layer.nodes)}
         self.layers = tuple(name for name in self._layers if name not in self._ends)
+        self.always_float = tuple(name for name in self._layers if name in self._ends)
         self._images, self._where, self._save = np.ascontiguousarray(images, np.float32), where, save
         self._ranges: dict[str, dict[str, Range]] = {}
         self._means: dict[str, NDArray[np.float64]] = {}

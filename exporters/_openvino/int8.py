@@ -90,10 +90,20 @@ class QuantizableOpenvino:
         gives_class: bool = False,
     ) -> None:
         self._ends = find_last_layers(model, layers) if len(model.outputs) > 1 else frozenset()  # a detector's stay in float
-        self.layers = tuple(layer.name for layer in layers if layer.name not in self._ends)
+        self._left: set[str] = set()
         self._model, self._layers, self._images = model, layers, images
         self._batch_size, self._pixels, self._gives_class = batch_size, pixels, gives_class
         self._attention = has_attention(model)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that can be kept in floating point."""
+        return tuple(layer.name for layer in self._layers if layer.name not in self._ends | self._left)
+
+    @property
+    def always_float(self) -> tuple[str, ...]:
+        """Names of the layers that are in floating point in every file: a detector's last, and those that NNCF leaves so."""
+        return tuple(layer.name for layer in self._layers if layer.name in self._ends | self._left)
 
     def write(self, path: Path, quantization: Quantization) -> None:
         """Write the int8 file; see the contract in `_exporter.py`.
@@ -103,7 +113,7 @@ class QuantizableOpenvino:
             Unreachable: As in the contract.
         """
         self._check(quantization)
-        keep = self._ends | frozenset(quantization.keep)
+        keep = self._ends | self._left | frozenset(quantization.keep)
         model = self._quantize(quantization, find_float_nodes(self._model, self._layers, keep), path)
         if self._batch_size is not None:
             model.reshape([self._batch_size, *self._images.shape[1:]])
@@ -148,18 +158,25 @@ class QuantizableOpenvino:
             ) from error
 
     def _check_stored(self, stored: Any, keep: frozenset[str], path: Path) -> None:
-        """Refuse a file in which a layer is not stored in int8, or in float32 where `keep` names it."""
+        """Refuse a file with a layer in float32 or int8 that should be otherwise, and learn which ones NNCF leaves in float32.
+
+        NNCF knows patterns that it never quantizes, such as some forms of squeeze and excitation.
+        """
         kinds = {
             node.get_friendly_name(): weight.get_element_type().get_type_name() for node, weight in find_weighted_nodes(stored)
         }
+        left: set[str] = set()
         for layer in self._layers:
             wanted = {"f32"} if layer.name in keep else {"i8", "u8"}
             found = {kinds.get(node, "no constant") for node in layer.nodes}
-            if not found <= wanted:
+            if layer.name not in keep and found == {"f32"}:
+                left.add(layer.name)
+            elif not found <= wanted:
                 shown, expected = ", ".join(sorted(found - wanted)), " or ".join(sorted(wanted))
-                raise CompressError(
-                    f"{path}: the weights of layer {layer.name!r} were stored as {shown}, not {expected}; keep that layer"
-                )
+                raise CompressError(f"{path}: the weights of layer {layer.name!r} were stored as {shown}, not {expected}")
+        if left and len(keep | left) == len(self._layers):
+            raise CompressError(f"{path}: NNCF leaves every layer in float32, {min(left)!r} too; use precision: fp16")
+        self._left |= left
 
 
 def _build_parameters(nncf: Any, estimation: _Estimation, *, saturation_fix: bool) -> Any:

@@ -202,6 +202,11 @@ class QuantizablePt2e:
         """The convolutions and linear layers, by the names of the user's modules."""
         return tuple(dict.fromkeys(self.traced.layers.values()))
 
+    @property
+    def always_float(self) -> tuple[str, ...]:
+        """None: every one of them can be quantized."""
+        return ()
+
     def write(self, path: Path, quantization: Quantization) -> None:
         """Write the int8 file; see the contract in `_exporter.py`.
 

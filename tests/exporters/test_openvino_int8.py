@@ -305,6 +305,43 @@ def test_layer_that_was_not_quantized_is_noticed(calibrated, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Excited(nn.Module):
+    """Squeezes and excites its channels as EfficientNet and RegNetY do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(1, 8, 3), nn.Linear(8, 10)
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+
+    def forward(self, images):
+        maps = self.stem(images).relu()
+        shares = self.excite(self.squeeze(maps.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return self.last((maps * shares).mean((2, 3)))
+
+
+def test_layers_that_nncf_never_quantizes_stay_in_float_and_are_named(tmp_path):
+    """Squeeze and excitation is left in float32 by NNCF: known after the first file, stored so in all, and nothing else is."""
+    torch.manual_seed(0)
+    quantizable = Openvino(precision="int8").prepare_int8(Excited().eval(), EXAMPLE, IMAGES[:8])
+    assert quantizable.always_float == ()
+    for name in "ab":
+        quantizable.write(tmp_path / f"{name}.xml", Quantization())
+        assert quantizable.layers == ("stem", "last")
+        assert quantizable.always_float == ("squeeze", "excite")
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
+    assert sorted(str(weight.dtype) for weight in stored(tmp_path / "a.xml").values()) == ["float32", "float32", "int8", "int8"]
+
+
+def test_a_network_that_nncf_leaves_as_it_is_is_refused(tmp_path):
+    """A file called int8 with no layer in int8 is none."""
+    network = Excited().eval()
+    network.stem, network.last = nn.Identity(), nn.Identity()
+    network.squeeze, network.excite = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 1)
+    with pytest.raises(CompressError, match="NNCF leaves every layer in float32, 'excite' too; use precision: fp16"):
+        Openvino(precision="int8").prepare_int8(network, EXAMPLE, IMAGES[:8]).write(tmp_path / "m.xml", Quantization())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_int8_is_not_exported_without_images(network, tmp_path):
     """And float precisions are not quantized."""
     with pytest.raises(CompressError, match="int8 needs images to estimate ranges"):

@@ -37,6 +37,7 @@ class Pretended:
 
     def __init__(self, harm: Harm, layers: Sequence[str] = LAYERS, *, gate: GateSection = GATE) -> None:
         self.layers, self.harm, self.gate = tuple(layers), harm, gate
+        self.always_float: tuple[str, ...] = ()
         self.labels: NDArray[np.int64] = np.arange(IMAGES) % CLASSES
         self.reference: NDArray[np.float32] = 5 * np.eye(CLASSES, dtype=np.float32)[self.labels]
         self.written: list[Quantization] = []
@@ -163,6 +164,17 @@ def test_with_the_spare_bit_all_statistics_get_another_chance(tmp_path: Path) ->
     ]
     assert end.chosen.quantization == Quantization(saturation_fix=True)
     assert end.ladder.chosen is not None
+
+
+def test_layers_that_a_format_leaves_in_float_are_in_the_record(tmp_path: Path) -> None:
+    """What stays in floating point though nobody asked for it is named beside the rung, and is no layer to keep."""
+    network = Pretended(damaged())
+    network.always_float = ("squeeze", "excite")
+    end = search(network, tmp_path)
+    (rung,) = end.ladder.rungs
+    assert rung.float_layers == ("squeeze", "excite")
+    assert rung.detail.endswith("; squeeze, excite in float, as the format leaves them")
+    assert end.chosen.quantization == Quantization()
 
 
 @pytest.mark.parametrize("worst", [("conv3",), ("conv3", "conv9"), ("conv0", "conv7", "conv15"), tuple(LAYERS[4:9])])

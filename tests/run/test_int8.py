@@ -268,6 +268,7 @@ def test_a_real_network_is_simulated_where_its_format_can(slow: bool) -> None:
 
     class Quick:
         layers = ("conv",)
+        always_float = ()
 
         def write(self, path: Path, quantization: Quantization) -> None:
             raise AssertionError(f"{path}: nothing is written to simulate {quantization}")

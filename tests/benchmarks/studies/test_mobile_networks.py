@@ -15,18 +15,19 @@ def test_a_network_is_examined_without_its_files(monkeypatch):
 
 def test_what_is_refused_is_a_row_with_the_reason(monkeypatch):
     """A format that cannot hold a network does not end the study."""
-    monkeypatch.setattr(mobile_networks, "FILES", {"onnx": "student.xyz", "openvino": "student.xml"})
-    monkeypatch.setattr(mobile_networks, "_run_openvino", lambda _path, images: images[:, 0, 0, :10] * 0)
-    monkeypatch.setattr(mobile_networks.exporters, "export", _refuse_other_endings)
+    monkeypatch.setattr(mobile_networks, "FILES", {"onnx": ("bad.onnx", "fp32"), "torch": ("student.pt2", "fp32")})
+    monkeypatch.setattr(mobile_networks, "_run_torch", lambda _path, images: images[:, 0, 0, :10] * 0)
+    monkeypatch.setattr(mobile_networks.exporters, "export", _refuse_onnx)
     row = mobile_networks.examine("torchvision.mobilenet_v2", {"width": 0.25})
-    assert row["onnx"].startswith("refused: student.xyz")
-    table = mobile_networks.render({"small": {**row, "openvino": "1"}})
+    assert row["onnx"].startswith("refused: bad.onnx")
+    assert row["torch"] != row["onnx"]
+    table = mobile_networks.render({"small": dict.fromkeys(mobile_networks.COLUMNS, "1") | row})
     assert table.count("| small |") == 1
-    assert "refused: student.xyz" in table
+    assert "refused: bad.onnx" in table
 
 
-def _refuse_other_endings(_network, _image, path, **_options):
+def _refuse_onnx(_network, _image, path, **_options):
     from compress.errors import CompressError
 
-    if path.suffix == ".xyz":
-        raise CompressError(f"{path.name}: ends otherwise\nand more")
+    if path.suffix == ".onnx":
+        raise CompressError(f"{path.name}: cannot hold it\nand more")
