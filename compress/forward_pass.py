@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from compress.text import shorten
+
 FORWARD_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a forward pass of foreign code raises where it does not fit its input."""
 
@@ -251,7 +253,7 @@ def describe_output(output: object) -> str:
 
 def read_reason(error: BaseException) -> str:
     """Return the first line of an error, with its type where the text alone says little."""
-    first = (str(error).strip().splitlines() or [""])[0]
+    first = shorten((str(error).strip().splitlines() or [""])[0])
     return first if isinstance(error, RuntimeError | ValueError) and first else f"{type(error).__name__}: {first}".rstrip(": ")
 
 

@@ -23,6 +23,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from compress.errors import CompressError, Unreachable
+from compress.text import shorten
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -66,6 +68,9 @@ ANY_VALUE = "Any"
 
 REQUIRED = object()
 """Marks an option without a default."""
+
+_LOADED_OTHERS: set[str] = set()
+"""Packages and modules of others from which plug-ins were loaded into this process, by their names on top."""
 
 CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "num_labels", "class_count")
 CHANNELS = ("channels", "in_channels", "in_chans", "input_channels", "num_channels", "n_channels", "in_ch")
@@ -128,6 +133,8 @@ def load(kind: Kind, name: str) -> Any:
         Unreachable: A package that the plug-in needs is not installed.
     """
     plugin = describe(kind, name)
+    if plugin.origin != "ours":
+        _LOADED_OTHERS.add(plugin.module.partition(".")[0])
     try:
         return getattr(importlib.import_module(plugin.module), plugin.attribute)
     except ModuleNotFoundError as error:
@@ -138,14 +145,27 @@ def load(kind: Kind, name: str) -> Any:
         raise CompressError(f"{kind}/{name}: {plugin.path} cannot be imported: {describe_failure(error)}; mend it") from error
 
 
+def list_loaded_others() -> list[str]:
+    """Return the packages and modules of others whose code was loaded as plug-ins, by their names on top."""
+    return sorted(_LOADED_OTHERS)
+
+
 def describe_failure(error: BaseException) -> str:
     """Return kind, message and place of an error that the code of others raised."""
-    message = str(error).partition("\n")[0] or "no message"
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
-    return f"{type(error).__name__}: {message}{place}"
+    return f"{describe_error(error)}{place}"
+
+
+def describe_error(error: BaseException) -> str:
+    """Return kind and first line of an exception, also of one that has no text, or whose text cannot be made."""
+    if isinstance(error, SystemExit):
+        return f"it ends the program with sys.exit({'' if error.code is None else shorten(repr(error.code))})"
+    said = traceback.format_exception_only(type(error), error)[-1 if isinstance(error, SyntaxError) else 0]
+    kind, _, message = said.strip().partition("\n")[0].partition(": ")
+    return f"{kind.rpartition('.')[2]}: {shorten(message) or 'no message'}"
 
 
 def suggest_name(name: str, known: Mapping[str, object] | list[str]) -> str:

@@ -21,6 +21,11 @@ def escape_commands_in_json(text: str) -> str:
     return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def shorten(text: str, longest: int = 500) -> str:
+    """Return text with no more than so many characters, and a mark where some were left out."""
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
 def quantify(number: float, noun: str, plural: str | None = None) -> str:
     """Return `1 epoch`, `3 epochs`, `0.5 points`.
 

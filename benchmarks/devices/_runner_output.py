@@ -22,6 +22,21 @@ _OLDER = {
     r"from unsupported opset: (opset\d+)": "OpenVINO's {}, which the runtime does not know",
 }
 """Words by which ONNX Runtime and OpenVINO say that they are older than a file, and what it needs."""
+_UNKNOWN = (
+    r"(?P<domain>[\w.-]*):(?P<operator>\w+)\(-?\d+\) is not a registered function/op",
+    r"No Op registered for (?P<operator>\w+) with domain_version of \d+",
+    r'In Node, \("[^"]*", (?P<operator>\w+), "(?P<domain>[^"]*)".*No opset import for domain',
+    r"Cannot create (?P<operator>\w+) layer .*from unsupported opset: (?P<domain>(?!opset\d)\S+)",
+)
+"""Words by which they say that they know no such operator, and which it is."""
+_OF_RUNTIME = (
+    r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ",
+    r"^Load model from .*? failed: ?",
+    r"\S*/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z\w])",
+    r"^This is an invalid model\. ",
+    r"^(Exception from|Check '[^']*' failed at) \S+:\d+: ?",
+)
+"""What they put around the words that matter: codes, copies in temporary folders, places in their source."""
 
 
 @dataclass
@@ -78,9 +93,11 @@ class RunnerOutput:
         text = " ".join(told["error"].split())
         if older := explain_older(text):
             return Unreachable(f"{where}: {older}")
+        if unknown := explain_unknown_operator(text):
+            return CompressError(f"{where}: {unknown}")
         if self.is_full():
             return Unwritable(f"{where}: the temporary folder is full ({text}); free space, or set TMPDIR to another folder")
-        return CompressError(f"{where}: {text}")
+        return CompressError(f"{where}: {take_out_reason(text)}")
 
     def is_full(self) -> bool:
         """Return whether the runner ended because its disk was full."""
@@ -105,3 +122,23 @@ def explain_older(text: str) -> str:
             remedy = "export it for an older opset, or give it a newer runtime, for which a board may need a newer Python"
             return f"needs {needs.format(*found.groups())}; {remedy}"
     return ""
+
+
+def explain_unknown_operator(text: str) -> str:
+    """Return which operator of a file a runtime does not know, and what to do; empty where its words say nothing of that."""
+    for pattern in _UNKNOWN:
+        if found := re.search(pattern, text):
+            domain = found.groupdict().get("domain")
+            whose = f" of {domain!r}, whose operators come with a library or a runtime of their own" if domain else ""
+            return (
+                f"holds the operator {found['operator']!r}{whose}, which this runtime does not know; export it with standard "
+                "operators alone, or without the part that needs it"
+            )
+    return ""
+
+
+def take_out_reason(text: str) -> str:
+    """Return the words of a runtime without codes, folders and places in its source around them."""
+    for pattern in _OF_RUNTIME:
+        text = re.sub(pattern, "", text)
+    return text

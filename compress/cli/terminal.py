@@ -1,6 +1,7 @@
 """Write results to stdout and all else to stderr; end with one message and exit code per error.
 
 Expected errors (`CompressError`, a disk or folder that refuses, a package that is missing) end in their message and exit code.
+What the code of others raises that a recipe names is an expected error too, with that code's own traceback before the message.
 Ctrl-C is 130. Whoever closes the pipe that we write to (`compress list methods | head -1`) ends us with 141, as it ends every
 other program. With `--json` an error is `{"error": ..., "exit_code": ...}` on stdout unless the results are already there, and
 its message stays on stderr. What is left is our bug: its traceback, then a line that says so.
@@ -153,10 +154,12 @@ class Program(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
+        from compress.cli.foreign_code import explain_failures, find_lines
+
         terminal: Terminal = ctx.obj
         try:
             check_siblings()
-            with treat_sigterm_as_interrupt():
+            with treat_sigterm_as_interrupt(), explain_failures():
                 result = super().invoke(ctx)
             sys.stdout.flush()
         except click.ClickException as error:
@@ -166,6 +169,8 @@ class Program(click.Group):
             click.echo(escape_commands(shown.getvalue()), err=True, nl=False)
             ctx.exit(error.exit_code)
         except CompressError as error:
+            if lines := find_lines(error):
+                terminal.warn(lines)
             ctx.exit(terminal.refuse(str(error), error.exit_code))
         except KeyboardInterrupt:
             ctx.exit(
@@ -240,9 +245,13 @@ def _dump(result: object) -> str:
 
 def report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print an unexpected error, and whose fault it is; takes the place of `sys.excepthook`."""
+    from compress.cli.foreign_code import find_failure
+
     traceback.print_exception(kind, error, trace)
+    caller = find_failure(error.with_traceback(trace))
+    or_theirs = f", or in how {caller.name} calls it" if caller is not None else ""
     Terminal(as_json="--json" in sys.argv).refuse(
-        f"this is a bug in compress ({kind.__name__}); please report the lines above", 1
+        f"this is a bug in compress{or_theirs} ({kind.__name__}); please report the lines above", 1
     )
 
 

@@ -112,7 +112,15 @@ def writable(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in REFUSALS and not (error.errno == errno.ENOENT and _nothing_can_be_made(path)):
             raise
-        raise Unwritable(explain_refusal(path, error)) from error
+        raise Unwritable(explain_refusal(_find_refused(path, error), error)) from error
+
+
+def _find_refused(path: Path, error: OSError) -> Path:
+    """Return what a file system refuses to write: the path, unless the error names a file that lies elsewhere."""
+    if not isinstance(error.filename, str | Path):
+        return path
+    named = Path(error.filename)
+    return path if named.absolute().is_relative_to(path.parent.absolute()) else named
 
 
 def _nothing_can_be_made(path: Path) -> bool:
