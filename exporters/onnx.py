@@ -49,10 +49,10 @@ from exporters._onnx.graph import (
     write_metadata,
 )
 from exporters._onnx.int8 import STATISTICS, QuantizableOnnx
-from exporters._onnx.reuse import find_or_convert
+from exporters._onnx.reuse import find_or_convert, find_or_trace
 from exporters._onnx.tables import reuse_tables
 from exporters._torch.calibration_images import check_images
-from exporters._torch.trace import list_tensors, trace
+from exporters._torch.trace import list_tensors
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -186,7 +186,7 @@ class Onnx:
         if size_bytes > MAX_BYTES:
             size = f"{size_bytes / 1e9:.1f} GB"
             raise CompressError(f"export of {name}: {size} of weights exceed the 2 GB of one ONNX file; use a smaller network")
-        model = self._translate(trace(module, example, batch=self.batch_size), name)
+        model = self._translate(find_or_trace(module, example, batch=self.batch_size), name)
         self._finish(model)
         restore_names(model, {key: tensor.detach().float().numpy(force=True) for key, tensor in list_tensors(module)})
         restore_pools(model)

@@ -16,7 +16,7 @@ from compress.records import Precision
 from compress.system import quiet
 from compress.system.files import write_whole
 from exporters._exporter import About, check_option
-from exporters._torch.trace import trace
+from exporters._onnx.reuse import find_or_trace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Torch:
 
         # through memory: an archive that is written by name repeats that name inside, here a random temporary one
         archive = io.BytesIO()
-        program = trace(module, example)
+        program = find_or_trace(module, example)
         with quiet.silence_tracer():
             torch.export.save(program, archive)
         with write_whole(path) as temporary:

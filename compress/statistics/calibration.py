@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
 Logits = NDArray[np.floating]
 
@@ -19,6 +17,8 @@ BINS = 15
 
 def compute_cross_entropy(logits: Logits, labels: NDArray[np.int64]) -> float:
     """Return the mean negative log-likelihood of the labels [N] by logits [N, K], in nats."""
+    from scipy.special import log_softmax
+
     logarithms = log_softmax(logits.astype(np.float64), axis=1)
     return float(-logarithms[np.arange(len(labels)), labels].mean())
 
@@ -32,6 +32,8 @@ def compute_calibration_error(logits: Logits, labels: NDArray[np.int64], *, bins
     Source:
         Guo et al., 1706.04599, equation 3.
     """
+    from scipy.special import softmax
+
     shares = softmax(logits.astype(np.float64), axis=1)
     score, right = shares.max(axis=1), shares.argmax(axis=1) == labels
     place = np.clip(np.ceil(score * bins).astype(np.int64) - 1, 0, bins - 1)
@@ -49,6 +51,9 @@ def fit_temperature(logits: Logits, labels: NDArray[np.int64]) -> float:
     Source:
         Guo et al., 1706.04599, section 4.2; the further image is ours.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
     widened, doubt = logits.astype(np.float64), 1 / (len(labels) + 1)
 
     def compute_cautious(power: float) -> float:

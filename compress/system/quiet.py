@@ -76,16 +76,24 @@ def silence_root_logger() -> Iterator[None]:
 
 @contextmanager
 def silence_tracer() -> Iterator[None]:
-    """Silence torch's tracer and converter: log lines, one warning of their own, graphs printed on failure."""
+    """Silence torch's tracer and converter: log lines, one warning of their own, graphs printed on failure.
+
+    Nor does the tracer then write down for each of its nodes, of which most are thrown away, which lines of Python led to it:
+    nobody reads that, and it took a third of the time of an export.
+    """
+    import torch.fx.config as tracing
+
     logger = logging.getLogger("torch")
-    level = logger.level
+    level, records_no_lines = logger.level, getattr(tracing, "do_not_emit_stack_traces", False)
     logger.setLevel(logging.CRITICAL)
+    tracing.do_not_emit_stack_traces = True  # a torch that does not know it sees nothing of it
     try:
         with warnings.catch_warnings(), redirect_stderr(StringIO()):
             # torch 2.13 meets its own deprecation when it copies a program
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
             yield
     finally:
+        tracing.do_not_emit_stack_traces = records_no_lines
         logger.setLevel(level)
 
 

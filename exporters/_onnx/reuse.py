@@ -1,8 +1,9 @@
-"""Reuse of the ONNX graph of a network, from which most formats start, for several files of the same network.
+"""Reuse of what exports make of a network on the way, for several files of the same network.
 
-Translating a network into ONNX takes most of the time of its export, and gives the same graph for every precision and for every
-format that is made of ONNX. Within `reuse_graphs()` it is made once for each opset and batch. The graphs of one network are
-kept, the last that was exported; its weights are compared, but not its code, so nobody may change the code in the meantime.
+Tracing a network and translating it into ONNX takes most of the time of its export, and gives the same for every precision and
+for every format that is made of it. Within `reuse_graphs()` a network is traced once for each batch, and translated once for
+each opset and batch. What is made of one network is kept, the last that was exported; its weights are compared, but not its
+code, so nobody may change the code in the meantime.
 """
 
 from __future__ import annotations
@@ -12,22 +13,35 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from exporters._torch.trace import list_tensors
+from exporters._torch.trace import list_tensors, trace
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from torch import nn
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+Made = TypeVar("Made")
 
 
 @dataclass
 class _Kept:
-    """The serialised graphs of one network."""
+    """What was made of one network: its programs, and its graphs, serialised."""
 
     module: nn.Module | None = None
     weights: str = ""
-    graphs: dict[Hashable, bytes] = field(default_factory=dict)
+    made: dict[Hashable, Any] = field(default_factory=dict)
+
+    def find_or_make(self, module: nn.Module, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what was made of a network under a key, or make it; what was made of another network is forgotten."""
+        weights = _hash_weights(module)
+        if self.module is not module or self.weights != weights:
+            self.module, self.weights, self.made = module, weights, {}
+        if key not in self.made:
+            self.made[key] = make()
+        found: Made = self.made[key]
+        return found
 
 
 _kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
@@ -35,12 +49,30 @@ _kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 
 @contextmanager
 def reuse_graphs() -> Iterator[None]:
-    """Translate each network once for all its files that are exported within this context."""
+    """Trace and translate each network once for all its files that are exported within this context."""
     before = _kept.set(_Kept())
     try:
         yield
     finally:
         _kept.reset(before)
+
+
+def find_or_trace(module: nn.Module, example: Tensor, *, batch: int | None = None) -> ExportedProgram:
+    """Return the program of a network, kept from an earlier export or traced; nobody may change it.
+
+    Args:
+        module: Maps images [batch, channels, height, width] to logits [batch, classes]; left as it was.
+        example: One image, [1, channels, height, width]; only its shape is used.
+        batch: Images in every call; `None` leaves it dynamic.
+
+    Raises:
+        CompressError: As `trace` does.
+    """
+    kept = _kept.get()
+    if kept is None:
+        return trace(module, example, batch=batch)
+    key = ("program", batch, tuple(example.shape))
+    return kept.find_or_make(module, key, lambda: trace(module, example, batch=batch))
 
 
 def find_or_convert(module: nn.Module, options: Hashable, convert: Callable[[], ModelProto]) -> ModelProto:
@@ -54,16 +86,13 @@ def find_or_convert(module: nn.Module, options: Hashable, convert: Callable[[], 
     kept = _kept.get()
     if kept is None:
         return convert()
-    if kept.module is module and options in kept.graphs and kept.weights == _hash_weights(module):
-        from onnx import ModelProto
+    from onnx import ModelProto
 
-        return ModelProto.FromString(kept.graphs[options])
-    model = convert()
-    weights = _hash_weights(module)
-    if kept.module is not module or kept.weights != weights:
-        kept.module, kept.weights, kept.graphs = module, weights, {}
-    kept.graphs[options] = model.SerializeToString(deterministic=True)
-    return model
+    def make() -> bytes:
+        content: bytes = convert().SerializeToString(deterministic=True)
+        return content
+
+    return ModelProto.FromString(kept.find_or_make(module, ("graph", options), make))
 
 
 def _hash_weights(module: nn.Module) -> str:

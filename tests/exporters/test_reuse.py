@@ -35,11 +35,14 @@ class Small(nn.Module):
 
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
-WANTED = [("onnx", "fp32", "a.onnx"), ("onnx", "fp16", "b.onnx"), ("openvino", "fp32", "c.xml"), ("openvino", "fp16", "d.xml")]
+WANTED = [
+    ("torch", "fp32", "before.pt2"), ("onnx", "fp32", "a.onnx"), ("onnx", "fp16", "b.onnx"), ("openvino", "fp32", "c.xml"),
+    ("openvino", "fp16", "d.xml"), ("torch", "fp32", "after.pt2"),
+]  # fmt: skip
 
 
 def write(network: nn.Module, folder: Path) -> dict[str, bytes]:
-    """Write the network in four ways and return the content of every file."""
+    """Write the network in every way and return the content of every file."""
     folder.mkdir()
     for name, precision, file in WANTED:
         exporters.export(network, EXAMPLE, folder / file, format=name, options={"precision": precision})
@@ -48,7 +51,7 @@ def write(network: nn.Module, folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_files_are_the_same_and_translated_once(tmp_path: Path) -> None:
-    """Within the context four files take one translation; the bytes are those of four exports without it."""
+    """Within the context six files take one translation; the bytes are those of six exports without it."""
     network = Small().eval()
     alone = write(network, tmp_path / "alone")
     passes = len(network.passes)
