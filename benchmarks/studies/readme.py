@@ -20,7 +20,7 @@ from benchmarks.studies.methods.plan import HYPOTHESES
 from benchmarks.studies.methods.records import Study
 from benchmarks.studies.methods.report import RESULT as STUDY_RESULT
 from benchmarks.studies.methods.report import compare, judge
-from benchmarks.studies.photographs_table import make_photographs_table
+from benchmarks.studies.run_table import make_run_tables
 from benchmarks.studies.support import make_support_table
 from benchmarks.studies.which_method import make_choice_table
 from compress.errors import CompressError
@@ -72,7 +72,7 @@ def list_pages() -> Mapping[str, Mapping[str, Callable[[], Iterable[str]]]]:
             "demo": lambda: make_demo_table(_read_report("digits")),
             "seeds": make_seeds_sentence,
             "study": lambda: methods_table.make_table({name: _read_report(name) for name in STUDY}),
-            "photographs": lambda: make_photographs_table(_read_report(PHOTOGRAPHS), PHOTOGRAPHS),
+            "photographs": lambda: make_recipe_tables(PHOTOGRAPHS, PHOTOGRAPHS),
             "int8": lambda: make_readme_table(read(INT8, Int8)),
         },
         "docs/concepts/which_method.md": {
@@ -162,6 +162,16 @@ def make_short_table(report: Report) -> Iterator[str]:
 def make_support() -> Iterator[str]:
     """Yield the table of what was proved where."""
     yield from make_support_table([_read_report("digits")], read(INT8, Int8))
+
+
+def make_recipe_tables(recipe: str, seeds: str) -> Iterator[str]:
+    """Yield the tables of a recipe.
+
+    Args:
+        recipe: Its name, and that of the folder with the files' result.
+        seeds: Folder of the result over seeds.
+    """
+    yield from make_run_tables(_read_report(seeds), _read_report(recipe), seeds_name=seeds, files_name=recipe, recipe=recipe)
 
 
 def make_seeds_sentence() -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from benchmarks.studies.int8.records import OURS, Int8
 from compress.records import Precision, Report
+from compress.tasks import CLASSIFICATION
 
 LOCAL = "local"
 TORCH = "torch"
@@ -52,13 +53,15 @@ def count_passed(judged: Sequence[Judged]) -> str:
 
 
 def list_judged(report: Report) -> Iterator[Judged]:
-    """Yield the files of a run that were exported and judged."""
+    """Yield the files of a run that were exported and judged; networks of maps and boxes by family and name."""
     sections = {"student": report.recipe["student"], "teacher": report.recipe["teacher"][0]}
     for row in report.variants:
         if row.format != TORCH and row.status in {"passed", "failed"}:
             where = "x86-64" if row.device == LOCAL else row.device
             place = Place(report.task, row.format, row.runtime, where)
-            yield Judged(place, row.precision, str(sections[row.network]["model"]).rpartition(".")[2], row.status == "passed")
+            model = str(sections[row.network]["model"])
+            name = model.rpartition(".")[2] if report.task == CLASSIFICATION.name else model
+            yield Judged(place, row.precision, name, row.status == "passed")
 
 
 def list_judged_int8(int8: Int8) -> Iterator[Judged]:
@@ -66,5 +69,5 @@ def list_judged_int8(int8: Int8) -> Iterator[Judged]:
     for network in int8.networks:
         for row in network.rows:
             if row.made_by == OURS and row.status in {"passed", "failed"}:
-                place = Place("classification", row.format, row.runtime, "x86-64")
+                place = Place(CLASSIFICATION.name, row.format, row.runtime, "x86-64")
                 yield Judged(place, row.precision, network.name, row.status == "passed")
