@@ -22,7 +22,7 @@ from benchmarks.report.headline import compute_headline
 from benchmarks.report.recalls import describe_parts, describe_recalls
 from benchmarks.report.wording import Row
 from compress.records import Epoch, Headline, Ratio, Report, StageResult, Variant, save
-from compress.tasks import load_task, name_metric
+from compress.tasks import CLASSIFICATION, load_task, name_metric
 from compress.text import MISSING, format_bytes, format_count, format_interval, format_number, format_percent
 
 DECISION_STYLES = {"ship": "bold green", "ship if": "bold yellow", "do not ship": "bold red", "nothing to ship": "bold yellow"}
@@ -264,6 +264,8 @@ def _explain_agreement(report: Report) -> str:
         )
     if load_task(report.task).is_dense:
         return "the mean IoU, on test images, of the file's maps with those of the torch network that the file was made of"
+    if report.task != CLASSIFICATION.name:
+        return "how far, on test images, the file and the torch network that it was made of give the same answer"
     return "share of test images with the same top-1 class as the torch network that the file was made of"
 
 

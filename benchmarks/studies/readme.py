@@ -28,6 +28,7 @@ from compress.records import Paired, Report, Variant, read
 from compress.text import format_signed, quantify
 
 ROOT = Path(__file__).parents[2]
+SPEED = "onnxruntime, 1 thread"
 STUDY = ("cifar10_resnet8", "cifar10_resnet20")
 FEW_LABELS = "digits_three_seeds"
 """The demo over several seeds; folders that go on after this name hold the same where numbers round otherwise."""
@@ -115,7 +116,7 @@ def replace_table(text: str, name: str, table: Iterable[str]) -> str:
 
 def make_demo_table(report: Report) -> Iterator[str]:
     """Yield the table of a report in Markdown, with what one must know to judge it."""
-    yield "| | method | parameters | file | top-1 on the test split | onnxruntime, 1 thread | gate |"
+    yield f"| | method | parameters | file | top-1 on the test split | {SPEED} | gate |"
     yield "|---|---|---|---|---|---|---|"
     for row in report.variants:
         if row.format == "onnx" or row.status == "skipped":
@@ -135,13 +136,13 @@ def make_demo_table(report: Report) -> Iterator[str]:
     yield (
         f"Real digits, {report.images['test']} test images, one seed; intervals are 95 %. `compress run recipes/digits.yaml`: "
         f"{report.seconds / 60:.1f} minutes of training, export, proof and measurement on {cores}."
-        f"{_describe_labels(report)} {_warn_of_overlap(report)}"
+        f"{_describe_labels(report)}{_explain_speed(report)} {_warn_of_overlap(report)}"
     )
 
 
 def make_short_table(report: Report) -> Iterator[str]:
     """Yield four rows of the table in Markdown: teacher, student in float32 and int8, and the student trained plainly."""
-    yield "| | parameters | file | top-1 on the test split | onnxruntime, 1 thread |"
+    yield f"| | parameters | file | top-1 on the test split | {SPEED} |"
     yield "|---|---|---|---|---|"
     for row in report.variants:
         chosen = (row.network, row.format, row.precision)
@@ -156,6 +157,7 @@ def make_short_table(report: Report) -> Iterator[str]:
     yield (
         f"Real digits, {report.images['test']} test images, one seed, 95 % intervals; `compress run recipes/digits.yaml`: "
         f"{report.seconds / 60:.1f} minutes on {machine.cores_logical} cores ({machine.cpu}).{_describe_labels(report)}"
+        f"{_explain_speed(report)}"
     )
 
 
@@ -176,13 +178,15 @@ def make_recipe_tables(recipe: str, seeds: str) -> Iterator[str]:
 
 def make_seeds_sentence() -> Iterator[str]:
     """Yield what the distilled student is worth beside the plain one over several seeds, and where numbers round otherwise."""
-    found, said = _compare_with_plain(_read_report(FEW_LABELS), FEW_LABELS)
+    report = _read_report(FEW_LABELS)
+    found = _find_pair(report, "supervised")
     repeated = sorted(path.name for path in (ROOT / "benchmarks" / "results").glob(f"{FEW_LABELS}_*"))
-    again = ", ".join(_compare_with_plain(_read_report(name), name)[1] for name in repeated)
+    again = ", ".join(_format_pair(_find_pair(_read_report(name), "supervised"), name) for name in repeated)
     yield (
-        f"Over {found.seeds} seeds the distilled student is {said} from the same network trained plainly on the same labels, "
-        "in as many steps."
-        + (f" Repeated where numbers round otherwise, so that another teacher comes out: {again}." if again else "")
+        f"Over {found.seeds} seeds the distilled student is {_format_pair(found, FEW_LABELS)} from the same network trained "
+        "plainly on the same labels, in as many steps."
+        + (f" With another number of threads, which rounds otherwise and so trains another teacher: {again}." if again else "")
+        + f" From plain distillation (`kd`) it is {_format_pair(_find_pair(report, 'kd'))}."
     )
 
 
@@ -203,11 +207,16 @@ def make_hypotheses_list(study: Study) -> Iterator[str]:
     yield f"- Not run: {', '.join(each.name for each, verdict in verdicts.items() if verdict == 'not run')}."
 
 
-def _compare_with_plain(report: Report, name: str) -> tuple[Paired, str]:
-    """Return how the student compares with the one trained plainly, and that in words, with the folder of the result."""
-    found = next(row for row in report.paired if (row.this, row.other) == ("student", "supervised"))
+def _find_pair(report: Report, other: str) -> Paired:
+    """Return how the student compares with another network."""
+    return next(row for row in report.paired if (row.this, row.other) == ("student", other))
+
+
+def _format_pair(found: Paired, result: str = "") -> str:
+    """Return a comparison in words, with the folder of the result if it is given."""
     low, high = map(format_signed, found.ci95)
-    return found, f"{format_signed(found.points)} points ({low} to {high}, {found.verdict}; `benchmarks/results/{name}`)"
+    where = f"; `benchmarks/results/{result}`" if result else ""
+    return f"{format_signed(found.points)} points ({low} to {high}, {found.verdict}{where})"
 
 
 def _describe_labels(report: Report) -> str:
@@ -216,6 +225,14 @@ def _describe_labels(report: Report) -> str:
     if labels is None:
         return ""
     return f" Students had the labels of {labels} of {report.images['train']:,} training pictures, and the teacher all of them."
+
+
+def _explain_speed(report: Report) -> str:
+    """Return what files are compared with, and what the sign of a rough latency means, if there is one."""
+    rough = any(row.latency_ms and not row.latency_ms.stable for row in report.variants if row.format == "onnx")
+    return " ×: against the teacher's file of the same precision, in the same rounds." + (
+        " ≈: unstable, a rough figure; ratios are judged by themselves." if rough else ""
+    )
 
 
 def _warn_of_overlap(report: Report) -> str:
@@ -238,7 +255,7 @@ def _format_accuracy(row: Variant) -> str:
 def _format_speed(row: Variant) -> str:
     if row.latency_ms is None:
         return "as the student" if row.status == "skipped" else "–"
-    text = f"{row.latency_ms.p50:.2f} ms"
+    text = f"{'' if row.latency_ms.stable else '≈ '}{row.latency_ms.p50:.2f} ms"
     if row.ratio is None:
         return text
     return f"{text}, {row.ratio.speedup:.1f}× ({row.ratio.ci95[0]:.1f}–{row.ratio.ci95[1]:.1f}) {row.ratio.verdict}"

@@ -30,6 +30,7 @@ from compress.methods._heads.members import weigh_members
 from compress.methods._heads.stage import Heads, HeadsTraining
 from compress.methods._maps.align import resize_to
 from compress.recipe import Count, Listing, LogitLoss, NonNegative, Positive, Share, Text
+from compress.tasks import CLASSIFICATION
 
 Reduction = Literal["sum", "mean", "single_ce"]
 Kind = Literal["flatten", "pool4", "gap", "conv"]
@@ -151,7 +152,7 @@ class Dih(Method):
         heads = HeadsTraining(
             chosen.head,
             standardise=chosen.standardise,
-            calibrate=chosen.calibrate and not setting.task.is_dense,
+            calibrate=chosen.calibrate and setting.task.name == CLASSIFICATION.name,
             changes=training | dict(chosen.heads_schedule),
         )
         self.heads_stage = Heads(setting, taps=taps, training=heads)

@@ -24,6 +24,7 @@ from compress.models import Network
 from compress.plan.plan import Estimate, Plan, Stage
 from compress.run.build import build_method, build_network
 from compress.run.context import Run
+from compress.tasks import CLASSIFICATION
 from compress.training.loss_scales import find_scale_warning, invent_logits, measure_loss_scales
 
 MOST_IMAGES = 64
@@ -69,7 +70,8 @@ def estimate_seconds(run: Run, plan: Plan, batch: Batch) -> Estimate:
 
 def _measure_scales(run: Run, stages: Iterable[tuple[Stage, Method]], batch: Batch) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return the scale of what teaches each student, by the name of its stage, and what to say of it."""
-    invented = {} if run.data.task.is_dense else invent_logits(batch, len(run.data.classes), len(run.recipe.teacher))
+    one_class = run.data.task.name == CLASSIFICATION.name
+    invented = invent_logits(batch, len(run.data.classes), len(run.recipe.teacher)) if one_class else {}
     scales: dict[str, float] = {}
     warnings = []
     for stage, method in stages:

@@ -22,6 +22,9 @@ from compress.system.files import writable
 from compress.system.leftovers import name_beside, remove, remove_leftovers
 from exporters.bundle import bundle
 
+FILES = "files"
+"""Folder of the files that passed and are in no bundle."""
+
 
 def hand_over(
     run: Run, shipped: Trained, files: Sequence[ExportedFile], logits: SplitLogits, measured: MeasuredFiles, *,
@@ -40,7 +43,7 @@ def hand_over(
         elsewhere: What other devices gave for each file, by its name.
 
     Returns:
-        What became of an earlier bundle, a sentence each.
+        What became of an earlier bundle, and why there is none, a sentence each.
 
     Raises:
         Unreachable: The disk is full or a folder cannot be written.
@@ -50,31 +53,43 @@ def hand_over(
     if not offered:
         return placement.leave_bundle(target)
     if place == BUNDLE:
-        _keep_rejected(run, offered)
+        _keep_files(run.folder / REJECTED, [item for item in offered if item.gate.status == "failed"])
     passed = [item for item in offered if item.gate.status == "passed" and item.outputs is not None]
-    if not passed:
-        return placement.set_aside(target)
+    bundled = [item for item in passed if run.data.task.has_bundle and exporters.load(item.section).inert]
+    kept = [item for item in passed if item not in bundled]
+    said = []
+    if kept and place == BUNDLE:
+        _keep_files(run.folder / FILES, kept)
+        said = [_explain_kept(run, kept)]
+    if not bundled:
+        return [*said, *placement.set_aside(target)]
     with writable(target):
         run.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(run.folder)
     fresh = name_beside(target)
     try:
-        _write_bundle(run, shipped, passed, logits, measured, headline=headline, folder=fresh, elsewhere=elsewhere or {})
-        return placement.place_bundle(fresh, target)
+        _write_bundle(run, shipped, bundled, logits, measured, headline=headline, folder=fresh, elsewhere=elsewhere or {})
+        return [*said, *placement.place_bundle(fresh, target)]
     finally:
         remove(fresh)
 
 
-def _keep_rejected(run: Run, offered: Sequence[ExportedFile]) -> None:
-    """Copy the files that failed their gate into a folder of their own, each with its verdict."""
-    rejected = run.folder / REJECTED
-    with writable(rejected):
-        shutil.rmtree(rejected, ignore_errors=True)
-    for item in offered:
-        if item.gate.status == "failed":
-            for part in exporters.load(item.section).list_parts(item.path):
-                cache.copy(part, rejected / part.name)
-            records.save(rejected / f"{item.path.name}.gate.json", item.gate)
+def _keep_files(folder: Path, files: Sequence[ExportedFile]) -> None:
+    """Copy files into a folder of their own, each with the verdict of its gate; what lay there before goes."""
+    with writable(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    for item in files:
+        for part in exporters.load(item.section).list_parts(item.path):
+            cache.copy(part, folder / part.name)
+        records.save(folder / f"{item.path.name}.gate.json", item.gate)
+
+
+def _explain_kept(run: Run, kept: Sequence[ExportedFile]) -> str:
+    """Return where files are that passed and are in no bundle, and why."""
+    task = run.data.task
+    names = ", ".join(item.path.name for item in kept)
+    why = "to open such a file can run code" if task.has_bundle else f"no bundle can be made for the task {task.name}"
+    return f"{run.folder / FILES}: holds {names}, which passed: {why}"
 
 
 def _write_bundle(

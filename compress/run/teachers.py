@@ -22,6 +22,7 @@ from compress.run.stage import train_stage
 from compress.run.students import describe_model
 from compress.run.weights import obtain_weights
 from compress.system.files import hash_file
+from compress.tasks import CLASSIFICATION
 from compress.text import name_teacher
 from compress.training import evaluate, preflight
 from compress.training.given_teacher import (
@@ -49,10 +50,11 @@ def obtain_teacher(run: Run, index: int, section: TeacherSection) -> Trained:
     model = describe_model(section)
     if section.is_given:
         given = load_given_teacher(run, section, name)
-        looks = section.knows_classes and not run.data.task.is_dense
+        is_classified = run.data.task.name == CLASSIFICATION.name
+        looks = section.knows_classes and is_classified
         warning = _check_given(run, name, given.network, section) if looks else ""
-        if run.data.task.is_dense:
-            run.events.say(f"{name}: whether it should be fed otherwise was not tried, for it gives many answers an image")
+        if not is_classified:
+            run.events.say(f"{name}: whether it should be fed otherwise was not tried, for its task is {run.data.task.name}")
         known = given.order if section.knows_classes else section.classes
         key = make_key(weights=hash_file(obtain_weights(run, section, name)), model=model, classes=known)
         trained = Trained(name, "given", given.network, (), key, None)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.errors import CompressError
 from compress.records import Accuracy
-from compress.statistics.tallies import RESAMPLES
+from compress.statistics.tallies import RESAMPLES, compute_interval
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,6 +60,8 @@ class Task(ABC):
     """Dimensions of logits."""
     boxes: ClassVar[int] = 0
     """How many of the last numbers of each answer are no logits but a box, which files give as an output of its own."""
+    has_bundle: ClassVar[bool] = False
+    """Whether programs and documents of a bundle (`exporters/bundle`) are written for it."""
 
     def count_classes(self, shape: Sequence[int]) -> int:
         """Return how many classes logits of a shape [N, K, ...] are of."""
@@ -126,13 +129,20 @@ class Task(ABC):
     def score(self, tallies: Tallies, weights: Weights) -> NDArray[np.float64]:
         """Return the metric in percent for each of R weighted sets of images, [N, S] with [R, N] -> [R]."""
 
-    @abstractmethod
     def measure(self, tallies: Tallies, classes: int) -> Accuracy:
         """Return the metric with its interval, of rows [N, S].
 
         Raises:
             CompressError: There are no images.
         """
+        del classes
+        if not len(tallies):
+            raise CompressError(f"{self.metric.title} of no images is not defined; give at least one image")
+        percent = float(self.score(tallies, np.ones((1, len(tallies)), np.int64))[0])
+        low, high = compute_interval(lambda weights: self.score(tallies, weights), len(tallies), draws=self.metric.draws)
+        return Accuracy(
+            metric=self.metric.name, percent=percent, samples=len(tallies), ci95=(min(low, percent), max(high, percent))
+        )
 
     @abstractmethod
     def measure_agreement(self, reference: Logits, candidate: Logits) -> float:

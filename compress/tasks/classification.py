@@ -20,6 +20,7 @@ class Classification(Task):
 
     name: ClassVar[str] = "classification"
     metric: ClassVar[Metric] = Metric("top1", "top-1")
+    has_bundle: ClassVar[bool] = True
 
     def check_labels(self, where: str, labels: Labels, classes: int, size: tuple[int, int]) -> None:
         """Refuse labels [N] of which one is no class.

@@ -54,6 +54,7 @@ class Detection(Task):
     metric: ClassVar[Metric] = Metric("map", "AP", DRAWS)
     label_dtype: ClassVar[np.dtype[np.float32]] = np.dtype(np.float32)
     is_dense: ClassVar[bool] = True
+    has_bundle: ClassVar[bool] = True
     logit_dims: ClassVar[int] = 3
     boxes: ClassVar[int] = 4
     draws: ClassVar[bool] = True

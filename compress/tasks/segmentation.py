@@ -38,6 +38,7 @@ class Segmentation(Task):
     metric: ClassVar[Metric] = Metric("miou", "mIoU")
     label_dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
     is_dense: ClassVar[bool] = True
+    has_bundle: ClassVar[bool] = True
     draws: ClassVar[bool] = True
     logit_dims: ClassVar[int] = 4
 

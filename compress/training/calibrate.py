@@ -10,6 +10,7 @@ from compress.errors import CompressError
 from compress.methods import Method
 from compress.models import Network
 from compress.statistics.calibration import fit_temperature
+from compress.tasks import CLASSIFICATION
 from compress.training import evaluate
 
 
@@ -17,11 +18,11 @@ def find_classifier(method: Method) -> nn.Linear:
     """Return the layer that gives the logits of what a stage ships.
 
     Raises:
-        CompressError: There is no one layer, it belongs to a teacher, or the logits are maps.
+        CompressError: There is no one layer, it belongs to a teacher, or the task is no classification.
     """
     network = method.deployable()
-    if method.task.is_dense:
-        raise CompressError("train.calibrate: logits that are maps have no one score for an image; remove it")
+    if method.task.name != CLASSIFICATION.name:
+        raise CompressError(f"train.calibrate: answers of {method.task.name} have no one score for an image; remove it")
     if network is not method.student or not isinstance(network, Network):
         raise CompressError(
             "train.calibrate: what this method ships ends in a teacher's classifier, which is not changed; remove it, and "

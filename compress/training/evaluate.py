@@ -34,7 +34,7 @@ def measure_calibration(logits: tuple[Logits, Logits], labels: tuple[Labels, Lab
         labels: Of the same, [N] each.
         task: What is done; where that is no classification of whole images, there is no one score for an image, and no result.
     """
-    if task.is_dense:
+    if task.name != CLASSIFICATION.name:
         return None
     (validation, test), (of_validation, of_test) = logits, labels
     temperature = fit_temperature(validation, of_validation)

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from compress import recipe
 from compress.plan.checks import find_recipe_problems
+from exporters.verification import rule
 from tests.docs.walking import LEFT_OUT, is_left_out
 from tests.docs.walking import PAGES as WALKED
 from tests.pages import FENCE, Block, blocks, commands, commands_of, find_problems, find_quoted_commands, list_pages
@@ -123,6 +124,15 @@ def test_the_picture_of_the_architecture_names_what_is_there(root: Path) -> None
     named = re.findall(r'<text class="path"[^>]*>([^<]+)</text>', (root / "docs/_static/architecture.svg").read_text())
     assert len(named) > 10
     assert [name for name in named if not (root / name).is_dir()] == []
+
+
+def test_the_bounds_of_the_gate_are_those_of_the_code() -> None:
+    """The page of the gate states the defaults by which files are judged."""
+    text = PAGES["docs/concepts/gate.md"].read_text(encoding="utf-8")
+    assert rule.AGREEMENT.keys() == rule.BOUNDS.keys()
+    for title, values in {"default": rule.BOUNDS, "least agreement": rule.AGREEMENT.values()}.items():
+        assert f"| {title} | {' | '.join(map(str, values))} |" in text
+    assert f"| largest difference of a logit | {' | '.join(f'{bound:.1g}' for bound in rule.BOUNDS.values())} |" in text
 
 
 def test_the_readme_is_short() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from compress import plugins
+from compress import plugins, records
+from compress.records import Report
 from compress.tracking import TrackedRun
 from tests.docs.walking import PAGES, Walk, walk_in
 from tests.pages import blocks
@@ -73,11 +74,12 @@ def test_a_checkpoint_of_ones_own(walk: Walk) -> None:
 
 @pytest.mark.slow
 def test_a_method_of_ones_own(walk: Walk) -> None:
-    """The method of the page is found by its entry point, described, and computes its losses on a batch."""
+    """The method of the page is found by its entry point, described, and teaches a student."""
     walk.install("howto/write_a_method.md")
-    assert "weight" in walk.follow("howto/write_a_method.md")[0]
-    method = ["--set", "method={name: hard_labels, weight: 0.5}", "--set", "exports=[]", "--set", "data.student_labels=null"]
-    assert "hard_labels" in walk.run(["compress", "check", "recipes/digits.yaml", *method], shrunk="shrink fewer")
+    described, checked, _ = walk.follow("howto/write_a_method.md")
+    assert "weight" in described
+    assert "hard_labels" in checked
+    assert (walk.folder / "runs" / "hard" / "report.html").is_file()
 
 
 @pytest.mark.slow
@@ -94,10 +96,26 @@ def test_a_format_and_a_runtime_of_ones_own(walk: Walk) -> None:
     page = "howto/write_a_format_and_runtime.md"
     walk.install(page)
     walk.follow(page)
+    assert (walk.folder / "runs" / "perceptron" / "report.html").is_file()
     text = (PAGES / page).read_text(encoding="utf-8")
     program = next(block for block in blocks(text, "python") if block.text.startswith("import"))
     (walk.folder / "program.py").write_text(program.text)
     assert float(walk.run_python(["program.py"])) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_format_that_is_a_program_stays_in_the_run(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A format whose files can run code when they are opened is proved and timed, and its file is in no bundle."""
+    page = "howto/write_a_format_and_runtime.md"
+    walk.install(page)
+    walk.write_files(page)
+    monkeypatch.setattr(plugins.load("exporters", "mlp_npz"), "inert", False)
+    walk.run(["compress", "run", "perceptron.yaml"], shrunk="shorten")
+    run = walk.folder / "runs" / "perceptron"
+    assert not (run / "bundle").exists()
+    assert sorted(path.name for path in (run / "files").iterdir()) == ["student-fp32.npz", "student-fp32.npz.gate.json"]
+    (note,) = [each for each in records.read(run / "report.json", Report).notes if "can run code" in each]
+    assert "student-fp32.npz" in note
 
 
 @pytest.mark.slow
@@ -112,10 +130,14 @@ def test_a_device_of_ones_own(walk: Walk) -> None:
     assert float(walk.run_python(["program.py"])) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own(walk: Walk) -> None:
-    """The task of the page is found by its entry point and described; `tests/tasks/test_own_task.py` trains it."""
+    """The task of the page is found by its entry point and goes through a whole run; its files lie in the run's folder."""
     walk.install("howto/write_a_task.md")
-    assert "1 where an image has a tag" in walk.follow("howto/write_a_task.md")[0]
+    assert "any number of K properties" in walk.follow("howto/write_a_task.md")[0]
+    run = walk.folder / "runs" / "spots"
+    assert (records.read(run / "report.json", Report).task, (run / "bundle").exists()) == ("tags", False)
+    assert [path.name for path in (run / "files").glob("*.onnx")] == ["student-fp32.onnx"]
 
 
 def test_a_tracker_of_ones_own(walk: Walk) -> None:

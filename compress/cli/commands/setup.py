@@ -11,6 +11,8 @@ from compress.cli.arguments import FOLDER, PATH, make_command, quote, runs_optio
 from compress.cli.terminal import Terminal
 
 KINDS = ("methods", "models", "data", "tasks", "exporters", "runtimes", "devices", "trackers")
+NAMED_BY_OTHERS = {"tasks", "runtimes"}
+"""Kinds that no recipe names: the data source names its task, and the format its runtime."""
 
 
 @make_command("list")
@@ -23,7 +25,7 @@ def list_(terminal: Terminal, *, kind: str | None, name: str | None) -> None:
     terminal.write_result(*catalogue.show(kind, name))
     if name is None:
         terminal.hint(quote("list", kind, "NAME") if kind else quote("list", "KIND"))
-    else:
+    elif kind not in NAMED_BY_OTHERS:
         terminal.hint("name it in a recipe, then compress check RECIPE")
 
 

@@ -23,6 +23,7 @@ from compress.models import find_shapes
 from compress.recipe import TrainSection
 from compress.records import Analysis
 from compress.statistics.calibration import compute_cross_entropy, fit_temperature
+from compress.tasks import CLASSIFICATION
 from compress.text import name_teacher
 
 log = logging.getLogger(__name__)
@@ -170,8 +171,8 @@ class Heads(Method):
 
     def analyse(self, train: Batches, validation: Batches) -> tuple[Analysis, ...]:
         """Return how well each head knows training and held-out images, and warn of those that know little else than labels."""
-        if self.task.is_dense:
-            return (self._analyse_dense(validation),)
+        if self.task.name != CLASSIFICATION.name:
+            return (self._analyse_metric(validation),)
         of_train, train_labels = self._compute_logits(_take_images(train, ANALYSED_IMAGES))
         of_held_out, labels = self._compute_logits(validation.epoch(0))
         rows = []
@@ -188,13 +189,13 @@ class Heads(Method):
         columns = ("head", "tap", "training top-1", "validation top-1", "cross-entropy", "temperature")
         return (Analysis(title="Heads of the cohort", note=note, columns=columns, rows=tuple(rows)),)
 
-    def _analyse_dense(self, validation: Batches) -> Analysis:
-        """Return how well each head knows held-out images; their maps are judged batch by batch, for they are large."""
+    def _analyse_metric(self, validation: Batches) -> Analysis:
+        """Return how well each head knows held-out images, which are judged batch by batch, for maps are large."""
         found = measure_predictions(self, validation)
         rows = tuple((name, tap, f"{found[name].percent:.1f} %") for name, tap in self.taps.items())
         title = f"validation {self.task.metric.title}"
         return Analysis(
-            title="Heads of the cohort", note="1×1 convolutions on the teacher's maps, on the validation images.",
+            title="Heads of the cohort", note="Heads on the teacher's maps, on the validation images.",
             columns=("head", "tap", title), rows=rows,
         )  # fmt: skip
 
