@@ -280,7 +280,10 @@ class Lying(list[object]):
         ([((255 * IMAGES).byte(), LABELS)], r"images are uint8 \[8, 1, 8, 8\]; give float32"),
         ([(IMAGES[0], LABELS)], r"images are float32 \[1, 8, 8\]"),
         ([(IMAGES[:0], LABELS[:0])], r"images are float32 \[0, 1, 8, 8\]"),
-        ([{"images": IMAGES, "labels": LABELS}], r"is a dict of 'images', 'labels'; give .*\(batch\['images'\], batch\["),
+        (
+            [{"images": IMAGES, "labels": LABELS}],
+            r"is a dict of 'images', 'labels'; give a pair of tensors .*\(batch\['images'\], batch\[",
+        ),
         ([(IMAGES, LABELS, LABELS)], "is a tuple of Tensor, Tensor, Tensor; give a pair"),
         ([(IMAGES.numpy(), LABELS.numpy())], "is a tuple of ndarray, ndarray; give a pair"),
         ([IMAGES], "is a Tensor; give a pair"),

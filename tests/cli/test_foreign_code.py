@@ -187,6 +187,7 @@ def test_a_data_source_of_others_that_fails(
     done = invoke("run", recipe, "--runs", tmp_path / "runs", "--set", "exports=[]")
     assert done.exit_code == exit_code, done.output
     assert part in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].endswith("; the recipe names this code, which is not ours: mend it there")
     assert "away_data.py" in done.stderr
 
 

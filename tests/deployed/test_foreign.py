@@ -111,7 +111,7 @@ def test_weights_behind_a_link_or_missing_are_refused(tmp_path: Path) -> None:
         (
             ["n", 3, "h", "w"],
             [],
-            r"input 'images' is \[any, 3, any, any\], .*--shape images=3,SIZE,SIZE, for each SIZE a number",
+            r"input 'images' is \[any, 3, any, any\], so its size is open; say it with --shape images=3,SIZE,SIZE, for each",
         ),
         (["n", 3, "h", "w"], ["image=3,8,8"], "--shape image=...: .* has no such input; did you mean 'images'"),
         (

@@ -251,6 +251,13 @@ def test_all_problems_are_told_at_once(make) -> None:
     lines = str(caught.value).splitlines()
     fields = ["teacher.weights", "exports.1", "data.crop_padding", "train.warmup_epochs", "data.mean", "train.batch_size"]
     assert [line.partition(":")[0] for line in lines] == fields
+    for said in (
+        "train.warmup_epochs: 1 leaves nothing of 1 epochs; lower it",
+        "data.mean: has 2 values, the images have 1 channels; give one for each",
+        "train.batch_size: 5000 is more than the ",
+        " training images; lower it",
+    ):
+        assert said in str(caught.value)
     assert caught.value.exit_code == 2
 
 

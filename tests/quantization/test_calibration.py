@@ -59,5 +59,5 @@ def test_images_are_prepared_like_those_of_validation() -> None:
 )
 def test_no_images_or_one_class_is_refused(labels: list[int], count: int, words: str) -> None:
     """What would clip every other class says so, and what to do."""
-    with pytest.raises(CompressError, match=rf"int8.calibration_images.*{words}.*two classes"):
+    with pytest.raises(CompressError, match=rf"int8.calibration_images.*{words}.*: give images of two classes at least"):
         select_calibration(split(labels), GRAY, count=count, seed=0)

@@ -31,9 +31,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def run(runs: Path, tiny_recipe: str, name: str) -> tuple[Report, str]:
+def run(runs: Path, tiny_recipe: str, name: str, text: io.StringIO | None = None) -> tuple[Report, str]:
     """Run the tiny recipe, and return its report with what was said."""
-    text = io.StringIO()
+    text = text or io.StringIO()
     budget = f"gate.max_top1_drop_points={1 + len(name) / 100}"  # so that no test finds the files of another
     parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", (f"name={name}", budget, "baselines=[]"))
     pipeline.run(parsed, base=runs, runs=runs, events=Events(console=Console(file=text, width=300)))
@@ -56,10 +56,12 @@ def test_a_runner_that_is_killed_on_the_teachers_file_leaves_its_row_and_ends_in
             (folder / "runtimes" / f"{subject.runtime}.py").write_text(DIES, encoding="utf-8")
         return entry
 
+    text = io.StringIO()
     with monkeypatch.context() as patched:
         patched.setattr(job, "_add_file", add_deadly)
         with pytest.raises(Unreachable, match=r"teacher-onnx-fp32: .*the runner was killed"):
-            run(runs, tiny_recipe, "killed")
+            run(runs, tiny_recipe, "killed", text)
+    assert "teacher-onnx-fp32: could not be made, so nothing is compared with it: " in text.getvalue()
     report = read(runs / "killed" / "report.json", Report)
     teacher, student = find_row(report, "teacher-onnx-fp32"), find_row(report, "student-onnx-fp32")
     assert (teacher.status, teacher.accuracy, teacher.latency_ms) == ("skipped", None, None)
