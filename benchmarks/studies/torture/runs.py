@@ -85,8 +85,11 @@ class TinyRun:
         name = random.choice([*DAMAGES, "lost", "a folder"])
         _damage(victim, name, random)
         ended = self.repeat()
-        where = victim.relative_to(self.place).as_posix()
-        found = self._judge_end(wanted, ended, "no harm: what was damaged is written anew, or read by nobody")
+        where, good = victim.relative_to(self.place).as_posix(), "no harm: what was damaged is written anew, or read by nobody"
+        if name == "a folder" and ended.status == 5 and f"{where}: cannot be written (Is a directory); move away" in ended.said:
+            shutil.rmtree(victim)  # as the message says; it might have been somebody's
+            ended, good = self.repeat(), "refused, since a folder is in a file's place, and well once that was moved away"
+        found = self._judge_end(wanted, ended, good)
         if found.startswith("fault"):
             return f"{found} ({name}: {where})"
         return "said, and made anew" if "damaged" in ended.said else found
