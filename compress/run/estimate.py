@@ -18,14 +18,13 @@ from torch import nn
 import exporters
 from compress.data import Batch
 from compress.freezing import freeze_all_but, list_trained_parameters
-from compress.methods import Method, Setting
+from compress.methods import Method, Setting, Signal
 from compress.methods.supervised import Supervised
-from compress.models import Network
+from compress.models import Network, find_shapes
 from compress.plan.plan import Estimate, Plan, Stage
 from compress.run.build import build_method, build_network
 from compress.run.context import Run
-from compress.tasks import CLASSIFICATION
-from compress.training.loss_scales import find_scale_warning, invent_logits, measure_loss_scales
+from compress.training.loss_scales import find_scale_warning, invent_answers, measure_loss_scales
 
 MOST_IMAGES = 64
 """Images in the timed step; a larger batch costs about as much for each image."""
@@ -70,18 +69,23 @@ def estimate_seconds(run: Run, plan: Plan, batch: Batch) -> Estimate:
 
 def _measure_scales(run: Run, stages: Iterable[tuple[Stage, Method]], batch: Batch) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return the scale of what teaches each student, by the name of its stage, and what to say of it."""
-    one_class = run.data.task.name == CLASSIFICATION.name
-    invented = invent_logits(batch, len(run.data.classes), len(run.recipe.teacher)) if one_class else {}
     scales: dict[str, float] = {}
     warnings = []
     for stage, method in stages:
         if isinstance(method, Supervised) or not stage.student:
             continue
-        found = measure_loss_scales(method, batch, {} if method.moves_teacher else invented)
+        found = measure_loss_scales(method, batch, {} if method.moves_teacher else _invent_answers(method, batch))
         if found is not None:
             scales[stage.name] = found.taught
             warnings.append(find_scale_warning(stage.name, found, method.schedule(run.recipe.train)))
     return scales, tuple(filter(None, warnings))
+
+
+def _invent_answers(method: Method, batch: Batch) -> dict[Signal, torch.Tensor]:
+    """Return what the teachers of a method may answer once they are trained."""
+    networks = [teacher for teacher in method.teachers if isinstance(teacher, Network)]
+    shapes = [find_shapes(teacher, batch.images[:1]).logits.shape for teacher in networks]
+    return invent_answers(batch, method.task, shapes)
 
 
 def _fill(batch: Batch, size: int) -> Batch:

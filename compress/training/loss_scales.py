@@ -6,17 +6,21 @@ labels have a fiftieth of a say in it, whatever the optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
+from torch.nn import Parameter, functional
 
 from compress.data import Batch
 from compress.freezing import freeze_all_but, list_phases, list_trained_parameters
 from compress.methods import Method, Signal, Signals
 from compress.recipe import TrainSection
+from compress.tasks import Task
+from compress.tasks.classification import Classification
+from compress.tasks.detection import Detection
+from compress.tasks.segmentation import Segmentation
 from compress.text import format_number
 
 LARGEST = {"sgd": 20.0, "adamw": 50.0}
@@ -28,6 +32,9 @@ SMALLEST = 0.02
 
 INVENTED_STD = 3.0
 """Standard deviation of the logits of a teacher that is not trained yet; about that of a network that was."""
+DETECTOR_MEAN, DETECTOR_STD = -4.0, 0.75
+"""The same of a detector's background; where the box of a class is, its logit is about 0. So are those of the teacher of
+`recipes/digit_boxes.yaml`."""
 
 
 class LossScales(NamedTuple):
@@ -73,8 +80,27 @@ def measure_loss_scales(method: Method, batch: Batch, signals: Signals | None = 
     return LossScales({name: norm / reference for name, norm in norms.items()}, whole / reference) if reference else None
 
 
+def invent_answers(batch: Batch, task: Task, shapes: Sequence[Sequence[int]]) -> dict[Signal, Tensor]:
+    """Return answers as trained teachers may give them, for where none is; new ones answer alike everywhere.
+
+    For a task that is not ours nothing is invented.
+
+    Args:
+        batch: Images [B, C, H, W] with labels [B, ...].
+        task: What the labels are of.
+        shapes: Of each teacher's answers, [1, K], [1, K, h, w], or of a detector [1, A, K + 4].
+    """
+    if isinstance(task, Detection):
+        return {Signal(index): _invent_boxes(batch, task, shape[1], shape[2]) for index, shape in enumerate(shapes)}
+    if isinstance(task, Segmentation):
+        return {Signal(index): _invent_maps(batch, shape) for index, shape in enumerate(shapes)}
+    if not isinstance(task, Classification) or not shapes:
+        return {}
+    return invent_logits(batch, shapes[0][1], len(shapes))
+
+
 def invent_logits(batch: Batch, classes: int, teachers: int) -> dict[Signal, Tensor]:
-    """Return logits as a trained teacher may give them, [B, K] for each teacher, for where none is trained yet.
+    """Return logits as a trained classifier may give them, [B, K] for each teacher.
 
     Args:
         batch: Images [B, C, H, W] with labels [B].
@@ -86,6 +112,27 @@ def invent_logits(batch: Batch, classes: int, teachers: int) -> dict[Signal, Ten
     labels = batch.labels.cpu().expand(teachers, -1).unsqueeze(2)
     logits.scatter_(2, labels, logits.amax(dim=2, keepdim=True) + INVENTED_STD)  # right, and sure of it
     return {Signal(index): each for index, each in enumerate(logits.to(batch.images.device))}
+
+
+def _invent_maps(batch: Batch, shape: Sequence[int]) -> Tensor:
+    """Return logits [B, K, h, w] that are right and sure wherever the masks [B, H, W] show a class."""
+    logits = INVENTED_STD * torch.randn(len(batch.labels), *shape[1:], generator=torch.Generator().manual_seed(0))
+    size = (shape[2], shape[3])
+    labels = functional.interpolate(batch.labels.cpu().float()[:, None], size=size, mode="nearest").long()  # [B, 1, h, w]
+    known = (labels >= 0) & (labels < shape[1])
+    right = torch.zeros_like(logits).scatter_(1, labels * known, 1.0).bool() & known
+    return torch.where(right, logits.amax(dim=1, keepdim=True) + INVENTED_STD, logits).to(batch.images.device)
+
+
+def _invent_boxes(batch: Batch, task: Detection, cells: int, numbers: int) -> Tensor:
+    """Return answers [B, A, K + 4] that find every box, with logits as a trained detector has them."""
+    device = batch.images.device
+    answers = torch.zeros(len(batch.labels), cells, numbers, device=device)
+    targets = task.assign(answers, batch.labels, (batch.images.shape[2], batch.images.shape[3]))
+    noise = torch.randn(len(batch.labels), cells, numbers - task.boxes, generator=torch.Generator().manual_seed(0))
+    right = functional.one_hot(targets.classes.clamp(min=0), numbers - task.boxes) * targets.positive[..., None]
+    logits = DETECTOR_MEAN + DETECTOR_STD * noise.to(device) - DETECTOR_MEAN * right
+    return torch.cat([logits, targets.boxes], dim=2)
 
 
 def is_on_labels(term: str) -> bool:

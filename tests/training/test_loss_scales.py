@@ -8,9 +8,18 @@ import pytest
 import torch
 
 from compress import plugins
+from compress.data import Batch
 from compress.methods import Combined, Method, Setting, Signal
 from compress.recipe import TrainSection
-from compress.training.loss_scales import LARGEST, LossScales, find_scale_warning, invent_logits, measure_loss_scales
+from compress.tasks import load_task
+from compress.training.loss_scales import (
+    LARGEST,
+    LossScales,
+    find_scale_warning,
+    invent_answers,
+    invent_logits,
+    measure_loss_scales,
+)
 from tests.tiny import batch, setting
 
 
@@ -110,3 +119,31 @@ def test_methods_on_maps_teach_as_much_from_maps_of_any_size(name: str, options:
         assert found is not None
         scales.append(found.taught)
     assert scales[0] == pytest.approx(scales[1], rel=0.01)  # what is added to deviations shows a little
+
+
+def test_a_teacher_of_maps_that_is_invented_is_right_where_something_is_known() -> None:
+    """Its largest logit is the mask's class at the size of its maps; of ignored pixels it says anything."""
+    masks = torch.arange(4).repeat_interleave(16).reshape(1, 8, 8).repeat(2, 1, 1)
+    masks[1, :4] = 255
+    data = Batch(torch.zeros(2, 1, 8, 8), masks)
+    (maps,) = invent_answers(data, load_task("segmentation"), [(1, 4, 4, 4)]).values()
+    wanted, known = masks[:, ::2, ::2], masks[:, ::2, ::2] != 255
+    assert torch.equal(maps.argmax(dim=1)[known], wanted[known])
+    assert not torch.equal(maps.argmax(dim=1)[~known], torch.zeros_like(wanted[~known]))
+
+
+def test_a_teacher_of_boxes_that_is_invented_finds_them_and_does_not_drown_labels() -> None:
+    """Each box has its own among the answers. With a new detector, `dist` would seem far too large."""
+    torch.manual_seed(0)
+    task, images = load_task("detection"), torch.randn(16, 3, 64, 64)
+    data = Batch(images, torch.from_numpy(task.make_labels(16, 10, (64, 64))))
+    student, teacher = (plugins.load("models", f"detector.{name}")(10, 3) for name in ("tiny", "small"))
+    invented = invent_answers(data, task, [(1, 64, 14)])
+    answers = invented[Signal(0)].numpy()
+    assert float(task.measure(task.tally(answers, data.labels.numpy()), 10).percent) > 99
+    method = build("dist", Setting(student, (teacher,), images[:1], 10, task=task))
+    found, untrained = measure_loss_scales(method, data, invented), measure_loss_scales(method, data)
+    assert found is not None
+    assert untrained is not None
+    assert 0.2 < found.taught < LARGEST["sgd"]
+    assert untrained.taught > LARGEST["adamw"]
