@@ -29,7 +29,7 @@ from compress.forward_pass import FORWARD_ERRORS, explain_failure
 from compress.freezing import evaluating
 from compress.input_probes import Convention, find_range
 from compress.methods import Combined, Method, Setting
-from compress.models import Network, wrap_module
+from compress.models import Network, refuse_empty, wrap_module
 from compress.recipe import MethodSection, ProbeSection, TrainSection
 from compress.recipe.types import build_section_union
 from compress.records import Accuracy, Epoch
@@ -479,6 +479,7 @@ def _list_modules(teacher: nn.Module | Sequence[nn.Module], student: nn.Module) 
     for who, module in named.items():
         if not isinstance(module, nn.Module):
             raise CompressError(f"{who}: is a {type(module).__name__}; give a torch.nn.Module")
+        refuse_empty(who, module)
     return teachers
 
 
@@ -490,6 +491,8 @@ def _find_frozen(student: Network) -> frozenset[str]:
     """
     parameters = dict(student.module.named_parameters())
     frozen = frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad)
+    if not parameters:
+        raise CompressError("student: has no parameters, so nothing can be trained; give it layers that have some")
     if len(frozen) == len(parameters):
         raise CompressError(
             f"student: all of its {len(parameters)} parameters are frozen, so nothing can be trained; call "

@@ -202,6 +202,23 @@ def test_torchscript_may_teach_and_is_not_trained(teacher: nn.Module) -> None:
         compress.distill(torch.jit.freeze(torch.jit.script(teacher.eval())), Tiny(2), **options)
 
 
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_network_without_numbers_is_refused(role: str, teacher: nn.Module) -> None:
+    """What was made on torch's meta device and never loaded is named, before anything is moved or trained."""
+    networks = {"teacher": teacher, "student": Tiny(2)} | {role: Tiny(2).to("meta")}
+    with pytest.raises(
+        compress.CompressError, match=rf"^{role}.*: holds no numbers in .*, … \(torch's meta device\); load its weights"
+    ):
+        compress.distill(networks["teacher"], networks["student"], train=loader(), validation=loader(), settings=QUICK)
+
+
+def test_a_student_with_nothing_to_train_is_refused() -> None:
+    """It is not called frozen."""
+    student = nn.Sequential(nn.AdaptiveAvgPool2d((1, 4)), nn.Flatten())
+    with pytest.raises(compress.CompressError, match=r"^student: has no parameters, so nothing can be trained"):
+        compress.distill([], student, train=loader(), validation=loader(), method="supervised", settings=QUICK)
+
+
 class Growing(IterableDataset[tuple[Tensor, Tensor]]):
     """A stream whose order is another in every pass, and whose last batch nobody can foresee."""
 

@@ -56,6 +56,7 @@ def wrap_module(
         return module
     if not isinstance(module, nn.Module):
         raise CompressError(f"{name}: is a {type(module).__name__}, not a torch.nn.Module; return the network itself")
+    refuse_empty(name, module)
     if not all(hasattr(part, "training") for part in module.modules()):
         raise CompressError(
             f"{name}: is a frozen TorchScript module, or holds one, which has no mode that could be set; give it as it was "
@@ -71,6 +72,20 @@ def wrap_module(
         module, taps=found, classifier=_find_classifier(module, seen, output), logits=logits,
         copies_input=changes(given, image),
     )  # fmt: skip
+
+
+def refuse_empty(name: str, module: nn.Module) -> None:
+    """Refuse a module whose parameters or buffers have shapes and hold no numbers.
+
+    Raises:
+        CompressError: It was made on torch's meta device, and its weights were never loaded.
+    """
+    empty = [key for key, value in (*module.named_parameters(), *module.named_buffers()) if value.is_meta]
+    if empty:
+        raise CompressError(
+            f"{name}: holds no numbers in {', '.join(empty[:3])}{', …' if len(empty) > 3 else ''} (torch's meta device); load "
+            "its weights first: module.to_empty(device='cpu'), then load_state_dict"
+        )
 
 
 def _watch_pass(module: nn.Module, image: Tensor, name: str) -> tuple[list[_Seen], Any]:
@@ -129,7 +144,8 @@ def _find_classifier(module: nn.Module, seen: Sequence[_Seen], output: object) -
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)
+    plain = all(each.layout == torch.strided and not each.is_meta for each in (one, other))
+    return plain and one.shape == other.shape and torch.equal(one, other)
 
 
 def build_model(name: str, classes: int, image: Tensor, options: Mapping[str, Any]) -> Network:

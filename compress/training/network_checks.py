@@ -67,7 +67,7 @@ def check_network(who: str, network: Network, images: Tensor, *, trains: bool, t
             f"{who}: is a TorchScript module, or holds one; it cannot be exported when it is trained: give the Python module "
             "that it was made of, with its state_dict() loaded"
         )
-    images = images[:PROBED_IMAGES].detach().clone()
+    images, names = images[:PROBED_IMAGES].detach().clone(), set(network.state_dict())
     with forward_pass.keep_random_state(), forward_pass.keep_buffers(network), evaluating(network):
         copy = images.clone()
         logits = run_forward(who, network, copy, task=task)
@@ -82,6 +82,11 @@ def check_network(who: str, network: Network, images: Tensor, *, trains: bool, t
             _refuse_constant(who, network, images, logits)
             if len(images) > 1:  # batch norm takes no single image; a stage is rehearsed with what the loader gives
                 changes_input |= _check_in_training(who, network, images, logits)
+    if changed := sorted(names ^ set(network.state_dict())):
+        raise CompressError(
+            f"{who}: its forward pass adds or removes parameters or buffers ({', '.join(changed[:3])}), which would not be "
+            "trained, nor saved as they are; make them in __init__"
+        )
     return Found(task.count_classes(logits.shape), changes_input, _note_log_probabilities(who, logits))
 
 
@@ -117,6 +122,13 @@ def run_forward(who: str, network: Network, images: Tensor, *, task: Task = CLAS
             f"{who}: cannot take images {list(images.shape)}: {explain_failure(who, network, error, remedy=REMEDY)}"
         ) from error
     dims = task.logit_dims
+    if isinstance(output, Tensor) and (output.layout != torch.strided or output.is_meta):
+        kind = (
+            "numbers that are nowhere (torch's meta device)"
+            if output.is_meta
+            else f"a tensor of layout {str(output.layout).removeprefix('torch.')}"
+        )
+        raise CompressError(f"{who}: gives {kind}; it must give plain logits [batch, classes]")
     usual = isinstance(output, Tensor) and output.dim() == dims and len(output) == len(images) and output.numel() > 0
     if not isinstance(output, Tensor) or not usual or not output.is_floating_point():
         if isinstance(output, Tensor) and output.dim() != dims and output.dim() in OTHER_TASK:

@@ -287,6 +287,7 @@ TESTS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "test_a_network_that_changes_its_images_in_place_spoils_nothing": (
             ": its forward pass changes its images in place, so it is given copies of them",
         ),
+        "test_a_network_without_numbers_is_refused": (": holds no numbers in ",),
         "test_an_unforeseen_batch_of_one_ends_in_one_message": ("training stopped at ",),
         "test_probabilities_are_refused_and_log_probabilities_told": ("are log-probabilities",),
         "test_torchscript_may_teach_and_is_not_trained": (

@@ -30,6 +30,11 @@ class Around(nn.Module):
         return self.run(self.inner, images, self.training)
 
 
+def _grow(network: nn.Module, images: Tensor, _: bool) -> Any:
+    network.register_parameter(f"late{len(list(network.parameters()))}", nn.Parameter(torch.zeros(1)))
+    return network(images)
+
+
 def check(run: Callable[[nn.Module, Tensor, bool], Any], *, trains: bool = True) -> Found:
     torch.manual_seed(0)
     return check_network("student", Network(Around(run), taps=()), IMAGES, trains=trains)
@@ -59,6 +64,9 @@ def check(run: Callable[[nn.Module, Tensor, bool], Any], *, trains: bool = True)
         pytest.param(lambda n, x, _: n(x).argmax(1), r"gives int64 \[4\]", id="classes"),
         pytest.param(lambda n, x, _: n(x).argmax(1).view(4, 1), r"gives int64 \[4, 1\]", id="classes in a column"),
         pytest.param(lambda n, x, _: n(x[:1]), r"gives \[1, 4\] for 4 images", id="one answer"),
+        pytest.param(lambda n, x, _: n(x).to_sparse(), "gives a tensor of layout sparse_coo; it must give plain", id="sparse"),
+        pytest.param(lambda n, x, _: n(x).to("meta"), "gives numbers that are nowhere", id="meta"),
+        pytest.param(_grow, r"adds or removes parameters or buffers \(module\.inner\.late\d", id="grows"),
     ],
 )
 def test_a_student_is_refused_with_the_cause(run: Callable[[nn.Module, Tensor, bool], Any], message: str) -> None:
