@@ -127,18 +127,23 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, tallies: Tallies, weights: Weights) -> NDArray[np.float64]:
-        """Return the metric in percent for each of R weighted sets of images, [N, S] with [R, N] -> [R]."""
+        """Return the metric in percent, 0 to 100, for each of R weighted sets of images, [N, S] with [R, N] -> [R]."""
 
     def measure(self, tallies: Tallies, classes: int) -> Accuracy:
         """Return the metric with its interval, of rows [N, S].
 
         Raises:
-            CompressError: There are no images.
+            CompressError: There are no images, or the metric is no percentage.
         """
         del classes
         if not len(tallies):
             raise CompressError(f"{self.metric.title} of no images is not defined; give at least one image")
         percent = float(self.score(tallies, np.ones((1, len(tallies)), np.int64))[0])
+        if not 0 <= percent <= 100:
+            raise CompressError(
+                f"tasks/{self.name}: score gives {percent:g}; a metric is 0 to 100, and larger where it is better: clip what "
+                "can lie beyond, such as an explained variance below 0"
+            )
         low, high = compute_interval(lambda weights: self.score(tallies, weights), len(tallies), draws=self.metric.draws)
         return Accuracy(
             metric=self.metric.name, percent=percent, samples=len(tallies), ci95=(min(low, percent), max(high, percent))

@@ -74,6 +74,13 @@ def test_a_task_of_ones_own_is_trained_judged_and_gated(tags: Task) -> None:
     assert "mean F1" in bad.reason
 
 
+def test_a_metric_is_a_percentage(tags: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric that falls below 0, as an explained variance does, is refused with the task's name."""
+    monkeypatch.setattr(type(tags), "score", lambda _task, _tallies, weights: np.full(len(weights), -3.5))
+    with pytest.raises(CompressError, match=r"tasks/tags: score gives -3\.5; a metric is 0 to 100"):
+        tags.measure(np.zeros((2, 9), np.int64), 3)
+
+
 def test_a_task_must_be_one(tags: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """A class that is no task is refused by name, and so is a name that nobody has."""
     monkeypatch.setattr(sys.modules["own_tags"], "Tags", object)
