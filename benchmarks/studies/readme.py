@@ -33,6 +33,8 @@ STUDY = ("cifar10_resnet8", "cifar10_resnet20")
 FEW_LABELS = "digits_three_seeds"
 """The demo over several seeds; folders that go on after this name hold the same where numbers round otherwise."""
 PHOTOGRAPHS = "photographs"
+PROVED = ("digits", PHOTOGRAPHS)
+"""Runs whose files count in the table of what was proved where, beside the study of int8."""
 COMPARED = ("digits_all_labels", *STUDY, "cifar10_resnet8_longer", PHOTOGRAPHS)
 """Studies of `docs/concepts/which_method.md`."""
 INT8 = ROOT / "benchmarks" / "results" / "int8" / RESULT
@@ -163,7 +165,7 @@ def make_short_table(report: Report) -> Iterator[str]:
 
 def make_support() -> Iterator[str]:
     """Yield the table of what was proved where."""
-    yield from make_support_table([_read_report("digits")], read(INT8, Int8))
+    yield from make_support_table(map(_read_report, PROVED), read(INT8, Int8))
 
 
 def make_recipe_tables(recipe: str, seeds: str) -> Iterator[str]:

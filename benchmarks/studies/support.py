@@ -59,7 +59,8 @@ def list_judged(report: Report) -> Iterator[Judged]:
         if row.format != TORCH and row.status in {"passed", "failed"}:
             where = "x86-64" if row.device == LOCAL else row.device
             place = Place(report.task, row.format, row.runtime, where)
-            model = str(sections[row.network]["model"])
+            section = sections[row.network]
+            model = str(section.get("architecture") or section["model"])  # `timm.any` has the name as an option
             name = model.rpartition(".")[2] if report.task == CLASSIFICATION.name else model
             yield Judged(place, row.precision, name, row.status == "passed")
 
