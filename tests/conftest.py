@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,30 +141,106 @@ def shared_runners(waiting_runners: dict[tuple[str, int], subprocess.Popen[str]]
     local._shared.reset(before)
 
 
+Timing = tuple[Any, bytes]
+"""What was measured of a file, `None` where it does not take so many images in a call; and the raw series of its job."""
+
+
 @pytest.fixture(scope="session")
-def known_timings() -> dict[tuple[str, ...], tuple[dict[str, Any], bytes]]:
-    """What was timed so far, for tests that are about something else: figures and raw series, by device and files."""
+def known_timings() -> dict[tuple[object, ...], Timing]:
+    """What was timed so far, for tests that are about something else: by device, settings and file."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def known_translations() -> dict[tuple[object, ...], Any]:
+    """Programs and ONNX graphs of networks that were exported so far, for tests that are about something else."""
     return {}
 
 
 @pytest.fixture(scope="module")
-def time_once(shared_runners: None, known_timings: dict[tuple[str, ...], tuple[dict[str, Any], bytes]]) -> Iterator[None]:
-    """Let all runs time files of one name on one device once, for tests that are about something else."""
+def translate_once(known_translations: dict[tuple[object, ...], Any]) -> Iterator[None]:
+    """Let all runs trace and translate equal networks with equal weights once: a dry run is the same in most."""
+    import exporters.onnx
+    import exporters.torch
+    from exporters._onnx import reuse
+
+    def describe(module: Any, *options: object) -> tuple[object, ...]:
+        return (type(module).__qualname__, repr(module), reuse._hash_weights(module), *options)
+
+    def trace(module: Any, example: Any, *, batch: int | None = None) -> Any:
+        key = describe(module, "program", batch, tuple(example.shape))
+        if key not in known_translations:
+            known_translations[key] = reuse.find_or_trace(module, example, batch=batch)
+        return known_translations[key]
+
+    def convert(module: Any, options: Any, make: Callable[[], Any]) -> Any:
+        key = describe(module, "graph", options)
+        if key not in known_translations:
+            known_translations[key] = make().SerializeToString(deterministic=True)
+        from onnx import ModelProto
+
+        return ModelProto.FromString(known_translations[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        for exporter in (exporters.onnx, exporters.torch):
+            patch.setattr(exporter, "find_or_trace", trace)
+        patch.setattr(exporters.onnx, "find_or_convert", convert)
+        yield
+
+
+@pytest.fixture(scope="module")
+def time_once(shared_runners: None, translate_once: None, known_timings: dict[tuple[object, ...], Timing]) -> Iterator[None]:
+    """Let all runs time files of one name on one device once, for tests that are about something else.
+
+    Of the files of a run only those are timed that no run before had: torch alone takes seconds to start for it.
+    """
     from compress.run import measure
 
     time_rounds = measure._run_rounds
 
     def find(run: Any, files: Sequence[Any], batch_size: int, raw: Path, *, launches: int, device: Any) -> dict[str, Any]:
-        key = (str(batch_size), str(device and device.name), *(f"{item.variant.name} {item.path.name}" for item in files))
-        if key in known_timings:
+        settings = (batch_size, device and device.name, run.recipe.measure.rounds, launches, run.recipe.measure.threads)
+        keys = {(*settings, item.variant.name, item.path.name): item for item in files}
+
+        def add_timings(wanted: Collection[tuple[object, ...]]) -> None:
+            items = [keys[key] for key in wanted]
+            found = time_rounds(run, items, batch_size, raw, launches=launches, device=device)
+            series = raw.read_bytes() if raw.is_file() else b"[]"
+            known_timings.update({key: (found.get(keys[key].variant.name), series) for key in wanted})
+
+        if missing := [key for key in keys if key not in known_timings]:
+            add_timings(missing)
+        if len({len(timed.latency.rounds) for key in keys if (timed := known_timings[key][0])}) > 1:
+            add_timings(keys)  # rounds were repeated beside other work, so the files could not be paired
+        for key in keys:
             raw.write_bytes(known_timings[key][1])
-        else:
-            found = time_rounds(run, files, batch_size, raw, launches=launches, device=device)
-            known_timings[key] = found, raw.read_bytes() if raw.is_file() else b"[]"
-        return known_timings[key][0]
+        return {item.variant.name: timed for key, item in keys.items() if (timed := known_timings[key][0])}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "_run_rounds", find)
+        yield
+
+
+@pytest.fixture(scope="session")
+def known_probes() -> dict[tuple[str, str], tuple[bool, str]]:
+    """What the doctor found of the runtimes so far, by program and runtime."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def probe_once(known_probes: dict[tuple[str, str], tuple[bool, str]]) -> Iterator[None]:
+    """Let the doctor try each runtime once, for tests that are about something else."""
+    from compress.cli import doctor
+
+    try_program = doctor._run_probe
+
+    def find(program: str, name: str) -> tuple[bool, str]:
+        if (program, name) not in known_probes:
+            known_probes[program, name] = try_program(program, name)
+        return known_probes[program, name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctor, "_run_probe", find)
         yield
 
 

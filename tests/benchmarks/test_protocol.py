@@ -35,7 +35,7 @@ def test_measuring_gives_every_subject_its_figures(tiny: Tiny, tmp_path: Path) -
     """Files of several runtimes are timed in the same rounds, and everything that was asked for is told."""
     raw = tmp_path / "raw.json"
     several = [subject for subject in tiny.subjects.values() if subject.batch_size is None]
-    figures = measure(several, tiny.images, against="torch", rounds=5, seconds=0.3, batch_size=2, raw=raw)
+    figures = measure(several, tiny.images, against="torch", rounds=5, seconds=0.3, launches=1, batch_size=2, raw=raw)
     assert list(figures) == [subject.name for subject in several]
     for name, found in figures.items():
         latency = found.latency

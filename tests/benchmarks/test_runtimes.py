@@ -25,7 +25,7 @@ from compress import plugins
 from compress.errors import CompressError, Unreachable
 from tests.benchmarks.tiny import Tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_runners")]
 
 NEEDS = {"executorch": "executorch", "litert": "litert_torch"}
 """What writes a file for a runtime that is an extra."""

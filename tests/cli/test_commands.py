@@ -353,10 +353,10 @@ def test_doctor_finds_this_machine_healthy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_doctor_says_what_cannot_be_written() -> None:
+def test_doctor_says_what_cannot_be_written(probe_once: None) -> None:
     """A folder that cannot be written is a failure with its reason, and exit code 5."""
-    done = process("doctor", "--runs", "/proc/runs")
-    assert done.returncode == 5
+    done = invoke("doctor", "--runs", "/proc/runs")
+    assert done.exit_code == 5
     assert "runs folder: /proc" in done.stderr
 
 

@@ -10,13 +10,20 @@ import pytest
 from rich.console import Console
 
 from compress.cli import tables
-from compress.deployed.bench import measure_files
+from compress.deployed.bench import FileTiming, measure_files
 from compress.errors import CompressError
 from compress.events import Events
 from compress.records import Ratio
 from tests.deployed.brightness import invoke
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def timing(bundle: Path) -> FileTiming:
+    """A file, timed for tests of what is shown of it."""
+    (found,) = measure_files([bundle / "student-fp32.onnx"], rounds=5, seconds=0.2, events=Events()).values()
+    return found
 
 
 def test_bench_compares_files_in_one_job(bundle: Path) -> None:
@@ -38,9 +45,8 @@ def test_bench_prints_a_table_or_one_document(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
-def test_no_number_of_bench_is_broken_over_two_lines(bundle: Path, width: int) -> None:
+def test_no_number_of_bench_is_broken_over_two_lines(timing: FileTiming, width: int) -> None:
     """However long the names are, every figure, runtime and verdict of a measurement stands whole in a line."""
-    (timing,) = measure_files([bundle / "student-fp32.onnx"], rounds=5, seconds=0.2, events=Events()).values()
     latency = timing.latency_ms.model_copy(update={"p50": 10.163, "ci95": (10.159, 10.167), "p90": 10.171, "p99": 12.193})
     names = [f"/home/someone/projects/{'edge/' * 9}student-{number}.onnx" for number in range(2)]
     ratio = Ratio(against=names[0], speedup=1.25, ci95=(1.2, 1.3), verdict="faster")
@@ -57,9 +63,8 @@ def test_no_number_of_bench_is_broken_over_two_lines(bundle: Path, width: int) -
     assert "faster" in shown.get()
 
 
-def test_bench_says_once_why_percentiles_are_missing(bundle: Path) -> None:
+def test_bench_says_once_why_percentiles_are_missing(timing: FileTiming) -> None:
     """A percentile from too few calls is a dash, and the table says below it from how many on it is told."""
-    (timing,) = measure_files([bundle / "student-fp32.onnx"], rounds=5, seconds=0.2, events=Events()).values()
     few = timing.latency_ms.model_copy(
         update={"p90": 3.25, "p99": None, "percentiles_missing": "p99 needs at least 1000 calls"}
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -57,13 +58,30 @@ def students(where: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str) -> Path:
+def taught(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str) -> Path:
+    """A folder of runs in which the teacher is trained, and nobody else."""
+    where = tmp_path_factory.mktemp("taught")
+    parsed = recipe.parse(tiny_recipe.encode(), "tiny.yaml", FEATURES)
+    with open_run(parsed, base=where, runs=where, events=Events()) as work:
+        obtain_teacher(work, 0, parsed.teacher[0])
+    shutil.rmtree(where / "tiny")
+    return where
+
+
+@pytest.fixture(scope="module")
+def alone(taught: Path, tmp_path_factory: pytest.TempPathFactory, tiny_recipe: str) -> Path:
     """A run in which all outputs are kept and each student trains to its end."""
-    where = tmp_path_factory.mktemp("alone")
+    where = shutil.copytree(taught, tmp_path_factory.mktemp("alone") / "runs")
     torch.set_num_threads(1)  # as in every test: the last bits depend on it
     run(where, tiny_recipe)
     assert len(students(where)) == 2 * len(SEEDS)
     return where
+
+
+@pytest.fixture
+def runs(taught: Path, tmp_path: Path) -> Path:
+    """A folder of runs of its own, in whose cache the teacher is."""
+    return shutil.copytree(taught, tmp_path / "runs")
 
 
 class Listening(Events):
@@ -101,48 +119,47 @@ def sweeps(where: Path) -> list[int]:
     return [each.views_computed for each in taught]
 
 
-def test_students_in_turns_are_those_that_trained_alone(alone: Path, tmp_path: Path, tiny_recipe: str) -> None:
+def test_students_in_turns_are_those_that_trained_alone(alone: Path, runs: Path, tiny_recipe: str) -> None:
     """The same bytes for every seed; each view is computed once, is never kept beside another, and nothing stays behind."""
     heard = Listening()
-    run(tmp_path, tiny_recipe, FEW, events=heard)
-    assert students(tmp_path) == students(alone)
-    assert sweeps(tmp_path) == [EPOCHS, 0, 0]
-    assert not outputs(tmp_path)
+    run(runs, tiny_recipe, FEW, events=heard)
+    assert students(runs) == students(alone)
+    assert sweeps(runs) == [EPOCHS, 0, 0]
+    assert not outputs(runs)
     said = heard.text.getvalue()
     assert said.count("3 students are trained in lockstep, one epoch each") == 1  # not the baseline, whose outputs fit
     assert said.count("student: trains") == said.count("student, seed 4: trains") == 1
     assert "continues in epoch" not in said
     assert "not kept" not in said
-    events = [json.loads(line) for line in (tmp_path / "tiny" / "events.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (runs / "tiny" / "events.jsonl").read_text().splitlines()]
     epochs = [(event["epoch"], event["stage"]) for event in events if event["event"] == "epoch" and "student" in event["stage"]]
     assert [epoch for epoch, _ in epochs] == sorted(epoch for epoch, _ in epochs)
     again = Listening()
-    run(tmp_path, tiny_recipe, FEW, events=again)
+    run(runs, tiny_recipe, FEW, events=again)
     assert again.text.getvalue().count("student: ") == 1  # found, and said once
     assert "in lockstep, one epoch each" not in again.text.getvalue()
 
 
 @pytest.mark.parametrize("at", [1, 6, 9, 20, 38])
 def test_a_run_that_is_stopped_in_any_turn_continues(
-    alone: Path, tmp_path: Path, tiny_recipe: str, at: int, monkeypatch: pytest.MonkeyPatch
+    alone: Path, runs: Path, tiny_recipe: str, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped at the nth time that somebody looks whether to, and repeated: weights and epochs of a run without a stop."""
-    run(tmp_path, tiny_recipe, FEW, "method={name: kd}", "baselines=[]")  # the teacher is there
     looks = itertools.count(1)
     with monkeypatch.context() as patch:
         patch.setattr(stage, "catch_stop_request", lambda _events: nullcontext(lambda: next(looks) == at))
         with pytest.raises(Interrupted):
-            run(tmp_path, tiny_recipe, FEW, "baselines=[]")
+            run(runs, tiny_recipe, FEW, "baselines=[]")
     heard = Listening()
-    run(tmp_path, tiny_recipe, FEW, events=heard)
-    assert students(tmp_path) == students(alone)
-    for folder in folders(tmp_path):
+    run(runs, tiny_recipe, FEW, events=heard)
+    assert students(runs) == students(alone)
+    for folder in folders(runs):
         assert [epoch.epoch for epoch in read(folder / "student" / "metrics.json", StageResult).epochs] == [1, 2, 3, 4]
-    assert sum(sweeps(tmp_path)) == EPOCHS
-    assert not outputs(tmp_path)
+    assert sum(sweeps(runs)) == EPOCHS
+    assert not outputs(runs)
 
 
-def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
+def test_only_one_view_is_on_disk(runs: Path, tiny_recipe: str) -> None:
     """However many epochs there are, the outputs take no more than those for one view."""
     seen: list[int] = []
 
@@ -150,9 +167,9 @@ def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
         def emit(self, event: str, **fields: object) -> None:
             super().emit(event, **fields)
             if event == "epoch" and str(fields["stage"]).startswith("student"):
-                seen.append(len(outputs(tmp_path)))
+                seen.append(len(outputs(runs)))
 
-    run(tmp_path, tiny_recipe, FEW, "baselines=[]", events=Watching())
+    run(runs, tiny_recipe, FEW, "baselines=[]", events=Watching())
     assert len(seen) == EPOCHS * len(SEEDS)
     assert set(seen) == {1}
 
@@ -166,20 +183,20 @@ def test_only_one_view_is_on_disk(tmp_path: Path, tiny_recipe: str) -> None:
         pytest.param((FEW, "method={name: supervised}"), id="nobody is asked"),
     ],
 )
-def test_nobody_takes_turns_for_nothing(overrides: tuple[str, ...], tmp_path: Path, tiny_recipe: str) -> None:
+def test_nobody_takes_turns_for_nothing(overrides: tuple[str, ...], runs: Path, tiny_recipe: str) -> None:
     """Each student trains to its end, and what an interrupted run left of its lockstep is gone."""
-    left = tmp_path / ".cache" / "teacher_outputs" / lockstep.FOLDER_OF_VIEWS / "tiny" / "view"
+    left = runs / ".cache" / "teacher_outputs" / lockstep.FOLDER_OF_VIEWS / "tiny" / "view"
     left.mkdir(parents=True)
     heard = Listening()
-    run(tmp_path, tiny_recipe, "baselines=[]", *overrides, events=heard)
+    run(runs, tiny_recipe, "baselines=[]", *overrides, events=heard)
     assert "in lockstep, one epoch each" not in heard.text.getvalue()
     assert not left.exists()
 
 
-def test_quick_teachers_are_asked_again(tmp_path: Path, tiny_recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_teachers_are_asked_again(runs: Path, tiny_recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where computing the outputs takes less than changing students, every student computes its own."""
     monkeypatch.undo()
     heard = Listening()
-    run(tmp_path, tiny_recipe, FEW, "baselines=[]", events=heard)
+    run(runs, tiny_recipe, FEW, "baselines=[]", events=heard)
     assert "in lockstep, one epoch each" not in heard.text.getvalue()
     assert heard.text.getvalue().count("outputs of the teacher are not kept: 4 views") == len(SEEDS)
