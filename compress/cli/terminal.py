@@ -111,12 +111,12 @@ class Terminal:
 
     def warn(self, message: str) -> None:
         """Say what did not work although the command did."""
-        click.echo(escape_commands(message), err=True)
+        _write_message(escape_commands(message) + "\n")
 
     def refuse(self, message: str, exit_code: int) -> int:
         """Write an error and return its exit code."""
         self.refuse_as_json(message, exit_code)
-        click.echo(escape_commands(message), err=True)
+        _write_message(escape_commands(message) + "\n")
         return exit_code
 
     def refuse_as_json(self, message: str, exit_code: int) -> None:
@@ -166,7 +166,7 @@ class Program(click.Group):
             terminal.refuse_as_json(error.format_message(), error.exit_code)
             shown = io.StringIO()
             error.show(file=shown)
-            click.echo(escape_commands(shown.getvalue()), err=True, nl=False)
+            _write_message(escape_commands(shown.getvalue()))
             ctx.exit(error.exit_code)
         except CompressError as error:
             if lines := find_lines(error):
@@ -203,6 +203,28 @@ class Program(click.Group):
 
 PLAIN = {"×": "x", "–": "-", "−": "-", "…": "...", "≥": ">=", "≤": "<=", "±": "+/-", "→": "->", "·": "|", "µ": "u", "√": "sqrt"}
 """What our own tables and messages may hold that a console in another encoding cannot show, and what says the same there."""
+
+
+def _write_message(text: str) -> None:
+    """Write to stderr; where that cannot be written, nobody can be told, and the exit code is what is left."""
+    try:
+        click.echo(text, err=True, nl=False)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # else Python fails at it once more when it ends
+
+
+def open_closed_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr the null device in their place.
+
+    Else the next file that is opened gets the number of the missing one, and whatever writes to that stream writes into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (lives as long as the process)
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def prepare_streams() -> None:

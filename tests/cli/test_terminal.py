@@ -95,6 +95,42 @@ def test_full_disk_is_said() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_changes_no_exit_code(closed: str) -> None:
+    """Started without a stream, a command works, and a refusal keeps its exit code."""
+    for command, exit_code in (("list methods", 0), ("check nowhere.yaml", 5)):
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} -m compress {command} {closed}"], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (exit_code, False)
+
+
+def test_a_message_that_cannot_be_written_keeps_its_exit_code() -> None:
+    """Where stderr is full, the exit code still tells what happened."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "compress", "check", "nowhere.yaml"], stderr=full, check=False)
+    assert done.returncode == 5
+
+
+STREAMS = """
+import os, sys
+os.close(1)
+sys.stdout = None
+from compress.cli.terminal import open_closed_streams
+open_closed_streams()
+with open(sys.argv[1], "w") as file:
+    os.write(1, b"from a library")
+    print("from Python", flush=True)
+    file.write("whole")
+"""
+
+
+def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    """What a library prints to a closed stdout does not end up in the next file that is opened."""
+    subprocess.run([sys.executable, "-c", STREAMS, str(tmp_path / "file")], check=True)
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "whole"
+
+
 def test_interrupt_is_130_without_traceback(tmp_path: Path) -> None:
     """Ctrl-C outside a run ends with one line and exit code 130."""
     command = [sys.executable, "-m", "compress", "doctor", "--runs", str(tmp_path)]

@@ -10,7 +10,7 @@ import click
 
 from compress import __version__
 from compress.cli.commands import deployed, device, export, reports, run, setup
-from compress.cli.terminal import Program, prepare_streams, report_bug
+from compress.cli.terminal import Program, open_closed_streams, prepare_streams, report_bug
 
 __all__ = ["main", "program"]
 
@@ -40,5 +40,6 @@ for command in (
 def main() -> None:
     """Run the command line; unexpected errors say that they are ours."""
     sys.excepthook = report_bug
+    open_closed_streams()
     prepare_streams()
     program()
