@@ -127,12 +127,20 @@ def test_the_picture_of_the_architecture_names_what_is_there(root: Path) -> None
 
 
 def test_the_bounds_of_the_gate_are_those_of_the_code() -> None:
-    """The page of the gate states the defaults by which files are judged."""
-    text = PAGES["docs/concepts/gate.md"].read_text(encoding="utf-8")
-    assert rule.AGREEMENT.keys() == rule.BOUNDS.keys()
-    for title, values in {"default": rule.BOUNDS, "least agreement": rule.AGREEMENT.values()}.items():
-        assert f"| {title} | {' | '.join(map(str, values))} |" in text
-    assert f"| largest difference of a logit | {' | '.join(f'{bound:.1g}' for bound in rule.BOUNDS.values())} |" in text
+    """The pages of the gate and of segmentation state the defaults by which files are judged."""
+    shown = {
+        "gate": {"least agreement": rule.AGREEMENT, "largest difference of a logit": rule.BOUNDS},
+        "segmentation": {
+            "least agreement: the mIoU of the file's maps with the network's": rule.DENSE_AGREEMENT,
+            "largest RMS of all differences, over that of the logits": rule.DENSE_RMS,
+        },
+    }
+    for name, rows in shown.items():
+        lines = PAGES[f"docs/concepts/{name}.md"].read_text(encoding="utf-8").splitlines()
+        for title, bounds in rows.items():
+            assert f"| default | {' | '.join(bounds)} |" in lines
+            (row,) = (line for line in lines if line.startswith(f"| {title} |"))
+            assert [float(cell) for cell in row.strip("| ").split(" | ")[1:]] == list(bounds.values())
 
 
 def test_the_readme_is_short() -> None:
