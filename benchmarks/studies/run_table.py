@@ -119,10 +119,10 @@ def _describe_convergence(report: Report, metric: str) -> Iterator[str]:
         return
     each = ", ".join(f"{name} {format_signed(rise.points, 2)} ({rise.scatter:.2f})" for name, rise in rises.items())
     rising = [name for name, rise in rises.items() if not rise.is_over]
-    verdict = f"still rising: {', '.join(rising)}" if rising else "all have converged for this schedule"
+    verdict = " and ".join(rising) or "none"
     yield ""
     yield (
-        f"Validation {metric} within the last fifth of the epochs, mean of its second half minus that of its first, in points, "
-        f"and in brackets how much single epochs scatter there (standard deviation): {each}. By the criterion that a network "
-        f"which has converged rises by less than it scatters, {verdict}."
+        f"Was training long enough? Change of validation {metric} within the last fifth of the epochs (mean of its second half "
+        f"minus that of its first), in points, and in brackets the standard deviation of single epochs there: {each}. "
+        f"Not converged is called what rises by more than it scatters: {verdict}."
     )
