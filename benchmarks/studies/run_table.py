@@ -40,22 +40,27 @@ def measure_rise(curve: Sequence[float]) -> Rise:
     return Rise(statistics.fmean(last[-half:]) - statistics.fmean(last[:half]), statistics.stdev(last))
 
 
-def make_run_tables(seeds: Report, files: Report, *, seeds_name: str, files_name: str, recipe: str) -> Iterator[str]:
+def make_run_tables(
+    seeds: Report, files: Report, *, seeds_name: str, files_name: str, recipe: str, changes: str = ""
+) -> Iterator[str]:
     """Yield the networks with their metric over seeds, the files, and how they were made, in Markdown.
 
     Args:
         seeds: Of a run with plain training among its baselines and several seeds.
-        files: Of a run with exports; may be the same.
+        files: Of a run with exports; may be the same. Networks that it alone has stand in the table with their one seed.
         seeds_name: Of its folder in `benchmarks/results`, and below, of the other's.
         files_name: As that.
         recipe: Name of the recipe of both, without its ending.
+        changes: What was typed behind it and `--seeds` for the first.
     """
     metric = wording.name_metric(seeds)
     yield f"| | method | parameters | {metric} on the test split | against plain training, points |"
     yield "|---|---|--:|--:|---|"
-    for scores in seeds.scores:
-        parameters = next(row.parameters for row in seeds.variants if row.network == scores.network)
-        cells = (scores.network, scores.method, f"{parameters:,}", _format_scores(scores), _compare(seeds, scores.network))
+    known = {scores.network for scores in seeds.scores}
+    alone = [scores for scores in files.scores if scores.network not in known]
+    for report, scores in [*((seeds, each) for each in seeds.scores), *((files, each) for each in alone)]:
+        parameters = next(row.parameters for row in report.variants if row.network == scores.network)
+        cells = (scores.network, scores.method, f"{parameters:,}", _format_scores(scores), _compare(report, scores.network))
         yield f"| {' | '.join(cells)} |"
     yield ""
     yield f"| file | size | {metric} on the test split | gate | rung |"
@@ -65,7 +70,7 @@ def make_run_tables(seeds: Report, files: Report, *, seeds_name: str, files_name
             size = f"{row.size_bytes / 1e6:.2f} MB"
             yield f"| {' | '.join((row.name, size, _format_accuracy(row.accuracy), row.status, _name_rung(row)))} |"
     yield ""
-    yield _describe(seeds, recipe, list(dict.fromkeys((seeds_name, files_name))))
+    yield _describe(seeds, f"{recipe}.yaml", changes, list(dict.fromkeys((seeds_name, files_name))))
     yield from _describe_convergence(seeds, metric)
 
 
@@ -93,7 +98,7 @@ def _name_rung(row: Variant) -> str:
     return "–" if ladder is None or ladder.chosen is None else ladder.rungs[ladder.chosen].rung
 
 
-def _describe(report: Report, recipe: str, folders: Sequence[str]) -> str:
+def _describe(report: Report, recipe: str, changes: str, folders: Sequence[str]) -> str:
     """Return what one must know to judge the tables."""
     train, machine = report.recipe["train"], report.environment
     seeds = max(len(scores.seeds) for scores in report.scores)
@@ -104,7 +109,8 @@ def _describe(report: Report, recipe: str, folders: Sequence[str]) -> str:
         f"{report.images['train']:,} labelled training images of {len(report.classes)} classes, {report.images['test']:,} test "
         f"images; students from random weights, {train['epochs']} epochs, {steps:,} steps; mean ± standard deviation over "
         f"{quantify(seeds, 'seed')}, differences paired by image and seed with their 95 % interval; files are of the first "
-        f"seed. `compress run recipes/{recipe}.yaml --seeds {seeds}`{took}. Report: {reports}."
+        f"seed, and so is a network whose metric stands with its 95 % interval. `compress run recipes/{recipe} --seeds {seeds}"
+        f"{changes}`{took}. Report: {reports}."
     )
 
 
