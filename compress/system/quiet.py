@@ -75,6 +75,18 @@ def silence_root_logger() -> Iterator[None]:
 
 
 @contextmanager
+def keep_root_logger() -> Iterator[None]:
+    """Keep the root logger, whose level, filters and handlers OpenVINO's converter leaves changed where it fails."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, list(root.filters), list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers
+
+
+@contextmanager
 def silence_tracer() -> Iterator[None]:
     """Silence torch's tracer and converter: log lines, one warning of their own, graphs printed on failure.
 

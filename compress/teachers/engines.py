@@ -112,7 +112,7 @@ def build_openvino(teachers: JointTeachers, images: Tensor, precision: str, *, q
     """
     runtime = quiet.import_openvino()
     try:
-        with quiet.silence_tracer(), torch.no_grad():
+        with quiet.silence_tracer(), quiet.keep_root_logger(), torch.no_grad():
             model = runtime.convert_model(torch.export.export(copy.deepcopy(teachers).eval(), (images,)))
     except _list_refusals(runtime) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -265,6 +265,8 @@ class _StageTraining:
                 remedy = "look at this batch: earlier ones passed" if self.done else "see whether networks and losses fit it"
             where = f"{self._locate(phase)}, on images {list(batch.images.shape)}"
             raise CompressError(f"training stopped at {where}: {read_reason(error)}; {remedy}") from error
+        except CompressError:
+            raise  # says itself where it was
         except Exception as error:
             error.add_note(f"training was at {self._locate(phase)}, on images {list(batch.images.shape)}")
             raise

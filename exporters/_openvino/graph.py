@@ -43,7 +43,8 @@ def translate(content: bytes) -> Any:
     from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure
 
     try:
-        model = openvino.convert_model(BytesIO(content))
+        with quiet.keep_root_logger():
+            model = openvino.convert_model(BytesIO(content))
     except (GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure, RuntimeError) as error:
         raise CompressError(
             f"exporters/openvino: the network cannot be translated ({extract_reason(error)}); use format: onnx"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -161,12 +162,15 @@ def test_preprocessing_that_does_not_fit_is_refused(about, wrong, network, image
 
 
 def test_operator_that_openvino_lacks_is_named():
-    """One line, without places in the sources of others."""
+    """One line, without places in the sources of others; what the caller logs is heard as before."""
+    root = logging.getLogger()
+    before = root.level, list(root.filters), list(root.handlers)
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in ("images", "logits")]
     graph = helper.make_graph([helper.make_node("Foo", ["images"], ["logits"], domain="acme")], "one", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("acme", 1)])
     with pytest.raises(CompressError, match=r"\(No conversion rule found for operations: acme\.Foo\); use format: onnx$"):
         translate(model.SerializeToString())
+    assert (root.level, root.filters, root.handlers) == before
 
 
 @pytest.mark.slow
