@@ -24,7 +24,7 @@ cd '{home}' && exec env -i HOME='{home}' PATH='{path}' sh -c "$script"
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Walk, list[str]]]:
+def first(tmp_path_factory: pytest.TempPathFactory, time_once: None) -> Iterator[tuple[Walk, list[str]]]:
     """The tutorial of the digits, followed, and what it printed."""
     folder = tmp_path_factory.mktemp("first")
     (folder / "cache").mkdir()
@@ -51,7 +51,7 @@ def test_what_trains_long_is_checked(page: str, walk: Walk) -> None:
 
 
 @pytest.mark.parametrize("page", ["howto/installing.md", "howto/troubleshooting.md"])
-def test_what_works_here_is_told(page: str, walk: Walk) -> None:
+def test_what_works_here_is_told(page: str, walk: Walk, probe_once: None) -> None:
     """`compress doctor` tells the runtimes of this machine."""
     assert "onnxruntime" in walk.follow(page)[0]
 

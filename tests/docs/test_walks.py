@@ -22,7 +22,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def walk(tmp_path: Path, cache: Path) -> Iterator[Walk]:
+def walk(tmp_path: Path, cache: Path, time_once: None) -> Iterator[Walk]:
     with walk_in(tmp_path, cache) as walk:
         yield walk
 

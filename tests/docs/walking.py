@@ -40,8 +40,9 @@ FURTHER = {
     "listed-dih": {"method.0.heads_epochs": "1"},
     "unexported": {"exports": "[]"},
     "fewer": {"data.train_images": "600"},
+    "hurried": {"teacher.train.epochs": "4", "train.epochs": "1"},
 }
-"""What further words of a mark stand for."""
+"""What further words of a mark stand for, also where the page itself sets these fields."""
 BRIEF = {"--rounds": "5", "--seconds": "0.2", "--launches": "1"}
 """Options by which `compress bench` takes a second, where the page has none of its own."""
 MEASURED = {0, 3, 4}
@@ -153,15 +154,16 @@ class Walk:
 
 
 def shrink(words: list[str], mark: str) -> Iterator[str]:
-    """Yield options that make a command small; fields that the page itself sets are kept."""
+    """Yield options that make a command small; fields that the page itself sets are kept, but for those of further words."""
     if mark and words[1] in {"run", "check"}:
-        fields = (SHORTENED if mark.startswith("shorten") else SHRUNK) | {
-            name: value for word in mark.split()[1:] for name, value in FURTHER[word].items()
-        }
         given = {word.partition("=")[0] for word in words}
+        fields = {
+            name: value for name, value in (SHORTENED if mark.startswith("shorten") else SHRUNK).items() if name not in given
+        }
+        for word in mark.split()[1:]:
+            fields |= FURTHER[word]
         for name, value in fields.items():
-            if name not in given:
-                yield from ("--set", f"{name}={value}")
+            yield from ("--set", f"{name}={value}")
     if words[1] == "bench" and "--attach" not in words:
         for option, value in BRIEF.items():
             if option not in words:

@@ -397,7 +397,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def train(runs: Path, tiny_recipe: str) -> Callable[..., Students]:
+def train(runs: Path, tiny_recipe: str, translate_once: None) -> Callable[..., Students]:
     """Check and train what a recipe says, as `compress run` does before it exports and measures."""
 
     def go(*overrides: str) -> Students:
