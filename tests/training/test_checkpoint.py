@@ -453,7 +453,7 @@ def test_state_that_could_not_be_loaded_is_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning")  # old files are made with it
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # old files are made with it
 @pytest.mark.parametrize(
     "write", [torch.save, lambda module, path: torch.jit.save(torch.jit.trace(module, torch.ones(1, 2)), path)]
 )
