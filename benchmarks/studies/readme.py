@@ -34,12 +34,12 @@ STUDY = ("cifar10_resnet8", "cifar10_resnet20")
 FEW_LABELS = "digits_three_seeds"
 """The demo over several seeds; folders that go on after this name hold the same where numbers round otherwise."""
 PHOTOGRAPHS = "photographs"
-DENSE = ("digit_scenes",)
-"""Recipes of maps and boxes: a run of one seed with files, and one of several seeds in the folder with this ending."""
+DENSE = {"digit_scenes": "digit_scenes", "digit_boxes": "digit_boxes_three_seeds"}
+"""Recipes of maps and boxes, each with the folder of its files; a run of several seeds is in the folder with this ending."""
 SEEDS = "_three_seeds"
 CHANGES = " --set 'baselines=[supervised]' --set 'exports=[]'"
 """What the latter changes."""
-PROVED = ("digits", PHOTOGRAPHS, *DENSE)
+PROVED = ("digits", PHOTOGRAPHS, "digit_scenes")
 """Runs whose files count in the table of what was proved where, beside the study of int8."""
 COMPARED = ("digits_all_labels", *STUDY, "cifar10_resnet8_longer", PHOTOGRAPHS)
 """Studies of `docs/concepts/which_method.md`."""
@@ -81,8 +81,8 @@ def list_pages() -> Mapping[str, Mapping[str, Callable[[], Iterable[str]]]]:
             "demo": lambda: make_demo_table(_read_report("digits")),
             "seeds": make_seeds_sentence,
             "study": lambda: methods_table.make_table({name: _read_report(name) for name in STUDY}),
-            "photographs": lambda: make_recipe_tables(PHOTOGRAPHS, PHOTOGRAPHS),
-            **{name: partial(make_recipe_tables, name, f"{name}{SEEDS}", CHANGES) for name in DENSE},
+            "photographs": lambda: make_recipe_tables(PHOTOGRAPHS, PHOTOGRAPHS, PHOTOGRAPHS),
+            **{name: partial(make_recipe_tables, name, f"{name}{SEEDS}", files, CHANGES) for name, files in DENSE.items()},
             "int8": lambda: make_readme_table(read(INT8, Int8)),
         },
         "docs/concepts/which_method.md": {
@@ -175,16 +175,17 @@ def make_support() -> Iterator[str]:
     yield from make_support_table(map(_read_report, PROVED), read(INT8, Int8))
 
 
-def make_recipe_tables(recipe: str, seeds: str, changes: str = "") -> Iterator[str]:
+def make_recipe_tables(recipe: str, seeds: str, files: str, changes: str = "") -> Iterator[str]:
     """Yield the tables of a recipe.
 
     Args:
-        recipe: Its name, and that of the folder with the files' result.
+        recipe: Its name.
         seeds: Folder of the result over seeds.
+        files: Folder of the result with files.
         changes: What the latter changes.
     """
     yield from make_run_tables(
-        _read_report(seeds), _read_report(recipe), seeds_name=seeds, files_name=recipe, recipe=recipe, changes=changes
+        _read_report(seeds), _read_report(files), seeds_name=seeds, files_name=files, recipe=recipe, changes=changes
     )
 
 

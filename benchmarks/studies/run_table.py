@@ -62,13 +62,13 @@ def make_run_tables(
         parameters = next(row.parameters for row in report.variants if row.network == scores.network)
         cells = (scores.network, scores.method, f"{parameters:,}", _format_scores(scores), _compare(report, scores.network))
         yield f"| {' | '.join(cells)} |"
-    yield ""
-    yield f"| file | size | {metric} on the test split | gate | rung |"
-    yield "|---|--:|--:|---|---|"
-    for row in files.variants:
-        if row.size_bytes is not None and row.format != "torch":
-            size = f"{row.size_bytes / 1e6:.2f} MB"
-            yield f"| {' | '.join((row.name, size, _format_accuracy(row.accuracy), row.status, _name_rung(row)))} |"
+    if exported := [row for row in files.variants if row.size_bytes is not None and row.format != "torch"]:
+        yield ""
+        yield f"| file | size | {metric} on the test split | gate | rung |"
+        yield "|---|--:|--:|---|---|"
+    for row in exported:
+        size = f"{(row.size_bytes or 0) / 1e6:.2f} MB"
+        yield f"| {' | '.join((row.name, size, _format_accuracy(row.accuracy), row.status, _name_rung(row)))} |"
     yield ""
     yield _describe(seeds, f"{recipe}.yaml", changes, list(dict.fromkeys((seeds_name, files_name))))
     yield from _describe_convergence(seeds, metric)
