@@ -26,6 +26,7 @@ from compress.data._source import (
     hash_dataset,
     hold_out,
     name_task,
+    read_summary,
     take_stratified,
 )
 from compress.data._splits import list_names, refuse_duplicates
@@ -52,8 +53,8 @@ __all__ = [
     "EncodedDataset", "EncodedSplit", "Findings", "FromDisk", "FromLoader", "ImageFile", "InMemory", "Labels", "Loader",
     "Source", "Split", "Summary", "Targets", "Unpack", "ViewedBatches", "add_unlabelled", "check_dataset", "count_repeated",
     "decode_to_disk", "decode_to_memory", "divide_stratified", "examine_pictures", "forget_labels", "hash_dataset",
-    "hold_out", "join_splits", "list_names", "list_unlabelled", "make_unlabelled", "name_task", "refuse_duplicates",
-    "refuse_labels", "repeat_rows", "take_apart", "take_stratified",
+    "hold_out", "join_splits", "list_names", "list_unlabelled", "make_unlabelled", "name_task", "read_summary",
+    "refuse_duplicates", "refuse_labels", "repeat_rows", "take_apart", "take_stratified",
 ]  # fmt: skip
 
 _WITH_TORCH = {

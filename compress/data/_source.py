@@ -122,6 +122,23 @@ def name_task(source: object) -> str:
     return str(getattr(source, "task", CLASSIFICATION.name))
 
 
+def read_summary(source: Source) -> Summary:
+    """Return what a source says of its classes and sizes.
+
+    Raises:
+        CompressError: It is no summary, or its classes are no names.
+    """
+    found: object = source.summary()
+    if not isinstance(found, Summary):
+        raise CompressError(
+            f"data: summary() returned a {type(found).__name__}; return Summary(classes, train_images, test_images)"
+        )
+    classes: object = found.classes
+    if not isinstance(classes, tuple | list) or not all(isinstance(name, str) for name in classes):
+        raise CompressError(f"data: summary() gives {found.classes!r:.80} as classes; give a tuple of names in label order")
+    return found
+
+
 def check_dataset(dataset: Dataset, classes: int, task: Task = CLASSIFICATION) -> Dataset:
     """Return the data set as it is, if its arrays are what the contract says.
 
@@ -129,7 +146,14 @@ def check_dataset(dataset: Dataset, classes: int, task: Task = CLASSIFICATION) -
         CompressError: A split is empty, images are not uint8 [N, H, W, C] of one size, or a label is none of the task; the
             message names the split and the row.
     """
+    if not isinstance(dataset, Dataset) or not all(isinstance(split, Split) for split in dataset):
+        raise CompressError(
+            f"data: load() returned a {type(dataset).__name__}; return Dataset(Split(images, labels), Split(...))"
+        )
     for name, (images, labels) in zip(Dataset._fields, dataset, strict=True):
+        for what, values in (("images", images), ("labels", labels)):
+            if not hasattr(values, "dtype") or not hasattr(values, "shape"):
+                raise CompressError(f"split {name!r}: {what} are a {type(values).__name__}; give a NumPy array")
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in {1, 3}:
             raise CompressError(
                 f"split {name!r}: images are {images.dtype} {list(images.shape)}; uint8 [N, H, W, 1 or 3] is needed"

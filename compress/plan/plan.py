@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compress import plugins
-from compress.data import name_task
+from compress.data import name_task, read_summary
 from compress.errors import CompressError
 from compress.plan.checks import (
     choose_storage,
@@ -113,7 +113,7 @@ def make_plan(recipe: Recipe, *, base: Path, runs: Path) -> Plan:
     problems: list[CompressError] = []
     source = plugins.load("data", recipe.data.source)(**recipe.data.options(base))
     try:
-        summary = source.summary()
+        summary = read_summary(source)
     except CompressError as error:
         raise join_problems([error, *find_recipe_problems(recipe, base)]) from error
     problems = [*find_recipe_problems(recipe, base), *find_data_problems(recipe, source, summary, base)]

@@ -30,6 +30,7 @@ from compress.data import (
     list_unlabelled,
     make_unlabelled,
     name_task,
+    read_summary,
     repeat_rows,
     take_apart,
     take_stratified,
@@ -106,13 +107,15 @@ def prepare_data(
     """
     source = plugins.load("data", section.source)(**section.options(base))
     preprocess = make_preprocess(section, source.channels)
-    summary = source.summary()
+    summary = read_summary(source)
     classes = tuple(summary.classes)
     pictures = [] if section.unlabelled is None else list_unlabelled(resolve_path(base, section.unlabelled))
     loaded = _load(source, preprocess, section, summary, pictures=pictures, cache=cache, events=events or Events())
     task = load_task(name_task(source))
     loaded, added = take_apart(loaded) if pictures else (loaded, None)
     dataset = check_dataset(loaded, len(classes), task)
+    if plugins.describe("data", section.source).origin != "ours" and not section.skip_unreadable:
+        _refuse_other_sizes(dataset, summary)
     train, validation = hold_out(dataset.train, fraction=section.validation_fraction, seed=seed, classes=classes, task=task)
     train = take_stratified(train, section.train_images or len(train.labels), seed=seed, task=task)
     channels = preprocess.depth
@@ -223,6 +226,15 @@ def find_leaks(given: Split, train: Split, validation: Split, test: Split) -> It
         if count := count_repeated(split, known):
             text = f"data: {count} of {len(split.labels)} {name} images are {where}, pixel by pixel; take the copies away"
             yield DataNote(text, is_warning=count >= LARGE_SHARE * len(split.labels))
+
+
+def _refuse_other_sizes(dataset: Dataset, summary: Summary) -> None:
+    """Refuse a data set of another size than its source said, by which the run was planned."""
+    for name, said, split in zip(Dataset._fields, (summary.train_images, summary.test_images), dataset, strict=True):
+        if len(split.labels) != said:
+            raise CompressError(
+                f"split {name!r}: load() returned {len(split.labels)} images, and summary() says {said}; let them agree"
+            )
 
 
 def _load(

@@ -79,7 +79,8 @@ def late(classes, channels, *, how: str = "key"):
 
 SOURCE = '''\
 """Pictures of a server that is away."""
-from compress.data import Summary, check_dataset
+import numpy as np
+from compress.data import Dataset, Split, Summary, check_dataset
 from compress.recipe import Text
 
 
@@ -98,12 +99,21 @@ class Away:
     def summary(self):
         if self.how == "summary":
             raise LookupError("no such album")
-        return Summary(("a", "b"), 640, 64)
+        if self.how == "no summary":
+            return None
+        return Summary("ab" if self.how == "letters" else ("a", "b"), 640, 64)
 
     def load(self, preprocess):
         if self.how == "server":
             raise TimeoutError("the album does not answer")
-        check_dataset("no dataset", 2)
+        if self.how == "wrong":
+            check_dataset(Dataset(*(Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int64)) for _ in "ab")), "2")
+        split = Split(np.zeros((640, 8, 8, 1), np.uint8), np.arange(640) % 2)
+        wrong = {
+            "nothing": None, "pair": (split, split), "list": Dataset(split._replace(labels=[0] * 640), split),
+            "fewer": Dataset(split, split),
+        }
+        return wrong[self.how]
 '''
 
 TRAINING = {
@@ -202,3 +212,26 @@ def test_our_code_that_others_call_may_be_called_wrongly(
     assert done.exc_info is not None
     report_bug(*done.exc_info)
     assert "this is a bug in compress, or in how acme.away_data calls it (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("no summary", "data: summary() returned a NoneType; return Summary(classes, train_images, test_images)"),
+        ("letters", "data: summary() gives 'ab' as classes; give a tuple of names in label order"),
+        ("nothing", "data: load() returned a NoneType; return Dataset(Split(images, labels), Split(...))"),
+        ("pair", "data: load() returned a tuple; return Dataset"),
+        ("list", "split 'train': labels are a list; give a NumPy array"),
+        ("fewer", "split 'test': load() returned 640 images, and summary() says 64; let them agree"),
+    ],
+)
+def test_what_a_data_source_of_others_returns_is_looked_at(
+    how: str, said: str, importable: Install, tiny_recipe: str, tmp_path: Path
+) -> None:
+    """What does not fit the contract is one message, and not an error of ours."""
+    importable("data", "away", SOURCE)
+    recipe = tmp_path / "away.yaml"
+    recipe.write_text(tiny_recipe.replace("source: digits", f"source: away, how: {how}"), encoding="utf-8")
+    done = invoke("run", recipe, "--runs", tmp_path / "runs", "--set", "exports=[]")
+    assert done.exit_code == 2, done.output
+    assert done.stderr.splitlines()[-1].startswith(said)
