@@ -34,12 +34,12 @@ STUDY = ("cifar10_resnet8", "cifar10_resnet20")
 FEW_LABELS = "digits_three_seeds"
 """The demo over several seeds; folders that go on after this name hold the same where numbers round otherwise."""
 PHOTOGRAPHS = "photographs"
-DENSE = {"digit_scenes": "digit_scenes", "digit_boxes": "digit_boxes_three_seeds"}
+DENSE = {"digit_scenes": "digit_scenes", "digit_boxes": "digit_boxes"}
 """Recipes of maps and boxes, each with the folder of its files; a run of several seeds is in the folder with this ending."""
 SEEDS = "_three_seeds"
 CHANGES = " --set 'baselines=[supervised]' --set 'exports=[]'"
 """What the latter changes."""
-PROVED = ("digits", PHOTOGRAPHS, "digit_scenes")
+PROVED = ("digits", PHOTOGRAPHS, *DENSE.values())
 """Runs whose files count in the table of what was proved where, beside the study of int8."""
 COMPARED = ("digits_all_labels", *STUDY, "cifar10_resnet8_longer", PHOTOGRAPHS)
 """Studies of `docs/concepts/which_method.md`."""
