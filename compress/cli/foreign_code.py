@@ -73,9 +73,8 @@ def find_lines(error: CompressError) -> str:
     """Return the traceback of the code of others whose exception a message of ours explains; else nothing."""
     cause = error.__cause__
     while cause is not None:
-        failure = (
-            find_failure(cause) if isinstance(cause, Exception | SystemExit) else None
-        )  # not where somebody pressed Ctrl-C
+        has_failed = isinstance(cause, Exception | SystemExit)  # and nobody pressed Ctrl-C
+        failure = find_failure(cause) if has_failed else None
         if failure is not None and failure.is_theirs and not isinstance(cause, CompressError):
             return failure.lines
         cause = cause.__cause__
